@@ -106,6 +106,16 @@ def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> N
     assert '    - {source: "bill", account: []}' not in screen
 
 
+def test_a_pool_without_runs_is_reported(config: Path) -> None:
+    """Before and by the first pipeline run."""
+    pool = {"name": "pasted", "runs": {"experiment": "EXPERIMENT"}, "lines": {"resource": MACHINE}}
+    config.write_text(json.dumps({**json.loads(config.read_text()), "pools": [pool]}))
+    words = 'no run matches its `runs`, {experiment: ["EXPERIMENT"]}. Time of its machines that no run claims stays idle.'
+    found = json.loads(say("doctor", "--config", str(config), "--json"))
+    assert [f["level"] for f in found if words in f["text"]] == ["WARN"]
+    assert f"note=pool pasted: {words}" in say("nightly", "--config", str(config))
+
+
 def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     """Under the table, in money."""
     screen = say("costs", "--by", "team", "--config", str(after))

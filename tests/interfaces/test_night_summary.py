@@ -27,7 +27,7 @@ def test_names_with_spaces_are_quoted(home: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/runspend")
     first, second = night_summary.next_commands(load_settings(home / "my runspend.yaml"))
     assert shlex.split(first) == ["runspend", "costs", "--by", "experiment", "--config", "try out/my runspend.yaml"]
-    assert second == "runspend sql --tables"
+    assert shlex.split(second) == ["runspend", "sql", "--tables", "--config", "try out/my runspend.yaml"]
 
 
 def test_a_module_is_called_as_a_module(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +35,7 @@ def test_a_module_is_called_as_a_module(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["/somewhere/runspend/interfaces/cli/__main__.py"])
     command = night_summary.next_commands(load_settings(home / "my runspend.yaml"))[1]
-    found = subprocess.run([*shlex.split(command)[:-2], "--help"], capture_output=True, text=True, check=True)
+    found = subprocess.run([*shlex.split(command)[:-4], "--help"], capture_output=True, text=True, check=True)
     assert "costs" in found.stdout
 
 

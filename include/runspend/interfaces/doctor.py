@@ -75,6 +75,12 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
     return [replace(f, text=redact(f.text, settings)) for f in found]
 
 
+def with_idle_pools(findings: Sequence[Finding], idle_pools: Sequence[str]) -> list[Finding]:
+    """Return the findings, with a warning for each pool that no run is in. Only the preview knows them: it reads runs and bills."""
+    found = [*findings, *(Finding("config", "pools", "WARN", text) for text in idle_pools)]
+    return sorted(found, key=lambda f: SECTIONS.index(f.section))
+
+
 def render(findings: Sequence[Finding]) -> str:
     """Return the screen: columns for the section (named once), the name, the level, the sentence."""
     width = max((len(f.name) for f in findings), default=0)

@@ -68,7 +68,7 @@ def next_commands(settings: Settings) -> tuple[str, ...]:
     here = settings.path is not None and find_settings() == settings.path
     option = "" if here or settings.path is None else f" --config {shlex.quote(str(_shown(settings.path)))}"
     command = _command()
-    return f"{command} costs --by experiment{option}", f"{command} sql --tables"
+    return f"{command} costs --by experiment{option}", f"{command} sql --tables{option}"
 
 
 def _command() -> str:

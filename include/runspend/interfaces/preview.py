@@ -19,6 +19,8 @@ from runspend.allocation import diagnostics as advice
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
 from runspend.allocation.inputs import configuration_digest
+from runspend.allocation.nothing_to_suggest import can_suggest
+from runspend.allocation.pools_without_runs import pools_without_runs
 from runspend.allocation.scope_proposal import LeftOut, ScopeProposal, scope_proposal
 from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.settings import MailSettings, Settings, WarehouseSettings
@@ -59,7 +61,7 @@ class Money:
 @dataclass(frozen=True)
 class Outlook:
     """The newest billing period with cost, as this configuration would show it. `problems` explains missing parts. `pools`: what to do
-    until runs state their machines. `empty`: newer months, without cost.
+    until runs state their machines. `empty`: newer months, without cost. `idle_pools`: what to say of pools without runs.
     """
 
     period: str | None
@@ -72,6 +74,7 @@ class Outlook:
     pools: str = ""
     problems: tuple[str, ...] = ()
     empty: tuple[str, ...] = ()
+    idle_pools: tuple[str, ...] = ()
 
 
 def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
@@ -156,6 +159,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
             tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
             _pool_words(settings),
             empty=tuple(one for one in periods if one > period),
+            idle_pools=tuple(pools_without_runs(reader, settings)),
         )
 
 
@@ -169,10 +173,11 @@ def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict
 
 
 def _pool_words(settings: Settings) -> str:
-    """Say which pools help until runs state their machines. Empty if a trial found none."""
-    if not is_trial(settings):
+    """Say which pools help until runs state their machines. Empty if none were found."""
+    if can_suggest(settings):
         return "Until then, `runspend suggest` can propose pools"
-    return f"Until then, their cost comes from the proposed pools in {settings.path}" if settings.pools else ""
+    proposed = "proposed " if is_trial(settings) else ""
+    return f"Until then, their cost comes from the {proposed}pools in {settings.path}" if settings.pools else ""
 
 
 # --- in words --------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
+from runspend.allocation.pools_without_runs import pools_without_runs
 from runspend.config.settings import Settings
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
 from runspend.pipeline.damage import RUNS, current_damage, open_undamaged, watching
@@ -84,6 +85,9 @@ def extract(
             outcome.notes += result.warnings
             for refused in result.refused:
                 report.bad(refused)
+    if settings.pools and not damage.touches(("runs",)):
+        with warehouse.reader() as reader:
+            outcome.notes += pools_without_runs(reader, settings)
     return outcome
 
 

@@ -23,7 +23,7 @@ from runspend.core.own_files import private_umask
 from runspend.interfaces.cli.admin import sources, warehouse
 from runspend.interfaces.cli.archive import archive
 from runspend.interfaces.cli.budgets import budgets
-from runspend.interfaces.cli.context import Context, shown
+from runspend.interfaces.cli.context import Context, pasteable, shown
 from runspend.interfaces.cli.query import costs, explain, export, forecast, live, mcp, serve, sql, status
 from runspend.interfaces.cli.setup import config, demo, doctor, identify, init, suggest, try_
 from runspend.interfaces.cli.statement import statement
@@ -104,4 +104,4 @@ def main() -> None:
 def _without_secrets(text: str) -> str:
     from runspend.config.settings import redact
 
-    return shown(redact(text, Context.loaded))
+    return shown(pasteable(redact(text, Context.loaded)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from runspend.core.errors import PartialFailure, UsageError
-from runspend.interfaces.cli.context import Context, InOrder, with_context
+from runspend.interfaces.cli.context import Context, InOrder, pasteable, with_context
 from runspend.interfaces.cli.output import print_json, print_outcome, print_rows, query
 
 
@@ -133,7 +133,7 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
         )
         for label, sentences in (("note", restored.notes), ("problem", restored.problems)):
             for sentence in sentences:
-                click.echo(f"{label:9}{sentence}", err=label == "problem")
+                click.echo(f"{label:9}{pasteable(sentence)}", err=label == "problem")
     raise SystemExit(PartialFailure.exit_code if restored.problems else 0)
 
 

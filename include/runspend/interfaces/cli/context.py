@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import re
+import shlex
 import sys
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from functools import cached_property
@@ -46,6 +47,7 @@ class Context:
     is_now_given: bool = False
     told_at: float = 0.0
     loaded: ClassVar[Settings | None] = None  # the settings of this process: output hides their secrets
+    given: ClassVar[Path | None] = None  # the configuration that was named on the command line: commands in messages name it too
 
     @cached_property
     def settings(self) -> Settings:
@@ -128,6 +130,31 @@ def shown(text: str) -> str:
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
 
 
+def pasteable(text: str) -> str:
+    """Return a text in which every command of Runspend has the `--config` of this command. Without a `--config`, nothing changes."""
+    if Context.given is None:
+        return text
+    option = f" --config {shlex.quote(str(Context.given))}"
+    return _commands().sub(lambda found: found[0] + option, text)
+
+
+@functools.cache
+def _commands() -> re.Pattern[str]:
+    """Match the words of a command that takes `--config`, unless that option follows, or the text only mentions the command."""
+    from runspend.interfaces.cli import cli
+
+    names = sorted(_names(cli, ""), reverse=True)  # a longer name first
+    return re.compile(rf"(?<!that `)(?<!in `)\brunspend (?:{'|'.join(map(re.escape, names))})(?![\w-])(?![^`\n]*--config)")
+
+
+def _names(group: click.Group, before: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from _names(command, f"{before}{name} ")
+        elif any("--config" in option.opts for option in command.params):
+            yield before + name
+
+
 class _WithoutSecrets(logging.Formatter):
     """Formats log lines, with times in UTC and secrets of the configuration hidden."""
 
@@ -183,6 +210,7 @@ def with_context(command: Callable[..., None], *, shows_now: bool = False, has_j
         if verbose:
             _log_to_stderr()
         this_hour = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+        Context.given = config
         command(Context(config, now or this_hour, as_json, quiet, now is not None), **given)
 
     return wrapped

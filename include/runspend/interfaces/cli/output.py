@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.core.errors import UsageError
-from runspend.interfaces.cli.context import Context, shown
+from runspend.interfaces.cli.context import Context, pasteable, shown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -78,7 +78,7 @@ def print_outcome(context: Context, outcome: Outcome, **more: Any) -> None:
         raise SystemExit(outcome.exit_code)
     for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:
-            click.echo(f"{label:9}{shown(line)}", err=label == "problem")
+            click.echo(f"{label:9}{shown(pasteable(line))}", err=label == "problem")
     click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
     raise SystemExit(outcome.exit_code)
 

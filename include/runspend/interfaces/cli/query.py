@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from runspend.core.errors import RecordRefused, UsageError
-from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, shown, with_context
+from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows, write_file
 
 GRACE = 5.0  # seconds that the engine has to stop by itself
@@ -91,7 +91,7 @@ def costs(
         )
     print_rows(rows, form, is_money=True)
     if rows.num_rows == 0:
-        click.echo(no_charges(context.settings), err=True)
+        click.echo(pasteable(no_charges(context.settings)), err=True)
     elif by and as_of is None and not where and form == "table":
         for line in coverage_footer(context.settings, by.split(","), chosen):
             click.echo(line)
@@ -124,7 +124,7 @@ def live(context: Context, run: str, experiment: str) -> None:
         print_json(running_as_json(found))
     else:
         for line in lines:
-            click.echo(shown(line))
+            click.echo(shown(pasteable(line)))
 
 
 @click.command()
@@ -203,7 +203,7 @@ def explain(
     if context.as_json:
         print_json(explanations.explanation_as_json(found))
     else:
-        click.echo(text, nl=False)
+        click.echo(pasteable(text), nl=False)
 
 
 @click.group(cls=InOrder)
@@ -453,7 +453,7 @@ def sql(
         from runspend.actions.costs.query import tables_rows, tables_text
 
         if form == "table":
-            click.echo(tables_text(statement), nl=False)
+            click.echo(pasteable(tables_text(statement)), nl=False)
         else:
             print_rows(tables_rows(statement), form)
         return

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
 
-from runspend.interfaces.cli.context import Context, shown, with_context
+from runspend.interfaces.cli.context import Context, pasteable, shown, with_context
 from runspend.interfaces.cli.output import print_json
 from runspend.interfaces.cli.steps import DEMO_FOLDER, run_night
 
@@ -28,7 +29,7 @@ def init(context: Context, full: bool, force: bool) -> None:
 
     path = context.config or Path("runspend.yaml")
     notes = write_starter(path, full=full, force=force)
-    following = f"runspend doctor --config {path}"
+    following = f"runspend doctor --config {shlex.quote(str(path))}"
     if context.as_json:
         print_json({"file": str(path), "notes": notes, "next": following})
     else:
@@ -49,12 +50,13 @@ def doctor(context: Context, quick: bool) -> None:
     Example:
       runspend doctor
     """
-    from runspend.interfaces.doctor import can_be_tried, diagnose, exit_code, render
+    from runspend.interfaces.doctor import can_be_tried, diagnose, exit_code, render, with_idle_pools
     from runspend.interfaces.preview import foresee, outlook_lines, render_outlook
 
     findings = diagnose(context.settings, now=context.now)
     outlook = None if quick or not can_be_tried(findings) else foresee(context.settings, now=context.now, progress=context.progress)
     context.clear_progress()
+    findings = with_idle_pools(findings, () if outlook is None else outlook.idle_pools)
     if context.as_json:
         seen = (
             []
@@ -63,9 +65,9 @@ def doctor(context: Context, quick: bool) -> None:
         )
         print_json([*({"section": f.section, "name": f.name, "level": f.level, "text": f.text} for f in findings), *seen])
         raise SystemExit(exit_code(findings))
-    click.echo(render(findings))
+    click.echo(pasteable(render(findings)))
     if outlook is not None:
-        click.echo(f"\n{render_outlook(outlook)}", nl=False)
+        click.echo(pasteable(f"\n{render_outlook(outlook)}"), nl=False)
     raise SystemExit(exit_code(findings))
 
 
@@ -145,6 +147,7 @@ def suggest(context: Context, write: bool) -> None:
     Example:
       runspend suggest --write && runspend nightly
     """
+    from runspend.allocation.nothing_to_suggest import note_nothing_found
     from runspend.allocation.suggest import add_pools, as_records, header_lines, proposals_yaml, propose_pools
     from runspend.warehouse.factory import open_warehouse
 
@@ -156,10 +159,12 @@ def suggest(context: Context, write: bool) -> None:
     elif found.proposals:
         click.echo(shown("\n".join([*(f"# {line}" for line in heading), proposals_yaml(found)])), nl=False)
     else:
-        click.echo(f"# no pools proposed: {found.reason}")
+        click.echo(pasteable(f"# no pools proposed: {found.reason}"))
+    if found.evidence is not None and found.evidence.runs and not found.proposals:
+        note_nothing_found(settings)
     if write and found.proposals and settings.path is not None:
         add_pools(settings.path, found.proposals, heading)
-        click.echo(f"wrote {len(found.proposals)} pools to {settings.path}. Next: runspend nightly", err=True)
+        click.echo(pasteable(f"wrote {len(found.proposals)} pools to {settings.path}. Next: runspend nightly"), err=True)
 
 
 @click.command("try")
@@ -190,6 +195,7 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
 
     trial = begin(tracking, bill, folder, now=context.now, progress=context.progress)
     context.__dict__["settings"] = Context.loaded = trial.settings
+    Context.given = trial.settings.path
     run_night(context, (), (), trial=trial)
 
 

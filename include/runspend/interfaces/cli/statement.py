@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.core.errors import UsageError
-from runspend.interfaces.cli.context import Context, months, shown, with_context
+from runspend.interfaces.cli.context import Context, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import print_columns, print_json
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _print(outcome: Outcome, is_all: bool) -> None:
             click.echo(shown(f"mail     {one.issued.name} to {recipient}: {state}"))
     for label, lines in (("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:
-            click.echo(f"{label:9}{shown(line)}", err=label == "problem")
+            click.echo(f"{label:9}{shown(pasteable(line))}", err=label == "problem")
 
 
 def _short(path: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.core.errors import MissingExtra, UsageError, WarehouseDamaged
-from runspend.interfaces.cli.context import Context, months, shown, with_context
+from runspend.interfaces.cli.context import Context, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import print_outcome, print_query_costs
 
 if TYPE_CHECKING:
@@ -276,6 +276,7 @@ def _use_demo(context: Context) -> None:
     context.clear_progress()
     click.echo(f"No runspend.yaml here: using the demo company in {DEMO_FOLDER} ({made.runs} runs, {made.machines} machines).", err=True)
     context.__dict__["settings"] = Context.loaded = load_settings(made.config)
+    Context.given = made.config
     if not context.is_now_given:
         context.now = made.now
 
@@ -323,7 +324,8 @@ def run_night(
     if context.as_json:
         print_outcome(context, outcome, **_as_record(context, outcome, trial))
     try:
-        click.echo(summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty()), nl=False)
+        text = summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty())
+        click.echo(pasteable(text), nl=False)
     except WarehouseDamaged as error:
         outcome.fail(error)
         print_outcome(context, outcome)
@@ -331,7 +333,7 @@ def run_night(
         from runspend.interfaces.preview import render_outlook
 
         after = trial.outlook(outcome.problems, now=context.now)
-        click.echo(f"\n{render_outlook(after)}\n{shown(trial.words(after))}", nl=False)
+        click.echo(pasteable(f"\n{render_outlook(after)}\n{shown(trial.words(after))}"), nl=False)
     raise SystemExit(outcome.exit_code)
 
 

@@ -1,0 +1,31 @@
+"""Finds pools of the file that no run is in. Their machines stay idle without a word otherwise."""
+
+from __future__ import annotations
+
+from runspend.allocation.remedies import PLACEHOLDER, selector_yaml
+from runspend.config.settings import Pool, Settings
+from runspend.warehouse.base import Reader
+
+# Keys of pools are `gpu` or `gpu|team=vision`. Runs without a pool are counted too: without any run, nothing is said.
+RUNS_IN_POOLS = """
+select coalesce(regexp_extract(pool_key, r'^[^|]*'), '') as pool, count(*) as runs
+from runs
+group by coalesce(regexp_extract(pool_key, r'^[^|]*'), '')
+"""
+
+
+def pools_without_runs(reader: Reader, settings: Settings) -> list[str]:
+    """Return a sentence about each pool that no run is in. `runs` must have been read with these settings."""
+    if not settings.pools:
+        return []
+    counted = {row["pool"] for row in reader.query(RUNS_IN_POOLS).to_pylist()}
+    return [_sentence(pool, number) for number, pool in enumerate(settings.pools) if counted and pool.name not in counted]
+
+
+def _sentence(pool: Pool, number: int) -> str:
+    why = f"no run matches its `runs`, {selector_yaml(pool.runs)}"
+    why += ", or earlier pools have those runs" if number else ""
+    why += f", or they have no {' or '.join(pool.equal)}" if pool.equal else ""
+    is_unedited = any(PLACEHOLDER in values for values in pool.runs.values())
+    fix = f"Replace {PLACEHOLDER} with the name of an experiment" if is_unedited else "Correct `runs`"
+    return f"pool {pool.name}: {why}. Time of its machines that no run claims stays idle. {fix}."
