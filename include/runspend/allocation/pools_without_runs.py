@@ -6,7 +6,7 @@ from runspend.allocation.remedies import PLACEHOLDER, selector_yaml
 from runspend.config.settings import Pool, Settings
 from runspend.warehouse.base import Reader
 
-# Keys of pools are `gpu` or `gpu|team=vision`. Runs without a pool are counted too: without any run, nothing is said.
+# Keys of pools are `gpu` or `gpu|team=vision`. Runs without a pool are counted too: without any run, no pool is named.
 RUNS_IN_POOLS = """
 select coalesce(regexp_extract(pool_key, r'^[^|]*'), '') as pool, count(*) as runs
 from runs

@@ -164,7 +164,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
 
 
 def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict[str, tuple[Rung, ...]]]:
-    """Return the first of these billing periods that has cost, and its rungs; the first of all if none has."""
+    """Return the first of these billing periods that has cost, and its cost by rule; the first of all if none has."""
     for period in periods:
         rungs = advice.rungs(reader, first_day(period))
         if any(rung.effective_cost for currency in rungs.values() for rung in currency):

@@ -69,6 +69,7 @@ def cli() -> None:
 for section in SECTIONS.values():
     for command in section:
         cli.add_command(command)
+Context.root = cli
 
 
 def main() -> None:

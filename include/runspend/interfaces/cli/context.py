@@ -47,6 +47,7 @@ class Context:
     is_now_given: bool = False
     told_at: float = 0.0
     loaded: ClassVar[Settings | None] = None  # the settings of this process: output hides their secrets
+    root: ClassVar[click.Group]  # of all commands
     given: ClassVar[Path | None] = None  # the configuration that was named on the command line: commands in messages name it too
 
     @cached_property
@@ -141,9 +142,7 @@ def pasteable(text: str) -> str:
 @functools.cache
 def _commands() -> re.Pattern[str]:
     """Match the words of a command that takes `--config`, unless that option follows, or the text only mentions the command."""
-    from runspend.interfaces.cli import cli
-
-    names = sorted(_names(cli, ""), reverse=True)  # a longer name first
+    names = sorted(_names(Context.root, ""), reverse=True)  # a longer name first
     return re.compile(rf"(?<!that `)(?<!in `)\brunspend (?:{'|'.join(map(re.escape, names))})(?![\w-])(?![^`\n]*--config)")
 
 
