@@ -100,7 +100,10 @@ def test_most_of_the_money_finds_its_runs(day: Day) -> None:
 def test_both_figures_are_shown(day: Day) -> None:
     """What is known without the pools, and with them, as sure as it is."""
     (line,) = [line for line in day.screen.splitlines() if line.startswith("allocated to runs: ")]
-    found = re.fullmatch(r"allocated to runs: 0\.0% today, ([0-9.]+)% with the 2 proposed pools \(medium confidence\)", line)
+    said = (
+        r"allocated to runs: 0\.0% today, ([0-9.]+)% with the 2 proposed pools \(medium confidence\); they bring ([0-9.,]+) USD into scope"
+    )
+    found = re.fullmatch(said, line)
     assert found
     assert f"then run: runspend nightly --config {day.config}" in day.screen
     money = given(day)
