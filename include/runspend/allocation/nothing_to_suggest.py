@@ -1,6 +1,6 @@
 """Remembers that `runspend suggest` found nothing for these settings, so that advice does not send people back to it.
 
-File: `<home>/suggested`, the digest of the settings. A bill that changes removes it.
+File: `<home>/suggested`, the digest of the settings. A bill or runs that change remove it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def note_nothing_found(settings: Settings) -> None:
 
 
 def forget_nothing_found(settings: Settings) -> None:
-    """Forget it: a bill has changed."""
+    """Forget it: a bill or runs have changed."""
     _path(settings).unlink(missing_ok=True)
 
 

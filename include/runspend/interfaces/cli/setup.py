@@ -160,7 +160,7 @@ def suggest(context: Context, write: bool) -> None:
         click.echo(shown("\n".join([*(f"# {line}" for line in heading), proposals_yaml(found)])), nl=False)
     else:
         click.echo(pasteable(f"# no pools proposed: {found.reason}"))
-    if found.evidence is not None and found.evidence.runs and not found.proposals:
+    if found.evidence is not None and not found.proposals:
         note_nothing_found(settings)
     if write and found.proposals and settings.path is not None:
         add_pools(settings.path, found.proposals, heading)
