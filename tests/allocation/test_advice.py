@@ -354,7 +354,7 @@ def test_the_proposed_scope_has_shared_platform_services(tmp_path: Path) -> None
 
 
 def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
-    """Shares of the platform that add up, the groups behind what has no run, what to do, and a scope that can be pasted."""
+    """Shares of the platform, the groups behind what has no run, what to do, and a scope that can be pasted."""
     with warehouse(tmp_path / "w", **tables):
         pass
     outlook = read_outlook(open_warehouse(given), given, "from the tables of the last pipeline run")
@@ -364,7 +364,7 @@ def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> 
         "  exact, by run tag   25.0%  100.00 USD",
         "  by machine          18.8%  75.00 USD, high confidence, including 25.00 idle",
         "  by pool gpu          5.0%  20.00 USD, medium confidence",
-        "  unallocated         41.2%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp in account 1111, 2.5% Amazon S3 in account 1111, 1.2% other",
+        "  unallocated         41.3%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp in account 1111, 2.5% Amazon S3 in account 1111, 1.3% other",
         "  shared              10.0%  40.00 USD, taxes, fees and credits",
         "  plus                       300.00 USD out of scope",
         "  suggestions        tag node group gpu-spot: explains 100.00, 25.0%",

@@ -7,7 +7,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runspend.core.amounts import add, change, less, money, percent, places_for, plain, round_parts, shares_of, size
+from runspend.core.amounts import add, change, less, money, percent, places_for, plain, round_parts, share_of, size
 
 MONEY = st.decimals(min_value=-(10**12), max_value=10**12, places=22, allow_nan=False, allow_infinity=False)
 EXACT = Context(prec=76)
@@ -52,11 +52,11 @@ def test_money_rounds_half_up_with_a_real_minus() -> None:
     assert (money(None), change(Decimal("412.9")), change(Decimal("-1"))) == ("–", "+412.90", "−1.00")
 
 
-def test_shares_add_to_100_and_have_no_meaning_without_a_whole() -> None:
-    """Three thirds print as 33.4, 33.3, 33.3; a bill of credits has no shares."""
-    third = [Decimal(1)] * 3
-    assert sorted(map(percent, shares_of(third, Decimal(3)))) == ["33.3%", "33.3%", "33.4%"]
-    assert shares_of([Decimal(-5)], Decimal(-5)) == [None]
+def test_each_share_is_rounded_on_its_own_and_half_up() -> None:
+    """Three thirds print as 33.3 each, half a tenth goes up, and a bill of credits has no shares."""
+    assert [percent(share_of(Decimal(1), Decimal(3)))] * 3 == ["33.3%", "33.3%", "33.3%"]
+    assert [percent(share_of(Decimal(part), Decimal(1000))) for part in ("684.5", "685.5", "-0.1")] == ["68.5%", "68.6%", "0.0%"]
+    assert share_of(Decimal(-5), Decimal(-5)) is None
 
 
 def test_sizes_and_small_bills_read_well() -> None:

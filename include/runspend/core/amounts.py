@@ -1,7 +1,9 @@
 """Exact sums, and numbers as text: money, percentages, bytes, hours, dates.
 
 Sums are exact (76 digits: the default 28 lose cents from seven-digit totals with 22 decimals). Money is rounded here and only for
-display: half up, as invoices do, so that an amount reads the same in the report, a mail and on the screen.
+display: half up, as invoices do. Each amount and percentage is its exact value, rounded once, so it reads the same in the report, a mail
+and on the screen. Rounded parts can differ from their rounded total by a unit of the last place. `round_parts` is for two documents that
+a reader adds up line by line: statements and explanations.
 """
 
 from __future__ import annotations
@@ -50,13 +52,9 @@ def round_parts(parts: Sequence[Decimal], places: int, total: Decimal | None = N
     return floors
 
 
-def shares_of(parts: Sequence[Decimal], whole: Decimal) -> list[Decimal | None]:
-    """Return each part's percentage of `whole`, with one decimal; together they make 100. None where the whole is not positive."""
-    if whole <= 0:
-        return [None] * len(parts)
-    with localcontext(EXACT):
-        ratios = [p * 100 / whole for p in parts]
-    return list(round_parts(ratios, 1))
+def share_of(part: Decimal, whole: Decimal) -> Decimal | None:
+    """Return the part as a percentage of `whole`, not rounded. None if the whole is not positive."""
+    return EXACT.divide(EXACT.multiply(part, Decimal(100)), whole) if whole > 0 else None
 
 
 def round_money(value: Decimal, places: int = 2) -> Decimal:
@@ -90,8 +88,8 @@ def change(value: Decimal | None, places: int = 2) -> str:
 
 
 def percent(value: Decimal | float | None, places: int = 1) -> str:
-    """Format as 68.6%; the number is already a percentage."""
-    return "–" if value is None else f"{value:,.{places}f}%".replace("-", MINUS)
+    """Format as 68.6%; the number is already a percentage. Rounds half up, like money."""
+    return "–" if value is None else f"{money(Decimal(value), places)}%"
 
 
 def plain(value: Decimal) -> str:

@@ -26,7 +26,7 @@ from runspend.allocation.without_run import Group, unallocated_groups
 from runspend.config.settings import MailSettings, Settings, WarehouseSettings
 from runspend.config.trial_folder import is_trial
 from runspend.config.types import CONNECTION
-from runspend.core.amounts import add, money, month_name, percent, places_for, shares_of
+from runspend.core.amounts import add, less, money, month_name, percent, places_for, round_money, share_of
 from runspend.core.step_result import Progress, silent
 from runspend.schema.rows import first_day, month_after
 from runspend.warehouse.base import Reader, Unit, Warehouse
@@ -225,32 +225,31 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
             else "no machine that runs state is on the bill"
         )
         lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
-    for rung, share in zip(inside, shares_of([r.effective_cost for r in inside], one.platform), strict=True):
+    for rung in inside:
         notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
         if rung.words == "unallocated":
-            notes += [note] if (note := _group_note(one, share)) else []
+            notes += [note] if (note := _group_note(one, rung.effective_cost)) else []
         elif rung.words == "shared":
             notes.append("taxes, fees and credits")
         elif CONFIDENCE.get(rung.confidence or ""):
             notes.append(CONFIDENCE[rung.confidence or ""])
         if rung.idle_cost:
             notes.append(f"including {money(rung.idle_cost, places)} idle")
-        lines.append((rung.words, f"{percent(share):>6}  {', '.join(notes)}"))
+        lines.append((rung.words, f"{percent(share_of(rung.effective_cost, one.platform)):>6}  {', '.join(notes)}"))
     if outside := one.cost("out of scope"):
         lines.append(("plus", f"{'':>6}  {money(outside, places)} {one.currency} out of scope"))
     return lines
 
 
-def _group_note(one: Money, whole_share: Decimal | None) -> str:
-    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": adds up to the share of its line."""
+def _group_note(one: Money, whole: Decimal) -> str:
+    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": the unallocated cost `whole`, as shares of the ML platform."""
     groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
-    if whole_share is None or not groups:
+    if one.platform <= 0 or not groups:
         return ""
     shown = groups[:GROUPS_SHOWN]
-    shares = [g.inside_cost * 100 / one.platform for g in shown]
-    named = [f"{percent(share)} {g.words}" for g, share in zip(shown, shares, strict=True)]
-    rest = whole_share - sum((round(share, 1) for share in shares), Decimal(0))
-    return ", ".join([*named, *([f"{percent(rest)} other"] if len(groups) > GROUPS_SHOWN and rest > 0 else [])])
+    named = [f"{percent(share_of(g.inside_cost, one.platform))} {g.words}" for g in shown]
+    rest = share_of(less(whole, (g.inside_cost for g in shown)), one.platform)
+    return ", ".join([*named, *([f"{percent(rest)} other"] if len(groups) > GROUPS_SHOWN and rest and round_money(rest, 1) > 0 else [])])
 
 
 def suggestions(outlook: Outlook) -> list[str]:

@@ -26,7 +26,8 @@ from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.wording import Writer
 from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
-from runspend.actions.report.figures import MEASURES, Outlook, ReportFigures
+from runspend.actions.report.figures import MEASURES, PARTS, Costs, Outlook, ReportFigures
+from runspend.actions.report.night_summary import Night, render_summary
 from runspend.actions.report.render import content_policy, render_audit, render_page
 from runspend.config.settings import Budget, MailSettings, Settings
 from runspend.interfaces import night_summary
@@ -337,6 +338,26 @@ def test_one_amount_reads_the_same_everywhere(exact: str, shown: str, tmp_path: 
     }
     assert overview.budget_lines([row | {"spent": Decimal(exact), "amount": Decimal(5000)}])[1][3] == shown
     assert [text for _, text in night_summary._budgets(reader) if f" {shown} of  5,000.00 USD" in text]
+
+
+def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigures) -> None:
+    """Each is its exact value, rounded, although the rounded parts make another sum."""
+    exact = ("3267.850762951638", "1790.346438929962", "388.5817811359", "1162.0864868067", "0", "2594.6966944192")
+    (c,) = figures.currencies
+    parts = {part: Costs(*[Decimal(cost)] * 4) for part, cost in zip(PARTS, exact, strict=True)}
+    team = replace(c.teams[0], effective_cost=Decimal(exact[0]))
+    uneven = replace(figures, currencies=(replace(c, parts=parts, teams=(team,)),))
+    screen = " ".join(render_summary([uneven], Night(NOW, 1)).split())
+    month, audit = (BeautifulSoup(page, "html.parser") for page in (render_page(uneven), render_audit(uneven)))
+    shown = {"allocated to runs": "3,267.85", "idle": "1,790.35", "unallocated": "388.58", "shared": "1,162.09", "ML platform": "6,608.87"}
+    assert "The ML platform cost 6,608.87" in month.select_one(".lead").get_text()
+    strip = {box.select_one(".k").get_text(): box.select_one(".v").get_text() for box in month.select(".strip > div")}
+    assert strip == {("ML platform, USD" if name == "ML platform" else name): amount for name, amount in shown.items()}
+    statement = {row.td.get_text(): {cell.get_text() for cell in row.select("td[data-l]")} for row in audit.select("#where tbody tr")}
+    assert statement == {name: {amount} for name, amount in {**shown, "out of scope": "2,594.70", "bill": "9,203.56"}.items()}
+    for name, amount in {**shown, "idle machines": "1,790.35", "bill": "9,203.56"}.items():
+        assert f"{name} {amount}" in screen or name == "idle"
+    assert "allocated to runs 3,267.85 49.4%" in screen and "49.4%" in month.select_one(".strip").get_text()
 
 
 @pytest.mark.parametrize("text", FORMULAS)

@@ -10,7 +10,7 @@ from decimal import Decimal
 
 from runspend.allocation.diagnostics import Coverage
 from runspend.allocation.without_run import Group
-from runspend.core.amounts import money, percent, places_for, shares_of
+from runspend.core.amounts import money, percent, places_for, share_of
 
 # Kinds of `Waste`.
 WASTE = {
@@ -39,7 +39,7 @@ RULES = {
 def suggestion(group: Group, platform: Decimal) -> str:
     """ "tag node group gpu-spot: explains 1,087.51, 5.9%". The share is of the ML platform's cost, so money out of scope has none."""
     places = places_for(max(platform, group.effective_cost))
-    share = f", {percent(group.inside_cost * 100 / platform)}" if platform > 0 and group.inside_cost else ""
+    share = f", {percent(share_of(group.inside_cost, platform))}" if platform > 0 and group.inside_cost else ""
     whole = money(group.effective_cost, places)
     if not group.outside_cost:
         return f"{group.action}: explains {whole}{share}"
@@ -54,9 +54,7 @@ def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[st
         if part.whole <= 0 or not (every or part.known or part.dimension == "team"):
             continue  # users who define no projects need no line about them
         named = [(origin or "run", cost) for origin, cost in part.origins if origin is not None]
-        *shares, _ = shares_of([*(cost for _, cost in named), part.whole - part.known], part.whole)
-        places = ", ".join(f"{origin} {percent(share)}" for (origin, _), share in zip(named, shares, strict=True))
-        known = shares_of([part.known, part.whole - part.known], part.whole)[0]
+        places = ", ".join(f"{origin} {percent(share_of(cost, part.whole))}" for origin, cost in named)
         name = f"{'an' if part.dimension == 'owner' else 'a'} {part.dimension.replace('_', ' ')}"
-        found.append(f"{percent(known)} of allocated cost has {name}{f' ({places})' if named else ''}")
+        found.append(f"{percent(share_of(part.known, part.whole))} of allocated cost has {name}{f' ({places})' if named else ''}")
     return found

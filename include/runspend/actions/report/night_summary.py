@@ -14,7 +14,7 @@ from pathlib import Path
 
 from runspend import __version__
 from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered
-from runspend.core.amounts import instant, money, month_name, percent, places_for, plain, round_parts, shares_of, size
+from runspend.core.amounts import add, instant, money, month_name, percent, places_for, plain, round_money, share_of, size
 from runspend.schema.rows import month_after
 from runspend.schema.tables import CONFIDENCES
 
@@ -154,8 +154,8 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
 
 def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty: bool) -> list[str]:
     places = places_for(c.bill.effective_cost)
-    printed = dict(zip(PARTS, round_parts([c.parts[p].effective_cost for p in PARTS], places), strict=True))
-    shares = dict(zip(PLATFORM, shares_of([c.parts[p].effective_cost for p in PLATFORM], c.platform.effective_cost), strict=True))
+    costs = {part: c.parts[part].effective_cost for part in PARTS}
+    platform = c.platform.effective_cost
     notes = {
         "idle": _idle_note(c),
         "unallocated": _unallocated_note(c, places),
@@ -166,24 +166,22 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
     title = f"  {month_name(figures.period).upper()} · effective cost · {c.currency}{also} · {_coverage(c, figures)}"
     lines = [_bold(title, tty)]
     for part in PLATFORM:
-        if part == "orphaned" and not printed[part] and not notes["orphaned"]:
+        if part == "orphaned" and not round_money(costs[part], places) and not notes["orphaned"]:
             continue
-        share = shares[part]
-        lines.append(_row(WORDS[part], printed[part], places, share, _bar(share), notes.get(part, "")))
+        share = share_of(costs[part], platform)
+        lines.append(_row(WORDS[part], costs[part], places, share, _bar(share), notes.get(part, "")))
         if part == "allocated to runs":
             lines += [
                 f"    {_fit(kind, NAME - 2)}{money(amount, places):>{AMOUNT}}{'':11}{_kind_note(kind, c)}"
                 for kind, amount in c.kinds.items()
             ]
-    platform = sum((printed[p] for p in PLATFORM), Decimal(0))
     lines.append("  " + "─" * (NAME + AMOUNT + 9))
-    lines.append(_row("ML platform", platform, places, Decimal(100) if shares["allocated to runs"] is not None else None, "", ""))
-    lines.append(_row("out of scope", printed["out of scope"], places, None, "", _outside_note(c, places)))
-    lines.append(_row("bill", platform + printed["out of scope"], places, None, "", _equality(c, tty)))
+    lines.append(_row("ML platform", platform, places, share_of(platform, platform), "", ""))
+    lines.append(_row("out of scope", costs["out of scope"], places, None, "", _outside_note(c, places)))
+    lines.append(_row("bill", c.bill.effective_cost, places, None, "", _equality(c, tty)))
     lines += _estimate_lines(c, figures, places)
     if c.teams:
-        rounded = round_parts([t.effective_cost for t in c.teams], places)
-        teams = [f"{_clean(t.name or 'untagged')} {money(amount, places)}" for t, amount in zip(c.teams, rounded, strict=True)]
+        teams = [f"{_clean(t.name or 'untagged')} {money(t.effective_cost, places)}" for t in c.teams]
         shown = teams if len(teams) <= 8 else [*teams[:7], f"{len(teams) - 7} more"]
         lines += ["", *_wrap(shown, "  TEAMS    ", "           ", width)]
     return lines
@@ -233,8 +231,8 @@ def _coverage(c: CurrencyFigures, figures: ReportFigures) -> str:
 def _kind_note(kind: str, c: CurrencyFigures) -> str:
     if kind == "compute" and c.confidence:
         names = [n for n in (*CONFIDENCES, "none") if c.confidence.get(n)]
-        shares = shares_of([c.confidence[n] for n in names], sum(c.confidence.values(), Decimal(0)))
-        return " · ".join(f"{n} {percent(s, 0)}" for n, s in zip(names, shares, strict=True) if s is not None)
+        whole = add(c.confidence.values())
+        return " · ".join(f"{n} {percent(share, 0)}" for n in names if (share := share_of(c.confidence[n], whole)) is not None)
     return ""
 
 

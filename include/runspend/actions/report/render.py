@@ -214,7 +214,7 @@ def _rate(cost: Decimal, seconds: float) -> str:
 
 
 class CurrencyView:
-    """One currency's figures as the template prints them: rounded so that parts add up, with charts."""
+    """One currency's figures as the template prints them, with charts."""
 
     def __init__(self, c: CurrencyFigures, figures: ReportFigures) -> None:
         self.c = c
@@ -227,17 +227,12 @@ class CurrencyView:
         self.is_complete = (
             c.covered_until is not None and self.billed_days >= length and c.covered_until.date() >= month_after(figures.first, 1)
         )
-        shares = amounts.shares_of([c.parts[p].effective_cost for p in PLATFORM], self.platform.effective_cost)
-        self.shares = dict(zip(PLATFORM, shares, strict=True))
-        rounded = {m: amounts.round_parts([c.parts[p][m] for p in PARTS], self.places) for m in MEASURES}
+        self.shares = {part: amounts.share_of(c.parts[part].effective_cost, self.platform.effective_cost) for part in PLATFORM}
         self.rows = [
-            (part, self.shares.get(part), [rounded[m][i] for m in MEASURES])
-            for i, part in enumerate(PARTS)
-            if part in ("allocated to runs", "out of scope") or any(rounded[m][i] for m in MEASURES)
+            (part, self.shares.get(part), c.parts[part])
+            for part in PARTS
+            if part in ("allocated to runs", "out of scope") or any(amounts.round_money(c.parts[part][m], self.places) for m in MEASURES)
         ]
-        self.printed = dict(zip(PARTS, rounded["effective_cost"], strict=True))
-        self.printed_platform = [amounts.add(rounded[m][:-1]) for m in MEASURES]
-        self.printed_bill = [amounts.add(rounded[m]) for m in MEASURES]
         self.days_shown = [p for p in PARTS if any(amounts.round_money(d[p], self.places) for _, d in c.days if p in d)]
         self.idle_machines = [(short_name(r.name), r.idle_days) for r in c.idle if r.idle_days]
         self.most_idle = charts.most_idle(self.idle_machines)
@@ -321,18 +316,12 @@ class CurrencyView:
     def sure_chart(self) -> Markup:
         """Draw allocated cost by confidence."""
         names = ("exact", "high", "medium", "low", "none")
-        shares = amounts.shares_of([self.c.confidence.get(n, Decimal(0)) for n in names], amounts.add(self.c.confidence.values()))
-        pieces = [
-            (n, self.c.confidence.get(n, Decimal(0)), f"c{i}", amounts.percent(share))
-            for i, (n, share) in enumerate(zip(names, shares, strict=True))
-        ]
+        whole = amounts.add(self.c.confidence.values())
+        costs = [(n, self.c.confidence.get(n, Decimal(0))) for n in names]
+        pieces = [(n, cost, f"c{i}", amounts.percent(amounts.share_of(cost, whole))) for i, (n, cost) in enumerate(costs)]
         return self.both(
             lambda width, css: charts.stacked_bar(pieces, width, css, "Allocated cost by confidence; the table has the numbers")
         )
-
-    def teams_rounded(self) -> list[Decimal]:
-        """Return the teams' rounded costs, which add up to the printed allocated cost."""
-        return amounts.round_parts([t.effective_cost for t in self.c.teams], self.places)
 
     def cumulative(self) -> list[Decimal | None]:
         """Return the cumulative share of unallocated cost that the largest resources explain."""
@@ -340,7 +329,7 @@ class CurrencyView:
         running, shares = Decimal(0), []
         for r in self.c.unallocated:
             running = amounts.add([running, r.effective_cost])
-            shares.append(running * 100 / whole if whole > 0 else None)
+            shares.append(amounts.share_of(running, whole))
         return shares
 
 
