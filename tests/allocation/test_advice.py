@@ -365,10 +365,44 @@ def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> 
         "  by machine          18.8%  75.00 USD, high confidence, including 25.00 idle",
         "  by pool gpu          5.0%  20.00 USD, medium confidence",
         "  unallocated         41.3%  165.00 USD, 25.0% node group gpu-spot, 12.5% team=nlp in account 1111, 2.5% Amazon S3 in account 1111, 1.3% other",
-        "  shared              10.0%  40.00 USD, taxes, fees and credits",
+        "  shared              10.0%  40.00 USD, taxes 40.00",
         "  plus                       300.00 USD out of scope",
         "  suggestions        tag node group gpu-spot: explains 100.00, 25.0%",
     ]
     pasted = screen[screen.index("\nscope:\n") :]
     assert Settings.model_validate({"home": tmp_path, **yaml.safe_load(pasted)}).scope is not None
     assert any("0 of 1 runs" in text for _, text in outlook_lines(outlook))
+
+
+def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_path: Path, given: Settings) -> None:
+    """Taxes, support, declared services and what `sharing` took have their own names; cost with a known caller is unallocated too."""
+    rows = [
+        charge(1, "100", match_method="run_tag", confidence="exact"),
+        fee(2, "30", "Amazon EC2"),
+        fee(3, "-5", "Amazon EC2", "Credit"),
+        fee(4, "12", "AWS Support (Business)", "Usage"),
+        fee(5, "8", "Amazon EC2", "Usage"),
+        charge(6, "20", "shared", reason="platform", charge_category="Usage", service_name="Amazon RDS"),
+        charge(7, "-15", "shared", reason="proportional", charge_category="Adjustment", service_name=None, match_method="sharing"),
+        charge(8, "15", match_method="sharing"),
+        charge(9, "10", "unallocated", reason="no_run", match_method="llm_identity", cost_kind="llm"),
+        charge(10, "25", "unallocated", reason="no_run"),
+    ]
+    with warehouse(tmp_path / "w", cost_allocations=rows, runs=[run("a")]):
+        pass
+    lines = dict(outlook_lines(read_outlook(open_warehouse(given), given, "")))
+    kinds = "taxes 30.00, platform services 20.00, support 12.00, other fees 8.00, credits −5.00, distributed by sharing −15.00"
+    assert lines["shared"] == f" 25.0%  50.00 USD, {kinds}"
+    assert lines["unallocated"] == " 17.5%  35.00 USD, including 10.00 with a known caller, 12.5% Amazon EC2 in account 1111"
+    assert "LLM usage by caller" not in lines
+
+
+def test_a_run_belongs_to_a_pool_and_does_not_state_it() -> None:
+    """The pool names its runs; a run states only what is its own."""
+    found = [
+        advice.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))
+    ]
+    assert found == [
+        "2 runs (3.0 h) belong to a pool, such as gpu: no bill has its machines at that time",
+        "1 run (3.0 h) belongs to a pool, such as gpu: other runs used all of its hours",
+    ]

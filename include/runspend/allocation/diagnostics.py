@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -49,20 +49,23 @@ UNMET_WORDS = {
     "over_claimed": "other runs used all of its hours",
 }
 CLAIM_WORDS = {
-    "job_id": "a job",
-    "resource_id": "a machine",
-    "pool_time": "a pool",
-    "instance_type_time": "an instance type",
-    "llm_identity": "an IAM principal",
+    "job_id": ("states", "state", "a job"),
+    "resource_id": ("states", "state", "a machine"),
+    "pool_time": ("belongs to", "belong to", "a pool"),
+    "instance_type_time": ("states", "state", "an instance type"),
+    "llm_identity": ("states", "state", "an IAM principal"),
 }
+# Shared cost by `charge_category`, unless its reason or service says more.
+SHARED_KINDS = {"Tax": "taxes", "Purchase": "purchases", "Credit": "credits", "Adjustment": "adjustments"}
 
 RUNGS = """
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
-  confidence, sum(effective_cost) as effective_cost
+  confidence, case when allocated_to = 'shared' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,
+  case when allocated_to = 'shared' then service_name end as service_name, sum(effective_cost) as effective_cost
 from cost_allocations
 where billing_period = @first
-group by billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end, confidence
+group by 1, 2, 3, 4, 5, 6, 7, 8
 """
 
 ORIGINS = """
@@ -110,12 +113,17 @@ RULES = {
 
 @dataclass(frozen=True)
 class Rung:
-    """The cost that one rule allocated, including idle time on its machines."""
+    """The cost that one rule allocated, including idle time on its machines.
+
+    `caller_cost`: the part of unallocated cost whose caller of a language model is known. `kinds`: shared cost by kind.
+    """
 
     words: str
     confidence: str | None
     effective_cost: Decimal
     idle_cost: Decimal
+    caller_cost: Decimal = Decimal(0)
+    kinds: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,8 +163,11 @@ class UnmetClaims:
     @property
     def words(self) -> str:
         """ "26 runs (1,204.5 h) state a machine, such as i-0abc: no bill has it at that time"."""
-        one = self.runs == 1
-        return f"{self.runs:,} run{'' if one else 's'} ({self.hours:,.1f} h) state{'s' if one else ''} {CLAIM_WORDS[self.match_method]}, such as {self.example}: {UNMET_WORDS[self.reason]}"
+        singular, plural, claim = CLAIM_WORDS[self.match_method]
+        runs = f"1 run ({self.hours:,.1f} h) {singular}" if self.runs == 1 else f"{self.runs:,} runs ({self.hours:,.1f} h) {plural}"
+        is_empty_pool = (self.match_method, self.reason) == ("pool_time", "no_such_machine")
+        why = "no bill has its machines at that time" if is_empty_pool else UNMET_WORDS[self.reason]
+        return f"{runs} {claim}, such as {self.example}: {why}"
 
 
 def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
@@ -171,6 +182,8 @@ def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
                 _most_of(rows),
                 add(r["effective_cost"] for r in rows),
                 add(r["effective_cost"] for r in rows if r["allocated_to"] == "idle"),
+                add(r["effective_cost"] for r in rows if (r["allocated_to"], r["match_method"]) == ("unallocated", "llm_identity")),
+                shared_kinds(r for r in rows if r["allocated_to"] == "shared"),
             )
             for (_, words), rows in sorted(by_rule.items())
         )
@@ -190,11 +203,28 @@ def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
 def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
     last = {"unallocated": "unallocated", "shared": "shared", "out_of_scope": "out of scope"}
     method = row["match_method"]
-    # the owner of a language model's caller is known without a run
-    if (target := row["allocated_to"]) in last and not (target == "unallocated" and method == "llm_identity"):
+    if (target := row["allocated_to"]) in last:
         return len(RULES) + list(last).index(target), last[target]
     name = f" {row['pool_key'].partition('|')[0]}" if row["pool_key"] else ""
     return list(RULES).index(method) if method in RULES else len(RULES) - 1, f"{RULES.get(method, method)}{name}"
+
+
+def shared_kinds(rows: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
+    """Map the kind of shared cost ("taxes", "platform services") to its cost, largest first. Rows have its reason, category and service."""
+    kinds: dict[str, list[Decimal | None]] = defaultdict(list)
+    for row in rows:
+        kinds[_shared_kind(row)].append(row["effective_cost"])
+    return dict(sorted(((kind, add(costs)) for kind, costs in kinds.items()), key=lambda item: (-item[1], item[0])))
+
+
+def _shared_kind(row: Mapping[str, Any]) -> str:
+    if row["reason"] == "platform":
+        return "platform services"
+    if row["reason"] not in (None, "fee"):  # the policy of `sharing`
+        return "distributed by sharing"
+    if "support" in (row["service_name"] or "").lower():
+        return "support"
+    return SHARED_KINDS.get(row["charge_category"], "other fees")
 
 
 def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Coverage, ...]]:

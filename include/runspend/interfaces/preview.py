@@ -228,9 +228,10 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     for rung in inside:
         notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
         if rung.words == "unallocated":
-            notes += [note] if (note := _group_note(one, rung.effective_cost)) else []
+            notes += [f"including {money(rung.caller_cost, places)} with a known caller"] if rung.caller_cost else []
+            notes += [note] if (note := _group_note(one, less(rung.effective_cost, [rung.caller_cost]))) else []
         elif rung.words == "shared":
-            notes.append("taxes, fees and credits")
+            notes += [f"{kind} {money(cost, places)}" for kind, cost in rung.kinds.items()]
         elif CONFIDENCE.get(rung.confidence or ""):
             notes.append(CONFIDENCE[rung.confidence or ""])
         if rung.idle_cost:
@@ -242,7 +243,7 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
 
 
 def _group_note(one: Money, whole: Decimal) -> str:
-    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": the unallocated cost `whole`, as shares of the ML platform."""
+    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": the unallocated cost without a known caller, `whole`, as shares of the ML platform."""
     groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
     if one.platform <= 0 or not groups:
         return ""

@@ -14,6 +14,7 @@ from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.figures import MEASURES, ReportFigures, Resource
 from runspend.actions.report.night_summary import Night, render_summary, summary_lines
 from runspend.actions.report.plan import SQL, budget_dates, run_url
+from runspend.actions.report.render import render_page
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.factory import open_warehouse
@@ -383,3 +384,26 @@ def test_what_to_do_about_a_resource_depends_on_its_kind(
     """A bucket needs no tag of a run, and the calls of a model no machine."""
     cost = Resource(name, service, instance_type, Decimal(1), None, None, None, None, None, reason)
     assert words in cost.remedy
+
+
+def test_shared_cost_has_its_kinds() -> None:
+    """Declared platform services and support are usage on the bill, and have names of their own in the report."""
+    world = empty_world()
+    for number, (cost, category, service, reason) in enumerate(
+        (
+            ("1300", "Tax", "Amazon EC2", "fee"),
+            ("432.13", "Usage", "Amazon RDS", "platform"),
+            ("310", "Usage", "Support", "fee"),
+            ("9", "Usage", "Amazon EC2", "fee"),
+            ("-300", "Credit", "Amazon EC2", "fee"),
+            ("-50", "Adjustment", None, "proportional"),
+        )
+    ):
+        row = {"source": "aws", "billing_period": NOVEMBER, "charge_date": NOVEMBER, "service_name": service, "charge_category": category}
+        row |= {"allocated_to": "shared", "cost_kind": "other", "billing_currency": "USD", **costs(cost)}
+        world["cost_daily"].append(row)
+        world["cost_allocations"].append({**row, "charge_id": f"c{number}", "reason": reason, "match_method": "none"})
+    figures = plan(world)
+    words = "taxes 1,300.00, platform services 432.13, support 310.00, other fees 9.00, distributed by sharing −50.00, credits −300.00"
+    assert words in render_summary([figures], Night(NOW, 1))
+    assert f"Shared: {words}." in " ".join(render_page(figures).split())

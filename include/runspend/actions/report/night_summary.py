@@ -159,7 +159,7 @@ def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty:
     notes = {
         "idle": _idle_note(c),
         "unallocated": _unallocated_note(c, places),
-        "shared": ", ".join(f"{_clean(k.lower())} {money(v, places)}" for k, v in list(c.shared_by.items())[:3]),
+        "shared": ", ".join(f"{kind} {money(cost, places)}" for kind, cost in c.shared_by.items()),
         "orphaned": size(figures.artifacts.orphaned_bytes) if figures.artifacts.orphaned_bytes else "",
     }
     also = f" ({', '.join(c.converted_from)} converted)" if c.converted_from else ""

@@ -41,6 +41,7 @@ from runspend.actions.report.figures import (
     total,
 )
 from runspend.allocation.diagnostics import coverage as dimension_coverage
+from runspend.allocation.diagnostics import shared_kinds
 from runspend.allocation.remedies import remedy
 from runspend.allocation.storage_prices import billed_rates
 from runspend.allocation.without_run import Group, unallocated_groups
@@ -302,7 +303,7 @@ def _currency_figures(
         kinds=_sums(run_rows, lambda r: "logged models" if r["allocated_to"] == "logged_model" else r["cost_kind"] or "other"),
         confidence=_sums(run_rows, lambda r: r["confidence"] or "none"),
         provisional_cost=add(r["effective_cost"] for r in rows["parts"] if r["cost_status"] != "final"),
-        shared_by=_sums(rows["shared"], lambda r: r["charge_category"] or "other"),
+        shared_by=shared_kinds(rows["shared"]),
         days=tuple((d, {p: add(v) for p, v in sorted(parts.items())}) for d, parts in sorted(days.items()) if d >= first),
         previous_days=tuple(
             (d, add(v for part in PLATFORM for v in parts.get(part, []))) for d, parts in sorted(days.items()) if d < first
