@@ -18,6 +18,7 @@ from runspend.actions.alert.holidays import a_year_later, find_holidays
 from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, History, find_step, look_ahead
 from runspend.actions.alert.periods import current_period
+from runspend.core.amounts import round_money
 from tests.settings_builder import make_budget
 
 NOVEMBER = (date(2026, 11, 1), date(2026, 12, 1))
@@ -203,10 +204,14 @@ def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: in
     assert found.low <= found.total <= found.high
     assert all(round(cost, 2) == cost and math.isfinite(cost) for cost in (found.low, found.total, found.high, found.likely))
     if min(costs) >= 0:
-        assert found.low >= min(
-            found.total, round(spent, 2) + Decimal(f"{seen[covered].billed + seen[covered].estimated:.2f}") - Decimal("0.01")
-        )
+        assert found.low >= round_money(spent + Decimal(seen[covered].billed + seen[covered].estimated))
     assert found == forecast_total(dict(reversed(days.items())), covered, NOVEMBER, spent, seen)
+
+
+def test_the_interval_begins_at_what_is_spent_as_people_read_it() -> None:
+    """1,455.2953 is spent, which reads 1,455.30: the lower bound is not 1,455.29."""
+    days = {COVERED - timedelta(days=n): Decimal({3: "1455.2953", 80: "1"}.get(n, "0")) for n in range(1, 90)}
+    assert make(days).low == Decimal("1455.30")
 
 
 def test_scale_and_shift_of_a_series() -> None:

@@ -18,7 +18,7 @@ from datetime import date, timedelta
 from decimal import ROUND_FLOOR, Decimal
 
 from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, look_ahead
-from runspend.core.amounts import EXACT
+from runspend.core.amounts import EXACT, round_money
 
 HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
 SLACK = 1.0  # Replays overlap, so their errors are widened: by this share if one replay is as long as the history.
@@ -74,7 +74,7 @@ def forecast_total(
     cost: estimates cover only that part.
     """
     # never rounded up to a threshold
-    start, end, spent = max(period[0], covered), period[1], spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)
+    start, end, billed, spent = max(period[0], covered), period[1], spent, spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)
     first = min((day for day, cost in days.items() if cost and covered - HISTORY <= day < covered), default=covered)
     values = [float(days.get(first + timedelta(days=n), 0)) for n in range((covered - first).days)]
     left = (end - start).days
@@ -92,7 +92,10 @@ def forecast_total(
     size = sum(map(abs, model))
     low, high, likely = (spent + _cents(max(least, sum_left + (error - shift) * size)) for error in errors)
     total = path[-1][1]
-    return Forecast(total, min(low, total), max(high, total), min(likely, total), tuple(path))
+    # The known cost as people read it. No figure of the forecast is below it.
+    known = round_money(EXACT.add(billed, Decimal(least))) if math.isfinite(least) else min(low, total)
+    total = max(total, known)
+    return Forecast(total, min(max(low, known), total), max(high, total), min(likely, total), tuple(path))
 
 
 def _of_day(model: float, seen: Seen, run_share: float) -> float:
