@@ -48,7 +48,8 @@ run. Without one, they allocate nothing to runs, which is an error of 1. Their e
 In `silent_dead`, Mozilla's formula is more accurate than Runspend: {silent}. Runs in that world have no end and log nothing, so no rule can know
 when they died. Mozilla excludes runs without an end. Runspend charges them for `silent_hours` (24), with confidence `low`.
 
-* **Mozilla** (Firefox-CI): duration ÷ uptime × cost of the machine. Runs without a machine are dropped. `mozilla/bigquery-etl`,
+* **Mozilla** (Firefox-CI): duration ÷ uptime × cost of the machine, over the last 30 days. Runs without a machine are dropped, and so are runs
+  longer than the uptime (`uptime >= duration`, since May 2026). `mozilla/bigquery-etl`,
   `sql/moz-fx-data-shared-prod/fxci_derived/task_run_costs_v1/query.sql` and `worker_costs_v1/query.sql`.
 * **OptScale** (MLOps): cost of the machine on the days of a task × duration ÷ hours billed on these days, separately for every run. `hystax/optscale`,
   `rest_api/rest_api_server/controllers/profiling/base.py`, `_get_run_costs`.
