@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
 from runspend.allocation.suggest.evidence import Cell, Evidence, read_evidence
@@ -17,6 +18,7 @@ from runspend.allocation.suggest.matching import Group, Match, find_matches
 from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.allocation.suggest.series import HOURS_A_DAY
 from runspend.config.settings import Pool, Settings
+from runspend.core.amounts import rough_money
 from runspend.core.selectors import matches
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Warehouse
@@ -178,12 +180,15 @@ def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
 
 
 def evidence_lines(proposal: Proposal) -> list[str]:
-    """Return the evidence for a proposal, one sentence per line."""
+    """Return the evidence for a proposal, one sentence per line.
+
+    Its money is approximate: hours are compared as a whole, so runs that overlap within an hour count one after another.
+    """
     match, fit = proposal.match, proposal.match.fit
-    residual = _rounded(match.cost - match.explained_cost, 2)
+    explained, residual = (rough_money(Decimal(cost)) for cost in (match.explained_cost, match.cost - match.explained_cost))
     lines = [
-        f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains {match.explained_cost:,.2f} of {match.cost:,.2f} {proposal.currency}, "
-        f"{residual:,.2f} stays idle. Confidence medium.",
+        f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains about {explained} of {match.cost:,.2f} {proposal.currency}, "
+        f"about {residual} stays idle. Confidence medium.",
         f"These runs ran in {_part(match.used_hours, match.billed_hours)} of {match.billed_hours:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
     ]
     if match.is_by_elimination:
