@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import socket
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from email import message_from_bytes, policy
 from pathlib import Path
 
 from runspend import pipeline
 from runspend.config.settings import load_settings
+from tests.mlflow_store import make_schema
 
 NOW = datetime(2026, 11, 4, 6, tzinfo=timezone.utc)
 CONFIG = """
@@ -34,3 +35,19 @@ def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path
     assert [subject.split(":")[0] for subject in subjects] == ["[runspend] REFUSED", "[runspend] UNREACHABLE", "[runspend] UNREACHABLE"]
     assert "aws" in subjects[0] and sorted(subject.split()[2].rstrip(":") for subject in subjects[1:]) == ["gone", "prod"]
     assert {str(mail["X-Runspend-Kind"]) for mail in mails} == {"refused", "unreachable"}
+    (problem,) = down.problems
+    assert problem.endswith("It was never read, so none of its runs are known.")
+    assert not any("last good data" in mail.get_body(("plain",)).get_content() for mail in mails)
+
+
+def test_data_of_an_earlier_read_stay_when_a_server_goes_down(tmp_path: Path) -> None:
+    """Only then do people read that they stay."""
+    store = tmp_path / "mlflow.db"
+    make_schema(store)
+    config = tmp_path / "runspend.yaml"
+    config.write_text(f'tracking: [{{name: prod, uri: "sqlite:///{store}"}}]\n', encoding="utf-8")
+    settings = load_settings(config)
+    assert pipeline.extract(settings, now=NOW).exit_code == 0
+    store.unlink()
+    (problem,) = pipeline.extract(settings, now=NOW + timedelta(days=1)).problems
+    assert problem.endswith("Its last good data stay.")

@@ -96,6 +96,9 @@ class SourceReport:
         text = redact(str(error), self.settings)
         self._is_good = False
         before = self._before()["row"]
+        was_read = before.get("last_good_at") is not None
+        if self.kind == "tracking":
+            text += " Its last good data stay." if was_read else " It was never read, so none of its runs are known."
         is_refused = isinstance(error, SourceRefused)
         row = {**before, **self._row(), "state": "refused" if is_refused else "unreachable", "last_error": text}
         with self.warehouse.step("sources", make_load_id(self.name, self.now)) as step:
@@ -103,7 +106,10 @@ class SourceReport:
             step.publish()
         self.outcome.fail(error, text)
         self._tell(
-            "REFUSED" if is_refused else "UNREACHABLE", f"{self.name}{f' {error.period}' if error.period else ''}: {text}", error.period
+            "REFUSED" if is_refused else "UNREACHABLE",
+            f"{self.name}{f' {error.period}' if error.period else ''}: {text}",
+            error.period,
+            was_read,
         )
 
     def note(self) -> None:
@@ -128,16 +134,22 @@ class SourceReport:
         published = self.warehouse.read(unit)
         return {"row": published.to_pylist()[0] if published else {}, "lags": state.extra.get("lags", {})}
 
-    def _tell(self, kind: operators.NoticeKind, text: str, period: str | None = None) -> None:
-        tell_operators(self.settings, self.outcome, kind, f"{self.name}/{period or 'all'}", text, self.now)
+    def _tell(self, kind: operators.NoticeKind, text: str, period: str | None = None, was_read: bool = True) -> None:
+        tell_operators(self.settings, self.outcome, kind, f"{self.name}/{period or 'all'}", text, self.now, was_read)
 
 
-def tell_operators(settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime) -> None:
-    """Mail `mail.operators` about a technical problem, once per cause and night. An undelivered mail is a separate problem."""
+def tell_operators(
+    settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime, was_read: bool = True
+) -> None:
+    """Mail `mail.operators` about a technical problem, once per cause and night. An undelivered mail is a separate problem.
+
+    `was_read`: whether earlier data exist, which stay.
+    """
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    deliveries = operators.notify(settings, Records(settings.home), kind, cause, now, text)
+    advice = operators.Advice() if was_read else operators.Advice(still_works="All other steps of the pipeline run continued.")
+    deliveries = operators.notify(settings, Records(settings.home), kind, cause, now, text, advice=advice)
     if failures := [failure for d in deliveries if (failure := d.failure) is not None]:
         outcome.fail(
             PartialFailure(f"cannot deliver {len(failures)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)

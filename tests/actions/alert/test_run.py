@@ -323,6 +323,20 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
     assert result.alerts.num_rows == 0
 
 
+def test_budgets_of_runs_are_not_judged_before_any_server_was_read(tmp_path: Path) -> None:
+    """Nothing spent would be wrong. A budget on a bill is judged, and so are all once one server was read."""
+    given = make_settings(tmp_path, budget(), budget("everything", **{"for": {"source": "aws"}}))
+    down = {"source": "prod", "kind": "tracking", "state": "unreachable", "last_good_at": None}
+    read = {"source": "lab", "kind": "tracking", "state": "ok", "last_good_at": NOW}
+    for servers, unjudged in (([down], ["vision"]), ([down, read], [])):
+        result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER, sources=[source(), *servers])
+        assert [row["budget"] for row in result.budget_status.to_pylist() if row["spent"] is None] == unjudged
+        assert len(result.notes) == len(unjudged)
+        assert all(
+            n == "budget vision was not judged for November: prod was never read, so the cost of runs is not known" for n in result.notes
+        )
+
+
 def test_a_month_without_a_rate_is_reported_by_each_run_until_it_has_one(tmp_path: Path) -> None:
     """However long it is over, and however well the months after it were judged: by name, never in silence; then it is judged, once."""
     records, status = MemoryRecords(), list[dict[str, Any]]()

@@ -27,7 +27,7 @@ from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, l
 from runspend.actions.alert.periods import BudgetPeriod, period_named
 from runspend.actions.alert.renames import settle_renames
 from runspend.actions.alert.sections import period_name
-from runspend.actions.alert.series import Coverage, covered_until, first_open_day, read_coverage, read_series
+from runspend.actions.alert.series import LINE_ONLY, Coverage, covered_until, first_open_day, read_coverage, read_series, read_unread
 from runspend.actions.alert.snooze import Quiet, read_quiet
 from runspend.actions.alert.tables import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
@@ -127,8 +127,10 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     jobs = _not_lost(ground, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
     reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
+    unread = read_unread(reader)
     for job, one in zip(jobs, series, strict=True):
-        if why := next(filter(None, (rename.why_not_judged(job.budget) for rename in unfinished)), None):
+        why = next(filter(None, (rename.why_not_judged(job.budget) for rename in unfinished)), None)
+        if why := why or (unread if set(job.budget.for_) - set(LINE_ONLY) else None):
             statuses += [not_judged(job.budget, settings.currency, p, why) for p in job.periods if not job.is_closed]
             continue
         open_day = covered or max((day for day, _ in one.billed), default=now.date())
@@ -210,7 +212,9 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
         headline = f"{count} budget{' was' if count == 1 else 's were'} not judged: {judgement.notes[0]}"
         first = judgement.notes[0].replace(" was not judged for ", " in ", 1)
         advice = operators.Advice(
-            subject=f"{f'{count} budgets, first: ' if count > 1 else ''}{first}", figures=(("not judged", f"{count}", "budgets"),)
+            still_works="All other budgets were judged.",
+            subject=f"{f'{count} budgets, first: ' if count > 1 else ''}{first}",
+            figures=(("not judged", f"{count}", "budgets"),),
         )
         deliveries += operators.notify(settings, records, "NOT JUDGED", "budgets", now, headline, details=judgement.notes, advice=advice)
     deliveries += operators.tell_refused(settings, records, now)

@@ -98,6 +98,15 @@ def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
     )
 
 
+def read_unread(reader: Reader) -> str:
+    """Say which tracking servers could not be read, if none was ever read: no run has a cost yet. Otherwise empty."""
+    rows = reader.query("select source, state, last_good_at from sources where kind = 'tracking' order by source").to_pylist()
+    names = [row["source"] for row in rows if row["last_good_at"] is None and row["state"] in ("unreachable", "refused")]
+    if not names or len(names) < len(rows):
+        return ""
+    return f"{', '.join(names)} {'was' if len(names) == 1 else 'were'} never read, so the cost of runs is not known"
+
+
 def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
     """Return the earliest end of all bills. None without bills, or if one bill does not state how far it reaches."""
     ends = [c.covered_until for c in coverage]

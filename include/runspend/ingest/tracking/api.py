@@ -164,7 +164,7 @@ class ApiReader:
         if start < asked:
             raise SourceUnreachable(
                 self.name,
-                f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server. Its last good data stay.",
+                f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server.",
             )
         return after
 

@@ -49,7 +49,7 @@ class PageTokens:
         if token in self._given:
             raise SourceUnreachable(
                 self._server,
-                f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it. Its last good data stay.",
+                f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it.",
             )
         self._given.add(token)
         return token
@@ -98,7 +98,7 @@ class Client:
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
         from mlflow.exceptions import MlflowException
 
-        failed, then = failed or f"cannot read {self.name}", then if failed else " Its last good data stay."
+        failed = failed or f"cannot read {self.name}"
         try:
             return call() if self._seconds is None else _call_within(self._seconds, call)
         except MlflowException as error:

@@ -441,7 +441,7 @@ class DatabaseReader:
         state = getattr(error, "sqlstate", None)
         is_lost = state == "40001" or (state == "57014" and "recovery" in str(error)) or error.args[:1] == (TABLE_CHANGED,)
         kind = SnapshotLost if is_lost else SourceUnreachable
-        return kind(self.name, f"cannot read the database of {self.name}: {redact_error(error, self._secrets)}. Its last good data stay.")
+        return kind(self.name, f"cannot read the database of {self.name}: {redact_error(error, self._secrets)}.")
 
 
 def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
@@ -524,7 +524,7 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
         remove_copy(target)
         if cannot_be_written(error):
             raise
-        raise SourceUnreachable(name, f"cannot copy the database of {name} ({path}): {error}. Its last good data stay.") from None
+        raise SourceUnreachable(name, f"cannot copy the database of {name} ({path}): {error}.") from None
     finally:
         for connection in (source, copy):
             if connection is not None:
