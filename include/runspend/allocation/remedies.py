@@ -16,13 +16,12 @@ from runspend.core.selectors import selector_yaml
 
 CALLERS_NAMED = 3
 
-# The verb before a group's name; for machines it is "tag".
+# The verb before a group's name, by kind.
 VERBS = {
     "disk": "attach",
     "store": "measure",
     "platform": "share",
     "endpoint": "share",
-    "model": "identify callers of",
     "job": "name jobs of",
     "excluded": "check",
     "other": "check",
@@ -37,9 +36,25 @@ SHORT_REMEDIES = {
     "store": "if it has artifacts, add the bucket to `stores`",
     "platform": "if the whole platform uses it, add it to `shared.lines`",
     "endpoint": "it serves models and has no runs: leave it, or add it to `shared.lines`",
-    "model": "log its calls as traces, or identify its callers",
+    "model": "log its calls as traces with token costs",
     "job": "let its runs state their job",
 }
+
+
+def verb(kind: str, service: str) -> str:
+    """Return the verb before a group's name; for machines it is "tag". Only AWS bills the caller of a model."""
+    if kind == "model":
+        return "identify callers of" if _bills_callers(service) else "trace calls of"
+    return VERBS.get(kind, "tag")
+
+
+def short_remedy(kind: str, service: str) -> str | None:
+    """Return what to do about one resource of this kind, for a table. None for machines."""
+    return "identify its callers" if kind == "model" and _bills_callers(service) else SHORT_REMEDIES.get(kind)
+
+
+def _bills_callers(service: str) -> bool:
+    return "bedrock" in service.lower()
 
 
 def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
@@ -107,7 +122,7 @@ def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
-    if "bedrock" not in selector.get("service", "").lower():
+    if not _bills_callers(selector.get("service", "")):
         return "log its calls as traces with token costs in MLflow. Runspend then splits its charges by token cost"
     return (
         "include IAM principals in the CUR 2.0 export, and make runs state theirs (`runspend.iam_principal`, docs/identify.md)"

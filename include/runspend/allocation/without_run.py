@@ -16,12 +16,12 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.allocation.diagnostics import GROUP_WORDS, MACHINE_GROUP, OWN_TAGS
-from runspend.allocation.remedies import VERBS, callers_remedy, remedy
+from runspend.allocation.remedies import callers_remedy, remedy, verb
 from runspend.allocation.scope_proposal import OUTSIDE
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
-from runspend.core.service_kinds import CONTROL_PLANES, RESOURCE_TYPES, WITH_MACHINES, is_accelerator, kind_of, resource_words
+from runspend.core.service_kinds import RESOURCE_TYPES, advised_kind, is_accelerator, kind_of, needs_resource, resource_words
 from runspend.warehouse.base import Reader
 
 # The most sets of tags that are examined one by one. The sets that cost least are left out.
@@ -127,7 +127,7 @@ class Group:
     @property
     def action(self) -> str:
         """ "tag node group gpu-spot", "share Amazon RDS in account 1111"."""
-        return f"{VERBS.get(self.kind, 'tag')} {self.words}"
+        return f"{verb(self.kind, self.selector.get('service', ''))} {self.words}"
 
 
 Row = Mapping[str, Any]
@@ -213,15 +213,12 @@ def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
 
 def _place(row: Row, with_machines: Set[tuple[str, str]] = frozenset()) -> Key:
     """Return the group of a line by its service and account. `with_machines`: services and accounts that have machines without a run."""
-    kind, service = row["kind"], row["service_name"]
+    service, resource_type = row["service_name"], row["resource_type"]
+    kind = advised_kind(row["kind"], service, resource_type, has_machines=(service, row["sub_account_id"]) in with_machines)
     named = {"service": service, "account": row["sub_account_id"]}
     called = ""
-    if kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower())):
-        words = resource_words(row["resource_type"])
-        if words is not None:
-            called, named["resource"] = words
-        elif not CONTROL_PLANES.search(service.lower()) or (service, row["sub_account_id"]) in with_machines:
-            kind = "disk"  # sharing the service would also share its machines
+    if needs_resource(kind, service):
+        called, named["resource"] = resource_words(resource_type) or ("", "")
     place = tuple((key, value) for key, value in named.items() if value)
     return kind, place or (("source", row["source"]),), called
 

@@ -97,6 +97,21 @@ def kind_of(service: str, meter: str, resource_type: str, cost_kind: str, *, is_
     return "store" if cost_kind == "storage" else "platform"
 
 
+def needs_resource(kind: str, service: str) -> bool:
+    """Whether a selector for lines of this kind must name resources too, because their service also bills machines."""
+    return kind == "endpoint" or (kind == "platform" and WITH_MACHINES.search(service.lower()) is not None)
+
+
+def advised_kind(kind: str, service: str, resource_type: str, *, has_machines: bool = False) -> str:
+    """Return the kind whose advice fits. It is "disk" if no selector would leave out the machines of the service.
+
+    `has_machines`: the account has machines without a run that are billed under the name of that service.
+    """
+    if not needs_resource(kind, service) or resource_words(resource_type) is not None:
+        return kind
+    return kind if CONTROL_PLANES.search(service.lower()) and not has_machines else "disk"
+
+
 def resource_words(resource_type: str) -> tuple[str, str] | None:
     """Return ("NAT gateways", "*natgateway*") for resources that have such a pattern."""
     return next((words for text, words in RESOURCE_WORDS.items() if text in resource_type.lower()), None)

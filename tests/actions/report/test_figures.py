@@ -386,6 +386,48 @@ def test_what_to_do_about_a_resource_depends_on_its_kind(
     assert words in cost.remedy
 
 
+def test_a_group_and_its_resource_have_the_same_advice() -> None:
+    """What a service's lines pay for decides: tokens on Vertex AI are calls of a model, its training is a job."""
+    for meter, action, short, long in (
+        (
+            "Gemini 2.5 Pro Text Input Tokens",
+            "trace calls of Vertex AI",
+            "log its calls as traces with token costs",
+            "log its calls as traces",
+        ),
+        ("Training N1 standard", "name jobs of Vertex AI", "let its runs state their job", "make its runs state their job"),
+    ):
+        world = empty_world()
+        row = {
+            "source": "gcp",
+            "billing_period": NOVEMBER,
+            "service_name": "Vertex AI",
+            "billing_currency": "USD",
+            "allocated_to": "unallocated",
+            "reason": "no_run",
+            **costs("168.01"),
+        }
+        world["cost_allocations"].append(
+            {**row, "charge_id": "c1", "charge_date": NOVEMBER, "cost_kind": "compute", "match_method": "none"}
+        )
+        world["unallocated_costs"].append({**row, "resource_id": "", "sub_account_id": ""})
+        world["billing_lines"].append(
+            {
+                "source": "gcp",
+                "billing_period": NOVEMBER,
+                "line_id": "c1",
+                "sku_meter": meter,
+                "service_name": "Vertex AI",
+                "billing_currency": "USD",
+            }
+        )
+        world["cost_daily"].append({**{k: row[k] for k in row if k != "reason"}, "charge_date": NOVEMBER, "cost_kind": "compute"})
+        (page,) = plan(world).currencies
+        ((group,), (resource,)) = page.groups, page.unallocated
+        assert (group.action, resource.remedy) == (action, short)
+        assert group.advice.startswith(long)
+
+
 def test_shared_cost_has_its_kinds() -> None:
     """Declared platform services and support are usage on the bill, and have names of their own in the report."""
     world = empty_world()

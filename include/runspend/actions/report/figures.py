@@ -14,11 +14,11 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.allocation.diagnostics import Coverage
-from runspend.allocation.remedies import SHORT_REMEDIES
+from runspend.allocation.remedies import short_remedy
 from runspend.allocation.storage_prices import BilledRate
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
-from runspend.core.service_kinds import RESOURCE_TYPES, kind_of
+from runspend.core.service_kinds import RESOURCE_TYPES, advised_kind, kind_of
 from runspend.schema.rows import first_day, month_after
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
@@ -130,6 +130,8 @@ class Resource:
     reason: str | None
     idle_days: tuple[IdleDay, ...] = ()
     has_allocated_cost: bool = False
+    meter: str = ""  # of most of its cost without a run, and the kind of that cost
+    cost_kind: str = ""
 
     @property
     def remedy(self) -> str:
@@ -137,9 +139,10 @@ class Resource:
         if self.reason == "unknown_run":
             return "fix its tag: no tracking server has that run"
         found = re.search(rf"(?i){RESOURCE_TYPES}", self.name)
-        kind = kind_of(self.service or "", "", found[0] if found else "", "", is_machine=bool(self.instance_type))
-        if kind in SHORT_REMEDIES:
-            return SHORT_REMEDIES[kind]
+        service, resource_type = self.service or "", found[0] if found else ""
+        kind = kind_of(service, self.meter, resource_type, self.cost_kind, is_machine=bool(self.instance_type))
+        if known := short_remedy(advised_kind(kind, service, resource_type), service):
+            return known
         if self.reason == "not_timed":
             return "its charges have no times to split by"
         return "tag it with mlflow_run_id, or let runs name it in runspend.resources"

@@ -446,6 +446,8 @@ def _resources(rows: list[Row], idle_days: list[Row], people: People) -> tuple[R
             r["reason"],
             tuple(days.get(r["resource_id"], ())) if r["allocated_to"] == "idle" else (),
             r["has_allocated_cost"],
+            r["meter"] or "",
+            r["cost_kind"] or "",
         )
         for r in rows
     )
