@@ -108,6 +108,7 @@ def test_both_figures_are_shown(day: Day) -> None:
     assert f"then run: runspend nightly --config {day.config}" in day.screen
     money = given(day)
     assert float(found[1]) == pytest.approx(float(money["run"] / (sum(money.values()) - money["out_of_scope"]) * 100), abs=0.06)
+    assert f" A{line[1:]}." in (day.folder / "reports" / "2026-10.html").read_text(encoding="utf-8")
 
 
 def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def suggestions(outlook: Outlook) -> list[str]:
     ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
     found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
     if (left := len(ranked) - LINES_SHOWN) > 0:
-        found.append(f"{left:,} more {'group is' if left == 1 else 'groups are'} in the report")
+        found.append(f"{left:,} more {'group' if left == 1 else 'groups'}: the report of the month lists all")
     who = outlook.identity
     if who is None:
         return found

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend import pipeline
+from runspend.actions.report import ReportFigures, write_report
 from runspend.allocation.suggest import Proposals, add_pools, as_records, header_lines, propose_pools
 from runspend.config.settings import Settings, load_settings, trial_settings
 from runspend.config.trial_folder import FILE, MARKER, mark, was_changed
@@ -75,6 +76,13 @@ class Trial:
             "no_pools_because": None if self.found.proposals else self.reason,
             "variables": list(self.variables),
         }
+
+    def add_to_page(self, figures: ReportFigures | None, after: Outlook) -> None:
+        """Write the page of the month again, with the effect of the proposed pools where it speaks of allocation."""
+        pools = len(self.found.proposals)
+        words = {one.currency: line[:1].upper() + line[1:] for one in self.results(after) for line in one.lines(pools)[:1]} if pools else {}
+        if figures is not None and words:
+            write_report(replace(figures, trial_results=words), self.settings.home / "reports")
 
     def results(self, after: Outlook) -> list[Result]:
         """Return the effect of the pools in each currency."""

@@ -29,6 +29,7 @@ from runspend.actions.report.csv_files import guard_text, report_sheets, write_s
 from runspend.actions.report.figures import MEASURES, PARTS, Costs, Outlook, ReportFigures
 from runspend.actions.report.night_summary import Night, render_summary
 from runspend.actions.report.render import content_policy, render_audit, render_page
+from runspend.allocation.without_run import Group
 from runspend.config.settings import Budget, MailSettings, Settings
 from runspend.interfaces import night_summary
 from tests.actions.report.report_world import NOW, TableReader, month_world
@@ -358,6 +359,31 @@ def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigure
     for name, amount in {**shown, "idle machines": "1,790.35", "bill": "9,203.56"}.items():
         assert f"{name} {amount}" in screen or name == "idle"
     assert "allocated to runs 3,267.85 49.4%" in screen and "49.4%" in month.select_one(".strip").get_text()
+
+
+def test_every_group_without_a_run_is_on_the_page_and_in_a_csv(figures: ReportFigures, tmp_path: Path) -> None:
+    """The ten that cost most are open, the others folded."""
+    (c,) = figures.currencies
+    groups = tuple(Group(f"team={n}", {"tag.team": str(n)}, Decimal(100 - n), "add a pool") for n in range(15))
+    page = write_report(replace(figures, currencies=(replace(c, groups=groups),)), tmp_path)
+    section = BeautifulSoup(page.read_bytes(), "html.parser").select_one("#unallocated")
+    names = [cell.get_text() for cell in section.select("tbody td:first-child") if cell.get_text().startswith("team=")]
+    assert names == [g.words for g in groups]
+    folded = section.find("summary", string="5 more groups").parent
+    assert [cell.get_text() for cell in folded.select("tbody td:first-child")] == names[10:]
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "2026-11-groups.csv").read_text(encoding="utf-8"))))
+    assert [(r["group"], r["effective_cost"], r["suggestion"]) for r in rows] == [
+        (g.words, str(g.effective_cost), g.advice) for g in groups
+    ]
+
+
+def test_nothing_is_compared_with_a_month_that_has_no_cost(figures: ReportFigures) -> None:
+    """The first month has no "vs last month", no thin bar and no dotted line; the next one has all three."""
+    october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
+    for page, is_compared in ((october, False), (figures, True)):
+        text = BeautifulSoup(render_page(page), "html.parser").select_one("main").get_text()
+        for words in ("vs last month", "Thin bar: the same", "Dotted line"):
+            assert (words in text) is is_compared
 
 
 @pytest.mark.parametrize("text", FORMULAS)

@@ -121,6 +121,13 @@ def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
             for r in c.runs
         ],
     )  # fmt: skip
+    yield (
+        "groups",
+        (
+            ("currency", "group", "effective_cost", "out_of_scope_cost", "suggestion"),
+            [[c.currency, g.words, g.effective_cost, g.outside_cost, g.advice] for c in pages for g in c.groups],
+        ),
+    )
     for name in ("idle", "unallocated"):
         yield name, (
             ("currency", "resource", "service", "instance_type", "effective_cost", "billed_hours", "used_hours", "last_run_id",

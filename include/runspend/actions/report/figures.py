@@ -423,6 +423,7 @@ class ReportFigures:
     problem: str | None = None  # why several currencies remain where there should be one
     site: str | None = None  # address of the live pages
     snapshot: str = ""
+    trial_results: Mapping[str, str] = field(default_factory=dict)  # by currency, on the page that `runspend try` leaves
 
     @property
     def first(self) -> date:

@@ -19,6 +19,7 @@ from runspend.interfaces.cli.output import print_outcome, print_query_costs
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
     from runspend.core.step_result import Outcome
+    from runspend.interfaces.preview import Outlook
     from runspend.interfaces.trial import Trial
 
 DEMO_FOLDER = Path(".runspend-demo")
@@ -332,9 +333,16 @@ def run_night(
     if trial is not None:
         from runspend.interfaces.preview import render_outlook
 
-        after = trial.outlook(outcome.problems, now=context.now)
+        after = _finish(context, outcome, trial)
         click.echo(pasteable(f"\n{render_outlook(after)}\n{shown(trial.words(after))}"), nl=False)
     raise SystemExit(outcome.exit_code)
+
+
+def _finish(context: Context, outcome: Outcome, trial: Trial) -> Outlook:
+    """Return the result of a trial, and add its effect to the page of the month."""
+    after = trial.outlook(outcome.problems, now=context.now)
+    trial.add_to_page(outcome.reported.get(after.period or ""), after)
+    return after
 
 
 def _as_record(context: Context, outcome: Outcome, trial: Trial | None) -> dict[str, Any]:
@@ -342,7 +350,7 @@ def _as_record(context: Context, outcome: Outcome, trial: Trial | None) -> dict[
     if trial is None:
         return {}
     try:
-        return {"trial": trial.as_record(trial.outlook(outcome.problems, now=context.now))}
+        return {"trial": trial.as_record(_finish(context, outcome, trial))}
     except WarehouseDamaged as error:
         outcome.fail(error)
         return {"trial": None}
