@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from runspend.allocation.remedies import PLACEHOLDER, selector_yaml
+from runspend.allocation.remedies import PLACEHOLDER
 from runspend.config.settings import Pool, Settings
+from runspend.core.selectors import selector_yaml
 from runspend.warehouse.base import Reader
 
 # Keys of pools are `gpu` or `gpu|team=vision`. Runs without a pool are counted too: without any run, no pool is named.
