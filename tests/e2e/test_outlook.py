@@ -116,24 +116,6 @@ def test_a_pool_without_runs_is_reported(config: Path) -> None:
     assert f"note=pool pasted: {words}" in say("nightly", "--config", str(config))
 
 
-def test_the_advice_does_not_name_suggest_after_it_found_nothing(after: Path) -> None:
-    """Until a bill changes."""
-    settings: dict[str, Any] = json.loads(after.read_text())
-    pool = {"name": "other", "runs": {"experiment": "vit"}, "lines": {"resource": "other"}}
-    after.write_text(json.dumps({**settings, "pools": [pool]}))
-    say("nightly", "--config", str(after))
-    noted = after.parent / "home" / "suggested"
-    assert not noted.exists()
-    assert "no pools proposed" in say("suggest", "--config", str(after))
-    assert noted.exists()
-    say("nightly", "--config", str(after))  # nothing changes
-    assert noted.exists()
-    bill = after.parent / "bills" / "bill" / "part.csv"
-    bill.write_text(bill.read_text().replace("40.0000000000", "41.0000000000"))
-    say("nightly", "--config", str(after))
-    assert not noted.exists()
-
-
 def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     """Under the table, in money."""
     screen = say("costs", "--by", "team", "--config", str(after))

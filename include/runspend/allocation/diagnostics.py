@@ -43,7 +43,7 @@ group by match_method, reason
 order by hours desc, match_method, reason
 """
 UNMET_WORDS = {
-    "no_such_machine": "no bill has it at that time",
+    "no_such_machine": "no bill has it at that time and place",
     "not_billed_yet": "its hours are not billed yet",
     "out_of_scope": "scope excludes it",
     "over_claimed": "other runs used all of its hours",
@@ -162,7 +162,7 @@ class UnmetClaims:
 
     @property
     def words(self) -> str:
-        """ "26 runs (1,204.5 h) state a machine, such as i-0abc: no bill has it at that time"."""
+        """ "26 runs (1,204.5 h) state a machine, such as i-0abc: no bill has it at that time and place"."""
         singular, plural, claim = CLAIM_WORDS[self.match_method]
         runs = f"1 run ({self.hours:,.1f} h) {singular}" if self.runs == 1 else f"{self.runs:,} runs ({self.hours:,.1f} h) {plural}"
         is_empty_pool = (self.match_method, self.reason) == ("pool_time", "no_such_machine")

@@ -9,8 +9,8 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
-from runspend.allocation.nothing_to_suggest import can_suggest
 from runspend.config.settings import Settings
+from runspend.config.trial_folder import is_trial
 from runspend.core.amounts import money
 from runspend.core.selectors import selector_yaml
 
@@ -86,7 +86,7 @@ def _caller(arn: str) -> str:
 def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
     pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: {PLACEHOLDER}}}, lines: {selector_yaml(selector)}}}"
     add = f"add a pool for the experiment that uses them: {pool}"
-    if not can_suggest(settings):
+    if is_trial(settings):  # `runspend suggest` would propose nothing more
         return f"no proposed pool has these machines. Make their runs state the machine, or {add}"
     return f"make its runs state their machine, or let `runspend suggest` propose pools, or {add}"
 
@@ -132,7 +132,7 @@ def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
     state = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
-    return f"{state}. Until then, `runspend suggest` can propose pools" if can_suggest(settings) else state
+    return state if is_trial(settings) else f"{state}. Until then, `runspend suggest` can propose pools"
 
 
 def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:

@@ -19,7 +19,6 @@ from runspend.allocation import diagnostics as advice
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
 from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
 from runspend.allocation.inputs import configuration_digest
-from runspend.allocation.nothing_to_suggest import can_suggest
 from runspend.allocation.pools_without_runs import pools_without_runs
 from runspend.allocation.scope_proposal import LeftOut, ScopeProposal, scope_proposal
 from runspend.allocation.without_run import Group, unallocated_groups
@@ -174,10 +173,9 @@ def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict
 
 def _pool_words(settings: Settings) -> str:
     """Say which pools help until runs state their machines. Empty if none were found."""
-    if can_suggest(settings):
+    if not is_trial(settings):
         return "Until then, `runspend suggest` can propose pools"
-    proposed = "proposed " if is_trial(settings) else ""
-    return f"Until then, their cost comes from the {proposed}pools in {settings.path}" if settings.pools else ""
+    return f"Until then, their cost comes from the proposed pools in {settings.path}" if settings.pools else ""
 
 
 # --- in words --------------------------------------------------------------------------------------------------------------

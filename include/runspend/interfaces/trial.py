@@ -130,10 +130,14 @@ class Result:
         grown = f"; {'it brings' if pools == 1 else 'they bring'} {money(added, places)} {self.currency} into scope" if added > 0 else ""
         whole = f"the ML platform's {money(self.platform_cost, places)} {self.currency}"
         before = f" (today {money(self.cost_today, places)} of {money(self.platform_cost_today, places)})" if added else ""
+        part = (
+            f". Runs get {_percent(self.cost_with_pools, self.bill_cost)} of the whole bill of {money(self.bill_cost, places)}"
+            if self.bill_cost > 0
+            else ""
+        )
         return [
             f"allocated to runs: {shares}{grown}",
-            f"  {money(self.cost_with_pools, places)} of {whole} is allocated to runs{before}, and {money(self.idle_cost, places)} is idle cost of their machines. "
-            f"Runs get {_percent(self.cost_with_pools, self.bill_cost)} of the whole bill of {money(self.bill_cost, places)}",
+            f"  {money(self.cost_with_pools, places)} of {whole} is allocated to runs{before}, and {money(self.idle_cost, places)} is idle cost of their machines{part}",
         ]
 
     def as_record(self) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 
-from runspend.allocation.nothing_to_suggest import forget_nothing_found
 from runspend.allocation.pools_without_runs import pools_without_runs
 from runspend.config.settings import Settings
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
@@ -86,9 +85,7 @@ def extract(
             outcome.notes += result.warnings
             for refused in result.refused:
                 report.bad(refused)
-    if outcome.changed:
-        forget_nothing_found(settings)
-    if settings.pools and not damage.touches(("runs",)):
+    if settings.pools and names is None and not outcome.problems and not damage.touches(("runs",)):  # all runs were read with these pools
         with warehouse.reader() as reader:
             outcome.notes += pools_without_runs(reader, settings)
     return outcome

@@ -8,7 +8,6 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
-from runspend.allocation.nothing_to_suggest import forget_nothing_found
 from runspend.config.settings import BillSource, Settings
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
@@ -68,8 +67,6 @@ def load(
             before = PublishedBill(published(warehouse, source.name), damaged=current_damage().months_of(source.name, BILLS))
             read = partial(loading.load_bill, settings, source, rules, accept=accept, drawn=_read_drawn(warehouse, source))
             result = _load_bill(warehouse, settings, outcome, source.name, read, before, now=now, progress=progress)
-            if any(period.tables for period in result.periods):
-                forget_nothing_found(settings)
             refused = [error for error in (result.error, *(period.error for period in result.periods)) if error is not None]
             for period in result.periods:
                 if period.state == "unchanged":

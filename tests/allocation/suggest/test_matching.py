@@ -256,20 +256,24 @@ def test_a_node_group_that_never_shrinks_to_zero_is_matched_by_the_nodes_above()
     first, last = found_in(billed, [runs("churn", own), runs("bert", jobs(dice, 40, hours=9))])
     assert (first.group.kind, first.values, first.floor) == ("machine_group", ("churn",), 1.0)
     assert first.billed_hours == sum(billed[0].hours.values())
+    starts_late = {hour: value for hour, value in billed[0].hours.items() if 30 < hour < LENGTH - 1}
+    (late,) = found_in([replace(billed[0], hours=starts_late)], [runs("churn", own)])
+    assert late.floor == 1.0
     words = evidence_lines(Proposal("tabular", {"experiment": ["churn"]}, {"tag.eks:nodegroup-name": ["tabular"]}, first, "USD"))
     assert words[-1].startswith("Apart from 1 machine that is always on, the hours are ")
     assert (last.group.values, last.values) == (("p4d.24xlarge",), ("bert",))
 
 
-def test_accelerators_of_a_cheaper_account_are_nobodys_until_something_says_so() -> None:
-    """An inference machine of the web shop is the only accelerator, and most money is elsewhere: no hour proves that runs ran on it."""
+def test_accelerators_of_an_account_without_runs_are_nobodys() -> None:
+    """An inference machine of the web shop, beside the account in which other runs have machines."""
     dice = random.Random("web shop")
     on = dict.fromkeys(range(LENGTH), 1.0)
-    billed = [machines(on, "2222", gpus=1, instance_type="g4dn.xlarge"), machines(on, "1111", price=9, instance_type="r6i.8xlarge")]
+    shop, box = machines(on, "2222", gpus=1, instance_type="g4dn.xlarge"), machines(on, "1111", price=9, instance_type="r6i.8xlarge")
+    own = machines(on, "", gpus=1, instance_type="a100")
     ran = [runs("bert", jobs(dice, 60))]
-    assert found_in(billed, ran) == ()
-    (match,) = found_in(billed, ran, homes=("2222",))
-    assert match.is_by_elimination
+    assert found_in([shop, box], ran, homes=("1111",)) == ()
+    assert [m.group.account for m in found_in([shop, box, own], ran, homes=("1111",))] == [""]
+    assert [m.group.account for m in found_in([shop, box], ran)] == ["2222"]  # nothing says whose it is
 
 
 def test_accelerators_that_the_left_runs_hardly_used_are_not_proposed() -> None:

@@ -205,6 +205,23 @@ def test_a_month_without_a_readable_row_is_an_error_each_time_it_is_loaded(tmp_p
     assert len(bill.rows("billing_quarantine")) == 1
 
 
+@pytest.mark.parametrize("billed", ["0", "500"])
+def test_a_month_with_charges_stays_if_no_row_of_the_next_delivery_can_be_read(tmp_path: Path, billed: str) -> None:
+    """Usage that a commitment covers has a billed cost of 0: the fall of a total would not stop it."""
+    good = focus_files.row(BilledCost=billed, EffectiveCost="500")
+    bill = nights(tmp_path, focus_files.write_csv(tmp_path / "in" / "a.csv", [good]))
+    assert only(bill.load()).error is None
+    focus_files.write_csv(tmp_path / "in" / "a.csv", [{**good, "BillingCurrency": "MC"}])
+    for _ in range(2):
+        found = only(bill.load())
+        assert found.state == "refused"
+        assert str(found.error).startswith(
+            "cannot load 2026-10 of the bill: its only row cannot be read: BillingCurrency is 'MC', which is not"
+        )
+        assert str(found.error).endswith("billing[].format. The period was left as it was.")
+        assert bill.total(column="effective_cost") == Decimal(500)
+
+
 def test_a_delivery_without_rows_is_not_unreadable(tmp_path: Path) -> None:
     """A month that has no charges yet, as its folder's name says."""
     focus_files.write_csv(tmp_path / "in" / "BILLING_PERIOD=2026-10" / "a.csv", [])

@@ -183,28 +183,21 @@ class _Matcher:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
     def _steady(self, matched: Set[str]) -> list[Group]:
-        """Return the remaining accelerators per account, most expensive first. Only accounts that evidence says are those of runs count."""
+        """Return the remaining accelerators per account, most expensive first: only of accounts in which runs are known to run."""
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
             if cell.gpus and not cell.is_job and self._has_own_type(cell):
                 places[cell.names.get("source", ""), cell.names.get("account", "")].add(number)
-        homes = self._homes(matched, {account for _, account in places})
         groups = []
         for (source, account), cells in places.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
-            group = self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells)
-            if account in homes and self._cost(group) >= self.least_cost:
-                groups.append(group)
-        return sorted(groups, key=lambda g: (-self._cost(g), g.account))
-
-    def _homes(self, matched: Set[str], accelerated: Set[str]) -> Set[str]:
-        """Return the accounts in which runs are known to run. If none is known: the most expensive account, if it has accelerators."""
-        costs: dict[str, float] = defaultdict(float)
-        for cell in self.evidence.machines:
-            costs[cell.names.get("account", "")] += sum(cell.costs.values())
-        known = matched | (self.evidence.home_accounts & costs.keys())
-        return known or (accelerated & {max(costs, key=lambda account: costs[account], default="")})
+            groups.append(self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells))
+        groups.sort(key=lambda g: (-self._cost(g), g.account))
+        known = (matched | (self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines})) - {""}
+        # If no account is known to have runs: the account whose accelerators cost most. A bill without accounts is nobody else's.
+        homes = (known or {g.account for g in groups[:1]}) | {""}
+        return [g for g in groups if g.account in homes and self._cost(g) >= self.least_cost]
 
     # --- hours -------------------------------------------------------------------------------------------------------------
 
@@ -233,8 +226,8 @@ class _Matcher:
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
         found = []
-        for floor in {0.0} if group.kind in WIDE else {0.0, min(billed, default=0.0)}:
-            above = [b - floor for b in billed]
+        for floor in {0.0} if group.kind in WIDE else {0.0, _least(billed)}:
+            above = [max(0.0, b - floor) for b in billed]
             tried = self._grown(above, names, is_daily), self._thinned(above, names, is_daily)
             found += [(self._fit(above, chosen, is_daily), -floor, chosen) for chosen in tried if chosen]
         if not found:
@@ -335,6 +328,12 @@ class _Matcher:
         cells = [(sum(cell.hours.values()), cell.gpus) for name in chosen for cell in self.names[name]]
         part = sum(hours for hours, gpus in cells if gpus) / sum(hours for hours, _ in cells) if asking else 1.0
         return replace(made, is_by_elimination=True, asking=part)
+
+
+def _least(billed: Series) -> float:
+    """Return the machines that were always on, from the second slot with a machine to the last but one: those at the ends may be partial."""
+    on = [slot for slot, machines in enumerate(billed) if machines]
+    return min(billed[on[0] + 1 : on[-1]], default=0.0) if on else 0.0
 
 
 def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:

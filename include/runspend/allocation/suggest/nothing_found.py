@@ -81,7 +81,8 @@ def _no_runs(run: Mapping[str, Any], since: datetime, upto: datetime) -> str:
         return "no runs were read from MLflow"
     if not run["runs_then"]:
         billed = f"between {since:%Y-%m-%d} and {upto - timedelta(microseconds=1):%Y-%m-%d}, the examined time of the bill"
-        return f"no run ran {billed} (the runs read are from {run['first_start']:%Y-%m-%d} to {run['last_moment']:%Y-%m-%d})"
+        read = f" (the runs read are from {run['first_start']:%Y-%m-%d} to {run['last_moment']:%Y-%m-%d})" if run["first_start"] else ""
+        return f"no run ran {billed}{read}"
     if not run["timed_runs"]:
         return "no run in the examined time of the bill has a known duration of up to 62 days"
     return "every run in the examined time of the bill has its machine, or is in a pool"

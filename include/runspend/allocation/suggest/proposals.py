@@ -196,7 +196,8 @@ def evidence_lines(proposal: Proposal) -> list[str]:
             "Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain."
         )
     else:
-        always = "1 machine that is" if match.floor == 1 else f"{match.floor:,.3g} machines that are"
+        floor = f"{match.floor:,.1f}".removesuffix(".0")
+        always = "1 machine that is" if floor == "1" else f"{floor} machines that are"
         rest = f"Apart from {always} always on, the" if match.floor else "The"
         lines.append(
             f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {_rounded(fit.score, 2):.2f} of 1."

@@ -6,7 +6,7 @@ Belongs here: what is returned for publishing. Whether a version may replace the
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -79,7 +79,10 @@ def build_period(
     quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
     facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), context.now, context.load_id)
-    if why := versions.refusal(context.source, history, delivered_at, totals, context.accept):
+    why = versions.refusal(context.source, history, delivered_at, totals, context.accept)
+    if _would_empty(history, totals, quarantine) and f"{context.source.name}:{period}" not in context.accept:
+        why = why_unreadable(quarantine)
+    if why:
         return record_refusal(context, period, facts, why)
     context.progress(f"{context.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = context.workdir / f"billing_lines-{period}.parquet"
@@ -121,18 +124,24 @@ def build_period(
     return PeriodLoad(period, "loaded", tables, error, extra)
 
 
-def unreadable(context: LoadContext, period: str, quarantine: Sequence[dict[str, Any]]) -> SourceRefused | None:
+def _would_empty(history: versions.LoadHistory, totals: Sequence[counts.Totals], quarantine: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a version has only rows that cannot be read, and the one in place has others."""
+    return bool(quarantine) and not any(t.row_count for t in totals) and any(row["row_count"] for row in history.current)
+
+
+def unreadable(context: LoadContext, period: str, quarantine: Sequence[Mapping[str, Any]]) -> SourceRefused | None:
     """Return the error of a version that has only rows that cannot be read, with their most frequent reason. None if there are no such rows."""
     if not quarantine:
         return None
+    why = f"cannot load {period} of {bill_named(context.source.name)}: {why_unreadable(quarantine)}. See billing_quarantine."
+    return SourceRefused(context.source.name, why, period=period)
+
+
+def why_unreadable(quarantine: Sequence[Mapping[str, Any]]) -> str:
+    """Return the most frequent reason why these rows cannot be read, and what to check."""
     [(reason, _)] = Counter(row["reason"] for row in quarantine).most_common(1)
     rows = "its only row cannot" if len(quarantine) == 1 else f"none of its {len(quarantine):,} rows can"
-    return SourceRefused(
-        context.source.name,
-        f"cannot load {period} of {bill_named(context.source.name)}: {rows} be read: {reason}. See billing_quarantine. "
-        "Check the columns of the export, and billing[].format.",
-        period=period,
-    )
+    return f"{rows} be read: {reason}. Check the columns of the export, and billing[].format"
 
 
 def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:

@@ -147,7 +147,6 @@ def suggest(context: Context, write: bool) -> None:
     Example:
       runspend suggest --write && runspend nightly
     """
-    from runspend.allocation.nothing_to_suggest import note_nothing_found
     from runspend.allocation.suggest import add_pools, as_records, header_lines, proposals_yaml, propose_pools
     from runspend.warehouse.factory import open_warehouse
 
@@ -160,8 +159,6 @@ def suggest(context: Context, write: bool) -> None:
         click.echo(shown("\n".join([*(f"# {line}" for line in heading), proposals_yaml(found)])), nl=False)
     else:
         click.echo(pasteable(f"# no pools proposed: {found.reason}"))
-    if found.evidence is not None and not found.proposals:
-        note_nothing_found(settings)
     if write and found.proposals and settings.path is not None:
         add_pools(settings.path, found.proposals, heading)
         click.echo(pasteable(f"wrote {len(found.proposals)} pools to {settings.path}. Next: runspend nightly"), err=True)

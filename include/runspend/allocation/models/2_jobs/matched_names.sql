@@ -96,19 +96,6 @@ pairs as (
   where coalesce(s.kind = b.kind, true) and coalesce(s.account = b.account, true) and coalesce(s.account_number = b.account_number, true)
     and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
 ),
-fitting as (
-  -- If another run states a billed name in full, that name belongs to it, provided the shorter name can match something else.
-  select thing, stated_key, billed_key, billed_account, billed_region, billed_zone, is_unproven, is_of_others
-  from pairs
-  qualify not is_of_others or logical_and(is_of_others) over (partition by thing, stated_key)
-),
-several_billed as (
-  select thing, stated_key
-  from pairs
-  group by thing, stated_key
-  having min(billed_kind) <> max(billed_kind) or min(billed_account) <> max(billed_account) or min(billed_number) <> max(billed_number)
-    or min(billed_region) <> max(billed_region) or min(billed_zone) <> max(billed_zone) or min(billed_holder) <> max(billed_holder)
-),
 several_stated as (
   select thing, billed_key
   from pairs
@@ -117,16 +104,16 @@ several_stated as (
     or min(stated_region) <> max(stated_region) or min(stated_zone) <> max(stated_zone) or min(stated_holder) <> max(stated_holder)
 )
 select
-  p.thing, p.stated_key, p.billed_key, p.billed_account, p.billed_region, p.billed_zone,
-  p.is_unproven or p.is_of_others or n.is_several or b.stated_key is not null or s.billed_key is not null as is_ambiguous
-from fitting p
+  p.thing, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others,
+  p.is_unproven or n.is_several or s.billed_key is not null as is_ambiguous
+from pairs p
 join names n on n.thing = p.thing and n.name = p.billed_key
-left join several_billed b on b.thing = p.thing and b.stated_key = p.stated_key
 left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
 union all
 -- A run that states the billed short name itself is also one of several candidates. A name may also stand for several things on the bill:
 -- pods of two clusters, or numbers of two SLURM clusters, that have one name in two regions.
-select n.thing, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), true
+select
+  n.thing, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true
 from names n
 left join several_stated s on s.thing = n.thing and s.billed_key = n.name
 where n.is_stated and n.is_billed and (s.billed_key is not null or n.is_several)

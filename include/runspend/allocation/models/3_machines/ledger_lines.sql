@@ -46,7 +46,7 @@ matched as (
     l.line_kind, l.cost_kind,
     k.resource_key is not null or l.is_own as is_known,
     l.line_kind = 'timed' and coalesce(l.scope, '') <> 'exclude' and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
-    i.resource_key is not null or s.storage_key is not null or l.is_own as is_on_platform,
+    i.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
       when l.line_kind = 'fee' then 'none'
@@ -71,6 +71,7 @@ matched as (
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
+  left join platform_stores b on b.storage_key = l.resource_key -- other services bill the traffic of a bucket
   left join machine_types n on n.resource_key = l.resource_key
   left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type)
   left join earlier_sizes e on e.resource_key = l.resource_key and e.month = l.first_month
