@@ -1,4 +1,4 @@
--- one row per run and job of the bill: the jobs that the run states, and for how long it used machines of a job that another run states
+-- one row per run and job that it states, and per time range in which it was on a machine of a job that another run states
 with named as (
   select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
   from billing_lines
