@@ -65,7 +65,10 @@ select
   case when allocated_to = 'shared' then service_name end as service_name, sum(effective_cost) as effective_cost
 from cost_allocations
 where billing_period = @first
-group by 1, 2, 3, 4, 5, 6, 7, 8
+group by
+  billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end, confidence,
+  case when allocated_to = 'shared' then reason end, case when allocated_to = 'shared' then charge_category end,
+  case when allocated_to = 'shared' then service_name end
 """
 
 ORIGINS = """

@@ -12,6 +12,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Any
 
+from runspend.allocation.diagnostics import shared_kinds
 from runspend.core.amounts import EXACT, add
 from runspend.core.selectors import selector_yaml
 from runspend.core.service_kinds import is_accelerator
@@ -73,20 +74,14 @@ order by inside_cost desc, source, sub_account_id, service_name
 KINDS = """
 select
   billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  case
-    when allocated_to <> 'shared' then 'usage'
-    when reason = 'platform' then 'platform services'
-    when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'support'
-    when charge_category = 'Tax' then 'taxes'
-    when charge_category = 'Purchase' then 'purchases'
-    when charge_category in ('Credit', 'Adjustment') then 'credits'
-    else 'other fees'
-  end as kind,
-  sum(effective_cost) as effective_cost
+  allocated_to = 'shared' as is_shared, case when allocated_to = 'shared' then reason end as reason,
+  case when allocated_to = 'shared' then charge_category end as charge_category, sum(effective_cost) as effective_cost
 from cost_allocations
 where billing_period = @first and allocated_to <> 'out_of_scope'
-group by 1, 2, 3, 4, 5
-order by effective_cost desc, kind
+group by
+  billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, ''), allocated_to = 'shared',
+  case when allocated_to = 'shared' then reason end, case when allocated_to = 'shared' then charge_category end
+order by effective_cost desc, reason, charge_category
 """
 
 # Out-of-scope lines that may be accelerators; `is_accelerator` decides.
@@ -247,9 +242,19 @@ def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Row]) ->
 
 
 def _left_out(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[LeftOut, ...]:
-    sums: dict[str, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
+    left: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if not any(entry.has(row) for entry in entries):
-            sums[row["billing_currency"]][row["kind"]].append(row["effective_cost"])
-    found = {currency: {kind: cost for kind, costs in kinds.items() if (cost := add(costs))} for currency, kinds in sums.items()}
-    return tuple(LeftOut(currency, kinds) for currency, kinds in found.items() if kinds)
+            left[row["billing_currency"]].append(row)
+    found = {
+        currency: {
+            "usage": add(row["effective_cost"] for row in members if not row["is_shared"]),
+            **shared_kinds(row for row in members if row["is_shared"]),
+        }
+        for currency, members in left.items()
+    }
+    ranked = {
+        currency: {kind: kinds[kind] for kind in sorted(kinds, key=lambda kind: (-kinds[kind], kind)) if kinds[kind]}
+        for currency, kinds in found.items()
+    }
+    return tuple(LeftOut(currency, kinds) for currency, kinds in ranked.items() if kinds)

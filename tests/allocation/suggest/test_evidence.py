@@ -10,7 +10,7 @@ import pytest
 
 from runspend.allocation.suggest.evidence import Cell, read_evidence
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.allocation.chain import DAY, line, put_world
+from tests.allocation.chain import DAY, line, make_run, put_world
 
 BOX: Mapping[str, Any] = {"at": "00:00..24:00", "machine_gpus": 1, "instance_type": "box"}
 WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
@@ -65,16 +65,24 @@ def test_machines_of_managed_services_are_of_jobs_but_notebooks_are_not(cells: d
     assert {name for name, cell in cells.items() if cell.is_job} == {"trained", "ml.trained", "a2-trained"}
 
 
-def test_accounts_in_which_runs_have_a_machine_are_their_home(tmp_path: Path) -> None:
-    """They say where the other runs are likely to be, even if no bucket does."""
+def test_accounts_of_runs_machines_and_buckets_are_their_home(tmp_path: Path) -> None:
+    """They say where the other runs are likely to be. A pool does not: it may be wrong."""
     warehouse = ParquetWarehouse(tmp_path)
     paid = [
         {"billing_period": DAY, "allocated_to": "run", "sub_account_id": account, "match_method": method}
         for account, method in (("1111", "resource_id"), ("2222", "pool_time"))
     ]
+    stores = {"acme-ml": "3333", "acmeml": "4444", "others": "5555"}
+    lines = [line(0, **{**BOX, "on": "free", "cost": 1})]
+    lines += [
+        line(n, **{"on": None, "cost": 1, "storage_key": key, "sub_account_id": account})
+        for n, (key, account) in enumerate(stores.items(), 1)
+    ]
+    uris = ("s3://acme-ml/1/a/artifacts", "abfss://runs@AcmeML.dfs.core.windows.net/1/b/artifacts")
+    made = [make_run(id=f"r{n}", at="00:00..01:00", on=[], artifact_uri=uri)[0] for n, uri in enumerate(uris)]
     with warehouse.step("inputs", "inputs") as step:
-        put_world(step, {"billing_lines": [line(0, **{**BOX, "on": "free", "cost": 1})], "cost_allocations": paid})
+        put_world(step, {"billing_lines": lines, "runs": made, "cost_allocations": paid})
         assert step.publish()
     with warehouse.reader() as reader:
         found = read_evidence(reader, DAY, "USD")
-    assert found is not None and found.home_accounts == {"1111"}
+    assert found is not None and found.home_accounts == {"1111", "3333", "4444"}

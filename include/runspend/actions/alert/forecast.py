@@ -73,8 +73,8 @@ def forecast_total(
     all of the period is billed. `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that is run
     cost: estimates cover only that part.
     """
-    # never rounded up to a threshold
-    start, end, billed, spent = max(period[0], covered), period[1], spent, spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)
+    start, end = max(period[0], covered), period[1]
+    begin = spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)  # never rounded up to a threshold
     first = min((day for day, cost in days.items() if cost and covered - HISTORY <= day < covered), default=covered)
     values = [float(days.get(first + timedelta(days=n), 0)) for n in range((covered - first).days)]
     left = (end - start).days
@@ -87,15 +87,15 @@ def forecast_total(
     for number, cost in enumerate(model):
         day = start + timedelta(days=number)
         sum_left += _of_day(cost + shift * abs(cost) + again[number], seen.get(day, Seen()), run_share)
-        path.append((day, spent + _cents(sum_left)))
+        path.append((day, begin + _cents(sum_left)))
     least = _known(seen) if min(values) >= 0 else -math.inf  # with credits, the total may be lower than the known cost
     size = sum(map(abs, model))
-    low, high, likely = (spent + _cents(max(least, sum_left + (error - shift) * size)) for error in errors)
+    low, high, likely = (begin + _cents(max(least, sum_left + (error - shift) * size)) for error in errors)
     total = path[-1][1]
-    # The known cost as people read it. No figure of the forecast is below it.
-    known = round_money(EXACT.add(billed, Decimal(least))) if math.isfinite(least) else min(low, total)
-    total = max(total, known)
-    return Forecast(total, min(max(low, known), total), max(high, total), min(likely, total), tuple(path))
+    if math.isfinite(least):  # the total and its interval begin at the known cost as people read it, rounded half up
+        known = round_money(EXACT.add(spent, Decimal(least)))
+        total, low = max(total, known), max(low, known)
+    return Forecast(total, min(low, total), max(high, total), min(likely, total), tuple(path))
 
 
 def _of_day(model: float, seen: Seen, run_share: float) -> float:

@@ -56,7 +56,7 @@ BEYOND = "outside the years 1 to 9999"
 # Dimensions that people give to runs. Tables for people show a missing value as "untagged".
 UNTAGGED = "untagged"
 
-# Dimensions that cost without a run has only where the bill itself gives it: DIMENSION_NAMES. It never has the others.
+# Cost without a run never has these, except DIMENSION_NAMES where the bill names them.
 OF_RUNS = (*DIMENSION_NAMES, "experiment_name", "user_name", "tracking_server")
 
 

@@ -209,7 +209,12 @@ where billing_period >= @first and charge_category = 'Usage' and charge_period_e
 # Accounts in which runs have machines or jobs, or to whose buckets they write: most likely the accounts of the other runs' machines.
 HOME_ACCOUNTS = """
 with buckets as (
-  select distinct regexp_extract(artifact_uri, r'^[a-z0-9]+://([^/]+)') as bucket
+  -- On Azure the account, as in storage_key; elsewhere the bucket.
+  select distinct
+    case
+      when regexp_contains(artifact_uri, r'^(abfss?|wasbs?)://') then lower(regexp_extract(artifact_uri, r'@([^./]+)'))
+      else regexp_extract(artifact_uri, r'^[a-z0-9]+://([^/]+)')
+    end as bucket
   from runs
   where artifact_uri is not null
 )
