@@ -20,7 +20,7 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.bigquery.exchange import in_one_currency
 from runspend.warehouse.bigquery.tables import Places
 from runspend.warehouse.currency_views import DATED, SUMMED
-from runspend.warehouse.dialect import parameter_names
+from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import World, line, make_run, run_on_duckdb, summarize_on_duckdb
 from tests.reference import GoogleSQL, exact_rows
@@ -96,7 +96,7 @@ def ask_as_bigquery(reference: GoogleSQL, reader: Reader, sql: str) -> list[tupl
     """The rows of what BigQuery would be asked."""
     text, given = in_one_currency(sql, PLACES, "USD", RATES)
     tables = {PLACES.table(table): reader.query(f"select * from {name}") for name, table in TABLES.items() if PLACES.table(table) in text}
-    tables |= {"runs": reader.query("select * from runs")}
+    tables |= {name: reader.query(f"select * from {name}") for name in table_names(sql) - {*DATED, *SUMMED} if name in TABLES}
     parameters = {name: (value, RATE) if isinstance(value, list) else value for name, value in {**given, **MONTH}.items()}
     return reference.query(text, tables, {name: value for name, value in parameters.items() if name in parameter_names(text)}).rows
 
