@@ -218,3 +218,13 @@ def bigquery_target(request: pytest.FixtureRequest) -> Iterator[Target]:
 
     with target_of_tests(request) as target:
         yield target
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The MLflow store of all tiny worlds. Read-only: each world has a copy of its database."""
+    from tests.tiny_world import make_store
+
+    folder = tmp_path_factory.mktemp("store")
+    make_store(folder)
+    return folder

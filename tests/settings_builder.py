@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from runspend.config.settings import Budget, Settings, load_settings
+from runspend.core.errors import ConfigError
 
 MAIL = {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]}
 
@@ -24,6 +26,13 @@ def read_settings(folder: Path, given: str | Mapping[str, Any], env: Mapping[str
     path = folder / "runspend.yaml"
     path.write_text(text, encoding="utf-8")
     return load_settings(path, env or {})
+
+
+def refused(folder: Path, given: str | Mapping[str, Any], env: Mapping[str, str] | None = None) -> str:
+    """What reading these settings is refused with."""
+    with pytest.raises(ConfigError) as caught:
+        read_settings(folder, given, env)
+    return str(caught.value)
 
 
 def make_archive_settings(home: Path, source: Mapping[str, Any], archive: Mapping[str, Any], **limits: Any) -> Settings:

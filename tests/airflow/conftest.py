@@ -13,7 +13,7 @@ import pytest
 
 from runspend.airflow import lent_files
 from tests.dag_ids import DAG_IDS
-from tests.tiny_world import make_store, make_tiny_world
+from tests.tiny_world import make_tiny_world
 
 DAGS = Path(__file__).resolve().parents[2] / "include" / "runspend" / "airflow" / "dags"
 
@@ -38,14 +38,6 @@ def dag_bag() -> Any:
             task.retries = 0
     yield bag
     sys.path.remove(str(DAGS))
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The MLflow store of all tiny worlds."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture

@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from runspend import pipeline
 from runspend.config.retention import KINDS, RetentionKeep, RetentionPolicy, narrows
 from runspend.config.settings import show_settings
-from runspend.core.errors import ConfigError
 from runspend.interfaces import cli
-from tests.settings_builder import read_settings
+from tests.settings_builder import read_settings, refused
 
 STORES = "stores:\n  - {uri: s3://warm}\n  - {uri: s3://cold, measure: none}\n"
 POLICY = "retention:\n  - name: a\n    select: {unused_for: 90d}\n    action: archive\n    to: s3://cold\n"
-
-
-def refused(folder: Path, text: str, env: dict[str, str] | None = None) -> str:
-    with pytest.raises(ConfigError) as caught:
-        read_settings(folder, text, env)
-    return str(caught.value)
 
 
 def test_what_is_left_out_is_safe(tmp_path: Path) -> None:

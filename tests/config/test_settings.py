@@ -30,7 +30,7 @@ from runspend.config.settings import (
 )
 from runspend.config.types import format_duration
 from runspend.core.errors import ConfigError
-from tests.settings_builder import read_settings
+from tests.settings_builder import read_settings, refused
 
 EXAMPLES = Path(__file__).parent / "examples"
 ENV = {
@@ -41,12 +41,6 @@ ENV = {
     "SMTP_PASSWORD": "canary-smtp-password",
 }
 SERVER = "tracking:\n  - name: prod\n    uri: http://mlflow:5000\n"
-
-
-def refused(folder: Path, text: str, env: dict[str, str] | None = None) -> str:
-    with pytest.raises(ConfigError) as caught:
-        read_settings(folder, text, env)
-    return str(caught.value)
 
 
 # --- what is read ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 
 from tests.command import run_here, run_process
 from tests.kept import made_once
-from tests.tiny_world import make_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -39,14 +38,6 @@ def made_night(made_world: Path) -> Path:
         run_process("nightly", "--config", str(config), *NOW)
 
     return made_once("night", make) / "runspend.yaml"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The MLflow store of tiny worlds, one for the tests of a file."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,12 @@ from runspend.warehouse.parquet import verification
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, copy_of, digests
-from tests.faults.test_damage import made, mails, root_of
+from tests.faults.test_damage import config, made, mails, root_of
 
-__all__ = ["made"]  # a fixture
+__all__ = ["config", "made"]  # fixtures
 
 DAILY = Unit("cost_daily", "2026-11", "all")
 SUM = "select sum(effective_cost) as cost from cost_daily"
-
-
-@pytest.fixture
-def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    path = copy_of(made / "world", tmp_path / "world")
-    monkeypatch.chdir(path.parent)
-    run_here("verify", "--full", "--config", str(path))
-    return path
 
 
 def test_tables_whose_state_files_are_all_gone_are_damaged_not_empty(config: Path) -> None:

@@ -20,7 +20,7 @@ from runspend.core.errors import CheckFailed, PartialFailure, RunspendError, War
 from runspend.core.step_result import Outcome
 from runspend.pipeline.monitoring import note_step, ring_heartbeat, send_test_mail
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, budget, cost, source, warehouse
+from tests.actions.alert.alert_world import NOW, budget, cost, source, text_of, warehouse
 from tests.servers.smtp import smtp_server
 from tests.settings_builder import make_settings, smtp_mail
 
@@ -81,12 +81,6 @@ def inbox(home: Path) -> list[EmailMessage]:
         assert isinstance(message, EmailMessage)
         found.append(message)
     return found
-
-
-def text_of(message: EmailMessage) -> str:
-    body = message.get_body(("plain",))
-    assert body is not None
-    return str(body.get_content())
 
 
 def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 MODIFIED = "Wed, 04 Nov 2026 03:00:00 GMT"
 
 
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that fails is not asked for again. A file that imports this has it in each of its tests."""
+    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
+    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
+
+
 @dataclass
 class Request:
     """What was asked. `answer` sends status, headers and body; a body shorter than `length` breaks off."""

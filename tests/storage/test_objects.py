@@ -23,17 +23,12 @@ from runspend.storage.objects import ObjectStore, StoredObject
 from tests.servers.azure import AzureServer
 from tests.servers.gcs import GcsServer
 from tests.servers.gcs_conditions import serve_conditions
-from tests.servers.odd_store import OddStore, Request, certificate, serve_identity, serve_odd_store
+from tests.servers.odd_store import OddStore, Request, certificate, no_waiting, serve_identity, serve_odd_store
 from tests.servers.s3 import S3Server
 
+__all__ = ["no_waiting"]  # a fixture for every test here
+
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
-    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
 
 @dataclass

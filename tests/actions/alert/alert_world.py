@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
 from decimal import Decimal
+from email.message import EmailMessage
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,17 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 UTC = timezone.utc
+
+
+class Killed(BaseException):
+    """Represents SIGKILL: nothing in the library catches it."""
+
+
+def count_down(left: list[int], operation: str) -> None:
+    """A kill at the moment whose number is in `left`."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise Killed(operation)
 
 
 class MemoryRecords:
@@ -148,3 +160,10 @@ def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Rea
         step.publish()
     with house.reader() as reader:
         yield reader
+
+
+def text_of(message: EmailMessage) -> str:
+    """What a mail says to those who read plain text."""
+    body = message.get_body(("plain",))
+    assert body is not None
+    return str(body.get_content())

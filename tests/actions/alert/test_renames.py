@@ -13,9 +13,9 @@ import pytest
 from runspend.actions import alert
 from runspend.actions.alert.renames import note_rename
 from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, source, warehouse
+from tests.actions.alert.alert_world import NOW, Killed, MemoryRecords, budget, cost, count_down, source, warehouse
 from tests.actions.alert.test_kinds import TAGS, tagged
-from tests.actions.alert.test_run import OVER, Killed, step, subjects
+from tests.actions.alert.test_run import OVER, step, subjects
 from tests.settings_builder import make_settings
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]
@@ -90,13 +90,6 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
                 assert changed == {"budget", "budget_version", "alert_id"} and row["budget"] == renamed
             assert [q.by for q in read_quiet(records, now).values()] == ["ana"] and set(read_quiet(records, now)) == {renamed}
     assert moment > 10
-
-
-def count_down(left: list[int], operation: str) -> None:
-    """A kill at the moment whose number is in `left`."""
-    left[0] -= 1
-    if left[0] < 0:
-        raise Killed(operation)
 
 
 @pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)

@@ -29,14 +29,23 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, warehouse
+from tests.actions.alert.alert_world import (
+    NOW,
+    UTC,
+    Killed,
+    MemoryRecords,
+    budget,
+    cost,
+    count_down,
+    in_memory,
+    run,
+    source,
+    text_of,
+    warehouse,
+)
 from tests.settings_builder import make_settings
 
 OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]
-
-
-class Killed(BaseException):
-    """Represents SIGKILL: nothing in the library catches it."""
 
 
 def mails(home: Path) -> dict[str, EmailMessage]:
@@ -50,12 +59,6 @@ def mails(home: Path) -> dict[str, EmailMessage]:
 
 def subjects(home: Path) -> list[str]:
     return [m["Subject"] for m in mails(home).values()]
-
-
-def text_of(message: EmailMessage) -> str:
-    body = message.get_body(("plain",))
-    assert body is not None
-    return str(body.get_content())
 
 
 def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: Any) -> alert.AlertResult:
@@ -437,14 +440,8 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
     reader = in_memory(cost_daily=OVER, sources=[source()])
     for moment in range(moments):
         home = tmp_path / f"home{moment}"
-        records, left = MemoryRecords(), [moment]
-
-        def tick(operation: str, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise Killed(operation)
-
-        records.before, records.after = tick, tick  # type: ignore[method-assign]  # the seam this class is for
+        records = MemoryRecords()
+        records.before = records.after = partial(count_down, [moment])  # type: ignore[method-assign]  # the seam this class is for
         given = make_settings(home, budget(), budget("small", "100"))
         with pytest.raises(Killed):
             alert.run(partial(nullcontext, reader), given, records, NOW)

@@ -17,15 +17,11 @@ import pytest
 
 from runspend.actions import alert
 from runspend.warehouse.base import Reader
-from tests.actions.alert.alert_world import MemoryRecords, budget, cost, in_memory, source
+from tests.actions.alert.alert_world import Killed, MemoryRecords, budget, cost, count_down, in_memory, source
 from tests.settings_builder import make_settings
 
 UTC = timezone.utc
 BEGIN = date(2026, 1, 1)
-
-
-class Killed(BaseException):
-    """Represents SIGKILL: nothing in the library catches it."""
 
 
 @dataclass
@@ -136,14 +132,7 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
             reader = reading(now, bills)
             first = first or now
             if draw.random() < crashes:
-                left = [draw.randrange(0, 8)]
-
-                def tick(operation: str, left: list[int] = left) -> None:
-                    left[0] -= 1
-                    if left[0] < 0:
-                        raise Killed(operation)
-
-                records.before = records.after = tick  # type: ignore[method-assign]  # the seam this class is for
+                records.before = records.after = partial(count_down, [draw.randrange(0, 8)])  # type: ignore[method-assign]  # the seam this class is for
                 try:
                     alert.run(partial(nullcontext, reader), given, records, now)
                 except Killed:

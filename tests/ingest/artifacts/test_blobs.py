@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import socketserver
 import sys
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,17 +25,13 @@ from runspend.ingest.artifacts import Measurement, measure_store, probe_store
 from tests.ingest.artifacts.owners import run_owners
 from tests.servers.azure import AzureServer
 from tests.servers.gcs import GcsServer
-from tests.servers.odd_store import OddStore, Request, serve_odd_store
+from tests.servers.odd_store import OddStore, Request, no_waiting, serve_odd_store
+from tests.servers.recording import recording_server
+
+__all__ = ["no_waiting"]  # a fixture for every test here
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 RUN = "0123456789abcdef0123456789abcde"
-
-
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that fails is not asked for again."""
-    monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
-    monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
 
 @dataclass
@@ -156,26 +149,6 @@ def test_an_invalid_key_file_is_refused_before_any_request(tmp_path: Path, crede
     assert "Set stores[].credentials to one" in str(found.error)
 
 
-@contextmanager
-def recording_sink() -> Iterator[tuple[str, list[bytes]]]:
-    """A host that answers nobody and remembers who came."""
-    seen: list[bytes] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            seen.append(self.request.recv(200))
-
-    server = socketserver.ThreadingTCPServer(("127.0.0.2", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"127.0.0.2:{server.server_address[1]}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def odd(store: OddStore, **settings: Any) -> ArtifactStore:
     return ArtifactStore(uri="abfss://c@acme.dfs.core.windows.net/m", endpoint=store.endpoint, credentials="anonymous", **settings)
 
@@ -188,7 +161,7 @@ def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int
         request.answer(status, b"", Location=f"http://{sink}/c?comp=list")
         return True
 
-    with recording_sink() as (sink, seen), serve_odd_store() as store:
+    with recording_server("127.0.0.2") as (sink, seen), serve_odd_store() as store:
         store.oddity = elsewhere
         found = measure(odd(store), run_owners(), tmp_path)
         assert found.error is not None

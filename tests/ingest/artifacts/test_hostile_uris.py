@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import socketserver
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from runspend.core.step_result import ReadJob
 from runspend.ingest.artifacts import allowed, measure_store, resolve_artifact_uri
 from runspend.storage.uris import folder_within, parse_root
 from tests.servers.odd_store import serve_odd_store
+from tests.servers.recording import recording_server
 
 ACCOUNT = "acmeml.dfs.core.windows.net"
 STORES = {
@@ -158,26 +155,6 @@ def test_every_allowed_uri_is_under_a_root(tail: str, root: str) -> None:
         assert all(part not in ("", ".", "..") and not set(part) & set("\\?#\x00") for part in folder.split("/")) or folder == ""
 
 
-@contextmanager
-def recording_proxy() -> Iterator[tuple[str, list[bytes]]]:
-    """Where every connection to another machine would go, by the environment's word; it remembers who came."""
-    seen: list[bytes] = []
-
-    class Handler(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            seen.append(self.request.recv(300))
-
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def hostile_owners() -> pa.Table:
     rows: list[dict[str, Any]] = [
         {"owner_kind": "run", "owner_id": f"{n:032x}", "tracking_server": "prod", "workspace": "default", "experiment_id": "1", "uri": uri}
@@ -192,9 +169,9 @@ def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytes
     """Runs claim all of it while a store is measured: the store is spoken to, nobody else, and none of them owns a byte."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
-    with recording_proxy() as (proxy, seen), serve_odd_store() as server:
+    with recording_server() as (proxy, seen), serve_odd_store() as server:
         for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
-            monkeypatch.setenv(name, proxy)
+            monkeypatch.setenv(name, f"http://{proxy}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
@@ -221,8 +198,8 @@ def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytes
 
 def test_the_recording_proxy_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A store elsewhere is spoken to through it: the test above could fail."""
-    with recording_proxy() as (proxy, seen):
-        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with recording_server() as (proxy, seen):
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         store = ArtifactStore(uri=STORES["abfss"].uri, credentials="anonymous")
         monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)

@@ -42,7 +42,7 @@ from tests import former_schema as former
 from tests.command import run_here, run_process
 from tests.faults.world import PERIOD, TOGETHER, rows_of, with_new_column
 from tests.servers.s3 import S3Server
-from tests.tiny_world import make_store, make_tiny_world
+from tests.tiny_world import make_tiny_world
 
 LINES = TABLES["billing_lines"]
 UNIT = Unit("billing_lines", PERIOD, "aws")
@@ -702,14 +702,6 @@ def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_serve
         assert bucket not in str(refused.value)
     client.put_object(Bucket=bucket, Key=head, Body=body)
     assert builds_seen(opened()) == builds_seen(warehouse) != set()
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One MLflow store for the night."""
-    folder = tmp_path_factory.mktemp("store")
-    make_store(folder)
-    return folder
 
 
 def test_a_pipeline_run_in_a_bucket_equals_one_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
