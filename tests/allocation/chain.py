@@ -292,6 +292,13 @@ def summarize_on_duckdb(
     return found | {"run_costs": warehouse.read(Unit("run_costs", f"{month:%Y-%m}", "all"))}
 
 
+def build_on_duckdb(world: World, root: Path, settings: Settings = SETTINGS) -> ParquetWarehouse:
+    """All cost tables of October, as the product builds them."""
+    run_on_duckdb(world, root, settings=settings)
+    summarize_on_duckdb(world, root, settings=settings)
+    return ParquetWarehouse(root)
+
+
 def run_on_reference(
     reference: GoogleSQL,
     models: Sequence[Model],

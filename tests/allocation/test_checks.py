@@ -15,7 +15,16 @@ from runspend.core.errors import CheckFailed
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.sql_files import read_sql, sql_files
-from tests.allocation.chain import DAY, PACKAGE, World, arrow, line, make_run, query_reference, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import (
+    DAY,
+    PACKAGE,
+    World,
+    arrow,
+    build_on_duckdb,
+    line,
+    make_run,
+    query_reference,
+)
 from tests.reference import GoogleSQL, exact_rows
 
 Rows = list[dict[str, Any]]
@@ -167,10 +176,7 @@ def reference() -> GoogleSQL:
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
     """The tables as they should be."""
-    root = tmp_path_factory.mktemp("warehouse")
-    run_on_duckdb(world(), root)
-    summarize_on_duckdb(world(), root)
-    return ParquetWarehouse(root)
+    return build_on_duckdb(world(), tmp_path_factory.mktemp("warehouse"))
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from runspend.config.settings import Settings
+from runspend.warehouse.factory import open_warehouse
 from tests.command import run_here, run_process
 from tests.kept import made_once
 
@@ -53,6 +55,12 @@ def browser() -> Iterator[Browser]:
 def world(made_world: Path, tmp_path: Path) -> Path:
     """A home of its own over the demo's stores and bills; returns its configuration."""
     return copy_world(made_world, tmp_path)
+
+
+def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
+    """Rows of a query."""
+    with open_warehouse(settings).reader() as reader:
+        return list(reader.query(sql).to_pylist())
 
 
 def copy_world(made_world: Path, home: Path) -> Path:

@@ -20,6 +20,7 @@ from runspend.core.step_result import Outcome
 from runspend.warehouse.base import Unit
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.e2e.conftest import ask
 from tests.faults.damaged_world import Flip
 from tests.kept_world import KeptWorld
 from tests.tiny_world import NOW
@@ -68,13 +69,6 @@ def night(settings: Settings, now: datetime, **given: Any) -> Outcome:
 def digests(settings: Settings) -> dict[Unit, str]:
     """Content digests of the cost tables."""
     return {unit: state.digest for unit, state in open_warehouse(settings).states(*COST_TABLES).items()}
-
-
-def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query."""
-    with open_warehouse(settings).reader() as reader:
-        rows: list[dict[str, Any]] = reader.query(sql).to_pylist()
-    return rows
 
 
 def state(settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.allocation.chain import World, line, make_run, moment, query_reference, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import World, build_on_duckdb, line, make_run, moment, query_reference
 from tests.reference import GoogleSQL, exact_rows
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -104,10 +104,7 @@ EXPECTED: dict[str, list[tuple[Any, ...]]] = {
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
-    root = tmp_path_factory.mktemp("warehouse")
-    run_on_duckdb(world(), root)
-    summarize_on_duckdb(world(), root)
-    return ParquetWarehouse(root)
+    return build_on_duckdb(world(), tmp_path_factory.mktemp("warehouse"))
 
 
 @pytest.fixture(scope="module")

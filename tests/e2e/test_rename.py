@@ -7,7 +7,6 @@ import shutil
 import signal
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -21,6 +20,7 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.command import run_here
+from tests.e2e.conftest import ask
 from tests.faults.torture import torn_files
 from tests.forked import run_forked
 from tests.kept_world import KeptWorld
@@ -98,13 +98,6 @@ def mentions(settings: Settings, text: str) -> set[str]:
             if columns and reader.query(f"select 1 as found from {table.name} where {test} limit 1", {"text": text}).num_rows:
                 found.add(table.name)
     return found
-
-
-def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query."""
-    with open_warehouse(settings).reader() as reader:
-        rows: list[dict[str, Any]] = reader.query(sql).to_pylist()
-    return rows
 
 
 def rename_both(config: Path, now: datetime) -> Settings:

@@ -22,7 +22,7 @@ from runspend.warehouse.bigquery.tables import Places
 from runspend.warehouse.currency_views import DATED, SUMMED
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.allocation.chain import World, line, make_run, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import World, build_on_duckdb, line, make_run
 from tests.reference import GoogleSQL, exact_rows
 
 PLACES = Places("acme", "runspend")
@@ -81,10 +81,7 @@ def world() -> World:
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
-    root = tmp_path_factory.mktemp("exchange")
-    run_on_duckdb(world(), root)
-    summarize_on_duckdb(world(), root)
-    return ParquetWarehouse(root)
+    return build_on_duckdb(world(), tmp_path_factory.mktemp("exchange"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,6 @@ from runspend.core.errors import LeaseLost, NotDone
 from runspend.pipeline.archive_moving import read_known
 from runspend.warehouse.records import Records
 from tests.archive_world import ARCHIVE, PREFIX, SOURCE, START, Killed, World, make_item
-
-
-@pytest.fixture
-def world() -> Iterator[World]:
-    made = World()
-    yield made
-    made.close()
 
 
 def bring_back(world: World, **options: Any) -> Restored:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
@@ -27,12 +26,10 @@ FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "n
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+def world(world: World) -> World:
     for name, body in FILES.items():
         world.put(name, body)
-    yield world
-    world.close()
+    return world
 
 
 def states(world: World, *items: Item, **options: Any) -> list[tuple[str, str | None]]:

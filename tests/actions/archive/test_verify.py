@@ -19,13 +19,11 @@ FILES = {f"file {number}": b"%d" % number * 100 for number in range(500)}
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
+def world(world: World) -> World:
     for name, body in FILES.items():
         world.put(name, body)
     assert world.apply()[0].state == "archived"
-    yield world
-    world.close()
+    return world
 
 
 def look(world: World, **options: object) -> Verification:

@@ -9,7 +9,7 @@ from typing import Any
 
 from runspend.config.settings import Settings
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.allocation.chain import World, arrow, line, make_run, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import World, arrow, build_on_duckdb, line, make_run
 from tests.kept import copy_made_once
 
 NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
@@ -122,9 +122,7 @@ def called_by(number: int, team: str, cost: str) -> dict[str, Any]:
 def _make(root: Path, *more: dict[str, Any]) -> None:
     world = explain_world()
     world["billing_lines"] += more
-    run_on_duckdb(world, root)
-    summarize_on_duckdb(world, root)
-    warehouse = ParquetWarehouse(root)
+    warehouse = build_on_duckdb(world, root)
     covered = dt.datetime(2026, 10, 4, tzinfo=dt.timezone.utc)
     loads = warehouse.states("billing_loads")
     with warehouse.step("load", "state") as step:

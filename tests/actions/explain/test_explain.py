@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -28,19 +27,6 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.explain import explain_world as w
 from tests.allocation.chain import arrow, total
-
-
-@pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
-    """The world, allocated once."""
-    return w.make_explained(tmp_path_factory.mktemp("explain") / "warehouse")
-
-
-@pytest.fixture(scope="module")
-def reader(warehouse: ParquetWarehouse) -> Iterator[Reader]:
-    """One view for all tests."""
-    with warehouse.reader() as reader:
-        yield reader
 
 
 def explained(reader: Reader, text: str, period: str | None = None) -> RunExplanation:

@@ -29,14 +29,6 @@ CHOSEN_BY_PEOPLE = {
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the world's warehouse and nothing else."""
-    home = tmp_path_factory.mktemp("home")
-    w.make_explained(home / "warehouse")
-    return home
-
-
-@pytest.fixture(scope="module")
 def settings(home: Path) -> Settings:
     """Settings over it."""
     return Settings.model_validate(
@@ -46,15 +38,6 @@ def settings(home: Path) -> Settings:
             "warehouse": {"uri": str(home / "warehouse")},
         }
     )
-
-
-@pytest.fixture(scope="module")
-def reader(home: Path) -> Iterator[Reader]:
-    """One view for all tests."""
-    from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-
-    with ParquetWarehouse(home / "warehouse").reader() as reader:
-        yield reader
 
 
 def shape(page: str) -> list[tuple[str, tuple[str, ...]]]:

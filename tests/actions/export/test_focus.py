@@ -39,7 +39,7 @@ from runspend.warehouse.dialect import table_names
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.lint import lint
 from tests.allocation.chain import World as SmallWorld
-from tests.allocation.chain import arrow, line, make_run, run_on_duckdb, summarize_on_duckdb, total
+from tests.allocation.chain import arrow, build_on_duckdb, line, make_run, total
 from tests.allocation.pooled_chain import artifact, trace
 from tests.reference import GoogleSQL, exact_rows
 
@@ -387,9 +387,7 @@ def pooled_world() -> SmallWorld:
 def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
     """Lines priced together are one origin charge with what they agree on; what is out of scope is sums; spread shared costs come to nothing."""
     settings = Settings.model_validate({"sharing": {"shared": "proportional", "idle": "even"}})
-    run_on_duckdb(pooled_world(), tmp_path / "warehouse", settings=settings)
-    summarize_on_duckdb(pooled_world(), tmp_path / "warehouse", settings=settings)
-    with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
+    with build_on_duckdb(pooled_world(), tmp_path / "warehouse", settings).reader() as reader:
         done = export_focus(reader, "2026-10", tmp_path / "all.csv")
         inside = export_focus(reader, "2026-10", tmp_path / "platform.csv", scope="platform")
     rows = rows_of(tmp_path / "all.csv")
@@ -432,9 +430,7 @@ def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> 
         "billing_lines": [line(0, cost="10.00", instance_type="big", hours=1, **usage)],
         "billing_loads": [], "runs": [run for run, _ in stated], "run_resources": [row for _, rows in stated for row in rows],
     }  # fmt: skip
-    run_on_duckdb(world, tmp_path / "warehouse")
-    summarize_on_duckdb(world, tmp_path / "warehouse")
-    with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
+    with build_on_duckdb(world, tmp_path / "warehouse").reader() as reader:
         export_focus(reader, "2026-10", tmp_path / "all.csv")
     rows = {r["x_RunId"] or r["x_AllocatedTo"]: r for r in rows_of(tmp_path / "all.csv")}
     assert {name: round(float(r["ConsumedQuantity"]), 9) for name, r in rows.items()} == {"a": 1.0, "b": 0.5, "idle": 1.5}
@@ -502,9 +498,7 @@ def ladder_world() -> SmallWorld:
 def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
     """The warehouse of that month; idle and shared are spread."""
     root, settings = tmp_path_factory.mktemp("ladder"), Settings.model_validate({"sharing": {"shared": "even", "idle": "proportional"}})
-    run_on_duckdb(ladder_world(), root, settings=settings)
-    summarize_on_duckdb(ladder_world(), root, settings=settings)
-    with open_warehouse(str(root)).reader() as reader:
+    with build_on_duckdb(ladder_world(), root, settings).reader() as reader:
         yield reader
 
 

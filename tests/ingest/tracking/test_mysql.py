@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from runspend.config.settings import DimensionSettings, TrackingServer
+from runspend.config.settings import TrackingServer
 from runspend.core.errors import ConfigError, SourceUnreachable
-from runspend.ingest.tracking import Extract, probe_server
+from runspend.ingest.tracking import probe_server
 from runspend.ingest.tracking.connections import Mysql, mysql_options
 from runspend.ingest.tracking.database import DatabaseReader
 from runspend.ingest.tracking.in_use.database import DatabaseUses
@@ -21,8 +20,8 @@ from runspend.ingest.tracking.raw import Keys, StepRange
 from runspend.ingest.tracking.revisions import REVISIONS
 from runspend.ingest.tracking.settings import MeasuredMachines
 from runspend.ingest.tracking.token_prices import price_source
-from tests.extracts import extract_server
-from tests.ingest.tracking.mlflow_servers import NOW, Served, at, mlflow_server, write_world
+from tests.ingest.tracking.mlflow_servers import Served, at, mlflow_server, write_world
+from tests.ingest.tracking.test_extract import extract
 from tests.ingest.tracking.test_links import WANTED, write_registry
 from tests.servers.mariadb import PASSWORD, mariadb_server
 from tests.servers.mlflow_process import log_unpriced_traces
@@ -77,13 +76,6 @@ def write_lookalikes(uri: str, ids: dict[str, str]) -> None:
     client.log_batch(run_id, metrics=[Metric("COST_USD", 1.0, at("2026-11-10", "15:00"), 1_000_000_001)])
     client.set_terminated(run_id, end_time=at("2026-11-10", "23:00"))
     ids["lookalike"] = run_id
-
-
-def extract(server: TrackingServer, workdir: Path, **options: Any) -> tuple[Extract, dict[tuple[str, str], pa.Table]]:
-    workdir.mkdir(parents=True)
-    given = {"now": NOW, "previous": lambda table, period: None, "load_id": "load"} | options
-    result = extract_server(server, DimensionSettings(), workdir=workdir, **given)
-    return result, {unit: pq.read_table(path) for unit, path in result.tables.items()}
 
 
 def test_api_and_database_give_equal_tables(mariadb: Served, tmp_path: Path) -> None:

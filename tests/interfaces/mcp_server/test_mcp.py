@@ -27,9 +27,8 @@ import runspend
 from runspend.config.settings import Settings, load_settings
 from runspend.interfaces.mcp_server import server, tools
 from runspend.interfaces.mcp_server.server import make_server
-from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.explain import explain_world as w
-from tests.allocation.chain import arrow, run_on_duckdb, summarize_on_duckdb
+from tests.allocation.chain import arrow, build_on_duckdb
 from tests.command import run_here
 from tests.hostile_names import PAYLOADS, TERMINAL
 
@@ -61,10 +60,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {**run, "run_name": renamed.get(run["run_id"], run.get("run_name")), "experiment_name": f"/Users/{PERSON}/llm", "run_status": "FAILED" if run["run_id"] == w.STOPPED else run["run_status"]}
         for run in world["runs"]
     ]  # fmt: skip
-    run_on_duckdb(world, folder / "warehouse")
-    summarize_on_duckdb(world, folder / "warehouse")
     source = {"source": "aws", "kind": "bill", "state": "ok", "covered_until": w.NOW, "late_after_seconds": 172800.0}
-    with ParquetWarehouse(folder / "warehouse").step("load", "state") as step:
+    with build_on_duckdb(world, folder / "warehouse").step("load", "state") as step:
         step.put("sources", "all", "aws", arrow("sources", [source]))
         assert step.publish()
     file = folder / "runspend.yaml"
