@@ -17,7 +17,7 @@ PINS := pyproject.toml requirements/lock.txt
 PYTEST := TESTS_END_WITH=$$PPID exec $(BIN)/pytest
 ARGS ?=
 COUNT ?= 1
-ON_BIGQUERY := tests/warehouse/bigquery/test_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
+ON_BIGQUERY := tests/warehouse/test_engine_contract.py tests/warehouse/bigquery/test_warehouse.py tests/faults/test_bigquery_swap.py tests/e2e/test_bigquery_night.py
 
 # No tool reports its use. Byte code is kept: without it Airflow takes twice as long to import.
 export MLFLOW_DISABLE_TELEMETRY := true

@@ -101,7 +101,7 @@ def pytest_configure(config: pytest.Config) -> None:
 # Files that share a server which starts slowly: one worker runs them, one after the other.
 TOGETHER = {
     "airflow": ("airflow/test_dag_files", "airflow/test_dag_runs", "airflow/test_plugin", "airflow/test_settings", "airflow/test_wake_ups"),
-    "bigquery": ("warehouse/bigquery/test_emulator", "warehouse/bigquery/test_models", "warehouse/bigquery/test_warehouse", "ingest/billing/remote/test_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
+    "bigquery": ("warehouse/test_engine_contract", "warehouse/bigquery/test_emulator", "warehouse/bigquery/test_models", "warehouse/bigquery/test_warehouse", "ingest/billing/remote/test_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
     "mlflow": ("ingest/tracking/test_links", "ingest/tracking/test_in_use", "ingest/tracking/test_mlflow_writer", "ingest/tracking/test_extract"),
     "s3": ("actions/archive/test_s3", "ingest/artifacts/test_listing", "ingest/artifacts/test_s3", "ingest/billing/formats/test_focus_s3", "warehouse/parquet/test_bucket"),
 }  # fmt: skip

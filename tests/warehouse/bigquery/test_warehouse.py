@@ -6,7 +6,6 @@ Tests share a warehouse where they can, each with a month and writers of its own
 from __future__ import annotations
 
 import datetime as dt
-import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from runspend.config.settings import WarehouseSettings
-from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError
+from runspend.core.errors import ConfigError, RunspendError, UsageError
 from runspend.schema.public_views import VIEWS
 from runspend.schema.renames import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
@@ -36,38 +35,25 @@ from tests.faults.world import rows_of
 from tests.reference import exact_rows
 from tests.servers.bigquery_target import Target, only_real
 from tests.warehouse import test_exchange_on_reference as exchange
-from tests.warehouse.parquet.test_warehouse import CHARGES
+from tests.warehouse.conftest import MONTHS
+from tests.warehouse.cost_allocations_model import COST_ALLOCATIONS, first_of
 
 LINES = TABLES["billing_lines"]
-MONTHS = (f"{year}-{month:02}" for year in itertools.count(2001) for month in range(1, 13))
 SMALLEST = Decimal("0.0000000000000000000001")
 LARGEST = "9999999999999999.9999999999999999999999"  # that a Parquet file of ours holds
 ODD = ["ä ß 東京 🙂", 'it\'s "quoted" \\ and\nbroken\ttwice', "e\u0301 is not \u00e9", "\u202egnirts", "'); drop table runs --", "", " "]
 
 
-@pytest.fixture(scope="module")
-def warehouse(bigquery_target: Target) -> BigQueryWarehouse:
+@pytest.fixture
+def warehouse(bigquery_warehouse: BigQueryWarehouse) -> BigQueryWarehouse:
     """The warehouse that tests share."""
-    return BigQueryWarehouse(bigquery_target.settings())
+    return bigquery_warehouse
 
 
 @pytest.fixture
 def fresh(bigquery_target: Target) -> BigQueryWarehouse:
     """One that nobody has opened."""
     return BigQueryWarehouse(bigquery_target.settings())
-
-
-@pytest.fixture
-def month() -> str:
-    """A month no other test has rows in."""
-    return next(MONTHS)
-
-
-@pytest.fixture
-def sql(tmp_path: Path) -> Path:
-    """A folder for models and checks of the test's own."""
-    (tmp_path / "sql").mkdir()
-    return tmp_path / "sql"
 
 
 def again(warehouse: BigQueryWarehouse, **more: Any) -> BigQueryWarehouse:
@@ -90,10 +76,6 @@ def ask(warehouse: BigQueryWarehouse, query: str, parameters: Mapping[str, Any] 
 def script(warehouse: BigQueryWarehouse, text: str) -> None:
     """What somebody else does to the tables."""
     warehouse.jobs.run(Statement(text), dataset=warehouse.places.internal, labels={"step": "other"})
-
-
-def first_of(month: str) -> dt.date:
-    return dt.date.fromisoformat(f"{month}-01")
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------
@@ -284,22 +266,6 @@ def test_reading_states_of_nothing_makes_nothing(fresh: BigQueryWarehouse) -> No
 # --- units ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-def test_rows_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: str, table: Table, tmp_path: Path) -> None:
-    """Every table and type, to the last decimal; states tell rows, build and extra facts without reading them."""
-    unit = Unit(table.name, month if table.period_column else "all", f"w-{month}")
-    rows = rows_of(table, period=unit.period, cost="1234567.0000000000000000000001", count=20)
-    state = fill(warehouse, unit, rows, extra={"last": f"{month}-28", "ä": [1, None]})
-    assert warehouse.states(table.name)[unit] == state
-    assert (state.rows, state.build_id, state.extra) == (20, "fill", {"last": f"{month}-28", "ä": [1, None]})
-    found, file = warehouse.read(unit), warehouse.fetch(unit, tmp_path)
-    assert found is not None and file is not None
-    wanted = rows.sort_by([(c, "ascending") for c in table.sort or [rows.column_names[0]]])
-    assert found.sort_by([(c, "ascending") for c in table.sort or [rows.column_names[0]]]).equals(wanted)
-    assert found.column(0).equals(found.sort_by([(c, "ascending") for c in table.sort]).column(0)) if table.sort else True
-    assert pq.read_table(file).sort_by([(c, "ascending") for c in table.sort or [rows.column_names[0]]]).equals(wanted)
-
-
 def test_odd_values_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: str) -> None:
     """Unicode, quotes, empty texts and lists, nulls wherever a column is not a key; the largest and the smallest money."""
     rows = rows_of(LINES, period=month, count=len(ODD))
@@ -327,24 +293,6 @@ def test_a_nul_in_a_text_comes_back(warehouse: BigQueryWarehouse, month: str) ->
     fill(warehouse, unit, rows)
     found = warehouse.read(unit)
     assert found is not None and found["run_name"].to_pylist() == ["a\0b"]
-
-
-def test_a_file_is_taken_and_its_schema_must_fit(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
-    """A Parquet file with exactly the table's columns and types is taken; any other is refused by what differs, and stays."""
-    good, bad, other = tmp_path / "good.parquet", tmp_path / "bad.parquet", tmp_path / "other.parquet"
-    rows = rows_of(LINES, period=month)
-    pq.write_table(rows, good)
-    pq.write_table(rows.drop_columns(["tags"]), bad)
-    pq.write_table(rows.set_column(LINES.arrow_schema().get_field_index("billed_cost"), "billed_cost", pa.array([1.5] * 50)), other)
-    with warehouse.step("fill", "b") as step:
-        step.put("billing_lines", month, "aws", good)
-        with pytest.raises(RunspendError, match=r"lacks columns \['tags'\]"):
-            step.put("billing_lines", month, "aws", bad)
-        with pytest.raises(RunspendError, match="billed_cost is double and must be decimal128"):
-            step.put("billing_lines", month, "aws", other)
-        assert step.publish()
-    assert (good.exists(), bad.exists(), other.exists()) == (False, True, True)
-    assert warehouse.states("billing_lines")[Unit("billing_lines", month, "aws")].rows == 50
 
 
 def test_writers_of_one_month_do_not_touch_each_other(warehouse: BigQueryWarehouse, month: str) -> None:
@@ -382,30 +330,6 @@ def test_writers_of_one_month_do_not_touch_each_other(warehouse: BigQueryWarehou
     assert count() == {"aws-2": 10, "other": 7}
     assert {u for u in warehouse.states("billing_lines") if u.period == month} == {units["aws-2"]}
     assert warehouse.read(units["aws"]) is None
-
-
-def test_a_row_of_another_month_is_refused(warehouse: BigQueryWarehouse, month: str) -> None:
-    """One row outside the unit's month would be lost at the next replace: nothing changes."""
-    unit = Unit("billing_lines", month, "aws")
-    before = fill(warehouse, unit, rows_of(LINES, period=month))
-    rows = pa.concat_tables([rows_of(LINES, period=month), rows_of(LINES, count=1, period=next(MONTHS))])
-    with warehouse.step("fill", "b2") as step, pytest.raises(RunspendError, match=r"1 of 51 rows.*Nothing was changed"):
-        step.put(*unit, rows)
-    assert warehouse.states("billing_lines")[unit] == before
-
-
-@pytest.mark.parametrize(
-    ("table", "period", "writer"),
-    [("billing_lines", "all", "aws"), ("billing_lines", "2026-13", "aws"), ("experiments", "2026-10", "prod"), ("nothing", "2026-10", "aws"),
-     ("billing_lines", "2026-10", "../aws"), ("billing_lines", "2026-10", "_aws"), ("billing_lines", "2026-10", ""), ("billing_lines", "2026-10", "a' or true --")],
-)  # fmt: skip
-def test_impossible_units_are_refused(warehouse: BigQueryWarehouse, table: str, period: str, writer: str) -> None:
-    """The same names as in a folder: no unit is possible in one warehouse and not in the other."""
-    with warehouse.step("fill", "b") as step:
-        with pytest.raises(ValueError, match="cannot write"):
-            step.put(table, period, writer, rows_of(LINES))
-        with pytest.raises(ValueError, match="cannot write"):
-            step.drop(table, period, writer)
 
 
 def test_the_digest_of_rows_that_were_put_is_the_folders(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
@@ -467,14 +391,6 @@ def test_leaving_without_publish_leaves_only_what_expires(warehouse: BigQueryWar
     assert len(left) == 1 and client.get_table(left[0]).expires is not None
 
 
-def test_a_step_publishes_once(warehouse: BigQueryWarehouse) -> None:
-    """A second publish is a mistake of the caller."""
-    with warehouse.step("fill", "b") as step:
-        assert step.publish()
-        with pytest.raises(RunspendError, match="twice"):
-            step.publish()
-
-
 # --- models and checks ---------------------------------------------------------------------------------------------------
 
 
@@ -499,7 +415,7 @@ def test_models_fill_units(warehouse: BigQueryWarehouse, month: str, sql: Path) 
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=20))
     (sql / "lines.sql").write_text("select * from billing_lines where billing_period = @period")
     (sql / "other_lines.sql").write_text("select * from lines where true")
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="lines"))
     unit = Unit("cost_allocations", month, "all")
     with again(warehouse, models=sql, checks=sql).step("allocate", "build-7") as step:
         step.put("billing_lines", month, "gcp", rows_of(LINES, period=month, count=5, source="gcp", cost="0.0000000000000000000001"))
@@ -522,13 +438,13 @@ def test_models_fill_units(warehouse: BigQueryWarehouse, month: str, sql: Path) 
 def test_the_digest_of_models_is_of_their_content(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
     """The same rows by another build, in shares or whole, in one model or two, have one digest; others have another."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=20))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     whole = charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))], "one")
     assert (
         charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"), shard_by="resource_key")], "two").digest == whole.digest
     )
     for name, condition in (("cost_allocations", "machine_gpus < 3"), ("more", "machine_gpus >= 3")):
-        (sql / f"{name}.sql").write_text(CHARGES.format(source="billing_lines") + f" and {condition}")
+        (sql / f"{name}.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines") + f" and {condition}")
     parts = [Model("cost_allocations", (month, "all")), Model("more", (month, "all"), fills="cost_allocations")]
     both = charges(warehouse, sql, month, parts, "three")
     assert (both.digest, both.rows) == (whole.digest, whole.rows)
@@ -550,7 +466,7 @@ def test_a_later_model_sees_what_an_earlier_one_staged(warehouse: BigQueryWareho
     fill(warehouse, unit, rows_of(TABLES["cost_allocations"], period=month, count=9))
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=6))
     fill(warehouse, Unit("billing_lines", month, "gcp"), rows_of(LINES, period=month, count=3))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     (sql / "wrong.sql").write_text("select count(*) as n from cost_allocations where billing_period = @period having count(*) <> @rows")
     with again(warehouse, models=sql, checks=sql).step("allocate", "b") as step:
         for rows in (9, 6, 12):
@@ -563,29 +479,11 @@ def test_a_later_model_sees_what_an_earlier_one_staged(warehouse: BigQueryWareho
             step.check(["wrong"], {"period": first_of(month), "rows": rows})
 
 
-def test_a_failed_check_keeps_the_tables(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """Failing rows are the error, twenty of them and the month; nothing is published."""
-    lines, unit = Unit("billing_lines", month, "aws"), Unit("cost_allocations", month, "all")
-    fill(warehouse, lines, rows_of(LINES, period=month, count=30))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
-    (sql / "no_charges.sql").write_text(
-        "select charge_id, billed_cost from cost_allocations where billing_period = @period order by charge_id"
-    )
-    before = charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))])
-    fill(warehouse, lines, rows_of(LINES, period=month, count=31))
-    with pytest.raises(CheckFailed) as failed:
-        charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))], checks=["no_charges"])
-    assert (failed.value.check, len(failed.value.rows), failed.value.period) == ("no_charges", 20, month)
-    assert failed.value.rows[0] == {"charge_id": "line_id 0", "billed_cost": Decimal(1)}
-    assert warehouse.states()[unit] == before
-    assert step_datasets(warehouse) == []
-
-
 def test_a_check_that_saw_two_builds_supersedes(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
     """Views show what others publish meanwhile: a check that fails then says nothing, and nothing is published."""
     lines, unit = Unit("billing_lines", month, "aws"), Unit("cost_allocations", month, "all")
     fill(warehouse, lines, rows_of(LINES, period=month))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     (sql / "differs.sql").write_text(
         "select sum(billed_cost) as c from billing_lines where billing_period = @period having sum(billed_cost) <> (select sum(billed_cost) from cost_allocations where billing_period = @period)"
     )
@@ -612,26 +510,6 @@ def test_a_step_over_an_older_input_is_superseded(warehouse: BigQueryWarehouse, 
             step.put(*unit, rows_of(TABLES["cost_daily"], period=month))
             assert step.publish(inputs) is is_published
         assert (unit in warehouse.states()) is is_published
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ((" billed_cost,", " "), r"lacks \['billed_cost'\]"),
-        (("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] too much"),
-        ((" billed_cost,", " cast(1.5 as float64) as billed_cost,"), r"\['billed_cost'\] are floats"),
-        (
-            ("select source, billing_period", "select source, date_add(billing_period, interval 1 month) as billing_period"),
-            "5 of 5 rows into cost_allocations.*Nothing was changed",
-        ),
-    ],
-)
-def test_a_model_must_select_the_table(warehouse: BigQueryWarehouse, month: str, sql: Path, change: tuple[str, str], said: str) -> None:
-    """A column too few or too many, a float where money belongs, a row of another month are errors that name it."""
-    fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines").replace(*change))
-    with again(warehouse, models=sql).step("allocate", "b") as step, pytest.raises(RunspendError, match=said):
-        step.run([Model("cost_allocations", (month, "all"))], {"period": first_of(month)})
 
 
 def test_a_model_may_not_have_the_name_of_a_table(warehouse: BigQueryWarehouse, sql: Path) -> None:
@@ -790,7 +668,7 @@ def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse
 
 def test_every_job_has_a_label_and_a_cost_limit(warehouse: BigQueryWarehouse, month: str, sql: Path, since: dt.datetime) -> None:
     """Labels tell product, step and month; no query may read more than the settings allow."""
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))
     charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))])
     ask(warehouse, "select 1 as a")

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.core.errors import CheckFailed, ConfigError, RunspendError, UsageError, WarehouseDamaged
+from runspend.core.errors import ConfigError, RunspendError, UsageError, WarehouseDamaged
 from runspend.schema import tables
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit
@@ -34,6 +34,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests import former_schema as former
 from tests.faults.world import PERIOD, rows_of, with_new_column
 from tests.forked import run_forked
+from tests.warehouse.cost_allocations_model import COST_ALLOCATIONS
 
 REPOSITORY = Path(__file__).parents[3]
 LINES = TABLES["billing_lines"]
@@ -43,13 +44,6 @@ MONTH = dt.date(2026, 10, 1)
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "warehouse"
-
-
-@pytest.fixture
-def sql(tmp_path: Path) -> Path:
-    """A folder for models and checks of the test's own."""
-    (tmp_path / "sql").mkdir()
-    return tmp_path / "sql"
 
 
 def fill(root: Path, rows: pa.Table, *, table: str = "billing_lines", period: str = PERIOD, writer: str = "aws") -> str:
@@ -84,56 +78,6 @@ def test_layout_and_state(root: Path) -> None:
     states = open_warehouse(str(root)).states("billing_lines")
     assert states == {Unit("billing_lines", PERIOD, "aws"): staged}
     assert (staged.rows, staged.build_id, staged.extra) == (50, "b1", {"last": "2026-10-31"})
-
-
-def test_rows_come_back_as_they_were_put(root: Path) -> None:
-    """`read` gives the unit's rows in the table's order; None when there is no such unit."""
-    rows = rows_of(LINES)
-    fill(root, rows)
-    found = ParquetWarehouse(root).read(Unit("billing_lines", PERIOD, "aws"))
-    assert found is not None
-    assert found.equals(rows.sort_by([(c, "ascending") for c in LINES.sort]))
-    assert ParquetWarehouse(root).read(Unit("billing_lines", "2026-09", "aws")) is None
-
-
-def test_a_file_is_moved_and_its_schema_must_fit(root: Path, tmp_path: Path) -> None:
-    """A Parquet file with exactly the table's columns and types is taken; any other is refused by what differs, and stays."""
-    good, bad, other = tmp_path / "good.parquet", tmp_path / "bad.parquet", tmp_path / "other.parquet"
-    pq.write_table(rows_of(LINES), good)
-    pq.write_table(rows_of(LINES).drop_columns(["tags"]), bad)
-    index = LINES.arrow_schema().get_field_index("billed_cost")
-    pq.write_table(rows_of(LINES).set_column(index, "billed_cost", pa.array([1.5] * 50)), other)
-    with ParquetWarehouse(root).step("fill", "b") as step:
-        step.put("billing_lines", PERIOD, "aws", good)
-        with pytest.raises(RunspendError, match=r"lacks columns \['tags'\]"):
-            step.put("billing_lines", PERIOD, "aws", bad)
-        with pytest.raises(RunspendError, match="billed_cost is double and must be decimal128"):
-            step.put("billing_lines", PERIOD, "aws", other)
-        step.publish()
-    assert not good.exists()
-    assert bad.exists()
-    assert other.exists()
-    assert len(ask(root, "select line_id from billing_lines")) == 50
-
-
-def test_a_row_of_another_month_is_refused(root: Path) -> None:
-    """One row outside the unit's month would be lost at the next replace: nothing changes."""
-    before = fill(root, rows_of(LINES))
-    rows = pa.concat_tables([rows_of(LINES), rows_of(LINES, count=1, period="2026-11")])
-    with ParquetWarehouse(root).step("fill", "b2") as step, pytest.raises(RunspendError, match="1 of 51 rows"):
-        step.put("billing_lines", PERIOD, "aws", rows)
-    assert ParquetWarehouse(root).states()[Unit("billing_lines", PERIOD, "aws")].digest == before
-
-
-@pytest.mark.parametrize(
-    ("table", "period", "writer"),
-    [("billing_lines", "all", "aws"), ("billing_lines", "2026-13", "aws"), ("experiments", PERIOD, "prod"), ("nothing", PERIOD, "aws"),
-     ("billing_lines", PERIOD, "../aws"), ("billing_lines", PERIOD, "_aws"), ("billing_lines", PERIOD, "")],
-)  # fmt: skip
-def test_impossible_units_are_refused(root: Path, table: str, period: str, writer: str) -> None:
-    """A unit that would lie somewhere odd, or be skipped by readers, is never written."""
-    with ParquetWarehouse(root).step("fill", "b") as step, pytest.raises(ValueError, match="cannot write"):
-        step.put(table, period, writer, rows_of(LINES))
 
 
 def test_digest_is_of_content_only(root: Path) -> None:
@@ -190,14 +134,6 @@ def test_an_error_in_a_step_changes_nothing(root: Path) -> None:
         interrupted()
     assert {s.digest for s in ParquetWarehouse(root).states().values()} == {before}
     assert list((root / "_runspend" / "stage").iterdir()) == []
-
-
-def test_a_step_publishes_once(root: Path) -> None:
-    """A second publish is a mistake of the caller."""
-    with ParquetWarehouse(root).step("fill", "b") as step:
-        assert step.publish()
-        with pytest.raises(RunspendError, match="twice"):
-            step.publish()
 
 
 # --- readers -------------------------------------------------------------------------------------------------------------
@@ -374,18 +310,6 @@ def test_a_bit_flip_is_found(root: Path) -> None:
 # --- models and checks ---------------------------------------------------------------------------------------------------
 
 
-CHARGES = """-- one row per line
-select source, billing_period, line_id as charge_id, concat('t', cast(machine_gpus as string)) as target_id, charge_date, charge_period_start,
-  charge_period_end, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, resource_id, invoice_id,
-  'compute' as cost_kind, 'idle' as allocated_to, cast(null as string) as tracking_server, cast(null as string) as workspace,
-  cast(null as string) as run_id, 1.0 as allocated_ratio, list_cost, contracted_cost, effective_cost, billed_cost, billing_currency,
-  cast(null as bignumeric) as unused_cost, cast(null as bignumeric) as overhead_cost, 'none' as match_method, cast(null as string) as confidence,
-  cast(null as string) as owner_id, cast(null as string) as pool_key, cast(null as string) as reason, cast(null as string) as weight_kind,
-  cast(null as string) as run_end_rule, false as is_scaled, 'final' as cost_status, line_team, line_project, line_cost_center, line_owner
-from {source} where billing_period = @period
-"""
-
-
 def charges(root: Path, sql: Path, models: list[Model], build_id: str = "b", checks: list[str] | None = None) -> str:
     with ParquetWarehouse(root, models=sql, checks=sql).step("allocate", build_id) as step:
         step.run(models, {"period": MONTH})
@@ -398,7 +322,7 @@ def test_a_model_fills_a_unit(root: Path, sql: Path) -> None:
     """Rows of a model are written in the table's types and order; the warehouse adds the build id."""
     fill(root, rows_of(LINES))
     (sql / "lines.sql").write_text("select * from billing_lines")
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="lines"))
     charges(root, sql, [Model("lines"), Model("cost_allocations", (PERIOD, "all"))], "build-7")
     unit = Unit("cost_allocations", PERIOD, "all")
     rows = ParquetWarehouse(root).read(unit)
@@ -418,7 +342,7 @@ def test_shards_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.Mo
     (sql / "lines.sql").write_text("select * from billing_lines")
     (sql / "weights.sql").write_text("select resource_key, count(*) as lines from lines group by resource_key")
     (sql / "cost_allocations.sql").write_text(
-        CHARGES.format(source="lines").replace("from lines", "from lines l left join weights using (resource_key)")
+        COST_ALLOCATIONS.format(source="lines").replace("from lines", "from lines l left join weights using (resource_key)")
     )
     (sql / "totals.sql").write_text("select resource_key, sum(lines) as lines from weights group by resource_key")
     (sql / "cost_daily.sql").write_text("select 1 as wrong from totals")
@@ -531,7 +455,7 @@ def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.
         rows = rows.set_column(rows.column_names.index(column), column, pa.array([values[n % len(values)] for n in range(120)]))
     fill(root, rows)
     (sql / "lines.sql").write_text("select * from billing_lines")
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="lines"))
     (sql / "accounts.sql").write_text(
         "select resource_key, min(sub_account_id) as low, max(sub_account_id) as high, countif(sub_account_id in ('10', 'none')) as tens from lines group by resource_key"
     )
@@ -561,9 +485,9 @@ def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.
 def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:
     """`fills` puts a model's rows after those another model of the step put into the unit."""
     fill(root, rows_of(LINES, count=20))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     (sql / "more.sql").write_text(
-        CHARGES.format(source="billing_lines").replace("line_id as charge_id", "concat('x', line_id) as charge_id")
+        COST_ALLOCATIONS.format(source="billing_lines").replace("line_id as charge_id", "concat('x', line_id) as charge_id")
     )
     one = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
     two = charges(root, sql, [Model("cost_allocations", (PERIOD, "all")), Model("more", (PERIOD, "all"), fills="cost_allocations")])
@@ -574,34 +498,11 @@ def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:
     assert fill(root, rows, table="cost_allocations", writer="all") == two
 
 
-def test_a_failed_check_keeps_the_tables(root: Path, sql: Path) -> None:
-    """Checks see staged rows in place of published ones; failing rows are the error, and nothing is published."""
-    fill(root, rows_of(LINES, count=30))
-    (sql / "cost_allocations.sql").write_text(CHARGES.format(source="billing_lines"))
-    (sql / "no_charges.sql").write_text("select charge_id, billed_cost from cost_allocations order by charge_id")
-    before = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
-    fill(root, rows_of(LINES, count=31))
-    with pytest.raises(CheckFailed) as failed:
-        charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))], checks=["no_charges"])
-    assert failed.value.check == "no_charges"
-    assert len(failed.value.rows) == 20
-    assert failed.value.period == PERIOD
-    assert ParquetWarehouse(root).states()[Unit("cost_allocations", PERIOD, "all")].digest == before
-
-
-def test_a_model_must_select_the_table(root: Path, sql: Path) -> None:
-    """A column too few or too many, a float where money belongs, and a word nobody knows, are errors that name it."""
+def test_a_model_may_use_only_words_that_its_column_lists(root: Path, sql: Path) -> None:
     fill(root, rows_of(LINES))
-    text = CHARGES.format(source="billing_lines")
-    for wrong, message in (
-        (text.replace(" billed_cost,", " "), r"lacks \['billed_cost'\]"),
-        (text.replace("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] too much"),
-        (text.replace(" billed_cost,", " cast(1.5 as float64) as billed_cost,"), r"\['billed_cost'\] are floats"),
-        (text.replace("'idle' as allocated_to", "'nobody' as allocated_to"), "'nobody'.* A word must be one that tables.py lists"),
-    ):
-        (sql / "cost_allocations.sql").write_text(wrong)
-        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step, pytest.raises(RunspendError, match=message):
-            step.run([Model("cost_allocations", (PERIOD, "all"))], {"period": MONTH})
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines").replace("'idle' as", "'nobody' as"))
+    with pytest.raises(RunspendError, match=r"'nobody'.* A word must be one that tables.py lists"):
+        charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
 
 
 def test_a_step_reads_one_build(root: Path, sql: Path) -> None:
