@@ -84,7 +84,7 @@ def test_tasks_try_again() -> None:
     assert DAG_OPTIONS["default_args"]["retries"] == 2
 
 
-def test_schedules(dag_bag: Any) -> None:
+def test_dags_start_by_their_clock_or_asset(dag_bag: Any) -> None:
     """Classes, never cron strings; who waits for which asset, and the clock that makes up for a lost wake-up."""
     from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 

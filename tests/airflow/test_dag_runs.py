@@ -240,7 +240,7 @@ def test_a_wrong_configuration_is_not_tried_again(run_dag: Run, config: Path) ->
     assert run_dag("report") == {"report": "failed", "dag": "failed"}
 
 
-def test_run_pipeline(config: Path) -> None:
+def test_the_whole_pipeline_in_a_process_of_its_own_equals_one_without_airflow(config: Path) -> None:
     """The whole night in a process of its own, a broken bill in it: tables, problems and exit code are those without Airflow, and nothing but the log is left."""
     add_broken_bill(config)
     settings = load_settings(config)

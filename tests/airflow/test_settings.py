@@ -29,7 +29,7 @@ def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return read
 
 
-def test_tracking_server(read: Any) -> None:
+def test_connections_give_address_token_and_database(read: Any) -> None:
     """Address, token and database from connections; the secrets stay secret."""
     settings = read(
         'tracking: [{name: a, uri: "connection:mlflow", token: "connection:mlflow", database: "connection:mlflow_db"}]',
@@ -54,7 +54,7 @@ def test_target_of_publish(read: Any) -> None:
     assert other.file.name == "b.duckdb" and "canary" not in repr(settings)
 
 
-def test_mail(read: Any) -> None:
+def test_one_connection_gives_the_whole_mail_server(read: Any) -> None:
     """One connection gives all of the mail server; what the file says besides is kept."""
     settings = read(
         "mail: {backend: smtp, connection: smtp_out, operators: [a@example.com], from: Costs <costs@example.com>}",

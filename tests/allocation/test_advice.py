@@ -342,7 +342,7 @@ def test_the_proposed_scope_has_shared_platform_services(tmp_path: Path) -> None
     assert found.left_out == (scope_proposal.LeftOut("USD", {"platform services": Decimal(3)}),)
 
 
-def test_the_screen(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
+def test_the_preview_shows_shares_and_a_scope_to_paste(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
     """Shares of the platform, the groups behind what has no run, what to do, and a scope that can be pasted."""
     with warehouse(tmp_path / "w", **tables):
         pass

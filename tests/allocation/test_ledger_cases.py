@@ -55,14 +55,14 @@ def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]])
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
-def test_case(folder: Path, ledgers: dict[Path, list[dict[str, Any]]]) -> None:
+def test_case_gives_the_expected_ledger(folder: Path, ledgers: dict[Path, list[dict[str, Any]]]) -> None:
     """As expected in a build of many cases, each with bills, servers and machines of its own."""
     assert_as_expected(folder, read_world(folder), ledgers[folder])
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
-def test_case_by_itself(folder: Path, tmp_path: Path) -> None:
+def test_case_by_itself_gives_the_expected_ledger(folder: Path, tmp_path: Path) -> None:
     """As expected where there is nothing else."""
     world = read_world(folder)
     assert_as_expected(folder, world, run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist())

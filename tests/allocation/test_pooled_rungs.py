@@ -100,7 +100,7 @@ def cases() -> SideBySide:
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
-def test_case(path: Path, cases: SideBySide) -> None:
+def test_case_gives_each_target_the_expected_cost(path: Path, cases: SideBySide) -> None:
     """Each target has the stated cost and says what is stated of it; all targets are stated."""
     world, expected = read_case(path)
     settled = cases.targets(path.stem)

@@ -118,7 +118,7 @@ def random_worlds() -> dict[str, World]:
     return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
 
 
-def test_every_case(reference: GoogleSQL, tmp_path: Path) -> None:
+def test_every_case_gives_the_same_rows_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
     """The situations of all case folders and some random ones, side by side: most of what a query takes, it takes before it sees a row."""
     worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
     # a tag says what a job is called by itself, not in a world of several

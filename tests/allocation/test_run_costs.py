@@ -51,7 +51,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str
 
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: f"{p.parent.name}/{p.name}")
-def test_case(folder: Path, tables: dict[Path, list[dict[str, Any]]]) -> None:
+def test_case_gives_the_expected_rows(folder: Path, tables: dict[Path, list[dict[str, Any]]]) -> None:
     """The table has exactly the rows of `expect.yaml`, in the columns it names."""
     expected = yaml.safe_load((folder / "expect.yaml").read_text())
     names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds", "_ratio")) and c not in ("cost_with_children", "last_used_at")]

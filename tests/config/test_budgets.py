@@ -91,7 +91,7 @@ def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
     assert re.search(message, str(refused.value)), str(refused.value)
 
 
-def test_defaults() -> None:
+def test_a_budget_has_defaults_for_what_it_leaves_out() -> None:
     """80% and 100% of what is spent, 100% of what will be; days far above usual; the bill alone counts."""
     made = budget()
     assert (made.actual, made.forecast, made.every, made.judged_on) == (["80%", "100%"], ["100%"], "month", "bill")

@@ -395,7 +395,7 @@ def test_sibling_roots_do_not_clash(tmp_path: Path) -> None:
         ("1.5h", timedelta(minutes=90)),
     ],
 )
-def test_durations(text: str, expected: timedelta) -> None:
+def test_a_duration_is_a_number_and_its_unit(text: str, expected: timedelta) -> None:
     """A number and its unit."""
     assert parse_duration(text) == expected
 
@@ -497,7 +497,7 @@ def test_tier_needs_a_class(tmp_path: Path) -> None:
         ("120 %", 5000, "6000"),
     ],
 )
-def test_thresholds(written: Any, amount: int, expected: str) -> None:
+def test_a_threshold_is_a_percentage_or_money(written: Any, amount: int, expected: str) -> None:
     """A percentage of the amount, or money; exact."""
     budget = Budget(name="a", amount=Decimal(amount), actual=[written], notify=["owner"])
     assert threshold_amount(budget.actual[0], budget.amount) == Decimal(expected)

@@ -81,7 +81,7 @@ def test_budgets_have_keys_and_no_maps() -> None:
         ("*", None, False),
     ],
 )
-def test_globs(pattern: str, text: str | None, expected: bool) -> None:
+def test_a_glob_matches_the_whole_text(pattern: str, text: str | None, expected: bool) -> None:
     """`*` and `?` are the only special characters, the whole text counts, missing is never a match."""
     assert matches(pattern, text) is expected
 

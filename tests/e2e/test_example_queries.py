@@ -125,7 +125,7 @@ def test_there_are_six_and_each_says_what_it_answers() -> None:
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_the_answer(warehouse: ParquetWarehouse, reference: GoogleSQL, name: str) -> None:
+def test_each_query_gives_the_expected_rows(warehouse: ParquetWarehouse, reference: GoogleSQL, name: str) -> None:
     """The rows, in the order asked for; Google's engine gives the same ones."""
     with warehouse.reader() as reader:
         answer = reader.query(QUERIES[name])

@@ -501,7 +501,7 @@ def test_mail_without_recipients_is_found(tmp_path: Path, mail: str, expected: l
 # --- the screen ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_screen() -> None:
+def test_doctor_prints_findings_in_columns_and_counts_them() -> None:
     """The section once, names in a column, a second line under its first, the count at the end."""
     findings = [
         Finding("mlflow", "prod", "ok", "MLflow 3.17.2"),

@@ -121,7 +121,7 @@ def test_a_file_that_others_hold_does_not_stop_the_others(folder: Path) -> None:
     assert "or a program has it open to write" in held and ".linked.duckdb.lock" in linked
 
 
-def test_the_command(folder: Path) -> None:
+def test_the_publish_command_names_what_changed(folder: Path) -> None:
     settings_of(folder, LAPTOP)
     config = ("--config", str(folder / "runspend.yaml"), "--now", "2026-10-04T06:00")
     assert "changed  publish laptop: build" in run_here("publish", "--target", "laptop", *config).stdout

@@ -115,14 +115,14 @@ def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
         ("0.1%", "1", "0.1%"),
     ],
 )
-def test_threshold_spellings(text: str, level: str, shown: str) -> None:
+def test_a_threshold_may_be_spelled_in_several_ways(text: str, level: str, shown: str) -> None:
     """One threshold, however it is spelled."""
     threshold = parse_threshold(text, Decimal(1000), "USD")
     assert (threshold.level, threshold.text) == (Decimal(level), shown)
 
 
 @pytest.mark.parametrize("text", ["", "0%", "0 USD", "-5%", "eighty", "80 % of it", "500 EUR", "١٠%", "1e3", "%", "NaN%", "all"])
-def test_threshold_refused(text: str) -> None:
+def test_a_threshold_without_a_meaning_is_refused(text: str) -> None:
     """Nothing empty, zero, negative or in another currency is taken for a threshold."""
     with pytest.raises(ConfigError, match="cannot use threshold"):
         parse_threshold(text, Decimal(1000), "USD")

@@ -581,7 +581,7 @@ def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> N
     )
 
 
-def test_the_commands(tmp_path: Path) -> None:
+def test_a_budget_is_listed_acknowledged_snoozed_and_woken_by_commands(tmp_path: Path) -> None:
     """List, acknowledge, list again: what was said is there, in words and as JSON; nothing is sent."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\nbudgets:\n  - {name: vision, for: {team: vision}, amount: 5000, notify: [a@acme.com]}\n", encoding="utf-8")

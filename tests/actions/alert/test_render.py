@@ -359,7 +359,7 @@ def test_tables_fit_the_width(rows: list[tuple[str, str, str]]) -> None:
         ("ana@acme.com, b@acme.com", None), ("x" * 65 + "@acme.com", None),
     ],
 )  # fmt: skip
-def test_addresses(text: str, address: str | None) -> None:
+def test_only_addresses_that_plain_smtp_carries_are_taken(text: str, address: str | None) -> None:
     """What plain SMTP can carry, and nothing that could be two recipients or another header."""
     assert address_of(text) == address
 

@@ -267,7 +267,7 @@ def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path
         ({"owner": "*"}, "60"), ({"project": "p.1"}, "7"), ({"cost_center": "4?"}, "60"), ({"team": "*"}, "107"), ({"experiment": "it's %_'; drop"}, "40"),
     ],
 )  # fmt: skip
-def test_selectors(tmp_path: Path, selector: dict[str, Any] | None, spent: str) -> None:
+def test_a_budget_sums_what_its_selector_names(tmp_path: Path, selector: dict[str, Any] | None, spent: str) -> None:
     """A budget sums what its selector names; without one, the ML platform: everything that is not out of scope."""
     rows = [
         cost("2026-11-05", "60", owner="ana", cost_center="42"),
@@ -293,7 +293,7 @@ def test_selectors(tmp_path: Path, selector: dict[str, Any] | None, spent: str) 
     assert result.budget_status["spent"].to_pylist() == [Decimal(spent)]
 
 
-def test_measures(tmp_path: Path) -> None:
+def test_each_budget_is_judged_by_its_own_measure(tmp_path: Path) -> None:
     """Each budget is judged by its own measure."""
     rows = [
         cost(

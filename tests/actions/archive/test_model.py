@@ -138,7 +138,7 @@ def test_a_note_cut_short_is_an_artifact_like_any_other() -> None:
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-def test_for_long() -> None:
+def test_a_long_search_finds_no_lost_file() -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
     run_state_machine_as_test(

@@ -355,7 +355,9 @@ def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Serve
         assert len(mails(server)) == 3
 
 
-def test_the_commands(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_archive_is_planned_kept_explained_and_notified_by_commands(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """plan, keep, why and notify as people type them; a notice cannot be dated back or forth."""
     monkeypatch.setattr(archiving, "OTHER_TIME", OTHER_TIME)
     settings = settings_of(tmp_path, server.port)

@@ -111,7 +111,7 @@ PROTECTS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [  
 ]
 
 
-def test_what_protects(tmp_path: Path) -> None:
+def test_each_protection_is_named_and_has_no_money(tmp_path: Path) -> None:
     """Each protection is named; a protected row has no money."""
     facts = {f"r{n}": case for n, case in enumerate(PROTECTS)}
     rows = planned(
@@ -212,7 +212,7 @@ def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
         ({"older_than": "1000d"}, ""),
     ],
 )  # fmt: skip
-def test_selectors(tmp_path: Path, select: dict[str, Any], expected: str) -> None:
+def test_a_policy_plans_what_its_selector_names(tmp_path: Path, select: dict[str, Any], expected: str) -> None:
     """The keys of the selector language and of policies, each with not_ before it; a missing value is not equal to anything."""
     runs = [
         run("a", tags='{"team": "vision"}', team="vision", project="p", **AGED),
@@ -253,7 +253,7 @@ def test_every_select_key_is_a_condition(tmp_path: Path) -> None:
         ), key
 
 
-def test_kinds(tmp_path: Path) -> None:
+def test_a_policy_selects_runs_unless_it_names_kinds(tmp_path: Path) -> None:
     """Runs unless a policy says otherwise; a checkpoint is a model that its run logged at a step."""
     runs = [run("a", **AGED), run("b", **AGED)]
     found = [

@@ -662,7 +662,7 @@ def test_items_that_cannot_begin_are_reported_before_a_cap_stops_the_rest() -> N
 # --- tier and delete -----------------------------------------------------------------------------------------------------
 
 
-def test_tiers_in_place(world: World) -> None:
+def test_tiering_changes_the_class_and_moves_nothing(world: World) -> None:
     world.source.objects[f"{PREFIX}/copy.bin"].storage_class = "GLACIER_IR"
     item = make_item(action="tier", to="GLACIER_IR")
     assert states(world, item) == [("tiered", None)]

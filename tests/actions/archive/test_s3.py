@@ -258,7 +258,7 @@ def test_without_delete_credentials_nothing_goes(server: S3Server, tmp_path: Pat
     assert buckets.here() == FILES and buckets.back(server) == FILES
 
 
-def test_tiers_in_place(server: S3Server, tmp_path: Path) -> None:
+def test_tiering_on_s3_keeps_content_type_and_metadata(server: S3Server, tmp_path: Path) -> None:
     buckets = Buckets(server, server.endpoint, tmp_path / "home")
     buckets.put("tagged", b"t", ContentType="text/x-odd", Metadata={"who": "me"})
     assert [result.state for result in buckets.apply(buckets.item(action="tier", to="GLACIER_IR"))] == ["tiered"]
@@ -423,7 +423,7 @@ def test_a_reply_that_is_lost_after_the_fact(server: S3Server, liar: LyingS3, tm
     assert buckets.here() == {} and buckets.back(server) == FILES
 
 
-def test_three_outcomes(server: S3Server, liar: LyingS3) -> None:
+def test_a_reply_means_not_done_unknown_or_refused(server: S3Server, liar: LyingS3) -> None:
     """Refused is NotDone, no answer is OutcomeUnknown, a listing nobody can believe is refused."""
     client, bucket = server.client(), f"outcomes-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)

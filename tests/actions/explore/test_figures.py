@@ -330,7 +330,7 @@ def test_names_of_dots_have_no_page_of_their_own(config: Path) -> None:
     assert [page.own_page("experiment", name, found.groups[0]) for name in (".", "..", "a.b")] == ["", "", "experiment/a.b"]
 
 
-def test_orders(config: Path) -> None:
+def test_groups_are_sorted_as_asked(config: Path) -> None:
     for order, key in (("-cost", lambda g: -g.amount.cost), ("cost", lambda g: g.amount.cost), ("-change", lambda g: -g.amount.change)):
         groups = figures(config, ("by", "experiment,user"), ("sort", order), ("from", "2026-10-02")).groups
         assert [key(g) for g in groups] == sorted(key(g) for g in groups)

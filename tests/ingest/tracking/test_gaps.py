@@ -107,7 +107,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_gaps(night: Night, case: str) -> None:
+def test_a_run_has_the_expected_gaps(night: Night, case: str) -> None:
     expected = CASES[case][2]
     found = night.run(case)
     assert found["gaps"] == [gap(*g) for g in expected]

@@ -194,7 +194,7 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
     ]
 
 
-def test_requested_resources(world: World) -> None:
+def test_tags_and_params_become_requested_resources(world: World) -> None:
     cases: list[tuple[str, str, str, Any]] = [
         ("instance_type", " p4d.24xlarge ", "instance_type", "p4d.24xlarge"),
         ("num_workers", "4", "num_nodes", 4),

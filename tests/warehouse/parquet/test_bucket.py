@@ -182,7 +182,7 @@ def test_superseded_and_dropped(opened: Open, s3_server: S3Server, bucket: str) 
             step.publish()
 
 
-def test_foreign_readers(opened: Open, s3_server: S3Server, bucket: str) -> None:
+def test_pyarrow_and_polars_read_the_bucket_as_a_folder(opened: Open, s3_server: S3Server, bucket: str) -> None:
     """pyarrow and polars read the bucket as they read the folder: every table alone, with the month from the name."""
     warehouse = opened()
     for version in (1, 2):

@@ -687,7 +687,7 @@ def test_currencies_are_never_added(tmp_path: Path) -> None:
     assert [r["billed_cost"] for r in bill.rows("billing_quarantine")] == [Decimal(7)]
 
 
-def test_charge_types(tmp_path: Path) -> None:
+def test_a_charge_type_becomes_its_focus_category(tmp_path: Path) -> None:
     kinds = {"Credit": "Credit", "Adjustment": "Adjustment", "RoundingAdjustment": "Adjustment", "usage": "Usage", "New": "Adjustment"}
     bill = loaded(tmp_path, each_its_own([cost("-3.00", ChargeType=kind) for kind in kinds]))
     found = [(line["charge_category"], line["billed_cost"], line["effective_cost"]) for line in in_order(bill)]

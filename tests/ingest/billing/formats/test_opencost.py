@@ -180,7 +180,7 @@ def test_without_lines_weights_must_name_machines(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_real_outputs(tmp_path: Path, samples: Path) -> None:
+def test_examples_of_opencost_itself_are_read(tmp_path: Path, samples: Path) -> None:
     """OpenCost's own examples: three namespaces for a week (1.77811 of 1.77816: the rest is rounding), one pod on two days."""
     for name in ("allocation-example-output.json", "export-sample.csv"):
         (tmp_path / name / "opencost").mkdir(parents=True)
