@@ -6,7 +6,9 @@ The same worlds, large, are `make bench ARGS="-k accuracy"`; how they are made a
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -60,10 +62,22 @@ def judged(maker: Maker, folder: Path, schema: Path, seed: int = 7, **more: obje
     return play(make_world(maker, SMALL, seed), folder, schema, run_night, **more)
 
 
+@pytest.fixture(scope="module")
+def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Maker], tuple[Path, Judgement]]:
+    """A world's folder and its judgement. Each world is played once, for the first test that asks. Read-only."""
+
+    @cache
+    def play_once(maker: Maker) -> tuple[Path, Judgement]:
+        folder = tmp_path_factory.mktemp("world")
+        return folder, judged(maker, folder, schema)
+
+    return play_once
+
+
 @pytest.mark.parametrize(("rule", "maker"), CASES, ids=lambda each: getattr(each, "__name__", each))
-def test_costs_are_true(rule: str, maker: Maker, tmp_path: Path, schema: Path) -> None:
+def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Conserved exactly; within the world's bar; no false match above `medium`; the rule that should settle the world does."""
-    judgement = judged(maker, tmp_path / "world", schema)
+    _, judgement = played(maker)
     faults, settled, world = judgement.faults, judgement.rules[rule].to_runs, judgement.world  # pytest would write down the whole judgement
     assert faults == []
     assert settled > 0
@@ -72,19 +86,19 @@ def test_costs_are_true(rule: str, maker: Maker, tmp_path: Path, schema: Path) -
         assert bar == worlds.WITH_IDS and is_told  # none of them has loosened it for all
 
 
-def test_cost_that_the_data_cannot_attribute_is_reported(tmp_path: Path, schema: Path) -> None:
+def test_cost_that_the_data_cannot_attribute_is_reported(played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Where runs do not state how their machines were bought, doctor says how far the prices differ; where they claim more than their part of a shared type, how much."""
-    folder = tmp_path / "unstated"
-    judged(worlds.spot_mix_unstated, folder, schema)
-    said = [hours.words for hours in _claimed(folder)]
+    unstated, _ = played(worlds.spot_mix_unstated)
+    said = [hours.words for hours in _claimed(unstated)]
     assert len(said) == 1
     assert "an hour costs 9.0" in said[0] and " to 22.6" in said[0] and "runs do not state which" in said[0]
-    world = judged(worlds.shared_type, tmp_path / "shared", schema).world
+    shared, judgement = played(worlds.shared_type)
+    world = judgement.world
     asked = sum((run.end or 0) - run.start for run in world.runs if run.params["instance_type"] == worlds.G5.name)
     billed = sum(machine.uptime(world.begin, world.end) for machine in world.machines if machine.kind is worlds.G5)
-    [ours] = [hours for hours in _claimed(tmp_path / "shared") if hours.pool_key == worlds.G5.name]
+    [ours] = [hours for hours in _claimed(shared) if hours.pool_key == worlds.G5.name]
     assert (ours.claimed_seconds, ours.billed_seconds) == (pytest.approx(asked / 1000, rel=1e-6), billed / 1000)
-    keys = {hours.pool_key for hours in _claimed(tmp_path / "shared") if hours.claimed_seconds}
+    keys = {hours.pool_key for hours in _claimed(shared) if hours.claimed_seconds}
     assert keys == {
         worlds.G5.name,
         f"{worlds.P4D.name}|account {worlds.ACCOUNT}",
