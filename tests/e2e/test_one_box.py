@@ -84,9 +84,3 @@ def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
     assert {row["owner"]: row["confidence"] for row in rows} == dict.fromkeys(expected, "medium")
     for row in rows:
         assert abs(Decimal(row["effective_cost"]) - expected[row["owner"]]) < Decimal("1e-7"), row
-
-
-def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
-    """Months that are over have the same bytes, so nothing is loaded or built again."""
-    said = dict(line.split("=", 1) for line in night(box).splitlines() if "=" in line)
-    assert (said["rebuilt"], said["exit"]) == ("", "0")
