@@ -15,10 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(
     [
         ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
         ROOT / "CONTRIBUTING.md",
+        ROOT / "SECURITY.md",
         *(ROOT / "docs").rglob("*.md"),
         *(file for folder in ("include", "dags", "plugins") for file in (ROOT / folder).rglob("*.py")),
         *(file for folder in ("include", "docs") for file in (ROOT / folder).rglob("*.sql")),
+        *(file for suffix in ("*.j2", "*.html") for file in (ROOT / "include").rglob(suffix)),
     ]
 )
 # Regular expression of whole words to avoid -> what to write instead.
@@ -52,6 +55,7 @@ BETTER = {
 SHUNNED = {re.compile(rf"\b(?:{words})\b", re.IGNORECASE): better for words, better in BETTER.items()}
 CODE = re.compile(r"`[^`]*`")
 LINK = re.compile(r"\]\([^)]*\)")
+MARKUP = re.compile(r"{{.*?}}|{%.*?%}|<[^<>]*>", re.DOTALL)
 
 
 def prose_of_page(text: str) -> Iterator[tuple[int, str]]:
@@ -79,7 +83,12 @@ def prose_of_sql(text: str) -> Iterator[tuple[int, str]]:
     return ((number, line.partition("--")[2]) for number, line in enumerate(text.splitlines(), 1))
 
 
-PROSE = {".md": prose_of_page, ".py": prose_of_code, ".sql": prose_of_sql}
+def prose_of_template(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of a template with their numbers, without tags and expressions. Its comments count."""
+    return enumerate(MARKUP.sub(lambda found: " " + "\n" * found[0].count("\n"), text).splitlines(), 1)
+
+
+PROSE = {".md": prose_of_page, ".py": prose_of_code, ".sql": prose_of_sql, ".j2": prose_of_template, ".html": prose_of_template}
 
 
 def shunned_in(line: str) -> list[str]:
@@ -122,3 +131,9 @@ def test_fenced_blocks_and_addresses_of_links_are_not_searched() -> None:
     """What people copy stays as it is."""
     page = "said\n```sh\nsaid\n```\n[a](said.md) said\n"
     assert [number for number, line in prose_of_page(page) if shunned_in(line)] == [1, 5]
+
+
+def test_templates_are_searched_without_tags_and_expressions() -> None:
+    """A tag or an expression of several lines keeps the numbers of the lines after it."""
+    template = '{# said #}\n<p title="said"\n class="said">{{ said }}\nAnew {% if said\n %}said{% endif %}</p>\n'
+    assert [number for number, line in prose_of_template(template) if shunned_in(line)] == [1, 4, 5]

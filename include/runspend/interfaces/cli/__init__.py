@@ -1,8 +1,6 @@
 """The command line. A command parses its options, calls one function of the pipeline, prints the result and ends with its exit code.
 
-Exit codes; if several apply, the largest wins: 0 done · 1 a bug · 2 wrong use or configuration · 3 a source was refused or is
-stale, its old data is kept · 4 a check failed or data is damaged, the old tables are kept · 5 done in part · 6 the machine failed
-(a full or read-only disk).
+The exit codes are in docs/operations.md.
 """
 
 from __future__ import annotations
