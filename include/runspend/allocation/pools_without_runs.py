@@ -1,4 +1,4 @@
-"""Finds pools of the file that no run is in. Their machines stay idle without a word otherwise."""
+"""Finds pools of the file that no run is in. Otherwise their machines would stay idle without a warning."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tupl
 
 def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
     try:
-        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # the last removed tag has left its comma
+        tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # removing the last tag left a trailing comma
     except ValueError:
         return frozenset()  # a key with a quote in it that ends like one of OWN_TAGS: the service identifies the line
     return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)

@@ -97,7 +97,7 @@ class SourceRefused(SourceError):
 
 
 class NotDone(SourceError):
-    """A store refused to change an object, or the object is not the expected one. Nothing happened."""
+    """A store refused to change an object, or the object is not the expected one. Nothing was changed."""
 
 
 class OutcomeUnknown(SourceError):

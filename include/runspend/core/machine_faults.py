@@ -32,8 +32,7 @@ FAULTS = {
     errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
     errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),
 }
-# DuckDB keeps no errno. Its own words end the message, or a quotation in it; a path or a cell that it quotes does not begin after ":
-# ".
+# DuckDB reports no errno. The system's reason follows ": " and ends the message or a quotation. Quoted paths and cells do not follow ": ".
 REASONS = {
     "no space left on device": errno.ENOSPC,
     "disk quota exceeded": errno.EDQUOT,

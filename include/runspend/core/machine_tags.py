@@ -21,7 +21,7 @@ CORES = "runspend.machine.cores"
 MEMORY = "runspend.machine.memory"
 
 # A run on several machines has one tag for each further one, under a key of the machine's own: no two machines write the same tag.
-# SEVERAL is set beside them, so that a database is asked for such keys only if it has some.
+# SEVERAL marks such runs, so that Runspend searches a database for these keys only if a run has them.
 SEVERAL = "runspend.machine.several"
 FURTHER = "runspend.machine.further."
 

@@ -1,6 +1,6 @@
 """Read JSON from outside: a bill, a manifest, a tag, a record, a server's answer.
 
-This module limits the size and nesting of all such text. Too deep a nesting would raise an error that is not a ValueError. Readers
+This module limits the size and nesting of all such text. Without the limit, deep nesting would raise RecursionError. Readers
 check the values.
 """
 

@@ -44,8 +44,8 @@ _OF_PARTS = r"((?:^|[^A-Za-z0-9]))(?:nvapi|sk-(?:proj|ant|or|svcacct|admin|live|
 # Widest first, so that a narrower pattern does not leave part of a secret behind.
 _SHAPES: tuple[tuple[str, str], ...] = (
     (r"()-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?:[\s\S]*-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|[\s\S]*)", ""),
-    # scheme://user:password@host, the password as it should be written, and with a slash in it where no port can be meant;
-    # http://token@host
+    # scheme://user:password@host: first with a correctly encoded password, then with a password that contains a slash and cannot be a
+    # port. Third: http://token@host
     (r"(://)[^\x00-\x20/?#:@\[\"'<>]*:[^\x00-\x20/?#\"'<>]*@", "@"),
     (r"(://)[^\x00-\x20/?#:@\[\"'<>]*:[0-9]*[^\x00-\x20/?#0-9@\"'<>][^\x00-\x20\"'<>]*@", "@"),
     (r"((?:https?|ftps?|sftp)://)[^\x00-\x20/?#:@\"'<>]+@", "@"),

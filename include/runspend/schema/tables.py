@@ -911,7 +911,7 @@ CHARGE_LINES = Table(
         Column(
             "line_from",
             "FLOAT64",
-            "Position on the line, from 0 to 1, where the charge's part begins. The part before it went to runs that state the machine, under the line's own id. 0: the charge has the whole line.",
+            "Position on the line, from 0 to 1, where the charge's part begins. Runs that state the machine got the part before it, in charges with the line's own id. 0 means that the charge has the whole line.",
         ),
         BUILD_ID,
     ),

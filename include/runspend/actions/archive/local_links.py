@@ -35,8 +35,8 @@ class LocalLinks:
 
     def __init__(self, tops: Mapping[str, str], leads: Iterable[Lead]) -> None:
         self._tops = tops
-        self._at: dict[Identity, list[Lead]] = {}  # the folder or file it leads to
-        self._below: dict[Identity, list[Lead]] = {}  # a folder around that
+        self._at: dict[Identity, list[Lead]] = {}  # by the folder or file that a path leads to
+        self._below: dict[Identity, list[Lead]] = {}  # by each folder above it
         self._memory: dict[str, list[Identity]] = {}
         for lead in leads:
             for place, identity in enumerate(self._chain(os.path.realpath(lead.path))):

@@ -49,7 +49,7 @@ class Announcement:
     is_allowed: bool = True  # whether Runspend may still mail any of its recipients
 
     def covers(self, row: Mapping[str, Any]) -> bool:
-        """Whether it is valid for a row of the plan: the same policy and owner, and no more than was announced."""
+        """Whether the notice covers a row of the plan: it has the same policy and owner, and not more files or bytes."""
         same = (
             (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"])
             and row["objects"] <= self.objects
@@ -184,7 +184,7 @@ def settle_notices(records: Records, received: Callable[[str], Received | None])
 def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], now: datetime) -> None:
     """Withdraw the notices of items that are now protected, kept, or no longer selected. If selected again, they start over.
 
-    states: item key -> (state, reason) of the current plan. A failed read does not withdraw a notice.
+    `states` maps each item key to (state, reason) in the current plan. A failed read does not withdraw a notice.
     """
     for key, value in records.list(KIND).items():
         gone = [item for item in value["items"] if item not in value["withdrawn"] and _is_over(states.get(item))]

@@ -218,7 +218,7 @@ def _points(e: Experiment, wanted: Sequence[Trial]) -> list[Trial]:
 
 
 def _drawing(e: Experiment, points: Sequence[Trial], nothing: Trial | None, up: str) -> Markup:
-    """Draw cost against the metric, for wide screens and for phones. Nothing with fewer than two trials."""
+    """Draw cost against the metric, for wide screens and for phones. Empty with fewer than two trials."""
     if len(points) < 2:
         return Markup()
     return Markup("").join(

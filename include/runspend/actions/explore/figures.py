@@ -536,7 +536,7 @@ def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
     ).to_pylist()
     begin, _ = view.previous
     sums = [NOTHING] * len(view.steps)
-    for row in days:  # each day as far from the first one as in the view
+    for row in days:  # map each day to the day of the view with the same distance from its first day
         place = bisect_right(view.steps, min(view.since + (row["charge_date"] - begin), view.last)) - 1
         sums[place] = add([sums[place], row["previous"]])
     return tuple(sums)

@@ -246,7 +246,7 @@ class Page:
         return self.name(self.view.by[0], one.value)
 
     def driver(self, one: Change) -> str:
-        """Name the largest change within a change; nothing if it is the whole change, or has no name."""
+        """Name the largest change inside a change; nothing if it is the whole change, or has no name."""
         if one.driver is None or one.driver == one.value:
             return ""
         return f"{one.by.replace('_', ' ')} {self.name(one.by, one.driver)}: {self.change(one.driver_change)}"

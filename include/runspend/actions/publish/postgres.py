@@ -492,7 +492,7 @@ class _Schema:
             except Exception as error:
                 if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that reading failed
                     raise stream.error from None
-                if READ_FAILED in str(error):  # what Ctrl-C or a timeout raised before the first line of read(), which could not note it
+                if READ_FAILED in str(error):  # Ctrl-C or a timeout struck before read() could record it
                     raise KeyboardInterrupt from error
                 raise
 

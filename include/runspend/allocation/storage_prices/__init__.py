@@ -63,7 +63,7 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
 
 
 def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, Any]]:
-    """Return rows of `artifact_stores`: contents of each store and their cost per month. No cost if no bill gives a rate."""
+    """Return rows of `artifact_stores`: contents of each store and their cost per month. The cost is null if no bill shows a rate."""
     rates = billed_rates(reader, currency, now)
     rows: list[dict[str, Any]] = reader.query(_sql("stores"), {}).to_pylist()
     for row in rows:

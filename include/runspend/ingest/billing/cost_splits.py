@@ -239,7 +239,7 @@ def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _parts(staged: Staged) -> Iterator[pa.Table]:
-    """Yield the parts of all lines a share at a time, in the columns of the staged rows."""
+    """Yield the parts of all lines a batch at a time, in the columns of the staged rows."""
     con = staged.con
     shares = con.execute("select max(share) from split_lines").fetchall()[0][0]
     for share in range(shares + 1):

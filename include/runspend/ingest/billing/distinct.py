@@ -31,7 +31,7 @@ FEW_VALUES = 100  # a column has few values if each has at least this many rows 
 # Steps of a plan that treat each row independently of the other rows.
 ROW_BY_ROW = ("PROJECTION", "FILTER", "UNION", "UNNEST", "CTE", "SCAN", "JOIN", "CROSS_PRODUCT", "EMPTY_RESULT")
 
-MOST_KNOWN = 50_000  # combinations whose answers are kept for later shares
+MOST_KNOWN = 50_000  # combinations whose answers are kept for later batches
 
 Needs = Mapping[str, frozenset[str]]
 _kept: dict[str, Needs | None] = {}
@@ -164,7 +164,7 @@ def _ask_few(
 ) -> dict[str, pa.Array]:
     """Return the columns that depend on few combinations, with an answer for every row of the view.
 
-    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier share had are computed in one query
+    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier batch had are computed in one query
     for all columns: planning takes longer than answering.
     """
     import pyarrow as pa

@@ -87,7 +87,7 @@ def stage(
     """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
 
     `variables` are the values that the SQL file reads with `getvariable`. `version(header)` names the variant of the format. `look` is
-    called with each share of rows, in the columns of the view, before they are mapped.
+    called with each batch of rows, in the columns of the view, before they are mapped.
     """
     layout = _lay_out(delivered, kinds)
     for variable, value in (variables or {}).items():
@@ -133,7 +133,7 @@ def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
 
 
 def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
-    """Create the table of every kind that is kept aside, empty if no file has brought rows: the SQL of charges may name it."""
+    """Create a table for every kind of file that is kept aside, because the SQL of charges may name it. It is empty if no file had rows."""
     for kind in kinds:
         if kind.sql is None and kind.splits_sql is None:
             staged.keep_aside(kind.view, -1, _canonical(staged.con, None, dict.fromkeys(kind.columns, ()), kind.gathered))
@@ -141,7 +141,7 @@ def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How each share of one file is processed: its layout, the variables of its SQL, and the function that looks at each share."""
+    """How each batch of one file is processed: its layout, the variables of its SQL, and the function that looks at each batch."""
 
     layout: _Layout
     variables: Mapping[str, Any]
@@ -160,7 +160,7 @@ class _Found:
 def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], plan: _Plan, found: _Found) -> None:
     """Read a file the fast way, or from the start the slow way if a row is odd.
 
-    Three shares are processed at a time, each on its own connection: one is read, the one before it is mapped by SQL, the one before that
+    Three batches are processed at a time, each on its own connection: one is read, the one before it is mapped by SQL, the one before that
     is staged.
     """
     layout, kind = plan.layout, plan.layout.kind
@@ -193,7 +193,7 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], p
 
 
 def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Iterator[pa.Table]:
-    """Yield the shares of a file. After the last one the next file's reading begins, so that no core waits between two files."""
+    """Yield the batches of a file. After the last one the next file's reading begins, so that no core waits between two files."""
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
     with staged.cursor() as reader:
         yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
@@ -202,7 +202,7 @@ def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind
 
 
 def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Ahead[pa.Table]:
-    """Return the shares of a file. The first may already be read, unless the format substitutes another file (SLURM)."""
+    """Return the batches of a file. The first may already be read, unless the format substitutes another file (SLURM)."""
     begun_as, shares = staged.begun.pop(delivered.index, (None, None))
     if shares is not None and begun_as != (kinds, delivered.file):
         shares.close()
@@ -213,7 +213,7 @@ def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> A
 def _judged(
     con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.KnownAnswers]
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
-    """Yield each share as its kind's view, with the result of the format's SQL if it has charges. `answers` are those of earlier files."""
+    """Yield each batch as its kind's view, with the result of the format's SQL if it has charges. `answers` are those of earlier files."""
     layout, kind = plan.layout, plan.layout.kind
     for variable, value in plan.variables.items():
         con.execute(f"set variable {variable} = ?", [value])
@@ -275,7 +275,7 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
 
 
 def _weigh(staged: Staged, delivered: Delivered, kind: FileKind, view: pa.Table, found: _Found) -> None:
-    """Keep the weights in one share of rows, for the lines of the bill."""
+    """Keep the weights in one batch of rows, for the lines of the bill."""
     if kind.splits_of is not None and not columns.has_any(combine_chunks(view.column(kind.splits_of[0])), kind.splits_of[1]):
         return
     staged.con.register(kind.view, view)
@@ -287,7 +287,7 @@ def _weigh(staged: Staged, delivered: Delivered, kind: FileKind, view: pa.Table,
 
 @dataclass(frozen=True)
 class _Asked:
-    """The query for every share, in the terms of `distinct.run`."""
+    """The query for every batch, in the terms of `distinct.run`."""
 
     query: str
     told: Sequence[str]
@@ -343,7 +343,7 @@ def needs_of(staged: Staged, kind: FileKind, variables: Mapping[str, Any]) -> tu
 
 
 def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
-    """Put one share of rows into `staged`, except those that charge nothing."""
+    """Put one batch of rows into `staged`, except those that charge nothing."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

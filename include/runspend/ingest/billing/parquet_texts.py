@@ -40,7 +40,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
         left = opened.metadata.num_rows
         for batch in _batches(opened, list(dict.fromkeys(wanted)), share):
             held = sum(each.num_rows for each in batches)
-            # A small rest is read with the rows before it: planning a share's SQL takes as long as answering for 50,000 rows.
+            # A small rest is read with the rows before it: planning a batch's SQL takes as long as answering for 50,000 rows.
             if held + batch.num_rows > share and (left - held) * 4 > share:
                 yield _columns_of(con, batches, wanted)
                 batches, left = [], left - held

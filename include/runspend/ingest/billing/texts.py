@@ -81,10 +81,10 @@ class NotPlain(Exception):
 def read_quickly(
     con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], room: Room
 ) -> Iterator[pa.Table]:
-    """Yield the wanted columns a share at a time, as dictionary-coded texts, with null for empty. The last column is `row_number`.
+    """Yield the wanted columns a batch at a time, as dictionary-coded texts, with null for empty. The last column is `row_number`.
 
     It reads a CSV in which every record is one line, or a Parquet file of plain columns and maps. Raises NotPlain, perhaps after some
-    shares: discard those, and read the file with `read_slowly`.
+    batches: discard those, and read the file with `read_slowly`.
     """
     import pyarrow as pa
 
@@ -134,7 +134,7 @@ def read_slowly(
     wanted: Sequence[str],
     share_rows: int,
 ) -> Iterator[pa.Table]:
-    """Yield the same shares as `read_quickly`, for any file. Raises SourceRefused if the file does not fit its header."""
+    """Yield the same batches as `read_quickly`, for any file. Raises SourceRefused if the file does not fit its header."""
     import duckdb
 
     try:
@@ -345,7 +345,7 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
 
 
 def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], share_rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of a query a share at a time, with coded texts."""
+    """Yield the rows of a query a batch at a time, with coded texts."""
     import pyarrow as pa
 
     con.execute(f"create or replace temp table texts as {query}")

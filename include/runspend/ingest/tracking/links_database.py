@@ -159,6 +159,9 @@ class DatabaseLinks:
         )
 
     def _among(self, column: str, keys: Sequence[str]) -> dict[str, str]:
-        """Return the keys as literals, which an index finds, and where that ignores case, the condition that they are equal."""
+        """Return the keys as literals, so that the database uses its index.
+
+        For MySQL, which ignores case, also return a condition for exact equality.
+        """
         words = self._snapshot.dialect
         return {"keys": ", ".join(map(literal, keys)), "exactly": f"and {words.among(column, keys)}" if words is MYSQL and keys else ""}

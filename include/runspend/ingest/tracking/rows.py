@@ -157,7 +157,7 @@ class Rows:
         return self._con
 
     def close(self) -> None:
-        """Give the engine back; inside the handling of an error, it is closed instead."""
+        """Return the engine to the pool. While an error is handled, close it instead."""
         self._lent.__exit__(*sys.exc_info())
 
     def _create(self, name: str, table: Table, *more: str) -> None:

@@ -109,7 +109,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(ser_json_inf_nan="constants")  # `harmless` makes text of them; by default they become null
 
     newest_charge_date: Annotated[str | None, Field(description="Day of the newest charge of the bill; null without a bill.")]
-    period: Annotated[Period | None, Field(description="Days whose charges count; null where the rows have their own.")]
+    period: Annotated[Period | None, Field(description="The days whose charges count; null if each row has its own days.")]
     measure: Annotated[str, Field(description="Cost measure of FOCUS.")]
     currency: Annotated[str, Field(description="Currency of the amounts.")]
     rule: Annotated[str, Field(description="What is counted, and how.")]

@@ -1,4 +1,4 @@
-"""Read-only pages for Airflow's plug-in and for `runspend serve`: the finished reports, and the explanation of a run.
+"""Read-only pages and the HTTP API, for Airflow's plug-in and for `runspend serve`.
 
 The server of the pages decides who may see them (`guard`). This package writes nothing.
 """

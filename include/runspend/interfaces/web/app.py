@@ -133,7 +133,7 @@ def create_app(
 
     @router.get("/")
     async def home(request: Request) -> Response:
-        """The home page; without any charge, the newest report."""
+        """Return the home page, or the newest report if there are no charges."""
         _only(request, "currency")
         page = await GATE.run(lambda: _home_page(configured(), request.query_params.get("currency")), key=key_of(request))
         return _page(page, policy=live_policy(page)) if page else await run_in_threadpool(newest_report)

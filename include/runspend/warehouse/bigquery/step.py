@@ -149,7 +149,7 @@ class BigQueryStep:
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
         """Run `allocation/models/*.sql` in order over published and staged rows, each on all rows.
 
-        Shares of a column are only for engines with little memory.
+        Shards are only for engines with little memory.
         """
         for model in models:
             if model.into is None and model.target in TABLES:

@@ -125,7 +125,7 @@ class SqlReader:
             raise _in_words(error, are_whole) from error
 
     def _check(self) -> None:
-        """Raise RunspendError when this can no longer answer."""
+        """Raise RunspendError if this reader can no longer answer."""
 
     def _refuse_native(self) -> None:
         """Raise RunspendError if only some rows are visible, because DuckDB's own dialect could name the others."""

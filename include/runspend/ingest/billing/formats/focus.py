@@ -127,7 +127,7 @@ def _read_tolerantly(
 def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> int:
     """Check and stage the rows of the view `delivered` one by one, and return their number.
 
-    They are handled a share at a time, as the engine returns them: all of them as uncoded texts are many times the file.
+    They are handled a batch at a time, as the engine returns them: all of them as uncoded texts are many times the file.
     """
     import pyarrow as pa
 

@@ -84,7 +84,7 @@ class LiveUses:
 
 
 def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Registry) -> str | None:
-    """Find a registered version made with one of the models: by a run that used it, or by one that used that run's models, and so on."""
+    """Find a registered version that was made from one of the models, directly or through other runs and their models."""
     models, runs, newest = set(model_ids), set[str](), frozenset(model_ids)
     for _ in range(DEEPEST):
         users = uses.users_of(newest) - runs if newest else frozenset()
