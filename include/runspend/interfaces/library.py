@@ -93,7 +93,7 @@ class Connection:
         spread: bool = False,
         top: int = 1000,
     ) -> Result:
-        """Return the rows of a view of the cost explorer, with the time before and the cost per GPU hour. Out of scope does not count.
+        """Return the rows of a view of the cost explorer, with the previous period and the cost per GPU hour. Out of scope does not count.
 
         `by` names one or two dimensions, also run, model, machine and instance_type. `spread`: idle, shared and unallocated cost is spread
         over the groups of runs. Groups beyond the first `top` are summed in one row.

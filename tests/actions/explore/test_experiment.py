@@ -116,7 +116,7 @@ def test_the_page_names_the_trial_that_bought_nothing(home: Path) -> None:
     tags.feed(answer.text)
     assert answer.text.count("<script") == 1
     assert f"../run/{w.BIG}?server=prod&workspace=default" in tags.targets
-    assert re.search(r'The most expensive trial that bought nothing is <a href="[^"]*">vit-l16-224</a>', answer.text)
+    assert re.search(r'The most expensive trial without a benefit is <a href="[^"]*">vit-l16-224</a>', answer.text)
     assert answer.text.count("<circle") == 2 * 4  # once for wide screens and once for phones
     assert request(create_app(settings_of(home)), f"/experiment/{name}?metric=val%2Floss&best=min").text.count("<circle") == 2 * 2
     for address, status in ((f"{name}?metric=x", 400), (f"{name}?best=x", 400), (f"{name}?by=x", 400), ("none", 404), ("", 404)):

@@ -195,7 +195,7 @@ def test_runs_are_counted_and_their_costs_are_of_the_days_shown(finance: FastAPI
     assert listed == {run: by_run.get(run, Decimal(0)) for run in listed} and MINE in listed
     teams = {row["team"]: row for row in costs(finance, f"by=team&{days}")["rows"] if row["part"] == "run"}
     assert teams["vision"]["runs"] == 1 and Decimal(teams["vision"]["cost"]) > 0
-    assert "without charges longer than a day" in get(finance, f"/explore?by=team&{days}").text
+    assert "Charges longer than a day are not included" in get(finance, f"/explore?by=team&{days}").text
 
 
 def test_servers_of_other_teams_have_no_link_and_no_count(vision: FastAPI) -> None:

@@ -1,7 +1,7 @@
 """The page of an experiment: what its runs cost, and what the money bought, by the metric that compares its trials.
 
 The front is the trials for which no other is as cheap and as good. It includes all trials, even those that cost nothing or have more
-credits than charges. A trial that is not on the front bought nothing: another was at least as good for the same cost or less. Values of
+credits than charges. A trial that is not on the front has no benefit: another was at least as good for the same cost or less. Values of
 metrics come from `run_metrics`, which has those that `sweeps` and keep-best policies name.
 """
 
@@ -95,7 +95,7 @@ class Experiment:
         return found
 
     def bought_nothing(self) -> tuple[Trial, Trial] | None:
-        """Return the most expensive trial that bought nothing, and the cheapest one that is at least as good. None if no such trial cost
+        """Return the most expensive trial without a benefit, and the cheapest one that is at least as good. None if no such trial cost
         money.
         """
         front = set(self.front)

@@ -252,7 +252,7 @@ class Page:
         return f"{one.by.replace('_', ' ')} {self.name(one.by, one.driver)}: {self.change(one.driver_change)}"
 
     def before(self) -> str:
-        """Return the days of the time before in words."""
+        """Return the days of the previous period in words."""
         first, last = self.view.previous[0], self.view.previous[1] - timedelta(days=1)
         year = f" {last.year}" if {first.year, last.year} != {self.view.last.year} else ""
         return f"{amounts.day(first)}{f' {first.year}' if first.year != last.year else ''} to {amounts.day(last)}{year}"

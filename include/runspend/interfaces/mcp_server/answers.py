@@ -52,7 +52,7 @@ class CostsArguments(Arguments):
         description='Only costs with these values, such as {"team": "vision", "kind": ["compute", "storage"]}; null is costs without a value. The keys are the dimensions of `by`, and currency.',
     )
     measure: Measure = Field(default="effective", description="Cost measure of FOCUS.")
-    compare: bool = Field(default=True, description="Compare with the time before, of the same length.")
+    compare: bool = Field(default=True, description="Compare with the previous period, of the same length.")
     spread: bool = Field(
         default=False, description="Spread idle, shared and unallocated cost over the groups of runs, in proportion to their cost."
     )
@@ -116,7 +116,7 @@ class Answer(BaseModel):
 
 
 class Compared(BaseModel):
-    """A cost, and the cost of the time before if the question compares."""
+    """A cost, and the cost of the previous period if the question compares."""
 
     cost: Amount
     previous_cost: Amount | None = None

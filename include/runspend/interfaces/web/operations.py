@@ -133,7 +133,7 @@ OF_VIEW = (
     Parameter("by", f"One or two dimensions, with a comma: {', '.join(GROUPS)}.", default="team", example="team,kind"),
     Parameter("where", f"A filter, KEY=VALUE. KEY is one of: {', '.join(FILTERS)}.", example="kind=compute", is_repeated=True),
     _choice("measure", "Which of FOCUS's four costs.", MEASURES, default="effective"),
-    _choice("compare", "Compare with the time before.", ("previous", "none"), default="previous"),
+    _choice("compare", "Compare with the previous period.", ("previous", "none"), default="previous"),
     _choice("every", "Steps of time in the rows. Default: by length.", STEPS, example="day"),
     _choice("sort", "Order of the rows.", ORDERS, default="-cost"),
     _choice(
