@@ -37,7 +37,7 @@ def test_somebody_sees_what_one_of_their_groups_sees(user: str | None, groups: l
 @pytest.mark.parametrize(
     ("access", "why"),
     [
-        ({}, "nobody would see anything"),
+        ({}, "no user could see any costs"),
         ({"groups": {"finance": "everything"}}, "all"),
         ({"groups": {"finance": []}}, "at least 1"),
         ({"groups": {"finance": "vision"}}, "'all'"),

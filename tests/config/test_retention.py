@@ -157,7 +157,7 @@ retention:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (f"{STORES}{POLICY}    grace: 6d 23h\n", "retention[0].grace: a length of time of at least 7d is needed: owners must have time to object"),
+        (f"{STORES}{POLICY}    grace: 6d 23h\n", "retention[0].grace: a length of time of at least 7d is needed, because owners must have time to object"),
         (f"{STORES}archive: {{retention: 29d}}\n", "archive.retention: a length of time of at least 30d is needed"),
         (f"{STORES}archive: {{margin: 23h}}\n", "archive.margin: a length of time of at least 24h is needed"),
         (f"{STORES}archive: {{clock_skew: 2h}}\n", "archive.clock_skew: a length of time of at most 1h is needed"),

@@ -237,7 +237,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ("path: /x\n", "line 1, path: unknown key"),
         ("tracking:\n  - name: prod\n", "line 2, tracking[0].uri: this key is missing"),
         ("memory: 200MB\n", "line 1, memory: it should be at least 500MB: the program itself takes 200MB of it; found '200MB'"),
-        ("currency: usd\n", "line 1, currency: a currency code of three capital letters is needed: USD, EUR; found 'usd'"),
+        ("currency: usd\n", "line 1, currency: a currency code of three capital letters is needed, such as USD or EUR; found 'usd'"),
         ("mail:\n  backend: smpt\n", "line 2, mail.backend: allowed values are 'file', 'smtp' or 'none'; found 'smpt'"),
         ("mail:\n  port: 99999\n", "line 2, mail.port: it should be less than or equal to 65535; found '99999'"),
         ("mail: {backend: smtp}\n", "line 1, mail: `backend: smtp` needs `host`"),

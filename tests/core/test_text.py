@@ -1,10 +1,10 @@
-"""Paths of a server's file system are cut where people read them; addresses and names are not."""
+"""Texts as people read them: numbers with their nouns, and paths that are cut; addresses and names are not."""
 
 from __future__ import annotations
 
 import pytest
 
-from runspend.core.text import short_place, short_places
+from runspend.core.text import counted, short_place, short_places
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,11 @@ def test_a_path_is_named_by_its_end(name: str, shown: str) -> None:
 )  # fmt: skip
 def test_paths_in_a_sentence_are_cut(text: str, shown: str) -> None:
     assert short_places(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "nouns", "shown"),
+    [(1, ("row",), "1 row"), (0, ("row",), "0 rows"), (1200, ("row",), "1,200 rows"), (2, ("copy", "copies"), "2 copies")],
+)
+def test_a_number_has_its_noun_in_singular_or_plural(number: int, nouns: tuple[str, ...], shown: str) -> None:
+    assert counted(number, *nouns) == shown

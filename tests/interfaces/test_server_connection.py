@@ -147,7 +147,7 @@ def test_wrong_questions_are_errors_in_a_sentence(address: str) -> None:
         (lambda: rs.costs(by="teem"), "cannot group costs by 'teem'"),
         (lambda: rs.costs(measure="net; drop"), "allowed values are effective, billed, contracted, list"),
         (lambda: rs.costs(by=[]), "cannot group costs: name a dimension"),
-        (lambda: rs.costs(where={"team": []}), "cannot select costs by no team"),
+        (lambda: rs.costs(where={"team": []}), "cannot filter by team: its list of values is empty"),
         (lambda: rs.costs(top=0), "a number from 1"),
         (lambda: rs.run_costs(since="yesterday"), "write YYYY-MM-DD or YYYY-MM"),
         (lambda: rs.run_costs(since="2026-10-02", until="2026-10-01"), "is before since"),

@@ -153,7 +153,7 @@ def test_a_failed_check_keeps_the_tables(engine: Engine, month: str, sql: Path) 
     ("change", "said"),
     [
         ((" billed_cost,", " "), r"lacks \['billed_cost'\]"),
-        (("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] too much"),
+        (("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] in addition"),
         ((" billed_cost,", " cast(1.5 as float64) as billed_cost,"), r"\['billed_cost'\] are floats"),
         (
             ("select source, billing_period", "select source, date_add(billing_period, interval 1 month) as billing_period"),

@@ -13,6 +13,7 @@ from runspend.config.settings import Settings
 from runspend.config.trial_folder import is_trial
 from runspend.core.amounts import money
 from runspend.core.selectors import selector_yaml
+from runspend.core.text import counted
 
 CALLERS_NAMED = 3
 
@@ -69,7 +70,7 @@ def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
     if len(ranked) > CALLERS_NAMED:
         named.append(f"{len(ranked) - CALLERS_NAMED:,} more")
     if settings.mail.people != "show":  # a user is a person
-        named = [f"{len(ranked):,} {'caller' if len(ranked) == 1 else 'callers'}"]
+        named = [counted(len(ranked), "caller")]
     return (
         f"the bill names {', '.join(named)}. Make the runs of each state it (`runspend.iam_principal`, docs/identify.md#callers-of-language-models)."
         " If it has no runs, map it to a team: dimensions: {team: [run.tag.team, {principal: FILE.csv}]} (docs/configuration.md#principals-file)."

@@ -72,7 +72,7 @@ class AccessSettings(Frozen):
     @model_validator(mode="after")
     def _somebody_sees_something(self) -> AccessSettings:
         if not self.groups and not self.users:
-            raise ValueError("nobody would see anything. Name groups or users, such as `groups: {finance: all}`")
+            raise ValueError("no user could see any costs. Name groups or users, such as `groups: {finance: all}`")
         if self.header is not None and self.user_header is not None and self.header.casefold() == self.user_header.casefold():
             raise ValueError("`header` and `user_header` are the same header. Name two")
         return self

@@ -17,7 +17,7 @@ from runspend.core.redaction import redact_uri
 
 _PATTERNS = {
     NAME_PATTERN: "a name of letters, digits, `.`, `_` and `-` is needed, at most 63, beginning with a letter or a digit",
-    CURRENCY_PATTERN: "a currency code of three capital letters is needed: USD, EUR",
+    CURRENCY_PATTERN: "a currency code of three capital letters is needed, such as USD or EUR",
     DIMENSION_PATTERN: "allowed values are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
 # Kinds of mistakes about a value's type, not about its content.

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 from runspend.config.settings import ExchangeRate
 from runspend.core.errors import SourceError
+from runspend.core.text import counted
 
 FOREVER = date(9999, 12, 31)
 
@@ -80,6 +81,6 @@ def _in_words(gaps: Mapping[str, Sequence[date]], to: str) -> str:
     sentences = []
     for currency, found in sorted(gaps.items()):
         first, others = min(found), len(set(found)) - 1
-        more = f" and {others} other day{'' if others == 1 else 's'}" if others else ""
+        more = f" and {counted(others, 'other day')}" if others else ""
         sentences.append(f"no rate from {currency} to {to} for {first}{more}")
     return "; ".join(sentences)

@@ -74,7 +74,7 @@ class ChannelSettings(Frozen):
         if url is None or info.data.get("kind") != "apprise":
             return None if url is None else callable_address(url)
         if not re.fullmatch(r"[a-z][a-z0-9+.-]*:(//)?\S+", url.get_secret_value()):
-            raise ValueError("an address of Apprise is needed: ntfys://ntfy.example.com/topic")
+            raise ValueError("an address of Apprise is needed, such as ntfys://ntfy.example.com/topic")
         return url
 
     @field_validator("key")

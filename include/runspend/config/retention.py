@@ -45,7 +45,7 @@ def _parse_saving(raw: object) -> str:
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]{3})?(?:\s*/\s*month)?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
-        raise ValueError("money a month above zero is needed: 5 USD, or 5 (money in `currency`)")
+        raise ValueError("money a month above zero is needed, such as 5 USD, or 5 (money in `currency`)")
     return f"{match[1]} {match[2]}" if match[2] else match[1]
 
 
@@ -96,7 +96,7 @@ def narrows(select: Mapping[str, Any]) -> bool:
 def _parse_count(raw: object) -> int:
     if not isinstance(raw, bool) and isinstance(raw, (int, str)) and re.fullmatch(r"[1-9]\d{0,8}", str(raw).strip(), re.ASCII):
         return int(raw)
-    raise ValueError("a whole number from 1 to 999999999 is needed: 3")
+    raise ValueError("a whole number from 1 to 999999999 is needed, such as 3")
 
 
 Count = Annotated[int, BeforeValidator(_parse_count), WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 999_999_999})]
@@ -125,7 +125,7 @@ def _long_enough(shortest: timedelta, why: str) -> BeforeValidator:
     def check(raw: object) -> timedelta:
         duration = parse_duration(raw)
         if duration < shortest:
-            raise ValueError(f"a length of time of at least {format_duration(shortest)} is needed: {why}")
+            raise ValueError(f"a length of time of at least {format_duration(shortest)} is needed, because {why}")
         return duration
 
     return BeforeValidator(check)
@@ -181,7 +181,7 @@ def _parse_percent(raw: object) -> Decimal:
     match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,4})?)\s*%", raw.strip(), re.ASCII) if isinstance(raw, str) else None
     value = raw if isinstance(raw, Decimal) else Decimal(match[1]) / 100 if match else Decimal(0)
     if not 0 < value < 1:
-        raise ValueError("a percentage above zero and below 100 with its sign is needed: 20%. The cap cannot be switched off")
+        raise ValueError("a percentage above zero and below 100 with its sign is needed, such as 20%. The cap cannot be switched off")
     return value
 
 
@@ -208,14 +208,14 @@ Percent = Annotated[
 def _short_skew(raw: object) -> timedelta:
     duration = parse_duration(raw)
     if duration > LONGEST_SKEW:
-        raise ValueError("a length of time of at most 1h is needed: clocks that differ by more make due dates unreliable")
+        raise ValueError("a length of time of at most 1h is needed, because clocks that differ by more make due dates unreliable")
     return duration
 
 
 def _parse_class(raw: object) -> str:
     if isinstance(raw, str) and re.fullmatch(r"[A-Za-z][A-Za-z_]*", raw.strip(), re.ASCII):
         return raw.strip().upper()
-    raise ValueError("a storage class of the archive store is needed: GLACIER_IR (S3), COLDLINE (Google), COOL (Azure)")
+    raise ValueError("a storage class of the archive store is needed: GLACIER_IR (S3), COLDLINE (Google) or COOL (Azure)")
 
 
 StorageClass = Annotated[str, BeforeValidator(_parse_class), WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z][A-Za-z_]*\s*$"})]

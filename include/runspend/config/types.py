@@ -82,9 +82,9 @@ def parse_duration(raw: object) -> timedelta:
             raise ValueError("a length of time of at most 100 years is needed")
         duration = timedelta(seconds=float(seconds))
     else:
-        raise ValueError("a length of time with its unit is needed: 90m, 36h, 30d or 2w")
+        raise ValueError("a length of time with its unit is needed, such as 90m, 36h, 30d or 2w")
     if duration <= timedelta(0):
-        raise ValueError("a length of time above zero is needed: 90m, 36h, 30d or 2w")
+        raise ValueError("a length of time above zero is needed, such as 90m, 36h, 30d or 2w")
     return duration
 
 
@@ -102,7 +102,7 @@ def parse_size(raw: object) -> int:
     match = None if isinstance(raw, bool) else _SIZE.fullmatch(str(raw).strip())
     size = int(Decimal(match[1]) * _UNITS[(match[2] or "b").lower()]) if match else 0
     if size <= 0:
-        raise ValueError("a size above zero is needed: 500MB, 2GiB")
+        raise ValueError("a size above zero is needed, such as 500MB or 2GiB")
     return size
 
 
@@ -119,7 +119,7 @@ def _parse_discount(raw: object) -> object:
         return raw
     text = raw.strip() if isinstance(raw, str) else ""
     if not re.fullmatch(r"\d{1,2}(\.\d{1,4})?\s*%", text):
-        raise ValueError("a percentage below 100 with its sign is needed: 18% or 12.5%")
+        raise ValueError("a percentage below 100 with its sign is needed, such as 18% or 12.5%")
     return Decimal(text[:-1].strip()) / 100
 
 
@@ -161,7 +161,7 @@ def parse_threshold(raw: object) -> str:
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
-        raise ValueError("a threshold above zero is needed: 80%, 500 USD, or 500 (money in `currency`)")
+        raise ValueError("a threshold above zero is needed, such as 80%, 500 USD, or 500 (money in `currency`)")
     return match[1] + {"%": "%", None: ""}.get(match[2], f" {match[2]}")
 
 
@@ -175,7 +175,7 @@ def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found, not a zone's name, a folder of zones
-        raise ValueError("the name of a time zone is needed: UTC, Europe/Berlin") from None
+        raise ValueError("the name of a time zone is needed, such as UTC or Europe/Berlin") from None
     return name
 
 
@@ -250,13 +250,13 @@ def _mail_domain(text: str) -> str:
     """Return a domain in ASCII and lower case. Domains below it are not included."""
     found = address_of(f"x@{text.strip().removeprefix('@')}")
     if found is None or "." not in found or re.search(r"[\s()<>\"]", text.strip()):
-        raise ValueError("a mail domain is needed: example.com")
+        raise ValueError("a mail domain is needed, such as example.com")
     return found.rpartition("@")[2].casefold()
 
 
 def _address(text: str) -> str:
     if not re.fullmatch(r"[^@\s]+@[^@\s]+|[^\x00-\x1f\x7f<>]*<[^@\s<>]+@[^@\s<>]+>", text) or address_of(text) is None:
-        raise ValueError("a mail address is needed: ana@example.com or Ana <ana@example.com>")
+        raise ValueError("a mail address is needed, such as ana@example.com or Ana <ana@example.com>")
     return text
 
 

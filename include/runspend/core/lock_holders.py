@@ -72,7 +72,7 @@ def _chain(file: Path, behind: Path | None) -> str:
     if behind is None:
         return holders(file)
     found = holders(behind)
-    return f"{holders(file)}; the lock that it may wait for, {behind.name}, is {'held by nobody on this machine' if found == UNSEEN else found}"
+    return f"{holders(file)}; the lock that it may wait for, {behind.name}, is {'not held by a process on this machine' if found == UNSEEN else found}"
 
 
 def holders(file: Path) -> str:

@@ -19,10 +19,11 @@ def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, **hooks: Any) -
         raise ValueError(f"it has {len(text)} bytes, more than {max_bytes}")
     try:
         value = json.loads(text, **hooks)
+        is_deep = _is_deep(value)
     except RecursionError:
-        raise ValueError(f"it has objects or lists in one another deeper than {MAX_DEPTH}") from None
-    if _is_deep(value):
-        raise ValueError(f"it has objects or lists in one another deeper than {MAX_DEPTH}")
+        is_deep = True
+    if is_deep:
+        raise ValueError(f"its objects or lists are nested deeper than {MAX_DEPTH} levels")
     return value
 
 

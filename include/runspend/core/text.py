@@ -25,6 +25,11 @@ def quoted_value(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with its noun: "1 row", "2 rows". `nouns`: the plural, if it does not just end in s."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
 def visible(text: str) -> str:
     """Remove line breaks, control characters and text that cannot be encoded."""
     kept = []

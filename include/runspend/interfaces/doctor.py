@@ -23,7 +23,7 @@ from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Mac
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import money
 from runspend.core.errors import RunspendError
-from runspend.core.text import clean
+from runspend.core.text import clean, counted
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
 from runspend.schema.rows import midnight
 from runspend.warehouse.bigquery.dry_run import size_words
@@ -92,7 +92,7 @@ def render(findings: Sequence[Finding]) -> str:
         lines += [" " * (19 + width) + line for line in rest]
         before = f.section
     warnings, errors = (sum(f.level == level for f in findings) for level in ("WARN", "FAIL"))
-    lines.append(f"{_count(warnings, 'warning')}, {_count(errors, 'error')}. Nothing was changed.")
+    lines.append(f"{counted(warnings, 'warning')}, {counted(errors, 'error')}. Nothing was changed.")
     return "\n".join(lines)
 
 
@@ -304,8 +304,8 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
     version = found.get("version")
     parts = [
         f"MLflow {version}" if version and not str(version).startswith("revision") else "MLflow",
-        _count(found["experiments"], "experiment"),
-        _count(found["runs"], "run"),
+        counted(found["experiments"], "experiment"),
+        counted(found["runs"], "run"),
     ]
     if found.get("database_ok"):
         parts.append(f"database read-only, revision {found.get('revision')} known")
@@ -360,8 +360,8 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri} has no bill. Check `uri`, or wait for the first export."
         return
-    files = _count(found["files"], "file")
-    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, _count(found["rows"], "charge")]
+    files = counted(found["files"], "file")
+    parts = [f"{found['format']} {found['version'] or ''}".strip(), *_spans(found["periods"]), files, counted(found["rows"], "charge")]
     parts += [f"{money(amount)} {currency} billed" for currency, amount in sorted(found["billed"].items())]
     covered: datetime | None = found["covered_until"]
     age = None if covered is None else now - covered
@@ -373,15 +373,15 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     if age is not None and age > bill.late_after:
         yield "WARN", f"no new data for {_hours(age)} h (limit {_hours(bill.late_after)} h)."
     if is_unreadable:
-        rows = _count(found["quarantined"], "row")
+        rows = counted(found["quarantined"], "row")
         yield "FAIL", f"none of its {rows} can be read: {found['quarantined_because']}. Check the columns of the export, and `format`."
     elif found["quarantined"]:
         yield (
             "WARN",
-            f"{_count(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`.",
+            f"{counted(found['quarantined'], 'row')} cannot be read. The pipeline sets such rows aside in the table `billing_quarantine`.",
         )
     for why, count in found["skip_reasons"].items():
-        yield "ok", f"{_count(count, 'row')} without a charge: {why}"
+        yield "ok", f"{counted(count, 'row')} without a charge: {why}"
     if bill.format not in OWN_FORMATS:
         yield from _say_what_is_missing(found, settings.keys)
     for what, count in found["warnings"].items():
@@ -434,7 +434,7 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
         elif not measured:
             yield (
                 "WARN",
-                f"{name}: no run on it logged system/gpu_*_power_usage_watts, so all of its last {_count(hours, 'hour')} have {idle}. Install nvidia-ml-py next to MLflow "
+                f"{name}: no run on it logged system/gpu_*_power_usage_watts, so all of its last {counted(hours, 'hour')} have {idle}. Install nvidia-ml-py next to MLflow "
                 "and call mlflow.enable_system_metrics_logging() before runs start. Runs must name the machine, or be in its pool.",
             )
         else:
@@ -442,7 +442,7 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
             watts = sum(milliwatts * milliseconds for milliwatts, milliseconds in measured) / held / 1000
             yield (
                 "ok",
-                f"{name}: its power was measured in {len(measured):,} of its last {_count(hours, 'hour')} ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average. "
+                f"{name}: its power was measured in {len(measured):,} of its last {counted(hours, 'hour')} ({held / 3_600_000:,.1f} h), {watts:,.1f} W on average. "
                 f"Time without a measurement has {idle}",
             )
 
@@ -453,8 +453,8 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         read = loading.read_weights(settings, source, workdir=Path(folder), progress=lambda line: None)
-    where = "the charges that `lines` selects" if source.lines is not None else _count(read.machines, "machine")
-    parts = ["opencost", _count(read.files, "file"), f"{_count(read.rows, 'weight')} of pods on {where}"]
+    where = "the charges that `lines` selects" if source.lines is not None else counted(read.machines, "machine")
+    parts = ["opencost", counted(read.files, "file"), f"{counted(read.rows, 'weight')} of pods on {where}"]
     parts += [f"cluster {name}" for name in read.clusters]
     if read.covered_until is not None:
         parts.append(f"complete to {read.covered_until:%d %b %H:%M} UTC ({_hours(now - read.covered_until)} h ago)")
@@ -585,10 +585,6 @@ def _check_smtp(mail: MailSettings) -> Iterator[Finding]:
 
 
 # --- text ------------------------------------------------------------------------------------------------------------------
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _spans(periods: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import date, timedelta
 
 from runspend.actions.costs.runs import day_or_month
 from runspend.core.errors import UsageError
+from runspend.core.text import clean
 
 __all__ = ["Where", "dimensions", "explorer_query", "filters"]
 
@@ -41,5 +42,5 @@ def explorer_query(
 def _values(key: str, given: str | Sequence[str | None] | None) -> list[str]:
     values = [given] if given is None or isinstance(given, str) else list(given)
     if not values:
-        raise UsageError(f"cannot select costs by no {key}: give a value, or leave {key} out.")
+        raise UsageError(f"cannot filter by {clean(key)}: its list of values is empty. Give a value, or leave {clean(key)} out.")
     return ["" if value is None else value for value in values]

@@ -27,6 +27,7 @@ from runspend.config.trial_folder import is_trial
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import add, less, money, month_name, percent, places_for, round_money, share_of
 from runspend.core.step_result import Progress, silent
+from runspend.core.text import counted
 from runspend.schema.rows import first_day, month_after
 from runspend.warehouse.base import Reader, Unit, Warehouse
 from runspend.warehouse.factory import open_warehouse
@@ -257,7 +258,7 @@ def suggestions(outlook: Outlook) -> list[str]:
     ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
     found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
     if (left := len(ranked) - LINES_SHOWN) > 0:
-        found.append(f"{left:,} more {'group' if left == 1 else 'groups'}: the report of the month lists all")
+        found.append(f"{counted(left, 'more group')}: the report of the month lists all")
     who = outlook.identity
     if who is None:
         return found

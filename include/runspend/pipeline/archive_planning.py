@@ -37,7 +37,7 @@ from runspend.core.amounts import size as size_text
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.step_result import Outcome
-from runspend.core.text import cut, short_place, without_person
+from runspend.core.text import counted, cut, short_place, without_person
 from runspend.schema.rows import by_month, make_load_id
 from runspend.warehouse.base import Warehouse
 from runspend.warehouse.records import Records
@@ -126,7 +126,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         subject, blocks = compose_notice(notice, settings, now)
         write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now, copies=notice.copies)
         crash_point("archive.notice_written")
-        outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {len(notice.rows)} items")
+        outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {counted(len(notice.rows), 'item')}")
     deliveries = alert.send(settings, records, now)
     crash_point("archive.notices_sent")
     settle_notices(records, lambda notice_id: _received(records, notice_id, now))
@@ -141,7 +141,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
     nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
     if nobody:
         outcome.notes.append(
-            f"archive: no notice was sent for {nobody} items: their owners have no allowed address (mail.users, mail.domains) and mail.operators is empty. The items stay"
+            f"archive: no notice was sent for {counted(nobody, 'item')}: no owner's address is allowed (mail.users, mail.domains), and mail.operators is empty. Without a notice, nothing is moved"
         )
 
 
@@ -190,9 +190,9 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
     size = sum(row["bytes"] for row in notice.rows)
     is_prune = all(policy.action == "prune" for policy in used)
     what = (
-        _count(len(notice.rows), "run or experiment", "runs or experiments")
+        counted(len(notice.rows), "run or experiment", "runs or experiments")
         if is_prune
-        else f"{_count(len(notice.rows), 'folder')} of artifacts"
+        else f"{counted(len(notice.rows), 'folder')} of artifacts"
     )
     how_much = "" if is_prune else f" ({size_text(size)})"
     day = f"{(now + grace).day} {now + grace:%b}"
@@ -233,7 +233,7 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
     if not counts:
         return []
     listed = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    lines = [(owner, f"{_count(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
+    lines = [(owner, f"{counted(count, 'item')}: {clean(why, 200)}") for (owner, why), count in listed[:OWNERS_LISTED]]
     rest = [("", f"and {len(listed) - OWNERS_LISTED:,} more owners")] if len(listed) > OWNERS_LISTED else []
     return [
         Facts(
@@ -315,7 +315,3 @@ def _line(row: Mapping[str, Any], settings: Settings, with_owner: bool) -> tuple
     saving = row["monthly_saving"]
     saves = "" if saving is None else money(saving) if abs(saving) >= CENT else small_money(saving)
     return title, (row["run_id"] or "-")[:SHORT_ID], middle, size_text(row["bytes"]), f"{row['unused_days']} d", saves
-
-
-def _count(number: int, noun: str, nouns: str = "") -> str:
-    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"

@@ -14,6 +14,7 @@ from runspend.config.settings import Settings, redact
 from runspend.core.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError, WarehouseDamaged
 from runspend.core.machine_faults import machine_failed
 from runspend.core.step_result import Outcome
+from runspend.core.text import counted
 
 if TYPE_CHECKING:
     from runspend.actions.alert.outbox import Delivery
@@ -189,7 +190,9 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
 def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
     """Report each mail that was not delivered as a separate problem."""
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
-        outcome.fail(PartialFailure(f"cannot deliver {len(failures)} mails: {failures[0]}. Fix mail in runspend.yaml.", failures))
+        outcome.fail(
+            PartialFailure(f"cannot deliver {counted(len(failures), 'mail')}: {failures[0]}. Fix mail in runspend.yaml.", failures)
+        )
 
 
 def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:

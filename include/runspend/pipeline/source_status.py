@@ -22,6 +22,7 @@ from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock, own_folder
 from runspend.core.selectors import RUN_MAPS
 from runspend.core.step_result import Outcome
+from runspend.core.text import counted
 from runspend.pipeline.step_log import log, timed
 from runspend.schema.rows import arrow_rows, make_load_id
 from runspend.warehouse.base import Step, Unit, UnitState, Warehouse
@@ -141,7 +142,7 @@ class SourceReport:
 def tell_operators(
     settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime, was_read: bool = True
 ) -> None:
-    """Mail `mail.operators` about a technical problem, once per cause and night. An undelivered mail is a separate problem.
+    """Mail `mail.operators` about a technical problem, once per cause and day. An undelivered mail is a separate problem.
 
     `was_read`: whether earlier data exist, which stay.
     """
@@ -152,7 +153,9 @@ def tell_operators(
     deliveries = operators.notify(settings, Records(settings.home), kind, cause, now, text, advice=advice)
     if failures := [failure for d in deliveries if (failure := d.failure) is not None]:
         outcome.fail(
-            PartialFailure(f"cannot deliver {len(failures)} mails to operators: {failures[0]}. Fix mail in runspend.yaml.", failures)
+            PartialFailure(
+                f"cannot deliver {counted(len(failures), 'mail')} to operators: {failures[0]}. Fix mail in runspend.yaml.", failures
+            )
         )
 
 
@@ -246,18 +249,14 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
     """Describe the unreadable parts of a bill: rows set aside, and values taken as null in rows that count."""
     notes = []
     if extra.get("quarantined") and extra.get("rows"):  # without any other row, the bill has an error
-        rows = _rows(extra["quarantined"], "unreadable row is", "unreadable rows are")
+        rows = counted(extra["quarantined"], "unreadable row is", "unreadable rows are")
         notes.append(f"{source} {period}: {rows} excluded from totals: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
-        notes.append(f"{source} {period}: {column} is unreadable in {_rows(count, 'row', 'rows')} and counts as null")
+        notes.append(f"{source} {period}: {column} is unreadable in {counted(count, 'row')} and counts as null")
     if extra.get("without_effective_cost"):
-        rows = _rows(extra["without_effective_cost"], "row has no EffectiveCost and is", "rows have no EffectiveCost and are")
+        rows = counted(extra["without_effective_cost"], "row has no EffectiveCost and is", "rows have no EffectiveCost and are")
         notes.append(f"{source} {period}: {rows} excluded from its totals")
     return notes
-
-
-def _rows(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:

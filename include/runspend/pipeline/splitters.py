@@ -54,6 +54,6 @@ class Splitters:
             except SourceError as error:
                 raise SourceRefused(
                     bill.name,
-                    f"cannot load {bill_named(bill.name)}: its lines are split by {source.name}, which cannot be read. The bill was left as it was. {error}",
+                    f"cannot load {bill_named(bill.name)}: its lines are split by {source.name}, which cannot be read. The bill did not change. {error}",
                 ) from error
         return found

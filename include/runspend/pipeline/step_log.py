@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from runspend.core.step_result import Outcome
+from runspend.core.text import counted
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,8 @@ def timed(what: str) -> Iterator[None]:
 
 def log_outcome(outcome: Outcome) -> None:
     """Log the result of a step: counts of units, then each note and problem."""
-    log.info("%s: %d changed, %d unchanged, %d problems", outcome.step, len(outcome.changed), len(outcome.unchanged), len(outcome.problems))
+    problems = counted(len(outcome.problems), "problem")
+    log.info("%s: %d changed, %d unchanged, %s", outcome.step, len(outcome.changed), len(outcome.unchanged), problems)
     for label in outcome.changed:
         log.info("%s: changed %s", outcome.step, label)
     for label in outcome.unchanged:

@@ -115,7 +115,7 @@ def item(owner_id: str, kind: Any = "run", server: str = "prod") -> Item:
 def test_a_cap_stops_before_the_first(tmp_path: Path) -> None:
     given = given_settings(tmp_path, POLICY)
     asked: list[str] = []
-    with pytest.raises(CapPassed, match="cannot delete 3 of 10 runs and experiments of prod in MLflow"):
+    with pytest.raises(CapPassed, match="cannot delete 3 of the 10 runs and experiments in prod:"):
         prune([item(str(i)) for i in range(3)], given, protects=lambda i: asked.append(i.owner_id), active={"prod": 10})
     assert asked == []
 

@@ -350,13 +350,13 @@ def test_a_store_that_was_not_measured_is_not_touched(world: World) -> None:
 @pytest.mark.parametrize("minutes", [-6, 6])
 def test_clocks_that_differ_stop_it(world: World, minutes: int) -> None:
     world.archive.clock = lambda: world.now + timedelta(minutes=minutes)  # type: ignore[method-assign]
-    with pytest.raises(SourceRefused, match="Set the clocks"):
+    with pytest.raises(SourceRefused, match="Correct the clocks"):
         world.apply()
     assert world.here() == FILES and world.archive.objects == {}
 
 
 def test_a_time_that_is_to_come_stops_it(world: World) -> None:
-    with pytest.raises(SourceRefused, match="that is later than it is"):
+    with pytest.raises(SourceRefused, match="that is in the future"):
         states(world, now=world.now + timedelta(days=365))
     assert world.archive.objects == {}
 

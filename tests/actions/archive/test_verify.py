@@ -51,7 +51,7 @@ def test_a_sample_is_read_and_the_rest_is_listed(world: World) -> None:
     assert (found.archives, found.objects, found.read, found.damaged, found.unknown) == (1, 500, 299, [], [])
     assert (
         found.summary
-        == f"1 archives, 500 objects, {found.bytes:,} bytes listed; 299 objects read, none damaged: with 95% confidence less than 1.0% are"
+        == f"1 archive, 500 objects, {found.bytes:,} bytes listed; 299 objects read, none damaged. With 95% confidence, less than 1.0% are damaged"
     )
     full = look(world, full=True)
     assert (

@@ -65,7 +65,7 @@ def test_long_lines_below_the_limit_pass_across_chunks(tmp_path: Path) -> None:
 def test_a_stated_size_is_held_against_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b"a,b\n")
-    with pytest.raises(SourceRefused, match="has 4 bytes where the manifest states 5"):
+    with pytest.raises(SourceRefused, match="has 4 bytes, but the manifest states 5"):
         check(path, 5)
 
 

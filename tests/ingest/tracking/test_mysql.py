@@ -224,7 +224,7 @@ def test_uris_are_those_of_sqlalchemy(uri: str, expected: dict[str, Any]) -> Non
 @pytest.mark.parametrize(
     ("query", "message"),
     [
-        ("local_infile=1", r"`local_infile` in its URI is not known\. Possible: connect_timeout, .*unix_socket"),
+        ("local_infile=1", r"`local_infile` in its URI is unknown\. Allowed parameters are connect_timeout, .*unix_socket"),
         ("ssl_verify_cert=maybe", "`ssl_verify_cert` in its URI is 'maybe', which is not true or false"),
     ],
 )

@@ -392,7 +392,7 @@ WRONG: Sequence[tuple[Call, str]] = (
     (("costs", {"until": "2026-13"}), "cannot use until='2026-13'"),
     (("costs", {"since": "2026-10-02", "until": "2026-10-01"}), "the last day is before the first"),
     (("costs", {"where": {"teem": None}}), "cannot read where='teem'"),
-    (("costs", {"where": {"team": []}}), "cannot select costs by no team"),
+    (("costs", {"where": {"team": []}}), "cannot filter by team: its list of values is empty"),
     (("costs", {"top": 0}), "top: Input should be greater than or equal to 1"),
     (("costs", {"measure": "net"}), "measure: Input should be 'effective', 'billed', 'contracted' or 'list'"),
     (("explain", {"run": "abc"}), "it is too short"),

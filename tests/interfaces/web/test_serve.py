@@ -76,10 +76,14 @@ ACCESS = "access: {groups: {finance: all}, header: X-Groups}\n"
 @pytest.mark.parametrize(
     ("more", "host", "why"),
     [
-        ("access: {groups: {finance: all}}\n", "127.0.0.1", "not how a reverse proxy names who asks. Set access.header"),
+        (
+            "access: {groups: {finance: all}}\n",
+            "127.0.0.1",
+            "not the header in which a reverse proxy names the user's groups. Set access.header",
+        ),
         ("", "0.0.0.0", "everybody who reaches the port would see all costs"),
         ("", "192.0.2.1", "everybody who reaches the port would see all costs"),
-        (ACCESS, "0.0.0.0", "access.proxies is missing, and only the proxy may say who asks"),
+        (ACCESS, "0.0.0.0", "access.proxies is missing, and only the proxy may name the user"),
         (ACCESS, "::", "access.proxies is missing"),
         ("", "localhost", "it is not an address"),
         (ACCESS.replace("}\n", ", proxies: [10.0.0.5]}\n"), "192.0.2.1", "Cannot assign requested address"),
@@ -93,10 +97,10 @@ def test_pages_are_not_served_to_those_who_may_not_see_them(config: Path, more: 
 
 
 def test_mcp_over_http_is_refused_where_access_is_restricted(config: Path) -> None:
-    """Its tools do not know who asks."""
+    """MCP tools cannot identify the user."""
     config.write_text(f"home: .\n{ACCESS}", encoding="utf-8")
     refused = run_here("mcp", "--http", "--port", "0", "--config", str(config), code=2)
-    assert refused.stdout == "" and "cannot serve MCP over HTTP: `access` says who sees what" in refused.stderr
+    assert refused.stdout == "" and "cannot serve MCP over HTTP: `access` restricts who sees which costs" in refused.stderr
 
 
 def test_a_proxy_in_front_says_who_asks(config: Path) -> None:

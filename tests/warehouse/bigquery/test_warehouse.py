@@ -661,7 +661,7 @@ def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse
     script(warehouse, f"insert into {table} select * from {table} where line_id = 'line_id 0'")
     with (
         warehouse.step("fill", "fill") as step,
-        pytest.raises(RunspendError, match=r"has 51 rows where 50 were sent\. Nothing was changed"),
+        pytest.raises(RunspendError, match=r"has 51 rows, but 50 were sent\. Nothing was changed"),
     ):
         step.put(*unit, rows)
 

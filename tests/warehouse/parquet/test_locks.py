@@ -205,7 +205,7 @@ def test_a_wait_at_the_turnstile_names_who_is_in_it(home: Path) -> None:
     with held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
     said = str(error.value)
-    assert f"the lock {home / 'turn'}, held by pid {pid}" in said and "lock, is held by nobody on this machine" in said
+    assert f"the lock {home / 'turn'}, held by pid {pid}" in said and "lock, is not held by a process on this machine" in said
     with Locks(home).shared(), held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
     said = str(error.value)

@@ -36,6 +36,7 @@ from runspend.actions.alert.wording import Writer, recipients_of
 from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Budget, Settings
 from runspend.core.errors import PartialFailure, RunspendError, SourceError
+from runspend.core.text import counted
 from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
@@ -209,7 +210,7 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
     deliveries = send(settings, records, now)
     if judgement.notes:
         count = len(judgement.notes)
-        headline = f"{count} budget{' was' if count == 1 else 's were'} not judged: {judgement.notes[0]}"
+        headline = f"{counted(count, 'budget was', 'budgets were')} not judged: {judgement.notes[0]}"
         first = judgement.notes[0].replace(" was not judged for ", " in ", 1)
         advice = operators.Advice(
             still_works="All other budgets were judged.",

@@ -19,7 +19,7 @@ from runspend.actions.alert.wording import spent_ratio
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
 from runspend.core.amounts import money
-from runspend.core.text import clean
+from runspend.core.text import clean, counted
 
 # Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
 ROWS_IN_A_MAIL = 400
@@ -55,7 +55,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
     blocks: list[Block] = [
         Card(
             (
-                ("budgets", f"{len({a['budget'] for a in alerts})}", f"{len(alerts)} alert{'' if len(alerts) == 1 else 's'}"),
+                ("budgets", f"{len({a['budget'] for a in alerts})}", counted(len(alerts), "alert")),
                 ("exceeded", f"{over}", "all of the budget spent"),
             )
         ),
@@ -82,12 +82,13 @@ def _counted(alerts: Sequence[Alert]) -> str:
     """ "14 budgets over a threshold: 3 exceeded, 11 not exceeded". If some are forecasts or unusual days: "20 alerts on 14 budgets"."""
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
-    counted = ", ".join(
+    states = ", ".join(
         text for text in (f"{over} exceeded" if over else "", f"{len(passed) - over} not exceeded" if len(passed) > over else "") if text
     )
     if len(passed) == len(alerts):
-        return f"{len(alerts)} budget{'' if len(alerts) == 1 else 's'} over a threshold: {counted}"
-    return f"{len(alerts)} alerts on {len({a['budget'] for a in alerts})} budgets" + (f": {counted}" if counted else "")
+        return f"{counted(len(alerts), 'budget')} over a threshold: {states}"
+    budgets = len({a["budget"] for a in alerts})
+    return f"{counted(len(alerts), 'alert')} on {counted(budgets, 'budget')}" + (f": {states}" if states else "")
 
 
 def _row(alert: Alert, people: str) -> tuple[str, ...]:

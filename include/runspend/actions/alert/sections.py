@@ -19,7 +19,7 @@ from runspend.actions.alert.render import Button, Card, Facts, MailTable, clean,
 from runspend.actions.alert.series import Coverage
 from runspend.config.settings import Budget
 from runspend.core.amounts import EXACT, add, day, money, rough_money
-from runspend.core.text import without_person
+from runspend.core.text import counted, without_person
 
 DIMENSIONS = {  # of `runspend costs`, by the key of a budget's selector
     "experiment": "experiment", "team": "team", "project": "project", "cost_center": "cost_center", "owner": "owner", "user": "user", "tracking": "server",
@@ -58,7 +58,7 @@ def running_now(figures: Figures, status: Status, people: str, now: datetime) ->
     )
     if unknown:
         notes.append(
-            f"{unknown} active {'run has' if unknown == 1 else 'runs have'} no price{' yet: no bill covers them' if unknown <= len(figures.running) else ''}"
+            f"{counted(unknown, 'active run has', 'active runs have')} no price{' yet: no bill covers them' if unknown <= len(figures.running) else ''}"
         )
     return MailTable(
         f"ACTIVE RUNS (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
@@ -88,7 +88,7 @@ def at_a_glance(status: Status, now: datetime) -> Card:
         (
             "over budget by" if left < 0 else "left",
             f"{money(abs(left))} {status.currency}",
-            f"{max(days, 0)} day{'' if days == 1 else 's'} to go",
+            f"{counted(max(days, 0), 'day')} to go",
         ),
     ]
     if (forecast := status.forecast) is not None:

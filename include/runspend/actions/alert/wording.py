@@ -38,6 +38,7 @@ from runspend.actions.alert.series import Coverage
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
 from runspend.core.amounts import EXACT, day, money, rough_money
+from runspend.core.text import counted
 
 MEASURES = {
     "effective_cost": "effective cost",
@@ -297,4 +298,4 @@ def _span(first: date, last: date) -> str:
 
 def _days_left(status: Status, now: datetime) -> str:
     days = (status.period.end - now.date()).days
-    return f"{days} day{'' if days == 1 else 's'}"
+    return counted(days, "day")

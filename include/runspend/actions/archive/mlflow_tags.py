@@ -145,7 +145,7 @@ def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, in
         allowed = min(caps.max_objects, int(active.get(server, 0) * caps.max_percent))
         if wanted > allowed:
             raise CapPassed(
-                f"cannot delete {wanted:,} of {active.get(server, 0):,} runs and experiments of {server} in MLflow: `archive.max_percent` and `archive.max_objects` allow"
+                f"cannot delete {wanted:,} of the {active.get(server, 0):,} runs and experiments in {server}: `archive.max_percent` and `archive.max_objects` allow"
                 f" {allowed:,}. See what is due with `runspend archive plan`; if this is intended, raise the limit. Nothing was deleted.",
                 wanted=wanted,
                 allowed=allowed,

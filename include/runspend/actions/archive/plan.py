@@ -20,6 +20,7 @@ from runspend.actions.archive.savings import ClassTotal, Rates, price_item, read
 from runspend.actions.archive.selection import Selection, parse_select, policy_digest, selection_sql
 from runspend.actions.archive.shared_folders import STORED, OddFolders
 from runspend.config.settings import RetentionPolicy, Settings
+from runspend.core.text import counted
 from runspend.ingest.tracking.artifact_folders import REGULAR, main_folder
 from runspend.schema.tables import ARCHIVE_PLAN
 from runspend.storage.objects import KEEPS_VERSIONS
@@ -249,7 +250,7 @@ def split_reasons(text: str) -> list[str]:
 
 
 def _why(unused_days: int, size: int, selection: Selection) -> str:
-    days = f"unused for {unused_days} day{'' if unused_days == 1 else 's'}"
+    days = f"unused for {counted(unused_days, 'day')}"
     return days if selection.larger_than is None else f"{days}, {size:,} bytes"
 
 

@@ -319,9 +319,9 @@ def _check_clocks(work: Work, archives: Sequence[Archive], clock: Callable[[], d
         if abs(there - here) > skew:
             raise SourceRefused(
                 uri,
-                f"cannot archive: it is {here:%Y-%m-%d %H:%M:%S} here and {there:%Y-%m-%d %H:%M:%S} in {uri}. Set the clocks. Nothing was moved.",
+                f"cannot archive: this machine's clock says {here:%Y-%m-%d %H:%M:%S}, and the clock of {uri} says {there:%Y-%m-%d %H:%M:%S}. Correct the clocks. Nothing was moved.",
             )
         if work.now > there + skew:
             raise SourceRefused(
-                uri, f"cannot archive as of {work.now:%Y-%m-%d %H:%M}: that is later than it is. Leave --now out. Nothing was moved."
+                uri, f"cannot archive as of {work.now:%Y-%m-%d %H:%M}: that is in the future. Leave --now out. Nothing was moved."
             )

@@ -23,6 +23,7 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT
 from runspend.core.errors import NotDone, SourceError
 from runspend.core.step_result import Progress, silent
+from runspend.core.text import counted
 from runspend.storage.factory import open_objects
 from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
@@ -64,7 +65,8 @@ class Verification:
     @property
     def summary(self) -> str:
         """The conclusion, in one sentence."""
-        told = f"{self.archives:,} archives, {self.objects:,} objects, {self.bytes:,} bytes listed; {self.read:,} objects read"
+        listed = f"{counted(self.archives, 'archive')}, {counted(self.objects, 'object')}, {self.bytes:,} bytes listed"
+        told = f"{listed}; {counted(self.read, 'object')} read"
         if self.damaged or self.unknown:
             return f"{told}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
         if not self.archives:
@@ -74,7 +76,7 @@ class Verification:
         if self.read < min(self.objects - self.not_readable, sample_size(self.confidence, self.share)):
             return f"{told}: too few to conclude more"
         among = " of those that can be read" if self.not_readable else ""
-        return f"{told}, none damaged: with {self.confidence:.0%} confidence less than {self.share:.1%}{among} are"
+        return f"{told}, none damaged. With {self.confidence:.0%} confidence, less than {self.share:.1%}{among} are damaged"
 
 
 @dataclass(frozen=True)

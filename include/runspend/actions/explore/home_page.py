@@ -14,6 +14,7 @@ from runspend.actions.explore.page import Page, render_page
 from runspend.actions.explore.view import FAILED, PARTS, View
 from runspend.actions.report import render as report
 from runspend.core.amounts import add, day
+from runspend.core.text import counted
 from runspend.schema.rows import month_after
 
 MOST_TEAMS = 8
@@ -78,13 +79,12 @@ class HomePage(Page):
 
     def action_note(self, action: Action) -> str:
         """State the number, and what to do."""
-        many = "" if action.count == 1 else "s"
-        counted = {
-            "idle": f"{action.count:,} machine{many}. " if action.count else "",
-            "failed": f"{action.count:,} run{many}. ",
+        number = {
+            "idle": f"{counted(action.count, 'machine')}. " if action.count else "",
+            "failed": f"{counted(action.count, 'run')}. ",
             "unallocated": "",
         }
-        return f"{counted[action.kind]}{WHAT_TO_DO[action.kind]}"
+        return f"{number[action.kind]}{WHAT_TO_DO[action.kind]}"
 
     def action_address(self, action: Action) -> str:
         """Return the address of the costs that an action is about."""

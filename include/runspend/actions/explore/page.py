@@ -40,6 +40,7 @@ from runspend.actions.explore.view import (
 from runspend.actions.report import render as report
 from runspend.actions.report.charts import swatch
 from runspend.core import amounts
+from runspend.core.text import counted
 from runspend.schema.rows import month_after
 from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
@@ -336,7 +337,7 @@ class Page:
         if others:
             stacks.append(
                 (
-                    f"{len(others)} more {'group' if len(others) == 1 else 'groups'}",
+                    counted(len(others), "more group"),
                     "gx",
                     tuple(amounts.add(column) for column in zip(*others, strict=True)),
                 )

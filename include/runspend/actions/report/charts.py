@@ -17,6 +17,7 @@ from markupsafe import Markup
 from runspend.actions.report.figures import IdleDay
 from runspend.config.budgets import percent_used
 from runspend.core.amounts import add, day, money, percent
+from runspend.core.text import counted
 
 PART_CLASS = {
     "allocated to runs": "run",
@@ -235,7 +236,7 @@ def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], length: int, wid
             told.append(words)
             strength = f' fill-opacity="{_strength(float(one.idle_cost) / largest):.2f}"' if one.idle_cost > 0 else ""
             shapes.append(rect(x + 0.75, y + 1, slot - 1.5, line - 3, "idle-day" if strength else "empty", f"{name}, {words}", strength))
-        whole = f"{name if width > 600 else shown}: {money(add(one.idle_cost for one in days))} idle in {len(days)} day{'' if len(days) == 1 else 's'}"
+        whole = f"{name if width > 600 else shown}: {money(add(one.idle_cost for one in days))} idle in {counted(len(days), 'day')}"
         body.append(tipped(shapes, whole, f"{whole}; {'; '.join(told)}", (width - 2, 12), width))
     bottom = head + len(machines) * line
     for number in (1, *range(5, length + 1, 5)):

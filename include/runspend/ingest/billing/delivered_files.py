@@ -19,6 +19,7 @@ from typing import Any
 
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
+from runspend.core.text import counted
 from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing.file_sources import FileSource, open_folder
 from runspend.ingest.billing.formats import find_format, format_module, offered
@@ -281,7 +282,7 @@ def _stage(context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequ
     file.staged = getattr(format_module(file.format), way)(staged, delivered)
     stated = file.delivered.stated_rows
     if stated is not None and file.staged.rows != stated:
-        raise refused(context, f"{file.name} holds {file.staged.rows} rows where its manifest states {stated}", None)
+        raise refused(context, f"{file.name} holds {counted(file.staged.rows, 'row')}, but its manifest states {stated}", None)
     if file.verified.readable == file.path:
         now = file.path.stat()
         is_copy = file.path.is_relative_to(context.workdir)

@@ -195,7 +195,7 @@ def _try_manifest(
                 at_fault |= {f.delivered.export for f in files if f.index in {p.file_index for p in strays}}
                 raise refused(
                     context,
-                    f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period} where its manifest is for {period}",
+                    f"{next(f.name for f in files if f.index == strays[0].file_index)} holds rows of {strays[0].period}, but its manifest is for {period}",
                     period,
                 )
             if why := _overlapping_exports(staged, period, files):

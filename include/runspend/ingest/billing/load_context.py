@@ -68,4 +68,4 @@ def refused(context: LoadContext, why: str, period: str | None) -> SourceRefused
     if why.startswith("cannot "):
         return SourceRefused(name, why, period=period)
     what = f"{period} of {bill_named(name)}" if period else bill_named(name)
-    return SourceRefused(name, f"cannot load {what}: {why}. The period was left as it was.", period=period)
+    return SourceRefused(name, f"cannot load {what}: {why}. The period did not change.", period=period)

@@ -246,7 +246,7 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
         why = f"manifest {entry.name} names {len(stated)} files, of which {len(missing)} are missing: {', '.join(missing[:3])}"
     for file in files:
         if file.stated_bytes is not None and file.entry.bytes != file.stated_bytes:
-            why = why or f"{file.entry.name} has {file.entry.bytes} bytes where manifest {entry.name} states {file.stated_bytes}"
+            why = why or f"{file.entry.name} has {file.entry.bytes} bytes, but manifest {entry.name} states {file.stated_bytes}"
     delivered_at = _stated_time(document) or _run_time(entry.name) or entry.modified_at
     return Delivery(entry.name, tuple(files), delivered_at, period, why, export, assembly=str(document.get("assemblyId") or ""))
 

@@ -45,7 +45,7 @@ def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
         try:
             return _checked_width(source, name, list(_parquet_leaves(file.readable)))
         except RecursionError as error:
-            raise refused(source, name, "it has columns in columns, deeper than any bill. Check what wrote it") from error
+            raise refused(source, name, "its columns are nested deeper than in any bill. Check what wrote it") from error
     if file.kind == "json":
         return _checked_width(source, name, list(_json_leaves(source, name, file.readable)))
     try:
@@ -285,7 +285,7 @@ def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path:
             for fields in reader:
                 if len(fields) > width:
                     raise refused(
-                        source, name, f"line {reader.line_num}: it has {len(fields)} fields where the header has {width}. Deliver it again"
+                        source, name, f"line {reader.line_num}: it has {len(fields)} fields, but the header has {width}. Deliver it again"
                     )
         except csv.Error as error:
             raise refused(source, name, f"line {reader.line_num}: its quotes do not match ({error}). Deliver it again") from error
@@ -428,7 +428,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     try:
         add("", "", reduce(_merge_structures, [parse_json(text) for text, _ in found], {}))
     except (ValueError, RecursionError) as error:
-        raise refused(source, name, "it has objects in objects, deeper than any bill. Check what wrote it") from error
+        raise refused(source, name, "its objects are nested deeper than in any bill. Check what wrote it") from error
     return leaves
 
 
@@ -446,7 +446,7 @@ def explain(message: str) -> str:
     line = re.search(r"on Line: (\d+)", message)
     place = f"line {line[1]}: " if line else ""
     if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
-        return f"{place}it has {found[2]} fields where the header has {found[1]}"
+        return f"{place}it has {found[2]} fields, but the header has {found[1]}"
     if "state machine" in message:
         return "it is not CSV as in RFC 4180: it has mixed line ends, or a lone carriage return"
     for known in ("unterminated quote", "Invalid unicode", "Maximum line size"):

@@ -50,7 +50,7 @@ def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None,
 def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
     size = path.stat().st_size
     if stated_bytes is not None and size != stated_bytes:
-        raise refused(source, name, f"it has {size} bytes where the manifest states {stated_bytes}. Deliver it again")
+        raise refused(source, name, f"it has {size} bytes, but the manifest states {stated_bytes}. Deliver it again")
     lower = name.lower()
     if lower.endswith(".parquet"):
         return VerifiedFile(path, "parquet", size, _check_parquet(source, name, path))
@@ -95,7 +95,7 @@ class _LineGuard:
     def finish(self) -> int:
         """Return the number of lines."""
         if not self.bytes:
-            raise refused(self.source, self.name, "it is empty, not even a header. Deliver it again")
+            raise refused(self.source, self.name, "it is empty: it does not even have a header. Deliver it again")
         return self.newlines + (self.since_newline > 0)
 
 
@@ -172,4 +172,4 @@ def free_bytes(folder: Path) -> int:
 
 def refused(source: str, name: str, why: str) -> SourceRefused:
     """Return the error of a file that cannot be loaded."""
-    return SourceRefused(source, f"cannot load {name} of {bill_named(source)}: {why}. The period was left as it was.")
+    return SourceRefused(source, f"cannot load {name} of {bill_named(source)}: {why}. The period did not change.")

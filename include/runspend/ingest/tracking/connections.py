@@ -243,7 +243,7 @@ def mysql_options(uri: str) -> dict[str, Any]:
         if name == "charset":  # always utf8mb4
             continue
         if name not in _MYSQL_PARAMETERS:
-            raise ValueError(f"`{name}` in its URI is not known. Possible: {', '.join(sorted(_MYSQL_PARAMETERS))}")
+            raise ValueError(f"`{name}` in its URI is unknown. Allowed parameters are {', '.join(sorted(_MYSQL_PARAMETERS))}")
         try:
             options[name] = _MYSQL_PARAMETERS[name](value)
         except ValueError:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runspend.core.errors import UsageError
+from runspend.core.text import counted
 from runspend.interfaces.cli.context import Context, pasteable, shown
 
 if TYPE_CHECKING:
@@ -79,7 +80,9 @@ def print_outcome(context: Context, outcome: Outcome, **more: Any) -> None:
     for label, lines in (("changed", outcome.changed), ("found", outcome.found), ("note", outcome.notes), ("problem", outcome.problems)):
         for line in lines:
             click.echo(f"{label:9}{shown(pasteable(line))}", err=label == "problem")
-    click.echo(f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {len(outcome.problems)} problems")
+    click.echo(
+        f"{outcome.step}: {len(outcome.changed)} changed, {len(outcome.unchanged)} unchanged, {counted(len(outcome.problems), 'problem')}"
+    )
     raise SystemExit(outcome.exit_code)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from runspend.core.errors import RecordRefused, UsageError
+from runspend.core.text import counted
 from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows, write_file
 
@@ -237,8 +238,7 @@ def export_prices(context: Context, out: Path | None) -> None:
         click.echo(text, nl=False)
     else:
         write_file(out, text.encode(), "export prices", is_price_list)
-        count = len(found["prices"])
-        click.echo(f"{count:,} price{'' if count == 1 else 's'} in {out}")
+        click.echo(f"{counted(len(found['prices']), 'price')} in {out}")
 
 
 @export.command("focus")
@@ -603,7 +603,7 @@ def mcp(context: Context, http: bool, port: int) -> None:
     if http:
         if settings.access is not None:
             raise UsageError(
-                "cannot serve MCP over HTTP: `access` says who sees what, and its tools do not know who asks. Use the HTTP API, or MCP on"
+                "cannot serve MCP over HTTP: `access` restricts who sees which costs, and MCP tools cannot identify the user. Use the HTTP API, or MCP on"
                 " standard input and output for those who can read the warehouse. Nothing is served."
             )
         with take_port(port) as taken:

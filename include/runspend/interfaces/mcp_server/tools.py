@@ -26,6 +26,7 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import less, plain
 from runspend.core.errors import SqlRefused, UsageError
 from runspend.core.text import person, without_person
+from runspend.interfaces.library_arguments import filters
 from runspend.interfaces.mcp_server.answers import (
     AdviceAnswer,
     AdviceArguments,
@@ -305,12 +306,7 @@ def _query(asked: CostsArguments) -> list[tuple[str, str]]:
         query.append(("from", _day("since", asked.since)))
     if asked.until is not None:
         query.append(("to", _day("until", asked.until, is_last=True)))
-    for key, given in asked.where.items():
-        values = given if isinstance(given, list) else [given]
-        if not values:
-            raise UsageError(f"cannot select costs by no {key[:60]}: give a value, or leave {key[:60]} out.")
-        query += [("where", f"{key}={value or ''}") for value in values]
-    return query
+    return [*query, *(("where", text) for text in filters(asked.where))]
 
 
 def _day(key: str, text: str, *, is_last: bool = False) -> str:

@@ -42,8 +42,8 @@ def check_access(settings: Settings, host: str) -> None:
         raise UsageError(f"cannot serve on --host {host}: it is not an address. Give one of this machine, such as 127.0.0.1.") from None
     if access is not None and not access.is_of_headers:
         raise UsageError(
-            "cannot serve: `access` says who sees what, but not how a reverse proxy names who asks. Set access.header to the header with"
-            " the groups, or use the pages in Airflow. No page is shown."
+            "cannot serve: `access` is set, but not the header in which a reverse proxy names the user's groups. Set access.header, or use"
+            " the pages in Airflow. No page is shown."
         )
     if is_loopback:
         return
@@ -54,7 +54,7 @@ def check_access(settings: Settings, host: str) -> None:
         )
     if "proxies" not in access.model_fields_set:
         raise UsageError(
-            f"cannot serve on {host}: access.proxies is missing, and only the proxy may say who asks. Set it to the proxy's address."
+            f"cannot serve on {host}: access.proxies is missing, and only the proxy may name the user. Set it to the proxy's address."
             " No page is shown."
         )
 

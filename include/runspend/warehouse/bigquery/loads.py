@@ -51,7 +51,7 @@ def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, ro
             )
         if found.num_rows != rows:
             raise RunspendError(
-                f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows where {rows} were sent. Nothing was changed."
+                f"cannot load {table.name} of {unit.period}: {staged} has {found.num_rows} rows, but {rows} were sent. Nothing was changed."
             )
         return staged
     raise AssertionError("unreachable")

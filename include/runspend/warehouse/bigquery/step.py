@@ -290,7 +290,7 @@ class BigQueryStep:
         missing, extra = sorted(wanted - types.keys() - set(FILLED)), sorted(types.keys() - wanted)
         if missing or extra:
             raise RunspendError(
-                f"cannot fill {table} from model {model or table}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} too much."
+                f"cannot fill {table} from model {model or table}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} in addition."
             )
         floats = [c.name for c in TABLES[table].columns if c.type == "BIGNUMERIC" and types.get(c.name) == "FLOAT64"]
         if floats:

@@ -182,9 +182,7 @@ class BigQueryReader:
     def answer(self, sql: str, *, native: bool, timeout: float | None, at_most: int | None = None) -> pa.Table:
         """Return the rows of one user-written statement. BigQuery itself determines its kind, independently of Runspend's parser."""
         if self._seen is not None:  # a statement may name a table with its dataset
-            raise SqlRefused(
-                "cannot run the SQL: a warehouse in BigQuery answers the SQL of those who see all teams only. Nothing was run."
-            )
+            raise SqlRefused("cannot run the SQL: with BigQuery, only users who see all teams can run SQL. Nothing was run.")
         statement = self._only_reading(sql, {}, native)
         if not native:
             self._refuse_all_but_select(statement)

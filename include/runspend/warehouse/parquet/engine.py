@@ -155,7 +155,7 @@ def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, para
     extra = [column for column in types if column not in wanted]
     if missing or extra:
         raise RunspendError(
-            f"cannot fill {table.name} from model {name}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} too much. "
+            f"cannot fill {table.name} from model {name}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} in addition. "
             f"Select exactly the columns of tables.py; {' and '.join(FILLED)} are filled by the warehouse."
         )
     floats = [c.name for c in table.columns if c.type == "BIGNUMERIC" and types.get(c.name) in ("DOUBLE", "FLOAT")]

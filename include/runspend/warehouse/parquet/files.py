@@ -52,7 +52,7 @@ def difference(found: pa.Schema, wanted: pa.Schema) -> str:
     lacking = [f.name for f in wanted if f.name not in found.names]
     extra = [f.name for f in found if f.name not in wanted.names]
     if lacking or extra:
-        return f"it lacks columns {lacking} and has columns {extra} too much"
+        return f"it lacks columns {lacking} and has columns {extra} in addition"
     if found.names != wanted.names:
         return "its columns are in another order than in tables.py"
     return "; ".join(f"{a.name} is {a.type} and must be {b.type}" for a, b in zip(found, wanted, strict=True) if not a.equals(b))

@@ -901,7 +901,7 @@ def test_columns_are_matched_by_name_and_new_ones_reported(tmp_path: Path) -> No
 
 
 def test_a_header_that_does_not_fit_its_rows_is_refused(tmp_path: Path, samples: Path) -> None:
-    with pytest.raises(SourceRefused, match="line 2: it has 130 fields where the header has 131"):
+    with pytest.raises(SourceRefused, match="line 2: it has 130 fields, but the header has 131"):
         nights(tmp_path, samples / "koku/test_cur.csv").load()
 
 
@@ -1008,7 +1008,7 @@ def test_a_file_damaged_behind_a_row_that_is_set_aside_is_refused(tmp_path: Path
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), part_bytes=1))
     path = write_cur(tmp_path / "cur.csv", [line(), line("Usage", "?"), *[line()] * 20])
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(SourceRefused, match=r"line 23: it has \d+ fields where the header has"):
+    with pytest.raises(SourceRefused, match=r"line 23: it has \d+ fields, but the header has"):
         nights(tmp_path, path).load()
 
 

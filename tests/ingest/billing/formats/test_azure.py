@@ -138,7 +138,7 @@ def test_a_file_without_a_currency_is_refused_until_the_source_says_it(tmp_path:
 
 def test_rows_that_do_not_fit_their_header_are_refused(tmp_path: Path, samples: Path) -> None:
     bill = nights(tmp_path, samples / "azure_export/opencost_Template.csv", format="azure", currency="USD")
-    with pytest.raises(SourceRefused, match="line 2: it has 10 fields where the header has 11"):
+    with pytest.raises(SourceRefused, match="line 2: it has 10 fields, but the header has 11"):
         bill.load()
 
 

@@ -58,7 +58,7 @@ def test_a_run_that_replaces_the_one_before_is_a_new_version(tmp_path: Path) -> 
     [
         ({"blobName": "exports/daily/gone.csv"}, "names 1 files, of which 1 are missing"),
         ({"byteCount": 17}, "states 17"),
-        ({"dataRowCount": 7}, "holds 1 rows where its manifest states 7"),
+        ({"dataRowCount": 7}, "holds 1 row, but its manifest states 7"),
         ({"byteCount": "many"}, "states 'many' bytes"),
     ],
 )
@@ -146,7 +146,7 @@ def test_the_run_that_is_broken_falls_back_alone(tmp_path: Path) -> None:
     bill = nights(tmp_path, tmp_path, format="azure")
     outcome = only(bill.load())
     assert (outcome.state, bill.total()) == ("loaded", Decimal(5))
-    assert "holds 1 rows where its manifest states 9" in str(outcome.error)
+    assert "holds 1 row, but its manifest states 9" in str(outcome.error)
 
 
 @pytest.mark.parametrize("kind", ["ActualCost", "AmortizedCost"])
@@ -239,7 +239,7 @@ def test_the_manifest_of_a_real_export_is_read(tmp_path: Path, samples: Path) ->
     (place.parent / "manifest.json").write_text(json.dumps(manifest))
     bill = nights(tmp_path, tmp_path / "cost", format="azure")
     refused = only(bill.load(), "2023-01")
-    assert f"has {len(data)} bytes where" in str(refused.error)
+    assert f"has {len(data)} bytes, but" in str(refused.error)
     blob["byteCount"] = len(data)
     (place.parent / "manifest.json").write_text(json.dumps(manifest))
     assert only(bill.load(), "2023-01").state == "loaded"

@@ -228,7 +228,7 @@ def test_a_gzip_of_two_members_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (csv_text([row()]).replace("i-1", "i-1,more"), "line 2: it has 17 fields where the header has 16"),
+        (csv_text([row()]).replace("i-1", "i-1,more"), "line 2: it has 17 fields, but the header has 16"),
         (csv_text([row(), row()])[:-30], "line 3: it has"),
         (csv_text([row()]).replace("i-1", "i\0"), "NUL"),
         (csv_text([row(), row()]).replace("i-1", '"i-1', 1), "quote"),
@@ -394,9 +394,9 @@ def test_sizes_and_rows_that_a_manifest_states_are_held_against_the_files(tmp_pa
     bill = nights(tmp_path, root, delivery="manifest")
     write_bytes(root / folder / "part_0.csv", cut)
     write_bytes(root / folder / "manifest.json", manifest(len(text), 2))
-    assert f"has {len(cut)} bytes where" in str(only(bill.load()).error)
+    assert f"has {len(cut)} bytes, but" in str(only(bill.load()).error)
     write_bytes(root / folder / "manifest.json", manifest(len(cut), 2))
-    assert "holds 1 rows where its manifest states 2" in str(only(bill.load()).error)
+    assert "holds 1 row, but its manifest states 2" in str(only(bill.load()).error)
     assert "billing_lines" not in {t for t, _ in bill.store}
     write_bytes(root / folder / "part_0.csv", text)
     write_bytes(root / folder / "manifest.json", manifest(len(text), 2))

@@ -199,7 +199,7 @@ def test_an_empty_field_too_many_at_a_row_s_end_is_refused(tmp_path: Path, delim
         .replace(f"{delimiter}b\n", f"{delimiter}b{delimiter}\n")
     )
     bill = nights(tmp_path, write_bytes(tmp_path / "bill.csv", text.encode()))
-    with pytest.raises(SourceRefused, match=r"line 3: it has 18 fields where the header has 17"):
+    with pytest.raises(SourceRefused, match=r"line 3: it has 18 fields, but the header has 17"):
         bill.load()
 
 

@@ -337,7 +337,7 @@ def test_job_names_hold_what_they_like(tmp_path: Path) -> None:
     }
     assert (tmp_path / "sacct" / "jobs.txt").read_bytes() == text(rows)
     write_bytes(tmp_path / "sacct" / "jobs.txt", text([job(), job(JobIDRaw="101", JobName="a|b")]))
-    assert "it has 14 fields where the header has 13" in str(only(nights.load()).error)
+    assert "it has 14 fields, but the header has 13" in str(only(nights.load()).error)
 
 
 def test_a_job_name_in_quotes_is_the_same_in_every_file(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ def test_a_list_with_the_least_there_is(tmp_path: Path) -> None:
         ("slurm: {prices: {gpu: -1}}", "slurm.prices.gpu: it should be greater than or equal to 0"),
         ("slurm: {prices: {gpu: 10000}}", "a price below 10,000 with at most 10 decimals is needed"),
         ("slurm: {prices: {gpu: '0.00000000001'}}", "a price below 10,000 with at most 10 decimals is needed"),
-        ("slurm: {prices: {gpu: 1}, timezone: Berlin}", "the name of a time zone is needed: UTC, Europe/Berlin"),
+        ("slurm: {prices: {gpu: 1}, timezone: Berlin}", "the name of a time zone is needed, such as UTC or Europe/Berlin"),
         ("slurm: {prices: {gpu: 1}, partitions: {a: {cpus: 1}}}", "slurm.partitions.a.cpus: unknown key. Did you mean `cpu`?"),
     ],
 )

@@ -103,7 +103,7 @@ def run_query(source: BillSource, sql: str) -> pa.Table:
         raise SourceUnreachable(
             source.name,
             f"cannot read {bill_named(source.name)} from {source.uri}: {str(error).splitlines()[0]}. "
-            "Check the profile or host, the id of the SQL warehouse, and that it may be used.",
+            "Check the profile or host, the id of the SQL warehouse, and that this login may use it.",
         ) from error
 
 
