@@ -8,6 +8,7 @@ than requested.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 from runspend.config.settings import TrackingServer
@@ -43,7 +44,7 @@ class MlflowWriter:
 
     def restored(self, owner: TaggedOwner, where: str) -> str | None:
         """Remove the tag `runspend.archived` and set `runspend.restored`, which says where the artifacts are."""
-        return self._write(owner, {ARCHIVED: None, RESTORED: where})
+        return self._write(owner, {RESTORED: where, ARCHIVED: None})
 
     def prune_run(self, owner: TaggedOwner, why: str) -> str | None:
         """Soft-delete a run, as MLflow's page does, with the reason in the tag `runspend.pruned`. Its artifacts stay."""
@@ -112,8 +113,8 @@ class MlflowWriter:
             if there is None and workspace not in ("", DEFAULT_WORKSPACE):
                 return f"{client.name}: cannot write to MLflow for {name}: it has no workspace {workspace}"
             with client.in_workspace(there):
-                said: str | None = write(client)
-                return said
+                problem: str | None = write(client)
+                return problem
         except SourceError as error:
             return f"{client.name}: cannot write to MLflow for {name}: {error}"
 
@@ -129,33 +130,24 @@ def _set_tags(client: Client, owner: TaggedOwner, tags: dict[str, str | None]) -
     """Set these tags, and remove those that are None; leave tags that already match. A soft-deleted run accepts no tags."""
     from mlflow.entities import LoggedModelTag, RunTag
 
-    store = client.store
-    if owner.owner_id.startswith("m-"):
-        model = client.ask(lambda: store.get_logged_model(owner.owner_id))
-        there, key = model.tags, owner.owner_id
-        write = {k: v for k, v in tags.items() if v is not None and there.get(k) != v}
-        if write:
-            client.ask(lambda: store.set_logged_model_tags(key, [LoggedModelTag(k, v) for k, v in write.items()]))
-        for name in (k for k, v in tags.items() if v is None and k in there):
-            client.find(lambda: store.delete_logged_model_tag(key, name))  # noqa: B023 (called at once)
-        return None
-    if owner.owner_kind == "trace":
-        there = client.ask(lambda: store.get_trace_info(owner.owner_id)).tags
-        for name, value in tags.items():
-            if value is not None and there.get(name) != value:
-                client.ask(lambda: store.set_trace_tag(owner.owner_id, name, value))  # noqa: B023 (called at once)
-            elif value is None and name in there:
-                client.find(lambda: store.delete_trace_tag(owner.owner_id, name))  # noqa: B023 (called at once)
-        return None
-    run = _run_of(client, owner)
-    there = run.data.tags
-    if all(there.get(name) == value for name, value in tags.items()):
-        return None
-    if run.info.lifecycle_stage != "active":
-        return f"{client.name}: run {run.info.run_id} is deleted in MLflow and accepts no tags, so it has none"
+    store, key = client.store, owner.owner_id
+    if key.startswith("m-"):
+        there = client.ask(lambda: store.get_logged_model(key)).tags
+        put, remove = lambda name, value: store.set_logged_model_tags(key, [LoggedModelTag(name, value)]), store.delete_logged_model_tag
+    elif owner.owner_kind == "trace":
+        there = client.ask(lambda: store.get_trace_info(key)).tags
+        put, remove = partial(store.set_trace_tag, key), store.delete_trace_tag
+    else:
+        run = _run_of(client, owner)
+        there, key = run.data.tags, run.info.run_id
+        if all(there.get(name) == value for name, value in tags.items()):
+            return None
+        if run.info.lifecycle_stage != "active":
+            return f"{client.name}: run {key} is deleted in MLflow and accepts no tags, so it has none"
+        put, remove = lambda name, value: store.set_tag(key, RunTag(name, value)), store.delete_tag
     for name, value in tags.items():
         if value is not None and there.get(name) != value:
-            client.ask(lambda: store.set_tag(run.info.run_id, RunTag(name, value)))  # noqa: B023 (called at once)
+            client.ask(partial(put, name, value))
         elif value is None and name in there:
-            client.find(lambda: store.delete_tag(run.info.run_id, name))  # noqa: B023 (called at once)
+            client.find(partial(remove, key, name))
     return None
