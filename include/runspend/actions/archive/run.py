@@ -149,29 +149,34 @@ def _target(work: Work, item: Item) -> str | None:
 
 def _check_place(work: Work, item: Item, to: str | None) -> None:
     """Raise SourceRefused for an item whose folder must never be acted on."""
-    source = parse_root(find_store(work.settings, item.store))
-    why = None
-    if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
-        why = "its folder is ambiguous, or is the whole store"
-    elif item.action == "delete":
-        why = None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
-    elif f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
-        why = "it is the archive itself"
-    elif holds_own_files(work.settings, find_store(work.settings, item.store), item.prefix):
-        why = "Runspend's own files are in it, or it is inside them"
-    elif item.action == "archive":
-        target = None if to is None else parse_root(find_store(work.settings, to))
-        if target is None:
-            why = "no archive store is named. Set `to` of its policy or `archive.to`"
-        elif (target.scheme, target.bucket) == (source.scheme, source.bucket):
-            place, archive = (
-                PurePosixPath("/", root.other_folder or root.folder, below)
-                for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER))
-            )
-            if place.is_relative_to(archive) or archive.is_relative_to(place):
-                why = "the archive is inside it, or it is inside the archive"
-    if why is not None:
+    if why := _why_not(work, item, to):
         raise SourceRefused(item.store, f"cannot {item.action} {item.name} in {item.store} ({item.prefix!r}): {why}. Nothing was moved.")
+
+
+def _why_not(work: Work, item: Item, to: str | None) -> str | None:
+    """Return why an item's folder must never be acted on, or None if it may be."""
+    store = find_store(work.settings, item.store)
+    source = parse_root(store)
+    if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
+        return "its folder is ambiguous, or is the whole store"
+    if item.action == "delete":
+        return None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
+    if f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
+        return "it is the archive itself"
+    if holds_own_files(work.settings, store, item.prefix):
+        return "Runspend's own files are in it, or it is inside them"
+    if item.action != "archive":
+        return None
+    if to is None:
+        return "no archive store is named. Set `to` of its policy or `archive.to`"
+    target = parse_root(find_store(work.settings, to))
+    if (target.scheme, target.bucket) != (source.scheme, source.bucket):
+        return None
+    place, archive = (
+        PurePosixPath("/", root.other_folder or root.folder, below) for root, below in ((source, item.prefix), (target, ARCHIVE_FOLDER))
+    )
+    is_nested = place.is_relative_to(archive) or archive.is_relative_to(place)
+    return "the archive is inside it, or it is inside the archive" if is_nested else None
 
 
 def _list_objects(work: Work, archive: Archive) -> Archive | Result:
