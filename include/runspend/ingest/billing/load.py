@@ -58,7 +58,7 @@ from runspend.ingest.billing.period_results import (
 )
 from runspend.ingest.billing.staging import Staged
 from runspend.ingest.billing.totals import FedPeriod
-from runspend.ingest.billing.versions import VersionFacts, plain, version_of
+from runspend.ingest.billing.versions import plain, version_of
 
 LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst)$")
 
@@ -171,10 +171,7 @@ def _try_manifest(
     """Load a period from one delivery of each export. Add the exports whose delivery is at fault to `at_fault`."""
     delivered_at = delivery.delivered_at or context.now
     if delivery.problem:
-        seen = version_of([*(f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivery.problem], context.settings_of(period))
-        return record_refusal(
-            context, period, VersionFacts(seen, [], delivered_at, [], 0, None, context.now, context.load_id), delivery.problem
-        )
+        return refuse_period(context, period, delivery.problem, (f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivered_at)
     workdir = context.workdir / f"{period}-{position}"
     with Staged(workdir, context.memory) as staged:
         digests: list[str] = []
@@ -201,10 +198,7 @@ def _try_manifest(
             if why := _overlapping_exports(staged, period, files):
                 raise refused(context, why, period)
         except SourceRefused as error:
-            facts = VersionFacts(
-                version_of([*digests, str(error)], context.settings_of(period)), [], delivered_at, [], 0, None, context.now, context.load_id
-            )
-            return record_refusal(context, period, facts, str(error))
+            return refuse_period(context, period, str(error), digests, delivered_at)
         return build_period(context, staged, period, files, [f.index for f in files], delivered_at)
 
 
@@ -255,7 +249,7 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
         warnings, census = _settle(context, staged, files, named)
         load.extra["warnings"] = warnings
         spoiled = _spoiled_periods(context, bad)
-        load.periods += [refuse_period(context, period, error) for period, error in sorted(spoiled.items())]
+        load.periods += [refuse_period(context, period, str(error)) for period, error in sorted(spoiled.items())]
         touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
         for period in sorted(touched - set(spoiled)):
             outcome = _load_period(context, staged, period, files, census)
@@ -285,15 +279,11 @@ def _load_period(
     delivered_at = max(by_index[i].modified_at for i in chosen)
     is_told = "delivery" in context.source.model_fields_set
     if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
-        facts = VersionFacts(
-            version_of((by_index[i].digest for i in chosen), context.settings_of(period)),
-            fed_by(files, census, feeding, period, chosen),
-            delivered_at,
-            counts.read_totals(staged, period, chosen),
-            sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
-            None,
-            context.now,
-            context.load_id,
+        facts = replace(
+            context.version_facts(period, (by_index[i].digest for i in chosen), delivered_at),
+            files=fed_by(files, census, feeding, period, chosen),
+            totals=counts.read_totals(staged, period, chosen),
+            quarantined=sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
         )
         return record_refusal(context, period, facts, why)
     return build_period(context, staged, period, files, chosen, delivered_at, feeding, census)

@@ -5,7 +5,7 @@ Belongs here: what is the same for all files and periods of a load. Its use is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +15,7 @@ from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.normalize import Rules
-from runspend.ingest.billing.versions import LoadHistory
+from runspend.ingest.billing.versions import LoadHistory, VersionFacts
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -61,6 +61,10 @@ class LoadContext:
     def standing(self, period: str) -> str | None:
         """Return the version whose rows need not be read again: the one in place, unless its rows are damaged."""
         return None if period in self.damaged else self.history(period).version
+
+    def version_facts(self, period: str, parts: Iterable[str], delivered_at: datetime | None = None) -> VersionFacts:
+        """Return a period's version made of these parts, without rows. It is delivered now if `delivered_at` is None."""
+        return VersionFacts(versions.version_of(parts, self.settings_of(period)), delivered_at or self.now, self.now, self.load_id)
 
 
 def refused(context: LoadContext, why: str, period: str | None) -> SourceRefused:

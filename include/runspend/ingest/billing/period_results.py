@@ -21,7 +21,7 @@ from runspend.ingest.billing.delivered_files import ArrivedFile
 from runspend.ingest.billing.load_context import LoadContext, refused
 from runspend.ingest.billing.staging import Beside, Staged
 from runspend.ingest.billing.totals import DaySums, FedPeriod
-from runspend.ingest.billing.versions import FedFile, VersionFacts, plain, version_of
+from runspend.ingest.billing.versions import FedFile, VersionFacts, plain
 from runspend.schema.rows import first_day
 from runspend.schema.tables import BILLING_LINES, BILLING_QUARANTINE
 
@@ -71,14 +71,15 @@ def build_period(
     """Check one period's new version, then write it. A version that is refused or already in place is not written."""
     history = context.history(period)
     census = counts.read_census(staged) if census is None else census
-    version = version_of((f.digest for f in files if f.index in chosen), context.settings_of(period))
+    facts = context.version_facts(period, (f.digest for f in files if f.index in chosen), delivered_at)
+    version = facts.version
     fed = fed_by(files, census, feeding or chosen, period, chosen)
     if version == context.standing(period):
         return leave_unchanged(context, period, fed)
     totals = counts.read_totals(staged, period, chosen)
     quarantine = counts.read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
-    facts = VersionFacts(version, fed, delivered_at, totals, len(quarantine), ", ".join(shown), context.now, context.load_id)
+    facts = replace(facts, files=fed, totals=totals, quarantined=len(quarantine), focus_version=", ".join(shown))
     why = versions.refusal(context.source, history, delivered_at, totals, context.accept)
     if _would_empty(history, totals, quarantine) and f"{context.source.name}:{period}" not in context.accept:
         why = why_unreadable(quarantine)
@@ -220,9 +221,11 @@ def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: 
     return PeriodLoad(period, "refused", tables, error, {"version": facts.version})
 
 
-def refuse_period(context: LoadContext, period: str, error: SourceRefused) -> PeriodLoad:
-    facts = VersionFacts(version_of([str(error)], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
-    return record_refusal(context, period, facts, str(error))
+def refuse_period(
+    context: LoadContext, period: str, why: str, parts: Iterable[str] = (), delivered_at: datetime | None = None
+) -> PeriodLoad:
+    """Record the refusal of a version of which no rows are known. `parts` name what was delivered."""
+    return record_refusal(context, period, context.version_facts(period, [*parts, why], delivered_at), why)
 
 
 def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodLoad]:
@@ -236,7 +239,7 @@ def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodL
             outcomes.append(PeriodLoad(period, "unchanged", {}, None, {"version": history.version}))
             continue
         totals = " + ".join(f"{plain(r['billed_cost'])} {r['billing_currency']}" for r in history.current)
-        facts = VersionFacts(version_of([], context.settings_of(period)), [], context.now, [], 0, None, context.now, context.load_id)
+        facts = context.version_facts(period, [])
         if key not in context.accept:
             why = f"{period} had rows before ({totals}) and has no source now. If that is right, run: runspend load --accept {key}"
             outcomes.append(record_refusal(context, period, facts, why))

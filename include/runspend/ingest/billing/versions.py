@@ -124,13 +124,13 @@ class VersionFacts:
     """One version as `billing_loads` records it."""
 
     version: str
-    files: Sequence[FedFile]
     delivered_at: datetime
-    totals: Sequence[Totals]
-    quarantined: int
-    focus_version: str | None
     now: datetime
     load_id: str
+    files: Sequence[FedFile] = ()
+    totals: Sequence[Totals] = ()
+    quarantined: int = 0
+    focus_version: str | None = None
 
 
 def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
