@@ -71,7 +71,7 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
     chosen = period or periods[-1]
     if chosen not in periods:
-        raise UnknownName(f"cannot find resource {clean(text)!r} in {chosen}: it is billed in {', '.join(periods)}. Name one of them.")
+        raise not_billed_in(text, chosen, periods)
     mine = [r for r in rows if f"{r['billing_period']:%Y-%m}" == chosen]
     resources = sorted({r["resource_id"] for r in mine})
     found = ask(
@@ -79,9 +79,7 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
     )
     found = [r for r in found if f"{r['billing_period']:%Y-%m}" == chosen]
     if not found:
-        raise UnknownName(
-            f"cannot explain resource {clean(text)!r} in {chosen}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
-        )
+        raise not_allocated(text, chosen)
     currencies = sorted({r["billing_currency"] for r in found})
     if len(currencies) > 1:
         raise UsageError(f"cannot explain resource {clean(text)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
@@ -96,6 +94,16 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
         effective_cost=add([h.effective_cost for h in hours]),
         hours=hours,
         users=users_of(hours),
+    )
+
+
+def not_billed_in(text: str, period: str, periods: Sequence[str]) -> UnknownName:
+    return UnknownName(f"cannot find resource {clean(text)!r} in {period}: it is billed in {', '.join(periods)}. Name one of them.")
+
+
+def not_allocated(text: str, period: str) -> UnknownName:
+    return UnknownName(
+        f"cannot explain resource {clean(text)!r} in {period}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
     )
 
 

@@ -7,19 +7,18 @@ without hours of this month have their own rows: those on another month's bill, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from markupsafe import Markup
 
 from runspend.actions.costs.query import NoRate, Selection, in_one_currency
 from runspend.actions.explain.figures import MachineHour, User
-from runspend.actions.explain.find import UnknownName, clean
-from runspend.actions.explain.resource_and_line import find_resource, hours_of, users_of
+from runspend.actions.explain.resource_and_line import find_resource, hours_of, not_allocated, not_billed_in, users_of
 from runspend.actions.explain.run import Names, run_key_of
 from runspend.actions.explore import chart
 from runspend.actions.explore.page import PART_COLORS, PART_WORDS, render_page
@@ -34,7 +33,11 @@ from runspend.warehouse.sql_files import read_sql
 __all__ = ["Apart", "Day", "Machine", "days_of", "machine_as_page", "read_machine"]
 
 MOST_RUNS = 50
+HERE = Path(__file__).parent
 Row = Mapping[str, Any]
+# Where a charge is shown: in the row of its day, or in a row of its own without hours (see `Apart`).
+Kind = Literal["daily", "other_bill", "long", "other_month", "other"]
+COUNTED: tuple[Kind, ...] = ("daily", "other_bill")  # in the total
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Apart:
     `kind`: other_bill (of days of this month), long, other_month (of days of another month) or other (not of a machine).
     """
 
-    kind: str
+    kind: Kind
     bill: date
     first: date
     last: date
@@ -135,59 +138,34 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
     Raises UnknownName without a charge of it.
     """
     rows = find_resource(reader, text)
-    here = Path(__file__).parent
-    allocated = reader.query(read_sql(here, "machine_months"), {"resources": sorted({r["resource_id"] for r in rows})}).to_pylist()
+    allocated = reader.query(read_sql(HERE, "machine_months"), {"resources": sorted({r["resource_id"] for r in rows})}).to_pylist()
     newest = max(r["charge_month"] for r in (allocated or rows))
     months = sorted({month for r in (*rows, *allocated) for month in (r["charge_month"], r["billing_period"])})
     first = newest if period is None else first_day(period)
     if first not in months:
-        listed = ", ".join(f"{month:%Y-%m}" for month in months)
-        raise UnknownName(f"cannot find resource {clean(text)!r} in {period}: it is billed in {listed}. Name one of them.")
-    after = month_after(first, 1)
+        raise not_billed_in(text, str(period), [f"{month:%Y-%m}" for month in months])
     needs_filter = False
     try:
-        shown = in_one_currency(reader, settings, Selection(since=first, until=after))
+        shown = in_one_currency(reader, settings, Selection(since=first, until=month_after(first, 1)))
     except NoRate:  # without a rate, as billed
         shown, needs_filter = reader, True
-    mine = [r for r in (*rows, *allocated) if first in (r["charge_month"], r["billing_period"])]
-    charges = shown.query(
-        read_sql(here, "machine_charges"),
-        {
-            "resources": sorted({r["resource_id"] for r in rows}),
-            "since": first,
-            "until": after,
-            "first_date": min(r["first_date"] for r in mine),
-            "last_date": max(r["last_date"] for r in mine),
-        },
-    ).to_pylist()
-    charges = [r for r in charges if r["billing_period"] == first or first <= r["charge_date"] < after]
+    charges = _charges_of(shown, rows, allocated, first)
     if not charges:
-        raise UnknownName(
-            f"cannot explain resource {clean(text)!r} in {first:%Y-%m}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
-        )
-    is_machine = any(r["is_machine"] and not r["is_long"] and first <= r["charge_date"] < after for r in charges)
-
-    def kind(row: Row) -> str:
-        if not first <= row["charge_date"] < after:
-            return "other_month"
-        if row["is_long"]:
-            return "long"
-        if is_machine and not row["is_machine"]:
-            return "other"
-        return "" if row["billing_period"] == first else "other_bill"
-
-    counted = [r for r in charges if kind(r) in ("", "other_bill")] or charges
+        raise not_allocated(text, f"{first:%Y-%m}")
+    is_machine = any(r["is_machine"] and not r["is_long"] and _is_in(first, r) for r in charges)
+    kinds = [(_kind_of(r, first, is_machine), r) for r in charges]
+    counted = [(kind, r) for kind, r in kinds if kind in COUNTED]
     sums: dict[str, Decimal] = {}
-    for row in counted:
+    for row in [r for _, r in counted] or charges:
         sums[row["billing_currency"]] = amounts.add([sums.get(row["billing_currency"]), row["effective_cost"]])
     currency = min(sums, key=lambda code: (-sums[code], code))
-    counted = [r for r in counted if r["billing_currency"] == currency and kind(r) in ("", "other_bill")]
-    names = Names(reader, {key for key in map(run_key_of, counted) if key is not None})
-    apart = _apart(charges, kind)
+    counted = [(kind, r) for kind, r in counted if r["billing_currency"] == currency]
+    names = Names(reader, {key for _, r in counted if (key := run_key_of(r)) is not None})
+    apart = _apart(kinds)
     return Machine(
         resource_ids=tuple(sorted({r["resource_id"] for r in charges})),
         resource_key=rows[0]["resource_key"],
-        instance_types=tuple(sorted({r["instance_type"] for r in counted if r["instance_type"]})),
+        instance_types=tuple(sorted({r["instance_type"] for _, r in counted if r["instance_type"]})),
         month=first,
         other_months=tuple(month for month in months if month != first),
         currency=currency,
@@ -196,30 +174,62 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
         needs_filter=needs_filter,
         is_machine=is_machine,
         services=tuple(sorted({r["service_name"] for r in charges if r["service_name"]})),
-        days=tuple(days_of(hours_of([r for r in counted if kind(r) == ""], names))),
+        days=tuple(days_of(hours_of([r for kind, r in counted if kind == "daily"], names))),
         others=tuple(one for one in apart if one.kind == "other_bill" and one.currency == currency),
         beside=tuple(one for one in apart if one.kind != "other_bill"),
-        users=users_of(hours_of(counted, names)),
+        users=users_of(hours_of([r for _, r in counted], names)),
     )
 
 
-def _apart(charges: Sequence[Row], kind: Callable[[Row], str]) -> list[Apart]:
+def _charges_of(reader: Reader, rows: Sequence[Row], allocated: Sequence[Row], first: date) -> list[dict[str, Any]]:
+    """Return the charges dated in a month or on its bill."""
+    mine = [r for r in (*rows, *allocated) if first in (r["charge_month"], r["billing_period"])]
+    charges: list[dict[str, Any]] = reader.query(
+        read_sql(HERE, "machine_charges"),
+        {
+            "resources": sorted({r["resource_id"] for r in rows}),
+            "since": first,
+            "until": month_after(first, 1),
+            "first_date": min(r["first_date"] for r in mine),
+            "last_date": max(r["last_date"] for r in mine),
+        },
+    ).to_pylist()
+    return [r for r in charges if r["billing_period"] == first or _is_in(first, r)]
+
+
+def _is_in(first: date, row: Row) -> bool:
+    """Return whether a charge is dated in the month."""
+    day: date = row["charge_date"]
+    return first <= day < month_after(first, 1)
+
+
+def _kind_of(row: Row, first: date, is_machine: bool) -> Kind:
+    if not _is_in(first, row):
+        return "other_month"
+    if row["is_long"]:
+        return "long"
+    if is_machine and not row["is_machine"]:
+        return "other"
+    return "daily" if row["billing_period"] == first else "other_bill"
+
+
+def _apart(kinds: Sequence[tuple[Kind, Row]]) -> list[Apart]:
     """Return the charges that have rows of their own: by kind, bill, month of their days (long ones: by the days they cover) and currency."""
     grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
-    for row in charges:
-        if which := kind(row):
-            days = (row["charge_date"], _last_day(row)) if which == "long" else (row["charge_date"].replace(day=1),)
-            grouped[(which, row["billing_period"], *days, row["billing_currency"])].append(row)
+    for kind, row in kinds:
+        if kind != "daily":
+            days = (row["charge_date"], _last_day(row)) if kind == "long" else (row["charge_date"].replace(day=1),)
+            grouped[(kind, row["billing_period"], *days, row["billing_currency"])].append(row)
     return [
         Apart(
-            which,
+            kind,
             bill,
             min(r["charge_date"] for r in rows),
-            max(_last_day(r) if which == "long" else r["charge_date"] for r in rows),
+            max(_last_day(r) if kind == "long" else r["charge_date"] for r in rows),
             rows[0]["billing_currency"],
             _summed([{r["allocated_to"]: r["effective_cost"] or Decimal(0)} for r in rows]),
         )
-        for (which, bill, *_), rows in sorted(grouped.items())
+        for (kind, bill, *_), rows in sorted(grouped.items())
     ]
 
 
@@ -266,7 +276,7 @@ def machine_as_page(m: Machine, *, up: str) -> str:
         places=amounts.places_for(m.total),
         drawing=_drawing(m.days),
         ways=_ways(m),
-        types=[(name, _of_type(m, name)) for name in m.instance_types],
+        types=[(name, _view(m, instance_type=(name,)).address(by=("machine",))) for name in m.instance_types],
         up=up,
     )
 
@@ -278,11 +288,6 @@ def _ways(m: Machine) -> list[tuple[str, str]]:
     if m.is_machine:
         return [("Explore its costs", _view(m, machine=m.resource_ids).address(by=("run",)))]
     return [(f"Explore {name}", _view(m, service=(name,)).address(by=("account",))) for name in m.services]
-
-
-def _of_type(m: Machine, name: str) -> str:
-    """Return the query string of the explorer's view of the month's machines of a type."""
-    return _view(m, instance_type=(name,)).address(by=("machine",))
 
 
 def _view(m: Machine, **where: tuple[str, ...]) -> View:
