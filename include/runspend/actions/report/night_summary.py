@@ -60,20 +60,22 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
 
     `tty` adds colors. Ends with a newline.
     """
+
+    def marked(label: str, facts: Sequence[tuple[str, str]]) -> list[str]:
+        return ["", *_labelled(label, [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in facts])] if facts else []
+
     done = [f"rebuilt {', '.join(night.rebuilt)}"] if night.rebuilt else []
     done += [_unchanged(night.unchanged)] if night.unchanged else []
     head = f"Runspend {__version__} · pipeline run of {night.now:%Y-%m-%d %H:%M} UTC"
     lines = _wrap([head, *done, f"{night.seconds:,.0f} s"], "", "  ", width)
-    if night.claims:
-        lines += ["", *_labelled("CLAIMS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claims])]
+    lines += marked("CLAIMS", night.claims)
     ordered = sorted(figures_list, key=lambda f: f.period)
     if ordered:
         for c in ordered[-1].currencies:
             lines += ["", *_currency_lines(c, ordered[-1], width, tty)]
         if not ordered[-1].currencies:
             lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charges of this month are loaded"]
-    if night.claimed_hours:
-        lines += ["", *_labelled("TYPES", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.claimed_hours])]
+    lines += marked("TYPES", night.claimed_hours)
     older = [
         f"{month_name(f.period)} {money(c.platform.effective_cost, places_for(c.bill.effective_cost))} {c.currency}"
         for f in reversed(ordered[:-1])
@@ -83,12 +85,7 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
         lines += ["", *_labelled("NEWER", [f"{', '.join(month_name(period) for period in night.empty)}: on the bill, without cost"])]
     if older:
         lines += ["", *_wrap(older, "  EARLIER  ", "           ", width)]
-    if night.budgets:
-        lines += ["", *_labelled("BUDGETS", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.budgets])]
-    if night.archive:
-        lines += ["", *_labelled("ARCHIVE", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.archive])]
-    if night.published:
-        lines += ["", *_labelled("PUBLISH", [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.published])]
+    lines += marked("BUDGETS", night.budgets) + marked("ARCHIVE", night.archive) + marked("PUBLISH", night.published)
     if night.annotated:
         lines += ["", *_labelled("MLFLOW", [_clean(text) for text in night.annotated])]
     if night.sources:
