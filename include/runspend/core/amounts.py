@@ -9,7 +9,7 @@ a reader adds up line by line: statements and explanations.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timezone
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, localcontext
 
 EXACT = Context(prec=76)
@@ -123,6 +123,11 @@ def hours(seconds: float | None) -> str:
 def day(value: date | datetime | None) -> str:
     """Format as 22 Nov."""
     return "–" if value is None else f"{value.day} {value:%b}"
+
+
+def iso_utc(moment: datetime) -> str:
+    """Return a moment for programs, as ISO 8601 in UTC: "2026-11-01T05:00:00Z"."""
+    return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def instant(value: datetime | None) -> str:

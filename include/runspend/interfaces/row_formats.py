@@ -9,12 +9,12 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time, timezone
+from datetime import date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.costs.query import as_values, csv_text
-from runspend.core.amounts import plain
+from runspend.core.amounts import iso_utc, plain
 from runspend.core.spreadsheet_text import guard_text
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, datetime):
-        is_aware = value.tzinfo is not None
-        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z") if is_aware else value.isoformat()
+        return value.isoformat() if value.tzinfo is None else iso_utc(value)
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, bytes):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from datetime import date, datetime, timezone
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
 from runspend.actions.explain.figures import CurrencyCost, LineExplanation, ResourceExplanation, RunExplanation
-from runspend.core.amounts import plain
+from runspend.core.amounts import iso_utc, plain
 
 
 def explanation_as_json(e: RunExplanation | ResourceExplanation | LineExplanation) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):
-        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+        return iso_utc(value)
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, (tuple, list)):

@@ -12,7 +12,7 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from runspend.actions.report.figures import MEASURES, Costs, ReportFigures
-from runspend.core.amounts import plain
+from runspend.core.amounts import iso_utc, plain
 from runspend.core.spreadsheet_text import guard_text
 
 Cell = str | int | float | Decimal | date | None
@@ -38,7 +38,7 @@ def _cell(value: Cell) -> str:
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):
-        return value.isoformat().replace("+00:00", "Z")
+        return iso_utc(value)
     return value.isoformat() if isinstance(value, date) else repr(value)
 
 

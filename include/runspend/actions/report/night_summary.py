@@ -8,13 +8,13 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import datetime, timezone
 from decimal import Decimal
 from pathlib import Path
 
 from runspend import __version__
 from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered
-from runspend.core.amounts import add, instant, money, month_name, percent, places_for, plain, round_money, share_of, size
+from runspend.core.amounts import add, instant, iso_utc, money, month_name, percent, places_for, plain, round_money, share_of, size
 from runspend.schema.rows import month_after
 from runspend.schema.tables import CONFIDENCES
 
@@ -119,7 +119,7 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [
                 f"{key}.measure=effective_cost by charge_date",
                 f"{key}.converted_from={','.join(c.converted_from)}",
-                f"{key}.covered_until={_iso(c.covered_until)}",
+                f"{key}.covered_until={iso_utc(c.covered_until) if c.covered_until else ''}",
                 f"{key}.runs={c.run_count}",
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
@@ -318,7 +318,3 @@ def _mark(mark: str, tty: bool) -> str:
 
 def _bold(text: str, tty: bool) -> str:
     return f"\x1b[1m{text}\x1b[0m" if tty else text
-
-
-def _iso(value: datetime | date | None) -> str:
-    return "" if value is None else value.isoformat().replace("+00:00", "Z")

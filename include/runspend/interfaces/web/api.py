@@ -23,6 +23,7 @@ from runspend.actions.explain import explain_run, explanation_as_json, run_as_te
 from runspend.actions.explain.find import find_run
 from runspend.config.access_log import log_statement
 from runspend.config.settings import Settings
+from runspend.core.amounts import iso_utc
 from runspend.core.errors import RunspendError, SqlRefused, UsageError
 from runspend.interfaces.statement_process import answer_statement
 from runspend.interfaces.web import operations as described
@@ -156,7 +157,7 @@ def _runs(request: Request, settings: Settings, query: Query) -> tuple[Response,
         chosen = ChosenRuns.of(query.text("since"), query.text("until"), limit=limit + 1, offset=offset)
         with open_published(settings).reader() as reader:
             built, found = newest_build(reader), read_run_costs(reader, chosen)
-    headers = {} if built is None else {"Runspend-Built-At": _iso_utc(built)}
+    headers = {} if built is None else {"Runspend-Built-At": iso_utc(built)}
     following = offset + limit if found.num_rows > limit else None
     if following is not None:
         left = [(key, value) for key, value in request.query_params.multi_items() if key != "offset"]
@@ -282,10 +283,6 @@ def _named(run_id: str, query: Query) -> str:
     if not all(where) and any(where):
         raise UsageError("cannot find a run: server and workspace belong together. Give both or none.")
     return "/".join([*filter(None, where), run_id])
-
-
-def _iso_utc(time: datetime) -> str:
-    return time.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 @cache
