@@ -124,7 +124,7 @@ class LiveServer:
     def _busy(self, run: Any, what: str) -> str | None:
         if run.info.status in ("RUNNING", "SCHEDULED") or not run.info.end_time:
             return f"{what} is running, or its end is missing"
-        if run.info.end_time > _milliseconds(self._known.read_at):
+        if run.info.end_time > int(self._known.read_at.timestamp() * 1000):
             return f"{what} ended after the tables were read"
         return None
 
@@ -309,33 +309,39 @@ class LiveServer:
 
     def _find_owner(self, folder: str) -> str | None:
         """Find a run, model or trace in MLflow that an orphan's folder is named after."""
-        there = self._list_workspaces()
-        workspaces: list[str | None] = [None] if there is None else [*there]
-        for workspace in workspaces:
+        parts, there = folder.split("/"), self._list_workspaces()
+        for workspace in [None] if there is None else there:
             with self._client.in_workspace(workspace):
-                parts = folder.split("/")
                 for above, name in zip(["", *parts], parts, strict=False):
-                    is_model, is_trace = (
-                        MODEL_ID.fullmatch(name),
-                        TRACE_ID.fullmatch(name) or (above == "traces" and RUN_ID.fullmatch(name)),
-                    )
-                    if RUN_ID.fullmatch(name) and self._get_run(name) is not None:
-                        return f"it belongs to run {name} of {self.name}"
-                    if is_model and self._client.find(lambda: self._client.store.get_logged_model(name, allow_deleted=True)) is not None:  # noqa: B023 (called at once)
-                        return f"it belongs to model {name} of {self.name}"
-                    if is_trace and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:  # noqa: B023
-                        return f"it belongs to trace {name} of {self.name}"
-                    if is_model or RUN_ID.fullmatch(name):  # deleted in MLflow, which still allows registering a version from its files
-                        ids = {"run_id": None if is_model else name, "model_id": name if is_model else None}
-                        if reason := self._ask_registry(workspace or DEFAULT_WORKSPACE).ask(**ids, is_run=not is_model):
-                            return reason
-                        if is_model and (label := self._ask_lineage(workspace or DEFAULT_WORKSPACE, [name])):
-                            return f"used by a run that led to a live model: {label}"
+                    if reason := self._ask_owner(name, above) or self._ask_deleted(name, workspace or DEFAULT_WORKSPACE):
+                        return reason
         return None
 
+    def _ask_owner(self, name: str, above: str) -> str | None:
+        """Find the run, model or trace that a folder below `above` is named after."""
+        is_run = RUN_ID.fullmatch(name)
+        if is_run and self._get_run(name) is not None:
+            return f"it belongs to run {name} of {self.name}"
+        if (
+            MODEL_ID.fullmatch(name)
+            and self._client.find(lambda: self._client.store.get_logged_model(name, allow_deleted=True)) is not None
+        ):
+            return f"it belongs to model {name} of {self.name}"
+        is_trace = TRACE_ID.fullmatch(name) or (above == "traces" and is_run)
+        if is_trace and self._client.find(lambda: self._client.store.get_trace_info(name)) is not None:
+            return f"it belongs to trace {name} of {self.name}"
+        return None
 
-def _milliseconds(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    def _ask_deleted(self, name: str, workspace: str) -> str | None:
+        """Find a version made with a run or model that is deleted: MLflow still allows registering one from its files."""
+        if RUN_ID.fullmatch(name):
+            return self._ask_registry(workspace).ask(run_id=name, model_id=None, is_run=True)
+        if not MODEL_ID.fullmatch(name):
+            return None
+        if reason := self._ask_registry(workspace).ask(run_id=None, model_id=name, is_run=False):
+            return reason
+        label = self._ask_lineage(workspace, [name])
+        return label and f"used by a run that led to a live model: {label}"
 
 
 def _filter_text(text: str) -> str:
