@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.errors import MessageError
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -108,6 +109,7 @@ class Waiting(NamedTuple):
     recipients: list[str]
     alert: Mapping[str, Any] | None
     attempts: int
+    order: tuple[int, str, str]  # attempts, time of the decision, key of its record
 
 
 def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
@@ -125,13 +127,13 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
         tried, channels = [], Channels(settings.mail, now, _asked_to_wait(records) if waiting else None)
         with open_backend(settings.mail, settings.home) as backend:
             taken_last = _taken_last(records, now) if waiting else ""
-            for post, recipients, _, attempts in waiting:
-                for way, outcomes in _deliver(settings, backend, channels, post, recipients, attempts):
+            for one in waiting:
+                for way, outcomes in _deliver(settings, backend, channels, one.post, one.recipients, one.attempts):
                     crash_point("outbox.sent")
-                    tried += [Delivery(post.mail, recipient, outcome) for recipient, outcome in outcomes.items()]
+                    tried += [Delivery(one.post.mail, recipient, outcome) for recipient, outcome in outcomes.items()]
                     for recipient, outcome in outcomes.items():
                         try:
-                            set_outcome(records, post.mail, recipient, outcome, now, way, taken_last)
+                            set_outcome(records, one.post.mail, recipient, outcome, now, way, taken_last)
                         except OSError as error:
                             raise Unrecorded(error, tried) from error
                         crash_point("outbox.recorded")
@@ -214,9 +216,9 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
     since = _channels_since(settings, records, now)
     kinds = {kind: records.list(kind, refused) for kind in MAIL_KINDS}
     alerts = kinds["alerts"]
-    leads = {told: key for key, value in alerts.items() if value.get("mail") for told in (key, *value.get("covers", ()))}
+    leads = {covered: key for key, value in alerts.items() if value.get("mail") for covered in (key, *value.get("covers", ()))}
     taken_back = {lead for value in alerts.values() for lead in takes_back(value, leads)}
-    found = []
+    found = list[Waiting]()
     for kind, values in kinds.items():
         for key, value in values.items():
             if not value.get("mail"):
@@ -224,26 +226,22 @@ def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refus
             post = replace(post_of(kind, key, value, leads), is_taken_back=key in taken_back)
             mail = post.mail
             subjects = _subjects(kind, value, mail, [alerts[lead] for lead in post.takes_back])
-            asked = [
+            channel_recipients = [
                 r for r, channel in settings.mail.posts_to.items() if subjects & {*channel.subjects} and since[r] <= value["decided_at"]
             ]
-            own = tuple(r for r in mail.recipients if r != WEBHOOK or kind == "digests")
-            tried = {
+            named_recipients = [r for r in mail.recipients if r != WEBHOOK or kind == "digests"]
+            attempts = {
                 r: tries.get((mail.message_id, r), NOT_TRIED)["attempts"]
-                for r in dict.fromkeys((*own, *asked))
+                for r in dict.fromkeys(named_recipients + channel_recipients)
                 if (mail.message_id, r) not in settled
             }
             if refused:
-                tried = {r: times for r, times in tried.items() if times or _is_untried(records, mail.message_id, r)}
-            if tried:
-                attempts = max(tried.values())
-                found.append(
-                    (
-                        (attempts, value["decided_at"], key),
-                        Waiting(post, sorted(tried, key=tried.__getitem__), value if kind == "alerts" else None, attempts),
-                    )
-                )
-    return [waiting for _, waiting in sorted(found, key=lambda item: item[0])]
+                attempts = {r: times for r, times in attempts.items() if times or _is_untried(records, mail.message_id, r)}
+            if attempts:
+                recipients, most = sorted(attempts, key=attempts.__getitem__), max(attempts.values())
+                alert = value if kind == "alerts" else None
+                found.append(Waiting(post, recipients, alert, most, (most, value["decided_at"], key)))
+    return sorted(found, key=attrgetter("order"))
 
 
 def _deliver(
@@ -359,11 +357,11 @@ def _digested(records: RecordStore, refused: list[RecordRefused] | None = None) 
 def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:
     """Combine the budget mails of recipients with more than DIGEST_ABOVE into digests. Return whether there were any."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for _, recipients, alert, _ in waiting:
-        if alert is not None:
-            for recipient in recipients:
+    for one in waiting:
+        if one.alert is not None:
+            for recipient in one.recipients:
                 if recipient not in settings.mail.pagers:  # an incident is closed by the id of its own decision
-                    by_recipient[recipient].append(alert)
+                    by_recipient[recipient].append(one.alert)
     many = {recipient: alerts for recipient, alerts in sorted(by_recipient.items()) if len(alerts) > DIGEST_ABOVE}
     for recipient, alerts in many.items():
         for mail, listed in write_digests(settings, recipient, alerts, now, figures_are_this_old(records, now)):
