@@ -438,17 +438,18 @@ def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list
     parts = [row for row in rows if row["part"] in SPREAD_PARTS and all(row[name] is None for name in own)]
     groups = [row for row in rows if row["part"] is None]
     for row in groups:
-        key, same = _key(row, view), [part for part in parts if all(part[name] == row[name] for name in names)]
+        key = _key(row, view)
+        same = [part for part in parts if all(part[name] == row[name] for name in names)]
         now, before = (Weight(row[f"{k}weight"], row[f"{k}up_to"], row[f"{k}whole"]) for k in ("", "previous_"))
         for part in same:
-            passed = given = NOTHING
-            for (
-                step
-            ) in view.steps:  # a step's share is the growth of the share until then, so that the whole share is the same for all steps
-                passed = add([passed, courses.get((_key(part, view), step))])
-                courses[key, step] = less(add([courses.get((key, step)), now.share(passed)]), [given])
-                given = now.share(passed)
-            row["spread"] = add([row["spread"], given])
+            part_so_far = spread_so_far = NOTHING
+            # A step's share is the growth of the share until then, so that the whole share is the same for all steps.
+            for step in view.steps:
+                part_so_far = add([part_so_far, courses.get((_key(part, view), step))])
+                share = now.share(part_so_far)
+                courses[key, step] = less(add([courses.get((key, step)), share]), [spread_so_far])
+                spread_so_far = share
+            row["spread"] = add([row["spread"], spread_so_far])
         row["cost"] = add([row["cost"], row["spread"]])
         row["previous"] = add([row["previous"], *(before.share(part["previous"]) for part in same)])
     for part in parts:
