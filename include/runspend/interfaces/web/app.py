@@ -55,10 +55,7 @@ from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError, UsageError
 from runspend.interfaces.web.access import CALLER, Caller, require_all, sees_all, settings_of_caller
 from runspend.interfaces.web.api import api_router, is_for_programs
-from runspend.interfaces.web.asking import WayOut, key_of
-from runspend.interfaces.web.asking import asked as _asked
-from runspend.interfaces.web.asking import hidden_people as _hidden
-from runspend.interfaces.web.asking import known as _known
+from runspend.interfaces.web.asking import WayOut, asked, hidden_people, key_of, known
 from runspend.interfaces.web.gate import GATE
 from runspend.interfaces.web.page_log import PAGE_LOG
 from runspend.warehouse.factory import open_published
@@ -273,13 +270,13 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
     """
     now = datetime.now(timezone.utc)
     try:
-        with _asked(), open_published(settings).reader() as reader:
+        with asked(), open_published(settings).reader() as reader:
             found = explain_run(reader, run_id, settings, now=now)
     except HTTPException as error:
         if error.status_code != 400:
             raise
         raise WayOut(404, error.detail, runs=error.runs if isinstance(error, WayOut) else ()) from error
-    return run_as_page(found, today=now.date(), by="kind" if _hidden(settings) else "user", currency=settings.currency), sum(
+    return run_as_page(found, today=now.date(), by="kind" if hidden_people(settings) else "user", currency=settings.currency), sum(
         len(block.rows) for view in currency_views(found) for block in view.blocks
     )
 
@@ -320,16 +317,16 @@ def _landing(configured: Callable[[], Settings], key: str, value: str, request: 
 def _home_page(settings: Settings, currency: str | None) -> str | None:
     """Return the home page. None without a charge."""
     now = datetime.now(timezone.utc)
-    with _asked(), open_published(settings).reader() as reader:
-        home = read_home(reader, settings, Records(settings.home), now, currency=currency, hides_people=bool(_hidden(settings)))
+    with asked(), open_published(settings).reader() as reader:
+        home = read_home(reader, settings, Records(settings.home), now, currency=currency, hides_people=bool(hidden_people(settings)))
     return None if home is None else home_as_page(home)
 
 
 def _budget_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
     """Return the page of a budget, one row. Raises HTTPException 404 without one of this name, 400 for an impossible period."""
     now = datetime.now(timezone.utc)
-    with _asked(), open_published(settings).reader() as reader:
-        state = read_budget(reader, settings, Records(settings.home), name, now, period=period, hidden=_hidden(settings))
+    with asked(), open_published(settings).reader() as reader:
+        state = read_budget(reader, settings, Records(settings.home), name, now, period=period, hidden=hidden_people(settings))
     if state is None:
         raise HTTPException(404, f"there is no budget {name[:80]!r}. The home page and the command runspend budgets list them.")
     return budget_as_page(state, up=up), 1
@@ -337,7 +334,7 @@ def _budget_page(settings: Settings, name: str, *, period: str | None, up: str) 
 
 def _machine_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
     """Return the page of a machine and its number of days. Raises HTTPException 404 without one, 400 for an impossible period."""
-    with _asked(), _known(), open_published(settings).reader() as reader:
+    with asked(), known(), open_published(settings).reader() as reader:
         _check_name("machine", name)
         found = read_machine(reader, settings, name, period=_month(period))
     return machine_as_page(found, up=up), len(found.days)
@@ -345,9 +342,9 @@ def _machine_page(settings: Settings, name: str, *, period: str | None, up: str)
 
 def _model_page(settings: Settings, name: str, *, up: str) -> tuple[str, int]:
     """Return the page of a registered model and its number of versions. Raises HTTPException 404 without one."""
-    with _asked(), open_published(settings).reader() as reader:
+    with asked(), open_published(settings).reader() as reader:
         _check_name("model", name)
-        model = read_model(reader, settings, name, hides_people=bool(_hidden(settings)))
+        model = read_model(reader, settings, name, hides_people=bool(hidden_people(settings)))
     if model is None:
         raise HTTPException(
             404,
@@ -358,8 +355,8 @@ def _model_page(settings: Settings, name: str, *, up: str) -> tuple[str, int]:
 
 def _experiment_page(settings: Settings, name: str, *, metric: str | None, best: str | None, up: str) -> tuple[str, int]:
     """Return the page of an experiment and its number of runs. Raises HTTPException 404 without one, 400 for an unknown metric."""
-    hidden = _hidden(settings)
-    with _asked(), open_published(settings).reader() as reader:
+    hidden = hidden_people(settings)
+    with asked(), open_published(settings).reader() as reader:
         _check_name("experiment", name)
         found = read_experiment(reader, settings, name, metric=metric, best=best, hides_people=bool(hidden))
     if found is None:
@@ -371,10 +368,10 @@ def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str)
     """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too
     short.
     """
-    with _asked(), _known(), open_published(settings).reader() as reader:
+    with asked(), known(), open_published(settings).reader() as reader:
         _check_name("line", line_id)
         found = explain_line(reader, line_id, period=_month(period))
-    return line_as_page(found, up=up, hides_people=bool(_hidden(settings))), len(found.targets)
+    return line_as_page(found, up=up, hides_people=bool(hidden_people(settings))), len(found.targets)
 
 
 # Pages of one thing: /machine/NAME and so on, with the keys that their addresses may have.
@@ -402,7 +399,7 @@ def _month(period: str | None) -> str | None:
 
 def _explorer_page(found: Figures, settings: Settings) -> Response:
     """Return the explorer's page with its content security policy."""
-    page = figures_as_page(found, hidden=_hidden(settings))
+    page = figures_as_page(found, hidden=hidden_people(settings))
     return _page(page, policy=live_policy(page))
 
 
@@ -445,18 +442,18 @@ def _up(request: Request) -> str:
 
 def _figures(settings: Settings, query: list[tuple[str, str]]) -> Figures:
     """Return the figures that an address asks for. Raises HTTPException 400 if the address is wrong, 404 without charges."""
-    with _asked(), open_published(settings).reader() as reader:
+    with asked(), open_published(settings).reader() as reader:
         newest = newest_day(reader)
         if newest is None:
             raise HTTPException(404, "no bill has been loaded yet. Run: runspend nightly")
-        hidden = _hidden(settings)
+        hidden = hidden_people(settings)
         return read_figures(reader, settings, View.of(query, newest, hidden=hidden), newest, hides_people=bool(hidden))
 
 
 def _search_page(settings: Settings, text: str) -> tuple[str, int]:
     """Return the search results page for a text, and its number of rows."""
-    with _asked(), open_published(settings).reader() as reader:
-        found = search(reader, text, hidden=_hidden(settings))
+    with asked(), open_published(settings).reader() as reader:
+        found = search(reader, text, hidden=hidden_people(settings))
     return found_as_page(found), len(found.runs) + len(found.names)
 
 
