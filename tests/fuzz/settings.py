@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 import duckdb
 
-from runspend.actions.alert.message import address_of as mail_address_of
 from runspend.actions.alert.message import as_bytes
 from runspend.actions.alert.render import Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.config.csv_rows import read_csv_rows
@@ -116,9 +115,9 @@ def addresses(data: bytes, work: Path) -> None:
     """Names and addresses in mail: one mail that can be written, no header but its own."""
     text = data.decode("utf-8", "replace")
     name, _, rest = text.partition("\n")
-    for found in (address_of(name), mail_address_of(name)):
-        if found is not None and (not found.isascii() or re.search(r"[\s<>,;]", found)):
-            raise Finding(f"{name!r} is taken for the address {found!r}")
+    found = address_of(name)
+    if found is not None and (not found.isascii() or re.search(r"[\s<>,;]", found)):
+        raise Finding(f"{name!r} is taken for the address {found!r}")
     envelope = Envelope("Runspend <runspend@example.com>", "alerts", "alert", name)
     blocks = [Paragraph(rest), Facts(name, ((name, rest), ("link", name))), MailTable(name, ("a", name), "lr", ((rest, name),))]
     mail = make_mail(envelope, local_id="fuzz.1", recipients=[name, "ana@example.com"], subject=text, blocks=blocks, now=NOW)

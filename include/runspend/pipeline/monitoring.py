@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from runspend.config.settings import Settings, redact
+from runspend.config.types import address_of
 from runspend.core.errors import CheckFailed, PartialFailure, RecordRefused, RunspendError, SourceError, UsageError, WarehouseDamaged
 from runspend.core.machine_faults import machine_failed
 from runspend.core.step_result import Outcome
@@ -198,7 +199,6 @@ def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
 def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
     """Send one mail to one address, chat or pager at once, without the outbox, to test whether mail arrives."""
     from runspend.actions.alert.channels import post_test
-    from runspend.actions.alert.message import address_of
     from runspend.actions.alert.smtp import open_backend
     from runspend.actions.alert.test_mail import write_test_mail
 

@@ -30,13 +30,14 @@ from runspend.actions.alert.decisions import decide
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.figures import Driver, Figures, RunningRun, TopRun
 from runspend.actions.alert.judge import Series, judge_budget
-from runspend.actions.alert.message import Mail, address_of, as_bytes
+from runspend.actions.alert.message import Mail, as_bytes
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.render import WIDTH, Envelope, MailTable, Paragraph, make_mail, render_html, render_text
 from runspend.actions.alert.series import Coverage
 from runspend.actions.alert.tag_budgets import TagBudget
 from runspend.actions.alert.wording import Writer
 from runspend.config.settings import Budget, MailSettings
+from runspend.config.types import address_of
 from runspend.core.amounts import money
 from runspend.core.text import clean, cut, width
 from tests.settings_builder import make_settings

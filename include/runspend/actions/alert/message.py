@@ -16,7 +16,7 @@ from email.policy import SMTP
 from email.utils import parseaddr
 from typing import Any
 
-from runspend.config.types import address_of as address_of
+from runspend.config.types import address_of
 from runspend.core.text import clean
 
 # The id of the mail's one picture in its HTML.

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Literal
 
 from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
-from runspend.actions.alert.message import Mail, address_of
+from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, Unrecorded, send_outbox
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Paragraph, make_mail
 from runspend.actions.alert.smtp import open_backend
 from runspend.config.settings import Settings
-from runspend.config.types import is_channel
+from runspend.config.types import address_of, is_channel
 from runspend.core.machine_faults import machine_failed
 from runspend.core.text import clean, short_place, short_places
 

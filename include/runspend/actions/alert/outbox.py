@@ -24,13 +24,13 @@ from typing import Any, Literal, NamedTuple
 from runspend.actions.alert.channels import Channels, is_exceeded, post_of, takes_back
 from runspend.actions.alert.digest import record_digest, write_digests
 from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
-from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
+from runspend.actions.alert.message import Mail, as_bytes, sender_host
 from runspend.actions.alert.posting import Post
 from runspend.actions.alert.smtp import Backend, SendResult, open_backend
 from runspend.config.mail import WEBHOOK
 from runspend.config.recipients import find_recipients, mailed_addresses, mailed_domains
 from runspend.config.settings import Settings
-from runspend.config.types import is_channel
+from runspend.config.types import address_of, is_channel
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused
 from runspend.core.lock_holders import lock_in_time

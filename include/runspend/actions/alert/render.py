@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from runspend.actions.alert.chart import WIDTH as PICTURE_WIDTH
 from runspend.actions.alert.chart import SpendChart, draw
-from runspend.actions.alert.message import PICTURE_ID, Brief, Mail, address_of, sender_host
+from runspend.actions.alert.message import PICTURE_ID, Brief, Mail, sender_host
+from runspend.config.types import address_of
 from runspend.core.amounts import money
 from runspend.core.text import clean, cut, person, visible, width
 

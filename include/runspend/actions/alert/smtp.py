@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol
 
-from runspend.actions.alert.message import Mail, address_of, as_bytes, sender_host
+from runspend.actions.alert.message import Mail, as_bytes, sender_host
 from runspend.config.mail import MailSettings
-from runspend.config.types import CONNECTION
+from runspend.config.types import CONNECTION, address_of
 from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_values
 
