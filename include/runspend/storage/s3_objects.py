@@ -78,7 +78,9 @@ class S3Objects(CloudObjects):
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
         """Yield the bytes of that version, or of the object while it has that etag."""
-        request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag, **_version(obj)}
+        request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag}
+        if obj.version is not None:
+            request["VersionId"] = obj.version
         with self._translate_errors(f"read {obj.key!r}"):
             reply = self._client.get_object(**request)
         md5 = hashlib.md5(usedforsecurity=False)
@@ -291,7 +293,3 @@ def _parts_of(etag: str) -> int:
     """Return the number of parts of an object, 0 for a single put."""
     found = _PARTS.search(etag)
     return int(found[1]) if found else 0
-
-
-def _version(obj: StoredObject) -> dict[str, str]:
-    return {} if obj.version is None else {"VersionId": obj.version}

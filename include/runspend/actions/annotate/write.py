@@ -283,7 +283,7 @@ def _write_batch(
             return "right"
         if _place(run) in written.failures.left:
             return "skipped"
-        looked.waiting += _may_show(run, shown)  # until the server says that it is written
+        looked.waiting += _without_amounts(run, {*shown.costs, *run.costs})  # until the server says that it is written
         try:
             if changes.costs or changes.tags:
                 server.write_run(run.workspace, shown, changes.costs, changes.tags)
@@ -348,12 +348,8 @@ def _own_costs(run: RunCost, shown: AnnotatedRun | None) -> list[dict[str, Any]]
     return _without_amounts(run, own)
 
 
-def _may_show(run: RunCost, shown: AnnotatedRun) -> list[dict[str, Any]]:
-    """Return the costs that a run may show while a write is on its way, as rows of RUN_COSTS without amounts."""
-    return _without_amounts(run, {*shown.costs, *run.costs})
-
-
 def _without_amounts(run: RunCost, keys: Iterable[str]) -> list[dict[str, Any]]:
+    """Return these costs of a run as rows of RUN_COSTS without amounts."""
     names = {"workspace": run.workspace, "experiment_id": run.experiment_id, "run_id": run.run_id}
     return [{**names, "currency": key.removeprefix(cost_key(""))} for key in sorted(keys)]
 

@@ -161,7 +161,8 @@ def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, para
     floats = [c.name for c in table.columns if c.type == "BIGNUMERIC" and types.get(c.name) in ("DOUBLE", "FLOAT")]
     if floats:
         raise RunspendError(f"cannot fill {table.name} from model {name}: {floats} are floats, and a float never becomes money by a cast.")
-    columns = [f"{_exact(c, types[c.name]) if c.name in types else _constant(build_id)} as {sql_name(c.name)}" for c in table.columns]
+    build = f"cast({sql_text(build_id)} as {_numbers([build_id])})"
+    columns = [f"{_exact(c, types[c.name]) if c.name in types else build} as {sql_name(c.name)}" for c in table.columns]
     return f"select {', '.join(columns)} from ({sql})"
 
 
@@ -171,11 +172,6 @@ def _exact(column: Column, found: str) -> str:
     if column.type == "STRING" and found.startswith("ENUM"):
         return name
     return f"cast({name} as {_numbers(column.words) if column.words else DUCKDB_TYPES[column.type]})"
-
-
-def _constant(text: str) -> str:
-    """Return SQL for the same text in all rows."""
-    return f"cast({sql_text(text)} as {_numbers([text])})"
 
 
 def _numbers(texts: Sequence[str]) -> str:
