@@ -74,7 +74,7 @@ class ChargeRow:
 
 
 @dataclass(frozen=True)
-class Thing:
+class AttachedResource:
     """Total charges of one resource that is attached to the run."""
 
     label: str
@@ -89,7 +89,7 @@ class BlockView:
     title: str
     rule: str
     rows: tuple[ChargeRow, ...]
-    things: tuple[Thing, ...]
+    things: tuple[AttachedResource, ...]
     total: str
     note: str
 
@@ -286,7 +286,10 @@ def _block_view(block: Block, groups: Sequence[tuple[list[RunPart], Decimal]], p
     rule = f"rule {block.match_method} · confidence {block.confidence or 'none'} · {why}"
     total = money(add([amount for _, amount in groups]), places)
     if block.match_method in SUMMED_UP:
-        return BlockView(title, rule, (), tuple(_thing(found, amount, places) for found, amount in groups), total, "")
+        attached = tuple(
+            AttachedResource(_label(found[0]), _lines_text(sum(p.lines for p in found)), money(amount, places)) for found, amount in groups
+        )
+        return BlockView(title, rule, (), attached, total, "")
     kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
     notes = ["* runs requested or claimed more than the machine has: scaled down"] if any(p.is_scaled for p in block.parts) else []
     for reason, what in STRANGE.items():
@@ -372,10 +375,6 @@ def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> ChargeRo
         effective=money(amount, places),
         shared=" · ".join(words),
     )
-
-
-def _thing(found: Sequence[RunPart], amount: Decimal, places: int) -> Thing:
-    return Thing(_label(found[0]), _lines_text(sum(p.lines for p in found)), money(amount, places))
 
 
 def _lines_text(count: int) -> str:
