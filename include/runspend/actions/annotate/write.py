@@ -26,7 +26,7 @@ from runspend.core.cost_keys import COST_TAGS, RECORD, cost_key, run_note
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import SourceError, SourceRefused
 from runspend.core.step_result import Progress, silent
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NoSuchThing, RequestRefused
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NotInMlflow, RequestRefused
 from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, CostAnnotations
 
 __all__ = ["Failures", "Written", "remove_costs", "write_costs"]
@@ -187,10 +187,10 @@ def _find_unwanted(
         try:
             for page in server.read_annotated_runs(workspace, server.list_experiments(workspace)):
                 found |= {(workspace, run.run_id): run.experiment_id for run in page}
-            with suppress(NoSuchThing):  # Databricks may refuse to search deleted experiments
+            with suppress(NotInMlflow):  # Databricks may refuse to search deleted experiments
                 for page in server.read_annotated_runs(workspace, server.list_experiments(workspace, are_deleted=True)):
                     found |= {(workspace, run.run_id): run.experiment_id for run in page}
-        except (NoSuchThing, SourceRefused) as error:
+        except (NotInMlflow, SourceRefused) as error:
             written.failures.note(f"workspace {workspace}", error)
     runs = [RunCost(workspace, experiment, run_id) for (workspace, run_id), experiment in found.items() if (workspace, run_id) not in keep]
     return sorted(runs, key=lambda run: (run.workspace, run.experiment_id, run.run_id))
@@ -242,7 +242,7 @@ def _read_runs(server: CostAnnotations, workspaces: Sequence[str], runs: Sequenc
     workspace, experiments = runs[0].workspace, sorted({run.experiment_id for run in runs})
     try:
         return server.read_runs(workspace, experiments, [run.run_id for run in runs])
-    except NoSuchThing:
+    except NotInMlflow:
         if workspace not in workspaces or len(experiments) == 1:
             return {}
     first = set(experiments[: len(experiments) // 2])
@@ -289,7 +289,7 @@ def _write_batch(
                 server.write_run(run.workspace, shown, changes.costs, changes.tags)
             server.delete_run_tags(run.workspace, run.run_id, changes.deleted)
         except SourceError as error:
-            if not isinstance(error, (RequestRefused, NoSuchThing)):
+            if not isinstance(error, (RequestRefused, NotInMlflow)):
                 written.failures.left.add(_place(run))
             return error
         crash_point("annotate.run")
@@ -363,7 +363,7 @@ def _is_active(server: CostAnnotations, run: RunCost) -> bool:
     try:
         found = server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
         return run.run_id in found and found[run.run_id].is_active
-    except NoSuchThing:  # its experiment is gone
+    except NotInMlflow:  # its experiment is gone
         return False
     except SourceRefused:
         return True
@@ -402,7 +402,7 @@ def _write_owners(
     for workspace in workspaces:
         try:
             shown = read(workspace)
-        except (NoSuchThing, SourceRefused) as error:
+        except (NotInMlflow, SourceRefused) as error:
             written.failures.note(f"{kind} of workspace {workspace}", error)
             continue
         for names, tags in shown.items():

@@ -27,7 +27,7 @@ DEFAULT_WORKSPACE = "default"
 T = TypeVar("T")
 
 
-class NoSuchThing(SourceUnreachable):
+class NotInMlflow(SourceUnreachable):
     """MLflow answered that this run, model or experiment does not exist. It may also be hidden."""
 
 
@@ -105,7 +105,7 @@ class Client:
             if error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"):
                 raise self._refused_credentials(failed) from None
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                raise NoSuchThing(self.name, f"cannot find it in {self.name}: {redact_error(error, self._secrets)}.") from None
+                raise NotInMlflow(self.name, f"cannot find it in {self.name}: {redact_error(error, self._secrets)}.") from None
             kind = RequestRefused if error.get_http_status_code() in (400, 409) else SourceUnreachable
             raise kind(self.name, f"{failed}: {redact_error(error, self._secrets)}.{then}") from None
         except (
@@ -121,7 +121,7 @@ class Client:
         """Like `ask`, but return None if MLflow answers that the object does not exist."""
         try:
             return self.ask(call)
-        except NoSuchThing:
+        except NotInMlflow:
             return None
 
     def in_workspace(self, workspace: str | None) -> AbstractContextManager[Any]:

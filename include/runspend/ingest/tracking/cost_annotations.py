@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from runspend.config.settings import TrackingServer
 from runspend.core.cost_keys import FIRST_STEP, RECORD, is_cost_metric, may_be_cost
 from runspend.core.errors import SourceRefused
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NoSuchThing, PageTokens
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NotInMlflow, PageTokens
 
 __all__ = ["READ_RUNS", "AnnotatedRun", "CostAnnotations", "ShownCost"]
 
@@ -102,7 +102,7 @@ class CostAnnotations:
 
     def delete_run_tags(self, workspace: str, run_id: str, keys: Iterable[str]) -> None:
         for key in keys:
-            with suppress(NoSuchThing):
+            with suppress(NotInMlflow):
                 self._write(workspace, lambda store: store.delete_tag(run_id, key))  # noqa: B023 (called at once)
 
     def list_experiments(self, workspace: str, *, are_deleted: bool = False) -> dict[tuple[str, ...], dict[str, str]]:
@@ -129,7 +129,7 @@ class CostAnnotations:
                 tag = ExperimentTag(key, value)
                 self._write(workspace, lambda store: store.set_experiment_tag(experiment_id, tag))  # noqa: B023 (called at once)
             else:
-                with suppress(NoSuchThing):
+                with suppress(NotInMlflow):
                     self._write(workspace, lambda store: store.delete_experiment_tag(experiment_id, key))  # noqa: B023 (called at once)
 
     def list_model_versions(self, workspace: str) -> dict[tuple[str, ...], dict[str, str]]:
@@ -153,7 +153,7 @@ class CostAnnotations:
                 tag = ModelVersionTag(key, value)
                 self._write(workspace, lambda registry: registry.set_model_version_tag(model, version, tag), is_registry=True)  # noqa: B023 (called at once)
             else:
-                with suppress(NoSuchThing):
+                with suppress(NotInMlflow):
                     self._write(workspace, lambda registry: registry.delete_model_version_tag(model, version, key), is_registry=True)  # noqa: B023 (called at once)
 
     def check_login(self) -> None:
