@@ -60,7 +60,7 @@ def _currency_lines(view: CurrencyView) -> Iterable[str]:
             len(view.total),
             *(len(b.total) for b in view.blocks),
             *(len(r.effective) for b in view.blocks for r in b.rows),
-            *(len(t.effective) for b in view.blocks for t in b.things),
+            *(len(t.effective) for b in view.blocks for t in b.attached),
         ],
         default=0,
     )
@@ -87,7 +87,7 @@ def _row_margin(block: BlockView) -> int:
     """Return the column where the amounts begin."""
     if block.rows:
         return 2 + sum(_widths(block)) + 2 * 5
-    return 2 + max((len(f"{t.label}, {t.lines}") for t in block.things), default=0) + 2
+    return 2 + max((len(f"{t.label}, {t.lines}") for t in block.attached), default=0) + 2
 
 
 def _block_lines(block: BlockView, margin: int, width: int) -> Iterable[str]:
@@ -102,9 +102,9 @@ def _block_lines(block: BlockView, margin: int, width: int) -> Iterable[str]:
                 ("effective", "shared with") if number == 0 else (block.rows[number - 1].effective, block.rows[number - 1].shared)
             )
             yield f"  {'  '.join(left)}".ljust(margin) + f"{amount:>{width}}   {beside}".rstrip()
-    for thing in block.things:
-        yield f"  {thing.label}, {thing.lines}".ljust(margin) + f"{thing.effective:>{width}}"
-    if len(block.rows) + len(block.things) > 1:
+    for resource in block.attached:
+        yield f"  {resource.label}, {resource.lines}".ljust(margin) + f"{resource.effective:>{width}}"
+    if len(block.rows) + len(block.attached) > 1:
         yield " " * margin + f"{block.total:>{width}}"
     if block.note:
         yield f"  {block.note}"

@@ -89,7 +89,7 @@ class BlockView:
     title: str
     rule: str
     rows: tuple[ChargeRow, ...]
-    things: tuple[AttachedResource, ...]
+    attached: tuple[AttachedResource, ...]
     total: str
     note: str
 
