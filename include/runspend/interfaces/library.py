@@ -17,7 +17,7 @@ from runspend.actions.explain import explain_run, explanation_as_json, run_as_te
 from runspend.config.access_log import log_statement
 from runspend.config.settings import load_settings
 from runspend.core.errors import UsageError
-from runspend.interfaces.library_arguments import Where, dimensions, explorer_query, filters
+from runspend.interfaces.library_arguments import Where, check_top, dimensions, explorer_query, filters
 from runspend.interfaces.results import Explanation, Result
 from runspend.interfaces.server_connection import ServerConnection
 from runspend.warehouse.factory import open_warehouse
@@ -66,8 +66,7 @@ class Connection:
         """
         if measure not in ("effective", "billed", "contracted", "list"):
             raise UsageError(f"cannot show {measure!r} costs: allowed values are effective, billed, contracted, list.")
-        if top is not None and top < 1:
-            raise UsageError(f"cannot show {top!r} rows: `top` must be a number from 1.")
+        check_top(top)
         if period is not None and (len(f"{period}") != len("2026-11") or not day_or_month(f"{period}")):
             raise UsageError(f"cannot use {period!r} as a billing period: write YYYY-MM.")
         chosen = Selection.of(

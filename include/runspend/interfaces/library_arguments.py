@@ -9,7 +9,7 @@ from runspend.actions.costs.runs import day_or_month
 from runspend.core.errors import UsageError
 from runspend.core.text import clean
 
-__all__ = ["Where", "dimensions", "explorer_query", "filters"]
+__all__ = ["Where", "check_top", "dimensions", "explorer_query", "filters"]
 
 Where = Mapping[str, "str | Sequence[str | None] | None"]
 
@@ -20,6 +20,11 @@ def dimensions(by: str | Sequence[str]) -> list[str]:
     if not keys:
         raise UsageError('cannot group costs: name a dimension, such as by="team".')
     return keys
+
+
+def check_top(top: int | None) -> None:
+    if top is not None and top < 1:
+        raise UsageError(f"cannot show {top!r} rows: `top` must be a number from 1.")
 
 
 def filters(where: Where | None) -> list[str]:

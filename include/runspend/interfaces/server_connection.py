@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 
 from runspend.actions.costs.runs import day_or_month
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused, UsageError
-from runspend.interfaces.library_arguments import Where, dimensions, explorer_query, filters
+from runspend.interfaces.library_arguments import Where, check_top, dimensions, explorer_query, filters
 from runspend.interfaces.results import Explanation, Result
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class ServerConnection:
         each_currency: bool = False,
     ) -> Result:
         """Return daily costs by one or several dimensions, as `Connection.costs`."""
-        if top is not None and top < 1:
-            raise UsageError(f"cannot show {top!r} rows: `top` must be a number from 1.")
+        check_top(top)
         rows, _ = self._rows(
             "cost-groups",
             {
