@@ -60,7 +60,8 @@ def _bills_callers(service: str) -> bool:
 
 def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
     """Return the one action for lines of this kind (a kind from `service_kinds`) that this selector names."""
-    return REMEDIES[kind](selector, settings)
+    advice = REMEDIES[kind]
+    return advice if isinstance(advice, str) else advice(selector, settings)
 
 
 def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
@@ -100,10 +101,6 @@ def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
     return next(name for number in count(1) if (name := plain if number == 1 else f"{plain}-{number}") not in taken)
 
 
-def _advise_leaving(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope"
-
-
 def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
     return f"if the whole ML platform uses it, declare it as shared. If you set `scope`, include it there too. Add to `shared.lines`: {selector_yaml(selector)}"
 
@@ -112,14 +109,6 @@ def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
     return (
         f"it serves models and has no runs: leave it unallocated, or declare it as shared. Add to `shared.lines`: {selector_yaml(selector)}"
     )
-
-
-def _advise_attaching(selector: Mapping[str, str], settings: Settings) -> str:
-    return "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once runs state the machines"
-
-
-def _advise_stores(selector: Mapping[str, str], settings: Settings) -> str:
-    return "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes"
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
@@ -136,19 +125,15 @@ def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
     return state if is_trial(settings) else f"{state}. Until then, `runspend suggest` can propose pools"
 
 
-def _advise_scope(selector: Mapping[str, str], settings: Settings) -> str:
-    return "`scope` leaves these accelerators out: if runs use them, include them"
-
-
-REMEDIES: dict[str, Callable[[Mapping[str, Any], Settings], str]] = {
+REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "accelerator": _advise_pool,
     "machine": _advise_pool,
-    "other": _advise_leaving,
-    "disk": _advise_attaching,
-    "store": _advise_stores,
+    "other": "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope",
+    "disk": "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once runs state the machines",
+    "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,
     "endpoint": _advise_endpoint,
     "model": _advise_identity,
     "job": _advise_jobs,
-    "excluded": _advise_scope,
+    "excluded": "`scope` leaves these accelerators out: if runs use them, include them",
 }
