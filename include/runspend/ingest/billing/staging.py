@@ -446,7 +446,8 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
     con.execute("set global TimeZone = 'UTC'")
     # A lookup without a join, because DuckDB returns joined rows in the order its threads finish.
     con.execute(f"create macro is_currency(code) as length(code) = 3 and contains('|{'|'.join(currencies())}|', '|' || code || '|')")
-    con.execute(files("runspend.ingest.billing").joinpath("macros.sql").read_text(encoding="utf-8"))
+    for name in ("exact_decimals.sql", "macros.sql"):
+        con.execute(files("runspend.ingest.billing").joinpath(name).read_text(encoding="utf-8"))
     con.execute(f"create macro resource_key(id) as {resource_key_sql('id')}")
     return con
 
