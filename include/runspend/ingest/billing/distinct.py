@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runspend.ingest.billing import columns
@@ -109,8 +108,7 @@ def _find_needs(
     """Return which columns of the view each named column needs, or None if the query does not treat rows one by one. Cached."""
     key = key_of(query, names, variables)
     if key not in _kept:
-        recorded = _read_recorded().get(key)
-        _kept[key] = recorded if recorded is not None else ask_needs(con, columns_of_view, query, names)
+        _kept[key] = _ask_needs(con, columns_of_view, query, names)
     return _kept[key]
 
 
@@ -119,14 +117,8 @@ def key_of(query: str, names: Sequence[str], variables: str) -> str:
     return hashlib.sha256(f"{variables} {','.join(names)} {query}".encode()).hexdigest()[:24]
 
 
-def _read_recorded() -> dict[str, Needs]:
-    """Return the needs that `needs.py` recorded for large formats."""
-    recorded = json.loads(files("runspend.ingest.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
-    return {key: {name: frozenset((*one["all"], *besides)) for name, besides in one["besides"].items()} for key, one in recorded.items()}
-
-
-def ask_needs(con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str]) -> Needs | None:
-    """Return the same needs from DuckDB's plans."""
+def _ask_needs(con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str]) -> Needs | None:
+    """Ask DuckDB, whose plan of each column shows what it reads."""
     needs: dict[str, frozenset[str]] = {}
     for name in names:
         [(_, text)] = con.execute(f"explain (format json) select {name} from ({query})").fetchall()

@@ -324,24 +324,6 @@ def _may_be_unread(types: Mapping[str, str]) -> list[str]:
     return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
 
 
-def needs_of(staged: Staged, kind: FileKind, variables: Mapping[str, Any]) -> tuple[str, distinct.Needs]:
-    """Return the key under which `distinct.run` looks up what a kind's SQL needs, and these needs.
-
-    Raises ValueError if the SQL does not look at rows one by one.
-    """
-    con = staged.con
-    for variable, value in variables.items():
-        con.execute(f"set variable {variable} = ?", [value])
-    view = _canonical(con, None, dict.fromkeys(kind.columns, ()), kind.gathered)
-    con.register(kind.view, view)
-    asked = _ask_for(con, kind, str(kind.sql), variables)
-    needs = distinct.ask_needs(con, view.column_names, asked.query, asked.told)
-    con.unregister(kind.view)
-    if needs is None:
-        raise ValueError(f"cannot tell what {kind.sql} needs: it does not look at rows one by one.")
-    return distinct.key_of(asked.query, asked.told, repr(variables)), needs
-
-
 def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
     """Put one batch of rows into `staged`, except those that charge nothing."""
     import pyarrow as pa

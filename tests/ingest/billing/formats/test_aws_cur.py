@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import distinct, probe_source, staging
 from runspend.ingest.billing import format_spec as mapped
 from runspend.ingest.billing.memory_budget import room_of
-from runspend.ingest.billing.needs import find_needs
 from runspend.pipeline.source_status import unread_notes
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
 from tests.focus_files import NOW, Nights, csv_text, nights, only, row, write_bytes, write_csv
@@ -431,17 +429,6 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
         assert [needs is not None for needs in distinct._kept.values()] == [True] * (least_rows == 1)
     assert found[0] == found[1]
     assert (found[0][0].num_rows, found[0][1].num_rows) == (2 * 9, 4)
-
-
-def test_what_answers_need_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A load finds it in needs.json and asks DuckDB, which would say the same, about none of it."""
-    recorded = json.loads(resources.files("runspend.ingest.billing.formats").joinpath("needs.json").read_text(encoding="utf-8"))
-    assert recorded == find_needs(), "run: python -m runspend.ingest.billing.needs > include/runspend/ingest/billing/formats/needs.json"
-    monkeypatch.setattr(distinct, "LEAST_ROWS", 1)
-    distinct._kept.clear()
-    for name, one in (("list", line("Usage", "10")), ("net", USED_NET)):
-        nights(tmp_path / name, write_cur(tmp_path / f"{name}.csv", [one])).load()
-    assert set(distinct._kept) == set(recorded)
 
 
 def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> None:
