@@ -198,6 +198,33 @@ def test_each_account_reaches_as_far_as_its_own_machines_do(tmp_path: Path) -> N
     ]
 
 
+@pytest.mark.parametrize("stated", ["type", "unknown machine"])
+def test_hours_of_the_ledger_are_not_estimated_where_another_account_has_stopped(tmp_path: Path, stated: str) -> None:
+    """One account used the type to 01:00, the other to 04:00. A family's hours begin where the ledger ends: its members share a claim."""
+    box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
+    lines = [*hours(0, 1, on="m1", sub_account_id="stopped", **box), *hours(0, 4, on="m2", **box)]
+    on = ["nowhere"] if stated == "unknown machine" else []
+    runs = [
+        {"id": "A", "at": "00:00..05:00", "on": on, "instance_type": "box"},
+        {"id": "C", "at": "00:00..03:00", "on": [], "parent": "A"},
+        {"id": "N", "at": "03:00..05:00", "on": [], "instance_type": "box"},
+    ]
+    ledger = [
+        charge(at=row["at"], cost="10", run_id="C" if n < 3 else "A", match_method="instance_type_time", resource_id=None, cost_kind="compute")
+        for n, row in enumerate(hours(0, 4))
+    ]
+    found = figures(world_of(lines, runs, cost_allocations=ledger), tmp_path, "05:00")
+    assert sorted(found) == [("A", "04:00"), ("N", "03:00"), ("N", "04:00")]
+
+
+def test_an_account_that_is_three_days_behind_its_bill_has_stopped(tmp_path: Path) -> None:
+    """Its bill would have shown its machines by then, so runs that got none have used none."""
+    box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
+    lines = [*hours(0, 1, on="m1", **box), {"at": "95:00..96:00", "on": "db", "sub_account_id": "web", "service_category": "Databases"}]
+    runs = [{"id": "A", "at": "20:00..26:00", "on": [], "instance_type": "box"}]
+    assert sorted(figures(world_of(lines, runs), tmp_path, "96:00")) == [("A", "00:00"), ("A", "01:00")]  # of the next day
+
+
 def test_a_bill_that_ends_within_an_hour(tmp_path: Path) -> None:
     """The rest of the hour is estimated, at its part of the price."""
     world = world_of([{"at": "00:00..01:15", "cost": "10.00"}], [{"id": "A", "at": "01:00..02:00"}])
@@ -570,12 +597,14 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     [
         ("run_estimates_grain", [estimated("01:00..02:00", "10"), estimated("01:00..02:00", "3")], 1),
         ("run_estimates_not_billed", [estimated("00:00..01:00", "10", resource_id="m1")], Decimal("0.5")),
+        ("run_estimates_not_billed", [estimated("00:00..01:00", "10", run_id="B", resource_id=None, source="rates")], Decimal("3")),
     ],
-    ids=["an estimate twice", "an hour that is billed"],
+    ids=["an estimate twice", "an hour that is billed", "an hour that is allocated by type"],
 )
 def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: object, tmp_path: Path) -> None:
     """The step stops with the failing rows; the reference implementation finds the same ones."""
-    world = world_of(run_estimates=rows, cost_allocations=[charge(at="00:00..01:00", cost="9.5")])
+    by_type = charge(at="00:00..01:00", cost="7", run_id="B", match_method="instance_type_time", cost_kind="compute")
+    world = world_of(run_estimates=rows, cost_allocations=[charge(at="00:00..01:00", cost="9.5"), by_type])
     with ParquetWarehouse(tmp_path).step("estimate", "build") as step:
         for table, those in world.items():
             for (period, writer), part in units_of(table, those).items():

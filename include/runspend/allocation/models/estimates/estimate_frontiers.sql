@@ -19,10 +19,20 @@ uses as (
   left join (select distinct instance_type from estimate_claims) c on c.instance_type = s.instance_type
   where s.used_until is not null and (a.resource_key is not null or t.instance_type is not null)
 ),
+reached as (
+  -- A bill has no account's hours later than three days: an account that is further behind has stopped using such machines.
+  select source, timestamp_sub(max(used_until), interval 72 hour) as billed_until
+  from estimate_seen
+  where used_until is not null
+  group by source
+),
 accounts as (
-  select source, account, least(coalesce(max(case when is_asked or is_claimed then used_until end), max(used_until)), @now) as billed_until
-  from uses
-  group by source, account
+  select
+    u.source, u.account,
+    least(greatest(coalesce(max(case when u.is_asked or u.is_claimed then u.used_until end), max(u.used_until)), max(r.billed_until)), @now) as billed_until
+  from uses u
+  join reached r on r.source = u.source
+  group by u.source, u.account
 )
 select source, concat('account ', account) as part, billed_until
 from accounts

@@ -17,16 +17,33 @@ families as (
   join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   where c.priced_as is not null
 ),
+allocated as (
+  -- The ledger may have hours of an account beyond the frontier of a type, which is that of its slowest account.
+  select m.family, max(a.charge_period_end) as allocated_until
+  from cost_allocations a
+  join members m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+  where a.billing_period >= @first_period and a.allocated_to = 'run' and a.cost_kind = 'compute' and a.charge_category = 'Usage'
+    and a.match_method in ('run_tag', 'job_id', 'pool_time', 'instance_type_time')
+    and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
+  group by m.family
+),
 machines as (
-  select s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous, m.billed_until
+  select
+    s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous,
+    case when m.account is null then greatest(m.billed_until, coalesce(a.allocated_until, m.billed_until)) else m.billed_until end as billed_until
   from estimate_stated s
   join estimate_machines m on m.resource_key = s.resource_key
+  join members f on f.tracking_server = s.tracking_server and f.run_id = s.run_id
+  left join allocated a on a.family = f.family
   union all
-  select m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false, coalesce(p.billed_until, @window_start)
+  select
+    m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false,
+    greatest(coalesce(p.billed_until, @window_start), coalesce(a.allocated_until, @window_start))
   from members m
   join families f on f.family = m.family
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   left join estimate_machines p on p.resource_key = c.priced_as
+  left join allocated a on a.family = m.family
 ),
 spans as (
   select
