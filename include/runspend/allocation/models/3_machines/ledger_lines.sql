@@ -46,7 +46,7 @@ matched as (
     l.line_kind, l.cost_kind,
     k.resource_key is not null or l.is_own as is_known,
     l.line_kind = 'timed' and coalesce(l.scope, '') <> 'exclude' and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
-    i.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
+    k.resource_key is not null or o.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
       when l.line_kind = 'fee' then 'none'
@@ -67,7 +67,6 @@ matched as (
     on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
   left join known_machines k on k.resource_key = l.resource_key and k.month = l.first_month
   left join known_machines o on o.resource_key = l.resource_key and o.month = l.last_month
-  left join (select distinct resource_key from known_machines) i on i.resource_key = l.resource_key
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
