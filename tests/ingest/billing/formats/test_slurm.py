@@ -220,6 +220,27 @@ def test_the_hour_that_comes_twice_costs_what_elapsed(tmp_path: Path) -> None:
     assert nights.total() == Decimal("2.688") / 3
 
 
+def test_a_job_in_the_hour_that_comes_twice_ran_where_its_seconds_fit(tmp_path: Path) -> None:
+    """From 02:00 to 03:00 in Berlin: 00:00 to 01:00 UTC, then 01:00 to 02:00. What fits both is in the second."""
+    jobs = {
+        "1": ("02:30", "02:20", 3000, (0, 30), (1, 20)),
+        "2": ("01:50", "02:20", 1800, (23, 50), (0, 20)),
+        "3": ("02:10", "03:10", 7200, (0, 10), (2, 10)),
+        "4": ("02:10", "03:10", 3600, (1, 10), (2, 10)),
+        "5": ("02:10", "02:50", 2400, (1, 10), (1, 50)),
+    }
+    rows = [
+        job(JobIDRaw=name, Start=f"2026-10-25T{start}:00", End=f"2026-10-25T{end}:00", ElapsedRaw=str(seconds))
+        for name, (start, end, seconds, *_) in jobs.items()
+    ]
+    nights = loaded(tmp_path, rows, {**CARD, "timezone": "Europe/Berlin"})
+    times: dict[str, list[datetime]] = {}
+    for line in nights.lines():
+        times.setdefault(line["resource_id"], []).extend((line["charge_period_start"], line["charge_period_end"]))
+    found = {name: tuple((t.hour, t.minute) for t in (min(those), max(those))) for name, those in times.items()}
+    assert found == {name: (first, last) for name, (_, _, _, first, last) in jobs.items()}
+
+
 def test_a_file_is_charged_for_the_month_it_is_named_after(tmp_path: Path) -> None:
     """sacct lists a job over the month's end in both months: each file has its own part of it, in the zone of the times."""
     card = {**CARD, "timezone": "Europe/Berlin"}

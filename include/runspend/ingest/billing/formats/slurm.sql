@@ -11,6 +11,12 @@ with stated as (
       when regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$') then instant(t)
       when is_time(t) then timezone(getvariable('timezone'), try_cast(t as timestamp))
     end) as times,
+    -- The first of the two hours of one local name, an hour before the second: for the hour that comes twice in autumn.
+    list_transform([started, ended], lambda t: case
+      when is_time(t) and not regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$')
+        and timezone(getvariable('timezone'), timezone(getvariable('timezone'), try_cast(t as timestamp)) - interval 1 hour) = try_cast(t as timestamp)
+        then timezone(getvariable('timezone'), try_cast(t as timestamp)) - interval 1 hour
+    end) as first_times,
     case when regexp_full_match(trim(elapsed), '[0-9]{1,9}') then cast(elapsed as bigint) end as elapsed_seconds,
     coalesce(nullif(regexp_extract(tres, '(?:^|,)cpu=([0-9]+)', 1), ''), cores) as cpu_text,
     coalesce(nullif(regexp_extract(tres, '(?:^|,)node=([0-9]+)', 1), ''), nodes) as node_text,
@@ -22,11 +28,21 @@ with stated as (
     regexp_extract(tres, '(?:^|,)mem=[0-9.]+([KMGTP]?)', 1) as memory_unit
   from sacct
 ),
+placed as (
+  -- A start in that hour is in the first one if the job could not have run for as long as it did since the second.
+  select
+    * exclude (times, first_times),
+    [case when first_times[1] is not null and times[2] < times[1] + to_seconds(elapsed_seconds) then first_times[1] else times[1] end, times[2]] as times,
+    first_times[2] as first_end
+  from stated
+),
 counted as (
   select
-    * exclude (times),
+    * exclude (times, first_end),
     case when is_plausible(times[1]) then times[1] end as job_start,
-    case when is_plausible(times[1]) then greatest(coalesce(times[2], times[1]), times[1] + to_seconds(elapsed_seconds)) end as job_end,
+    case when is_plausible(times[1]) then greatest(
+      case when first_end >= times[1] + to_seconds(elapsed_seconds) then first_end else coalesce(times[2], times[1]) end,
+      times[1] + to_seconds(elapsed_seconds)) end as job_end,
     -- A value that cannot be read counts as too large, and is reported below.
     least(coalesce(try_cast(coalesce(cpu_text, '0') as bigint), 10000000), 10000000) as cpus,
     least(coalesce(try_cast(coalesce(node_text, '0') as bigint), 10000000), 10000000) as node_count,
@@ -43,7 +59,7 @@ counted as (
       * case memory_unit when 'K' then 1 when 'G' then 1048576 when 'T' then 1073741824 when 'P' then 1099511627776 else 1024 end,
       1000000000000000
     ), 1000000000000000) as memory
-  from stated
+  from placed
 ),
 judged as (
   select
