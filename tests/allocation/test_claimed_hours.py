@@ -33,6 +33,11 @@ def test_a_share_says_what_it_means(ratio: float, words: str) -> None:
     assert hours.is_notable is (ratio != 0.5)
 
 
+def test_hours_that_no_run_claims_are_not_notable() -> None:
+    """Runs asked for this type in another account, or state their machines."""
+    assert not replace(HALF, claimed_seconds=0.0, claimed_ratio=0.0, highest_hour_cost=32.774).is_notable
+
+
 def test_different_prices_are_stated() -> None:
     hours = replace(HALF, pool_key="p4d.24xlarge", highest_hour_cost=32.774)
     assert hours.is_notable

@@ -272,6 +272,18 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
 
 
+def test_discounts_alone_need_no_pool(tmp_path: Path, given: Settings) -> None:
+    """The discount lines of machines may lack the tag that the machines' own lines have."""
+    lines = [
+        outside(1, "90", sku_meter="EU-BoxUsage:p4d.24xlarge", instance_type="p4d.24xlarge", tags='{"team": "vision"}'),
+        outside(2, "-8", sku_meter="EU-BoxUsage:p4d.24xlarge", instance_type="p4d.24xlarge"),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    assert [(g.kind, g.effective_cost) for g in found] == [("accelerator", 90), ("credit", -8)]
+    assert found[1].action == f"leave credits of {EC2} in account ml"
+    assert "pool" not in found[1].advice
+
+
 def test_control_planes_are_shared_in_every_cloud(tmp_path: Path, given: Settings) -> None:
     """By their resource where the bill names it, otherwise by service and account, unless these have machines too."""
     lines = [

@@ -57,8 +57,8 @@ class ClaimedHours:
 
     @property
     def is_notable(self) -> bool:
-        """Return whether the share or the price shows that the split is a rough guess."""
-        return self.has_spread or not NEARLY_NONE < self.claimed_ratio < NEARLY_ALL
+        """Return whether the share or the price shows that the split is a rough guess. Hours that no run claims are not split."""
+        return self.claimed_seconds > 0 and (self.has_spread or not NEARLY_NONE < self.claimed_ratio < NEARLY_ALL)
 
     @property
     def words(self) -> str:

@@ -26,6 +26,7 @@ VERBS = {
     "job": "name jobs of",
     "excluded": "check",
     "other": "check",
+    "credit": "leave credits of",
 }
 
 # The experiment in advised pools: only a person knows it.
@@ -136,4 +137,5 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "model": _advise_identity,
     "job": _advise_jobs,
     "excluded": "`scope` leaves these accelerators out: if runs use them, include them",
+    "credit": "discounts and refunds are larger than the charges beside them. Nothing needs to be done",
 }
