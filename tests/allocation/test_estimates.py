@@ -210,7 +210,9 @@ def test_hours_of_the_ledger_are_not_estimated_where_another_account_has_stopped
         {"id": "N", "at": "03:00..05:00", "on": [], "instance_type": "box"},
     ]
     ledger = [
-        charge(at=row["at"], cost="10", run_id="C" if n < 3 else "A", match_method="instance_type_time", resource_id=None, cost_kind="compute")
+        charge(
+            at=row["at"], cost="10", run_id="C" if n < 3 else "A", match_method="instance_type_time", resource_id=None, cost_kind="compute"
+        )
         for n, row in enumerate(hours(0, 4))
     ]
     found = figures(world_of(lines, runs, cost_allocations=ledger), tmp_path, "05:00")

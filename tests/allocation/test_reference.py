@@ -60,6 +60,7 @@ SITUATIONS = {
     "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
     "trials_in_jobs_of_their_own_do_not_share_their_drivers_machine", "a_child_on_its_own_machine_is_not_in_its_parents_job", "trials_in_a_pool_do_not_share_a_notebook_outside_of_it",
     "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills",
+    "trials_of_a_run_whose_machine_is_tagged", "a_trial_outside_a_pool_that_states_a_machine_of_it",
     "a_run_on_a_machine_of_another_runs_job", "a_jobs_machines_stop_after_the_months_end", "a_jobs_tail_follows_its_whole_life",
     "a_cluster_that_one_job_after_another_has", "a_trial_in_a_pool_outside_of_its_parents_job", "a_trial_on_another_type_than_its_parents_job", "two_jobs_of_a_cluster_in_one_hour",
     "a_run_that_left_a_jobs_machine_for_a_while", "what_a_pool_of_daily_and_hourly_machines_has", "charge_periods_of_a_job_that_overlap", "a_pools_disk_that_names_a_jobs_machine",

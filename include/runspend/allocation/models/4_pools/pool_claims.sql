@@ -1,11 +1,11 @@
 -- one row per run, pool and time range in which the run asks for machines of the pool.
 -- In that time, no descendant covers it and it does not have all its machines.
 with asks as (
-  select tracking_server, workspace, run_id, pool_number, kind_number, span_start as ask_start, span_end as ask_end, cast(null as int64) as nodes_left
+  select tracking_server, workspace, run_id, pool_number, kind_number, span_start as ask_start, span_end as ask_end, cast(null as int64) as nodes_left, coalesce(num_nodes, 1) > 1 as is_several
   from pool_spans
   union all
   -- Claims in addition to the run's own machines.
-  select h.tracking_server, h.workspace, h.run_id, h.pool_number, p.kind_number, h.held_from, h.held_to, h.nodes_left
+  select h.tracking_server, h.workspace, h.run_id, h.pool_number, p.kind_number, h.held_from, h.held_to, h.nodes_left, true
   from pool_held h
   join pools p on p.pool_number = h.pool_number
   where h.nodes_left > 0
@@ -18,6 +18,16 @@ covers as (
   join asks p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
   join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
     and c.span_start < p.ask_end and c.span_end > p.ask_start
+  union all
+  -- A descendant that states a machine of the pool, and need not be in the pool itself, had the one machine that the run asks for.
+  select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(c.span_start, p.ask_start), least(c.span_end, p.ask_end)
+  from run_ancestors f
+  join asks p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
+  join (select distinct tracking_server, run_id from stated_machines) s on s.tracking_server = f.tracking_server and s.run_id = f.run_id
+  join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.span_start < p.ask_end and c.span_end > p.ask_start
+  join offered_machines m on m.resource_key = c.resource_key
+  join pools k on k.match_method = m.match_method and k.target_key = m.target_key and k.kind_number = p.kind_number
+  where not p.is_several
   union all
   -- Time with a separate claim: the run has machines of its own, or lines are tagged as its own.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(h.held_from, p.ask_start), least(h.held_to, p.ask_end)

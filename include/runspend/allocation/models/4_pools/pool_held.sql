@@ -5,19 +5,39 @@ with stated as (
   select distinct tracking_server, run_id from stated_machines
 ),
 several as (
-  -- A run with several nodes and its own claim, or a run without stated machines whose ancestor has a claim and states machines.
+  -- A run with several nodes and its own claim, or a run without stated machines whose ancestor has a claim and has machines.
   select s.tracking_server, s.run_id, s.pool_number, s.num_nodes
   from pool_spans s
   left join stated o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
   left join stated c on c.tracking_server = s.tracking_server and c.run_id = s.claim_run_id
-  where s.num_nodes > 1 and (s.claim_run_id = s.run_id or (o.run_id is null and c.run_id is not null))
+  left join tagged_runs g on g.tracking_server = s.tracking_server and g.run_id = s.claim_run_id
+  where s.num_nodes > 1 and (s.claim_run_id = s.run_id or (o.run_id is null and (c.run_id is not null or g.run_id is not null)))
 ),
-tagged as (
+tagged_lines as (
   -- Machines with lines tagged with the run's id are the run's own in their charge periods.
-  select distinct g.tracking_server, g.run_id, l.resource_key, l.charge_period_start, l.charge_period_end
+  select distinct
+    g.tracking_server, g.run_id, l.resource_key, l.charge_period_start, l.charge_period_end, l.pool_key, lower(l.instance_type) as instance_type
   from billing_lines l
   join tagged_runs g on g.run_tag = l.run_tag
   where l.billing_period = @period and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
+),
+inherited as (
+  -- A run without a machine of its own has those of its nearest ancestor, if they are in the pool or of the type that it asks for.
+  select a.tracking_server, a.run_id, t.resource_key, t.charge_period_start, t.charge_period_end
+  from run_ancestors a
+  join tagged_lines t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
+  join pool_spans s on s.tracking_server = a.tracking_server and s.run_id = a.run_id
+  join pools p on p.pool_number = s.pool_number
+  left join stated o on o.tracking_server = a.tracking_server and o.run_id = a.run_id
+  left join tagged_runs g on g.tracking_server = a.tracking_server and g.run_id = a.run_id
+  where o.run_id is null and g.run_id is null
+    and case when p.match_method = 'pool_time' then p.target_key = t.pool_key else t.pool_key is null and p.instance_type = t.instance_type end
+  qualify a.distance = min(a.distance) over (partition by a.tracking_server, a.run_id)
+),
+tagged as (
+  select distinct tracking_server, run_id, resource_key, charge_period_start, charge_period_end from tagged_lines
+  union distinct
+  select tracking_server, run_id, resource_key, charge_period_start, charge_period_end from inherited
 ),
 named as (
   select m.resource_key

@@ -98,11 +98,24 @@ met as (
   from cost_allocations
   where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'llm_identity', 'pool_time', 'instance_type_time')
 ),
+tagged as (
+  select distinct g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type) as instance_type
+  from billing_lines l
+  join tagged_runs g on g.run_tag = l.run_tag
+  where l.billing_period = @period and l.charge_category = 'Usage'
+),
 families as (
   -- A parent has only the time that its children leave, which may be none.
   select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
   join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+  union distinct
+  -- A nested run was on the machines that are tagged with its ancestor's ID: the ancestor pays for them.
+  select a.tracking_server, a.run_id, false
+  from run_ancestors a
+  join tagged t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
+  join claims c on c.tracking_server = a.tracking_server and c.run_id = a.run_id
+    and ((c.match_method = 'pool_time' and c.claim = t.pool_key) or (c.match_method = 'instance_type_time' and c.instance_type = t.instance_type))
 ),
 unmet as (
   select
