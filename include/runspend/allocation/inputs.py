@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,12 +17,13 @@ from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_besi
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
-from runspend.warehouse.sql_files import read_every_sql
+from runspend.warehouse.sql_files import read_every_sql, without_comments
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
 # … and without any sign it counts as ended this long after its start.
 SILENT_HOURS = 24
+SQL_FOLDERS = tuple(Path(__file__).parent / name for name in ("models", "checks"))
 
 # How far each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`): a run's end may depend on
 # the next period.
@@ -248,7 +249,7 @@ def _time(text: str | None) -> datetime | None:
 def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> dict[str, str | None]:
     """Return the units by name, the version of the models, and the other given inputs."""
     inputs: dict[str, str | None] = {unit_name(u): s.digest for u, s in sorted(units.items())}
-    return inputs | {"models": _models_digest(), "settings": digest(dict(given))}
+    return inputs | {"models": models_digest(), "settings": digest(dict(given))}
 
 
 def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Reader | None = None) -> dict[Unit, UnitState]:
@@ -287,7 +288,6 @@ def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], re
     return _answers[sql][1]
 
 
-def _models_digest() -> str:
-    """Return the version of the models and checks. A change in any of them rebuilds every period."""
-    folders = [Path(__file__).parent / name for name in ("models", "checks")]
-    return digest(sorted((f"{name}.sql", text) for folder in folders for name, text in read_every_sql(folder).items()))
+def models_digest(folders: Sequence[Path] = SQL_FOLDERS) -> str:
+    """Return the version of the models and checks. A change in any of them rebuilds every period; a change of a comment does not."""
+    return digest(sorted((f"{name}.sql", without_comments(text)) for folder in folders for name, text in read_every_sql(folder).items()))

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
-__all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files"]
+__all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files", "without_comments"]
 
 
 def read_sql(folder: Path, name: str) -> str:
@@ -26,6 +26,11 @@ def read_sql(folder: Path, name: str) -> str:
 def read_every_sql(folder: Path) -> dict[str, str]:
     """Return the GoogleSQL of all files in a folder and its subfolders by name, with macros expanded. Looking for each by itself takes long."""
     return {name: expand_macros(path.read_text(encoding="utf-8")) for name, path in sql_files(folder).items()}
+
+
+def without_comments(text: str) -> str:
+    """Return SQL without the lines that only have a comment."""
+    return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("--"))
 
 
 def sql_files(folder: Path) -> dict[str, Path]:

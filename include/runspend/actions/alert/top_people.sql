@@ -1,4 +1,4 @@
--- One row per user of the runs with costs in a budget on some days, highest cost first, with the number of such users.
+-- One row per user of the runs with costs in a budget between @first_date and @end_date, highest cost first, with the number of such users.
 select
   r.user_name,
   sum(c.{measure}) as spent,

@@ -1,4 +1,4 @@
--- One row per run with costs in a budget on some days, highest cost first, with the number of such runs.
+-- One row per run with costs in a budget between @first_date and @end_date, highest cost first, with the number of such runs.
 select
   c.tracking_server,
   c.workspace,

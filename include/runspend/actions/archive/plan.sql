@@ -35,7 +35,7 @@ owned as (
   left join makers m on f.owner_kind = 'logged_model' and m.tracking_server = f.tracking_server and m.workspace = f.workspace and m.model_id = f.owner_id
   left join stepped p on p.tracking_server = m.tracking_server and p.workspace = m.workspace and p.run_id = m.run_id
 ),
--- Excluded by `keep`: of a run's models or an experiment's runs, the best by a metric and the last.
+-- Kept by `keep`: the best and the last of a run's models or an experiment's runs.
 model_values as (
   select tracking_server, workspace, model_id, value
   from run_metrics

@@ -1,5 +1,5 @@
 -- Active runs of @runs and the machines they state: the last price of each on its bill, and the part of it that the run pays now. One row
--- per run, machine and currency; a run without a machine has one row without a price. The part is that of the ledger for runs that overlap:
+-- per run, machine and currency; a run without a machine has one row without a price. Runs that overlap share the price as in the ledger:
 -- by GPUs if all state them, otherwise equally. A run pays nothing while a nested run is active.
 with active as (
   select

@@ -20,7 +20,7 @@ own_machines as (
   join bill_names b on b.thing = 'machine' and b.name = s.resource_key
 ),
 asked as (
-  -- What runs that inherit a job state of their own machines.
+  -- The instance type and pool that runs with an inherited job state.
   select
     i.tracking_server, i.run_id, i.job_key, lower(r.instance_type) as instance_type,
     case when r.pool_key <> coalesce(h.pool_key, '') then r.pool_key end as pool_key
@@ -38,7 +38,7 @@ machine_kinds as (
     and (l.billed_nanoseconds > 0 or l.instance_type is not null)
 ),
 billed_kinds as (
-  -- Those on the bill that these runs state.
+  -- The instance types and pools of the bill that these runs state.
   select distinct lower(l.instance_type) as instance_type, l.pool_key
   from billing_lines l
   left join (select distinct instance_type as wanted_type from asked) t on t.wanted_type = lower(l.instance_type)
@@ -46,7 +46,7 @@ billed_kinds as (
   where l.billing_period = @period and (t.wanted_type is not null or q.wanted_pool is not null)
 ),
 elsewhere as (
-  -- A run that states machines of the bill, none of them its ancestor's job's, did not run in that job.
+  -- A run that states machines of the bill, none of which is in its ancestor's job, did not run in that job.
   select i.tracking_server, i.run_id, i.job_key
   from inherited i
   join own_machines o on o.tracking_server = i.tracking_server and o.run_id = i.run_id

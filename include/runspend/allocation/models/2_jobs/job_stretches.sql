@@ -1,5 +1,6 @@
 -- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
--- sole_from to sole_until: a part of it without charges of another job, or of none. A stretch has a row for each such part, or none.
+-- sole_from to sole_until: a part of the stretch in which no other job, and no line without a job, has charges.
+-- There is one row per such part, so a stretch without one has no row.
 with machines as (
   select distinct j.resource_key
   from job_machines j
@@ -24,7 +25,7 @@ steps as (
   window w as (partition by resource_key order by charge_period_start, charge_period_end, job_key)
 ),
 blocks as (
-  -- Charge periods that overlap, mostly one hour
+  -- Groups of overlapping charge periods; most have one hour.
   select
     resource_key, job_key, charge_period_start, charge_period_end,
     sum(begins) over (

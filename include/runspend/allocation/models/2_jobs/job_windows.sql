@@ -68,7 +68,7 @@ numbered as (
 ),
 instances as (
   -- More machine time than the charge period has: the lines are of several machines that worked in parallel, such as a SageMaker job's.
-  -- They did so in the rest of that life too, also in other months. A twentieth more is taken for rounding, or for a local day of 25 hours.
+  -- They did so in the rest of that life too, also in other months. Up to 5% more is treated as rounding, or as a local day of 25 hours.
   select job_key, life, cast(max(div(every_nanoseconds + window_nanoseconds - 1 - div(window_nanoseconds, 20), window_nanoseconds)) as int64) as number
   from numbered
   where every_nanoseconds > window_nanoseconds + div(window_nanoseconds, 20) and resources = 1

@@ -1,5 +1,5 @@
 -- one row per machine and mark: a start or stop of a run, or of a charge period that a run reaches.
--- Has three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond.
+-- The row has three clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond.
 with changes as (
   select machine_number, interval_start as mark, weight as change, cast(null as int64) as units from run_intervals
   union all
@@ -46,7 +46,7 @@ slices as (
 advances as (
   select
     machine_number, mark,
-    -- Advance per unit of weight.
+    -- How far the clock advances per unit of weight.
     case when active > 0 then div(ticks, greatest(active, coalesce(units, active))) else 0 end as share_advance,
     -- The part of the machine that all active runs have together. Two steps, because ticks x weight can exceed 2^63.
     case

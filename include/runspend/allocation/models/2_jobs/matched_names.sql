@@ -1,4 +1,4 @@
--- one row per machine or job name that runs state and billed name that it may stand for, where the two differ or a match is ambiguous.
+-- one row per stated name of a machine or job and billed name that it may mean, if the two differ or the match is ambiguous.
 -- run_names.sql chooses among them for each run, by the place that the run states.
 -- Equal names need no row. A shorter name matches a longer one if no part that both state (account, region, zone, …) differs.
 with present as (

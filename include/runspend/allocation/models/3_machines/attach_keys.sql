@@ -3,7 +3,7 @@ with machines as (
   select distinct resource_key from known_machines
 ),
 sets as (
-  -- There are few sets of keys and many charges. `settle.py` splits the text at this separator, which no key contains.
+  -- There are few sets of keys and many charges. `tags.py` splits the text at this separator, which no key contains.
   select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
   join machines m on m.resource_key = l.resource_key

@@ -70,7 +70,8 @@ matched as (
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
-  left join platform_stores b on b.storage_key = l.resource_key -- other services bill the traffic of a bucket
+  -- Other services bill the traffic of a bucket.
+  left join platform_stores b on b.storage_key = l.resource_key
   left join machine_types n on n.resource_key = l.resource_key
   left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type)
   left join earlier_sizes e on e.resource_key = l.resource_key and e.month = l.first_month

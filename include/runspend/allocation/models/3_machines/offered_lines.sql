@@ -1,6 +1,6 @@
 -- one row per line of a stated machine that is offered to runs of a pool or an instance type: the rest of it after the runs that state the machine.
--- The rest is the line's cost minus the last bound of theirs.
--- That bound becomes a decimal as in cost_allocations, so both parts add up to the line.
+-- The rest is the line's cost minus the running total of those runs.
+-- That total becomes a decimal as in cost_allocations, so both parts add up to the line.
 with slots as (
   select
     resource_key, charge_period_start, charge_period_end, max(case when allocated_to = 'idle' then ratio_from end) as ratio_from,

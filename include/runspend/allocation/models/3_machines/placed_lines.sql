@@ -11,7 +11,7 @@ lines as (
   select
     l.*,
     l.is_inside and l.settled_by not in ('rest', 'job_id') and not l.is_offered as is_placed,
-    -- Declared as shared platform cost, and no run's statement and no tag overrides that.
+    -- Declared as shared platform cost, and not overridden by a run or a tag.
     coalesce(l.scope, '') = 'shared' and l.settled_by = 'none' as is_declared,
     case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,

@@ -1,5 +1,5 @@
 -- one row per instance type that a run asks for without having its own machines for its whole time.
--- Also has which other properties such runs state.
+-- The row also has which other properties such runs state.
 with partly as (
   -- The run states machines for only some of its nodes. It asks for the others.
   select t.tracking_server, t.run_id

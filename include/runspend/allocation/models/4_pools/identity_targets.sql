@@ -14,7 +14,8 @@ names as (
   where u.principal_key = n.target_key or u.principal_key = u.role_key or n.target_key = n.role_key
 ),
 window_days as (
-  -- Cut at midnight, so that charge periods and runs of a principal join by day and not all with all.
+  -- Cut at midnight, so that the join of charge periods and runs is by day.
+  -- Without it, every period of a principal would meet every run.
   select
     w.target_key, w.window_start, w.window_end, day,
     greatest(w.window_start, timestamp(day)) as piece_start, least(w.window_end, timestamp(date_add(day, interval 1 day))) as piece_end

@@ -1,4 +1,4 @@
--- one row per life of a job, machine of it that other lines name, and run: the run's share of that life.
+-- one row per life of a job, run, and machine of the job that other lines name: the run's share of that life.
 -- Used for lines before, between and after the job's own charge periods: its machines start earlier and stop later.
 select
   concat('machine|', m.resource_key) as target_key, m.job_key, m.billed_from, m.billed_until,

@@ -1,5 +1,4 @@
--- one row per axis of charge_parts with lines of stated machines, and block of these machines:
--- their total cost, and whether a run may get a part.
+-- one row per block of stated machines on an axis of charge_parts: their total cost, and whether a run may get part of it.
 -- In charge_parts, stated machines come before all others, and runs come before unclaimed time.
 -- Everything after the last run's end is idle, so it is not laid out there.
 with targets as (
@@ -24,7 +23,7 @@ sums as (
   union all
   select
     match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number,
-    -- Charges of one machine that cost nothing are one charge.
+    -- Free charges of one machine count as one charge.
     cast(sum(lines) as int64), cast(sum(case when cost_sign = 0 then free_machines else lines end) as int64), sum(effective_cost)
   from offered_sums
   group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number

@@ -1,17 +1,17 @@
--- one row per pool, charge period and target of the pool's charges other than machines, in charge periods in which runs had its machines by
--- tag, job or id, or for which it bills machines in shorter or longer ones.
+-- one row per pool, charge period and target of the pool's other charges (disks, addresses, traffic). Only charge periods in which runs had
+-- machines of the pool by tag, job or id, or in which the pool bills its machines for another length of time.
 -- Targets are these runs, runs with claims on the pool, and idle, by time on all machines of the pool.
 -- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
 -- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day, and hourly charges of a pool whose
 -- machines are billed by the day by the part of that hour.
--- Idle is the time on these machines that no run had, as where no run states its machine.
+-- Idle is the time on these machines that no run had, as in pools in which no run states its machine.
 with pieces as (
   select
     target_key, window_start, window_end, is_part, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
     true as is_known
   from pool_known_uses
   union all
-  -- The rest of the machines, as split between claims and idle.
+  -- The time of the other machines, split between claims and idle.
   select
     p.target_key, p.window_start, p.window_end, false, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false

@@ -1,5 +1,5 @@
 -- one row per pool and mark: a start or stop of a claim or of a charge period.
--- Has clocks that advance only while there are claims, in ticks of 1/64 nanosecond.
+-- The row has clocks that advance only while there are claims, in ticks of 1/64 nanosecond.
 with changes as (
   select pool_number, interval_start as mark, weight, nodes, 0 as units, 0 as machines, 0 as taken_units, 0 as taken_machines
   from pool_claims
@@ -70,7 +70,7 @@ offers as (
   from slices
 ),
 given as (
-  -- The part that all claims have together. Two steps, because ticks x units can exceed 2^63.
+  -- The share of the pool that all claims have together. Two steps, because ticks x units can exceed 2^63.
   -- A charge period without machines belongs to the claims.
   select
     pool_number, mark, has_units, weight, ticks, asked, there, free,
@@ -84,14 +84,14 @@ given as (
 advances as (
   select
     pool_number, mark, busy_advance,
-    -- Advance per unit of weight.
+    -- How far the clock advances per unit of weight.
     case
       when asked <= 0 then 0
       when asked > free then div(busy_advance, weight)
       when has_units then div(ticks, there)
       else 0
     end as weight_advance,
-    -- Advance per node. While there is a machine for every node, unknown units do not matter.
+    -- How far the clock advances per node. While there is a machine for every node, unknown units do not matter.
     case when asked <= 0 or has_units or asked > free then 0 else div(ticks, there) end as node_advance,
     case when asked > free and there > 0 then ticks else 0 end as over_advance,
     case when asked > 0 or there > 0 then ticks else 0 end as open_advance

@@ -1,5 +1,5 @@
 -- one row per pool, stated machine in it and time range in which the runs that state it use it.
--- Has how many machines and units are therefore not available to claims on the pool.
+-- The row has how many machines and units are therefore not available to claims on the pool.
 with machines as (
   select
     p.pool_number, o.resource_key, max(o.machine_gpus) as machine_gpus, max(o.machine_cpus) as machine_cpus, max(o.machine_memory_gb) as machine_memory_gb

@@ -1,5 +1,5 @@
 -- one row per pool: a configured pool with lines, a cell of an instance type, or several cells that a statement of runs matches.
--- Has its number, the number of the pools that share a kind of weight, and how far the bills with its lines reach.
+-- The row has its number, the number of the pools that share a kind of weight, and how far the bills with its lines reach.
 with source_frontiers as (
   -- As for stated machines: the next period shows which runs were still active at the end of this one.
   select source, least(max(charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until

@@ -1,5 +1,5 @@
 -- one row per line of an instance type that runs ask for in its charge period, without stated machines.
--- Has the charge period whose targets it goes to.
+-- The row has the charge period whose targets it goes to.
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from timed_candidates c
 join (select distinct target_key, window_start, window_end from type_targets) t

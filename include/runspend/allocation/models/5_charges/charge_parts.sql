@@ -1,5 +1,5 @@
 -- one row per charge of a rule that prices a pool and target with a share of it, as a range between 0 and 1.
--- Charges of a charge period that differ only in account, region or invoice are laid end to end, each as wide as its cost.
+-- Some charges of a charge period differ only in account, region or invoice. They are laid end to end, each as wide as its cost.
 -- Targets are laid along them, each as wide as its share.
 -- So every target gets its share of the total cost, with at most charges + targets rows, not charges x targets.
 with found as (

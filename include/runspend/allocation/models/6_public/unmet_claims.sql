@@ -27,7 +27,7 @@ on_bill as (
   group by r.resource_key
 ),
 excluded_accounts as (
-  -- `scope` excludes all of their lines. Lines that it excludes are summed when they are loaded, so the bill no longer says which machines they had.
+  -- Accounts all of whose lines `scope` excludes. Such lines are summed at load, so the warehouse does not know their machines.
   select regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account
   from billing_lines
   where billing_period = @period and sub_account_id is not null

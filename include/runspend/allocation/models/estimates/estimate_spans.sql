@@ -1,5 +1,5 @@
--- one row per run, machine and time range in which the run had it after the end of its bill, until @now.
--- Runs without a machine share one with their family.
+-- one row per run, machine and time range in which the run had the machine, after the last hour of the machine's bill,
+-- until @now. Runs without a machine share one with their family.
 with roots as (
   select tracking_server, run_id, ancestor_id as root_id
   from run_ancestors

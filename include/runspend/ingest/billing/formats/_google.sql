@@ -58,13 +58,13 @@ create or replace macro google_own(labels) as list_transform(
   labels, lambda label: {'key': case when starts_with(label.key, 'goog-') then label.key else 'goog:' || label.key end, 'value': label.value}
 );
 
--- Those of `more` whose keys `labels` does not have, after `labels`.
+-- `labels`, followed by the entries of `more` whose keys are not in `labels`.
 create or replace macro google_beside(labels, more) as case
   when len(more) = 0 then labels
   else list_concat(labels, list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key)))
 end;
 
--- Labels as the text of a JSON object. A key that is twice in one list is twice in it; `settle.py` drops and counts such tags.
+-- Labels as the text of a JSON object. A key that is twice in one list is twice in it; `tags.py` drops and counts such tags.
 create or replace macro google_tags(labels) as case
   when labels is null then 'no list of labels'
   when len(labels) > 0 then '{' || array_to_string(

@@ -117,7 +117,7 @@ days as (
     *,
     unnest(case
       when is_charged then generate_series(date_trunc('day', charged_from), charged_until - interval 1 microsecond, interval 1 day)
-      -- One row: left-out rows need a time to be counted; rows with errors get the time that can be read.
+      -- The row's time. Skipped rows need one to be counted in a month; a row with an error gets the time that can be read.
       else [case when skip_reason is not null then timestamptz '2000-01-01 00:00:00+00' else job_start end]
     end) as day_start
   from costed
