@@ -27,7 +27,7 @@ from tests.allocation.chain import DAY, PACKAGE, UTC, World, arrow, moment, quer
 from tests.reference import GoogleSQL
 
 # In the order of the rules.
-RUNGS = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
+RULES = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
 MODELS = (
     "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",
     "rest_lines", "line_cells", "offered_lines", "offered_machines", "offered_times", "offered_sums", "offered_taken",
@@ -287,13 +287,13 @@ def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mappi
         result = query_reference(reference, model_text(name), known, parameters)
         if name.endswith("_targets"):
             assert result.columns == TARGET_COLUMNS, name
-        if name in {f"{rung}_lines" for _, rung in RUNGS}:
+        if name in {f"{prefix}_lines" for _, prefix in RULES}:
             assert result.columns == LINE_COLUMNS, name
         known[name] = result.to_arrow()
     return {name: known[name] for name in MODELS}
 
 
-def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict[str, Any]]:
+def lines_of(found: Mapping[str, pa.Table], method: str, prefix: str) -> list[dict[str, Any]]:
     """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
     windows = {
         (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()
@@ -303,25 +303,25 @@ def lines_of(found: Mapping[str, pa.Table], method: str, rung: str) -> list[dict
         for row in found["offered_lines"].to_pylist()
         if (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) in windows
     ]
-    return [*found[f"{rung}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
+    return [*found[f"{prefix}_lines"].to_pylist(), *(row for row in offered if row["match_method"] == method)]
 
 
-def targets_of(found: Mapping[str, pa.Table], rung: str) -> list[dict[str, Any]]:
+def targets_of(found: Mapping[str, pa.Table], prefix: str) -> list[dict[str, Any]]:
     """Targets of a rule; a pool's disks, addresses and traffic may have their own."""
-    return [*found[f"{rung}_targets"].to_pylist(), *(found["pool_beside"].to_pylist() if rung == "pool" else [])]
+    return [*found[f"{prefix}_targets"].to_pylist(), *(found["pool_beside"].to_pylist() if prefix == "pool" else [])]
 
 
 def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
     """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
     targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    for method, rung in RUNGS:
-        for row in targets_of(found, rung):
+    for method, prefix in RULES:
+        for row in targets_of(found, prefix):
             assert row["match_method"] == method
             part = Fraction(1 if row["is_last"] else row["ratio_to"]) - Fraction(row["ratio_from"])
             targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
     settled: dict[str, list[dict[str, Any]]] = {}
-    for method, rung in RUNGS:
-        for row in lines_of(found, method, rung):
+    for method, prefix in RULES:
+        for row in lines_of(found, method, prefix):
             settled.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
     return settled
 

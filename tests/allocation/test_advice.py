@@ -14,7 +14,7 @@ import yaml
 from runspend.actions.costs import as_of as history
 from runspend.actions.report.labels import coverage_words, suggestion
 from runspend.allocation import closing as finality
-from runspend.allocation import diagnostics as advice
+from runspend.allocation import diagnostics
 from runspend.allocation import scope_proposal, without_run
 from runspend.config.settings import Settings
 from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml, suggestions
@@ -89,17 +89,17 @@ def tables() -> dict[str, list[dict[str, Any]]]:
 @pytest.mark.parametrize(
     "sql",
     [
-        advice.RUNGS,
+        diagnostics.RULE_COSTS,
         without_run.WITHOUT_RUN,
-        advice.ORIGINS.format(name="team"),
+        diagnostics.ORIGINS.format(name="team"),
         scope_proposal.ACCOUNTS,
         scope_proposal.ACCELERATED,
         scope_proposal.KINDS,
-        advice.IDENTITY,
+        diagnostics.IDENTITY,
         finality.BILLS,
         history.DIFFERENCES,
     ],
-    ids=["rungs", "unallocated", "origins", "accounts", "accelerated", "kinds", "identity", "bills", "differences"],
+    ids=["rule_costs", "unallocated", "origins", "accounts", "accelerated", "kinds", "identity", "bills", "differences"],
 )
 def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
     """Nothing in it that DuckDB and GoogleSQL answer differently."""
@@ -183,7 +183,7 @@ def test_a_charge_priced_from_several_lines_has_their_tags(tmp_path: Path, given
 def test_rules_are_listed_in_their_order(tmp_path: Path, tables: dict[str, Any]) -> None:
     """Each pool by its name, idle with the rule that made the machine known, and all of it is the bill."""
     with warehouse(tmp_path / "w", **tables) as reader:
-        (found,) = advice.rungs(reader, FIRST).values()
+        (found,) = diagnostics.rule_costs(reader, FIRST).values()
     assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [
         ("exact, by run tag", "exact", Decimal(100), Decimal(0)),
         ("by machine", "high", Decimal(75), Decimal(25)),
@@ -201,7 +201,7 @@ def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -
         charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle"),
     ]
     with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
-        (found,) = advice.rungs(reader, FIRST).values()
+        (found,) = diagnostics.rule_costs(reader, FIRST).values()
     assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [("by machine", "high", Decimal(100), Decimal(10))]
 
 
@@ -224,7 +224,7 @@ def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
     daily.append({**daily[0], "charge_date": date(2026, 12, 1), "billing_period": date(2026, 12, 1)})
     runs = [{**key, "run_id": r, "start_month": FIRST, "team": team, "team_from": origin} for r, team, origin, _ in costs]
     with warehouse(tmp_path / "w", run_costs_daily=daily, run_costs=runs) as reader:
-        (parts,) = advice.coverage(reader, FIRST, date(2026, 12, 1)).values()
+        (parts,) = diagnostics.coverage(reader, FIRST, date(2026, 12, 1)).values()
     assert coverage_words(parts) == ["90.0% of allocated cost has a team (run.tag.team 60.0%, experiment.tag.team 30.0%)"]
     assert coverage_words(parts[1:2], every=True) == ["0.0% of allocated cost has a project"]
 
@@ -389,7 +389,7 @@ def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_pa
 def test_a_run_belongs_to_a_pool_and_does_not_state_it() -> None:
     """The pool names its runs; a run states only what is its own."""
     found = [
-        advice.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))
+        diagnostics.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))
     ]
     assert found == [
         "2 runs (3.0 h) belong to a pool, such as gpu: no bill has its machines at that time",

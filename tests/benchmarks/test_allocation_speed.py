@@ -44,11 +44,11 @@ def allocate(folder: Path, *, runs: int, lines: int, used_machines: int | None =
     )  # nearly every run meets a billed hour; in the world of every rule a tenth of them are on disks and buckets
     where = f"{used_machines} machines" if used_machines else "all machines"
     if ladder:
-        rungs = duckdb.execute(
+        rules = duckdb.execute(
             f"select match_method, count(*), sum(effective_cost)::double from '{tables}/cost_allocations/period={MONTH}/all.parquet' group by 1 order by 1"
         ).fetchall()
-        assert {"job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time"} <= {rung for rung, *_ in rungs}
-        print("\n".join(f"    {rung:20} {rows:12,} rows {cost:18,.2f}" for rung, rows, cost in rungs))
+        assert {"job_id", "resource_id", "attached", "artifact_bytes", "pool_time", "instance_type_time"} <= {rule for rule, *_ in rules}
+        print("\n".join(f"    {rule:20} {rows:12,} rows {cost:18,.2f}" for rule, rows, cost in rules))
     print(f"\n  {runs:,} runs on {where} x {lines:,} lines -> {ledger[4]:,} rows: {took} [{load_average()}]")
     return took
 

@@ -48,7 +48,7 @@ def say(*arguments: str) -> str:
     return done.output
 
 
-def rung(screen: str, words: str) -> str:
+def rule_line(screen: str, words: str) -> str:
     """The line of one rule."""
     (line,) = [line for line in screen.splitlines() if line.strip().startswith(words)]
     return re.sub(r" +", " ", line.strip())
@@ -59,7 +59,7 @@ def test_before_the_first_pipeline_run_a_trial_keeps_nothing(config: Path, world
     before = sorted(p for p in config.parent.rglob("*"))
     screen = say("doctor", "--config", str(config))
     assert "(trial run, nothing was kept; artifact stores were not listed)" in screen
-    assert rung(screen, "by machine") == "by machine 100.0% 960.00 USD, high confidence, including 800.00 idle"
+    assert rule_line(screen, "by machine") == "by machine 100.0% 960.00 USD, high confidence, including 800.00 idle"
     assert sorted(p for p in config.parent.rglob("*")) == before
     config = world.put_back("first")
     after = say("doctor", "--config", str(config))
@@ -75,7 +75,7 @@ def test_other_settings_start_another_trial(after: Path) -> None:
     after.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
     screen = say("doctor", "--config", str(after))
     assert "(trial run, nothing was kept" in screen
-    assert "960.00 USD out of scope" in rung(screen, "plus")
+    assert "960.00 USD out of scope" in rule_line(screen, "plus")
     after.write_text(json.dumps({**settings, "mail": {"backend": "none"}}))
     assert "(from the tables of the last pipeline run)" in say("doctor", "--config", str(after))
 
@@ -102,7 +102,7 @@ def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> N
     """The same words under the trial's summary, and the scope to paste."""
     bill = str(config.parent / "bills" / "bill")
     screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))
-    assert rung(screen, "by machine").startswith("by machine 100.0% 960.00 USD")
+    assert rule_line(screen, "by machine").startswith("by machine 100.0% 960.00 USD")
     assert '    - {source: "bill", account: []}' not in screen
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.allocation.diagnostics import Rung
+from runspend.allocation.diagnostics import RuleCost
 from runspend.config.settings import load_settings, trial_settings
 from runspend.core.errors import UsageError
 from runspend.interfaces import trial
@@ -61,9 +61,9 @@ def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
     assert (folder / trial.FILE).read_text() == "home: .  # mine\n"
 
 
-def money_of(*rungs: tuple[str, str, str]) -> Money:
+def money_of(*rule_costs: tuple[str, str, str]) -> Money:
     """Costs by rule: its words, the cost, and the idle part of it."""
-    return Money("USD", tuple(Rung(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rungs), (), ())
+    return Money("USD", tuple(RuleCost(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rule_costs), (), ())
 
 
 def test_each_share_is_of_its_own_platform_cost() -> None:
@@ -111,6 +111,6 @@ def test_nothing_in_scope_has_no_share_today() -> None:
 
 
 def test_a_bill_without_cost_of_the_platform_has_no_shares() -> None:
-    outside = Money("USD", (Rung("out of scope", None, Decimal(7), Decimal(0)),), (), ())
+    outside = Money("USD", (RuleCost("out of scope", None, Decimal(7), Decimal(0)),), (), ())
     result = trial._result(outside, None)
     assert result.lines(1) == [] and result.as_record()["allocated_share_today"] is None

@@ -58,7 +58,7 @@ CLAIM_WORDS = {
 # Shared cost by `charge_category`, unless its reason or service says more.
 SHARED_KINDS = {"Tax": "taxes", "Purchase": "purchases", "Credit": "credits", "Adjustment": "adjustments"}
 
-RUNGS = """
+RULE_COSTS = """
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
   confidence, case when allocated_to = 'shared' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,
@@ -115,7 +115,7 @@ RULES = {
 
 
 @dataclass(frozen=True)
-class Rung:
+class RuleCost:
     """The cost that one rule allocated, including idle time on its machines.
 
     `caller_cost`: the part of unallocated cost whose caller of a language model is known. `kinds`: shared cost by kind.
@@ -173,14 +173,14 @@ class UnmetClaims:
         return f"{runs} {claim}, such as {self.example}: {why}"
 
 
-def rungs(reader: Reader, first: date) -> dict[str, tuple[Rung, ...]]:
+def rule_costs(reader: Reader, first: date) -> dict[str, tuple[RuleCost, ...]]:
     """Map currency to the bill by allocation rule, in the order of the rules; then "unallocated", "shared" and "out of scope"."""
     found: dict[str, dict[tuple[int, str], list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for row in reader.query(RUNGS, {"first": first}).to_pylist():
-        found[row["billing_currency"]][_rung_of(row)].append(row)
+    for row in reader.query(RULE_COSTS, {"first": first}).to_pylist():
+        found[row["billing_currency"]][_rule_of(row)].append(row)
     return {
         currency: tuple(
-            Rung(
+            RuleCost(
                 words,
                 _most_of(rows),
                 add(r["effective_cost"] for r in rows),
@@ -203,7 +203,7 @@ def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
     return max(costs, key=lambda name: (costs[name], name), default=None)
 
 
-def _rung_of(row: Mapping[str, Any]) -> tuple[int, str]:
+def _rule_of(row: Mapping[str, Any]) -> tuple[int, str]:
     last = {"unallocated": "unallocated", "shared": "shared", "out_of_scope": "out of scope"}
     method = row["match_method"]
     if (target := row["allocated_to"]) in last:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from runspend import pipeline
 from runspend.actions.report.labels import coverage_words, suggestion
-from runspend.allocation import diagnostics as advice
+from runspend.allocation import diagnostics
 from runspend.allocation.claimed_hours import ClaimedHours, claimed_hours
-from runspend.allocation.diagnostics import Coverage, Identity, Rung, UnmetClaims
+from runspend.allocation.diagnostics import Coverage, Identity, RuleCost, UnmetClaims
 from runspend.allocation.inputs import configuration_digest
 from runspend.allocation.pools_without_runs import pools_without_runs
 from runspend.allocation.scope_proposal import LeftOut, ScopeProposal, scope_proposal
@@ -44,18 +44,18 @@ class Money:
     """One currency of the outlook."""
 
     currency: str
-    rungs: tuple[Rung, ...]
+    rule_costs: tuple[RuleCost, ...]
     groups: tuple[Group, ...]
     coverage: tuple[Coverage, ...]
 
     def cost(self, words: str) -> Decimal:
         """Return the cost of one rule, given by its words."""
-        return add(r.effective_cost for r in self.rungs if r.words == words)
+        return add(r.effective_cost for r in self.rule_costs if r.words == words)
 
     @property
     def platform(self) -> Decimal:
         """Return all cost except out-of-scope cost."""
-        return add(r.effective_cost for r in self.rungs if r.words != "out of scope")
+        return add(r.effective_cost for r in self.rule_costs if r.words != "out of scope")
 
 
 @dataclass(frozen=True)
@@ -142,20 +142,20 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
     if not periods:
         return Outlook(None, origin, problems=("no bill could be allocated",))
     with warehouse.reader() as reader:
-        period, rungs = _newest_with_cost(reader, periods)
+        period, rule_costs = _newest_with_cost(reader, periods)
         first = first_day(period)
         groups = unallocated_groups(reader, first, settings)
-        coverage = advice.coverage(reader, first, month_after(first, 1))
+        coverage = diagnostics.coverage(reader, first, month_after(first, 1))
         return Outlook(
             period,
             origin,
             tuple(
-                Money(currency, rungs[currency], groups.get(currency, ()), coverage.get(currency, ()))
-                for currency in sorted(rungs, key=lambda c: (c != settings.currency, c))
+                Money(currency, rule_costs[currency], groups.get(currency, ()), coverage.get(currency, ()))
+                for currency in sorted(rule_costs, key=lambda c: (c != settings.currency, c))
             ),
-            advice.identity(reader, first),
+            diagnostics.identity(reader, first),
             scope_proposal(reader, first) if settings.scope is None else ScopeProposal(),
-            advice.unmet_claims(reader, first),
+            diagnostics.unmet_claims(reader, first),
             tuple(hours for hours in claimed_hours(reader, first) if hours.is_notable)[:CLAIMS_SHOWN],
             _pool_words(settings),
             empty=tuple(one for one in periods if one > period),
@@ -163,13 +163,13 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
         )
 
 
-def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict[str, tuple[Rung, ...]]]:
+def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict[str, tuple[RuleCost, ...]]]:
     """Return the first of these billing periods that has cost, and its cost by rule; the first of all if none has."""
     for period in periods:
-        rungs = advice.rungs(reader, first_day(period))
-        if any(rung.effective_cost for currency in rungs.values() for rung in currency):
-            return period, rungs
-    return periods[0], advice.rungs(reader, first_day(periods[0]))
+        rule_costs = diagnostics.rule_costs(reader, first_day(period))
+        if any(rule.effective_cost for currency in rule_costs.values() for rule in currency):
+            return period, rule_costs
+    return periods[0], diagnostics.rule_costs(reader, first_day(periods[0]))
 
 
 def _pool_words(settings: Settings) -> str:
@@ -191,7 +191,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
         months = ", ".join(month_name(period) for period in sorted(outlook.empty))
         lines.append(("newer", f"{months}: on the bill, without cost"))
     for one in outlook.moneys:
-        lines += _rung_lines(one, outlook.identity)
+        lines += _rule_lines(one, outlook.identity)
     lines += [("claims not met" if not number else "", claims.words) for number, claims in enumerate(outlook.unmet)]
     lines += [("claimed by type" if not number else "", hours.words) for number, hours in enumerate(outlook.claimed)]
     lines += [("not shown", problem) for problem in outlook.problems]
@@ -213,9 +213,9 @@ def render_outlook(outlook: Outlook) -> str:
     return "\n".join([f"{title} ({origin})", *shown]) + "\n"
 
 
-def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
-    inside = [r for r in one.rungs if r.words != "out of scope"]
-    places = places_for(add(r.effective_cost for r in one.rungs))
+def _rule_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
+    inside = [r for r in one.rule_costs if r.words != "out of scope"]
+    places = places_for(add(r.effective_cost for r in one.rule_costs))
     lines = []
     if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
         stated = (
@@ -224,18 +224,18 @@ def _rung_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
             else "no machine that runs state is on the bill"
         )
         lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
-    for rung in inside:
-        notes = [f"{money(rung.effective_cost, places)} {one.currency}"]
-        if rung.words == "unallocated":
-            notes += [f"including {money(rung.caller_cost, places)} with a known caller"] if rung.caller_cost else []
-            notes += [note] if (note := _group_note(one, less(rung.effective_cost, [rung.caller_cost]))) else []
-        elif rung.words == "shared":
-            notes += [f"{kind} {money(cost, places)}" for kind, cost in rung.kinds.items()]
-        elif CONFIDENCE.get(rung.confidence or ""):
-            notes.append(CONFIDENCE[rung.confidence or ""])
-        if rung.idle_cost:
-            notes.append(f"including {money(rung.idle_cost, places)} idle")
-        lines.append((rung.words, f"{percent(share_of(rung.effective_cost, one.platform)):>6}  {', '.join(notes)}"))
+    for rule in inside:
+        notes = [f"{money(rule.effective_cost, places)} {one.currency}"]
+        if rule.words == "unallocated":
+            notes += [f"including {money(rule.caller_cost, places)} with a known caller"] if rule.caller_cost else []
+            notes += [note] if (note := _group_note(one, less(rule.effective_cost, [rule.caller_cost]))) else []
+        elif rule.words == "shared":
+            notes += [f"{kind} {money(cost, places)}" for kind, cost in rule.kinds.items()]
+        elif CONFIDENCE.get(rule.confidence or ""):
+            notes.append(CONFIDENCE[rule.confidence or ""])
+        if rule.idle_cost:
+            notes.append(f"including {money(rule.idle_cost, places)} idle")
+        lines.append((rule.words, f"{percent(share_of(rule.effective_cost, one.platform)):>6}  {', '.join(notes)}"))
     if outside := one.cost("out of scope"):
         lines.append(("plus", f"{'':>6}  {money(outside, places)} {one.currency} out of scope"))
     return lines

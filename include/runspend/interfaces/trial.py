@@ -190,16 +190,16 @@ def _result(after: Money, before: Money | None) -> Result:
         after.currency,
         _given(before) if before is not None else Decimal(0),
         _given(after),
-        add(r.idle_cost for r in after.rungs),
+        add(r.idle_cost for r in after.rule_costs),
         before.platform if before is not None else Decimal(0),
         after.platform,
-        add(r.effective_cost for r in after.rungs),
+        add(r.effective_cost for r in after.rule_costs),
     )
 
 
 def _given(one: Money) -> Decimal:
     """Return the cost allocated to runs, without idle time."""
-    return add(less(r.effective_cost, [r.idle_cost]) for r in one.rungs if r.words not in UNGIVEN)
+    return add(less(r.effective_cost, [r.idle_cost]) for r in one.rule_costs if r.words not in UNGIVEN)
 
 
 def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) -> Settings:

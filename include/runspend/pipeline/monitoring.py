@@ -171,8 +171,8 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
         return
     records = Records(settings.home)
     night = last_good_night(settings, records)
-    rung = records.get("heartbeats", "last")
-    if night is None or (rung is not None and rung[0]["night"] == night):
+    last_call = records.get("heartbeats", "last")
+    if night is None or (last_call is not None and last_call[0]["night"] == night):
         return
     answer = ring(settings.mail.heartbeat.get_secret_value())
     if answer.state != "accepted":
@@ -182,10 +182,10 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
         )
         return
     value = {"night": night, "at": now.isoformat()}
-    if rung is None:
+    if last_call is None:
         records.create("heartbeats", "last", value)
     else:
-        records.replace("heartbeats", "last", value, rung[1])
+        records.replace("heartbeats", "last", value, last_call[1])
 
 
 def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:

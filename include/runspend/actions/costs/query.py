@@ -15,7 +15,7 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from runspend.allocation import diagnostics as advice
+from runspend.allocation import diagnostics
 from runspend.config.exchange_rates import missing_rates, stretches
 from runspend.config.settings import Settings
 from runspend.core.amounts import money, plain
@@ -206,7 +206,7 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
     """Return one line per requested dimension: the share of allocated cost that has it, by source."""
     from runspend.actions.report.labels import coverage_words
 
-    names = [key.strip() for key in by if key.strip() in advice.DIMENSIONS]
+    names = [key.strip() for key in by if key.strip() in diagnostics.DIMENSIONS]
     if not names:
         return []
     newest = _newest_charge(settings)
@@ -216,7 +216,7 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
     first = chosen.since or period or (newest.replace(day=1) if chosen.until is None else date.min)
     end = chosen.until or (newest + timedelta(days=1) if period is None else (period + timedelta(days=31)).replace(day=1))
     with open_warehouse(settings).reader() as reader:
-        found = advice.coverage(reader, first, end)
+        found = diagnostics.coverage(reader, first, end)
     shown = {
         currency: coverage_words([part for part in parts if part.dimension in names], every=True)
         for currency, parts in sorted(found.items())

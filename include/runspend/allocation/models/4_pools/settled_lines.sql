@@ -1,6 +1,6 @@
 -- one row per line, other than those of stated machines, that a rule pricing a pool allocates: the first allocation rule that has a target for it
 with found as (
-  select 1 as rung, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
+  select 1 as priority, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
   union all
   select 2, 'artifact_bytes', source, line_id, target_key, window_start, window_end from storage_lines
   union all
@@ -14,4 +14,4 @@ with found as (
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found
-qualify row_number() over (partition by source, line_id order by rung) = 1
+qualify row_number() over (partition by source, line_id order by priority) = 1

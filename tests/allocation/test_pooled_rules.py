@@ -17,7 +17,7 @@ from tests.allocation.chain import World
 from tests.allocation.pooled_chain import (
     MODELS,
     PARAMETERS,
-    RUNGS,
+    RULES,
     exact,
     line_parts,
     lines_of,
@@ -41,9 +41,9 @@ def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
     """The targets of a key and window lie end to end from 0 to 1, once each, in one order; lines go only to targets that are there."""
-    for method, rung in RUNGS:
+    for method, prefix in RULES:
         windows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-        for row in targets_of(found, rung):
+        for row in targets_of(found, prefix):
             windows[row["target_key"], row["window_start"], row["window_end"]].append(row)
         for rows in windows.values():
             rows.sort(key=lambda row: row["ratio_from"])
@@ -59,7 +59,7 @@ def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
             assert order == sorted(order)
             names = [(row["allocated_to"], row["tracking_server"], row["run_id"], row["owner_id"]) for row in rows]
             assert len(set(names)) == len(names)
-        lines = lines_of(found, method, rung)
+        lines = lines_of(found, method, prefix)
         assert {(l["target_key"], l["window_start"], l["window_end"]) for l in lines} <= windows.keys()
         assert len({(l["source"], l["line_id"]) for l in lines}) == len(lines)
 
