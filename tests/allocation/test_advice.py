@@ -14,8 +14,7 @@ import yaml
 from runspend.actions.costs import as_of as history
 from runspend.actions.report.labels import coverage_words, suggestion
 from runspend.allocation import closing as finality
-from runspend.allocation import diagnostics
-from runspend.allocation import scope_proposal, without_run
+from runspend.allocation import diagnostics, scope_proposal, without_run
 from runspend.config.settings import Settings
 from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml, suggestions
 from runspend.warehouse.factory import open_warehouse
@@ -389,7 +388,8 @@ def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_pa
 def test_a_run_belongs_to_a_pool_and_does_not_state_it() -> None:
     """The pool names its runs; a run states only what is its own."""
     found = [
-        diagnostics.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))
+        diagnostics.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words
+        for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))
     ]
     assert found == [
         "2 runs (3.0 h) belong to a pool, such as gpu: no bill has its machines at that time",

@@ -47,10 +47,10 @@ def pod(name: str, split: str, unused: str, parent: str = NODE, **other: str) ->
     )
 
 
-def loaded(tmp_path: Path, rows: Sequence[dict[str, str]], *claims: dict[str, Any], **settled_by: Any) -> Nights:
+def loaded(tmp_path: Path, rows: Sequence[dict[str, str]], *claims: dict[str, Any], **rules: Any) -> Nights:
     """A FOCUS bill split by these claims, one night."""
     bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", rows, header=sorted({name for each in rows for name in each})))
-    bill.load(weights=[weights(claims)], **settled_by)
+    bill.load(weights=[weights(claims)], **rules)
     return bill
 
 

@@ -11,8 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.ingest.billing import columns, staging
-from runspend.ingest.billing import normalize as settle
+from runspend.ingest.billing import columns, normalize, staging
 from runspend.ingest.billing.billing_lines import write_lines
 from runspend.ingest.billing.memory_budget import room_of
 from runspend.ingest.billing.staging import Staged, delivered_fields
@@ -50,7 +49,7 @@ def test_lines_have_the_ids_of_their_own_rows_and_the_files_that_were_chosen(tmp
         for file_index in range(2):
             stage_numbered(staged, file_index, ROWS // 2)
         staged.join_up()
-        settle.settle_rows(staged, "aws", settle.Rules())
+        normalize.normalize_rows(staged, "aws", normalize.Rules())
         is_second = pc.equal(staged.column("file_index"), 1)
         wanted = {
             f"{row_hash:016x}-{ordinal}": cost
@@ -70,7 +69,7 @@ def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, f
         for file_index in range(2):
             stage_numbered(staged, file_index, 2000, resource_id=pa.array([f"i-{file_index}-{n}" for n in range(2000)]).dictionary_encode())
         staged.join_up()
-        settle.settle_rows(staged, "aws", settle.Rules())
+        normalize.normalize_rows(staged, "aws", normalize.Rules())
         said = staged.con.sql(
             f"select {staging.LINE_ID} as id, resource_id from staged where list_contains({file_indexes}, file_index)"
         ).fetchall()
@@ -113,7 +112,7 @@ def test_deduplication_shortcut_keeps_lines_identical(tmp_path: Path, monkeypatc
                 tags = [f'{{"mlflow_run_id": "r{n}"}}' if n % 3 else f'{{"team": "t{n}"}}' for n in numbers]
                 stage_numbered(staged, file_index, rows, resource_id=ids, tags=pa.array(tags).dictionary_encode())
             staged.join_up()
-            settle.settle_rows(staged, "aws", settle.Rules())
+            normalize.normalize_rows(staged, "aws", normalize.Rules())
             texts = {each: len(staged.column(each).dictionary) for each in ("resource_id", "resource_key", "run_tag", "tags")}
             assert (texts["resource_id"] > len(set(staged.column("resource_id").to_pylist()))) == (name == "plain")
             write_lines(staged, "aws", "2026-10", [0, 1], "load", tmp_path / f"{name}.parquet", is_scoped=False)

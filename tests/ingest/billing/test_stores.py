@@ -512,10 +512,10 @@ def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, st
 # --- what was loaded before is not fetched again -----------------------------------------------------------------------
 
 
-def loaded(bill: Nights, fetched: list[str], **settled_by: Any) -> tuple[dict[str, str], list[str]]:
+def loaded(bill: Nights, fetched: list[str], **rules: Any) -> tuple[dict[str, str], list[str]]:
     """One night: what became of each period, and what was fetched for it."""
     fetched.clear()
-    return {p.period: p.state for p in bill.load(**settled_by).periods}, sorted(fetched)
+    return {p.period: p.state for p in bill.load(**rules).periods}, sorted(fetched)
 
 
 def test_a_load_without_new_files_fetches_nothing(tmp_path: Path, store: Store, fetched: list[str]) -> None:

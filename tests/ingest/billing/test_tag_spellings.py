@@ -52,14 +52,14 @@ def in_the_column_of_all_tags(key: str) -> str:
     return f"resourceTags/{key}"
 
 
-def cur_lines(tmp_path: Path, spell: Callable[[str], str], keys: Sequence[str], **settled_by: Any) -> list[dict[str, Any]]:
+def cur_lines(tmp_path: Path, spell: Callable[[str], str], keys: Sequence[str], **rules: Any) -> list[dict[str, Any]]:
     """One line for each key, with that tag alone, in order (each of an account of its own)."""
     rows = [
         line(line_item_usage_account_id=f"{n:012d}", line_item_resource_id=f"vol-{n:017x}", resource_tags=json.dumps({spell(key): f"v{n}"}))
         for n, key in enumerate(keys)
     ]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
-    bill.load(**settled_by)
+    bill.load(**rules)
     return sorted(bill.lines(), key=lambda found: str(found["sub_account_id"]))
 
 

@@ -20,7 +20,6 @@ from typing import Any
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
 from runspend.core.text import counted
-from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing.file_sources import FileSource, open_folder
 from runspend.ingest.billing.formats import find_format, format_module, offered
 from runspend.ingest.billing.load_context import LoadContext, refused
@@ -28,7 +27,7 @@ from runspend.ingest.billing.manifests import DATA_NAMES, Delivered, DeliveredFi
 from runspend.ingest.billing.measured_power import Drawn
 from runspend.ingest.billing.staging import Staged, StagedFile, warm_imports
 from runspend.ingest.billing.texts import read_header
-from runspend.ingest.billing.totals import FedPeriod
+from runspend.ingest.billing.totals import FedPeriod, read_fed_periods
 from runspend.ingest.billing.verify import VerifiedFile, verify_file
 from runspend.ingest.billing.versions import FedFile
 
@@ -305,8 +304,8 @@ def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any
     before: list[FedPeriod] = []
     files = [f for f in files if not f.bring]  # the other files have no staged rows
     for name in sorted({f.format for f in files if f.label}):
-        before = before or counts.read_census(staged)
+        before = before or read_fed_periods(staged)
         warnings |= format_module(name).combine(staged, {f.index: f.label for f in files if f.format == name})
-    after = {(p.file_index, p.period) for p in counts.read_census(staged)} if before else set()
+    after = {(p.file_index, p.period) for p in read_fed_periods(staged)} if before else set()
     gone = [p for p in before if (p.file_index, p.period) not in after]
     return warnings, [replace(p, rows=0, quarantined=0, billed=Decimal(0)) for p in gone]

@@ -15,8 +15,6 @@ from typing import Any
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import ReadJob
-from runspend.ingest.billing import normalize as settle
-from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.delivered_files import (
     ArrivedFile,
@@ -43,7 +41,7 @@ from runspend.ingest.billing.manifests import (
     together,
 )
 from runspend.ingest.billing.measured_power import Drawn
-from runspend.ingest.billing.normalize import Rules
+from runspend.ingest.billing.normalize import Rules, normalize_rows, place_unreadable_periods
 from runspend.ingest.billing.period_results import (
     Load,
     PeriodLoad,
@@ -57,7 +55,7 @@ from runspend.ingest.billing.period_results import (
     refuse_period,
 )
 from runspend.ingest.billing.staging import Staged
-from runspend.ingest.billing.totals import FedPeriod
+from runspend.ingest.billing.totals import FedPeriod, find_overlap, find_overlap_of_exports, read_fed_periods, read_periods, read_totals
 from runspend.ingest.billing.versions import plain, version_of
 
 LIKE_BILLS = re.compile(r"(?i)\.(json|json\.gz|tsv|xlsx?|zip|avro|orc|7z|bz2|zst)$")
@@ -187,7 +185,9 @@ def _try_manifest(
             if bad:
                 at_fault |= {f.export for f in delivery.files if f.entry.name in bad}
                 raise next(iter(bad.values()))
-            strays = [p for p in _settle(context, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period]
+            strays = [
+                p for p in _normalize(context, staged, files, dict.fromkeys((f.index for f in files), period))[1] if p.period != period
+            ]
             if strays:
                 at_fault |= {f.delivered.export for f in files if f.index in {p.file_index for p in strays}}
                 raise refused(
@@ -209,7 +209,7 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
     """
     for same in rivals_of(files):
         exports = {f.index: f.delivered.export for f in same}
-        if len(set(exports.values())) > 1 and (pair := counts.find_overlap_of_exports(staged, period, exports)):
+        if len(set(exports.values())) > 1 and (pair := find_overlap_of_exports(staged, period, exports)):
             first, second, account, day = pair
             return (
                 f"the exports {first} and {second} both hold account {account}, period {period}, with charges of {day}: "
@@ -236,7 +236,7 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
         stage_each(context, staged, aside, files, bad)
         known = _known_periods(context, files)
         stage_each(context, staged, [f for f in files if f.index not in known], files, bad)
-        touched = counts.read_periods(staged) | _stale_periods(context, files, known)
+        touched = read_periods(staged) | _stale_periods(context, files, known)
         left = [f for f in files if f.index in known]
         while again := [f for f in left if known[f.index] & touched]:
             for file in again:
@@ -246,13 +246,13 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
         stage_alike(context, staged, [f for f in files if f.name not in bad], bad)
         files = [f for f in files if f.name not in bad]
         named = {f.index: p for f in files if (p := period_of_name(f.name))}
-        warnings, census = _settle(context, staged, files, named)
+        warnings, fed_periods = _normalize(context, staged, files, named)
         load.extra["warnings"] = warnings
         spoiled = _spoiled_periods(context, bad)
         load.periods += [refuse_period(context, period, str(error)) for period, error in sorted(spoiled.items())]
-        touched |= {p.period for p in census} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
+        touched |= {p.period for p in fed_periods} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
         for period in sorted(touched - set(spoiled)):
-            outcome = _load_period(context, staged, period, files, census)
+            outcome = _load_period(context, staged, period, files, fed_periods)
             load.periods += [outcome] if outcome else []
         for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
             load.periods.append(leave_unchanged(context, period, fed_again(context, period, files)))
@@ -268,9 +268,9 @@ def _load_period(
     staged: Staged,
     period: str,
     files: Sequence[ArrivedFile],
-    census: Sequence[FedPeriod],
+    fed_periods: Sequence[FedPeriod],
 ) -> PeriodLoad | None:
-    feeding = sorted({p.file_index for p in census if p.period == period})
+    feeding = sorted({p.file_index for p in fed_periods if p.period == period})
     by_index = {f.index: f for f in files}
     feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
     if not feeding:
@@ -278,15 +278,15 @@ def _load_period(
     chosen = _choose(context, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
     is_told = "delivery" in context.source.model_fields_set
-    if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, census)):
+    if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, fed_periods)):
         facts = replace(
             context.version_facts(period, (by_index[i].digest for i in chosen), delivered_at),
-            files=fed_by(files, census, feeding, period, chosen),
-            totals=counts.read_totals(staged, period, chosen),
-            quarantined=sum(p.quarantined for p in census if p.period == period and p.file_index in chosen),
+            files=fed_by(files, fed_periods, feeding, period, chosen),
+            totals=read_totals(staged, period, chosen),
+            quarantined=sum(p.quarantined for p in fed_periods if p.period == period and p.file_index in chosen),
         )
         return record_refusal(context, period, facts, why)
-    return build_period(context, staged, period, files, chosen, delivered_at, feeding, census)
+    return build_period(context, staged, period, files, chosen, delivered_at, feeding, fed_periods)
 
 
 def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
@@ -297,18 +297,18 @@ def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
 
 
 def _overlap(
-    staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], census: Sequence[FedPeriod]
+    staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], fed_periods: Sequence[FedPeriod]
 ) -> str | None:
     """Return why two files overlap, or None. They may be parts of one bill or the same bill twice: only the user knows which."""
     rivals = rivals_of([by_index[i] for i in chosen])
-    pair = next((pair for same in rivals if (pair := counts.find_overlap(staged, period, [f.index for f in same]))), None)
+    pair = next((pair for same in rivals if (pair := find_overlap(staged, period, [f.index for f in same]))), None)
     if pair is None:
         return None
     first, second, account, day = pair
     sums = [
         " + ".join(
             f"{plain(p.billed)} {p.currency}"
-            for p in census
+            for p in fed_periods
             if p.file_index == i and p.period == period and p.account == account and p.rows
         )
         for i in (first, second)
@@ -362,11 +362,11 @@ def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused]) -> dic
 # --- steps both ways share ---------------------------------------------------------------------------------------------
 
 
-def _settle(
+def _normalize(
     context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]
 ) -> tuple[dict[str, Any], list[FedPeriod]]:
-    """Normalize the staged rows and return the warnings and the census. Raises SourceRefused for rows without a billing period."""
-    lost = settle.place_unreadable_periods(staged, stated)
+    """Normalize the staged rows and return the warnings and what each file feeds. Raises SourceRefused for rows without a billing period."""
+    lost = place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])
         [row] = staged.con.execute(
@@ -374,7 +374,7 @@ def _settle(
         ).fetchall()
         raise refused(context, f"no row of {name} states a billing period: {row[0] or 'it has none'}", None)
     warnings, without_rows = combine(staged, files)
-    warnings |= settle.settle_rows(staged, context.source.name, context.rules)
+    warnings |= normalize_rows(staged, context.source.name, context.rules)
     for kind, value in warnings.items():
         context.progress(f"{context.source.name}: {kind.replace('_', ' ')}: {value}")
-    return warnings, [*counts.read_census(staged), *without_rows]
+    return warnings, [*read_fed_periods(staged), *without_rows]

@@ -21,14 +21,14 @@ from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.instance_types import describe_machine, instance_types
 from runspend.ingest.billing.staging import Beside, Staged
-from runspend.ingest.billing.tags import Tags, place_instances, read_tags, settle_tags
+from runspend.ingest.billing.tags import Tags, normalize_tags, place_instances, read_tags
 from runspend.schema.tables import DIMENSION_NAMES
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
-SETTLE_VERSION = 6
+NORMALIZE_VERSION = 6
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -121,12 +121,12 @@ class Rules:
         return found
 
 
-def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
+def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     """Normalize all staged rows and find what their lines name. Returns counts of the changes, by kind."""
     found: dict[str, Any] = {}
-    _settle_enumerations(staged, found)
-    settle_tags(staged, found)
-    _settle_json(staged, found)
+    _normalize_enumerations(staged, found)
+    normalize_tags(staged, found)
+    _normalize_json(staged, found)
     _find_resources(staged)
     _find_billed_time(staged)
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
@@ -140,8 +140,8 @@ def settle_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
         _find_principals(staged, rules.principals)
         _find_storage(staged)
         _find_pools(staged, source, rules)
-        _settle_parts(staged)
-        _settle_scope(staged, source, rules, found)
+        _normalize_parts(staged)
+        _normalize_scope(staged, source, rules, found)
         _reject_negative_prices(staged, found)
         _count_repeats(staged, finding.result() if finding is not None else _find_repeats(rows))
     return found
@@ -180,7 +180,7 @@ def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[
     return sorted({row["file_index"] for row in placed.to_pylist() if row["period"] is None})
 
 
-def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
+def _normalize_enumerations(staged: Staged, found: dict[str, Any]) -> None:
     for name, allowed in ENUMERATIONS.items():
         spelled = {value.lower(): value for value in allowed}
         column = staged.column(name)
@@ -195,7 +195,7 @@ def _settle_enumerations(staged: Staged, found: dict[str, Any]) -> None:
         staged.set(**{name: columns.remap(column, columns.texts(new or old for new, old in zip(known, values, strict=True)))})
 
 
-def _settle_json(staged: Staged, found: dict[str, Any]) -> None:
+def _normalize_json(staged: Staged, found: dict[str, Any]) -> None:
     """Make values of the other JSON columns null, and count them, if they are not JSON objects. All others keep their text."""
     for name in JSON_COLUMNS:
         column = staged.column(name)
@@ -361,7 +361,7 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
     staged.set(pool_key=columns.first_of(keys))
 
 
-def _settle_parts(staged: Staged) -> None:
+def _normalize_parts(staged: Staged) -> None:
     """Give the parts of a split machine their keys: runs can name the pod or task, and the unused part keeps the machine's key.
 
     A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
@@ -397,7 +397,7 @@ def _settle_parts(staged: Staged) -> None:
     staged.set(**changed)
 
 
-def _settle_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
+def _normalize_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
     """Set the scope from the explicit scope, `only` and `shared`.
 
     Lines that the first two leave out are "exclude", even if `shared` names them. With `only` alone, the default scope decides about

@@ -15,12 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.ingest.billing import billing_lines as lines
-from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.delivered_files import ArrivedFile
 from runspend.ingest.billing.load_context import LoadContext, refused
 from runspend.ingest.billing.staging import Beside, Staged
-from runspend.ingest.billing.totals import DaySums, FedPeriod
+from runspend.ingest.billing.totals import (
+    DaySums,
+    FedPeriod,
+    Totals,
+    choose,
+    read_bill_digest,
+    read_charge_range,
+    read_day_sums,
+    read_fed_periods,
+    read_quarantine,
+    read_totals,
+)
 from runspend.ingest.billing.versions import FedFile, VersionFacts, plain
 from runspend.schema.rows import first_day
 from runspend.schema.tables import BILLING_LINES, BILLING_QUARANTINE
@@ -66,18 +76,18 @@ def build_period(
     chosen: Sequence[int],
     delivered_at: datetime,
     feeding: Sequence[int] | None = None,
-    census: Sequence[FedPeriod] | None = None,
+    fed_periods: Sequence[FedPeriod] | None = None,
 ) -> PeriodLoad:
     """Check one period's new version, then write it. A version that is refused or already in place is not written."""
     history = context.history(period)
-    census = counts.read_census(staged) if census is None else census
+    fed_periods = read_fed_periods(staged) if fed_periods is None else fed_periods
     facts = context.version_facts(period, (f.digest for f in files if f.index in chosen), delivered_at)
     version = facts.version
-    fed = fed_by(files, census, feeding or chosen, period, chosen)
+    fed = fed_by(files, fed_periods, feeding or chosen, period, chosen)
     if version == context.standing(period):
         return leave_unchanged(context, period, fed)
-    totals = counts.read_totals(staged, period, chosen)
-    quarantine = counts.read_quarantine(staged, period, chosen)
+    totals = read_totals(staged, period, chosen)
+    quarantine = read_quarantine(staged, period, chosen)
     shown = sorted({f.staged.focus_version for f in files if f.staged and f.index in chosen})
     facts = replace(facts, files=fed, totals=totals, quarantined=len(quarantine), focus_version=", ".join(shown))
     why = versions.refusal(context.source, history, delivered_at, totals, context.accept)
@@ -125,7 +135,7 @@ def build_period(
     return PeriodLoad(period, "loaded", tables, error, extra)
 
 
-def _would_empty(history: versions.LoadHistory, totals: Sequence[counts.Totals], quarantine: Sequence[Mapping[str, Any]]) -> bool:
+def _would_empty(history: versions.LoadHistory, totals: Sequence[Totals], quarantine: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a version has only rows that cannot be read, and the one in place has others."""
     return bool(quarantine) and not any(t.row_count for t in totals) and any(row["row_count"] for row in history.current)
 
@@ -147,8 +157,8 @@ def why_unreadable(quarantine: Sequence[Mapping[str, Any]]) -> str:
 
 def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
     """Return the sums per day that differences are computed from, and the facts reported about the version's lines."""
-    counts.choose(rows, period, chosen)
-    return counts.read_day_sums(rows), {**counts.read_charge_range(rows), "bill_digest": counts.read_bill_digest(rows)}
+    choose(rows, period, chosen)
+    return read_day_sums(rows), {**read_charge_range(rows), "bill_digest": read_bill_digest(rows)}
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
@@ -157,14 +167,14 @@ def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def fed_by(
-    files: Sequence[ArrivedFile], census: Sequence[FedPeriod], feeding: Sequence[int], period: str, chosen: Sequence[int] | None = None
+    files: Sequence[ArrivedFile], fed_periods: Sequence[FedPeriod], feeding: Sequence[int], period: str, chosen: Sequence[int] | None = None
 ) -> list[FedFile]:
     """Return the version's files as `billing_loads.files` lists them, including copies and older files."""
     listed = []
     for file in files:
         if file.index not in feeding:
             continue
-        rows = sum(p.rows + p.quarantined for p in census if p.file_index == file.index and p.period == period)
+        rows = sum(p.rows + p.quarantined for p in fed_periods if p.file_index == file.index and p.period == period)
         state = "read" if chosen is None or file.index in chosen else "older"
         listed += _fed_file(file, rows, state)
     return listed

@@ -13,14 +13,13 @@ from typing import Any
 from runspend.config.settings import BillSource
 from runspend.core.amounts import EXACT
 from runspend.core.errors import SourceRefused
-from runspend.ingest.billing import normalize as settle
-from runspend.ingest.billing import totals as counts
 from runspend.ingest.billing.delivered_files import combine, is_data_of, open_bill, recognize, stage_or_note, verify_all
 from runspend.ingest.billing.load_context import LoadContext
 from runspend.ingest.billing.manifests import Delivery, find_deliveries
 from runspend.ingest.billing.measured_power import Drawn
-from runspend.ingest.billing.normalize import Rules
+from runspend.ingest.billing.normalize import Rules, normalize_rows, place_unreadable_periods
 from runspend.ingest.billing.staging import Staged
+from runspend.ingest.billing.totals import REACH, read_evidence, read_fed_periods
 
 
 def probe_source(
@@ -68,23 +67,23 @@ def probe_source(
             files, aside = recognize(context, verify_all(context, opened, wanted, workdir, bad), bad)
             for file in [*aside, *files]:
                 stage_or_note(context, staged, file, files, bad)
-            settle.place_unreadable_periods(staged, {})
+            place_unreadable_periods(staged, {})
             combine(staged, files)
-            warnings = settle.settle_rows(staged, source.name, context.rules)
-            census = counts.read_census(staged)
+            warnings = normalize_rows(staged, source.name, context.rules)
+            fed_periods = read_fed_periods(staged)
             billed: dict[str, Decimal] = {}
-            for part in census:
+            for part in fed_periods:
                 if part.rows:
                     billed[part.currency] = EXACT.add(billed.get(part.currency, Decimal(0)), part.billed)
             [(covered_until, good, bad_rows, bad_because)] = staged.con.execute(
-                f"select {counts.REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), mode(reject_reason) from staged"
+                f"select {REACH}, count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), mode(reject_reason) from staged"
             ).fetchall()
-            evidence = counts.read_evidence(staged)
+            evidence = read_evidence(staged)
         shutil.rmtree(workdir / "unpacked", ignore_errors=True)
     return {
         "format": ", ".join(sorted({f.format for f in files})),
         "version": ", ".join(sorted({f.staged.focus_version for f in files if f.staged})),
-        "periods": sorted({p.period for p in census}),
+        "periods": sorted({p.period for p in fed_periods}),
         "files": len(files),
         "rows": good,
         "quarantined": bad_rows,

@@ -66,7 +66,7 @@ def staged_schema() -> pa.Schema:
             ("row_number", pa.int64()),
             ("file_index", pa.int32()),
             ("row_hash", pa.uint64()),
-            ("ordinal", pa.int64()),  # number among equal rows, once `settle_rows` has counted; null for the first
+            ("ordinal", pa.int64()),  # number among equal rows, once `normalize_rows` has counted; null for the first
         ]
     )
 

@@ -40,7 +40,7 @@ AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
-def settle_tags(staged: Staged, found: dict[str, Any]) -> None:
+def normalize_tags(staged: Staged, found: dict[str, Any]) -> None:
     """Make tags a JSON object of texts, or null."""
     column = staged.column("tags")
     if not len(column.dictionary):

@@ -90,7 +90,7 @@ class FedPeriod:
     billed: Decimal
 
 
-def read_census(staged: Staged) -> list[FedPeriod]:
+def read_fed_periods(staged: Staged) -> list[FedPeriod]:
     """Return which files feed which periods of which accounts, with their amounts."""
     rows = staged.con.execute(
         "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "

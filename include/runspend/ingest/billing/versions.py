@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource
 from runspend.core.amounts import EXACT, SMALLEST
-from runspend.ingest.billing.normalize import SETTLE_VERSION, Rules
+from runspend.ingest.billing.normalize import NORMALIZE_VERSION, Rules
 from runspend.ingest.billing.totals import COSTS, Totals
 from runspend.schema.rows import first_day
 from runspend.schema.tables import BILL_CHANGES, BILLING_LOADS
@@ -85,7 +85,7 @@ def read_history(source: str, period: str, loads: pa.Table | None) -> LoadHistor
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
     """Return the facts, other than the files, that decide the rows. It is part of the version: a changed configuration makes a new version."""
     own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
-    return json.dumps([SETTLE_VERSION, format_name, rules.fingerprint(), *([own] if own else [])], sort_keys=True)
+    return json.dumps([NORMALIZE_VERSION, format_name, rules.fingerprint(), *([own] if own else [])], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:

@@ -26,8 +26,7 @@ import pytest
 
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused
-from runspend.ingest.billing import distinct, probe_source, staging
-from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import distinct, format_spec, probe_source, staging
 from runspend.ingest.billing.memory_budget import room_of
 from runspend.pipeline.source_status import unread_notes
 from tests.cur_files import LINE, NET, athena, legacy, line, month, parquet_table, write_cur
@@ -1055,4 +1054,4 @@ def test_no_column_of_the_mapping_is_unknown_to_the_report() -> None:
     [kind] = KINDS
     spelled = [name for names in kind.columns.values() for name in names]
     assert len(spelled) == len(set(spelled))
-    assert isinstance(kind, mapped.FileKind)
+    assert isinstance(kind, format_spec.FileKind)

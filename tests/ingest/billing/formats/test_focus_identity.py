@@ -1,4 +1,4 @@
-"""What joins a bill line to runs, settled at load: jobs, machines it is attached to, groups, buckets, pools, dimensions."""
+"""What joins a bill line to runs, found at load: jobs, machines it is attached to, groups, buckets, pools, dimensions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ NODE = "i-0abcdef0123456789"
 WORKSPACE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearningServices/workspaces/W1"
 
 
-def settled(tmp_path: Path, rows: list[dict[str, str]], **settled_by: Any) -> list[dict[str, Any]]:
+def loaded_lines(tmp_path: Path, rows: list[dict[str, str]], **rules: Any) -> list[dict[str, Any]]:
     """The lines of a bill, in the order of its rows (told apart by what they cost)."""
     priced = [{**line, "BilledCost": f"{n + 1}.00"} for n, line in enumerate(rows)]
     header = sorted({name for line in priced for name in line})
     write_csv(tmp_path / "oct.csv", priced, header=header)
     bill = nights(tmp_path, tmp_path / "oct.csv")
-    bill.load(**settled_by)
+    bill.load(**rules)
     return sorted(bill.lines(), key=lambda line: line["billed_cost"])
 
 
@@ -64,7 +64,7 @@ def run_form(sql: str, stated: str) -> str | None:
     ],
 )  # fmt: skip
 def test_a_machine_is_the_same_in_every_form_the_clouds_have(tmp_path: Path, on_the_bill: str, on_the_run: str) -> None:
-    [line] = settled(tmp_path, [row(ResourceId=on_the_bill)])
+    [line] = loaded_lines(tmp_path, [row(ResourceId=on_the_bill)])
     assert line["resource_key"] == run_form(resource_key_sql("stated"), on_the_run)
 
 
@@ -86,7 +86,7 @@ def test_an_instance_without_its_place_has_that_of_its_line(tmp_path: Path) -> N
             Tags=tags(instance_id="trainer-7"),
         ),
     ]
-    found = settled(tmp_path, rows)
+    found = loaded_lines(tmp_path, rows)
     assert [line["resource_key"] for line in found] == [
         "projects/p/zones/us-central1-a/instances/trainer-7", "projects/q/regions/us-central1/instances/trainer-7", "projects/q/zones/-/instances/trainer-7",
         "trainer-7", "4567890123456789012", "trainer-7", "projects/p/zones/us-central1-a/instances/disk-1",
@@ -95,7 +95,7 @@ def test_an_instance_without_its_place_has_that_of_its_line(tmp_path: Path) -> N
 
 
 def test_other_clouds_ids_keep_their_case(tmp_path: Path) -> None:
-    upper, lower = settled(tmp_path, [row(ResourceId="Node-A"), row(ResourceId="node-a")])
+    upper, lower = loaded_lines(tmp_path, [row(ResourceId="Node-A"), row(ResourceId="node-a")])
     assert (upper["resource_key"], lower["resource_key"]) == ("Node-A", "node-a")
 
 
@@ -119,13 +119,13 @@ def test_other_clouds_ids_keep_their_case(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_job_is_named_by_the_resource_or_by_a_tag(tmp_path: Path, line: dict[str, str], on_the_run: str) -> None:
-    [found] = settled(tmp_path, [row(**line)])
+    [found] = loaded_lines(tmp_path, [row(**line)])
     assert found["job_key"] == run_form(job_key_sql("stated"), on_the_run)
 
 
 def test_the_job_a_resource_is_comes_before_its_tags(tmp_path: Path) -> None:
     rows = [row(ResourceId="arn:aws:sagemaker:us-east-1:1:training-job/a", Tags='{"JobRunId":"b"}'), row(Tags='{"JobRunId":"b"}'), row()]
-    assert [line["job_key"] for line in settled(tmp_path, rows)] == ["arn:aws:sagemaker:us-east-1:1:training-job/a", "b", None]
+    assert [line["job_key"] for line in loaded_lines(tmp_path, rows)] == ["arn:aws:sagemaker:us-east-1:1:training-job/a", "b", None]
 
 
 def test_a_disk_names_the_machine_it_is_attached_to_and_a_machine_not_itself(tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_a_disk_names_the_machine_it_is_attached_to_and_a_machine_not_itself(tmp
         row(ResourceId="", Tags=own),
         row(ResourceId="vol-2"),
     ]
-    assert [line["attached_to"] for line in settled(tmp_path, rows)] == [NODE, None, NODE, NODE, None]
+    assert [line["attached_to"] for line in loaded_lines(tmp_path, rows)] == [NODE, None, NODE, NODE, None]
 
 
 def test_groups_are_listed_closest_first_with_the_account(tmp_path: Path) -> None:
     held = {"eks__cluster-name": "ml", "eks__nodegroup-name": "gpu", "job_run_id": "815", "team": "vision"}
-    first, second, none = settled(
+    first, second, none = loaded_lines(
         tmp_path, [row(**ACCOUNT, Tags=tags(**held)), row(BillingAccountId="payer", Tags=tags(ClusterId="c|1")), row()]
     )
     assert first["group_keys"] == [
@@ -160,7 +160,7 @@ def test_one_key_in_two_forms_is_one_group(tmp_path: Path) -> None:
         row(**ACCOUNT, Tags=tags(**{form: "c1"}))
         for form in ("cluster_id", "user_cluster_id", "user:cluster_id", "resourceTags/user:cluster_id")
     ]
-    assert {tuple(line["group_keys"]) for line in settled(tmp_path, rows)} == {("111122223333|cluster_id|c1",)}
+    assert {tuple(line["group_keys"]) for line in loaded_lines(tmp_path, rows)} == {("111122223333|cluster_id|c1",)}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_one_key_in_two_forms_is_one_group(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_storage_lines_name_their_bucket_and_class(tmp_path: Path, line: dict[str, str], key: str | None, kind: str | None) -> None:
-    [found] = settled(tmp_path, [row(**line)])
+    [found] = loaded_lines(tmp_path, [row(**line)])
     assert (found["storage_key"], found["storage_class"]) == (key, kind)
 
 
@@ -195,14 +195,14 @@ def pool(name: str, lines: dict[str, Any], **other: Any) -> Pool:
 def test_the_first_pool_that_names_a_line_has_it(tmp_path: Path) -> None:
     rows = [row(ResourceId="gpu-1"), row(ResourceId="gpu-2", ServiceName="Other"), row(ResourceId="web-1")]
     pools = [pool("gpu", {"resource": "gpu-*", "service": "Compute"}), pool("rest", {"resource": ["gpu-*", "tpu-*"]})]
-    assert [line["pool_key"] for line in settled(tmp_path, rows, pools=pools)] == ["gpu", "rest", None]
+    assert [line["pool_key"] for line in loaded_lines(tmp_path, rows, pools=pools)] == ["gpu", "rest", None]
 
 
 def test_a_selector_names_a_resource_by_any_of_its_names(tmp_path: Path) -> None:
     """What the bill says, the whole name, and the name alone, with the namespace of a pod."""
     instance, pod = "//compute.googleapis.com/projects/p/zones/z/instances/gpu-7", "arn:aws:eks:us-east-1:1:pod/ml/train/gpu-a/uid"
     for pattern, expected in (("gpu-*", [1, 1]), ("projects/p/*", [1, 0]), ("train/*", [0, 1]), ("//compute*", [1, 0]), ("7", [0, 0])):
-        found = settled(
+        found = loaded_lines(
             tmp_path / pattern.strip("/*"), [row(ResourceId=instance), row(ResourceId=pod)], pools=[pool("gpu", {"resource": pattern})]
         )
         assert [int(line["pool_key"] is not None) for line in found] == expected, pattern
@@ -217,7 +217,7 @@ def test_equal_dimensions_are_part_of_the_key_and_a_missing_one_leaves_no_pool(t
         {"kind": "gpu", "team": "nlp"},
         {"team": "nlp"},
     ]
-    lines = settled(tmp_path, [row(Tags=json.dumps(t)) for t in held], pools=pools, dimensions=dimensions)
+    lines = loaded_lines(tmp_path, [row(Tags=json.dumps(t)) for t in held], pools=pools, dimensions=dimensions)
     assert [line["pool_key"] for line in lines] == ["gpu|team=vision|cost_center=7", "gpu|team=nlp|cost_center=7", None, "rest"]
     assert [line["line_team"] for line in lines] == ["vision", "nlp", "nlp", "nlp"]
     assert [line["line_cost_center"] for line in lines] == ["7", "7", None, None]
@@ -227,12 +227,12 @@ def test_equal_dimensions_are_part_of_the_key_and_a_missing_one_leaves_no_pool(t
 def test_keys_of_the_configuration_replace_the_default_ones(tmp_path: Path) -> None:
     rows = [row(Tags=tags(our_run="r1", our_job="J", node_of=NODE, rack="7", ClusterId="c", JobRunId="8"), **ACCOUNT)]
     keys = KeySettings(run_id=["our_run"], job=["our_job"], attached_to=["node_of"], groups=["rack"])
-    [line] = settled(tmp_path, rows, keys=keys)
+    [line] = loaded_lines(tmp_path, rows, keys=keys)
     assert (line["run_tag"], line["job_key"], line["attached_to"]) == ("r1", "j", NODE)
     assert line["group_keys"] == ["111122223333|our_job|J", "111122223333|rack|7"]
 
 
-def test_a_changed_configuration_settles_the_bill_again_and_an_unchanged_one_does_not(tmp_path: Path) -> None:
+def test_a_changed_configuration_normalizes_the_bill_again_and_an_unchanged_one_does_not(tmp_path: Path) -> None:
     write_csv(tmp_path / "oct.csv", [row(Tags=tags(team="nlp", rack="7"))])
     bill = nights(tmp_path, tmp_path / "oct.csv")
     changes: list[dict[str, Any]] = [
@@ -242,9 +242,9 @@ def test_a_changed_configuration_settles_the_bill_again_and_an_unchanged_one_doe
         {"keys": KeySettings(groups=["rack"])},
         {},
     ]
-    for settled_by in changes:
-        assert only(bill.load(**settled_by)).state == "loaded", settled_by
-        assert only(bill.load(**settled_by)).state == "unchanged", settled_by
+    for rules in changes:
+        assert only(bill.load(**rules)).state == "loaded", rules
+        assert only(bill.load(**rules)).state == "unchanged", rules
     assert only(bill.load(dimensions=DimensionSettings(team=["run.tag.squad", "experiment.tag.team"]))).state == "unchanged", (
         "lines do not say these"
     )

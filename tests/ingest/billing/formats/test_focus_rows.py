@@ -355,7 +355,7 @@ def test_a_row_has_the_same_id_in_every_file(tmp_path: Path) -> None:
 
 
 # What DuckDB's hash gives for these rows. When an upgrade changes them, every line id changes with the next version of a
-# bill: raise SETTLE_VERSION, and say so in the changelog.
+# bill: raise NORMALIZE_VERSION, and say so in the changelog.
 PINNED_IDS = ["7e67f78abd936235", "d6cb1c90a0db267c"]
 
 

@@ -14,8 +14,7 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
-from runspend.ingest.billing import columns, texts
-from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import columns, format_spec, texts
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
@@ -193,7 +192,7 @@ def _stage(
         ):
             fees[kind] = fees.get(kind, 0) + count
 
-    found = mapped.stage(staged, delivered, KINDS, cur_version, {"is_net": is_net}, see if look or lacking else None)
+    found = format_spec.stage(staged, delivered, KINDS, cur_version, {"is_net": is_net}, see if look or lacking else None)
     untold = {lacked: fees[kind] for kind, lacked in lacking.items() if fees.get(kind)}
     return replace(found, unreadable={**found.unreadable, **untold})
 

@@ -16,8 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing import texts
+from runspend.ingest.billing import format_spec, texts
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats import focus
 from runspend.ingest.billing.manifests import Delivered
@@ -115,7 +114,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     if focus.matches(header):
         return focus.stage(staged, delivered)
     currency = delivered.source.currency
-    if currency is None and not set(header) & set(COLUMNS["currency"]) and mapped.kind_of(KINDS, header):
+    if currency is None and not set(header) & set(COLUMNS["currency"]) and format_spec.kind_of(KINDS, header):
         raise refused(
             delivered.source.name,
             delivered.name,
@@ -127,7 +126,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         # A currency column of the file decides, even if it is empty.
         "currency": None if set(header) & set(COLUMNS["currency"]) else currency,
     }
-    return mapped.stage(staged, delivered, KINDS, variant, settings)
+    return format_spec.stage(staged, delivered, KINDS, variant, settings)
 
 
 FEE = "coalesce(charge_category = 'Purchase' and pricing_category = 'Committed', false)"

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from runspend.config.settings import BillSource, DatabricksPrices
 from runspend.core.errors import SourceRefused
-from runspend.ingest.billing import format_spec as mapped
-from runspend.ingest.billing import texts
+from runspend.ingest.billing import format_spec, texts
 from runspend.ingest.billing.file_sources import FileSource
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
@@ -86,7 +85,7 @@ def matches(header: Sequence[str]) -> bool:
 
 def is_aside(header: Sequence[str]) -> bool:
     """Return whether a file holds no charges: prices and timelines."""
-    kind = mapped.kind_of(KINDS, header)
+    kind = format_spec.kind_of(KINDS, header)
     return kind is not None and kind.sql is None
 
 
@@ -101,11 +100,11 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     """Stage the rows of one file, as charges or kept aside. Raises SourceRefused for overlapping prices, and for usage without prices."""
     settings = delivered.source.prices or DatabricksPrices()
     variables = {"prices_from": settings.from_, "prices_else": settings.else_, "discount": str(settings.discount)}
-    if mapped.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
+    if format_spec.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
         _show_prices(staged)
         if not staged.con.execute("select count(*) from databricks_price_list").fetchall()[0][0]:
             raise _refused(delivered, "usage has no prices, and its folder has no price list. Export system.billing.list_prices as well")
-    file = mapped.stage(staged, delivered, KINDS, version=_version, variables=variables)
+    file = format_spec.stage(staged, delivered, KINDS, version=_version, variables=variables)
     if file.is_aside:
         _check_prices(staged, delivered)
     return file
@@ -113,13 +112,13 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 def _version(header: Sequence[str]) -> str:
     """Return the table of a header, for `billing_loads.focus_version`."""
-    kind = mapped.kind_of(KINDS, header)
+    kind = format_spec.kind_of(KINDS, header)
     return "" if kind is None else kind.view.replace("_", " ")
 
 
 def _show_prices(staged: Staged) -> None:
     """Create the view `databricks_price_list` over the existing price lists."""
-    mapped.show_aside(staged, KINDS)
+    format_spec.show_aside(staged, KINDS)
     query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace view databricks_price_list as {query}")
 

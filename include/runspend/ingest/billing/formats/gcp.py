@@ -17,7 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from runspend.config.settings import BillSource
-from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import format_spec
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.formats._google import add_macros
 from runspend.ingest.billing.manifests import Delivered
@@ -99,4 +99,4 @@ def export_version(header: Sequence[str]) -> str:
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     """Stage the rows of one file as charges."""
     add_macros(staged)
-    return mapped.stage(staged, delivered, KINDS, version=export_version)
+    return format_spec.stage(staged, delivered, KINDS, version=export_version)

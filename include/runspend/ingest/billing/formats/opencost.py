@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import cost_splits as splits
-from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import format_spec
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
@@ -75,7 +75,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         )
     if delivered.file.kind == "json":
         return _stage_answers(staged, delivered)
-    return mapped.stage(staged, delivered, KINDS, version=opencost_version)
+    return format_spec.stage(staged, delivered, KINDS, version=opencost_version)
 
 
 def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from runspend.config.settings import BillSource, SlurmPrices, SlurmSettings
 from runspend.core.errors import bill_named
-from runspend.ingest.billing import format_spec as mapped
+from runspend.ingest.billing import format_spec
 from runspend.ingest.billing.format_spec import FileKind
 from runspend.ingest.billing.manifests import Delivered
 from runspend.ingest.billing.staging import Staged, StagedFile
@@ -96,7 +96,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         "file_month": month, "file_start": start, "file_end": end,
     }  # fmt: skip
     with _unquoted(delivered) as plain:
-        return mapped.stage(staged, plain, KINDS, version=lambda header: "sacct", variables=variables)
+        return format_spec.stage(staged, plain, KINDS, version=lambda header: "sacct", variables=variables)
 
 
 def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
