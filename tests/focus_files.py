@@ -104,19 +104,19 @@ class Nights:
         scope: ScopeSettings | None = None,
         source: BillSource | None = None,
         now: datetime = NOW,
-        **settled_by: Any,
+        **rules: Any,
     ) -> Load:
-        """One night. `settled_by`: pools, dimensions, keys."""
+        """One night. `rules`: pools, dimensions, keys."""
         self.count += 1
         source = source or self.source
-        options = {key: settled_by.pop(key) for key in ("drawn", "memory") if key in settled_by}
+        options = {key: rules.pop(key) for key in ("drawn", "memory") if key in rules}
         published = PublishedBill(
             lambda table, period: self.store.get((table, period)),
             sorted({period for table, period in self.store if table == "billing_loads"}),
-            settled_by.pop("damaged", ()),
+            rules.pop("damaged", ()),
         )
         job = ReadJob(now, f"load-{self.count}", self.workdir / f"night-{self.count}", self.said.append)
-        load = load_source(source, Rules.of(source, scope=scope, **settled_by), published, job, accept=accept, **options)
+        load = load_source(source, Rules.of(source, scope=scope, **rules), published, job, accept=accept, **options)
         for period in load.periods:
             for table, rows in period.tables.items():
                 self.store[table, period.period] = pq.read_table(rows) if isinstance(rows, Path) else rows

@@ -1,7 +1,7 @@
 """The rules that price from a pool by themselves: their models over small worlds, on DuckDB and on the reference implementation.
 
-A case is one file `tests/allocation/pooled/<situation>.yaml`: `lines` no earlier rule has settled, `runs`, `artifacts`, `traces`,
-`next_lines` of the next period's bill, and what each target should `expect`. Rows name only what matters. What earlier rules settle, and how shares become money, is
+A case is one file `tests/allocation/pooled/<situation>.yaml`: `lines` no earlier rule has allocated, `runs`, `artifacts`, `traces`,
+`next_lines` of the next period's bill, and what each target should `expect`. Rows name only what matters. What earlier rules allocate, and how shares become money, is
 tested with the whole ledger, not here.
 """
 
@@ -34,7 +34,7 @@ MODELS = (
     "storage_candidates", "storage_targets", "storage_lines",
     "llm_candidates", "llm_targets", "llm_lines",
     "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
-    "pool_targets", "pools_split_beside", "pool_day_hours", "pool_beside", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
+    "pool_targets", "pools_with_other_charges", "pool_day_hours", "pool_other_shares", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
 )  # fmt: skip
 TARGET_COLUMNS = [
     ("match_method", "STRING"), ("target_key", "STRING"), ("window_start", "TIMESTAMP"), ("window_end", "TIMESTAMP"), ("allocated_to", "STRING"),
@@ -199,7 +199,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}
     for name, kind in kinds.items():
         ledger = ledger.append_column(name, pa.array([l[name] for l in lines], kind))
-    ledger = ledger.append_column("settled_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))
+    ledger = ledger.append_column("allocated_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))
     offered = [l for l in lines if l["is_offered"]]
     next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
     return {
@@ -308,10 +308,10 @@ def lines_of(found: Mapping[str, pa.Table], method: str, prefix: str) -> list[di
 
 def targets_of(found: Mapping[str, pa.Table], prefix: str) -> list[dict[str, Any]]:
     """Targets of a rule; a pool's disks, addresses and traffic may have their own."""
-    return [*found[f"{prefix}_targets"].to_pylist(), *(found["pool_beside"].to_pylist() if prefix == "pool" else [])]
+    return [*found[f"{prefix}_targets"].to_pylist(), *(found["pool_other_shares"].to_pylist() if prefix == "pool" else [])]
 
 
-def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
+def targets_by_line(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
     """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
     targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for method, prefix in RULES:
@@ -319,11 +319,11 @@ def settle(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[s
             assert row["match_method"] == method
             part = Fraction(1 if row["is_last"] else row["ratio_to"]) - Fraction(row["ratio_from"])
             targets[method, row["target_key"], row["window_start"], row["window_end"]].append({**row, "part": part})
-    settled: dict[str, list[dict[str, Any]]] = {}
+    by_line: dict[str, list[dict[str, Any]]] = {}
     for method, prefix in RULES:
         for row in lines_of(found, method, prefix):
-            settled.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
-    return settled
+            by_line.setdefault(row["line_id"], targets[method, row["target_key"], row["window_start"], row["window_end"]])
+    return by_line
 
 
 def target_name(row: Mapping[str, Any]) -> str:
@@ -333,10 +333,10 @@ def target_name(row: Mapping[str, Any]) -> str:
 
 def line_parts(world: World, found: Mapping[str, pa.Table]) -> dict[tuple[str, str], Fraction]:
     """(line, target) -> the part of the line's cost; `left` where no rule of these takes the line."""
-    settled = settle(world, found)
+    by_line = targets_by_line(world, found)
     parts: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for line in world["lines"]:
-        for row in settled.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
+        for row in by_line.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
             parts[line["line_id"], target_name(row)] += row["part"]
     return {key: part for key, part in parts.items() if part}
 

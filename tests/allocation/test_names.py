@@ -21,7 +21,7 @@ SAGEMAKER = "arn:aws:sagemaker:{}:{}:training-job/{{0}}"
 VERTEX = "projects/{}/locations/{}/customJobs/{{0}}"
 AZURE = "/subscriptions/s/resourceGroups/{}/providers/Microsoft.MachineLearningServices/workspaces/{}/jobs/{{0}}"
 
-# thing, what runs state, what the bill has (each a template of the short name), what each statement should find: the places of what
+# name_kind, what runs state, what the bill has (each a template of the short name), what each statement should find: the places of what
 # it means, and whether that is sure.
 Case = tuple[str, list[str], list[str], dict[int, tuple[list[int], bool]]]
 CASES: dict[str, Case] = {
@@ -76,30 +76,30 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def canonical(thing: str, name: str) -> str:
-    sql = job_key_sql("n") if thing == "job" else resource_key_sql("n")
+def canonical(name_kind: str, name: str) -> str:
+    sql = job_key_sql("n") if name_kind == "job" else resource_key_sql("n")
     [(key,)] = duckdb.execute(f"select {sql} from (select ? as n)", [name]).fetchall()
     return str(key)
 
 
 def names_of(case: str) -> tuple[list[str], list[str]]:
     """What runs state and the bill has, with a short name (and number) that no other case has."""
-    thing, stated, billed, _ = CASES[case]
+    name_kind, stated, billed, _ = CASES[case]
     number = 100 + list(CASES).index(case)
-    return tuple([canonical(thing, name.format(f"trainer-{number}", number)) for name in names] for names in (stated, billed))  # type: ignore[return-value]
+    return tuple([canonical(name_kind, name.format(f"trainer-{number}", number)) for name in names] for names in (stated, billed))  # type: ignore[return-value]
 
 
 def tables() -> dict[str, pa.Table]:
     runs, resources, bill = [], [], []
-    for number, (case, (thing, _, _, _)) in enumerate(CASES.items()):
+    for number, (case, (name_kind, _, _, _)) in enumerate(CASES.items()):
         stated, billed = names_of(case)
-        bill += [{"thing": thing, "name": name} for name in dict.fromkeys(billed)]
+        bill += [{"name_kind": name_kind, "name": name} for name in dict.fromkeys(billed)]
         for n, name in enumerate(stated):
             run, its = make_run(
                 id=f"{number}-{n}",
                 at="00:00..01:00",
-                on=[name] if thing == "machine" else [],
-                **({"job_key": name} if thing == "job" else {}),
+                on=[name] if name_kind == "machine" else [],
+                **({"job_key": name} if name_kind == "job" else {}),
             )
             runs.append(run)
             resources += its

@@ -24,7 +24,7 @@ from tests.allocation.pooled_chain import (
     read_case,
     run_pools,
     run_pools_on_reference,
-    settle,
+    targets_by_line,
     target_name,
     targets_of,
 )
@@ -76,7 +76,7 @@ class SideBySide:
 
     def targets(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Line -> its targets, of one of them."""
-        return {line.removeprefix(f"{name}."): rows for line, rows in settle(self.world, self.found).items() if line.startswith(f"{name}.")}
+        return {line.removeprefix(f"{name}."): rows for line, rows in targets_by_line(self.world, self.found).items() if line.startswith(f"{name}.")}
 
     def parts(self) -> dict[str, Parts]:
         """Of each of them."""
@@ -103,11 +103,11 @@ def cases() -> SideBySide:
 def test_case_gives_each_target_the_expected_cost(path: Path, cases: SideBySide) -> None:
     """Each target has the stated cost and says what is stated of it; all targets are stated."""
     world, expected = read_case(path)
-    settled = cases.targets(path.stem)
+    by_line = cases.targets(path.stem)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
     costs: dict[str, Fraction] = defaultdict(Fraction)
     for line in world["lines"]:
-        for row in settled.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
+        for row in by_line.get(line["line_id"]) or [{"run_id": "left", "part": Fraction(1)}]:
             rows[target_name(row)].append(row)
             costs[target_name(row)] += row["part"] * Fraction(line["effective_cost"])
     assert sorted(costs) == sorted(row["target"] for row in expected)

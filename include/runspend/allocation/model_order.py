@@ -36,11 +36,11 @@ JOB_MODELS = (
 )
 # The same for callers of language models, with IAM principals instead of machines.
 IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
-PLACING_MODELS = tuple(
+DIRECT_MODELS = tuple(
     Model(name)
     for name in (
         "run_spans",
-        "settled_jobs",
+        "allocated_jobs",
         "known_machines",
         "attachable_machines",
         "machine_blocks",
@@ -107,9 +107,9 @@ POOLED_MODELS = tuple(
         "pool_clock",
         "pool_shares",
         "pool_targets",
-        "pools_split_beside",
+        "pools_with_other_charges",
         "pool_day_hours",
-        "pool_beside",
+        "pool_other_shares",
         "pool_lines",
         "type_parts",
         "type_targets",
@@ -117,7 +117,7 @@ POOLED_MODELS = tuple(
         "offered_blocks",
         "offered_windows",
         "unreached_sums",
-        "settled_lines",
+        "allocated_lines",
         "pooled_lines",
         "pooled_targets",
         "run_times",
@@ -144,20 +144,20 @@ def ledger_models(period: str) -> list[Model]:
         GAPS,
         *JOB_MODELS,
         *IDENTITY_MODELS,
-        *PLACING_MODELS,
+        *DIRECT_MODELS,
         *(Model(name, shard_by="resource_key") for name in MACHINE_MODELS),
-        Model("placed_lines", makes="placed_charges", shard_by="resource_key", inline=True),
+        Model("direct_lines", makes="charge_targets", shard_by="resource_key", inline=True),
         Model("cost_allocations", into=into, shard_by="resource_key"),
         *(Model(name, shard_by="resource_key") for name in MACHINE_RESULTS),
         *POOLED_MODELS,
         Model("charge_sums", shard_by="target_key"),
         Model("charge_parts", shard_by="target_key"),
-        Model("pooled_charges", makes="placed_charges", shard_by="target_key", inline=True),
+        Model("pooled_charges", makes="charge_targets", shard_by="target_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
-        Model("left_lines", makes="placed_charges", shard_by="resource_key", inline=True),
+        Model("left_lines", makes="charge_targets", shard_by="resource_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="resource_key"),
         Model("out_of_scope_charges", fills="cost_allocations", into=into),
-        Model("sharing_charges", makes="placed_charges"),
+        Model("sharing_charges", makes="charge_targets"),
         priced,
         *(Model(name, into=into) for name in SUM_MODELS),
         # a share of the days at a time; cost spread over several days comes after all of them

@@ -22,7 +22,7 @@ settled as (
 ordered as (
   select
     *,
-    cast(sum(units) over (w rows between unbounded preceding and current row) as int64) as units_upto,
+    cast(sum(units) over (w rows between unbounded preceding and current row) as int64) as units_to,
     lead(target_id) over w is null as is_last
   from settled
   -- The largest part comes last, so the rounding remainder never exceeds it.
@@ -31,8 +31,8 @@ ordered as (
 parts as (
   select
     *,
-    units_upto - units as units_before,
-    case when is_last then 1000000000000000000 - (units_upto - units) else units end as units_own
+    units_to - units as units_from,
+    case when is_last then 1000000000000000000 - (units_to - units) else units end as units_own
   from ordered
 ),
 stored as (
@@ -154,7 +154,7 @@ split as (
     p.source, p.billing_period, p.charge_date, p.charge_id, coalesce(o.line_count, 0) as line_count, p.target_id, p.cost_kind, p.allocated_to, p.tracking_server, p.workspace, p.run_id,
     p.billed_cost, p.contracted_cost, p.effective_cost, p.list_cost, p.match_method, p.confidence, p.pool_key, p.reason, p.weight_kind, p.run_end_rule, p.cost_status, p.is_last,
     p.match_method <> 'none' and not p.is_pot as is_allocated,
-    p.units_before / 1e18 as ratio_from,
+    p.units_from / 1e18 as ratio_from,
     case when p.units_own >= 1000000000000000000 then '1' else concat('0.', lpad(cast(p.units_own as string), 18, '0')) end as ratio_text,
     n.run_name, n.experiment_id, n.experiment_name, n.team, n.project, n.cost_center, n.owner, coalesce(t.more_tags, '}') as more_tags,
     -- Amounts moved by `sharing` have no bill line.
@@ -174,10 +174,10 @@ split as (
     o.pricing_currency_list_unit_price, o.pricing_unit, o.region_id, o.region_name, o.resource_id, o.resource_name, o.resource_type,
     o.service_subcategory, o.sku_id, o.sku_meter, o.sku_price_details, o.sku_price_id, o.sub_account_id, o.sub_account_name, o.sub_account_type, o.tags,
     o.contract_applied, o.commitment_program_eligibility_details,
-    o.consumed_quantity, cast(cast(o.consumed_quantity as string) as float64) * (p.units_before / 1e18) as consumed_quantity_before, cast(cast(o.consumed_quantity as string) as float64) * ((p.units_before + p.units_own) / 1e18) as consumed_quantity_upto,
-    o.pricing_quantity, cast(cast(o.pricing_quantity as string) as float64) * (p.units_before / 1e18) as pricing_quantity_before, cast(cast(o.pricing_quantity as string) as float64) * ((p.units_before + p.units_own) / 1e18) as pricing_quantity_upto,
-    o.commitment_discount_quantity, cast(cast(o.commitment_discount_quantity as string) as float64) * (p.units_before / 1e18) as commitment_discount_quantity_before, cast(cast(o.commitment_discount_quantity as string) as float64) * ((p.units_before + p.units_own) / 1e18) as commitment_discount_quantity_upto,
-    o.pricing_currency_effective_cost, cast(cast(o.pricing_currency_effective_cost as string) as float64) * (p.units_before / 1e18) as pricing_currency_effective_cost_before, cast(cast(o.pricing_currency_effective_cost as string) as float64) * ((p.units_before + p.units_own) / 1e18) as pricing_currency_effective_cost_upto
+    o.consumed_quantity, cast(cast(o.consumed_quantity as string) as float64) * (p.units_from / 1e18) as consumed_quantity_from, cast(cast(o.consumed_quantity as string) as float64) * ((p.units_from + p.units_own) / 1e18) as consumed_quantity_to,
+    o.pricing_quantity, cast(cast(o.pricing_quantity as string) as float64) * (p.units_from / 1e18) as pricing_quantity_from, cast(cast(o.pricing_quantity as string) as float64) * ((p.units_from + p.units_own) / 1e18) as pricing_quantity_to,
+    o.commitment_discount_quantity, cast(cast(o.commitment_discount_quantity as string) as float64) * (p.units_from / 1e18) as commitment_discount_quantity_from, cast(cast(o.commitment_discount_quantity as string) as float64) * ((p.units_from + p.units_own) / 1e18) as commitment_discount_quantity_to,
+    o.pricing_currency_effective_cost, cast(cast(o.pricing_currency_effective_cost as string) as float64) * (p.units_from / 1e18) as pricing_currency_effective_cost_from, cast(cast(o.pricing_currency_effective_cost as string) as float64) * ((p.units_from + p.units_own) / 1e18) as pricing_currency_effective_cost_to
   from parts p
   left join origins o on o.source = p.source and o.billing_period = p.billing_period and o.charge_date = p.charge_date and o.charge_id = p.charge_id
   left join run_costs n
@@ -269,14 +269,14 @@ select
   commitment_discount_category as CommitmentDiscountCategory,
   commitment_discount_id as CommitmentDiscountId,
   commitment_discount_name as CommitmentDiscountName,
-  case when is_last then commitment_discount_quantity else exact_money(commitment_discount_quantity_upto) end
-    - case when ratio_from = 0 then bignumeric '0' else exact_money(commitment_discount_quantity_before) end as CommitmentDiscountQuantity,
+  case when is_last then commitment_discount_quantity else exact_money(commitment_discount_quantity_to) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(commitment_discount_quantity_from) end as CommitmentDiscountQuantity,
   commitment_discount_status as CommitmentDiscountStatus,
   commitment_discount_type as CommitmentDiscountType,
   commitment_discount_unit as CommitmentDiscountUnit,
   commitment_program_eligibility_details as CommitmentProgramEligibilityDetails,
-  case when is_last then consumed_quantity else exact_money(consumed_quantity_upto) end
-    - case when ratio_from = 0 then bignumeric '0' else exact_money(consumed_quantity_before) end as ConsumedQuantity,
+  case when is_last then consumed_quantity else exact_money(consumed_quantity_to) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(consumed_quantity_from) end as ConsumedQuantity,
   consumed_unit as ConsumedUnit,
   contract_applied as ContractApplied,
   contracted_cost as ContractedCost,
@@ -291,11 +291,11 @@ select
   pricing_category as PricingCategory,
   pricing_currency as PricingCurrency,
   pricing_currency_contracted_unit_price as PricingCurrencyContractedUnitPrice,
-  case when is_last then pricing_currency_effective_cost else exact_money(pricing_currency_effective_cost_upto) end
-    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_currency_effective_cost_before) end as PricingCurrencyEffectiveCost,
+  case when is_last then pricing_currency_effective_cost else exact_money(pricing_currency_effective_cost_to) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_currency_effective_cost_from) end as PricingCurrencyEffectiveCost,
   pricing_currency_list_unit_price as PricingCurrencyListUnitPrice,
-  case when is_last then pricing_quantity else exact_money(pricing_quantity_upto) end
-    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_quantity_before) end as PricingQuantity,
+  case when is_last then pricing_quantity else exact_money(pricing_quantity_to) end
+    - case when ratio_from = 0 then bignumeric '0' else exact_money(pricing_quantity_from) end as PricingQuantity,
   pricing_unit as PricingUnit,
   coalesce(host_provider_name, service_provider_name) as ProviderName,
   service_provider_name as PublisherName,

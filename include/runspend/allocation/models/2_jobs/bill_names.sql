@@ -19,7 +19,7 @@ short_names as (
     and (starts_with(resource_key, 'k8s://') or not regexp_contains(resource_key, r'[/:]|^i-[0-9a-f]{8,}$|^[0-9]{15,}$'))
 ),
 several as (
-  select 'machine' as thing, resource_key as name
+  select 'machine' as name_kind, resource_key as name
   from places
   where is_machine_time
   group by bill, resource_key
@@ -38,10 +38,10 @@ several as (
   having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id) or min(source) <> max(source)
 ),
 names as (
-  select distinct 'machine' as thing, resource_key as name from places where resource_key is not null
+  select distinct 'machine' as name_kind, resource_key as name from places where resource_key is not null
   union all
   select distinct 'job', job_key from job_windows
 )
-select n.thing, n.name, s.name is not null as is_several
+select n.name_kind, n.name, s.name is not null as is_several
 from names n
-left join several s on s.thing = n.thing and s.name = n.name
+left join several s on s.name_kind = n.name_kind and s.name = n.name

@@ -1,5 +1,5 @@
 -- one row per life of a job and run that ran in it: the run's own time
-with uses as (
+with marked_uses as (
   select
     j.resource_key as job_key, w.life, u.machine_number, u.run_number, u.run_end_rule, u.weight_kind, u.weight, u.used_from, u.used_to,
     case when u.used_from <= max(u.used_to) over (
@@ -9,19 +9,19 @@ with uses as (
   join (select distinct machine_number, resource_key from run_intervals) j on j.machine_number = u.machine_number
   join job_windows w on w.job_key = j.resource_key and w.charge_period_start = u.charge_period_start and w.charge_period_end = u.charge_period_end
 ),
-numbered as (
+numbered_uses as (
   -- Charge periods may overlap, such as a credit for a day and usage by the hour. Time that is in two charge periods counts once.
   select
     job_key, life, machine_number, run_number, run_end_rule, weight_kind, weight, used_from, used_to,
     sum(begins) over (
       partition by machine_number, life, run_number order by used_from, used_to rows between unbounded preceding and current row) as stretch
-  from uses
+  from marked_uses
 ),
 stretches as (
   select
     job_key, life, machine_number, run_number, stretch, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, max(weight) as weight,
     min(used_from) as used_from, max(used_to) as used_to
-  from numbered
+  from numbered_uses
   group by job_key, life, machine_number, run_number, stretch
 ),
 lives as (

@@ -16,7 +16,7 @@ stated as (
     r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, a.alias is null and coalesce(n.is_ambiguous, false) as is_ambiguous
   from runs r
   left join aliases a on a.alias = r.job_key
-  left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where thing = 'job') n
+  left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where name_kind = 'job') n
     on n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
   join (
     select tracking_server, run_id from window_runs
@@ -60,7 +60,7 @@ jobless as (
   ) own on own.tracking_server = m.tracking_server and own.run_id = m.run_id
   where own.run_id is null and r.start_time is not null
 ),
-beside as (
+machine_jobs as (
   -- Such a run, on a machine that the bill gives to a job of another run at that time, ran in that job.
   select
     s.tracking_server, s.run_id, m.job_key, s.is_ambiguous,
@@ -78,7 +78,7 @@ steps as (
     tracking_server, run_id, job_key, is_ambiguous, used_from, used_to,
     case when used_from <= max(used_to) over (
       partition by tracking_server, run_id, job_key order by used_from, used_to rows between unbounded preceding and 1 preceding) then 0 else 1 end as begins
-  from beside
+  from machine_jobs
   where used_to > used_from
 ),
 merged as (

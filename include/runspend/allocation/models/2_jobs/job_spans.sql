@@ -17,7 +17,7 @@ own_machines as (
   select distinct n.tracking_server, n.run_id, s.resource_key
   from nearest n
   join stated_machines s on s.tracking_server = n.tracking_server and s.run_id = n.run_id
-  join bill_names b on b.thing = 'machine' and b.name = s.resource_key
+  join bill_names b on b.name_kind = 'machine' and b.name = s.resource_key
 ),
 asked as (
   -- The instance type and pool that runs with an inherited job state.

@@ -1,6 +1,7 @@
 -- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
 -- sole_from to sole_until: a part of the stretch in which no other job, and no line without a job, has charges.
 -- There is one row per such part, so a stretch without one has no row.
+-- Time ranges are merged in two steps: the first one marks where a range begins (`begins`), the second one counts these marks.
 with machines as (
   select distinct j.resource_key
   from job_machines j
@@ -17,7 +18,7 @@ charges as (
     -- Without a job, only machine time counts: traffic and licenses need not have the machine's tags.
     and (l.job_key is not null or ((l.billed_nanoseconds > 0 or l.instance_type is not null) and l.service_category in ('Compute', 'AI and Machine Learning')))
 ),
-steps as (
+charge_starts as (
   select
     resource_key, job_key, charge_period_start, charge_period_end,
     case when charge_period_start >= max(charge_period_end) over (w rows between unbounded preceding and 1 preceding) then 1 else 0 end as begins
@@ -31,7 +32,7 @@ blocks as (
     sum(begins) over (
       partition by resource_key order by charge_period_start, charge_period_end, job_key
       rows between unbounded preceding and current row) as block
-  from steps
+  from charge_starts
 ),
 sole_blocks as (
   select resource_key, block, min(job_key) = max(job_key) as is_sole
@@ -45,18 +46,18 @@ job_blocks as (
   where b.job_key <> ''
   group by b.resource_key, b.job_key, b.block, j.is_sole
 ),
-breaks as (
+block_starts as (
   select
     resource_key, job_key, is_sole, block_start, block_end,
     case when block_start > lag(block_end) over (partition by resource_key, job_key order by block_start) then 1 else 0 end as begins
   from job_blocks
 ),
-numbered as (
+numbered_blocks as (
   select
     resource_key, job_key, is_sole, block_start, block_end,
     sum(begins) over (w rows between unbounded preceding and current row) as stretch,
     countif(not is_sole) over (w rows between unbounded preceding and current row) as part
-  from breaks
+  from block_starts
   window w as (partition by resource_key, job_key order by block_start)
 ),
 stretches as (
@@ -64,7 +65,7 @@ stretches as (
     resource_key, job_key, is_sole, block_start, block_end, stretch, part,
     min(block_start) over (partition by resource_key, job_key, stretch) as billed_from,
     max(block_end) over (partition by resource_key, job_key, stretch) as billed_until
-  from numbered
+  from numbered_blocks
 )
 select resource_key, job_key, billed_from, billed_until, min(block_start) as sole_from, max(block_end) as sole_until
 from stretches

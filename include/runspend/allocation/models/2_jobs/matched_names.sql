@@ -7,7 +7,7 @@ with present as (
   select tracking_server, ancestor_id as run_id from run_ancestors
 ),
 stated as (
-  select 'machine' as thing, s.resource_key as name
+  select 'machine' as name_kind, s.resource_key as name
   from run_resources s
   join present p on p.tracking_server = s.tracking_server and p.run_id = s.run_id
   where s.resource_key is not null
@@ -18,28 +18,28 @@ stated as (
   where r.job_key is not null
 ),
 names as (
-  select thing, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several
+  select name_kind, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several
   from (
-    select thing, name, true as is_billed, false as is_stated, is_several from bill_names
+    select name_kind, name, true as is_billed, false as is_stated, is_several from bill_names
     union all
-    select thing, name, false, true, false from stated
+    select name_kind, name, false, true, false from stated
   )
-  group by thing, name
+  group by name_kind, name
 ),
 ends as (
-  select thing, name, is_billed, is_stated, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
+  select name_kind, name, is_billed, is_stated, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
   from names
 ),
 asked as (
   -- Most names are equal on both sides; only the others need a comparison.
-  select n.thing, n.name, n.is_billed, n.is_stated
+  select n.name_kind, n.name, n.is_billed, n.is_stated
   from ends n
-  join (select distinct thing, last_part from ends where is_stated and not is_billed) w on w.thing = n.thing and w.last_part = n.last_part
+  join (select distinct name_kind, last_part from ends where is_stated and not is_billed) w on w.name_kind = n.name_kind and w.last_part = n.last_part
 ),
 kinds as (
   -- Only these platforms have shorter and longer names. Elsewhere a slash is an ordinary character.
   select
-    thing, name, is_billed, is_stated,
+    name_kind, name, is_billed, is_stated,
     case
       when strpos(name, '/') = 0 then cast(null as string)
       when regexp_contains(name, r'^arn:[^:]*:(sagemaker|batch):') then regexp_extract(name, r'^arn:[^:]*:(.*)/[^/]*$')
@@ -47,14 +47,14 @@ kinds as (
       when regexp_contains(name, r'^projects/[^/]+/(zones|regions)/[^/]+/instances/') then 'instance'
       when regexp_contains(name, r'^projects/[^/]+/locations/[^/]+/[a-z]+/[^/]+$') then regexp_extract(name, r'/([a-z]+)/[^/]+$')
       when regexp_contains(name, r'/workspaces/[^/]+/jobs/[^/]+$') then 'azureml'
-      when thing = 'job' and regexp_contains(name, r'^[^/]+/[0-9]+([_+][0-9]+)?$') then 'numbered'
+      when name_kind = 'job' and regexp_contains(name, r'^[^/]+/[0-9]+([_+][0-9]+)?$') then 'numbered'
     end as stated_kind
   from asked
 ),
 parts as (
   -- A part that a name does not state is empty or null. A project number cannot be compared with a project name.
   select
-    thing, name, is_billed, is_stated,
+    name_kind, name, is_billed, is_stated,
     case when starts_with(name, 'arn:') and stated_kind <> 'pod' then concat(regexp_extract(stated_kind, r'^[^:]*'), regexp_extract(stated_kind, r':([^:]*)$')) else stated_kind end as kind,
     case
       when stated_kind is null then name
@@ -85,7 +85,7 @@ parts as (
 ),
 pairs as (
   select
-    s.thing, s.name as stated_key, b.name as billed_key,
+    s.name_kind, s.name as stated_key, b.name as billed_key,
     s.kind as stated_kind, s.account as stated_account, s.account_number as stated_number, s.region as stated_region, s.zone as stated_zone, s.holder as stated_holder,
     b.kind as billed_kind, b.account as billed_account, b.account_number as billed_number, b.region as billed_region, b.zone as billed_zone, b.holder as billed_holder,
     -- Google's numeric IDs of instances and jobs are globally unique, so they prove a match.
@@ -93,28 +93,28 @@ pairs as (
       and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven,
     b.is_stated as is_of_others
   from (select * from parts where is_stated and not is_billed) s
-  join (select * from parts where is_billed) b on b.thing = s.thing and b.short_name = s.short_name
+  join (select * from parts where is_billed) b on b.name_kind = s.name_kind and b.short_name = s.short_name
   where coalesce(s.kind = b.kind, true) and coalesce(s.account = b.account, true) and coalesce(s.account_number = b.account_number, true)
     and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
 ),
 several_stated as (
-  select thing, billed_key
+  select name_kind, billed_key
   from pairs
-  group by thing, billed_key
+  group by name_kind, billed_key
   having min(stated_kind) <> max(stated_kind) or min(stated_account) <> max(stated_account) or min(stated_number) <> max(stated_number)
     or min(stated_region) <> max(stated_region) or min(stated_zone) <> max(stated_zone) or min(stated_holder) <> max(stated_holder)
 )
 select
-  p.thing, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others,
+  p.name_kind, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others,
   p.is_unproven or n.is_several or s.billed_key is not null as is_ambiguous
 from pairs p
-join names n on n.thing = p.thing and n.name = p.billed_key
-left join several_stated s on s.thing = p.thing and s.billed_key = p.billed_key
+join names n on n.name_kind = p.name_kind and n.name = p.billed_key
+left join several_stated s on s.name_kind = p.name_kind and s.billed_key = p.billed_key
 union all
 -- A run that states the billed short name itself is also one of several candidates. A name may also stand for several things on the bill:
 -- pods of two clusters, or numbers of two SLURM clusters, that have one name in two regions.
 select
-  n.thing, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true
+  n.name_kind, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true
 from names n
-left join several_stated s on s.thing = n.thing and s.billed_key = n.name
+left join several_stated s on s.name_kind = n.name_kind and s.billed_key = n.name
 where n.is_stated and n.is_billed and (s.billed_key is not null or n.is_several)

@@ -9,6 +9,6 @@ join (
   union distinct
   select tracking_server, ancestor_id as run_id from run_ancestors
 ) w on w.tracking_server = s.tracking_server and w.run_id = s.run_id
-left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where thing = 'machine') n
+left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where name_kind = 'machine') n
   on n.tracking_server = s.tracking_server and n.run_id = s.run_id and n.stated_key = s.resource_key
 where s.resource_key is not null

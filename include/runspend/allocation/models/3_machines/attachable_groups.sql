@@ -8,7 +8,7 @@ sets_of_machines as (
   select distinct array_to_string(l.group_keys, chr(31)) as group_text
   from billing_lines l
   left join (select distinct resource_key from known_machines) m on m.resource_key = l.resource_key
-  left join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
+  left join (select distinct job_key from allocated_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period and array_length(l.group_keys) > 0 and (m.resource_key is not null or j.job_key is not null)
 ),
 keys_of_machines as (

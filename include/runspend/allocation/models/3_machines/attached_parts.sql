@@ -6,9 +6,9 @@ jobs as (
   -- A charge period that the job rule allocates belongs to the job's runs, no matter which run states the machine.
   select resource_key, charge_period_start, charge_period_end
   from ledger_lines
-  where settled_by in ('job_id', 'resource_id') and resource_key is not null
+  where allocated_by in ('job_id', 'resource_id') and resource_key is not null
   group by resource_key, charge_period_start, charge_period_end
-  having countif(settled_by = 'resource_id') = 0
+  having countif(allocated_by = 'resource_id') = 0
 ),
 idle as (
   -- Charge periods that no run reached.

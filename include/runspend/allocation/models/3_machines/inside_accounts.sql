@@ -5,7 +5,7 @@ with platform as (
   from billing_lines l
   left join (select distinct resource_key from known_machines) i on i.resource_key = l.resource_key
   left join platform_stores s on s.storage_key = l.storage_key
-  left join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
+  left join (select distinct job_key from allocated_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period
     and (i.resource_key is not null or s.storage_key is not null or j.job_key is not null or l.run_tag is not null or l.pool_key is not null or l.scope = 'include'
       or l.service_category = 'AI and Machine Learning')

@@ -61,9 +61,9 @@ matched as (
         or (l.line_kind = 'timed' and w.instance_type is not null)
         or (l.cost_kind = 'llm' and l.is_short) then 'rest'
       else 'none'
-    end as settled_by
+    end as allocated_by
   from lines l
-  left join settled_jobs j
+  left join allocated_jobs j
     on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
   left join known_machines k on k.resource_key = l.resource_key and k.month = l.first_month
   left join known_machines o on o.resource_key = l.resource_key and o.month = l.last_month
@@ -82,12 +82,12 @@ select
   l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind, l.pricing_category,
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
-  l.is_known, l.settled_by,
+  l.is_known, l.allocated_by,
   -- Machine time left over by the runs that state the machine is offered to runs of a pool or an instance type.
-  l.settled_by = 'resource_id' and l.is_wanted as is_offered,
+  l.allocated_by = 'resource_id' and l.is_wanted as is_offered,
   case
     when l.scope is not null then l.scope in ('include', 'shared')
-    when l.settled_by in ('run_tag', 'job_id', 'resource_id') or l.is_on_platform or l.pool_key is not null
+    when l.allocated_by in ('run_tag', 'job_id', 'resource_id') or l.is_on_platform or l.pool_key is not null
       or l.service_category = 'AI and Machine Learning' then true
     when l.line_kind = 'fee' then a.source is not null
     else false

@@ -12,7 +12,7 @@ zones as (
   join (select instance_type from cut_types where by_zone) w on w.instance_type = lower(b.instance_type)
   where b.billing_period = @period and b.availability_zone is not null
 ),
-placed as (
+described_lines as (
   select
     l.source, l.line_id, l.resource_key, w.instance_type, w.by_account, w.by_region, w.by_zone, w.by_option,
     case when w.by_account then regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') end as account,
@@ -26,7 +26,7 @@ placed as (
   from ledger_lines l
   join cut_types w on w.instance_type = lower(l.instance_type)
   left join zones z on z.source = l.source and z.line_id = l.line_id
-  where l.pool_key is null and (l.settled_by = 'rest' or l.is_offered)
+  where l.pool_key is null and (l.allocated_by = 'rest' or l.is_offered)
 ),
 machines as (
   -- A credit or discount states less than the usage of its machine.
@@ -35,7 +35,7 @@ machines as (
     case when min(account) = max(account) then min(account) end as account, case when min(region) = max(region) then min(region) end as region,
     case when min(zone) = max(zone) then min(zone) end as zone,
     case when min(purchase_option) = max(purchase_option) then min(purchase_option) end as purchase_option
-  from placed
+  from described_lines
   where resource_key is not null
   group by resource_key, instance_type
 ),
@@ -44,7 +44,7 @@ cells as (
     p.source, p.line_id, p.instance_type, p.by_account, p.by_region, p.by_zone, p.by_option,
     coalesce(p.account, m.account) as account, coalesce(p.region, m.region) as region, coalesce(p.zone, m.zone) as zone,
     coalesce(p.purchase_option, m.purchase_option) as purchase_option
-  from placed p
+  from described_lines p
   left join machines m on m.resource_key = p.resource_key and m.instance_type = p.instance_type
 )
 select

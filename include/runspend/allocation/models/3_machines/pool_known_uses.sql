@@ -5,47 +5,47 @@
 with skus as (
   -- Licenses and discounts add no time. The two parts of a half-covered hour do.
   select
-    resource_key, charge_period_start, charge_period_end, pool_key, settled_by, run_tag, job_key, source, sku_id,
+    resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, run_tag, job_key, source, sku_id,
     cast(sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as int64) as billed_nanoseconds
   from ledger_lines
   where pool_key is not null and line_kind = 'timed' and charge_category = 'Usage' and charge_class is null
-    and (is_offered or (settled_by in ('run_tag', 'job_id') and cost_kind = 'compute' and (billed_nanoseconds > 0 or instance_type is not null)))
-  group by resource_key, charge_period_start, charge_period_end, pool_key, settled_by, run_tag, job_key, source, sku_id
+    and (is_offered or (allocated_by in ('run_tag', 'job_id') and cost_kind = 'compute' and (billed_nanoseconds > 0 or instance_type is not null)))
+  group by resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, run_tag, job_key, source, sku_id
 ),
 windows as (
   select
-    resource_key, charge_period_start, charge_period_end, pool_key, settled_by, case when settled_by = 'run_tag' then run_tag end as run_tag,
-    case when settled_by = 'job_id' then job_key end as job_key,
+    resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, case when allocated_by = 'run_tag' then run_tag end as run_tag,
+    case when allocated_by = 'job_id' then job_key end as job_key,
     charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) as is_in_an_hour,
     coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
   from skus
   group by
-    resource_key, charge_period_start, charge_period_end, pool_key, settled_by, case when settled_by = 'run_tag' then run_tag end,
-    case when settled_by = 'job_id' then job_key end
+    resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, case when allocated_by = 'run_tag' then run_tag end,
+    case when allocated_by = 'job_id' then job_key end
 ),
 uses as (
   select
-    w.resource_key, w.pool_key, w.settled_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, t.tracking_server, t.workspace, t.run_id, t.run_end_rule, t.weight_kind, t.is_ambiguous, t.nanoseconds,
+    w.resource_key, w.pool_key, w.allocated_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, t.tracking_server, t.workspace, t.run_id, t.run_end_rule, t.weight_kind, t.is_ambiguous, t.nanoseconds,
     w.charge_period_start as used_from, w.charge_period_end as used_to
   from slot_targets t
-  join windows w on w.settled_by = 'resource_id' and w.resource_key = t.resource_key and w.charge_period_start = t.charge_period_start and w.charge_period_end = t.charge_period_end
+  join windows w on w.allocated_by = 'resource_id' and w.resource_key = t.resource_key and w.charge_period_start = t.charge_period_start and w.charge_period_end = t.charge_period_end
   where t.allocated_to = 'run'
   union all
   select
-    w.resource_key, w.pool_key, w.settled_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, g.tracking_server, g.workspace, g.run_id, cast(null as string), cast(null as string), false,
+    w.resource_key, w.pool_key, w.allocated_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, g.tracking_server, g.workspace, g.run_id, cast(null as string), cast(null as string), false,
     w.billed_nanoseconds,
     case when g.start_time < w.charge_period_end then greatest(g.start_time, w.charge_period_start) else w.charge_period_start end,
     case when g.end_time > w.charge_period_start then least(g.end_time, w.charge_period_end) else w.charge_period_end end
   from windows w
   join tagged_runs g on g.run_tag = w.run_tag
-  where w.settled_by = 'run_tag'
+  where w.allocated_by = 'run_tag'
   union all
   select
-    w.resource_key, w.pool_key, w.settled_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_ambiguous,
+    w.resource_key, w.pool_key, w.allocated_by, w.charge_period_start, w.charge_period_end, w.is_in_an_hour, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_ambiguous,
     cast(round((j.ratio_to - j.ratio_from) * w.billed_nanoseconds) as int64), w.charge_period_start, w.charge_period_end
   from windows w
   join job_targets j on j.job_key = w.job_key and j.charge_period_start = w.charge_period_start and j.charge_period_end = w.charge_period_end
-  where w.settled_by = 'job_id'
+  where w.allocated_by = 'job_id'
 ),
 ranges as (
   -- When the run had the machine in a charge period of more than an hour.
@@ -53,7 +53,7 @@ ranges as (
     resource_key, pool_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
     used_from, used_to, 1 as weight
   from uses
-  where settled_by <> 'resource_id' and not is_in_an_hour
+  where allocated_by <> 'resource_id' and not is_in_an_hour
   union all
   select
     u.resource_key, u.pool_key, u.charge_period_start, u.charge_period_end, u.tracking_server, u.workspace, u.run_id, u.run_end_rule, u.weight_kind, u.is_ambiguous, u.nanoseconds,
@@ -63,7 +63,7 @@ ranges as (
     on i.resource_key = u.resource_key and i.tracking_server = u.tracking_server and i.workspace = u.workspace and i.run_id = u.run_id
   join slot_uses s
     on s.machine_number = i.machine_number and s.run_number = i.run_number and s.charge_period_start = u.charge_period_start and s.charge_period_end = u.charge_period_end
-  where u.settled_by = 'resource_id' and not u.is_in_an_hour
+  where u.allocated_by = 'resource_id' and not u.is_in_an_hour
 ),
 hours as (
   select
@@ -79,7 +79,7 @@ hour_parts as (
     sum(part) over (partition by resource_key, pool_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id) as parts
   from hours
 ),
-placed as (
+window_uses as (
   select
     pool_key, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, false as is_part,
     case when is_in_an_hour then timestamp_trunc(charge_period_start, hour) else charge_period_start end as window_start,
@@ -96,5 +96,5 @@ select
   pool_key as target_key, window_start, window_end, is_part,
   tracking_server, workspace, run_id, min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, logical_or(is_ambiguous) as is_ambiguous,
   cast(sum(nanoseconds) as int64) as nanoseconds
-from placed
+from window_uses
 group by pool_key, window_start, window_end, is_part, tracking_server, workspace, run_id

@@ -6,4 +6,4 @@ select
   sku_id, charge_class, billed_nanoseconds, instance_type, machine_gpus, machine_cpus, machine_memory_gb,
   attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner, is_inside
 from ledger_lines
-where settled_by = 'rest'
+where allocated_by = 'rest'

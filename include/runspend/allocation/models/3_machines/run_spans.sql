@@ -24,13 +24,13 @@ billed_types as (
   ) i on i.named = l.resource_key
   where l.billing_period = @period and l.instance_type is not null
 ),
-beside as (
+jobs_and_pools as (
   -- The jobs and pools of these runs and of their ancestors. A job may be stated in two forms.
-  select r.tracking_server, r.run_id, 'job' as thing, coalesce(n.billed_key, r.job_key) as name
+  select r.tracking_server, r.run_id, 'job' as name_kind, coalesce(n.billed_key, r.job_key) as name
   from runs r
   join (select tracking_server, run_id from inherited union distinct select tracking_server, ancestor_id from inherited) i
     on i.tracking_server = r.tracking_server and i.run_id = r.run_id
-  left join run_names n on n.thing = 'job' and n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
+  left join run_names n on n.name_kind = 'job' and n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
   where r.job_key is not null
   union distinct
   select r.tracking_server, r.run_id, 'pool', r.pool_key
@@ -41,30 +41,30 @@ beside as (
 ),
 stated as (
   -- What a run states and its ancestor does not.
-  select distinct i.tracking_server, i.run_id, i.resource_key, b.thing, b.name
+  select distinct i.tracking_server, i.run_id, i.resource_key, b.name_kind, b.name
   from inherited i
-  join beside b on b.tracking_server = i.tracking_server and b.run_id = i.run_id
-  left join beside h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id and h.thing = b.thing and h.name = b.name
+  join jobs_and_pools b on b.tracking_server = i.tracking_server and b.run_id = i.run_id
+  left join jobs_and_pools h on h.tracking_server = i.tracking_server and h.run_id = i.ancestor_id and h.name_kind = b.name_kind and h.name = b.name
   where h.name is null
 ),
 held as (
   -- The machines of these jobs and pools on the bill.
-  select distinct 'job' as thing, l.job_key as name, l.resource_key
+  select distinct 'job' as name_kind, l.job_key as name, l.resource_key
   from billing_lines l
-  join (select distinct name from stated where thing = 'job') s on s.name = l.job_key
+  join (select distinct name from stated where name_kind = 'job') s on s.name = l.job_key
   where l.billing_period = @period
   union distinct
   select 'pool', l.pool_key, l.resource_key
   from billing_lines l
-  join (select distinct name from stated where thing = 'pool') s on s.name = l.pool_key
+  join (select distinct name from stated where name_kind = 'pool') s on s.name = l.pool_key
   where l.billing_period = @period
 ),
 elsewhere as (
   -- A run that states a job or a pool of the bill did not run on its ancestor's machine outside of it.
   select s.tracking_server, s.run_id, s.resource_key
   from stated s
-  join (select distinct thing, name from held) b on b.thing = s.thing and b.name = s.name
-  left join held h on h.thing = s.thing and h.name = s.name and h.resource_key = s.resource_key
+  join (select distinct name_kind, name from held) b on b.name_kind = s.name_kind and b.name = s.name
+  left join held h on h.name_kind = s.name_kind and h.name = s.name and h.resource_key = s.resource_key
   where h.name is null
   union distinct
   -- A run that asks for an instance type on the bill did not run on its ancestor's machine of another type.
@@ -98,7 +98,7 @@ source_frontiers as (
   join (
     select resource_key from run_resources
     union distinct
-    select billed_key from matched_names where thing = 'machine'
+    select billed_key from matched_names where name_kind = 'machine'
   ) m on m.resource_key = l.resource_key
   group by l.source
 ),

@@ -34,7 +34,7 @@ windows as (
   select
     l.source, l.line_id, l.region_id, o.resource_key is not null as is_pooled, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
     l.charge_period_end <= timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour) as is_in_an_hour,
-    l.pool_key is not null or m.resource_key is not null as is_placed
+    l.pool_key is not null or m.resource_key is not null as is_of_pool_or_machine
   from rest_lines l
   left join machines m on m.resource_key = l.resource_key
   left join pooled_machines o on o.resource_key = l.attached_to and o.pool_key = l.pool_key
@@ -43,13 +43,13 @@ windows as (
     and (l.attached_to is not null or array_length(l.group_keys) > 0)
 ),
 keyed as (
-  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_pooled as is_placed, is_in_an_hour, charge_period_start, charge_period_end
+  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_pooled as is_of_pool_or_machine, is_in_an_hour, charge_period_start, charge_period_end
   from windows
   where attached_to is not null
   union all
   select
     w.source, w.line_id, case when r.region_id is null then key else concat(key, '|', r.region_id) end,
-    strpos(concat(chr(31), w.group_text, chr(31)), concat(chr(31), key, chr(31))), w.is_placed, w.is_in_an_hour, w.charge_period_start, w.charge_period_end
+    strpos(concat(chr(31), w.group_text, chr(31)), concat(chr(31), key, chr(31))), w.is_of_pool_or_machine, w.is_in_an_hour, w.charge_period_start, w.charge_period_end
   from windows w
   cross join unnest(w.group_keys) as key
   left join group_regions r on r.group_key = key and r.region_id = w.region_id
@@ -61,4 +61,4 @@ select
 from keyed k
 join parts p on p.target_key = k.target_key
 left join machine_keys m on m.target_key = k.target_key
-where not k.is_placed or (m.target_key is null and k.distance > 0)
+where not k.is_of_pool_or_machine or (m.target_key is null and k.distance > 0)

@@ -4,7 +4,7 @@
 with sets as (
   select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
-  join (select distinct job_key from settled_jobs) j on j.job_key = l.job_key
+  join (select distinct job_key from allocated_jobs) j on j.job_key = l.job_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
 ),
 keys as (

@@ -6,7 +6,7 @@ with days as (
     p.target_key, n.pool_number, p.window_start, p.window_end, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind,
     (p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0) as nanoseconds
   from pool_targets p
-  join pools_split_beside u on u.target_key = p.target_key
+  join pools_with_other_charges u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
   join pool_windows w on w.pool_number = n.pool_number and w.window_start = p.window_start and w.window_end = p.window_end
   where w.billed_microseconds > 0 and p.allocated_to = 'run' and p.window_end > timestamp_add(timestamp_trunc(p.window_start, hour), interval 1 hour)

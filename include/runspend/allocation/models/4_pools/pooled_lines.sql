@@ -7,7 +7,7 @@ with lines as (
     l.cost_kind, l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.scope, l.is_inside,
     cast(null as string) as known_by, 0.0 as line_from, l.line_team, l.line_project, l.line_cost_center, l.line_owner
   from rest_lines l
-  join settled_lines s on s.source = l.source and s.line_id = l.line_id
+  join allocated_lines s on s.source = l.source and s.line_id = l.line_id
   union all
   -- Stated machines that runs of the pool or type may reach.
   select

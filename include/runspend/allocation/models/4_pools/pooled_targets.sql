@@ -16,7 +16,7 @@ with targets as (
   from pool_targets
   union all
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_from, ratio_to, is_last
-  from pool_beside
+  from pool_other_shares
   union all
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_from, ratio_to, is_last
   from type_targets

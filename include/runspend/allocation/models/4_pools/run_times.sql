@@ -16,7 +16,7 @@ join (
   -- A charge period that several bills charge counts as time once.
   select match_method, target_key, window_start, window_end, min(source) as source
   from (
-    select match_method, target_key, window_start, window_end, source from settled_lines
+    select match_method, target_key, window_start, window_end, source from allocated_lines
     union distinct
     select match_method, target_key, window_start, window_end, source from offered_blocks where is_reached
   )

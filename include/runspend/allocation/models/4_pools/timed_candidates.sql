@@ -1,6 +1,6 @@
 -- one row per line of a machine that no run states which a pool or an instance type may allocate by time,
 -- with its charge period (an hour if it fits in one). Lines of stated machines are in offered_lines.
-with settled as (
+with allocated as (
   select source, line_id from attached_lines
   union distinct
   select source, line_id from storage_lines
@@ -24,7 +24,7 @@ select
   l.service_name, l.billing_currency, l.effective_cost,
   l.pricing_category, c.cell_account, c.cell_region, c.cell_zone, c.cell_option
 from rest_lines l
-left join settled s on s.source = l.source and s.line_id = l.line_id
+left join allocated s on s.source = l.source and s.line_id = l.line_id
 left join line_cells c on c.source = l.source and c.line_id = l.line_id
 where s.line_id is null
   and (l.pool_key is not null or l.instance_type is not null)

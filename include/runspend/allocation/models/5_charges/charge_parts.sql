@@ -2,7 +2,7 @@
 -- Some charges of a charge period differ only in account, region or invoice. They are laid end to end, each as wide as its cost.
 -- Targets are laid along them, each as wide as its share.
 -- So every target gets its share of the total cost, with at most charges + targets rows, not charges x targets.
-with found as (
+with all_charges as (
   -- Stated machines come first, and those that runs reach before all others. Unclaimed cost thus falls on machines that no run states.
   select
     source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
@@ -21,7 +21,7 @@ charges as (
       source, '|', billing_currency, '|', cost_kind, '|', coalesce(concat('=', replace(service_name, '|', '||')), '-'), '|', charge_category, '|',
       case when effective_cost > 0 then '+' when effective_cost < 0 then '-' else '0' end, '|',
       coalesce(case when match_method not in ('pool_time', 'instance_type_time') then charge_id end, '')) as axis
-  from found
+  from all_charges
 ),
 axes as (
   select
@@ -33,7 +33,7 @@ axes as (
   from charges
   group by match_method, target_key, window_start, window_end, axis
 ),
-wide as (
+widths as (
   -- Whole numbers that sum to less than 2^52, each from one float product. A charge that costs nothing is one unit wide.
   select
     a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
@@ -46,21 +46,21 @@ wide as (
   join axes a
     on a.match_method = c.match_method and a.target_key = c.target_key and a.window_start = c.window_start and a.window_end = c.window_end and a.axis = c.axis
 ),
-laid as (
+positions as (
   select
     axis_number, source, charge_id, width,
-    row_number() over w as place,
-    cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as upto
-  from wide
+    row_number() over w as charge_number,
+    cast(sum(width) over (w rows between unbounded preceding and current row) as int64) as ends_at
+  from widths
   where charge_count > 1
   window w as (partition by axis_number order by rank, charge_id)
 ),
 lengths as (
   select a.axis_number, a.match_method, a.target_key, a.window_start, a.window_end, l.length
-  from (select axis_number, max(upto) as length from laid group by axis_number) l
+  from (select axis_number, max(ends_at) as length from positions group by axis_number) l
   join axes a on a.axis_number = l.axis_number
 ),
-laid_targets as (
+target_positions as (
   select
     l.axis_number, l.length, t.target_number,
     cast(round(t.ratio_from * l.length) as int64) as starts_at,
@@ -70,15 +70,15 @@ laid_targets as (
     on t.match_method = l.match_method and t.target_key = l.target_key and t.window_start = l.window_start and t.window_end = l.window_end
 ),
 marks as (
-  select axis_number, upto - width as mark, place, cast(null as int64) as target_number, cast(null as int64) as length
-  from laid
+  select axis_number, ends_at - width as mark, charge_number, cast(null as int64) as target_number, cast(null as int64) as length
+  from positions
   union all
   select axis_number, starts_at, cast(null as int64), target_number, length
-  from laid_targets
+  from target_positions
   where ends_at > starts_at
 ),
 cuts as (
-  select axis_number, mark, max(place) as place, max(target_number) as target_number, max(length) as length
+  select axis_number, mark, max(charge_number) as charge_number, max(target_number) as target_number, max(length) as length
   from marks
   group by axis_number, mark
 ),
@@ -87,22 +87,22 @@ pieces as (
   select
     axis_number, mark as starts_at,
     coalesce(lead(mark) over w, max(length) over (partition by axis_number)) as ends_at,
-    max(place) over (w rows between unbounded preceding and current row) as place,
+    max(charge_number) over (w rows between unbounded preceding and current row) as charge_number,
     max(target_number) over (w rows between unbounded preceding and current row) as target_number
   from cuts
   window w as (partition by axis_number order by mark)
 )
 select
   l.source, l.charge_id, p.target_number,
-  (p.starts_at - (l.upto - l.width)) / l.width as ratio_from,
-  (p.ends_at - (l.upto - l.width)) / l.width as ratio_to,
-  p.ends_at = l.upto as is_last
+  (p.starts_at - (l.ends_at - l.width)) / l.width as ratio_from,
+  (p.ends_at - (l.ends_at - l.width)) / l.width as ratio_to,
+  p.ends_at = l.ends_at as is_last
 from pieces p
-join laid l on l.axis_number = p.axis_number and l.place = p.place
+join positions l on l.axis_number = p.axis_number and l.charge_number = p.charge_number
 where l.charge_id is not null
 union all
 select w.source, w.charge_id, t.target_number, t.ratio_from, t.ratio_to, t.is_last
-from wide w
+from widths w
 join pooled_targets t
   on t.match_method = w.match_method and t.target_key = w.target_key and t.window_start = w.window_start and t.window_end = w.window_end
 where w.charge_count = 1 and w.charge_id is not null

@@ -12,7 +12,7 @@ select
   1.0 as charge_part, cast(null as float64) as unused_ratio, cast(null as float64) as overhead_ratio,
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
-left join settled_lines s on s.source = l.source and s.line_id = l.line_id
+left join allocated_lines s on s.source = l.source and s.line_id = l.line_id
 where s.line_id is null and l.is_inside
 union all
 select

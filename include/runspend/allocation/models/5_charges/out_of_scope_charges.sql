@@ -11,7 +11,7 @@ with parts as (
     l.cost_kind, l.billing_currency, case when l.scope is null then 'default_scope' else 'explicit_scope' end,
     l.charge_period_start, l.charge_period_end, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost
   from rest_lines l
-  left join settled_lines s on s.source = l.source and s.line_id = l.line_id
+  left join allocated_lines s on s.source = l.source and s.line_id = l.line_id
   where s.line_id is null and not l.is_inside
 ),
 sums as (

@@ -21,7 +21,7 @@ select
     when t.allocated_to = 'rest' then coalesce(t.reason, 'no_run')
     else t.reason
   end as reason,
-  case when c.match_method = 'pool_time' then regexp_replace(c.target_key, r'[|]beside$', '') else c.target_key end as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, p.ratio_from, p.ratio_to, p.is_last,
+  case when c.match_method = 'pool_time' then regexp_replace(c.target_key, r'[|]other charges$', '') else c.target_key end as pool_key, t.weight_kind, t.run_end_rule, t.is_scaled, p.ratio_from, p.ratio_to, p.is_last,
   case when p.ratio_from > 0 or not p.is_last then cast(cast(c.list_cost as string) as float64) end as list_float,
   case when p.ratio_from > 0 or not p.is_last then cast(cast(c.contracted_cost as string) as float64) end as contracted_float,
   case when p.ratio_from > 0 or not p.is_last then cast(cast(c.effective_cost as string) as float64) end as effective_float,

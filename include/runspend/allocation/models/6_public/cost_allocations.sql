@@ -8,7 +8,7 @@ with products as (
     effective_float * ratio_from as effective_before, effective_float * ratio_to as effective_upto,
     billed_float * ratio_from as billed_before, billed_float * ratio_to as billed_upto,
     effective_float * unused_ratio as unused, effective_float * overhead_ratio as overhead
-  from placed_charges
+  from charge_targets
 ),
 bounds as (
   select

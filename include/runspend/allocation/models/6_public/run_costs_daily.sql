@@ -10,14 +10,14 @@ with charges as (
   where billing_period = @period and allocated_to = 'run'
   group by tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
 ),
-placed as (
+numbered_charges as (
   -- A day's machine time is on only one row: the run's compute cost, otherwise its first cost kind.
   select
     tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
     list_cost, contracted_cost, effective_cost, billed_cost, unused_cost, overhead_cost, worst, open_charges,
     row_number() over (
       partition by tracking_server, workspace, run_id, charge_date, source
-      order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) as place
+      order by case cost_kind when 'compute' then 0 else 1 end, cost_kind, billing_currency) as charge_number
   from charges
 ),
 times as (
@@ -34,7 +34,7 @@ select
   t.machine_seconds, t.gpu_seconds,
   case c.worst when 4 then 'low' when 3 then 'medium' when 2 then 'high' when 1 then 'exact' end as confidence,
   case when c.open_charges > 0 then 'provisional' else 'final' end as cost_status
-from placed c
+from numbered_charges c
 left join times t
   on t.tracking_server = c.tracking_server and t.workspace = c.workspace and t.run_id = c.run_id and t.charge_date = c.charge_date and t.source = c.source
-  and c.place = 1
+  and c.charge_number = 1

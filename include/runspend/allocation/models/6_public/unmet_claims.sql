@@ -80,7 +80,7 @@ claims as (
   left join machines m on m.tracking_server = r.tracking_server and m.workspace = r.workspace and m.run_id = r.run_id
   left join on_bill b on b.resource_key = m.resource_key
   left join (
-    select tracking_server, run_id, stated_key, min(billed_key) as billed_key from run_names where thing = 'job' group by tracking_server, run_id, stated_key
+    select tracking_server, run_id, stated_key, min(billed_key) as billed_key from run_names where name_kind = 'job' group by tracking_server, run_id, stated_key
   ) j on j.tracking_server = r.tracking_server and j.run_id = r.run_id and j.stated_key = r.job_key
   where coalesce(r.job_key, m.resource_key, r.pool_key, r.instance_type) is not null
   union all
@@ -93,7 +93,7 @@ claims as (
   from active r
   where r.principal_key is not null
 ),
-met as (
+runs_with_cost as (
   select distinct tracking_server, workspace, run_id, match_method = 'llm_identity' as is_of_caller
   from cost_allocations
   where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'llm_identity', 'pool_time', 'instance_type_time')
@@ -108,7 +108,7 @@ families as (
   -- A parent has only the time that its children leave, which may be none.
   select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
-  join met m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+  join runs_with_cost m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
   union distinct
   -- A nested run was on the machines that are tagged with its ancestor's ID: the ancestor pays for them.
   select a.tracking_server, a.run_id, false
@@ -122,7 +122,7 @@ unmet as (
     c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.instance_type, c.stated_account, c.stated_region, c.stated_zone, c.stated_option, c.is_excluded,
     c.account, c.resource_key, c.job_key, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
   from claims c
-  left join met m
+  left join runs_with_cost m
     on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.is_of_caller = (c.match_method = 'llm_identity')
   left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id and f.is_of_caller = (c.match_method = 'llm_identity')
   where c.claimed_to > c.claimed_from and m.run_id is null and f.run_id is null
@@ -138,7 +138,7 @@ gaps as (
     and g.gap_start < c.claimed_to and g.gap_end > c.claimed_from
   group by c.tracking_server, c.workspace, c.run_id
 ),
-billed as (
+billed_types as (
   select distinct
     pool_key, lower(instance_type) as instance_type, regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
     lower(region_id) as region, lower(availability_zone) as zone,
@@ -147,7 +147,7 @@ billed as (
   from billing_lines
   where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
 ),
-charged as (
+stated_charges as (
   select distinct l.resource_key, l.job_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   left join (select distinct resource_key as named from unmet where match_method = 'resource_id') m on m.named = l.resource_key
@@ -156,30 +156,30 @@ charged as (
     and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
     and (m.named is not null or j.named is not null)
 ),
-held as (
+taken_by_others as (
   -- The run's machine or job was billed while the run was active, yet the run got nothing: other runs had it, for example by a tag on its lines.
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
-  join charged h on h.resource_key = u.resource_key
+  join stated_charges h on h.resource_key = u.resource_key
   where u.match_method = 'resource_id' and h.charge_period_start < u.claimed_to and h.charge_period_end > u.claimed_from
   union distinct
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
-  join charged h on h.job_key = u.job_key
+  join stated_charges h on h.job_key = u.job_key
   where u.match_method = 'job_id' and h.charge_period_start < u.claimed_to and h.charge_period_end > u.claimed_from
 ),
-crowded as (
+over_claimed_runs as (
   -- Matching machines were billed while the run was active, but other runs had all of them.
-  select tracking_server, workspace, run_id from held
+  select tracking_server, workspace, run_id from taken_by_others
   union distinct
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
-  join billed b on b.pool_key = u.claim
+  join billed_types b on b.pool_key = u.claim
   where u.match_method = 'pool_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
   union distinct
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
-  join billed b on b.instance_type = u.instance_type
+  join billed_types b on b.instance_type = u.instance_type
   where u.match_method = 'instance_type_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
     and (u.stated_account is null or b.account is null or b.account = u.stated_account)
     and (u.stated_region is null or b.region is null or b.region = u.stated_region)
@@ -198,5 +198,5 @@ select
   (timestamp_diff(c.claimed_to, c.claimed_from, microsecond) - coalesce(g.microseconds, 0)) / 1e6 * c.nodes as claimed_seconds
 from unmet c
 left join gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
-left join crowded p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
+left join over_claimed_runs p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
 left join excluded_accounts x on x.account = c.account

@@ -19,14 +19,14 @@ before as (
   left join owners o on o.resource_key = e.resource_key
   where e.cost_kind = 'compute' and e.effective_cost is not null
 ),
-settled as (
+billed_estimates as (
   select b.source, b.tracking_server, b.workspace, b.run_id, b.resource_key, b.charge_date, b.billing_currency, b.estimated_from, b.estimated_to, b.effective_cost
   from before b
   join estimate_frontiers f on f.source = b.source and f.part = b.part and f.billed_until >= b.estimated_to
   join (select distinct source, billing_currency from estimate_seen) c on c.source = b.source and c.billing_currency = b.billing_currency
 ),
-runs_settled as (
-  select distinct tracking_server, workspace, run_id from settled
+billed_runs as (
+  select distinct tracking_server, workspace, run_id from billed_estimates
 ),
 ledger as (
   select
@@ -34,7 +34,7 @@ ledger as (
     sum(a.effective_cost) as effective_cost
   from cost_allocations a
   join (select distinct source, resource_id, resource_key from estimate_seen) w on w.source = a.source and w.resource_id = a.resource_id
-  join runs_settled r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
+  join billed_runs r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run'
     and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
   group by a.source, a.tracking_server, a.workspace, a.run_id, w.resource_key, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
@@ -42,7 +42,7 @@ ledger as (
   select
     a.source, a.tracking_server, a.workspace, a.run_id, '', a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end, sum(a.effective_cost)
   from cost_allocations a
-  join runs_settled r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
+  join billed_runs r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run' and a.match_method in ('pool_time', 'instance_type_time')
     and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
@@ -57,7 +57,7 @@ met as (
       least(coalesce(r.end_time, l.charge_period_end), l.charge_period_end, s.estimated_to),
       greatest(coalesce(r.start_time, l.charge_period_start), l.charge_period_start, s.estimated_from), microsecond))) as estimated_time
   from ledger l
-  join settled s
+  join billed_estimates s
     on s.source = l.source and s.tracking_server = l.tracking_server and s.workspace = l.workspace and s.run_id = l.run_id
     and s.resource_key = l.resource_key and s.billing_currency = l.billing_currency
     and s.estimated_from < l.charge_period_end and s.estimated_to > l.charge_period_start
@@ -85,7 +85,7 @@ estimates as (
   select
     source, charge_date, billing_currency, min(estimated_from) as estimated_from, max(estimated_to) as estimated_to,
     count(distinct concat(tracking_server, '/', workspace, '/', run_id)) as runs, sum(effective_cost) as estimated_cost
-  from settled
+  from billed_estimates
   group by source, charge_date, billing_currency
 ),
 found as (

@@ -2,7 +2,7 @@
 with asked as (
   select resource_key from run_resources where resource_key is not null
   union distinct
-  select billed_key as resource_key from matched_names where thing = 'machine'
+  select billed_key as resource_key from matched_names where name_kind = 'machine'
 ),
 types as (
   select s.instance_type from estimate_seen s join asked a on a.resource_key = s.resource_key

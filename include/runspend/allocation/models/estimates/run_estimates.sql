@@ -167,7 +167,7 @@ reached_names as (
   select concat('job ', n.stated_key), l.charge_period_end
   from matched_names n
   join named_lines l on l.place = concat('job ', n.billed_key)
-  where n.thing = 'job' and n.stated_key <> n.billed_key
+  where n.name_kind = 'job' and n.stated_key <> n.billed_key
 ),
 reaches as (
   -- Runs of a pool or a job are billed as far as its lines reach, regardless of the lines of machines that other runs state.

@@ -16,7 +16,7 @@ with pieces as (
     p.target_key, p.window_start, p.window_end, false, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false
   from pool_targets p
-  join pools_split_beside u on u.target_key = p.target_key
+  join pools_with_other_charges u on u.target_key = p.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = p.target_key
   join pool_windows w on w.pool_number = n.pool_number and w.window_start = p.window_start and w.window_end = p.window_end
   where w.billed_microseconds > 0
@@ -36,7 +36,7 @@ day_totals as (
 windows as (
   select distinct c.target_key, c.window_start, c.window_end
   from timed_candidates c
-  join pools_split_beside u on u.target_key = c.target_key
+  join pools_with_other_charges u on u.target_key = c.target_key
   join pools n on n.match_method = 'pool_time' and n.target_key = c.target_key
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
@@ -108,7 +108,7 @@ running as (
     order by case allocated_to when 'run' then 0 else 1 end, tracking_server, workspace, run_id)
 )
 select
-  'pool_time' as match_method, concat(target_key, '|beside') as target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id,
+  'pool_time' as match_method, concat(target_key, '|other charges') as target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id,
   cast(null as string) as owner_id, case when allocated_to = 'idle' then 'no_run' when is_ambiguous then 'ambiguous_name' end as reason,
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last

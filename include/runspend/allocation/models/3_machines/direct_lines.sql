@@ -10,14 +10,14 @@ with split_slots as (
 lines as (
   select
     l.*,
-    l.is_inside and l.settled_by not in ('rest', 'job_id') and not l.is_offered as is_placed,
+    l.is_inside and l.allocated_by not in ('rest', 'job_id') and not l.is_offered as is_direct,
     -- Declared as shared platform cost, and not overridden by a run or a tag.
-    coalesce(l.scope, '') = 'shared' and l.settled_by = 'none' as is_declared,
-    case when l.is_inside and l.settled_by = 'resource_id' then l.resource_key end as slot_resource_key,
-    case when l.settled_by = 'run_tag' then l.resource_key end as rented_resource_key,
+    coalesce(l.scope, '') = 'shared' and l.allocated_by = 'none' as is_declared,
+    case when l.is_inside and l.allocated_by = 'resource_id' then l.resource_key end as slot_resource_key,
+    case when l.allocated_by = 'run_tag' then l.resource_key end as rented_resource_key,
     case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
     case when s.resource_key is not null then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
-    case when s.resource_key is not null or l.settled_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
+    case when s.resource_key is not null or l.allocated_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
     case when s.resource_key is not null then cast(cast(l.billed_cost as string) as float64) end as billed_float
   from ledger_lines l
   left join split_slots s
@@ -29,7 +29,7 @@ job_lines as (
     cast(cast(list_cost as string) as float64) as list_float, cast(cast(contracted_cost as string) as float64) as contracted_float,
     cast(cast(effective_cost as string) as float64) as effective_float, cast(cast(billed_cost as string) as float64) as billed_float
   from ledger_lines
-  where is_inside and settled_by = 'job_id'
+  where is_inside and allocated_by = 'job_id'
 )
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
@@ -60,7 +60,7 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   case
     when g.run_tag is not null then 'run'
-    when l.settled_by = 'run_tag' then 'unallocated'
+    when l.allocated_by = 'run_tag' then 'unallocated'
     when t.resource_key is not null then t.allocated_to
     when l.line_kind = 'fee' or l.is_declared then 'shared'
     when l.line_kind = 'timed' and l.is_known then 'idle'
@@ -71,13 +71,13 @@ select
   coalesce(g.run_id, t.run_id) as run_id,
   cast(null as string) as owner_id,
   case
-    when l.settled_by = 'run_tag' then 'run_tag'
+    when l.allocated_by = 'run_tag' then 'run_tag'
     when l.is_declared then 'none'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
-    when l.settled_by = 'run_tag' then 'exact'
+    when l.allocated_by = 'run_tag' then 'exact'
     when l.is_declared then cast(null as string)
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
@@ -88,7 +88,7 @@ select
     when l.sub_account_id <> g.sub_account_id then 'other_account'
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
     when g.run_tag is not null then cast(null as string)
-    when l.settled_by = 'run_tag' then 'unknown_run'
+    when l.allocated_by = 'run_tag' then 'unknown_run'
     when t.is_ambiguous then 'ambiguous_name'
     when t.allocated_to = 'run' then cast(null as string)
     when l.is_declared then 'platform'
@@ -118,6 +118,6 @@ left join slot_targets t
   -- The rules that price a pool allocate the rest of an offered line.
   and (t.allocated_to = 'run' or not l.is_offered)
 left join machine_units u on u.resource_key = l.rented_resource_key
--- Redundant: a line with a target is always placed. Without it, an engine filters lines before the join and estimates far too few rows.
+-- Redundant: a line with a target is always direct. Without it, an engine filters lines before the join and estimates far too few rows.
 -- It would then build its hash table from the lines, which is five times as large as one from the targets.
-where l.is_placed or t.resource_key is not null
+where l.is_direct or t.resource_key is not null
