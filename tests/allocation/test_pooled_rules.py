@@ -24,8 +24,8 @@ from tests.allocation.pooled_chain import (
     read_case,
     run_pools,
     run_pools_on_reference,
-    targets_by_line,
     target_name,
+    targets_by_line,
     targets_of,
 )
 from tests.allocation.pooled_truth import merge_pool_worlds, random_bytes, random_pools, rented_in, true_bytes, true_parts
@@ -76,7 +76,11 @@ class SideBySide:
 
     def targets(self, name: str) -> dict[str, list[dict[str, Any]]]:
         """Line -> its targets, of one of them."""
-        return {line.removeprefix(f"{name}."): rows for line, rows in targets_by_line(self.world, self.found).items() if line.startswith(f"{name}.")}
+        return {
+            line.removeprefix(f"{name}."): rows
+            for line, rows in targets_by_line(self.world, self.found).items()
+            if line.startswith(f"{name}.")
+        }
 
     def parts(self) -> dict[str, Parts]:
         """Of each of them."""

@@ -92,6 +92,21 @@ def test_the_end_of_a_run_and_its_rule_are_found_alike() -> None:
     ]
 
 
+def test_hours_and_months_are_found_alike() -> None:
+    """A local day of 25 hours is a day; an hour belongs to the time that it begins, and one that begins at the end is left out."""
+    begins = "timestamp '1970-01-02 00:30:00+00'"
+    ends = {hours: f"timestamp_add({begins}, interval {hours} hour)" for hours in (1, 25, 26)}
+    half = "timestamp '1970-01-02 02:00:00+00'"
+    sql = expand_macros(
+        f"select at_most_a_day({begins}, {ends[25]}), not at_most_a_day({begins}, {ends[26]}), hour_of({ends[1]}),"
+        f" format_timestamp('%d %H', start_of_hour(hour_of_start + 1)), array_length(hours_between({begins}, {half})),"
+        " cast('2026-01-01' as date) in (months_around(period)), cast('2025-11-01' as date) in (months_around(period))"
+        " from (select 25 as hour_of_start, cast('2025-12-01' as date) as period)"
+    )
+    assert lint(sql) == []
+    assert run(sql) == [(True, True, 25, "02 02", 2, True, True)]
+
+
 @pytest.mark.parametrize(
     ("expression", "type_"),
     [

@@ -13,16 +13,16 @@ from typing import Any
 
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import parameter_names
-from runspend.warehouse.sql_files import read_sql
+from runspend.warehouse.sql_files import expand_macros, read_sql
 
 # Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
 # A job of another month also counts if a line of the period, at most a day away, is attached to one of its machines.
-JOBS_BEYOND = """
+JOBS_BEYOND = expand_macros("""
 with attached as (
   select distinct attached_to, charge_period_start, charge_period_end
   from billing_lines
   where billing_period = @period and attached_to is not null and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(charge_period_start, charge_period_end)
     and (charge_period_start < timestamp_add(timestamp(@period), interval 24 hour)
       or charge_period_end > timestamp_sub(timestamp(date_add(@period, interval 1 month)), interval 24 hour))
 ),
@@ -41,7 +41,7 @@ reached as (
 crossing as (
   select job_key
   from billing_lines
-  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where billing_period in (months_around(@period))
     and job_key is not null
   group by job_key
   having min(billing_period) < max(billing_period) and countif(billing_period = @period) > 0
@@ -56,10 +56,10 @@ windows as (
   join crossing c on c.job_key = l.job_key
   left join reached r
     on r.job_key = l.job_key and r.charge_period_start = l.charge_period_start and r.charge_period_end = l.charge_period_end
-  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where l.billing_period in (months_around(@period))
     and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(l.commitment_discount_status, '') <> 'Unused'
     and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
   group by l.job_key, l.charge_period_start, l.charge_period_end
 ),
 steps as (
@@ -81,14 +81,14 @@ from lives l
 join (select distinct job_key, life from lives where is_of_period or is_reached) o on o.job_key = l.job_key and o.life = l.life
 where not l.is_of_period
 order by l.job_key, l.charge_period_start, l.charge_period_end
-"""
+""")
 
 # The other months' lines between @jobs_from and @jobs_until that name a job, or a machine of one.
-LINES_BEYOND = """
+LINES_BEYOND = expand_macros("""
 with machines as (
   select distinct resource_key
   from billing_lines
-  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where billing_period in (months_around(@period))
     and job_key is not null and resource_key is not null
 )
 select
@@ -99,7 +99,7 @@ left join machines m on m.resource_key = l.resource_key
 where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
   and l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until and (l.job_key is not null or m.resource_key is not null)
 order by l.billing_period, l.source, l.line_id
-"""
+""")
 
 # Columns of a run that the ledger uses in addition to its machines.
 RUN_COLUMNS = (

@@ -17,7 +17,7 @@ from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_besi
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
-from runspend.warehouse.sql_files import read_every_sql, without_comments
+from runspend.warehouse.sql_files import expand_macros, read_every_sql, without_comments
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
@@ -27,7 +27,7 @@ SQL_FOLDERS = tuple(Path(__file__).parent / name for name in ("models", "checks"
 
 # How far each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`): a run's end may depend on
 # the next period.
-FRONTIERS = """
+FRONTIERS = expand_macros("""
 with stated as (
   select distinct resource_key from run_resources where resource_key is not null
 ),
@@ -38,7 +38,7 @@ billed as (
   where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
     and (l.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
     and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
   group by l.source, l.resource_key, is_of_pool
 ),
 reached as (
@@ -57,7 +57,7 @@ from reached
 where lines_of is not null
 group by source, lines_of
 order by source, lines_of
-"""
+""")
 
 # Start months of the ancestors of each start month's runs: a child may have the machine of a parent that started long ago.
 OLDER_RELATIVES = """
@@ -96,7 +96,7 @@ join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
 
 # The time for which a period's lines need runs. Lines that are split by time need runs for their whole time. For longer lines of a machine,
 # only their first month decides whether the machine served runs, so that a yearly fee does not load a year of runs.
-CHARGED = """
+CHARGED = expand_macros("""
 with lines as (
   select
     charge_period_start, charge_period_end, run_tag,
@@ -104,7 +104,7 @@ with lines as (
     (resource_key is not null or job_key is not null or pool_key is not null or principal_key is not null
       or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 as is_timed
+    and at_most_a_day(charge_period_start, charge_period_end) as is_timed
   from billing_lines
   where billing_period = @period
 )
@@ -113,7 +113,7 @@ select
   max(case when is_timed then charge_period_end when is_of_machine then timestamp_add(charge_period_start, interval 1 microsecond) end) as last,
   countif(run_tag is not null) as tagged
 from lines
-"""
+""")
 
 # The start months of the runs in each billing period.
 REACHED = """

@@ -6,6 +6,12 @@ part and its decimals become integers, which every engine adds up equally.
 
 `run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)` becomes the time at which a run ended. `run_end_rule` with the same arguments becomes
 the rule by which that time was found. KNOWN_UNTIL is the end of the billed hours, or now for estimates.
+
+`at_most_a_day(START, END)` becomes the condition that a charge period has at most 25 hours, as many as a local day may have. Longer ones
+are not split by time. `months_around(MONTH)` becomes the list of the month before, the month, and the month after.
+
+Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of an hour, `start_of_hour(NUMBER)` its start, and
+`hours_between(START, END)` the array of the hours from START to before END.
 """
 
 from __future__ import annotations
@@ -69,6 +75,11 @@ MACROS: dict[str, Callable[..., str]] = {
     "price_money": partial(_money, 12),
     "run_end": partial(_by_run_end, ENDS),
     "run_end_rule": partial(_by_run_end, RULES),
+    "at_most_a_day": "timestamp_diff({1}, {0}, microsecond) <= 90000000000".format,
+    "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
+    "hour_of": "div(unix_micros({}), 3600000000)".format,
+    "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
+    "hours_between": "generate_array(div(unix_micros({}), 3600000000), div((unix_micros({}) - 1), 3600000000))".format,
 }
 _MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")
 

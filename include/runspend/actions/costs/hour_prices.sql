@@ -11,7 +11,7 @@ with skus as (
   where billing_period >= date_trunc(date(@since), month) and charge_period_start >= @since and charge_period_end <= @now
     and instance_type is not null and resource_key is not null and charge_category = 'Usage' and charge_class is null
     and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
-    and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
   group by source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '')
 ),
 machine_hours as (

@@ -58,7 +58,7 @@ skus as (
   where l.billing_period >= date_trunc(date(@since), month) and l.charge_period_start >= @since
     and l.charge_category = 'Usage' and l.charge_class is null and coalesce(l.commitment_discount_status, '') <> 'Unused'
     and strpos(lower(coalesce(l.service_name, '')), 'support') = 0 and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
   group by l.source, l.resource_key, l.charge_period_start, l.charge_period_end, l.billing_currency, coalesce(l.sku_id, '')
 ),
 windows as (

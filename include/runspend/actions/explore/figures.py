@@ -24,7 +24,7 @@ from runspend.core.spread import Weight
 from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 from runspend.warehouse.kept_rows import KeptRows, keep
-from runspend.warehouse.sql_files import read_sql
+from runspend.warehouse.sql_files import expand_macros, read_sql
 from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
 if TYPE_CHECKING:
@@ -545,7 +545,7 @@ def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
 
 # Charges of runs in the view's days. The explorer spreads those longer than a day over their days, without their runs (see ledger.sql);
 # run_costs_daily has them on their first day. So they count as charges of their runs, for 31 days at most, and not in their cost.
-CHARGED = """(
+CHARGED = expand_macros("""(
     select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency, {measure}_cost as cost, gpu_seconds, false as is_long
     from run_costs_daily
     where charge_date >= @first_day and charge_date < @until
@@ -554,10 +554,10 @@ CHARGED = """(
       tracking_server, workspace, run_id, greatest(charge_date, @first_day), cost_kind, source, billing_currency,
       case when charge_date >= @first_day then -{measure}_cost end, cast(null as float64), true
     from cost_allocations
-    where allocated_to = 'run' and timestamp_diff(charge_period_end, charge_period_start, microsecond) > 90000000000
+    where allocated_to = 'run' and not at_most_a_day(charge_period_start, charge_period_end)
       and charge_date >= date_sub(@first_day, interval 31 day) and charge_date < @until
       and date(timestamp_sub(charge_period_end, interval 1 microsecond)) >= @first_day
-  ) d"""
+  ) d""")
 
 # A run with bills in two currencies has two rows in run_costs, each with its own daily costs.
 JOINED = """{charged} join run_costs c

@@ -47,7 +47,7 @@ left join (
   select billing_period, pool_key, max(instance_type) as instance_type from instance_type_hours group by billing_period, pool_key
 ) p on p.billing_period = a.billing_period and p.pool_key = a.pool_key
 where a.charge_date >= @since and a.charge_date < @until
-  and (a.allocated_to = 'out_of_scope' or timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000)
+  and (a.allocated_to = 'out_of_scope' or at_most_a_day(a.charge_period_start, a.charge_period_end))
 union all
 select
   source, billing_period, charge_date, service_provider_name, sub_account_id, region_id, service_name, cost_kind, allocated_to,

@@ -11,7 +11,7 @@ select
   a.source, a.billing_period, a.charge_id, a.target_id, a.charge_date, a.charge_period_start, a.charge_period_end, a.service_name, a.allocated_to,
   a.resource_id, a.tracking_server, a.workspace, a.run_id, a.effective_cost, a.billing_currency, coalesce(d.instance_type, t.instance_type) as instance_type,
   t.instance_type is not null or a.cost_kind = 'compute' as is_machine,
-  timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) > 90000000000 as is_long
+  not at_most_a_day(a.charge_period_start, a.charge_period_end) as is_long
 from cost_allocations a
 left join types d on d.source = a.source and d.billing_period = a.billing_period and d.sub_account_id = coalesce(a.sub_account_id, '') and d.resource_id = a.resource_id
   and d.charge_date = a.charge_date

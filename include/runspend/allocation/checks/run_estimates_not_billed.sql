@@ -11,4 +11,4 @@ join cost_allocations a
   )
 where a.billing_period >= @period and a.allocated_to = 'run' and a.charge_category = 'Usage' and e.cost_kind = 'compute'
   and a.charge_period_start < e.estimated_to and a.charge_period_end > e.estimated_from
-  and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
+  and at_most_a_day(a.charge_period_start, a.charge_period_end)

@@ -16,6 +16,7 @@ from runspend.allocation.diagnostics import MACHINE_GROUP, OWN_TAGS
 from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import JOB_SERVICES
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import expand_macros
 
 HOUR_MICROSECONDS = 3_600_000_000
 NANOSECONDS = 3.6e12  # an hour
@@ -33,7 +34,7 @@ NAME_PREFIX = r"""regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/use
 # The columns that identify a group of machines.
 NAMES = "source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job"
 
-LEFT_LINES = f"""
+LEFT_LINES = expand_macros(f"""
 with taken as (
   select source, charge_id
   from cost_allocations
@@ -62,7 +63,7 @@ lines as (
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
   where b.billing_period >= @first and t.line_id is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
     and b.charge_category = 'Usage' and b.charge_class is null and (b.instance_type is not null or b.machine_gpus > 0)
-    and b.charge_period_end > b.charge_period_start and timestamp_diff(b.charge_period_end, b.charge_period_start, microsecond) <= 90000000000
+    and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
     -- a line of no time for no money is not a machine
     and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
 ),
@@ -112,7 +113,7 @@ numbered as (
     {NAMES}, charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
   from grouped
 )
-"""
+""")
 MACHINE_CELLS = f"""{LEFT_LINES}
 select
   cell, {NAMES}, sum(effective_cost) as effective_cost,
@@ -200,12 +201,12 @@ join kept k on k.cell = n.cell
 group by n.cell, n.hour_number
 order by n.cell, n.hour_number
 """
-SPAN = """
+SPAN = expand_macros("""
 select min(charge_period_start) as since, max(charge_period_end) as upto
 from billing_lines
 where billing_period >= @first and charge_category = 'Usage' and charge_period_end > charge_period_start
-  and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
-"""
+  and at_most_a_day(charge_period_start, charge_period_end)
+""")
 # Accounts in which runs have machines or jobs, or to whose buckets they write: most likely the accounts of the other runs' machines.
 HOME_ACCOUNTS = """
 with buckets as (

@@ -8,9 +8,10 @@ from typing import Any
 
 from runspend.allocation.suggest.evidence import Evidence
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import expand_macros
 
 # What `evidence.py` reads of bills, condition by condition.
-BILL_FACTS = """
+BILL_FACTS = expand_macros("""
 select
   count(*) as bill_lines,
   count(case when is_machine then 1 end) as machine_lines,
@@ -21,11 +22,11 @@ from (
   select
     effective_cost, instance_type is not null or coalesce(machine_gpus, 0) > 0 as is_machine,
     charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 as is_timed
+    and at_most_a_day(charge_period_start, charge_period_end) as is_timed
   from billing_lines
   where billing_period >= @first
 ) l
-"""
+""")
 # Of all runs, and of those that ran in the time of the bills. Runs of more than 62 days are not compared.
 RUN_FACTS = """
 select

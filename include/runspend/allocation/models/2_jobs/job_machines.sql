@@ -2,7 +2,7 @@
 with charges as (
   select distinct job_key, resource_key, charge_period_start, charge_period_end
   from billing_lines
-  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where billing_period in (months_around(@period))
     and (billing_period = @period or (charge_period_start >= @jobs_from and charge_period_end <= @jobs_until))
     and job_key is not null and resource_key is not null and run_tag is null
 )

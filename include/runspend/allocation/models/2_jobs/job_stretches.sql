@@ -11,10 +11,10 @@ charges as (
   select distinct l.resource_key, coalesce(l.job_key, '') as job_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
-  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where l.billing_period in (months_around(@period))
     and (l.billing_period = @period or (l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until))
     and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
     -- Without a job, only machine time counts: traffic and licenses need not have the machine's tags.
     and (l.job_key is not null or ((l.billed_nanoseconds > 0 or l.instance_type is not null) and l.service_category in ('Compute', 'AI and Machine Learning')))
 ),

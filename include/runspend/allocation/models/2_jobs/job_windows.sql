@@ -9,12 +9,12 @@ with skus as (
     sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 and billing_period = @period then billed_nanoseconds end) as billed_nanoseconds,
     sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 then billed_nanoseconds end) as every_nanoseconds
   from billing_lines
-  where billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where billing_period in (months_around(@period))
     and (billing_period = @period or (charge_period_start >= @jobs_from and charge_period_end <= @jobs_until))
     and job_key is not null and run_tag is null
     and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(charge_period_start, charge_period_end)
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
 clusters as (
@@ -30,7 +30,7 @@ members as (
   select l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end, sum(l.billed_nanoseconds) as billed_nanoseconds
   from billing_lines l
   join (select distinct resource_key as cluster from clusters) c on c.cluster = l.attached_to
-  where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), @period, cast(date_add(@period, interval 1 month) as date))
+  where l.billing_period in (months_around(@period))
     and l.resource_key is not null and l.job_key is null and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null
     and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
   group by l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end

@@ -11,7 +11,7 @@ with lines as (
     coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,
     date_trunc(date(timestamp_sub(charge_period_end, interval 1 microsecond)), month) as last_month,
-    charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 as is_short,
+    charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) as is_short,
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
       when commitment_discount_status = 'Unused' then 'fee'
@@ -19,7 +19,7 @@ with lines as (
       when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
       -- A charge for several machines of one type names no resource.
       when (resource_key is not null or job_key is not null or (instance_type is not null and charge_category = 'Usage'))
-        and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 then 'timed'
+        and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) then 'timed'
       else 'plain'
     end as line_kind,
     case

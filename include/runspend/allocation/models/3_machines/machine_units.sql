@@ -9,8 +9,8 @@ with sizes as (
     coalesce(
       min(nullif(machine_gpus, 0)) <> max(machine_gpus) or min(nullif(machine_cpus, 0)) <> max(machine_cpus) or min(nullif(machine_memory_gb, 0)) <> max(machine_memory_gb),
       false) as is_resized,
-    min(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 then charge_period_start end) as billed_from,
-    max(case when charge_class is null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 then charge_period_end end) as billed_until
+    min(case when charge_class is null and at_most_a_day(charge_period_start, charge_period_end) then charge_period_start end) as billed_from,
+    max(case when charge_class is null and at_most_a_day(charge_period_start, charge_period_end) then charge_period_end end) as billed_until
   from billing_lines
   where billing_period = @period and resource_key is not null
   group by resource_key

@@ -69,9 +69,9 @@ hours as (
   select
     resource_key, pool_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds, hour_number,
     weight * timestamp_diff(
-      least(used_to, cast(timestamp_micros((hour_number + 1) * 3600000000) as timestamp)), greatest(used_from, cast(timestamp_micros(hour_number * 3600000000) as timestamp)), microsecond) as part
+      least(used_to, start_of_hour(hour_number + 1)), greatest(used_from, start_of_hour(hour_number)), microsecond) as part
   from ranges
-  cross join unnest(generate_array(div(unix_micros(used_from), 3600000000), div((unix_micros(used_to) - 1), 3600000000))) as hour_number
+  cross join unnest(hours_between(used_from, used_to)) as hour_number
 ),
 hour_parts as (
   select
@@ -88,7 +88,7 @@ window_uses as (
   union all
   select
     pool_key, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, cast(round(nanoseconds * (part / parts)) as int64), true,
-    cast(timestamp_micros(hour_number * 3600000000) as timestamp), cast(timestamp_micros((hour_number + 1) * 3600000000) as timestamp)
+    start_of_hour(hour_number), start_of_hour(hour_number + 1)
   from hour_parts
   where part > 0
 )

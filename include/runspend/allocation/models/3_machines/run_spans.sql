@@ -92,7 +92,7 @@ source_frontiers as (
     select source, resource_key, max(charge_period_end) as last_end
     from billing_lines
     where billing_period in (@period, cast(date_add(@period, interval 1 month) as date)) and charge_period_end > charge_period_start
-      and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+      and at_most_a_day(charge_period_start, charge_period_end)
     group by source, resource_key
   ) l
   join (

@@ -39,7 +39,7 @@ windows as (
   left join machines m on m.resource_key = l.resource_key
   left join pooled_machines o on o.resource_key = l.attached_to and o.pool_key = l.pool_key
   where l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
     and (l.attached_to is not null or array_length(l.group_keys) > 0)
 ),
 keyed as (

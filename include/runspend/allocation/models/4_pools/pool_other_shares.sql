@@ -44,7 +44,7 @@ window_hours as (
   -- Charge periods join by the hour in which the inner one begins. By pool alone, all would join with all.
   select w.target_key, w.window_start, w.window_end, hour_number
   from windows w
-  cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
+  cross join unnest(hours_between(w.window_start, w.window_end)) as hour_number
 ),
 parts as (
   select
@@ -52,7 +52,7 @@ parts as (
     p.is_known or p.is_part or p.window_start <> w.window_start or p.window_end <> w.window_end as needs_split
   from window_hours w
   join pieces p
-    on p.target_key = w.target_key and div(unix_micros(p.window_start), 3600000000) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
+    on p.target_key = w.target_key and hour_of(p.window_start) = w.hour_number and p.window_start >= w.window_start and p.window_end <= w.window_end
   where not p.is_part or w.window_end <= timestamp_add(timestamp_trunc(w.window_start, hour), interval 1 hour)
 ),
 hours_used as (

@@ -2,19 +2,19 @@
 with window_hours as (
   select w.pool_number, w.window_start, w.window_end, hour_number
   from pool_windows w
-  cross join unnest(generate_array(div(unix_micros(w.window_start), 3600000000), div((unix_micros(w.window_end) - 1), 3600000000))) as hour_number
+  cross join unnest(hours_between(w.window_start, w.window_end)) as hour_number
 ),
 claim_hours as (
   -- Charge periods and runs join by pool and hour. By pool alone, all would join with all.
   select
     c.pool_number, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes, c.interval_start, c.interval_end, hour_number
   from pool_claims c
-  cross join unnest(generate_array(div(unix_micros(c.interval_start), 3600000000), div((unix_micros(c.interval_end) - 1), 3600000000))) as hour_number
+  cross join unnest(hours_between(c.interval_start, c.interval_end)) as hour_number
 )
 select
   w.pool_number, w.window_start, w.window_end, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes,
-  greatest(c.interval_start, w.window_start, cast(timestamp_micros(c.hour_number * 3600000000) as timestamp)) as used_from,
-  least(c.interval_end, w.window_end, cast(timestamp_micros((c.hour_number + 1) * 3600000000) as timestamp)) as used_to
+  greatest(c.interval_start, w.window_start, start_of_hour(c.hour_number)) as used_from,
+  least(c.interval_end, w.window_end, start_of_hour(c.hour_number + 1)) as used_to
 from window_hours w
 join claim_hours c on c.pool_number = w.pool_number and c.hour_number = w.hour_number
 where greatest(c.interval_start, w.window_start) < least(c.interval_end, w.window_end)

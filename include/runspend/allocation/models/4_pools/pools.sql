@@ -7,7 +7,7 @@ with source_frontiers as (
   where billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
     and (pool_key is not null or instance_type is not null)
     and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(charge_period_start, charge_period_end)
   group by source
 ),
 billed as (

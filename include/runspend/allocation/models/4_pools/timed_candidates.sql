@@ -30,4 +30,4 @@ where s.line_id is null
   and (l.pool_key is not null or l.instance_type is not null)
   and l.line_kind <> 'fee' and coalesce(l.scope, '') <> 'exclude'
   and l.charge_period_end > l.charge_period_start
-  and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+  and at_most_a_day(l.charge_period_start, l.charge_period_end)

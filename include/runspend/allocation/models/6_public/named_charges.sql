@@ -5,7 +5,7 @@ with charges as (
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
     tracking_server, workspace, run_id, owner_id, line_team, line_project, line_cost_center, line_owner, confidence, cost_status, billing_currency, charge_date,
     case
-      when allocated_to = 'out_of_scope' or timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000 then 1
+      when allocated_to = 'out_of_scope' or at_most_a_day(charge_period_start, charge_period_end) then 1
       else date_diff(date(timestamp_sub(charge_period_end, interval 1 microsecond)), charge_date, day) + 1
     end as days,
     sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost

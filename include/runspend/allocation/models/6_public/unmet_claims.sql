@@ -6,7 +6,7 @@ with resources as (
     countif(coalesce(scope, '') <> 'exclude') = 0 as is_excluded
   from billing_lines
   where billing_period = @period and charge_category = 'Usage' and charge_period_end > charge_period_start
-    and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(charge_period_start, charge_period_end)
     and (resource_key is not null or job_key is not null or pool_key is not null or instance_type is not null)
   group by source, resource_key
 ),
@@ -153,7 +153,7 @@ stated_charges as (
   left join (select distinct resource_key as named from unmet where match_method = 'resource_id') m on m.named = l.resource_key
   left join (select distinct job_key as named from unmet where match_method = 'job_id') j on j.named = l.job_key
   where l.billing_period = @period and coalesce(l.scope, '') <> 'exclude' and l.charge_category = 'Usage' and l.charge_period_end > l.charge_period_start
-    and timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(l.charge_period_start, l.charge_period_end)
     and (m.named is not null or j.named is not null)
 ),
 taken_by_others as (

@@ -36,7 +36,7 @@ ledger as (
   join (select distinct source, resource_id, resource_key from estimate_seen) w on w.source = a.source and w.resource_id = a.resource_id
   join billed_runs r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run'
-    and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(a.charge_period_start, a.charge_period_end)
   group by a.source, a.tracking_server, a.workspace, a.run_id, w.resource_key, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
   union all
   select
@@ -44,7 +44,7 @@ ledger as (
   from cost_allocations a
   join billed_runs r on r.tracking_server = a.tracking_server and r.workspace = a.workspace and r.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run' and a.match_method in ('pool_time', 'instance_type_time')
-    and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(a.charge_period_start, a.charge_period_end)
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),
 met as (

@@ -24,7 +24,7 @@ allocated as (
   join members m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
   where a.billing_period >= @first_period and a.allocated_to = 'run' and a.cost_kind = 'compute' and a.charge_category = 'Usage'
     and a.match_method in ('run_tag', 'job_id', 'pool_time', 'instance_type_time')
-    and timestamp_diff(a.charge_period_end, a.charge_period_start, microsecond) <= 90000000000
+    and at_most_a_day(a.charge_period_start, a.charge_period_end)
   group by m.family
 ),
 machines as (

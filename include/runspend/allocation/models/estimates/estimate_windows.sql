@@ -20,7 +20,7 @@ recent as (
     list_cost, contracted_cost, effective_cost, billed_cost
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
-    and charge_period_end > charge_period_start and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+    and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
     and resource_key is not null and charge_class is null and charge_category not in ('Purchase', 'Tax')
     and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
 ),

@@ -61,12 +61,12 @@ asking as (
   -- The time in which a run asks for machines, hour by hour: none of its descendants covers it.
   select
     c.tracking_server, c.workspace, c.run_id, c.claim_run_id, c.num_nodes, c.priced_as as machine,
-    cast(timestamp_micros(hour_number * 3600000000) as timestamp) as hour_start,
-    greatest(i.interval_start, cast(timestamp_micros(hour_number * 3600000000) as timestamp)) as asked_from,
-    least(i.interval_end, cast(timestamp_micros((hour_number + 1) * 3600000000) as timestamp)) as asked_to
+    start_of_hour(hour_number) as hour_start,
+    greatest(i.interval_start, start_of_hour(hour_number)) as asked_from,
+    least(i.interval_end, start_of_hour(hour_number + 1)) as asked_to
   from run_intervals i
   join estimate_claims c on c.tracking_server = i.tracking_server and c.workspace = i.workspace and c.run_id = i.run_id
-  cross join unnest(generate_array(div(unix_micros(i.interval_start), 3600000000), div((unix_micros(i.interval_end) - 1), 3600000000))) as hour_number
+  cross join unnest(hours_between(i.interval_start, i.interval_end)) as hour_number
   where starts_with(i.resource_key, 'family ') and c.priced_as is not null
 ),
 claim_times as (
@@ -154,11 +154,11 @@ everywhere as (
 named_lines as (
   select concat('pool ', pool_key) as place, charge_period_end
   from billing_lines
-  where billing_period >= @first_period and pool_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+  where billing_period >= @first_period and pool_key is not null and at_most_a_day(charge_period_start, charge_period_end)
   union all
   select concat('job ', job_key) as place, charge_period_end
   from billing_lines
-  where billing_period >= @first_period and job_key is not null and timestamp_diff(charge_period_end, charge_period_start, microsecond) <= 90000000000
+  where billing_period >= @first_period and job_key is not null and at_most_a_day(charge_period_start, charge_period_end)
 ),
 reached_names as (
   select place, charge_period_end from named_lines
