@@ -42,11 +42,11 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     and no build follows it. So this function repeats dropped builds. If a build is dropped in every try, `superseded` of the outcome
     names it.
     """
-    outcome = _settle_once(settings, now=now, periods=periods, progress=progress)
+    outcome = _build_once(settings, now=now, periods=periods, progress=progress)
     for _ in range(BUILD_TRIES - 1):
         if not outcome.superseded:
             break
-        again = _settle_once(settings, now=now, periods=periods, progress=progress)  # a closed month is built only if `periods` names it
+        again = _build_once(settings, now=now, periods=periods, progress=progress)  # a closed month is built only if `periods` names it
         again.changed = [label for label in again.changed if label not in outcome.changed]
         again.unchanged = [label for label in again.unchanged if label not in outcome.changed]
         outcome.unchanged, outcome.notes, outcome.superseded = [], [], []
@@ -55,7 +55,7 @@ def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     return outcome
 
 
-def _settle_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
+def _build_once(settings: Settings, *, now: datetime, periods: Sequence[str] | None, progress: Progress) -> Outcome:
     """Allocate and estimate once. Dropped builds are not repeated."""
     outcome = allocate(settings, now=now, periods=periods, progress=progress)
     if outcome.kinds & {CheckFailed, WarehouseDamaged}:

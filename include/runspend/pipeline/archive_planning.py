@@ -23,8 +23,8 @@ from runspend.actions.archive.notices import (
     Received,
     plan_notices,
     read_announcements,
+    record_deliveries,
     record_notice,
-    settle_notices,
     withdraw_notices,
 )
 from runspend.actions.archive.states import archives_table, current_plan, plan_states, record_look
@@ -69,7 +69,7 @@ def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, out
 
     is_real = is_machine_time(now)
     if is_real:
-        settle_notices(records, lambda notice_id: _received(records, notice_id, now))
+        record_deliveries(records, lambda notice_id: _received(records, notice_id, now))
         record_look(records, now)
     with warehouse.reader() as reader:
         plan = current_plan(reader, records, settings, now)
@@ -129,7 +129,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {counted(len(notice.rows), 'item')}")
     deliveries = alert.send(settings, records, now)
     crash_point("archive.notices_sent")
-    settle_notices(records, lambda notice_id: _received(records, notice_id, now))
+    record_deliveries(records, lambda notice_id: _received(records, notice_id, now))
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:
         outcome.fail(
             PartialFailure(

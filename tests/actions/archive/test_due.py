@@ -22,8 +22,8 @@ from runspend.actions.archive.notices import (
     Received,
     plan_notices,
     read_announcements,
+    record_deliveries,
     record_notice,
-    settle_notices,
     withdraw_notices,
 )
 from runspend.actions.archive.plan import item_of
@@ -99,7 +99,7 @@ def announce(
         record_notice(records, notice, now)
     gone = {notice.notice_id for notice in notices if refused & set(notice.recipients)}
     known = {notice.notice_id for notice in notices}
-    settle_notices(
+    record_deliveries(
         records, lambda notice_id: Received(None if notice_id in gone else accepted_at, notice_id in gone) if notice_id in known else None
     )
     return notices
@@ -143,8 +143,8 @@ def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path
         assert (row["state"], row["announced_at"], row["earliest_at"]) == ("planned", None, None)
         assert row["reason"] == "unused for 267 days; its notice is queued for a mail server"
     accepted = look_daily(records, NOW, 60)
-    settle_notices(records, lambda notice_id: Received(accepted, False))
-    settle_notices(records, lambda notice_id: Received(NOW - 400 * DAY, False))  # what was noted once stays
+    record_deliveries(records, lambda notice_id: Received(accepted, False))
+    record_deliveries(records, lambda notice_id: Received(NOW - 400 * DAY, False))  # what was noted once stays
     with world(tmp_path, accepted) as reader:
         row = rows_of(reader, records, given_, accepted)["a"]
         assert (row["state"], row["announced_at"], row["earliest_at"]) == ("announced", accepted, accepted + GRACE)

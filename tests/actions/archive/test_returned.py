@@ -16,7 +16,7 @@ from runspend.actions.archive.items import NOTE_NAME, RETURNED_NAME
 from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import Entry
 from runspend.actions.archive.mlflow_tags import tag_archived, tag_restored
-from runspend.actions.archive.notices import Notice, Received, read_announcements, record_notice, settle_notices
+from runspend.actions.archive.notices import Notice, Received, read_announcements, record_deliveries, record_notice
 from runspend.actions.archive.restore import Restored, restore
 from runspend.config.recipients import Recipients
 from runspend.config.settings import Settings
@@ -175,7 +175,7 @@ def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
     item, other = make_item(), make_item(prefix="1/run2/artifacts")
     rows = [{"item_key": key, "policy_digest": "0" * 8, "owner": None, "objects": 1, "bytes": 1} for key in (item.key, other.key)]
     record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)  # type: ignore[arg-type]
-    settle_notices(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
+    record_deliveries(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
     told = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
     assert all(told[row["item_key"]].covers(row) for row in rows)
     bring_back(world)

@@ -270,7 +270,7 @@ def late(name, seconds):
 def test_an_answer_that_comes_too_late_is_in_the_next_runs_tags() -> None:
     with serve_metadata() as (address, _):
         said = ask_in_process(
-            f"{SLOW}late('ec2', 3)\nprint(find().get('runspend.machine.id'))\nidentity._Question.current.is_settled.wait(30)\nprint(find()['runspend.machine.id'])",
+            f"{SLOW}late('ec2', 3)\nprint(find().get('runspend.machine.id'))\nidentity._Question.current.services_answered.wait(30)\nprint(find()['runspend.machine.id'])",
             **{EC2: address},
         )
     assert said.split() == ["None", OF_EC2[machine_tags.ID]]
@@ -293,7 +293,7 @@ def ask():
 answer = metadata_services.SERVICES['ec2']
 metadata_services.SERVICES['ec2'] = ask
 print(find(30).get('runspend.machine.id'))
-find(); identity._Question.current.is_settled.wait(30)
+find(); identity._Question.current.services_answered.wait(30)
 print(find()['runspend.machine.id'])
 """
     with serve_metadata() as (address, _):

@@ -53,7 +53,7 @@ def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: st
             _change(records, KIND, key, {"is_settled": True})
 
 
-def settle_renames(reader: Reader, records: RecordStore, currency: str) -> list[Unfinished]:
+def finish_renames(reader: Reader, records: RecordStore, currency: str) -> list[Unfinished]:
     """Update the records for each rename that the cost tables follow. Return the renames that they follow only in part.
 
     If the process is killed at any point, the next call continues.

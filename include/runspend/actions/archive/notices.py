@@ -169,7 +169,7 @@ def _chunks(notice: Notice, now: datetime) -> Iterable[dict[str, Any]]:
         }  # fmt: skip
 
 
-def settle_notices(records: Records, received: Callable[[str], Received | None]) -> None:
+def record_deliveries(records: Records, received: Callable[[str], Received | None]) -> None:
     """Record the outcome of each mail: written (`received` knows the notice), accepted by a mail server, refused. Accepted is final."""
     for key, value in records.list(KIND).items():
         if value["accepted_at"] is not None:

@@ -84,9 +84,9 @@ def identify(as_json: bool) -> None:
     Example:
       runspend identify
     """
-    from runspend.interfaces.identify.identity import SWITCH, find_settled_identity, is_off, say_of_services
+    from runspend.interfaces.identify.identity import SWITCH, find_complete_identity, is_off, say_of_services
 
-    found = [] if is_off() else find_settled_identity(seconds=10)
+    found = [] if is_off() else find_complete_identity(seconds=10)
     if as_json:
         print_json([{"key": one.key, "value": one.value, "origin": one.origin} for one in found])
         return

@@ -12,7 +12,7 @@ from runspend.interfaces.identify.environment import Found, find_host, find_job,
 from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, find_limits
 from runspend.interfaces.identify.metadata_services import SECONDS, SERVICES, possible_services, why_not_asked
 
-__all__ = ["SWITCH", "WAIT_SECONDS", "find_identity", "find_settled_identity", "is_off", "is_settled", "say_of_services"]
+__all__ = ["SWITCH", "WAIT_SECONDS", "find_complete_identity", "find_identity", "is_complete", "is_off", "say_of_services"]
 
 SWITCH = "RUNSPEND_IDENTIFY"
 WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nothing answers
@@ -38,7 +38,7 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
     until = time.monotonic() + (wait_seconds if question.attempt == 1 and not question.has_waited else 0)
     question.has_waited = True
     question.gpus_known.wait(max(0.0, until - time.monotonic()))
-    question.is_settled.wait(max(0.0, until - time.monotonic()))
+    question.services_answered.wait(max(0.0, until - time.monotonic()))
     found: dict[str, Found] = {}
     for finder in (
         find_ray,
@@ -55,22 +55,22 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
     return list(found.values())
 
 
-def is_settled() -> bool:
+def is_complete() -> bool:
     """Return whether all services and the driver have answered, or will not be asked again."""
     question = _Question.current
-    if question is None or not (question.is_settled.is_set() and question.gpus_known.is_set()):
+    if question is None or not (question.services_answered.is_set() and question.gpus_known.is_set()):
         return False
     return not question.is_unanswered or question.attempt >= ATTEMPTS
 
 
-def find_settled_identity(seconds: float, pause: Callable[[float], object] = time.sleep) -> list[Found]:
+def find_complete_identity(seconds: float, pause: Callable[[float], object] = time.sleep) -> list[Found]:
     """Return the tags once everything that was asked has answered or will not be asked again: the tags of a later run of this process.
 
     Waits at most this many seconds, and ends early if `pause` returns something true.
     """
     until = time.monotonic() + seconds
     find_identity(0)
-    while not is_settled() and time.monotonic() < until and not pause(0.05):
+    while not is_complete() and time.monotonic() < until and not pause(0.05):
         find_identity(0)
     return find_identity(0)
 
@@ -85,7 +85,7 @@ def say_of_services() -> dict[str, str]:
 def _find_machine(question: _Question) -> list[Found]:
     if managed_platform() is not None:  # the platform bills the job; where it ran is still known
         return [one for one in question.answer if one.key.endswith((".account", ".region"))]
-    is_known = question.is_settled.is_set() and (not question.is_unanswered or question.attempt >= ATTEMPTS)
+    is_known = question.services_answered.is_set() and (not question.is_unanswered or question.attempt >= ATTEMPTS)
     if is_known and not question.answer and not os.environ.get("DB_CLUSTER_ID"):
         return list(find_host())
     return question.answer
@@ -105,11 +105,11 @@ class _Question:
         self.gpus: list[Gpu] | None = None
         self.is_unanswered = False
         self.has_waited = False
-        self.is_settled, self.gpus_known = Event(), Event()
+        self.services_answered, self.gpus_known = Event(), Event()
         self._left = possible_services()
         self.said = dict.fromkeys(self._left, f"asked, no answer yet (time {attempt} of {ATTEMPTS})")
         if not self._left:
-            self.is_settled.set()
+            self.services_answered.set()
         try:
             for name, service in list(self._left.items()):
                 Thread(target=self._ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True).start()
@@ -136,7 +136,7 @@ class _Question:
             self.answer, self.is_unanswered = answer, False
         self._left.pop(name, None)
         if answer or not self._left:
-            self.is_settled.set()
+            self.services_answered.set()
 
     def _ask_driver(self) -> None:
         try:
@@ -148,7 +148,7 @@ class _Question:
 
 def _ask_again_after_fork() -> None:
     """The threads that ask do not exist in the child."""
-    if _Question.current is not None and not (_Question.current.is_settled.is_set() and _Question.current.gpus_known.is_set()):
+    if _Question.current is not None and not (_Question.current.services_answered.is_set() and _Question.current.gpus_known.is_set()):
         _Question.current = None
 
 

@@ -26,7 +26,7 @@ from runspend.core import machine_tags
 from runspend.core.cost_keys import FIRST_STEP, estimate_key
 from runspend.core.price_rows import choose_price, number
 from runspend.interfaces.identify.environment import PRICES
-from runspend.interfaces.identify.identity import find_settled_identity
+from runspend.interfaces.identify.identity import find_complete_identity
 
 __all__ = ["Price", "find_price", "start"]
 
@@ -169,7 +169,7 @@ class _Meter:
 
     def _wait_for_identity(self) -> dict[str, str]:
         """Return the known facts about the machine, once everything that was asked has answered."""
-        return {one.key: one.value for one in find_settled_identity(TIMEOUT_SECONDS, self._stopped.wait)}
+        return {one.key: one.value for one in find_complete_identity(TIMEOUT_SECONDS, self._stopped.wait)}
 
     def _write(self, experiments: Any) -> None:
         price = self._price
