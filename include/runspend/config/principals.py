@@ -25,14 +25,14 @@ def read_principals(paths: Sequence[Path], dimension: str) -> dict[str, str]:
 def _read_file(path: Path, dimension: str) -> dict[str, str]:
     values: dict[str, str] = {}
     for line, row in read_csv_rows(path, ("principal", dimension)):
-        said, value = row["principal"] or "", row[dimension]
-        key = principal_key(said)
+        arn, value = row["principal"] or "", row[dimension]
+        key = principal_key(arn)
         if key is None:
             raise ValueError(
-                f"{path}, line {line}: {said!r} is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME"
+                f"{path}, line {line}: {arn!r} is not the ARN of an IAM role or user. Write one such as arn:aws:iam::111122223333:role/NAME"
             )
         if value is None:
             raise ValueError(f"{path}, line {line}: {dimension} is empty. Write a value, or remove the line")
         if values.setdefault(key, value) != value:
-            raise ValueError(f"{path}, line {line}: {said} has the {dimension} {values[key]!r} in an earlier line. Keep one of them")
+            raise ValueError(f"{path}, line {line}: {arn} has the {dimension} {values[key]!r} in an earlier line. Keep one of them")
     return values

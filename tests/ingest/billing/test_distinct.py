@@ -16,7 +16,7 @@ QUERY = """
   union all
   select row_number, 'rest of ' || kind, hour || 'h', '0' from bill where kind = 'fee'
 """
-TOLD, OTHERS = ["named", "at_hour"], ["cost", "row_number"]
+DERIVED, OTHERS = ["named", "at_hour"], ["cost", "row_number"]
 
 
 def rows_of(first: int, kinds: Sequence[str], places: Sequence[str | None], hours: Sequence[str]) -> pa.Table:
@@ -48,10 +48,10 @@ def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> di
 def test_answers_equal_those_of_every_row_after_any_earlier_rows(tmp_path: Path, known: distinct.KnownAnswers) -> None:
     with Staged(tmp_path) as staged:
         for share in SHARES:
-            found = distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)
+            found = distinct.run(staged.con, "bill", share, QUERY, DERIVED, OTHERS, "", known)
             staged.con.register("bill", share)
-            each = staged.con.sql(f"select {', '.join([*TOLD, *OTHERS])} from ({QUERY})").to_arrow_table()
-            rows, wanted = (sorted(table.select([*OTHERS, *TOLD]).to_pylist(), key=str) for table in (found, each))
+            each = staged.con.sql(f"select {', '.join([*DERIVED, *OTHERS])} from ({QUERY})").to_arrow_table()
+            rows, wanted = (sorted(table.select([*OTHERS, *DERIVED]).to_pylist(), key=str) for table in (found, each))
             assert rows == wanted
 
 
@@ -60,7 +60,7 @@ def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: dist
     asked = []
     with Staged(tmp_path) as staged:
         for share in (SHARES[1], SHARES[1], SHARES[3], SHARES[2]):
-            distinct.run(staged.con, "bill", share, QUERY, TOLD, OTHERS, "", known)
+            distinct.run(staged.con, "bill", share, QUERY, DERIVED, OTHERS, "", known)
             made = staged.con.execute("select count(*) from duckdb_tables() where table_name = 'answers'").fetchall()[0][0]
             asked.append(bool(made) and staged.con.execute("select count(*) from answers").fetchall()[0][0] > 0)
             staged.con.execute("drop table if exists answers")

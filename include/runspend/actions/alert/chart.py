@@ -83,8 +83,8 @@ class SpendChart:
 
     def words(self) -> str:
         """Describe the chart in one sentence, for readers who cannot see it."""
-        told = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
-        return f"Spend since the start of the period, against a budget of {whole(self.budget)} {self.currency}. {told}."
+        points = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
+        return f"Spend since the start of the period, against a budget of {whole(self.budget)} {self.currency}. {points}."
 
 
 def draw(chart: SpendChart) -> bytes | None:

@@ -97,19 +97,19 @@ def load_manifest(found: Found) -> Manifest | None:
         manifest, read = held, f"{found.where}/{name}"
     if manifest is None:
         return None
-    told = read_manifest(found.store.read(manifest), read)
+    content = read_manifest(found.store.read(manifest), read)
     home = (
-        as_folder(told.item.tracking_server),
-        as_folder(told.item.experiment_id or "none"),
-        as_folder(told.item.run_id or told.item.owner_id),
-        told.archive_id,
+        as_folder(content.item.tracking_server),
+        as_folder(content.item.experiment_id or "none"),
+        as_folder(content.item.run_id or content.item.owner_id),
+        content.archive_id,
     )
     if home != (found.server, found.experiment, found.owner, found.archive_id):
         raise SourceRefused(
             found.where,
             f"cannot trust the manifest {read}: it belongs to another archive ({'/'.join(home)}). Nothing was restored or changed.",
         )
-    return replace(told, written_at=manifest.modified.isoformat())
+    return replace(content, written_at=manifest.modified.isoformat())
 
 
 def tombstone_of(found: Found) -> str | None:
@@ -118,8 +118,8 @@ def tombstone_of(found: Found) -> str | None:
     if held is None:
         return None
     try:
-        told = parse_json(b"".join(found.store.read(held)))
-        return f"the retention policy {told['policy']!r} deleted its {int(told['objects']):,} objects on {str(told['at'])[:10]!s}"
+        tombstone = parse_json(b"".join(found.store.read(held)))
+        return f"the retention policy {tombstone['policy']!r} deleted its {int(tombstone['objects']):,} objects on {str(tombstone['at'])[:10]!s}"
     except (ValueError, KeyError, TypeError):
         return "it was deleted; its tombstone cannot be read"
 

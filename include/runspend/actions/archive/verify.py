@@ -66,17 +66,17 @@ class Verification:
     def summary(self) -> str:
         """The conclusion, in one sentence."""
         listed = f"{counted(self.archives, 'archive')}, {counted(self.objects, 'object')}, {self.bytes:,} bytes listed"
-        told = f"{listed}; {counted(self.read, 'object')} read"
+        checked = f"{listed}; {counted(self.read, 'object')} read"
         if self.damaged or self.unknown:
-            return f"{told}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
+            return f"{checked}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
         if not self.archives:
             return "nothing is archived"
         if self.read == self.objects:
-            return f"{told}: each one equals what was archived"
+            return f"{checked}: each one equals what was archived"
         if self.read < min(self.objects - self.not_readable, sample_size(self.confidence, self.share)):
-            return f"{told}: too few to conclude more"
+            return f"{checked}: too few to conclude more"
         among = " of those that can be read" if self.not_readable else ""
-        return f"{told}, none damaged. With {self.confidence:.0%} confidence, less than {self.share:.1%}{among} are damaged"
+        return f"{checked}, none damaged. With {self.confidence:.0%} confidence, less than {self.share:.1%}{among} are damaged"
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ def verify(
             else:
                 result.read, result.read_bytes = result.read + 1, result.read_bytes + copy.stored.size
                 result.damaged.append(_describe(copy.found, copy.manifest, copy.entry, problem, settings, open_store))
-    told = {"at": now.isoformat(), "objects": result.objects, "read": result.read, "damaged": result.damaged, "unknown": result.unknown}
-    records.create(KIND, now.isoformat(), told)
+    record = {"at": now.isoformat(), "objects": result.objects, "read": result.read, "damaged": result.damaged, "unknown": result.unknown}
+    records.create(KIND, now.isoformat(), record)
     return result
 
 

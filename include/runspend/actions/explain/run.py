@@ -67,12 +67,16 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
     rows = _run_rows(reader, found)
     run = rows[0]
     parts = _parts(reader, key, rows, period)
-    beside = _read_beside(reader, run, parts)
-    made = [_part(p, beside) for p in parts]
+    context = _read_context(reader, run, parts)
+    made = [_part(p, context) for p in parts]
     stated = _stated(reader, key, rows, period)
     currencies = tuple(
         _currency(
-            currency, [m for m, p in zip(made, parts, strict=True) if p["billing_currency"] == currency], stated.get(currency), rows, beside
+            currency,
+            [m for m, p in zip(made, parts, strict=True) if p["billing_currency"] == currency],
+            stated.get(currency),
+            rows,
+            context,
         )
         for currency in sorted({p["billing_currency"] for p in parts} | set(stated))
     )
@@ -104,7 +108,7 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
         bills=bills,
         artifacts=_artifacts(reader, key),
         changes=_changes(reader, parts, min(days), max(days)) if days else (),
-        uses=_uses(beside),
+        uses=_uses(context),
         siblings=_siblings(reader, key, run["experiment_id"]) if made and period is None else (),
         claimed_hours=_claimed_hours(reader, made),
     )
@@ -201,7 +205,7 @@ class Names:
 
 
 @dataclass
-class Beside:
+class RunContext:
     """Data needed next to a run's parts, read once for all of them."""
 
     run: Row
@@ -244,10 +248,10 @@ def stated_resources(reader: Reader, run: Mapping[str, Any]) -> list[Row]:
     return []
 
 
-def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
+def _read_context(reader: Reader, run: Row, parts: Sequence[Row]) -> RunContext:
     """Read this data with a few queries, each limited to these charges, machines and days."""
     if not parts:
-        return Beside(run, Names(reader, ()))
+        return RunContext(run, Names(reader, ()))
     counts = {charge_of(r): r["line_count"] for r in ask(reader, "charge_lines", charges=sorted({p["charge_id"] for p in parts}))}
     own = [p for p in parts if p["resource_id"] is not None and charge_of(p) not in counts]
     others = [p for p in parts if p["resource_id"] is None or charge_of(p) in counts]
@@ -266,7 +270,7 @@ def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
     for row in machine_rows:
         by_charge[charge_of(row)].append(row)
     keys = {key for key in map(run_key_of, machine_rows) if key is not None}
-    return Beside(
+    return RunContext(
         run=run,
         names=Names(reader, keys),
         line_counts=counts,
@@ -278,17 +282,17 @@ def _read_beside(reader: Reader, run: Row, parts: Sequence[Row]) -> Beside:
     )
 
 
-def _part(row: Row, beside: Beside) -> RunPart:
+def _part(row: Row, context: RunContext) -> RunPart:
     """Return the run's part of one charge, and the parts of the others."""
-    charge = beside.by_charge.get(charge_of(row), [])
-    is_pooled = charge_of(row) in beside.line_counts
-    line = beside.lines.get(row["charge_id"], {})
+    charge = context.by_charge.get(charge_of(row), [])
+    is_pooled = charge_of(row) in context.line_counts
+    line = context.lines.get(row["charge_id"], {})
     if charge and not is_pooled:
-        me = (beside.run["tracking_server"], beside.run["workspace"], beside.run["run_id"])
+        me = (context.run["tracking_server"], context.run["workspace"], context.run["run_id"])
         rest = [r for r in charge if (r["tracking_server"], r["workspace"], r["run_id"]) != me]
         shared = tuple(
             sorted(
-                (_share(r, row["weight_kind"], beside.names) for r in rest),
+                (_share(r, row["weight_kind"], context.names) for r in rest),
                 key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run)),
             )
         )
@@ -296,7 +300,7 @@ def _part(row: Row, beside: Beside) -> RunPart:
         charge_cost = line["effective_cost"] or ZERO if "effective_cost" in line else add([r["effective_cost"] or ZERO for r in charge])
         other_runs, nobodys = sum(s.run is not None for s in shared), add([s.effective_cost for s in shared if s.run is None])
     else:
-        total = beside.totals[charge_of(row)]
+        total = context.totals[charge_of(row)]
         shared, charge_cost, other_runs, nobodys = (), total["effective_cost"], total["runs"] - 1, total["unused_cost"] or ZERO
     billed = line.get("billed_nanoseconds")
     return RunPart(
@@ -313,12 +317,12 @@ def _part(row: Row, beside: Beside) -> RunPart:
         resource_key=line.get("resource_key"),
         pool_key=row["pool_key"],
         cost_kind=row["cost_kind"],
-        lines=beside.line_counts.get(charge_of(row), 1),
+        lines=context.line_counts.get(charge_of(row), 1),
         is_pooled=is_pooled,
         description=line.get("charge_description"),
         pricing_category=line.get("pricing_category"),
         billed_seconds=None if billed is None else billed / 1e9,
-        ran_seconds=_ran_seconds(row, line.get("resource_key"), beside),
+        ran_seconds=_ran_seconds(row, line.get("resource_key"), context),
         ratio=row["allocated_ratio"] if row["allocated_ratio"] is not None else 1.0,
         charge_cost=charge_cost,
         costs=costs_of(row),
@@ -349,17 +353,17 @@ def _share(row: Row, weight_kind: str | None, names: Names) -> Share:
     )
 
 
-def _ran_seconds(row: Row, resource_key: str | None, beside: Beside) -> float | None:
+def _ran_seconds(row: Row, resource_key: str | None, context: RunContext) -> float | None:
     """Return the seconds that the run was on the charge's machine during the charge, by the run's own clock.
 
     None if the run does not state the machine.
     """
-    run = beside.run
+    run = context.run
     seconds, is_known = 0.0, False
     last = (resource_key or "").rpartition("/")[2]
-    mine = [stated for stated in beside.resources if stated["resource_key"] == resource_key]
+    mine = [stated for stated in context.resources if stated["resource_key"] == resource_key]
     # The bill may use a longer or shorter name for it.
-    for stated in mine or [stated for stated in beside.resources if (stated["resource_key"] or "").rpartition("/")[2] == last]:
+    for stated in mine or [stated for stated in context.resources if (stated["resource_key"] or "").rpartition("/")[2] == last]:
         began, ended = stated["used_from"] or run["start_time"], stated["used_to"] or _end_of(run, row)
         if began is None or ended is None:
             continue
@@ -393,13 +397,13 @@ def _stated(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None
     return {r["billing_currency"]: costs_of(r) for r in found}
 
 
-def _currency(currency: str, parts: Sequence[RunPart], stated: Costs | None, rows: Sequence[Row], beside: Beside) -> CurrencyCost:
+def _currency(currency: str, parts: Sequence[RunPart], stated: Costs | None, rows: Sequence[Row], context: RunContext) -> CurrencyCost:
     grouped: dict[tuple[str, str | None], list[RunPart]] = defaultdict(list)
     for part in parts:
         grouped[part.match_method, part.confidence].append(part)
     order = sorted(grouped, key=lambda k: (RULES.index(k[0]) if k[0] in RULES else len(RULES), k[0], k[1] or ""))
     row = next((r for r in rows if r["billing_currency"] == currency), {})
-    idle = [r for r in beside.machine_rows if r["allocated_to"] == "idle" and r["billing_currency"] == currency]
+    idle = [r for r in context.machine_rows if r["allocated_to"] == "idle" and r["billing_currency"] == currency]
     return CurrencyCost(
         currency=currency,
         blocks=tuple(Block(method, confidence, tuple(grouped[method, confidence])) for method, confidence in order),
@@ -415,10 +419,10 @@ def _currency(currency: str, parts: Sequence[RunPart], stated: Costs | None, row
     )
 
 
-def _uses(beside: Beside) -> tuple[Use, ...]:
+def _uses(context: RunContext) -> tuple[Use, ...]:
     """Return who used the machines and when. Each window uses the most expensive charge for the machine itself."""
     dearest: dict[tuple[str, datetime], tuple[Decimal, ChargeKey]] = {}
-    for key_of_charge, charge in beside.by_charge.items():
+    for key_of_charge, charge in context.by_charge.items():
         first = charge[0]
         if first["cost_kind"] == "compute" and first["charge_category"] == "Usage" and first["match_method"] != "attached":
             candidate = (add([r["effective_cost"] or ZERO for r in charge]), key_of_charge)
@@ -432,10 +436,10 @@ def _uses(beside: Beside) -> tuple[Use, ...]:
             r["resource_id"],
             r["allocated_to"],
             key,
-            beside.names.name(key),
+            context.names.name(key),
             r["allocated_ratio"] or 0.0,
         )
-        for r, key in ((r, run_key_of(r)) for r in beside.machine_rows if charge_of(r) in chosen)
+        for r, key in ((r, run_key_of(r)) for r in context.machine_rows if charge_of(r) in chosen)
     )
 
 

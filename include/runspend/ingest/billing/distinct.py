@@ -41,26 +41,26 @@ def run(
     view: str,
     rows: pa.Table,
     query: str,
-    told: Sequence[str],
+    derived: Sequence[str],
     others: Sequence[str],
     variables: str,
     known: KnownAnswers,
 ) -> pa.Table:
-    """Return the columns `told` and `others` of a query over the view of `rows`, in any row order.
+    """Return the columns `derived` and `others` of a query over the view of `rows`, in any row order.
 
-    `told` are columns that may depend on few others. `others` include ROW_NUMBER, the row's number. `variables` is everything, apart
+    `derived` are columns that may depend on few others. `others` include ROW_NUMBER, the row's number. `variables` is everything, apart
     from the query, that decides its dependencies. `known` keeps answers for later rows with the same query.
     """
     con.register(view, rows)
-    names = ", ".join([*told, *others])
+    names = ", ".join([*derived, *others])
     if rows.num_rows < LEAST_ROWS:
         return _ask_once(con, f"select {names} from ({query})")
-    needs = _find_needs(con, rows.column_names, query, told, variables)
+    needs = _find_needs(con, rows.column_names, query, derived, variables)
     if needs is None:
         return con.sql(f"select {names} from ({query})").to_arrow_table()
-    answers = _ask_few(con, view, rows, query, told, needs, known)
+    answers = _ask_few(con, view, rows, query, derived, needs, known)
     con.register(view, rows)
-    left = [name for name in told if name not in answers]
+    left = [name for name in derived if name not in answers]
     asked = con.sql(f"select {', '.join([*left, *others])} from ({query})").to_arrow_table()
     return _put_together(con, view, rows, f"select {names} from ({query})", asked, answers)
 
@@ -166,11 +166,11 @@ def _ask_few(
     unknown = {group: group.combinations.filter(pc.is_null(group.places)) for group in groups if group.places.null_count}
     if unknown:
         few = pa.concat_tables(unknown.values(), promote_options="default")
-        said = {name: few.column(name) for name in few.column_names if name != SHARED}
-        said |= known.what_all_need(few.column(SHARED))
+        given = {name: few.column(name) for name in few.column_names if name != SHARED}
+        given |= known.what_all_need(few.column(SHARED))
         numbers = pa.arange(0, few.num_rows)
-        empty = {f.name: pa.nulls(few.num_rows, f.type) for f in rows.schema if f.name not in said}
-        con.register(view, pa.table(said | empty | {ROW_NUMBER: numbers}))
+        empty = {f.name: pa.nulls(few.num_rows, f.type) for f in rows.schema if f.name not in given}
+        con.register(view, pa.table(given | empty | {ROW_NUMBER: numbers}))
         asked = ", ".join([ROW_NUMBER, *(name for group in unknown for name in group.names)])
         found = _ask_once(con, f"select {asked} from ({query})")
         first, at = 0, combine_chunks(found.column(ROW_NUMBER))
@@ -308,11 +308,13 @@ def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) ->
 
     rows = len(next(iter(coded.values())))
     same = {name for name in names if len(coded[name].dictionary) == 1 and not coded[name].null_count}
-    said = sorted(name for name in names if coded[name].null_count < rows and name not in same)
-    codes, distinct = columns.combine([coded[name] for name in said], said) if said else (pa.repeat(pa.scalar(0, pa.int32()), rows), None)
+    stated = sorted(name for name in names if coded[name].null_count < rows and name not in same)
+    codes, distinct = (
+        columns.combine([coded[name] for name in stated], stated) if stated else (pa.repeat(pa.scalar(0, pa.int32()), rows), None)
+    )
     count = 1 if distinct is None else distinct.num_rows
     found = {name: pa.repeat(coded[name].dictionary[0], count) if name in same else pa.nulls(count, pa.string()) for name in sorted(names)}
-    return codes, pa.table(found | ({} if distinct is None else {name: distinct.column(name) for name in said}))
+    return codes, pa.table(found | ({} if distinct is None else {name: distinct.column(name) for name in stated}))
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:

@@ -226,8 +226,8 @@ def _judged(
         con.register(kind.view, view)
         if asked is None and kind.sql is not None:
             asked = _ask_for(con, kind, kind.sql, plan.variables)
-            known = answers.setdefault(distinct.key_of(asked.query, asked.told, variables), distinct.KnownAnswers())
-        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.told, asked.others, variables, known))
+            known = answers.setdefault(distinct.key_of(asked.query, asked.derived, variables), distinct.KnownAnswers())
+        judged = asked and _with_trouble(distinct.run(con, kind.view, view, asked.query, asked.derived, asked.others, variables, known))
         con.unregister(kind.view)
         yield view, judged
 
@@ -264,11 +264,11 @@ def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
 
 def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
     """Return one JSON object of the columns that have a value, or null if none has. It is made once per combination of values."""
-    said = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
-    if not said:
+    stated = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
+    if not stated:
         return columns.first_of(found)
-    codes, distinct = columns.combine([column for column, _ in said], [f"v{i}" for i in range(len(said))])
-    pairs = ", ".join(f"{{'k': {sql_text(name)}, 'v': v{i}}}" for i, (_, name) in enumerate(said))
+    codes, distinct = columns.combine([column for column, _ in stated], [f"v{i}" for i in range(len(stated))])
+    pairs = ", ".join(f"{{'k': {sql_text(name)}, 'v': v{i}}}" for i, (_, name) in enumerate(stated))
     kept = f"list_filter([{pairs}], lambda pair: pair.v is not null)"
     [objects] = ask(con, distinct, f"case when len({kept}) > 0 then cast(to_json(map_from_entries({kept})) as varchar) end")
     return columns.spread(codes, objects)
@@ -290,7 +290,7 @@ class _Asked:
     """The query for every batch, in the terms of `distinct.run`."""
 
     query: str
-    told: Sequence[str]
+    derived: Sequence[str]
     others: Sequence[str]
 
 
@@ -309,10 +309,10 @@ def _describe_and_ask(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) 
     query = files("runspend.ingest.billing.formats").joinpath(sql).read_text(encoding="utf-8")
     types = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe {query}").fetchall()}
     _check_columns(kind, types)
-    told = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "skip_reason"]
-    told += [name for name in ("delivered_instance_type", "iam_principal") if name in types]
-    told += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
-    return _Asked(_judging_sql(query, types), told, ["reject_reason", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
+    derived = [c.name for c in FOCUS_COLUMNS if c.name in types] + ["billing_period", "odd", "skip_reason"]
+    derived += [name for name in ("delivered_instance_type", "iam_principal") if name in types]
+    derived += [f"{UNREAD}{name}" for name in _may_be_unread(types)]
+    return _Asked(_judging_sql(query, types), derived, ["reject_reason", "odd_cost", "long_billed_cost", texts.ROW_NUMBER])
 
 
 def _may_be_unread(types: Mapping[str, str]) -> list[str]:
@@ -347,8 +347,8 @@ def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found:
         else nulls.of(columns.text_type()),
         "file_index": pa.repeat(pa.scalar(delivered.index, pa.int32()), rows),
     }
-    said = {name for name in judged.column_names if judged.column(name).null_count < rows}
-    made |= {field.name: nulls.of(field.type) for field in delivered_fields() if field.name not in said and field.name not in made}
+    stated = {name for name in judged.column_names if judged.column(name).null_count < rows}
+    made |= {field.name: nulls.of(field.type) for field in delivered_fields() if field.name not in stated and field.name not in made}
     wanted = [field for field in delivered_fields() if field.name not in made]
     with ThreadPoolExecutor() as several:
         coded = several.map(lambda field: _coded(judged, field.name, field.type), wanted)

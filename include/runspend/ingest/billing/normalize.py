@@ -20,7 +20,7 @@ from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.instance_types import describe_machine, instance_types
-from runspend.ingest.billing.staging import Beside, Staged
+from runspend.ingest.billing.staging import SecondConnection, Staged
 from runspend.ingest.billing.tags import Tags, normalize_tags, place_instances, read_tags
 from runspend.schema.tables import DIMENSION_NAMES
 
@@ -133,8 +133,8 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
         _find_machines(staged)  # found again below, to include the parts
     pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
     splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
-    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:
-        finding = beside.submit(_find_repeats, rows) if not staged.is_mapped else None
+    with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:
+        finding = executor.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
         read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSION_NAMES}, found)
         _find_principals(staged, rules.principals)
@@ -225,7 +225,7 @@ def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
             staged.set(**{name: pc.if_else(negative, pa.scalar(None, column.type), column)})
 
 
-def _find_repeats(rows: Beside) -> pa.Table:
+def _find_repeats(rows: SecondConnection) -> pa.Table:
     """Return the hashes that several rows of a period have."""
     return rows.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
 

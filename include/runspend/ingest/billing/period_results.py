@@ -18,7 +18,7 @@ from runspend.ingest.billing import billing_lines as lines
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.delivered_files import ArrivedFile
 from runspend.ingest.billing.load_context import LoadContext, refused
-from runspend.ingest.billing.staging import Beside, Staged
+from runspend.ingest.billing.staging import SecondConnection, Staged
 from runspend.ingest.billing.totals import (
     DaySums,
     FedPeriod,
@@ -97,8 +97,8 @@ def build_period(
         return record_refusal(context, period, facts, why)
     context.progress(f"{context.source.name}: writing {period}, {sum(t.row_count for t in totals):,} rows")
     path = context.workdir / f"billing_lines-{period}.parquet"
-    with staged.beside() as rows, ThreadPoolExecutor(1) as beside:  # one of two cores is idle while lines are written
-        telling = beside.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
+    with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:  # one of two cores is idle while lines are written
+        telling = executor.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, context.source.name, period, chosen, context.load_id, path, is_scoped=context.rules.is_scoped)
         day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
     is_again = version == history.version  # its rows were damaged: the version is recorded already
@@ -155,7 +155,7 @@ def why_unreadable(quarantine: Sequence[Mapping[str, Any]]) -> str:
     return f"{rows} be read: {reason}. Check the columns of the export, and billing[].format"
 
 
-def _tell_of_rows(rows: Beside, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
+def _tell_of_rows(rows: SecondConnection, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
     """Return the sums per day that differences are computed from, and the facts reported about the version's lines."""
     choose(rows, period, chosen)
     return read_day_sums(rows), {**read_charge_range(rows), "bill_digest": read_bill_digest(rows)}

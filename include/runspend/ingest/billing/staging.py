@@ -85,7 +85,7 @@ class StagedFile:
 
 
 @dataclass(frozen=True)
-class Beside:
+class SecondConnection:
     """A separate connection to the staged rows; its view `staged` shows them."""
 
     con: duckdb.DuckDBPyConnection
@@ -136,11 +136,11 @@ class Staged:
         return self._con.cursor()
 
     @contextmanager
-    def beside(self) -> Iterator[Beside]:
+    def second_connection(self) -> Iterator[SecondConnection]:
         """Yield the current rows on a connection for another thread."""
         with self.cursor() as con:
             con.register("staged", self._rows)
-            yield Beside(con, self.delivered_rows)
+            yield SecondConnection(con, self.delivered_rows)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         import pyarrow as pa

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from runspend.core.amounts import EXACT
-from runspend.ingest.billing.staging import LINE_ID, Beside, Staged
+from runspend.ingest.billing.staging import LINE_ID, SecondConnection, Staged
 
 # How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
 # show which days are covered. It is used only if the bill has no other lines.
@@ -25,7 +25,7 @@ DaySums: TypeAlias = dict[tuple[Any, str, str, str], tuple[Decimal, ...]]
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
-def choose(staged: Staged | Beside, period: str, file_indexes: Sequence[int]) -> None:
+def choose(staged: Staged | SecondConnection, period: str, file_indexes: Sequence[int]) -> None:
     """Choose the rows that later questions on this connection cover: those of a period in some files."""
     staged.con.execute(f"set variable period = date '{period}-01'")
     staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
@@ -134,7 +134,7 @@ def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) ->
     return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
 
-def read_day_sums(staged: Staged | Beside) -> DaySums:
+def read_day_sums(staged: Staged | SecondConnection) -> DaySums:
     """Map (charge date, service, sub-account, currency) of the chosen rows to the four costs, in the order of COSTS."""
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
@@ -171,7 +171,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
     return next(iter(pairs), None)
 
 
-def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
+def read_charge_range(staged: Staged | SecondConnection) -> dict[str, str | None]:
     """Return the first and last instant that the chosen lines charge for, as ISO texts. Only runs within them can overlap the lines."""
     [(first, last)] = staged.con.execute(
         f"select min(charge_period_start), max(charge_period_end) from staged where reject_reason is null and {CHOSEN}"
@@ -179,7 +179,7 @@ def read_charge_range(staged: Staged | Beside) -> dict[str, str | None]:
     return {"first_charge_start": first and first.isoformat(), "last_charge_end": last and last.isoformat()}
 
 
-def read_bill_digest(staged: Staged | Beside) -> str:
+def read_bill_digest(staged: Staged | SecondConnection) -> str:
     """Return a digest of the chosen rows as delivered, which is equal as long as the bill is.
 
     It does not depend on the files, their order, the settings, or how weights of other sources split lines.
