@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit
@@ -44,7 +44,7 @@ INPUTS = (
 )
 SETTINGS = Settings()  # what the models are told where a case says nothing
 FILLED = {"build_id", "load_id"}
-PACKAGE = Path(ladder.__file__).parent
+PACKAGE = Path(model_order.__file__).parent
 
 World = dict[str, Any]  # input table -> rows
 
@@ -163,7 +163,7 @@ def arrow(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
-    """What `ladder` and `inputs` give the models for this world."""
+    """What `model_order` and `inputs` give the models for this world."""
     windows = [
         (l["charge_period_start"], l["charge_period_end"] if is_timed else l["charge_period_start"] + dt.timedelta(microseconds=1))
         for l in world["billing_lines"]
@@ -186,7 +186,7 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
     beyond = jobs_beyond(world["billing_lines"], period) or [(first, first)]
     last = (max(end for _, end in windows) - dt.timedelta(microseconds=1)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return {
-        **ladder.ledger_parameters(settings),
+        **model_order.ledger_parameters(settings),
         "period": period,
         "window_start": first,
         "window_end": (last + dt.timedelta(days=32)).replace(day=1),
@@ -250,17 +250,17 @@ def run_on_duckdb(
     month = f"{period:%Y-%m}"
     parameters = parameters_of(world, period, settings)
     with warehouse.step("allocate", "build") as step:
-        step.run(ladder.ledger_models(month), parameters, keep=names)
+        step.run(model_order.ledger_models(month), parameters, keep=names)
         if check:
-            step.check(ladder.LEDGER_CHECKS, parameters)
+            step.check(model_order.LEDGER_CHECKS, parameters)
         found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
         assert step.publish()
-    tables = ("cost_allocations", *ladder.LEDGER_SUMS)
+    tables = ("cost_allocations", *model_order.LEDGER_SUMS)
     return found | {name: warehouse.read(Unit(name, month, "all")) for name in tables}
 
 
 def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
-    """What `ladder` and `inputs` give the models of a start month: every run of it, to its latest possible end."""
+    """What `model_order` and `inputs` give the models of a start month: every run of it, to its latest possible end."""
     start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
     ends = [
         r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31))
@@ -269,7 +269,7 @@ def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTI
     ]
     after = (start + dt.timedelta(days=32)).replace(day=1)
     return {
-        **ladder.ledger_parameters(settings),
+        **model_order.ledger_parameters(settings),
         "period": month,
         "window_start": start,
         "window_end": max([*ends, after]) + dt.timedelta(microseconds=1),
@@ -285,8 +285,8 @@ def summarize_on_duckdb(
     warehouse = ParquetWarehouse(root)
     parameters = parameters_of_month(world, month, settings)
     with warehouse.step("summarize", "build") as step:
-        step.run(ladder.run_costs_models(f"{month:%Y-%m}"), parameters, keep=names)
-        step.check(ladder.RUN_CHECKS, parameters)
+        step.run(model_order.run_costs_models(f"{month:%Y-%m}"), parameters, keep=names)
+        step.check(model_order.RUN_CHECKS, parameters)
         found = {name: narrow(step.connection.sql(f"select * from {name}").to_arrow_table()) for name in names}
         assert step.publish()
     return found | {"run_costs": warehouse.read(Unit("run_costs", f"{month:%Y-%m}", "all"))}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from runspend.allocation.inputs import allocation_inputs, reached_months, summary_inputs
 from runspend.config.settings import load_settings
 from runspend.pipeline import allocate, extract, load
@@ -28,7 +28,7 @@ from tests.benchmarks.accuracy.worlds import Maker, Night, Size, World, make_wor
 from tests.reference import GoogleSQL
 
 SMALLEST = Size(1, 1)
-OUTPUTS = ("cost_allocations", *ladder.LEDGER_SUMS)
+OUTPUTS = ("cost_allocations", *model_order.LEDGER_SUMS)
 
 
 SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.spot, worlds.parallel_runs, worlds.restated)
@@ -81,14 +81,14 @@ def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema
     """Every table that the ledger's models fill, of every billing period and start month."""
     run_nights(make_world(maker, SMALLEST, seed=7), tmp_path, schema)
     settings = load_settings(tmp_path / "runspend.yaml")
-    warehouse, given = open_warehouse(settings), ladder.ledger_parameters(settings)
+    warehouse, given = open_warehouse(settings), model_order.ledger_parameters(settings)
     with warehouse.reader() as reader:
         ours = {name: reader.query(f"select * from {name}") for name in TABLES}
     inputs = {name: table.slice(0, 0) if name in (*OUTPUTS, "run_costs") else table for name, table in ours.items()}
     theirs: dict[str, list[pa.Table]] = {name: [] for name in (*OUTPUTS, "run_costs")}
     for period in sorted({u.period for u in warehouse.states("cost_allocations")}):
         _, window = allocation_inputs(warehouse, period, given)
-        made = run_on_reference(reference, ladder.ledger_models(period), inputs, {**given, **window, "period": first_day(period)})
+        made = run_on_reference(reference, model_order.ledger_models(period), inputs, {**given, **window, "period": first_day(period)})
         for name in OUTPUTS:
             theirs[name].append(made[name])
     inputs |= {name: pa.concat_tables(theirs[name]) for name in OUTPUTS}
@@ -96,7 +96,7 @@ def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema
     for month in sorted({u.period for u in warehouse.states("run_costs")}):
         _, window = summary_inputs(warehouse, month, reached, given)
         theirs["run_costs"].append(
-            run_on_reference(reference, ladder.run_costs_models(month), inputs, {**given, **window, "period": first_day(month)})[
+            run_on_reference(reference, model_order.run_costs_models(month), inputs, {**given, **window, "period": first_day(month)})[
                 "run_costs"
             ]
         )

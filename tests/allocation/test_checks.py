@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.core.errors import CheckFailed
 from runspend.warehouse.base import Unit
@@ -194,7 +194,7 @@ def test_no_check_is_forgotten() -> None:
 def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> None:
     """What fails below fails for what was done to it."""
     with warehouse.step("check", "check") as step:
-        step.check([*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS], {"period": DAY})
+        step.check([*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS], {"period": DAY})
 
 
 @pytest.mark.parametrize(("check", "what"), CASES, ids=[f"{check}: {what}" for check, what in CASES])

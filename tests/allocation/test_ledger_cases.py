@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from tests.allocation.chain import DAY, World, line, make_run, read_settings, read_world, run_on_duckdb
 from tests.allocation.side_by_side import companies
 
@@ -129,7 +129,7 @@ def test_store_behind_an_artifact_uri_and_its_accounts_fees_are_in_scope(uri: st
 def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
     """No bill and no runs: every table is there, without rows."""
     tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)
-    assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *ladder.LEDGER_SUMS), 0)
+    assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *model_order.LEDGER_SUMS), 0)
 
 
 def test_slices_of_a_gpu_are_shared_by_runs_that_state_only_its_type(tmp_path: Path) -> None:

@@ -11,15 +11,14 @@ from collections.abc import Collection, Iterator
 import pytest
 from sqlglot import exp
 
-from runspend.allocation import estimates
-from runspend.allocation import model_order as ladder
+from runspend.allocation import estimates, model_order
 from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.googlesql import parse
 from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.allocation.chain import DAY, PACKAGE, moment, parameters_of, parameters_of_month
 
-LEDGER, SUMMARY = ladder.ledger_models("2026-10"), ladder.run_costs_models("2026-10")
+LEDGER, SUMMARY = model_order.ledger_models("2026-10"), model_order.run_costs_models("2026-10")
 ESTIMATE = estimates.estimate_models()
 MODELS = {name: read_sql(PACKAGE / "models", name) for name in sql_files(PACKAGE / "models")}
 CHECKS = {name: read_sql(PACKAGE / "checks", name) for name in sql_files(PACKAGE / "checks")}
@@ -31,7 +30,7 @@ SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
 def test_every_file_is_run() -> None:
     """No model and no check lies about unused, and none is missing."""
     assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY, *ESTIMATE)}
-    assert CHECKS.keys() == {*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS, *estimates.CHECKS}
+    assert CHECKS.keys() == {*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS, *estimates.CHECKS}
 
 
 def test_folders_are_in_running_order() -> None:
@@ -65,7 +64,7 @@ def test_a_check_says_which_rows_it_returns(name: str) -> None:
     [(LEDGER, LEDGER_PARAMETERS), (SUMMARY, SUMMARY_PARAMETERS), (ESTIMATE, estimates.estimate_parameters(moment("06:00")).keys())],
     ids=["ledger", "summary", "estimate"],
 )
-def test_a_model_reads_only_tables_that_exist_by_then(models: list[ladder.Model], parameters: Collection[str]) -> None:
+def test_a_model_reads_only_tables_that_exist_by_then(models: list[model_order.Model], parameters: Collection[str]) -> None:
     """Tables of `schema/tables.py` and models before it, with the parameters its step has."""
     known = set(TABLES)
     for model in models:

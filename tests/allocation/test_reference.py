@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from runspend.allocation.estimates import estimate_models, estimate_parameters
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
@@ -97,18 +97,18 @@ def compare(
     counted: Counter[str] | None = None,
 ) -> None:
     """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either. `counted`: rows by model."""
-    models = ladder.ledger_models(f"{period:%Y-%m}")
+    models = model_order.ledger_models(f"{period:%Y-%m}")
     ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
     theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings), counted)
     assert_equal(models, ours, theirs)
     assert theirs["cost_allocations"].num_rows
 
-    summary = ladder.run_costs_models(f"{period:%Y-%m}")
+    summary = model_order.run_costs_models(f"{period:%Y-%m}")
     ours = summarize_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
     theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings), counted)
     assert_equal(summary, ours, theirs)
 
-    for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
+    for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):
         sql = read_sql(PACKAGE / "checks", name)
         assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
 
@@ -189,7 +189,7 @@ def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
     settings = Settings(**{key: value for folder in said for key, value in yaml.safe_load((folder / "settings.yaml").read_text()).items()})
     counted: Counter[str] = Counter()
     compare(reference, world, tmp_path, settings=settings, counted=counted)
-    names = {m.name for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))}
+    names = {m.name for m in (*model_order.ledger_models("2026-10"), *model_order.run_costs_models("2026-10"))}
     assert {name for name in names if not counted[name]} == set()
     assert names | {m.name for m in estimate_models()} == sql_files(PACKAGE / "models").keys()
 
@@ -199,8 +199,8 @@ def test_types_without_data(reference: GoogleSQL) -> None:
     """Over tables without rows, too, a model that fills a table gives its columns in its types: what `create table as` makes of it."""
     empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
     for models, parameters in (
-        (ladder.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),
-        (ladder.run_costs_models("2026-10"), parameters_of_month({name: [] for name in TABLES}, DAY)),
+        (model_order.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),
+        (model_order.run_costs_models("2026-10"), parameters_of_month({name: [] for name in TABLES}, DAY)),
         (estimate_models(), estimate_parameters(moment("06:00"))),
     ):
         found = run_on_reference(reference, models, empty, parameters)

@@ -16,8 +16,7 @@ import duckdb
 import pytest
 
 from runspend.allocation import adjacent_months as months_beside
-from runspend.allocation import inputs
-from runspend.allocation import model_order as ladder
+from runspend.allocation import inputs, model_order
 from runspend.config.settings import Settings
 from runspend.schema.tables import DUCKDB_TYPES, TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
@@ -32,7 +31,7 @@ from tests.benchmarks.ledger_world import MONTH, make_ledger_world
 from tests.benchmarks.measured import scaled
 from tests.benchmarks.scanned import MINIMUM, column_bytes, reads
 
-PACKAGE = Path(ladder.__file__).parent
+PACKAGE = Path(model_order.__file__).parent
 RUNS, LINES = 1_000_000, 10_000_000
 USD_PER_TIB = 6.25
 PARTITIONS = {t.name: t.period_column for t in TABLES.values() if t.period_column is not None}
@@ -43,7 +42,7 @@ SWAPPED = {
     "a bill": ("billing_lines", "billing_quarantine", "billing_loads", "bill_changes"),
 }
 GROUPS: dict[str, str | tuple[str, ...]] = {
-    "models": tuple(sorted({model.name for model in (*ladder.ledger_models(MONTH), *ladder.run_costs_models(MONTH))})),
+    "models": tuple(sorted({model.name for model in (*model_order.ledger_models(MONTH), *model_order.run_costs_models(MONTH))})),
     "checks": "check ",
     "digests and months of what they made": ("  sums of", "  months of"),
     "the swap": ("  insert into", "delete from"),
@@ -137,18 +136,18 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> tuple[list[Scan], list[
     chain.make("artifact_bytes", f"select * from artifact_bytes order by owner_id limit {runs // 10}")
     utc = dt.timezone.utc
     given = {
-        **ladder.ledger_parameters(Settings.model_validate({})),
+        **model_order.ledger_parameters(Settings.model_validate({})),
         "period": DAY,
         "window_start": dt.datetime(2026, 10, 1, tzinfo=utc),
         "window_end": dt.datetime(2026, 11, 1, tzinfo=utc),
         "jobs_from": dt.datetime(2026, 10, 1, tzinfo=utc),
         "jobs_until": dt.datetime(2026, 10, 1, tzinfo=utc),
     }
-    ledger, lives = ladder.ledger_models(MONTH), ladder.run_costs_models(MONTH)
+    ledger, lives = model_order.ledger_models(MONTH), model_order.run_costs_models(MONTH)
     chain.run(ledger, given)
-    chain.check(ladder.LEDGER_CHECKS)
+    chain.check(model_order.LEDGER_CHECKS)
     chain.run(lives, given)
-    chain.check(ladder.RUN_CHECKS)
+    chain.check(model_order.RUN_CHECKS)
     chain.delete({model.target for model in (*ledger, *lives) if model.into is not None})
     assert (
         chain.connection.execute("select sum(effective_cost) from cost_allocations").fetchone()

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from google.cloud import bigquery
 
-from runspend.allocation import model_order as ladder
+from runspend.allocation import model_order
 from runspend.allocation.estimates import CHECKS as ESTIMATE_CHECKS
 from runspend.allocation.estimates import estimate_models, estimate_parameters
 from runspend.config.settings import Settings
@@ -109,7 +109,7 @@ def parameter_of(name: str, value: Any) -> Any:
 
 def compare_chain(dataset: Dataset, world: Any, root: Path, settings: Settings) -> set[str]:
     """The ledger of October, then `run_costs`, on DuckDB and on the emulator; the models that gave rows."""
-    ledger, summary = ladder.ledger_models("2026-10"), ladder.run_costs_models("2026-10")
+    ledger, summary = model_order.ledger_models("2026-10"), model_order.run_costs_models("2026-10")
     chain = Chain(dataset, input_tables(world), parameters_of(world, DAY, settings))
     chain.run(ledger)
     ours = run_on_duckdb(world, root, settings=settings, names=sorted({m.target for m in ledger if m.into is None}))
@@ -122,14 +122,14 @@ def compare_chain(dataset: Dataset, world: Any, root: Path, settings: Settings) 
     ours = summarize_on_duckdb(world, root, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
     theirs = chain.tables(summary)
     compare(summary, ours, theirs)
-    for name in (*ladder.LEDGER_CHECKS, *ladder.RUN_CHECKS):
+    for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):
         assert chain.ask("", "checks", name) == [], name
     return made | {name for name, rows in theirs.items() if rows.num_rows}
 
 
 def test_the_models_of_the_ledger_give_the_rows_duckdb_gives(dataset: Dataset, tmp_path: Path) -> None:
     made = compare_chain(dataset, everything(), tmp_path, read_settings(SHARED))
-    assert {m.target for m in (*ladder.ledger_models("2026-10"), *ladder.run_costs_models("2026-10"))} - made == set()
+    assert {m.target for m in (*model_order.ledger_models("2026-10"), *model_order.run_costs_models("2026-10"))} - made == set()
 
 
 @pytest.mark.torture
