@@ -303,6 +303,8 @@ def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
             {"id": "covered", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], **gpus},
         ]
         covering = [{"id": "child", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], "parent": "covered", **gpus}]
+        # How far the bills of machines that runs state reach decides which runs without an end are alive: the same in both worlds.
+        run_rows = [*run_rows, {"id": "stating", "at": f"{clock(30)}..{clock(30)}", "on": ["m0", "m1"], **gpus}]
         names |= {row["id"] for row in nobodies}
         worlds[f"{number}-more"] = build([*run_rows, *nobodies, *covering], line_rows)
         worlds[f"{number}-base"] = build([*run_rows, *({k: v for k, v in row.items() if k != "parent"} for row in covering)], line_rows)
