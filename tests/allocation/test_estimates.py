@@ -219,6 +219,60 @@ def test_hours_of_the_ledger_are_not_estimated_where_another_account_has_stopped
     assert sorted(found) == [("A", "04:00"), ("N", "03:00"), ("N", "04:00")]
 
 
+def test_estimates_begin_where_the_ledger_ends_within_an_hour(tmp_path: Path) -> None:
+    """A job's last line ends at 01:15. The rest of that hour is estimated, and its row does not reach into the ledger's."""
+    box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
+    lines = [*hours(0, 1, on="m1", sub_account_id="behind", **box), *hours(0, 2, on="m2", **box)]
+    runs = [{"id": "A", "at": "00:00..02:00", "on": [], "instance_type": "box"}]
+    by_job = {"match_method": "job_id", "resource_id": "m9", "cost_kind": "compute"}
+    ledger = [charge(at="00:00..01:00", cost="10", **by_job), charge(at="01:00..01:15", cost="2.5", **by_job)]
+    (row,) = estimate(world_of(lines, runs, cost_allocations=ledger), tmp_path, "02:00")["run_estimates"].to_pylist()
+    assert (row["estimated_from"], row["estimated_to"], row["effective_cost"]) == (moment("01:15"), moment("02:00"), Decimal("7.5"))
+
+
+def test_a_run_that_only_tags_name_is_open_after_its_tagged_hours(tmp_path: Path) -> None:
+    """No bill says how far it reaches, because no run states a machine. The ledger does for this run."""
+    lines = hours(0, 2, on="m1", hours=1, run_tag="A")
+    ledger = [charge(at="00:00..02:00", cost="20", match_method="run_tag", cost_kind="compute")]
+    world = world_of(lines, [{"id": "A", "at": "00:00..03:00", "on": []}], cost_allocations=ledger)
+    assert figures(world, tmp_path, "03:00") == {("A", "02:00"): "no_machine"}
+
+
+def test_a_family_is_open_where_another_bill_ends(tmp_path: Path) -> None:
+    """One trial is billed by its job on a bill that reaches far; the other asks for a type that only a slower bill has."""
+    lines = [
+        *hours(0, 1, on="m1", instance_type="box", hours=1, cost="10.00", source="slow"),
+        *hours(0, 4, on="m2", instance_type="other", hours=1),
+    ]
+    runs = [
+        {"id": "P", "at": "00:00..04:00", "on": []},
+        {"id": "A", "at": "00:00..04:00", "on": [], "parent": "P", "job_key": "job"},
+        {"id": "B", "at": "00:00..02:00", "on": [], "parent": "P", "instance_type": "box"},
+        {"id": "X", "at": "00:00..01:00", "on": ["m2"]},
+    ]
+    ledger = [
+        charge(at="00:00..04:00", cost="40", run_id="A", match_method="job_id", cost_kind="compute"),
+        charge(at="00:00..01:00", cost="10", run_id="B", source="slow", match_method="instance_type_time", cost_kind="compute"),
+    ]
+    found = figures(world_of(lines, runs, cost_allocations=ledger), tmp_path, "04:00")
+    assert found == {("B", "01:00"): 10}
+
+
+def test_what_the_ledger_has_is_held_against_its_estimate_before_its_account_is_billed(tmp_path: Path) -> None:
+    """The frontier of the type is that of another account, which is behind."""
+    box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
+    lines = [*hours(0, 1, on="m1", sub_account_id="behind", **box), *hours(0, 3, on="m2", **box)]
+    before = [estimated("02:00..03:00", "8", resource_key="", sub_account_id=None, instance_type="box")]
+    ledger = [charge(at="02:00..03:00", cost="10", match_method="instance_type_time", cost_kind="compute")]
+    world = world_of(
+        lines, [{"id": "A", "at": "02:00..03:00", "on": [], "instance_type": "box"}], run_estimates=before, cost_allocations=ledger
+    )
+    found = estimate(world, tmp_path, "03:00")
+    assert found["run_estimates"].num_rows == 0
+    (row,) = found["estimate_errors"].to_pylist()
+    assert (row["estimated_cost"], row["actual_cost"]) == (8, 10)
+
+
 def test_an_account_that_is_three_days_behind_its_bill_has_stopped(tmp_path: Path) -> None:
     """Its bill would have shown its machines by then, so runs that got none have used none."""
     box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
@@ -569,7 +623,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         price_list=[{"instance_type": "listed", "region_id": "", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal("3.123456789")}],
         trace_costs=[trace(1), trace(2), trace(2, run_id="")],
         run_estimates=[estimated("01:00..02:00", "24"), estimated("02:00..03:00", "25"), estimated("00:00..01:00", "5", run_id="H", resource_key="", sub_account_id=None, instance_type="small", source="gcp")],
-        cost_allocations=[charge(at="01:00..02:00", cost="24.576"), charge(at="00:00..24:00", cost="3.3", run_id="H", resource_id=None, match_method="instance_type_time", source="gcp")],
+        cost_allocations=[charge(at="01:00..02:00", cost="24.576"), charge(at="00:00..24:00", cost="3.3", run_id="H", resource_id=None, match_method="instance_type_time", source="gcp"), charge(at="02:00..03:30", cost="2", run_id="I", match_method="pool_time", cost_kind="compute", source="gcp")],
         estimate_errors=[{"source": "aws", "charge_date": DAY, "billing_currency": "USD", "judged_at": moment("-01:00"), "estimated_from": moment("-02:00"), "estimated_cost": Decimal(1), "actual_cost": Decimal(1), "difference_cost": Decimal(0)}],
     )  # fmt: skip
     models, parameters = estimate_models(), estimate_parameters(moment("06:00"))

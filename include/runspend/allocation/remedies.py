@@ -137,5 +137,5 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "model": _advise_identity,
     "job": _advise_jobs,
     "excluded": "`scope` leaves these accelerators out: if runs use them, include them",
-    "credit": "discounts and refunds are larger than the charges beside them. Nothing needs to be done",
+    "credit": "discounts and refunds are larger than the charges of this group. Nothing needs to be done",
 }

@@ -235,7 +235,7 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
         kind = "other"  # no sign that they serve runs: a pool would charge runs for them
     cost = add(row["effective_cost"] for row in members)
-    if cost < 0:
+    if cost < 0 and kind in (*MACHINES, "other"):
         kind = "credit"
     return Group(
         _words(kind, selector, called, members),

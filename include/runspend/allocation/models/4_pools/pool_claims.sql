@@ -19,14 +19,17 @@ covers as (
   join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
     and c.span_start < p.ask_end and c.span_end > p.ask_start
   union all
-  -- A descendant that states a machine of the pool, and need not be in the pool itself, had the one machine that the run asks for.
+  -- A descendant uses a machine of the pool that it states. This holds even if the descendant is not in the pool.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(c.span_start, p.ask_start), least(c.span_end, p.ask_end)
   from run_ancestors f
   join asks p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
   join (select distinct tracking_server, run_id from stated_machines) s on s.tracking_server = f.tracking_server and s.run_id = f.run_id
   join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.span_start < p.ask_end and c.span_end > p.ask_start
-  join offered_machines m on m.resource_key = c.resource_key
-  join pools k on k.match_method = m.match_method and k.target_key = m.target_key and k.kind_number = p.kind_number
+  join (
+    select distinct m.resource_key, k.kind_number
+    from offered_machines m
+    join pools k on k.match_method = m.match_method and k.target_key = m.target_key
+  ) m on m.resource_key = c.resource_key and m.kind_number = p.kind_number
   where not p.is_several
   union all
   -- Time with a separate claim: the run has machines of its own, or lines are tagged as its own.

@@ -27,11 +27,12 @@ inherited as (
   from run_ancestors a
   join tagged_lines t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
   join pool_spans s on s.tracking_server = a.tracking_server and s.run_id = a.run_id
+    and t.charge_period_start < s.span_end and t.charge_period_end > s.span_start
   join pools p on p.pool_number = s.pool_number
   left join stated o on o.tracking_server = a.tracking_server and o.run_id = a.run_id
   left join tagged_runs g on g.tracking_server = a.tracking_server and g.run_id = a.run_id
   where o.run_id is null and g.run_id is null
-    and case when p.match_method = 'pool_time' then p.target_key = t.pool_key else t.pool_key is null and p.instance_type = t.instance_type end
+    and case when p.match_method = 'pool_time' then p.target_key = t.pool_key else p.instance_type = t.instance_type end
   qualify a.distance = min(a.distance) over (partition by a.tracking_server, a.run_id)
 ),
 tagged as (

@@ -99,10 +99,13 @@ runs_with_cost as (
   where billing_period = @period and allocated_to = 'run' and match_method in ('run_tag', 'job_id', 'resource_id', 'llm_identity', 'pool_time', 'instance_type_time')
 ),
 tagged as (
-  select distinct g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type) as instance_type
+  select
+    g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type) as instance_type,
+    min(l.charge_period_start) as tagged_from, max(l.charge_period_end) as tagged_to
   from billing_lines l
   join tagged_runs g on g.run_tag = l.run_tag
-  where l.billing_period = @period and l.charge_category = 'Usage'
+  where l.billing_period = @period and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
+  group by g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type)
 ),
 families as (
   -- A parent has only the time that its children leave, which may be none.
@@ -114,7 +117,7 @@ families as (
   select a.tracking_server, a.run_id, false
   from run_ancestors a
   join tagged t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
-  join claims c on c.tracking_server = a.tracking_server and c.run_id = a.run_id
+  join claims c on c.tracking_server = a.tracking_server and c.run_id = a.run_id and c.claimed_from < t.tagged_to and c.claimed_to > t.tagged_from
     and ((c.match_method = 'pool_time' and c.claim = t.pool_key) or (c.match_method = 'instance_type_time' and c.instance_type = t.instance_type))
 ),
 unmet as (

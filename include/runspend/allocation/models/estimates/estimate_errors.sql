@@ -22,8 +22,11 @@ before as (
 billed_estimates as (
   select b.source, b.tracking_server, b.workspace, b.run_id, b.resource_key, b.charge_date, b.billing_currency, b.estimated_from, b.estimated_to, b.effective_cost
   from before b
-  join estimate_frontiers f on f.source = b.source and f.part = b.part and f.billed_until >= b.estimated_to
+  left join estimate_frontiers f on f.source = b.source and f.part = b.part and f.billed_until >= b.estimated_to
+  left join (select distinct tracking_server, run_id, own_until from estimate_allocated) a
+    on a.tracking_server = b.tracking_server and a.run_id = b.run_id and a.own_until >= b.estimated_to and b.resource_key = ''
   join (select distinct source, billing_currency from estimate_seen) c on c.source = b.source and c.billing_currency = b.billing_currency
+  where f.source is not null or a.run_id is not null
 ),
 billed_runs as (
   select distinct tracking_server, workspace, run_id from billed_estimates

@@ -18,32 +18,39 @@ families as (
   where c.priced_as is not null
 ),
 allocated as (
-  -- The ledger may have hours of an account beyond the frontier of a type, which is that of its slowest account.
-  select m.family, max(a.charge_period_end) as allocated_until
-  from cost_allocations a
-  join members m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
-  where a.billing_period >= @first_period and a.allocated_to = 'run' and a.cost_kind = 'compute' and a.charge_category = 'Usage'
-    and a.match_method in ('run_tag', 'job_id', 'pool_time', 'instance_type_time')
-    and at_most_a_day(a.charge_period_start, a.charge_period_end)
-  group by m.family
+  select tracking_server, run_id, max(own_until) as own_until, max(family_until) as family_until
+  from estimate_allocated
+  group by tracking_server, run_id
+),
+allocated_machines as (
+  -- Machines on no bill yet, whose runs have cost by another rule.
+  select s.resource_key, a.family, max(a.own_until) as own_until
+  from estimate_stated s
+  join estimate_allocated a on a.tracking_server = s.tracking_server and a.run_id = s.run_id
+  join estimate_machines m on m.resource_key = s.resource_key and m.account is null
+  group by s.resource_key, a.family
 ),
 machines as (
   select
     s.tracking_server, s.run_id, s.resource_key, s.used_from, s.used_to, s.is_ambiguous,
-    case when m.account is null then greatest(m.billed_until, coalesce(a.allocated_until, m.billed_until)) else m.billed_until end as billed_until
+    greatest(m.billed_until, coalesce(a.own_until, m.billed_until)) as billed_until
   from estimate_stated s
   join estimate_machines m on m.resource_key = s.resource_key
   join members f on f.tracking_server = s.tracking_server and f.run_id = s.run_id
-  left join allocated a on a.family = f.family
+  left join allocated_machines a on a.resource_key = s.resource_key and a.family = f.family
   union all
+  -- The frontier of a type is that of its slowest account. The ledger may have later hours.
   select
     m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false,
-    greatest(coalesce(p.billed_until, @window_start), coalesce(a.allocated_until, @window_start))
+    greatest(
+      coalesce(p.billed_until, @window_start), coalesce(a.own_until, @window_start),
+      coalesce(case when coalesce(p.source, 'rates') = 'rates' then a.family_until else b.family_until end, @window_start))
   from members m
   join families f on f.family = m.family
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   left join estimate_machines p on p.resource_key = c.priced_as
-  left join allocated a on a.family = m.family
+  left join allocated a on a.tracking_server = m.tracking_server and a.run_id = m.run_id
+  left join estimate_allocated b on b.tracking_server = m.tracking_server and b.run_id = m.run_id and b.source = p.source
 ),
 spans as (
   select

@@ -125,9 +125,14 @@ claimed as (
   group by a.tracking_server, a.workspace, a.run_id, a.machine, a.hour_start
   having microseconds > 0
 ),
+allocated as (
+  select tracking_server, run_id, max(own_until) as own_until, max(family_until) as family_until
+  from estimate_allocated
+  group by tracking_server, run_id
+),
 claim_floats as (
   select
-    c.tracking_server, c.workspace, c.run_id, greatest(c.hour_start, m.billed_until) as estimated_from,
+    c.tracking_server, c.workspace, c.run_id, greatest(c.hour_start, m.billed_until, coalesce(a.own_until, m.billed_until)) as estimated_from,
     least(timestamp_add(c.hour_start, interval 1 hour), @now) as estimated_to, c.microseconds * 1000 as nanoseconds,
     m.source, m.account, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
     cast(cast(m.list_cost as string) as float64) * (c.microseconds / 3600000000.0) as list_float,
@@ -136,6 +141,7 @@ claim_floats as (
     cast(cast(m.billed_cost as string) as float64) * (c.microseconds / 3600000000.0) as billed_float
   from claimed c
   join estimate_machines m on m.resource_key = c.machine
+  left join allocated a on a.tracking_server = c.tracking_server and a.run_id = c.run_id
 ),
 on_types as (
   select
@@ -178,12 +184,13 @@ reaches as (
 nameless as (
   select
     c.tracking_server, c.workspace, c.run_id, c.ended_at,
-    greatest(c.start_time, coalesce(j.billed_until, p.billed_until, e.billed_until)) as started_at
+    greatest(c.start_time, coalesce(j.billed_until, p.billed_until, e.billed_until), coalesce(a.family_until, c.start_time)) as started_at
   from estimate_claims c
   join window_runs w on w.tracking_server = c.tracking_server and w.workspace = c.workspace and w.run_id = c.run_id
   cross join everywhere e
   left join reaches j on j.place = concat('job ', w.job_key)
   left join reaches p on p.place = concat('pool ', w.pool_key)
+  left join allocated a on a.tracking_server = c.tracking_server and a.run_id = c.run_id
   where c.priced_as is null
 ),
 unknown as (
