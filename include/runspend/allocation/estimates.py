@@ -43,6 +43,7 @@ def estimate_models() -> list[Model]:
         Model("estimate_stated"),
         Model("estimate_claims"),
         Model("estimate_frontiers"),
+        Model("estimate_families"),
         Model("estimate_allocated"),
         Model("estimate_open"),
         Model("estimate_windows"),

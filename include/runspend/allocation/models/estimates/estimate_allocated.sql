@@ -1,23 +1,13 @@
 -- one row per run, and bill with cost of its family: how far the ledger has its compute cost by other rules than a stated machine.
 -- own_until: of the run, on any bill. family_until: of the run, its ancestors and their other descendants, on this bill.
-with roots as (
-  select tracking_server, run_id, ancestor_id as root_id
-  from run_ancestors
-  qualify row_number() over (partition by tracking_server, run_id order by distance desc, ancestor_id) = 1
-),
-members as (
-  select w.tracking_server, w.run_id, concat('family ', w.tracking_server, ' ', coalesce(r.root_id, w.run_id)) as family
-  from window_runs w
-  left join roots r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
-),
-earliest as (
+with earliest as (
   -- Hours that every bill has are not estimated anyway.
   select coalesce(min(billed_until), @window_start) as billed_until from estimate_frontiers
 ),
 ledger as (
   select m.tracking_server, m.run_id, m.family, a.source, max(a.charge_period_end) as allocated_until
   from cost_allocations a
-  join members m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+  join estimate_families m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
   cross join earliest e
   where a.billing_period >= @first_period and a.charge_period_end > e.billed_until
     and a.allocated_to = 'run' and a.cost_kind = 'compute' and a.charge_category = 'Usage'
@@ -36,6 +26,6 @@ own as (
   group by tracking_server, run_id
 )
 select m.tracking_server, m.run_id, m.family, f.source, f.family_until, o.own_until
-from members m
+from estimate_families m
 join families f on f.family = m.family
 left join own o on o.tracking_server = m.tracking_server and o.run_id = m.run_id

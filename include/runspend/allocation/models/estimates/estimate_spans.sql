@@ -1,19 +1,9 @@
 -- one row per run, machine and time range in which the run had the machine, after the last hour of the machine's bill,
 -- until @now. Runs without a machine share one with their family.
-with roots as (
-  select tracking_server, run_id, ancestor_id as root_id
-  from run_ancestors
-  qualify row_number() over (partition by tracking_server, run_id order by distance desc, ancestor_id) = 1
-),
-members as (
-  select w.tracking_server, w.run_id, concat('family ', w.tracking_server, ' ', coalesce(r.root_id, w.run_id)) as family
-  from window_runs w
-  left join roots r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
-),
-families as (
+with families as (
   -- Families with a run that asks for machines without naming them. Time that descendants cover is not the run's own, no matter which machine they used.
   select distinct m.family
-  from members m
+  from estimate_families m
   join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   where c.priced_as is not null
 ),
@@ -36,7 +26,7 @@ machines as (
     greatest(m.billed_until, coalesce(a.own_until, m.billed_until)) as billed_until
   from estimate_stated s
   join estimate_machines m on m.resource_key = s.resource_key
-  join members f on f.tracking_server = s.tracking_server and f.run_id = s.run_id
+  join estimate_families f on f.tracking_server = s.tracking_server and f.run_id = s.run_id
   left join allocated_machines a on a.resource_key = s.resource_key and a.family = f.family
   union all
   -- The frontier of a type is that of its slowest account. The ledger may have later hours.
@@ -45,7 +35,7 @@ machines as (
     greatest(
       coalesce(p.billed_until, @window_start), coalesce(a.own_until, @window_start),
       coalesce(case when coalesce(p.source, 'rates') = 'rates' then a.family_until else b.family_until end, @window_start))
-  from members m
+  from estimate_families m
   join families f on f.family = m.family
   left join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
   left join estimate_machines p on p.resource_key = c.priced_as
