@@ -33,7 +33,7 @@ WORDS = {
     "lifecycle_stage": "active",
     "run_status": "FINISHED",
 }
-# Rows that everybody may see: no team's own, and only of the configuration or of the pipeline.
+# Rows that everyone may see: no team's own, and only of the configuration or of the pipeline.
 OF_NOBODY = ("price_list", "builds")
 
 

@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_rights_of_root(folder: Path) -> Iterator[None]:
-    """As somebody whom modes of files keep out, and who owns everything in a folder."""
+    """As someone whom modes of files keep out, and who owns everything in a folder."""
     if os.geteuid() != 0:
         yield
         return

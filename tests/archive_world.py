@@ -59,7 +59,7 @@ class MemoryStore:
         self.writes = 0
 
     def put(self, key: str, body: bytes, modified: datetime | None = None) -> None:
-        """What somebody else writes, whether there is something or not."""
+        """What someone else writes, whether there is something or not."""
         self.writes += 1
         self.objects[key] = Kept(body, f'"{hashlib.sha256(body).hexdigest()[:12]}-{self.writes}"', modified or self.now)
 

@@ -39,7 +39,7 @@ class Shape:
     tagged: float = 0.0  # part of the machines with a tag, in one of several spellings
     box_type: str = "p3.8xlarge"
     box_price: float = 5.10  # USD an hour
-    box_busy: float = 0.75  # part of the month in which somebody trains on it
+    box_busy: float = 0.75  # part of the month in which someone trains on it
     by: str = "experiment"  # what decides where a run goes: its experiment or its user
     mixed: float = 0.0  # part of the runs that go to the other machines than theirs
     is_nightly: bool = False  # jobs start at the same time each night
@@ -208,7 +208,7 @@ def _instance(dice: random.Random) -> str:
 
 
 def _tags(dice: random.Random, shape: Shape, name: str, group: str) -> dict[str, str]:
-    """A name for all; for some a tag of their group, in whatever spelling somebody took."""
+    """A name for all; for some a tag of their group, in whatever spelling someone took."""
     tags = {"user_name": name}
     if dice.random() < shape.tagged:
         tags[dice.choice(("user_team", "user_team", "user_project", "user_cost_center"))] = dice.choice((group, group.upper(), group))

@@ -48,5 +48,5 @@ def smtp_mail(port: int, **more: Any) -> dict[str, Any]:
 
 
 def make_budget(amount: str = "1000", **more: Any) -> Budget:
-    """A budget of all money, with somebody to mail."""
+    """A budget of all money, with someone to mail."""
     return Budget.model_validate({"name": "vision", "amount": amount, "notify": ["a@acme.com"], **more})

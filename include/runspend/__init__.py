@@ -47,7 +47,7 @@ def forecast(
 ) -> list[dict[str, Any]]:
     """Return what the ended runs of an experiment cost in the last year, those with these params if any are given.
 
-    One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (the range of the middle 80 %, or
+    One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (the range of the middle 80%, or
     of all runs if there are fewer than 10; texts with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads
     the warehouse of `config`, by default $RUNSPEND_CONFIG or ./runspend.yaml. Raises RunspendError. Needs `runspend[pipeline]`.
     """

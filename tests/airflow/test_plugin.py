@@ -1,4 +1,4 @@
-"""Runspend's page in Airflow: in the navigation, open to people who are logged in, closed to everybody else."""
+"""Runspend's page in Airflow: in the navigation, open to people who are logged in, closed to everyone else."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def token(ask: Ask) -> str:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_without_a_login_every_route_is_401(ask: Ask, path: str) -> None:
-    """No page, sheet, icon or unknown path says anything to somebody who is not logged in."""
+    """No page, sheet, icon or unknown path says anything to someone who is not logged in."""
     answer = ask("GET", path)
     assert answer.status_code == 401
     assert "Runspend" not in answer.text

@@ -224,7 +224,7 @@ def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Pat
     ],
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:
-    """Said in words, never passed over: the workers' own credentials may be somebody else's."""
+    """Said in words, never passed over: the workers' own credentials may be someone else's."""
     from runspend.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match=f"cannot use connection gcp: .*{words}"):

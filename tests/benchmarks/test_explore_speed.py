@@ -102,7 +102,7 @@ def test_each_page(folder: Path, server: tuple[str, int]) -> None:
 
 
 def test_fifty_people_at_once(folder: Path, server: tuple[str, int]) -> None:
-    """All open the newest month, each with another filter: everybody gets a page, in their turn."""
+    """All open the newest month, each with another filter: everyone gets a page, in their turn."""
     address, pid = server
 
     def visit(person: int) -> tuple[int, float]:

@@ -1,4 +1,4 @@
-"""`access` in runspend.yaml: which teams somebody may see, and errors that say what is allowed."""
+"""`access` in runspend.yaml: which teams someone may see, and errors that say what is allowed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ACCESS = AccessSettings.model_validate(
         (None, [], None),
     ],
 )
-def test_somebody_sees_what_one_of_their_groups_sees(user: str | None, groups: list[str], seen: Viewer | None) -> None:
+def test_someone_sees_what_one_of_their_groups_sees(user: str | None, groups: list[str], seen: Viewer | None) -> None:
     assert ACCESS.viewer(user, groups) == seen
 
 

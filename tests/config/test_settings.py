@@ -236,7 +236,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
         ),
         ("path: /x\n", "line 1, path: unknown key"),
         ("tracking:\n  - name: prod\n", "line 2, tracking[0].uri: this key is missing"),
-        ("memory: 200MB\n", "line 1, memory: it should be at least 500MB: the program itself takes 200MB of it; found '200MB'"),
+        ("memory: 200MB\n", "line 1, memory: at least 500MB is needed: Runspend itself uses 200MB; found '200MB'"),
         ("currency: usd\n", "line 1, currency: a currency code of three capital letters is needed, such as USD or EUR; found 'usd'"),
         ("mail:\n  backend: smpt\n", "line 2, mail.backend: allowed values are 'file', 'smtp' or 'none'; found 'smpt'"),
         ("mail:\n  port: 99999\n", "line 2, mail.port: it should be less than or equal to 65535; found '99999'"),
@@ -364,7 +364,7 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: byte
             "budgets:\n  - {name: a, amount: 1, notify: [owner]}\n  - {name: A, amount: 2, notify: [owner]}\n",
             "line 3, budgets[1].name: the name 'A' is already taken by budgets[0]",
         ),
-        ("stores:\n  - uri: s3://b\n  - uri: s3://b/x\n", "line 3, stores[1].uri: this root and stores[0] are inside one another"),
+        ("stores:\n  - uri: s3://b\n  - uri: s3://b/x\n", "line 3, stores[1].uri: this root and stores[0] overlap"),
         (
             "budgets:\n  - {name: a, amount: 9, actual: [5 EUR], notify: [owner]}\n",
             "line 2, budgets[0]: threshold 5 EUR is not in `currency`, USD",
@@ -511,7 +511,7 @@ def test_a_threshold_that_says_nothing_is_refused(tmp_path: Path, written: str) 
 
 
 def test_a_threshold_without_a_unit_is_refused(tmp_path: Path) -> None:
-    """80 of 5,000 may be a percentage somebody forgot to mark."""
+    """80 of 5,000 may be a percentage someone forgot to mark."""
     text = "budgets:\n  - {name: a, amount: 5000, actual: [80], notify: [owner]}\n"
     assert "could be a percentage or money. Write 80% or the money with its currency" in refused(tmp_path, text)
 

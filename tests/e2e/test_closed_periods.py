@@ -1,4 +1,4 @@
-"""Open, final, closed: cost tables change when a month becomes final, and afterwards only with its bill or for somebody who asks."""
+"""Open, final, closed: cost tables change when a month becomes final, and afterwards only with its bill or for someone who asks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def statuses(settings: Settings) -> set[str]:
 
 
 def retag(config: Path, team: str) -> None:
-    """Somebody changes a tag of all runs in MLflow."""
+    """Someone changes a tag of all runs in MLflow."""
     with sqlite3.connect(config.parent / "mlflow.db") as store:
         store.execute("update tags set value = ? where key = 'team'", [team])
 
@@ -157,7 +157,7 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
 
 
 def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """Somebody logs a run of a closed month: no cost, and the advice is what gives it one."""
+    """Someone logs a run of a closed month: no cost, and the advice is what gives it one."""
     world.put_back("closed")
     run_id = "f" * 32
     with sqlite3.connect(config.parent / "mlflow.db") as store:

@@ -127,7 +127,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
         assert run_here(*words, "--now", NOW, *(() if "--config" in words else config[:2]), cwd=tmp_path).returncode == 0
 
 
-def test_a_trial_does_not_throw_away_what_somebody_corrected(day: Day, tmp_path: Path) -> None:
+def test_a_trial_does_not_throw_away_what_someone_corrected(day: Day, tmp_path: Path) -> None:
     """The folder is emptied by the next trial, unless its file is another than the trial wrote."""
     text = day.config.read_text()
     try:

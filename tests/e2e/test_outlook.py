@@ -65,7 +65,7 @@ def test_before_the_first_pipeline_run_a_trial_keeps_nothing(config: Path, world
     after = say("doctor", "--config", str(config))
     assert "(from the tables of the last pipeline run)" in after
     shares = [[line for line in text.splitlines() if "%" in line] for text in (after, screen)]
-    assert shares[0].pop(0).split() == "identified ok 2 of 2 runs of the last 30 days name their machine or job (100 %)".split()
+    assert shares[0].pop(0).split() == "identified ok 2 of 2 runs of the last 30 days name their machine or job (100%)".split()
     assert shares[0] == shares[1]
 
 

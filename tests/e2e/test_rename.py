@@ -75,7 +75,7 @@ def night(settings: Settings, now: datetime = NOW) -> list[str]:
 
 
 def name(config: Path, key: str, old: str, new: str) -> Settings:
-    """The settings after somebody wrote another name into the file."""
+    """The settings after someone wrote another name into the file."""
     data = json.loads(config.read_text())
     data[key] = [{**entry, "name": new if entry["name"] == old else entry["name"]} for entry in data[key]]
     config.write_text(json.dumps(data))

@@ -83,7 +83,7 @@ def test_hostile_names_run_nothing_and_ask_for_nothing(browser: Browser, served:
 
 
 def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[str, Path]) -> None:
-    """A page somebody wrote a script and an event handler into runs neither: the watch above can see, and the policy works."""
+    """A page someone wrote a script and an event handler into runs neither: the watch above can see, and the policy works."""
     address, folder = served
     page = (folder / "2026-11.html").read_text(encoding="utf-8")
     (folder / "2030-01.html").write_text(

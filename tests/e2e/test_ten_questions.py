@@ -41,7 +41,7 @@ def address(made_night: Path) -> Iterator[str]:
 
 
 class Visitor:
-    """Somebody who begins at the home page. Counts the links followed and the buttons pressed."""
+    """Someone who begins at the home page. Counts the links followed and the buttons pressed."""
 
     def __init__(self, page: Page, address: str, *, by_keyboard: bool) -> None:
         self.page, self.by_keyboard, self.clicks = page, by_keyboard, 0

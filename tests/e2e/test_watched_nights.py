@@ -1,4 +1,4 @@
-"""Whole nights with somebody watching: the heartbeat after a good one, silence and mail after any other, a test mail by command."""
+"""Whole nights with someone watching: the heartbeat after a good one, silence and mail after any other, a test mail by command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attack must not change: files of somebody else's, and every file of a folder as it was."""
+"""What an attack must not change: files of someone else's, and every file of a folder as it was."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ __all__ = ["make_decoys", "seen"]
 def make_decoys(folder: Path) -> Path:
     """A folder of files that nobody may touch."""
     (folder / "below").mkdir(parents=True)
-    (folder / "victim.txt").write_text("somebody else's")
-    (folder / "below" / "victim.parquet").write_text("somebody else's, too")
+    (folder / "victim.txt").write_text("someone else's")
+    (folder / "below" / "victim.parquet").write_text("someone else's, too")
     (folder / "000000.parquet").write_text("named like a part of a listing")
     return folder
 

@@ -278,7 +278,7 @@ def test_a_reader_never_sees_two_builds(warehouse: BigQueryWarehouse) -> None:
 
 
 def test_a_transaction_that_lost_is_tried_again(warehouse: BigQueryWarehouse) -> None:
-    """Somebody else's transaction holds the head, and rolls back: the next try, which is another job, goes through."""
+    """Someone else's transaction holds the head, and rolls back: the next try, which is another job, goes through."""
     places = warehouse.places
     session = warehouse.jobs.begin_session(dataset=places.internal, labels={"step": "other"})
     held = f"update {quoted(places.published)} set row_count = row_count + 1 where table_name = ''"

@@ -116,7 +116,7 @@ def test_a_lock_of_notes_that_is_held_or_a_link_does_not_block(
         assert warehouse.find_damage() == {}
     finally:
         os.close(descriptor)
-    assert f"somebody has held {lock}" in caplog.text
+    assert f"another process has held {lock}" in caplog.text
     lock.unlink()
     lock.symlink_to(tmp_path / "decoy")
     assert warehouse.find_damage() == {}

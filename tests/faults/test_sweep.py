@@ -45,7 +45,7 @@ def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["work/work-dead", "warehouse/_runspend/stage/dead-1"])
 def test_a_closed_folder_of_another_account_does_not_block_the_warehouse(name: str) -> None:
-    """A killed command of another account in the group: its folder waits for that account, and everybody else goes on."""
+    """A killed command of another account in the group: its folder waits for that account, and everyone else goes on."""
     with tempfile.TemporaryDirectory(prefix="runspend-sweep-") as folder:
         home = Path(folder)
         settings = Settings(home=home)

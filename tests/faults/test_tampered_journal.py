@@ -1,4 +1,4 @@
-"""A journal, state, schema or stage that somebody else wrote: refused by name, nothing moved, nothing removed, here or elsewhere."""
+"""A journal, state, schema or stage that someone else wrote: refused by name, nothing moved, nothing removed, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def of(source: str) -> str:
 
 # DECOYS is the folder of files that nobody may touch.
 JOURNALS = {
-    "moves a file of somebody else's": of("DECOYS/victim.txt"),
+    "moves a file of someone else's": of("DECOYS/victim.txt"),
     "moves a file from above the root": of("../elsewhere/victim.txt"),
     "climbs out of the stage": of("_runspend/stage/step-1/../../../../elsewhere/victim.txt"),
     "climbs out of the stage at once": of("_runspend/stage/../../../elsewhere/victim.txt"),
@@ -79,7 +79,7 @@ JOURNALS = {
     "moves a name with a line break": of("_runspend/stage/step-1/1.parquet\n"),
     "moves a name in other digits": of("_runspend/stage/step-१/1.parquet"),
     "moves what is not there": of("_runspend/stage/step-1/9.parquet").replace("cost_daily", "estimates"),
-    "moves over a file of somebody else's": to("DECOYS/victim.txt"),
+    "moves over a file of someone else's": to("DECOYS/victim.txt"),
     "moves to above the root": to("../elsewhere/victim.txt"),
     "climbs out of a table": to("cost_daily/period=2026-10/../../../elsewhere/victim.parquet"),
     "moves to a table that does not exist": to(f"secrets/period={PERIOD}/all.parquet"),
@@ -95,7 +95,7 @@ JOURNALS = {
     "moves to the state of nothing": to("_runspend/units/secrets/2026-10/all.json"),
     "moves to a doubled slash": to(f"cost_daily//period={PERIOD}/all.parquet"),
     "moves to a folder with a dot": to(f"./cost_daily/period={PERIOD}/all.parquet"),
-    "removes a file of somebody else's": journal(removals=["DECOYS/victim.txt"]),
+    "removes a file of someone else's": journal(removals=["DECOYS/victim.txt"]),
     "removes from above the root": journal(removals=["../elsewhere/victim.txt"]),
     "removes what is staged": journal(removals=[GOOD]),
     "removes the schema": journal(removals=["_runspend/schema.json"]),
@@ -176,7 +176,7 @@ def test_a_folder_that_is_a_link_takes_and_gives_no_file(root: Path, decoys: Pat
     """Neither by a journal that lies there nor by a publish of our own: the link is named."""
     (root / name).rename(root.parent / "aside")
     (root / name).symlink_to(decoys, target_is_directory=True)
-    (decoys / "1.parquet").write_text("somebody's")  # what the stage's link would give
+    (decoys / "1.parquet").write_text("someone's")  # what the stage's link would give
     path, before = root / "_runspend" / "journal.json", seen(decoys)
     path.write_text(to(target))
     with pytest.raises(RecordRefused, match="is a link") as error:
@@ -192,7 +192,7 @@ def test_a_folder_that_is_a_link_takes_and_gives_no_file(root: Path, decoys: Pat
 
 @pytest.mark.parametrize("name", [GOOD, TABLE])
 def test_a_file_that_is_a_link_is_neither_moved_nor_replaced(root: Path, decoys: Path, name: str) -> None:
-    """What a link would publish is somebody else's file."""
+    """What a link would publish is someone else's file."""
     (root / name).unlink()
     (root / name).symlink_to(decoys / "victim.txt")
     (root / "_runspend" / "journal.json").write_text(to(TABLE))
@@ -330,7 +330,7 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["with its checksum", "without"])
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[str, Any]], object], is_sealed: bool) -> None:
-    """Whoever asks for its rows is told which file it is, by somebody who knows the checksum or not; no figure comes of it."""
+    """Whoever asks for its rows is told which file it is, by someone who knows the checksum or not; no figure comes of it."""
     path = root / STATE
     value = change(json.loads(path.read_text()))
     value = seal(value) if is_sealed and isinstance(value, dict) else value

@@ -1,4 +1,4 @@
-"""Records under home that somebody else wrote: refused by name, or kept to the places and addresses that runspend.yaml names."""
+"""Records under home that someone else wrote: refused by name, or kept to the places and addresses that runspend.yaml names."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
     "statement_texts": ("2026-10/vision/1", {"number": "2026-10-vision-1", "page": "<html>", "csv": "number\n"}),
 }  # fmt: skip
 
-# kind, where in the value, what somebody wrote there
+# kind, where in the value, what someone wrote there
 TAMPERED: list[tuple[str, str, Any]] = [
     ("notices", "mail.message_id", "<a@acme.com>\r\nBcc: mallory@evil.example"),
     ("notices", "mail.message_id", "../../../../tmp/x"),
@@ -383,11 +383,11 @@ def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
     "until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"]
 )
 def test_a_lease_without_end_or_holder_is_refused(home: Path, until: str) -> None:
-    """It would stop every archiver and restore; somebody has to look at it."""
+    """It would stop every archiver and restore; someone has to look at it."""
     path = write(
         home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"}
     )
-    with pytest.raises(RecordRefused, match="no lease lasts that long"):
+    with pytest.raises(RecordRefused, match="later than any lease can"):
         take_lease(Records(home))
     write(home, "archive_lease", "lease", {"number": 3, "until": AT})
     with pytest.raises(RecordRefused, match="no holder"):
@@ -400,7 +400,7 @@ def test_a_lease_without_end_or_holder_is_refused(home: Path, until: str) -> Non
 
 
 def test_a_listing_removes_only_what_a_listing_makes(home: Path, decoys: Path) -> None:
-    """Its folder may hold, or be a link to, what is somebody else's."""
+    """Its folder may hold, or be a link to, what is someone else's."""
     folder = home / "listing"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")

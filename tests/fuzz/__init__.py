@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads what somebody else wrote: bills, manifests, settings, records, SQL, addresses, MLflow's answers.
+"""Fuzzing of everything that reads what someone else wrote: bills, manifests, settings, records, SQL, addresses, MLflow's answers.
 
 Each target (`targets.py`) is one surface: a function of bytes that calls the library as a command would, and an invariant:
 

@@ -518,7 +518,7 @@ def test_doctor_prints_findings_in_columns_and_counts_them() -> None:
 
 
 def test_a_target_of_publish_is_looked_at(tmp_path: Path) -> None:
-    """A file that is not there yet, one of somebody else, one with a forged build, a server that does not answer."""
+    """A file that is not there yet, one of someone else, one with a forged build, a server that does not answer."""
     (tmp_path / "mine.duckdb").write_bytes(b"mine")
     with duckdb.connect(tmp_path / "forged.duckdb") as connection:
         connection.execute(

@@ -80,7 +80,7 @@ def test_the_largest_cost_comes_first_then_the_most_hours(warehouse: ParquetWare
     with warehouse.reader() as reader:
         lines = list(say_who_is_identified(read_groups(reader, NOW)))
     assert lines == [
-        "6 of 12 runs of the last 30 days name their machine or job (50 %)",
+        "6 of 12 runs of the last 30 days name their machine or job (50%)",
         "vision of ann: 4 of 6, since 4 Oct 2026; the others took 4.0 h and cost 12.50 USD",
         "speech of bob: 0 of 4; the others took 32.0 h",
         "Where none is identified, run `pip install runspend` where they train (docs/identify.md)",

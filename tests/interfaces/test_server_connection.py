@@ -171,12 +171,12 @@ def test_a_server_that_is_not_there_is_an_error_without_its_password() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         rs = runspend.connect(f"http://ana:s3cret@127.0.0.1:{taken.getsockname()[1]}")
-        with pytest.raises(RunspendError, match=r"cannot reach http://127.0.0.1:[0-9]+: no server answers there") as lost:
+        with pytest.raises(RunspendError, match=r"cannot reach http://127.0.0.1:[0-9]+: no server answers at this address") as lost:
             rs.costs()
     assert "s3cret" not in f"{lost.value} {rs!r}"
 
 
-@pytest.mark.parametrize(("status", "kind", "why"), [(200, "text/html", "not one of Runspend's"), (500, "text/plain", "not one of Runspend's"), (302, "text/html", "asks for a login"), (404, "application/json", "not one of Runspend's")])  # fmt: skip
+@pytest.mark.parametrize(("status", "kind", "why"), [(200, "text/html", "not from Runspend"), (500, "text/plain", "not from Runspend"), (302, "text/html", "asks for a login"), (404, "application/json", "not from Runspend")])  # fmt: skip
 def test_another_server_is_an_error(status: int, kind: str, why: str) -> None:
     class Other(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

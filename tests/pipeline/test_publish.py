@@ -87,7 +87,7 @@ def test_an_empty_warehouse_empties_no_target(folder: Path) -> None:
     assert (folder / "costs.duckdb").read_bytes() == before
 
 
-def test_a_copy_keeps_the_permissions_that_somebody_gave_it(folder: Path) -> None:
+def test_a_copy_keeps_the_permissions_that_someone_gave_it(folder: Path) -> None:
     publish(settings_of(folder, LAPTOP), now=access_world.NOW)
     (folder / "costs.duckdb").chmod(0o644)
     target = LAPTOP.replace("}", ", tables: [run_costs]}")

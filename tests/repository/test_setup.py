@@ -221,7 +221,7 @@ def echo_connections(server: socket.socket) -> None:
 
 
 def wait_for_port(port: int) -> None:
-    """Until somebody listens."""
+    """Until someone listens."""
     for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
@@ -443,7 +443,7 @@ def test_without_an_engine_the_rehearsal_says_so(tmp_path: Path) -> None:
 
 
 def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What compose mounts until somebody has a runspend.yaml of their own."""
+    """What compose mounts until someone has a runspend.yaml of their own."""
     from runspend.config.settings import load_settings
 
     monkeypatch.setenv("MLFLOW_READER_URI", "postgresql://reader:secret-reader@postgres/mlflow")

@@ -123,7 +123,7 @@ def _columns_read(session: Any, tree: exp.Expression, place: Place, asked: set[s
     return found
 
 
-MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # since when a table is as it is, bytes of those columns somebody asked for
+MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # since when a table is as it is, bytes of those columns someone asked for
 
 
 def _bytes_of(ctx: Any, name: Name, named: set[str] | None) -> int:

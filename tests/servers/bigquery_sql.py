@@ -98,7 +98,7 @@ def parse(sql: str) -> exp.Expression:
 
 @lru_cache(maxsize=512)
 def read_tree(sql: str) -> exp.Expression:
-    """The tree of one statement, everybody's: to look at."""
+    """The tree of one statement, everyone's: to look at."""
     try:
         trees = [tree for tree in sqlglot.parse(sql, read="bigquery") if tree is not None and not isinstance(tree, exp.Semicolon)]
     except SqlglotError as error:

@@ -17,7 +17,7 @@ from tests.reaper import make_folder
 from tests.servers.ports import free_port
 
 PASSWORD = "canary pw/@"  # of root; a URI has to quote it
-PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's server is not on everybody's PATH
+PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's server is not on everyone's PATH
 # What lasts is of no use to a test, so nothing is flushed, and the log is as small as it may be.
 QUICK = ("--innodb-flush-method=nosync", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M", "--skip-log-bin")
 

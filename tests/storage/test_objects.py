@@ -33,7 +33,7 @@ ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>",
 
 @dataclass
 class Place:
-    """A store of a test's own, and how somebody else overwrites in it."""
+    """A store of a test's own, and how someone else overwrites in it."""
 
     store: ArtifactStore
     overwrite: Callable[[str, bytes], object]
@@ -144,7 +144,7 @@ def test_markers_of_folders_are_objects(place: Place) -> None:
 
 
 def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None:
-    """Somebody overwrites it, in the same size: neither happens to theirs."""
+    """Someone overwrites it, in the same size: neither happens to theirs."""
     objects, deleting = place.open("read"), place.open("delete")
     meant = place.open().write("r/x", [b"mine"], size=4)
     place.overwrite("r/x", b"hers")
@@ -164,7 +164,7 @@ def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None
 
 @pytest.mark.parametrize("body", [b"abc", b""])
 def test_rewriting_the_same_bytes_makes_a_pending_delete_fail(place: Place, body: bytes) -> None:
-    """In its place, or after it was deleted; and not of what somebody wrote meanwhile."""
+    """In its place, or after it was deleted; and not of what someone wrote meanwhile."""
     objects, deleting = place.open(), place.open("delete")
     first = objects.write("r/x", [body], size=len(body))
     second = objects.renew(first)

@@ -1,4 +1,4 @@
-"""A small world in which every command of the product has something to tell, and the nights and commands of somebody who works with it.
+"""A small world in which every command of the product has something to tell, and the nights and commands of someone who works with it.
 
 Two days of October 2026: machines that runs share, rent, wait for and leave idle, a pool, a job, disks, what nobody has, a bill in
 euros, a bill that is delivered again with other prices, budgets that are passed, artifacts that a policy would move. What is asked

@@ -95,7 +95,7 @@ def test_processes_at_once(tmp_path: Path) -> None:
     assert counted[0] == {"n": 120}
 
 
-def test_a_lock_that_somebody_keeps_ends_the_wait_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_someone_keeps_ends_the_wait_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may read a lock may hold it: no step hangs for that."""
     monkeypatch.setattr(records_module, "LOCK_WAIT", 0.1)
     records = Records(tmp_path)

@@ -46,7 +46,7 @@ def rows(reader: Reader, sql: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_of_every_table_has_a_decision(name: str) -> None:
-    """A new table or column fails here until somebody decides what a team sees of it."""
+    """A new table or column fails here until someone decides what a team sees of it."""
     decided = RULES[name].decided
     assert sorted(decided) == sorted(column.name for column in TABLES[name].columns)
     for others in RULES[name].others:
@@ -263,7 +263,7 @@ def test_the_query_of_a_table_has_its_columns_in_order(name: str) -> None:
 
 
 def small_world(folder: Path, world: World, *, teams_from: list[str] | None = None) -> Settings:
-    """October and November of a world, and the settings of somebody of vision."""
+    """October and November of a world, and the settings of someone of vision."""
     settings = Settings.model_validate(
         {"home": str(folder), "warehouse": {"uri": str(folder / "warehouse")}, "access": {"groups": {"vision-devs": ["vision"]}}}
         | ({} if teams_from is None else {"dimensions": {"team": teams_from}})

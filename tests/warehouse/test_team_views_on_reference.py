@@ -104,6 +104,6 @@ def test_money_of_a_team_in_another_currency_is_the_same_on_both(name: str, sett
         ours = reader.in_currency("EUR", rates).query(sql).to_pylist()
         plain = reader.query(sql).to_pylist()
     assert exact_rows(ours) == exact_rows(theirs) != exact_rows(plain)
-    # What a pool left unallocated has a name in unallocated_costs only, so it stays as billed for everybody.
+    # What a pool left unallocated has a name in unallocated_costs only, so it stays as billed for everyone.
     assert {row["billing_currency"] for row in ours if row.get("allocated_to") != "unallocated"} <= {"EUR", ""}
     assert {row["runs"] for row in ours} == {3} and w.DECOY not in str(ours)

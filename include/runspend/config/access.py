@@ -70,7 +70,7 @@ class AccessSettings(Frozen):
     proxies: list[Network] = Field(default=["127.0.0.1", "::1"], min_length=1)  # whose headers are believed
 
     @model_validator(mode="after")
-    def _somebody_sees_something(self) -> AccessSettings:
+    def _someone_sees_something(self) -> AccessSettings:
         if not self.groups and not self.users:
             raise ValueError("no user could see any costs. Name groups or users, such as `groups: {finance: all}`")
         if self.header is not None and self.user_header is not None and self.header.casefold() == self.user_header.casefold():

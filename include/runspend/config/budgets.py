@@ -115,13 +115,13 @@ class Budget(_Rules):
         the budget's owner.
         """
         if isinstance(self.notify, list):
-            return self.everybody()
+            return self.all_recipients()
         wanted = set(levels)
         named = [r for key, rs in self.notify.items() for r in rs if key == ALL_MAILS or threshold_amount(key, self.amount) in wanted]
         found = list(dict.fromkeys(r for r in (self.owner if n == "owner" else n for n in named) if r))
-        return found or self.everybody()
+        return found or self.all_recipients()
 
-    def everybody(self) -> list[str]:
+    def all_recipients(self) -> list[str]:
         """Return all recipients of the budget."""
         named = self.notify if isinstance(self.notify, list) else [r for rs in self.notify.values() for r in rs]
         return list(dict.fromkeys(r for r in ((self.owner if n == "owner" else n) for n in named) if r))
@@ -142,7 +142,7 @@ class Budget(_Rules):
         return self
 
     @model_validator(mode="after")
-    def _everybody_is_told_of_something(self) -> Budget:
+    def _recipients_and_thresholds_match(self) -> Budget:
         if isinstance(self.notify, dict):
             levels = {threshold_amount(t, self.amount): t for t in (*self.actual, *self.forecast)}
             told = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}

@@ -37,12 +37,12 @@ def use_file_modes(settings: Settings) -> None:
         if not root.exists():
             root.mkdir(parents=True)
         elif any(root.iterdir()):
-            continue  # chosen by somebody, or made before there was a group
+            continue  # its group was chosen, or it was made before there was a group
         _hand_down(root, group, settings.files.group, umask)
     if lacking := not_handed_down(settings):
         private_umask()
         log.warning(
-            "cannot use files.group yet: %s does not hand it down to what is made in it, so new files stay private. Run: %s",
+            "cannot use files.group yet: new files in %s do not inherit the group, so they stay private. Run: %s",
             lacking[0],
             widening(lacking[0], settings),
         )

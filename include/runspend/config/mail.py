@@ -33,7 +33,7 @@ About = Literal["budgets", "exceeded", "operators"]
 
 
 class ChannelSettings(Frozen):
-    """A chat or pager that receives alerts as posts. Its address or key is a secret: everybody who knows it can post there."""
+    """A chat or pager that receives alerts as posts. Its address or key is a secret: everyone who knows it can post there."""
 
     kind: Literal["slack", "teams", "google_chat", "pagerduty", "opsgenie", "apprise"] = "slack"
     name: Name | None = None  # `channel:NAME` in a budget's `notify`; default: the kind
@@ -48,7 +48,7 @@ class ChannelSettings(Frozen):
 
     @property
     def is_pager(self) -> bool:
-        """Whether a post opens an incident that somebody is paged about."""
+        """Whether a post opens an incident and pages the person on call."""
         return self.kind in PAGERS
 
     @property
@@ -139,7 +139,7 @@ class MailSettings(Frozen):
     def _one_name_a_channel(self) -> MailSettings:
         names = [channel.recipient.removeprefix(CHANNEL) for channel in self.channels]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"`channels` has {twice!r} twice. Give each a `name` of its own")
+            raise ValueError(f"two `channels` have the name {twice!r}. Give each a different `name`")
         return self
 
     @model_validator(mode="after")

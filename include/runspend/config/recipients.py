@@ -121,7 +121,7 @@ def _own_domains(settings: Settings) -> Iterator[str]:
 
 def _own_addresses(settings: Settings) -> Iterator[str]:
     """Yield the plain addresses that the file itself sends mail from or to."""
-    named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.everybody())]
+    named = [settings.mail.from_, *settings.mail.operators, *(r for b in settings.budgets for r in b.all_recipients())]
     named += [r for rules in settings.tag_budgets for r in rules.notify]
     for text in named:
         if (address := address_of(text)) is not None:

@@ -380,7 +380,7 @@ class Machine(Frozen):
     @model_validator(mode="after")
     def _costs_something_some_time(self) -> Machine:
         if self.from_ < date(2000, 1, 1):
-            raise ValueError("`from` is before the year 2000, which is too early for any bill")
+            raise ValueError("`from` is before the year 2000. Write a date from 2000-01-01 on")
         if self.to is not None and self.to < self.from_:
             raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the machine's last day")
         if not (self.purchase or self.per_month or self.per_hour or self.power):
@@ -731,7 +731,7 @@ class Settings(Frozen):
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
     archive: ArchiveSettings = ArchiveSettings()
-    access: AccessSettings | None = None  # who sees the costs of which teams; by default everybody who can open the pages sees all
+    access: AccessSettings | None = None  # who sees the costs of which teams; by default everyone who can open the pages sees all
     access_log: AccessLogSettings | None = None
     site: SiteSettings | None = None
     publish: list[PublishTarget] = []  # databases and files of other tools, which get a copy of the public tables
@@ -779,7 +779,7 @@ class Settings(Frozen):
     @classmethod
     def _memory_is_enough(cls, memory: ByteSize | None) -> ByteSize | None:
         if memory is not None and memory < LEAST_MEMORY:
-            raise ValueError("it should be at least 500MB: the program itself takes 200MB of it")
+            raise ValueError("at least 500MB is needed: Runspend itself uses 200MB")
         return memory
 
     @model_validator(mode="after")
@@ -841,7 +841,7 @@ class Settings(Frozen):
                 if root.startswith(other) or other.startswith(root):
                     _conflict(
                         ("stores", i, "uri"),
-                        f"this root and stores[{j}] are inside one another, so their bytes would count twice. Keep the outer one",
+                        f"this root and stores[{j}] overlap, so their bytes would count twice. Keep the outer one",
                     )
         return self
 

@@ -204,7 +204,7 @@ def _filled_secret(secret: SecretStr) -> SecretStr:
 
 
 class HiddenAddress(SecretStr):
-    """An address that is entirely secret: everybody who knows it can use it."""
+    """An address that is entirely secret: everyone who knows it can use it."""
 
 
 def callable_address(address: HiddenAddress) -> HiddenAddress:

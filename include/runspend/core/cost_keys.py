@@ -14,8 +14,8 @@ __all__ = [
 
 STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
 COST_TAGS = (STATUS, MATCH, AS_OF)
-RECORD = "runspend.costs"  # JSON of the values that Runspend wrote beside it: a different value belongs to somebody else
-# The steps of Runspend's metrics: a metric of these names at any other step belongs to somebody else. No training reaches these steps, even
+RECORD = "runspend.costs"  # JSON of the values that Runspend wrote beside it: a different value is not Runspend's
+# The steps of Runspend's metrics: a metric of these names at any other step is not Runspend's. No training reaches these steps, even
 # if it counts tokens. Microseconds since 1970 are smaller, nanoseconds are larger, and JavaScript still represents each step exactly.
 FIRST_STEP, STEPS_END = 8 * 10**15, 9 * 10**15
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run

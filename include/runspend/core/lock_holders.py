@@ -23,7 +23,7 @@ __all__ = ["Patience", "holders", "lock_in_time", "sign"]
 
 PATIENCE = 5.0  # seconds until a wait reports the holder
 LONGEST_PAUSE = 0.02  # seconds between two attempts
-UNSEEN = "held by somebody this machine cannot see"
+UNSEEN = "held by a process that this machine cannot see"
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ FAULTS = {
     ),
     errno.EIO: (
         "the disk cannot be read or written (I/O error)",
-        "See dmesg and the disk's own report; replace the disk or restore a backup, then run it again.",
+        "Check dmesg and the disk's SMART report. Replace the disk or restore a backup, then run it again.",
     ),
     errno.EACCES: ("permission denied", "Let the user {user} read and write there, then run it again."),
     errno.EPERM: ("operation not permitted", "Let the user {user} read and write there, then run it again."),

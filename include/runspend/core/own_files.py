@@ -175,7 +175,7 @@ def private_umask() -> int:
 
 
 def own_folder(path: Path) -> Path:
-    """Create a folder whose content Runspend removes on its own. Raises RecordRefused for a link: its target may belong to somebody else."""
+    """Create a folder whose content Runspend removes on its own. Raises RecordRefused for a link: its target may belong to someone else."""
     if path.is_symlink():
         raise refused(
             path,
@@ -327,5 +327,7 @@ class Inside:
             "Find out who put it there, and move it out of the folder; to keep tables on another disk, set warehouse.uri to a folder there."
         )
         return refused(
-            self._root / name, "it is a link, or not what Runspend has under that name, and Runspend moves and removes files there", do=do
+            self._root / name,
+            "it is a link or an unexpected kind of file. Runspend moves and deletes files in this place, so it stops",
+            do=do,
         )

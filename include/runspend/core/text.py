@@ -21,7 +21,7 @@ def clean(text: object, limit: int = 60) -> str:
 
 
 def quoted_value(text: str) -> str:
-    """Return a value that somebody gave as an error quotes it: with its quotes and escapes, and not all of a long one."""
+    """Return a given value as errors quote it: with its quotes and escapes. A long one is cut."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 

@@ -132,7 +132,7 @@ def _check_modes(settings: Settings) -> Iterator[Finding]:
     for root in own_roots(settings):
         count, first = wider_than(root, settings)
         if count:
-            who = "everybody" if settings.files.group is None else f"people outside {settings.files.group}"
+            who = "all users" if settings.files.group is None else f"people outside {settings.files.group}"
             text = f"{count:,} files and folders in {root} are open to {who}, such as {first}. New ones are not.\nRun: {widening(root, settings)}"
             yield Finding("config", "files", "WARN", text)
         elif root in not_handed_down(settings):
@@ -238,7 +238,10 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
         yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
     if not settings.billing:
         yield Finding(
-            "bill", "-", "WARN", "no bill is configured: reports will have runs and bytes, but no costs. Add a bill under `billing`."
+            "bill",
+            "-",
+            "WARN",
+            "no bill is configured: reports will show runs and artifact sizes, but no costs. Add a bill under `billing`.",
         )
     if not settings.stores:
         yield Finding(

@@ -56,7 +56,7 @@ def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
     runs, identified = sum(group.runs for group in groups), sum(group.identified for group in groups)
     if not runs:
         return
-    yield f"{identified:,} of {runs:,} runs of the last {DAYS} days name their machine or job ({100 * identified // runs} %)"
+    yield f"{identified:,} of {runs:,} runs of the last {DAYS} days name their machine or job ({100 * identified // runs}%)"
     has_several = len({(group.tracking_server, group.workspace) for group in groups}) > 1
     missing = [group for group in groups if group.identified < group.runs]
     for group in missing[:SHOWN]:

@@ -216,7 +216,7 @@ class ServerConnection:
     def _not_runspend(self, answer: requests.Response) -> RunspendError:
         kind = answer.headers.get("Content-Type", "no type")
         return RunspendError(
-            f"cannot read the answer of {self._shown}: it is not one of Runspend's (HTTP {answer.status_code}, {kind[:60]!r}). Correct the address."
+            f"cannot read the answer of {self._shown}: it is not from Runspend (HTTP {answer.status_code}, {kind[:60]!r}). Correct the address."
         )
 
 
@@ -240,4 +240,8 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate is not accepted"
-    return "no server answers there" if isinstance(error, requests.ConnectionError) else f"the request failed ({type(error).__name__})"
+    return (
+        "no server answers at this address"
+        if isinstance(error, requests.ConnectionError)
+        else f"the request failed ({type(error).__name__})"
+    )

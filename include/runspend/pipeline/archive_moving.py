@@ -236,7 +236,7 @@ def verify_archives(settings: Settings, records: Records, outcome: Outcome, now:
         )
     if found.left_over:
         outcome.notes.append(
-            f"archives: {found.left_over:,} objects ({found.left_over_bytes:,} bytes) are in no manifest: they belong to unfinished archives or failed copies"
+            f"archives: no manifest lists {found.left_over:,} objects ({found.left_over_bytes:,} bytes): they are left from unfinished archives or failed copies"
         )
     for sentence in found.damaged:
         outcome.fail(ArchiveDamaged(sentence))

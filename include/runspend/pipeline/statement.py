@@ -177,15 +177,15 @@ def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
 
 
 def _recipients(settings: Settings, team: str | None) -> list[str]:
-    """Return the mail addresses of all budgets that select this team and nothing else; of no team, the operators'. A statement pages
-    nobody.
+    """Return the mail addresses of all budgets that select only this team; without a team, those of the operators. Statements never go to
+    pagers.
     """
     if team is None:
-        everybody = list(settings.mail.operators)
+        recipients = list(settings.mail.operators)
     else:
         own = [b for b in settings.budgets if b.for_.keys() == {"team"} and is_own_budget([team], b.for_["team"])]
-        everybody = [recipient for budget in own for recipient in budget.everybody()]
-    return [recipient for recipient in dict.fromkeys(everybody) if not recipient.startswith("channel:")]
+        recipients = [recipient for budget in own for recipient in budget.all_recipients()]
+    return [recipient for recipient in dict.fromkeys(recipients) if not recipient.startswith("channel:")]
 
 
 def _mail(

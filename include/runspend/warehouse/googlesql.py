@@ -142,7 +142,7 @@ class Statement:
             rewrite_for_duckdb(tree)
             return str(tree.sql(dialect="duckdb", unsupported_level=ErrorLevel.RAISE, comments=False, copy=False))
         except RecursionError as error:
-            raise SqlRefused("cannot run the SQL: it is nested too deeply. Write it in simpler steps.") from error
+            raise SqlRefused("cannot run the SQL: it is nested too deeply to check. Write it in simpler steps.") from error
         except SqlglotError as error:
             raise SqlRefused(f"cannot run the SQL on DuckDB: {in_one_line(error)}. Write it another way, or pass --native.") from error
 
@@ -165,7 +165,7 @@ def _check_nesting(tokens: Iterable[Token]) -> None:
             opened.append(before in _TYPE_NAMES or (before is TokenType.VAR and token.token_type is TokenType.L_BRACKET))
             of_types += opened[-1]
             if len(opened) > _DEEPEST or of_types > _DEEPEST_OF_TYPES:
-                raise SqlRefused("cannot read the SQL: it is nested too deeply. Write it in simpler steps.")
+                raise SqlRefused("cannot read the SQL: it is nested too deeply to check. Write it in simpler steps.")
         elif token.token_type in _CLOSING and opened:
             of_types -= opened.pop()
         before = token.token_type
@@ -179,7 +179,7 @@ def _read(sql: str) -> exp.Expression:
     except SqlglotError as error:
         raise SqlRefused(f"cannot read the SQL: {in_one_line(error)}. Write one GoogleSQL SELECT, or pass --native.") from error
     except RecursionError as error:
-        raise SqlRefused("cannot read the SQL: it is nested too deeply. Write it in simpler steps.") from error
+        raise SqlRefused("cannot read the SQL: it is nested too deeply to check. Write it in simpler steps.") from error
     if len(statements) != 1:
         raise SqlRefused(f"cannot run the SQL: it holds {len(statements)} statements. Write exactly one SELECT.")
     statement = statements[0]

@@ -121,7 +121,7 @@ def _faults(node: exp.Expr) -> Iterator[str]:
     if isinstance(node, exp.JSONExtractScalar):
         yield from _json_path_faults(node)
     if isinstance(node, exp.AtTimeZone) or node.args.get("zone") is not None or _is_zoned_text(node):
-        yield "a time zone other than UTC: the hour that comes twice is another one on DuckDB: keep all times in UTC"
+        yield "a time zone other than UTC: DuckDB resolves the repeated hour at the end of summer time differently: keep all times in UTC"
 
 
 def _shape_faults(node: exp.Expr) -> Iterator[str]:

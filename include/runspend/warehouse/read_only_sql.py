@@ -91,7 +91,7 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
     except duckdb.Error as error:
         raise SqlRefused(f"cannot run the SQL: {in_one_line(error)}. Nothing was run.") from error
     except (RecursionError, ValueError) as error:
-        raise _refusal("it is nested too deeply to be looked through") from error
+        raise _refusal("it is nested too deeply to check") from error
     if read.get("error"):
         if read.get("error_type") == "not implemented":
             raise _refusal("it is not a SELECT")

@@ -368,7 +368,7 @@ def test_a_channel_hears_what_it_is_about(tmp_path: Path, services: Services, ki
 
 
 def test_budgets_name_the_channels_of_their_teams_and_levels(tmp_path: Path, services: Services) -> None:
-    """`notify` takes `channel:NAME` beside addresses: everybody at 80%, the pager at 100%."""
+    """`notify` takes `channel:NAME` beside addresses: everyone at 80%, the pager at 100%."""
     notify = {"80%": ["leads@acme.com", "channel:vision"], "100%": ["channel:vision", "channel:pagerduty"]}
     entries = [
         services.channel("slack", name="vision", about=[]),
@@ -532,7 +532,10 @@ def test_no_secret_is_shown_or_logged(tmp_path: Path, services: Services, caplog
         ("{kind: pagerduty, key: 'canary canary'}", "a key of ASCII letters"),
         ("{kind: discord, url: 'https://x.example/canary'}", "'slack', 'teams', 'google_chat', 'pagerduty', 'opsgenie' or 'apprise'"),
         ("{kind: slack, url: 'https://x.example/canary', about: [everything]}", "'budgets', 'exceeded' or 'operators'"),
-        ("{kind: slack, url: 'https://x.example/canary'}, {kind: slack, url: 'https://x.example/canary'}", "`channels` has 'slack' twice"),
+        (
+            "{kind: slack, url: 'https://x.example/canary'}, {kind: slack, url: 'https://x.example/canary'}",
+            "two `channels` have the name 'slack'",
+        ),
         ("{kind: slack, name: 'a b', url: 'https://x.example/canary'}", "a name of letters"),
     ],
 )

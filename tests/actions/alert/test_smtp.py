@@ -337,8 +337,8 @@ def test_who_is_put_off_gets_the_mail_within_four_days(tmp_path: Path) -> None:
 
 
 OUTAGES = {
-    "421 to everybody": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "421 4.3.2 closing")),
-    "4xx to everybody": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "451 4.3.0 temporary lookup failure")),
+    "421 to everyone": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "421 4.3.2 closing")),
+    "4xx to everyone": Script(rcpt_replies=dict.fromkeys((ANA, BEN, "oncall@acme.com"), "451 4.3.0 temporary lookup failure")),
     "4xx to every sender": Script(mail_reply="452 4.3.1 no space"),
     "4xx to every mail": Script(data_reply="451 4.3.0 no space"),
 }
@@ -346,7 +346,7 @@ OUTAGES = {
 
 @pytest.mark.parametrize("outage", [*OUTAGES, "nothing listens"])
 def test_an_outage_of_the_server_drops_no_recipient(tmp_path: Path, outage: str) -> None:
-    """Ten days in which it takes no mail from anybody: every night says so, and when it is back everybody has the mail, once."""
+    """Ten days in which it takes no mail from anybody: every night says so, and when it is back everyone has the mail, once."""
     records = MemoryRecords()
     message_id = queue(records)
     script = replace(OUTAGES.get(outage, Script()))

@@ -1,4 +1,4 @@
-"""Which metrics and tags MLflow lacks, and which it has from somebody else."""
+"""Which metrics and tags MLflow lacks, and which it has from someone else."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_description_is_written_only_where_there_is_none() -> None:
         with_metric(0.2, "cost_eur", run=SHOWN),
     ],
 )
-def test_a_value_of_somebody_else_stays(shown: AnnotatedRun) -> None:
+def test_a_value_of_someone_else_stays(shown: AnnotatedRun) -> None:
     wanted = replace(WANTED, costs={"cost_usd": 41.2, "cost_eur": 1.0})
     assert find_changes(shown, wanted, AS_OF, BY) is None
     removed = written(shown, find_changes(shown, replace(WANTED, costs={}), {}, BY))
@@ -150,7 +150,7 @@ def apply(shown: dict[str, str], steps: list[tuple[str, str | None]]) -> dict[st
 
 
 @pytest.mark.parametrize("theirs", [{"cost_usd_total": "mine"}, {"cost_as_of": "mine"}])
-def test_tags_of_somebody_else_stay(theirs: dict[str, str]) -> None:
+def test_tags_of_someone_else_stay(theirs: dict[str, str]) -> None:
     wanted = {"cost_usd_total": "160.00"}
     assert find_owner_changes(theirs, wanted, AS_OF, BY) is None
     ours = apply({}, list((find_owner_changes({}, wanted, AS_OF, BY) or {}).items()))

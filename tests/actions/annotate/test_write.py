@@ -267,7 +267,7 @@ def test_an_id_that_runspend_did_not_make_is_refused(tmp_path: Path) -> None:
         pa.table([pa.nulls(1)] * len(RUN_COSTS), RUN_COSTS.names),
     ],
 )
-def test_notes_that_somebody_else_wrote_count_as_missing(tmp_path: Path, rows: pa.Table | None) -> None:
+def test_notes_that_someone_else_wrote_count_as_missing(tmp_path: Path, rows: pa.Table | None) -> None:
     """Anyone can make a digest. MLflow is asked then."""
     write_shown(tmp_path, "lab", RUN_COSTS.empty_table())
     assert read_shown(tmp_path, "lab") is not None

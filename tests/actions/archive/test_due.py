@@ -61,7 +61,7 @@ OWNED = {"owner": "ana@acme.com", **AGED}
 @contextmanager
 def world(root: Path, at: datetime = NOW, **tables: Any) -> Iterator[Reader]:
     """Runs a and b of ana's and c of nobody's, their folders, and sources that were read at `at`."""
-    runs = [run("a", **OWNED), run("b", **OWNED), run("c", owner=None, user_name="somebody", **AGED)]
+    runs = [run("a", **OWNED), run("b", **OWNED), run("c", owner=None, user_name="someone", **AGED)]
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     given_tables = {
         "runs": runs,
@@ -90,7 +90,7 @@ def announce(
     accepted_at: datetime | None = NOW,
     refused: frozenset[str] = frozenset(),
 ) -> list[Any]:
-    """Tell everybody, as the pipeline does; the mail server takes it all, or refuses some."""
+    """Tell everyone, as the pipeline does; the mail server takes it all, or refuses some."""
     record_look(records, now)
     plan = current_plan(reader, records, given_, now)
     withdraw_notices(records, plan_states(plan), now)
@@ -267,16 +267,16 @@ def test_another_version_of_the_policy_is_announced_again(tmp_path: Path) -> Non
 
 
 def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
-    """Tables in which run a is somebody's."""
+    """Tables in which run a is someone's."""
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     return {"runs": [run("a", **{**OWNED, "owner": owner, "user_name": None})], "artifact_bytes": [stored("a", **month)]}
 
 
 @pytest.mark.parametrize(
-    ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("somebody", "oncall@acme.com")]
+    ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("someone", "oncall@acme.com")]
 )  # fmt: skip
 def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
-    """Ten days before it is due the run is somebody else's: they are told, and nothing happens for thirty days from then."""
+    """Ten days before it is due the run is someone else's: they are told, and nothing happens for thirty days from then."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         assert [notice.recipients for notice in announce(reader, records, given_)] == [("ana@acme.com",)]
@@ -407,7 +407,7 @@ def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("hours", "is_refused"), [(-25, True), (-23, False), (0, False), (0.9, False), (2, True), (23, True), (8_760, True)]
 )
-def test_no_grace_period_ends_because_somebody_says_so(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
+def test_no_grace_period_ends_because_someone_says_so(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
     """The start of an hour, a retry of yesterday: not tomorrow."""
     monkeypatch.setattr(archiving, "wall_clock", lambda: NOW)
     with pytest.raises(UsageError, match="cannot apply as of") if is_refused else nullcontext():

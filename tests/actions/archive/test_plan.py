@@ -132,7 +132,7 @@ def test_bytes_of_an_unknown_run_stay(tmp_path: Path) -> None:
 
 
 def test_all_that_protects_is_named(tmp_path: Path) -> None:
-    """Somebody who takes away one protection must know of the others."""
+    """Someone who takes away one protection must know of the others."""
     (row,) = planned(
         tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags='{"runspend.keep": "1", "stage": "production"}', **AGED)], artifact_bytes=[stored("a")],
         model_versions=[version("fraud", 7, run_id="a", aliases='["champion","eu"]')],
@@ -311,7 +311,7 @@ def test_lineage_to_live_models_protects(tmp_path: Path, found: dict[str, Any], 
 
 
 def test_a_version_known_by_its_folder_alone_protects(tmp_path: Path) -> None:
-    """MLflow 2 registers a folder inside a run's; a copy of a version points at somebody else's. The folder decides, however it is spelled."""
+    """MLflow 2 registers a folder inside a run's; a copy of a version points at someone else's. The folder decides, however it is spelled."""
     runs = [run(name, **AGED) for name in "abcd"]
     versions = [
         version("old", 1, source_uri="s3://ml/12/a/artifacts/model"), version("copy", 1, source_uri="mlflow-artifacts:/12/b/artifacts"),

@@ -170,7 +170,7 @@ def test_a_lock_file_that_is_not_a_lock(disk: Disk, monkeypatch: pytest.MonkeyPa
     assert not outside.exists() and not (disk.folder / "there").exists()
 
 
-def test_a_lock_file_that_somebody_removed_meanwhile(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_that_someone_removed_meanwhile(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     write = LocalObjects.write
@@ -342,7 +342,7 @@ def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
 
 @pytest.mark.parametrize("is_swapped", [False, True])
 def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatch: pytest.MonkeyPatch, is_swapped: bool) -> None:
-    """Its own leaves nothing in the archive; somebody else's, swapped in at the last moment, is back in its place."""
+    """Its own leaves nothing in the archive; someone else's, swapped in at the last moment, is back in its place."""
     fill(disk.run, {"a": b"a", "b": b"b"})
     unlink, stat, aside = os.unlink, os.stat, ".runspend-delete-"
 
@@ -530,7 +530,7 @@ def test_the_corpus_is_large_and_the_good_one_is_good() -> None:
 
 @pytest.fixture
 def trap(disk: Disk) -> Iterator[Path]:
-    """An archive that somebody planted; nothing but its own folder may be changed, here or above."""
+    """An archive that someone planted; nothing but its own folder may be changed, here or above."""
     folder = disk.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1" / ("f" * 32)
     fill(
         folder,

@@ -422,7 +422,7 @@ def test_a_store_that_only_says_that_it_deletes(world: World) -> None:
 def test_copies_that_never_arrive_whole(world: World) -> None:
     world.faults.plan = {(f"write {ARCHIVE}", number): "flipped" for number in range(1, 100)}
     [(state, reason)] = states(world)
-    assert state == "partial" and reason is not None and "were read back and were not what was written" in reason
+    assert state == "partial" and reason is not None and "differ from what was written" in reason
     assert world.here() == FILES
 
 
@@ -526,7 +526,7 @@ def test_anything_at_every_call(kind: str) -> None:
 
 
 def test_written_again_at_every_call() -> None:
-    """Somebody rewrites an object between any two calls: what they wrote is never lost, and never deleted while it is new."""
+    """Someone rewrites an object between any two calls: what they wrote is never lost, and never deleted while it is new."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -797,7 +797,7 @@ def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
 
 
 def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> None:
-    """Killed behind the tombstone, and then somebody wants it kept: all of it is there."""
+    """Killed behind the tombstone, and then someone wants it kept: all of it is there."""
     world.apply()
     item = expiring(world)
     world.advance(days=400)
@@ -815,7 +815,7 @@ def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> 
 
 
 def test_records_of_two_archivers_never_mix() -> None:
-    """A record that somebody else changed since it was read is not overwritten."""
+    """A record that someone else changed since it was read is not overwritten."""
     records = MemoryRecords(Faults())
     world = World()
     world.records = records

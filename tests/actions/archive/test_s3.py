@@ -344,7 +344,7 @@ def a_page_says_more_but_not_where(asked: Asked, pass_on: Callable[[], Reply]) -
     )
 
 
-def a_page_of_somebody_elses(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
+def a_page_of_someone_elses(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     reply = pass_on()
     return (
         replace(reply, body=reply.body.replace(f"<Key>{PREFIX}/model".encode(), b"<Key>1/run10/artifacts/model"))
@@ -378,7 +378,7 @@ def conditions_are_ignored(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
 LIES = [
     (source_flips, FILES, "partial"), (archive_flips, FILES, "partial"), (archive_reads_short, FILES, "partial"), (archive_keeps_nothing, FILES, "partial"),
     (deletes_are_said, FILES, "partial"), (an_error_in_a_200, FILES, "partial"), (one_key_is_denied, {"plot #1?.png": FILES["plot #1?.png"]}, "partial"),
-    (a_page_says_more_but_not_where, FILES, "failed"), (a_page_of_somebody_elses, FILES, "failed"), (a_page_fails, FILES, "failed"), (copies_are_denied, FILES, "partial"),
+    (a_page_says_more_but_not_where, FILES, "failed"), (a_page_of_someone_elses, FILES, "failed"), (a_page_fails, FILES, "failed"), (copies_are_denied, FILES, "partial"),
     (conditions_are_ignored, {}, "archived"),  # it only says so, and what was meant is deleted all the same
 ]  # fmt: skip
 

@@ -100,7 +100,7 @@ def test_each_run_is_a_sentence(reader: Reader) -> None:
     assert list(say_what_runs(find_running(reader, NOW))) == [
         "cccc3333 (cccc3333) of speech: has cost about 65.00 USD, 2.00 an hour",
         "0000aaaa (0000aaaa) of parents: has cost about 51.00 USD, 0.00 an hour",
-        "vit (aaaa1111) of exp: has cost about 50.70 USD, 6.20 an hour; runs like it cost 38.00 to 38.00",
+        "vit (aaaa1111) of exp: has cost about 50.70 USD, 6.20 an hour; similar runs cost 38.00 to 38.00",
         "new (bbbb2222) of exp: its cost is not known: it states neither a machine nor an instance type. `runspend explain` says more",
     ]
     assert [run.run_id for run in find_running(reader, NOW, run="vit")] == ["aaaa1111"]

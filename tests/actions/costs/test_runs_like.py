@@ -78,7 +78,7 @@ def say(reader: Reader, experiment: str = "vision", **params: str) -> list[str]:
 def test_finished_and_failed_runs_are_told_apart_by_currency(reader: Reader) -> None:
     assert say(reader) == [
         "1 finished run: 80.00 EUR and 1.0 h",
-        "11 finished runs: median 6.00 USD and 6.0 h; the middle 80 % cost 2.00 to 10.00 USD",
+        "11 finished runs: median 6.00 USD and 6.0 h; the middle 80% cost 2.00 to 10.00 USD",
         "2 failed or stopped runs: median 500.00 USD and 1.0 h; they cost 500.00 to 700.00 USD",
     ]
 

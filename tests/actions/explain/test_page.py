@@ -21,7 +21,7 @@ from tests.actions.explain import explain_world as w
 from tests.hostile_names import PAYLOADS, TERMINAL
 from tests.interfaces.web.test_app import nobody, request
 
-# Texts that somebody outside can choose: in MLflow, in a bill, in a store.
+# Texts that someone outside can choose: in MLflow, in a bill, in a store.
 CHOSEN_BY_PEOPLE = {
     "run_name", "experiment_name", "user_name", "value", "came_from", "asked_for", "asked", "resource_id", "resource_key", "pool_key", "service_name", "description",
     "parent_run_id", "where", "storage_class", "charge_id", "sub_account_id",
@@ -74,7 +74,7 @@ def test_the_strip_has_a_piece_for_every_use(reader: Reader) -> None:
 
 
 def renamed(value: Any, names: Iterator[str], given: dict[str, str], chosen: bool = False) -> Any:
-    """The explanation with every text that somebody outside can choose replaced; what was equal stays equal."""
+    """The explanation with every text that someone outside can choose replaced; what was equal stays equal."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: renamed(getattr(value, f.name), names, given, f.name in CHOSEN_BY_PEOPLE) for f in fields(value)})
     if isinstance(value, tuple):

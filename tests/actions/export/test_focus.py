@@ -455,7 +455,7 @@ def ladder_world() -> SmallWorld:
     lines: list[dict[str, Any]] = [
         *({**storage, "at": at, "cost": f"4.5{n}00000000000000000001", "storage_key": "bucket", "storage_class": "STANDARD", "consumed_quantity": Decimal(n + 1), "tags": f'{{"day":"{n}"}}'} for n, at in enumerate(day)),
         *({**storage, "at": day[n], "cost": "0.30", "storage_key": "bucket", "storage_class": "GLACIER", "region_id": "eu"} for n in (2, 4)),
-        *({**storage, "at": day[n], "cost": "2.00", "storage_key": "elsewhere", "storage_class": "STANDARD"} for n in (1, 3)),  # a bucket of somebody else's
+        *({**storage, "at": day[n], "cost": "2.00", "storage_key": "elsewhere", "storage_class": "STANDARD"} for n in (1, 3)),  # a bucket of someone else's
         {**storage, "at": day[3], "cost": "1.00", "storage_key": "shut", "scope": "exclude"},
         {"at": "00:00..01:00", "run_tag": "A", "cost": "5.00"},
         {"at": "49:00..50:00", "job_key": "train-7", "on": None, "cost": "6.00"},

@@ -137,7 +137,7 @@ def test_a_sheets_question_has_the_ledgers_answer(sheet: Sheet, made: Path) -> N
 
 
 def test_only_a_new_build_is_written(home: Path) -> None:
-    """The same build is left alone. Of files beside it, those that somebody changed are kept."""
+    """The same build is left alone. Of files beside it, those that someone changed are kept."""
     file = home / "runspend.hyper"
     before = file.stat().st_mtime_ns
     assert (again := export(home, file)).rows == {} and (again.written, again.kept) == ([], [])

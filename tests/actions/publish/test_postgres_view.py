@@ -197,7 +197,7 @@ def test_a_view_of_others_is_refused_and_another_version_of_ours_is_replaced(
 
 
 def test_rows_are_there_once_after_a_step_back_and_an_upgrade(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """A former version, which drops the further columns, has published meanwhile; somebody has inserted a row."""
+    """A former version, which drops the further columns, has published meanwhile; someone has inserted a row."""
     publish(home, target)
     double_cost_daily(home)
     publish(home, target)

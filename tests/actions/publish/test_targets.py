@@ -284,7 +284,7 @@ def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, targ
 @pytest.mark.parametrize(
     "rows", ["'x', null::timestamptz", "null, now()", "'x', 'infinity'::timestamptz", "'x', '200000-01-01'::timestamptz", "[1], now()"]
 )
-def test_builds_that_somebody_else_wrote_into_a_duckdb_file_are_no_build(rows: str, home: Path, target_of: Callable[[str], Target]) -> None:
+def test_builds_that_someone_else_wrote_into_a_duckdb_file_are_no_build(rows: str, home: Path, target_of: Callable[[str], Target]) -> None:
     target = target_of("duckdb")
     assert isinstance(target, DuckDBTarget)
     target.file.parent.mkdir()
@@ -294,7 +294,7 @@ def test_builds_that_somebody_else_wrote_into_a_duckdb_file_are_no_build(rows: s
         assert publish(home, target).is_new
 
 
-def test_builds_that_somebody_else_wrote_into_postgresql_are_no_build(home: Path, target_of: Callable[[str], Target]) -> None:
+def test_builds_that_someone_else_wrote_into_postgresql_are_no_build(home: Path, target_of: Callable[[str], Target]) -> None:
     """The parts that they name are copied again; a month that is none is not looked for."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
@@ -316,7 +316,7 @@ def test_builds_that_somebody_else_wrote_into_postgresql_are_no_build(home: Path
 
 
 def test_months_that_are_gone_do_not_stay_where_no_build_names_them(home: Path, target_of: Callable[[str], Target]) -> None:
-    """Somebody has emptied the table of builds, or a former version, which does not know a table, has written it."""
+    """Someone has emptied the table of builds, or a former version, which does not know a table, has written it."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     publish(home, target)
@@ -372,7 +372,7 @@ def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Calla
 
 
 def metadata_of(target: IcebergTarget) -> Path:
-    """The file with the metadata of cost_daily, which everybody can change who can write the lake."""
+    """The file with the metadata of cost_daily, which everyone can change who can write the lake."""
     with closing(sqlite3.connect(target.properties["uri"].removeprefix("sqlite:///"))) as catalog:
         ((place,),) = catalog.execute("select metadata_location from iceberg_tables where table_name = 'cost_daily'")
     return Path(place.removeprefix("file://"))
@@ -394,7 +394,7 @@ def lake(home: Path, target_of: Callable[[str], Target]) -> IcebergTarget:
     return target
 
 
-def test_parts_that_somebody_else_wrote_into_iceberg_are_no_parts(home: Path, lake: IcebergTarget) -> None:
+def test_parts_that_someone_else_wrote_into_iceberg_are_no_parts(home: Path, lake: IcebergTarget) -> None:
     """All rows are copied again, each once."""
     [month, *_] = json.loads(json.loads(metadata_of(lake).read_text())["properties"][iceberg_target.PARTS])
     before, when = see(lake)["cost_daily"], "2026-10-04T06:00:00+00:00"

@@ -22,7 +22,7 @@ CONFIG: dict[str, Any] = {
     "home": "home",
     "budgets": [
         {"name": "vision", "for": {"team": "vision"}, "amount": 100, "notify": ["leads@acme.com"], "owner": "ana@acme.com"},
-        {"name": "everybody", "for": {"team": ["vision", "Speech & Co"]}, "amount": 100, "notify": ["all@acme.com"]},
+        {"name": "everyone", "for": {"team": ["vision", "Speech & Co"]}, "amount": 100, "notify": ["all@acme.com"]},
     ],
     "mail": {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]},
 }

@@ -201,7 +201,7 @@ def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
 
 
 def test_simultaneous_runs_are_explained_as_a_pool_splits_them() -> None:
-    """Three at once in one hour of three, and one in each of the others: somebody has the machine all the time."""
+    """Three at once in one hour of three, and one in each of the others: someone has the machine all the time."""
     hours = {h: 3.0 if h % 3 == 0 else 1.0 for h in range(0, LENGTH, 2)}
     (match,) = found_in([machines(dict.fromkeys(range(LENGTH), 1.0), price=2, gpus=1, instance_type="g5.xlarge")], [runs("bert", hours)])
     assert match.explained_cost == pytest.approx(2 * len(hours))
@@ -241,8 +241,8 @@ def test_accelerators_next_to_machines_of_runs_come_before_more_expensive_ones()
     ]
     matches = found_in(billed, [runs("churn", spot), runs("bert", jobs(dice, 40))])
     assert [(m.group.account, m.values) for m in matches] == [("1111", ("churn",)), ("1111", ("bert",))]
-    everybody = [*billed, machines(on, "3333", price=60, gpus=8, instance_type="p6.48xlarge")]
-    assert {m.group.account for m in found_in(everybody, [runs("churn", spot), runs("bert", jobs(dice, 40))])} == {"1111"}
+    everyone = [*billed, machines(on, "3333", price=60, gpus=8, instance_type="p6.48xlarge")]
+    assert {m.group.account for m in found_in(everyone, [runs("churn", spot), runs("bert", jobs(dice, 40))])} == {"1111"}
 
 
 def test_a_node_group_that_never_shrinks_to_zero_is_matched_by_the_nodes_above() -> None:
@@ -283,7 +283,7 @@ def test_accelerators_that_the_left_runs_hardly_used_are_not_proposed() -> None:
 
 
 def test_runs_are_grouped_by_the_most_telling_property() -> None:
-    """By user, where each user has machines of their own and experiments are everybody's."""
+    """By user, where each user has machines of their own and experiments are everyone's."""
     dice = random.Random("users")
     ran, billed = [], []
     for user in ("ana", "ben"):

@@ -1,4 +1,4 @@
-"""Pools that get into a `runspend.yaml` somebody wrote: lines are added, nothing else changes, twice is once, and what cannot be done is refused."""
+"""Pools that get into a `runspend.yaml` someone wrote: lines are added, nothing else changes, twice is once, and what cannot be done is refused."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path: Path, text
 
 
 def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None:
-    """Runspend's own files are private; this one is somebody else's."""
+    """Runspend's own files are private; this one is someone else's."""
     real = tmp_path / "real.yaml"
     real.write_text(BASE)
     os.chmod(real, 0o664)
@@ -162,7 +162,7 @@ def test_who_is_killed_before_the_end_has_the_old_file(tmp_path: Path, monkeypat
 
 
 def test_a_change_meanwhile_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody saves the file in an editor while the pools are checked."""
+    """Someone saves the file in an editor while the pools are checked."""
     from runspend.allocation.suggest import settings_file
 
     path = tmp_path / "runspend.yaml"

@@ -108,7 +108,7 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
 
 def test_probe_says_what_answers(place: Place) -> None:
     """`doctor` shows one line per store."""
-    assert probe_store(place.store()).endswith("answers, nothing in it")
+    assert probe_store(place.store()).endswith("answers and is empty")
     place.put({"x": b"x"})
     assert probe_store(place.store()).endswith(" answers")
 

@@ -1,4 +1,4 @@
-"""Artifact URIs made by somebody who wants in: ways out of a root, and hosts to be lured to. Nothing resolves outside, nobody is contacted."""
+"""Artifact URIs made by someone who wants in: ways out of a root, and hosts to be lured to. Nothing resolves outside, nobody is contacted."""
 
 from __future__ import annotations
 

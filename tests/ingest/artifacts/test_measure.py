@@ -222,7 +222,7 @@ def test_no_run_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> N
     assert not {"root", "dots", "elsewhere", "nowhere"} & {r["owner_id"] for r in store.rows()}
     assert found.warnings == [
         f"1 artifact URIs are ambiguous and own nothing, e.g. '{store.root}/1/../1/{RUN1}'.",
-        "1 owners claim the whole store and own nothing: an owner needs a folder of its own.",
+        "1 owners have the root of the store as their folder, so no bytes count as theirs. Give each owner a separate folder.",
     ]
 
 
@@ -371,7 +371,7 @@ def test_an_older_pipeline_run_never_undoes_a_newer_one(store: Store) -> None:
     store.measure(NOW + DAY)
     found = store.measure(NOW)
     assert found.tables == {}
-    assert found.warnings == [f"{store.root} was already measured after 2026-10-14 02:00. The newer figures stay."]
+    assert found.warnings == [f"skipped {store.root}: it has a measurement newer than 2026-10-14 02:00. The newer figures stay."]
     store.measure(datetime(2026, 11, 3, tzinfo=UTC))
     assert store.measure(NOW + 2 * DAY).tables == {}
 
@@ -541,7 +541,7 @@ def test_probe_says_what_it_saw(store: Store, tmp_path: Path) -> None:
     """`doctor` shows one line, or raises what the night would report."""
     assert probe_store(store.store) == f"folder {store.root} can be read"
     (tmp_path / "empty").mkdir()
-    assert probe_store(ArtifactStore(uri=str(tmp_path / "empty"))) == f"folder {tmp_path / 'empty'} can be read, no files in it"
+    assert probe_store(ArtifactStore(uri=str(tmp_path / "empty"))) == f"folder {tmp_path / 'empty'} can be read and is empty"
     with pytest.raises(SourceUnreachable):
         probe_store(ArtifactStore(uri=str(tmp_path / "missing")))
 

@@ -363,7 +363,7 @@ def test_what_mlflow_itself_writes_finds_its_owner(
 def test_probe_asks_once(s3_server: S3Server, bucket: str) -> None:
     """`doctor` shows one line per store."""
     store = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint)
-    assert probe_store(store) == f"bucket {bucket} answers, nothing in it"
+    assert probe_store(store) == f"bucket {bucket} answers and is empty"
     put(s3_server, bucket, {"x": 1})
     assert probe_store(store) == f"bucket {bucket} answers"
     with closing(s3_server.client()) as client:

@@ -303,8 +303,8 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "ORC": (lambda m: m.update(fileFormat="ORC"), "Configure the inventory as Parquet or CSV"),
     "no time": (lambda m: m.pop("creationTimestamp"), "cannot be read (KeyError)"),
     "size is text": (lambda m: m["files"][0].update(size="many"), "cannot be read (ValueError)"),
-    "climbs out": (lambda m: m["files"][0].update(key="inv/b/all/data/../../secret"), "which is not below it"),
-    "absolute": (lambda m: m["files"][0].update(key="inv/b/all/data//etc/passwd"), "which is not below it"),
+    "climbs out": (lambda m: m["files"][0].update(key="inv/b/all/data/../../secret"), "which is outside the inventory's folder"),
+    "absolute": (lambda m: m["files"][0].update(key="inv/b/all/data//etc/passwd"), "which is outside the inventory's folder"),
 }
 
 

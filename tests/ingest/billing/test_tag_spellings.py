@@ -88,7 +88,7 @@ def test_a_pool_names_tags_as_people_set_them(tmp_path: Path) -> None:
     assert [found["pool_key"] for found in cur_lines(tmp_path, in_cur_2, ["NodeGroup", "Node"], pools=[pool])] == ["gpu", None]
 
 
-def test_azure_keeps_the_case_somebody_typed(tmp_path: Path) -> None:
+def test_azure_keeps_the_case_someone_typed(tmp_path: Path) -> None:
     """Names of tags are not case-sensitive, and cost reports show the case they were given. Source: "Use tags to organize your Azure resources"."""
     said = [
         '"MLflow_Run_ID": "r1"',

@@ -51,7 +51,7 @@ def looked_up(pairs: Mapping[str, Collection[str]]) -> Callable[[Collection[str]
 
 @dataclass
 class World:
-    """One family of runs on the module's server: a run with a parent, a child and a model, another run that used the model, and somebody registered."""
+    """One family of runs on the module's server: a run with a parent, a child and a model, another run that used the model, and someone registered."""
 
     client: Any
     experiment: str
@@ -557,7 +557,7 @@ def test_an_orphan_that_mlflow_knows_is_not_an_orphan(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["d" * 32, f"m-{'d' * 32}"])
 def test_an_orphan_that_a_version_was_registered_from_is_kept(world: World, name: str) -> None:
-    """Its run or model is gone permanently, its files are not, and somebody registered them since the tables were read."""
+    """Its run or model is gone permanently, its files are not, and someone registered them since the tables were read."""
     orphan = Owner("orphan", f"7/{name}/artifacts")
     assert ask(world, orphan) is None
     version = world.register(f"saved-{name[:3]}", f"s3://bucket/7/{name}/artifacts/model", None)

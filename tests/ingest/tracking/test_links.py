@@ -260,7 +260,7 @@ def test_of_a_sweeps_metric_the_last_value_is_enough(mlflow: Served, tmp_path: P
     assert [r["model_id"] for r in nights.rows("run_metrics") if r["metric"] == "val acc"] == ["", ids["net"]]
 
 
-def test_what_is_read_is_what_somebody_needs() -> None:
+def test_what_is_read_is_what_someone_needs() -> None:
     keep = {"name": "best", "select": {"older_than": "20d"}, "action": "archive", "keep": {"best": 1, "by": "acc", "order": "max"}}
     archive, sweeps = {"to": "archive"}, {"metric": "loss", "best": "min"}
     server = {"name": "prod", "uri": "sqlite:///mlflow.db", "write_token": "anonymous"}

@@ -163,7 +163,7 @@ def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
     with world.open() as db:
         db.execute("pragma journal_mode = wal")
     world.add_run("in the file")
-    kept = world.open()  # as long as somebody is connected, the log is not moved into the file
+    kept = world.open()  # as long as someone is connected, the log is not moved into the file
     kept.execute(
         "insert into runs (run_uuid, status, start_time, experiment_id) values ('in the log', 'RUNNING', ?, 1)", (at("2026-11-02"),)
     )

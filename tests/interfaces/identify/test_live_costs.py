@@ -92,7 +92,7 @@ def test_one_run_is_compared_with_runs_like_it(tmp_path: Path) -> None:
     with serve_metadata() as (address, _):
         done = train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
     [line] = [line for line in done.stderr.splitlines() if line.startswith("Runspend: ")]
-    assert line.startswith("Runspend: this run has cost about ") and line.endswith("an hour; runs like it cost 38.00 to 52.00")
+    assert line.startswith("Runspend: this run has cost about ") and line.endswith("an hour; similar runs cost 38.00 to 52.00")
 
 
 def test_experiments_of_two_servers_with_the_same_name_and_id_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def shown(answer: httpx.Response, asked: str) -> str:
 
 
 def test_every_route_is_asked(vision: FastAPI) -> None:
-    """A new route fails here until somebody decides what is asked of it."""
+    """A new route fails here until someone decides what is asked of it."""
     assert {route.path for route in vision.routes if isinstance(route, APIRoute)} == ROUTES.keys()
 
 
@@ -227,7 +227,7 @@ def test_no_page_leads_a_team_to_what_it_may_not_see(vision: FastAPI) -> None:
 
 
 def test_totals_are_those_of_the_bill(vision: FastAPI, settings: Settings) -> None:
-    """The month and each part of it cost the same for everybody; only names differ."""
+    """The month and each part of it cost the same for everyone; only names differ."""
     finance = app_for(settings, "finance")
     for query in ("?by=team", "?by=team&measure=list", "?by=experiment&allocated_to=idle", *(f"?by={key}&compare=none" for key in GROUPS), "?by=machine,team&spread=1"):  # fmt: skip
         mine, whole = (one(app, f"/api/v1/costs{query}").json() for app in (vision, finance))
@@ -404,7 +404,7 @@ def test_roles_of_airflow_are_groups() -> None:
 
 
 def test_without_access_everything_is_as_before(settings: Settings) -> None:
-    """Everybody who can open the pages sees all."""
+    """Everyone who can open the pages sees all."""
     plain = settings.model_copy(update={"access": None})
     answer = one(create_app(plain), "/api/v1/runs")
     assert answer.status_code == 200 and w.DECOY in answer.text

@@ -131,7 +131,7 @@ def test_a_search_leads_to_machines_and_models(home: Path) -> None:
         assert page(settings, f"/{target}")[0] == 200
 
 
-def test_a_line_shows_everybody_who_pays_it(home: Path) -> None:
+def test_a_line_shows_everyone_who_pays_it(home: Path) -> None:
     settings = settings_of(home)
     status, text, tags = page(settings, f"/line/{LINE}")
     assert status == 200
@@ -235,7 +235,7 @@ def test_pages_of_one_thing_convert_as_the_explorer_does(home: Path) -> None:
 
 
 def test_a_machine_whose_name_begins_with_a_blank_has_its_page(tmp_path: Path) -> None:
-    """A blank that somebody typed by mistake is forgiven."""
+    """A blank that someone typed by mistake is forgiven."""
     run_on_duckdb(
         {
             "billing_lines": [line(0, on=" lead", instance_type="g5"), line(1, on="tail", instance_type="g5")],

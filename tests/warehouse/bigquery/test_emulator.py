@@ -184,7 +184,7 @@ SWAP = """
 begin transaction;
 -- the head says who is first; its number is read before
 update head set number = @next where number = @next - 1;
-select if(@@row_count = 1, 1, error('somebody else was first'));
+select if(@@row_count = 1, 1, error('someone else was first'));
 delete from facts where day >= @first and runspend_writer = @writer;
 insert into facts (day, value, runspend_writer) select day, value + 1, @writer from staged;
 {more}
@@ -247,7 +247,7 @@ def test_a_script_that_ends_without_a_commit_leaves_nothing(swap: Dataset) -> No
 
 def test_the_second_of_two_swaps_of_a_number_finds_that_it_is_late(swap: Dataset) -> None:
     swap.run(SWAP.format(more=""), *parameters_of(1))
-    with pytest.raises(BadRequest, match=r"Query error: somebody else was first at \[5:1\]"):
+    with pytest.raises(BadRequest, match=r"Query error: someone else was first at \[5:1\]"):
         swap.run(SWAP.format(more=""), *parameters_of(1))
     assert swap.run(FACTS) == NEW
 

@@ -57,7 +57,7 @@ def fresh(bigquery_target: Target) -> BigQueryWarehouse:
 
 
 def again(warehouse: BigQueryWarehouse, **more: Any) -> BigQueryWarehouse:
-    """The same tables, opened by somebody else."""
+    """The same tables, opened by someone else."""
     return BigQueryWarehouse(warehouse.jobs._settings, **more)
 
 
@@ -74,7 +74,7 @@ def ask(warehouse: BigQueryWarehouse, query: str, parameters: Mapping[str, Any] 
 
 
 def script(warehouse: BigQueryWarehouse, text: str) -> None:
-    """What somebody else does to the tables."""
+    """What someone else does to the tables."""
     warehouse.jobs.run(Statement(text), dataset=warehouse.places.internal, labels={"step": "other"})
 
 
@@ -519,7 +519,7 @@ def test_a_model_may_not_have_the_name_of_a_table(warehouse: BigQueryWarehouse, 
 
 
 def test_datasets_of_killed_steps_are_swept(fresh: BigQueryWarehouse) -> None:
-    """Those older than their tables live; a younger one may be somebody's who works, and other datasets are none of ours."""
+    """Those older than their tables live; a younger one may be someone's who works, and other datasets are none of ours."""
     jobs, places = fresh.jobs, fresh.places
     killed, unlabelled = places.step("0123456789abcdef"), places.step("fedcba9876543210")
     others = (places.public, f"{places.public}_stepson", places.step("functions"), places.step("0123456789abcdef_internal"))

@@ -409,7 +409,7 @@ HEADS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a copy of two": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", KEY]]},
     "a copy of less than nothing": lambda head: {**head, "copies": [[f"_runspend/stage/{'a' * 32}/0.parquet", KEY, -1]]},
     "copies that are a map": lambda head: {**head, "copies": {KEY: 1}},
-    "a removal of somebody else's": lambda head: {**head, "removals": [["secret.txt", '"x"']]},
+    "a removal of someone else's": lambda head: {**head, "removals": [["secret.txt", '"x"']]},
     "a removal of what is published": lambda head: {**head, "removals": [[KEY, '"x"']]},
     "a removal without an etag": lambda head: {**head, "removals": [["runs/period=2026-10/lab.parquet", ""]]},
     "a schema that is a text": lambda head: {**head, "schema": "9"},
@@ -424,8 +424,8 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
     fill(warehouse, rows_of(LINES), UNIT)
     client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"
     for name in ("secret.txt", "other/secret.txt"):
-        client.put_object(Bucket=bucket, Key=f"{PREFIX}/{name}", Body=b"somebody else's")
-    (tmp_path / "victim.parquet").write_text("somebody else's")
+        client.put_object(Bucket=bucket, Key=f"{PREFIX}/{name}", Body=b"someone else's")
+    (tmp_path / "victim.parquet").write_text("someone else's")
     good = json.loads(client.get_object(Bucket=bucket, Key=head)["Body"].read())
     before = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
     heads = {name: change(good) for name, change in HEADS.items()}
@@ -442,7 +442,7 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
         client.put_object(Bucket=bucket, Key=head, Body=before["_runspend/head.json"])
         found = {key: client.get_object(Bucket=bucket, Key=f"{PREFIX}/{key}")["Body"].read() for key in keys(s3_server, bucket)}
         assert {key: body for key, body in found.items() if "/stage/" not in key} == before, name
-        assert (tmp_path / "victim.parquet").read_text() == "somebody else's"
+        assert (tmp_path / "victim.parquet").read_text() == "someone else's"
     assert warehouse.find_damage() == {}
 
 
@@ -697,7 +697,7 @@ def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_serve
     client.delete_object(Bucket=bucket, Key=head)
     acts: list[Callable[[], object]] = [opened, warehouse.states, warehouse.find_damage, lambda: publish_version(warehouse, 2)]
     for act in acts:
-        with pytest.raises(WarehouseDamaged, match=r"_runspend/head\.json: the object is gone") as refused:
+        with pytest.raises(WarehouseDamaged, match=r"_runspend/head\.json: the object is missing") as refused:
             act()
         assert bucket not in str(refused.value)
     client.put_object(Bucket=bucket, Key=head, Body=body)

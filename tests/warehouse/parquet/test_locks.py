@@ -166,7 +166,7 @@ def test_others_cannot_open_the_lock(home: Path) -> None:
 
 
 def test_a_wait_that_was_given_up_leaves_no_lock(home: Path) -> None:
-    """Somebody who no longer waits keeps nobody else out: neither the lock nor the turnstile is theirs."""
+    """Someone who no longer waits keeps nobody else out: neither the lock nor the turnstile is theirs."""
     process = holder(home, "shared", 60)
     with pytest.raises(RunspendError), Locks(home).exclusive(wait=0.1):
         pass
@@ -201,7 +201,7 @@ def held(file: Path) -> Iterator[int]:
 
 
 def test_a_wait_at_the_turnstile_names_who_is_in_it(home: Path) -> None:
-    """Not a reader who does no harm, nor somebody who cannot be seen."""
+    """Not a reader who does no harm, nor someone who cannot be seen."""
     with held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
     said = str(error.value)

@@ -107,7 +107,7 @@ def folder_of(root: Path, table: Table) -> Path:
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
-def test_everybody_reads_every_table(root: Path, table: Table, reader: str) -> None:
+def test_everyone_reads_every_table(root: Path, table: Table, reader: str) -> None:
     """A folder, a folder's month and a date: the rows that were put, to the last decimal."""
     with localcontext(prec=76):
         each = Decimal("1234567.0000000000000000000001") * len(money(table))

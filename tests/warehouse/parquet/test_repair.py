@@ -16,7 +16,7 @@ from runspend.warehouse.parquet.warehouse import open_folder
 
 
 def wait_for_a_waiter(turn: Path) -> None:
-    """Return when somebody waits for the warehouse's lock: they have its turnstile."""
+    """Return when someone waits for the warehouse's lock: they have its turnstile."""
     with turn.open("rb") as file:
         for _ in range(1000):
             try:

@@ -394,7 +394,7 @@ def test_a_shard_that_fails_ends_the_step_and_the_next_one_runs(root: Path, sql:
 
 
 def test_ctrl_c_stops_all_shards(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Queries that would run far longer end with the signal, even if somebody sends it again while they end."""
+    """Queries that would run far longer end with the signal, even if someone sends it again while they end."""
     fill_six_shards(root, monkeypatch)
     many = "(select distinct resource_key, number from lines, unnest(generate_array(1, 100000)) as number)"
     models = two_models(

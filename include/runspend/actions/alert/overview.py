@@ -110,7 +110,7 @@ def _row(
     values = {
         "budget": budget.name, "title": budget.title, "state": _state(budget, judged), "budget_period": period, "spent": spent, "amount": budget.amount, "currency": currency,
         "percent": percent, "measure": budget.measure, "judged_on": budget.judged_on, "last_mail": last_mail, "muted": str(quiet) if quiet else None, "owner": budget.owner,
-        "notify": budget.everybody(), "reason": "no alert step since it was added" if not judged else judged["not_judged"],
+        "notify": budget.all_recipients(), "reason": "no alert step since it was added" if not judged else judged["not_judged"],
     }  # fmt: skip
     return {name: values[name] if name in values else judged.get(name) for name in COLUMNS}
 

@@ -59,7 +59,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
             why = "; ".join(found["msg"].removeprefix("Value error, ") for found in error.errors(include_url=False))
             notes.append(f"{where}: its tag runspend.budget is not used: with {clean(row['budget'], 40)} {clean(why, 200)}")
             continue
-        if not budget.everybody():
+        if not budget.all_recipients():
             notes.append(
                 f"{where}: no alerts for its budget: Runspend may not mail the owner {clean(row['owner'] or 'none', 40)!r} (allowed domains: {recipients.listed}): {recipients.why_not(row['owner'])}"
             )

@@ -119,7 +119,7 @@ def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget:
         key = f"{budget.name}.{version}"
         value = {"budget": budget.name, "version": version, "first_judged_at": now.isoformat(), "rules": rules_of(budget)}
         made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
-        assert made is not None, "a record that somebody else just made"
+        assert made is not None, "a record that another process just made"
         known = made[0]
     if "taken_back_at" in known:  # The edit was undone. This version did not judge the periods that ended in between.
         known = _change(records, known, {"taken_back_at": None, "first_judged_at": now.isoformat()})

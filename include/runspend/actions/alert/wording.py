@@ -127,7 +127,7 @@ class Writer:
 
     def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
         """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
-        mine = {s.budget.name for s in statuses if recipient in s.budget.everybody()} | {a["budget"] for a in alerts}
+        mine = {s.budget.name for s in statuses if recipient in s.budget.all_recipients()} | {a["budget"] for a in alerts}
         counted = _counted(alerts)
         rest = len(mine) - len({a["budget"] for a in alerts})
         others = f" {rest} other{' is' if rest == 1 else 's are'} below all thresholds." if rest > 0 else ""

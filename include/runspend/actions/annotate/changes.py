@@ -1,8 +1,8 @@
-"""What MLflow lacks for one run, experiment or model version, and whose values are there.
+"""Finds what MLflow lacks for one run, experiment or model version, and whether the values there are Runspend's.
 
 A metric is Runspend's if its step says so (`core/cost_keys.py`). A tag is, if the tag `runspend.costs` beside it records exactly this
-value, or the one before. If somebody deleted the record of a run with a metric of Runspend, values that Runspend writes are its own. Any
-other value under the same names belongs to somebody else, and stays.
+value, or the one before. If the record of a run with a metric of Runspend was deleted, values in the form that Runspend writes are its own.
+Any other value under the same names is foreign, and stays.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ def find_other_server(shown: Mapping[str, str], by: Writer) -> str | None:
 
 
 def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by: Writer) -> Changes | None:
-    """Return what makes MLflow show the run's cost, empty if it does. None if somebody else's value uses the name."""
+    """Return what makes MLflow show the run's cost, empty if it does. None if a foreign value uses the name."""
     record = _read_record(shown.tags)
     own_tags = [tag for tag in COST_TAGS if shown.tags.get(tag) in record.get(tag, ())]
-    if RECORD not in shown.tags and any(cost.is_ours for cost in shown.costs.values()):  # somebody deleted only the record
+    if RECORD not in shown.tags and any(cost.is_ours for cost in shown.costs.values()):  # only the record was deleted
         own_tags = [tag for tag in COST_TAGS if _OWN_VALUES[tag].fullmatch(shown.tags.get(tag, ""))]
     values = {key: cost.value for key, cost in shown.costs.items() if not math.isnan(cost.value)}
     own = {key for key in values if shown.costs[key].is_ours}
@@ -110,7 +110,7 @@ def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by
 def find_owner_changes(
     shown: Mapping[str, str], wanted: Mapping[str, str], as_of: Mapping[str, str], by: Writer
 ) -> dict[str, str | None] | None:
-    """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if somebody else's tags
+    """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if foreign tags
     use the names.
     """
     record = _read_record(shown)

@@ -33,7 +33,7 @@ def read_shown(home: Path, place: str) -> pa.Table | None:
         return None
     try:
         found = pq.read_table(pa.BufferReader(content[DIGEST:])).select(RUN_COSTS.names).cast(RUN_COSTS)
-    except (KeyError, pa.ArrowException):  # somebody else wrote it: anyone can make the digest
+    except (KeyError, pa.ArrowException):  # Runspend did not write it: anyone can make the digest
         return None
     return None if any(found[name].null_count for name in ("workspace", "experiment_id", "run_id", "currency")) else found
 

@@ -1,4 +1,4 @@
-"""Write costs to one MLflow server: only what changed, with a bounded number of requests, and never over somebody else's values.
+"""Write costs to one MLflow server: only what changed, with a bounded number of requests, and never over foreign values.
 
 The values in MLflow decide, so an annotation that is killed and started again ends with the same result: correct values are not
 written again.
@@ -75,7 +75,7 @@ class Written:
     experiments: int = 0
     model_versions: int = 0
     gone: int = 0
-    foreign: list[str] = field(default_factory=list)  # items with somebody else's values under the same names
+    foreign: list[str] = field(default_factory=list)  # items with foreign values under the same names
     others: Counter[str] = field(default_factory=Counter)  # items with costs of another installation, by its id
     other_servers: Counter[str] = field(
         default_factory=Counter

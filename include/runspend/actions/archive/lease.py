@@ -77,7 +77,7 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive
         )
     number = held["number"] + 1
     if not records.replace(KIND, KEY, _holder(number, lasts), token):
-        raise LeaseLost(f"cannot {to}: somebody else has just begun. Wait for it, then try again. Nothing was changed.")
+        raise LeaseLost(f"cannot {to}: another archive or restore has just begun. Wait for it, then try again. Nothing was changed.")
     return Lease(records, number, lasts)
 
 
@@ -92,7 +92,7 @@ def _check(held: dict[str, Any], records: Records) -> None:
         raise refused(records.where(KIND, KEY), "it names no holder")
     if datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) + LONGEST and not _is_gone(held):
         do = "Make sure that no archive or restore is running, then move the record away."
-        raise refused(records.where(KIND, KEY), f"it is held until {held['until'][:16]}, and no lease lasts that long", do=do)
+        raise refused(records.where(KIND, KEY), f"it ends at {held['until'][:16]}, later than any lease can", do=do)
 
 
 def _holder(number: int, lasts: timedelta) -> dict[str, Any]:

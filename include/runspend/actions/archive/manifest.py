@@ -184,7 +184,7 @@ def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
         else:
             entry = _check_entry(value, where, number)
             if entry.key in entries:
-                _refuse(where, number, f"{entry.key!r} is there twice")
+                _refuse(where, number, f"{entry.key!r} is listed twice")
             entries[entry.key] = entry
             size += entry.size
             if len(entries) > min(MAX_ENTRIES, head["objects"]):
@@ -242,9 +242,9 @@ def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
 
 def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
     if value.keys() != _HEAD.keys() or any(type(value[name]) is not kind for name, kind in _HEAD.items()):
-        _refuse(where, 1, "it is not the first line of a manifest")
+        _refuse(where, 1, "its first line is not the header of a manifest")
     if value["runspend_archive"] != VERSION:
-        _refuse(where, 1, f"it is of version {value['runspend_archive']}; this Runspend reads version {VERSION}")
+        _refuse(where, 1, f"it has format version {value['runspend_archive']}, and this Runspend reads version {VERSION}")
     item = value["item"]
     if item.keys() != {field.name for field in fields(Item)}:
         _refuse(where, 1, "its item has fields that an item does not have")

@@ -146,7 +146,7 @@ class _Move:
                 return replace(entry, state="copied", sha256=held.sha256, data=data, copy_etag=found.etag, reason=None)
         raise SourceRefused(
             self.target.uri,
-            f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} were read back and were not what was written. It stays.",
+            f"cannot archive {entry.key!r}: {COPIES} copies in {self.target.uri} differ from what was written. The original stays.",
         )
 
     def _write(self, key: str, held: Held, storage_class: str | None = None) -> StoredObject:

@@ -12,6 +12,6 @@ from (
   select tracking_server, 'version', model_name, {version_label}, source_uri, {version_location}
   from model_versions
   where source_uri is not null
-) as everybody
+) as owners
 where regexp_contains(location, @stored) and not regexp_contains(location, @regular)
 order by tracking_server, owner_kind, owner_id, label, uri

@@ -45,7 +45,7 @@ from (
   select tracking_server, concat(replace(owner_kind, '_', ' '), ' ', owner_id), owner_id, uri from artifact_owners
   union all
   select tracking_server, concat('registered model ', model_name), concat('registered ', model_name), source_uri from model_versions
-) as everybody
+) as owners
 """
 _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 

@@ -166,7 +166,7 @@ claims as (
     select tracking_server, owner_kind, owner_id, concat(replace(owner_kind, '_', ' '), ' ', owner_id), {owner_location} from artifact_owners where uri is not null
     union all
     select tracking_server, 'version', label, label, location from versions where location is not null
-  ) as everybody
+  ) as owners
 ),
 shared as (
   select s.store, s.prefix, s.owner_kind, s.owner_id, min(case c.owner_kind when 'version' then c.label else concat('shares its folder with ', c.label) end) as reason

@@ -171,7 +171,7 @@ def _say_cost(run: RunningRun) -> str:
     if run.priced_by is not None:
         text += f", by {run.priced_by} (not estimated or billed yet)"
     if run.runs_like is not None:
-        whose = "runs like it, with their nested runs, cost" if run.runs_like.has_nested else "runs like it cost"
+        whose = "similar runs, with their nested runs, cost" if run.runs_like.has_nested else "similar runs cost"
         text += f"; {whose} {small_money(run.runs_like.low)} to {small_money(run.runs_like.high)}"
     return text
 

@@ -1,4 +1,4 @@
-"""What runs like a future one have cost: the median and the middle 80 % of an experiment's ended runs, from its own history."""
+"""What runs like a future one have cost: the median and the middle 80% of an experiment's ended runs, from its own history."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KEY = re.compile(r"[\w./: -]{1,250}")
 class RunsLike:
     """Ended runs of an experiment on one server, with one currency and outcome. Costs include those of nested runs.
 
-    `low`, `high`: the range of the middle 80 % of the runs' costs, or of all if there are fewer than ENOUGH.
+    `low`, `high`: the range of the middle 80% of the runs' costs, or of all if there are fewer than ENOUGH.
     `has_nested`: some of the runs have nested runs with a cost of their own.
     """
 
@@ -82,7 +82,7 @@ def _say(one: RunsLike, where: str) -> str:
     middle = f"{small_money(one.median)} {one.billing_currency} and {_say_time(one.median_hours)}"
     if one.runs == 1:
         return f"1 {kind} run{where}: {middle}"
-    spread = "the middle 80 % cost" if one.runs >= ENOUGH else "they cost"
+    spread = "the middle 80% cost" if one.runs >= ENOUGH else "they cost"
     return f"{one.runs:,} {kind} runs{where}: median {middle}; {spread} {small_money(one.low)} to {small_money(one.high)} {one.billing_currency}"
 
 

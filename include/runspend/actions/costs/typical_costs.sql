@@ -1,4 +1,4 @@
--- The cost of finished top-level runs of each experiment since @since, with all their children: the middle 80 %, or all of fewer than
+-- The cost of finished top-level runs of each experiment since @since, with all their children: the middle 80%, or all of fewer than
 -- @enough. Servers and workspaces may have experiments of the same name.
 with ended as (
   select tracking_server, workspace, experiment_id, experiment_name, billing_currency, cost_with_children as cost

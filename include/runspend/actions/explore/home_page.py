@@ -20,7 +20,7 @@ from runspend.schema.rows import month_after
 MOST_TEAMS = 8
 WHAT_TO_DO = {
     "idle": "Stop or shrink the machines, or let their runs name them.",
-    "failed": "Find out why they failed: their cost bought nothing.",
+    "failed": "Find out why they failed. Their cost produced no result.",
     "unallocated": "Tag what is billed, or add a rule. The command runspend suggest proposes one.",
 }
 

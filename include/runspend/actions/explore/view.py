@@ -1,6 +1,6 @@
 """A view of the daily costs, and the address that contains it: `?from=2026-10-01&to=2026-10-31&by=team,experiment&team=vision`.
 
-The address is the whole state: everybody who opens it asks the same question. Asking the warehouse does not belong here.
+The address is the whole state: everyone who opens it asks the same question. Asking the warehouse does not belong here.
 """
 
 from __future__ import annotations

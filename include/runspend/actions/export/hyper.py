@@ -108,7 +108,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _write_files_beside(extract: Extract) -> None:
-    """Write data sources and the workbook unless somebody changed them."""
+    """Write data sources and the workbook, except files that were edited."""
     for name, text in tableau_files.files_beside(extract.path.name).items():
         path = extract.path.with_name(name)
         there = path.read_bytes() if path.exists() else None

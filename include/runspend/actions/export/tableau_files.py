@@ -1,7 +1,7 @@
 """Tableau's files over an extract: a data source (.tds) for costs, one for runs, and a workbook (.twb) with a sheet per question.
 
-Names, labels and descriptions come from the table definitions. Each file ends with a digest of itself, so that a file that somebody changed
-is recognized and kept.
+Names, labels and descriptions come from the table definitions. Each file ends with a digest of itself, so that an edited file is recognized
+and kept.
 
 Source: Tableau "Document Schemas" (the XSD of workbooks). The names of column instances, such as `sum:effective_cost:qk`, are those that
 Tableau gives them.

@@ -90,7 +90,7 @@ def _locked(target: DuckDBTarget) -> Iterator[None]:
 
 
 def probe(target: DuckDBTarget) -> Found:
-    """Return what the file has, and whether its folder can be written. Changes nothing. Raises SourceError for a file of somebody else."""
+    """Return what the file has, and whether its folder can be written. Changes nothing. Raises SourceError for a file that Runspend did not write."""
     folder = next(parent for parent in target.file.parents if parent.exists())
     problem = None
     if not folder.is_dir():
@@ -113,7 +113,7 @@ def _found_in(target: DuckDBTarget) -> Found:
     ):
         connection.execute("set TimeZone = 'UTC'")
         is_table = "select 1 from duckdb_tables() where schema_name = 'main' and table_name = ?"
-        if connection.execute(is_table, [BUILDS.name]).fetchall():  # a view of somebody else's would run whatever it says
+        if connection.execute(is_table, [BUILDS.name]).fetchall():  # a foreign view could run any SQL
             rows = connection.execute(BUILD_THERE).fetchall()
             return Found(rows[0][0], datetime.fromtimestamp(rows[0][1] / 1e6, timezone.utc)) if rows else Found()
     raise SourceError(

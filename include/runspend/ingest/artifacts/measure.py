@@ -105,7 +105,7 @@ def measure_store(
             tables = roll_forward(con, now, previous)
             dangling = None
             if tables is None:
-                warnings.append(f"{store.uri} was already measured after {now:%Y-%m-%d %H:%M}. The newer figures stay.")
+                warnings.append(f"skipped {store.uri}: it has a measurement newer than {now:%Y-%m-%d %H:%M}. The newer figures stay.")
             else:
                 failure = failure or _refuse_empty(con, store, root, listing)
                 night = _Measurement(store, now, job.load_id, readings, failure is None, known_dangling)
@@ -148,10 +148,10 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
     page = next(_list(store, root, listing, None, 1), None)
     is_empty = page is None or not page.rows
     if root.scheme == "file":
-        return f"folder /{root.folder} can be read" + (", no files in it" if is_empty else "")
+        return f"folder /{root.folder} can be read" + (" and is empty" if is_empty else "")
     what = "container" if root.scheme == "azure" else "bucket"
     versions = "; it keeps versions, so no policy can `tier` in it" if listing.keeps_versions else ""
-    return f"{what} {root.bucket} answers" + (", nothing in it" if is_empty else "") + versions
+    return f"{what} {root.bucket} answers" + (" and is empty" if is_empty else "") + versions
 
 
 def _stage(
@@ -205,7 +205,9 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
     if odd:
         warnings.append(f"{len(odd)} artifact URIs are ambiguous and own nothing, e.g. {odd[0]!r}.")
     if claims := folders.count(""):
-        warnings.append(f"{claims} owners claim the whole store and own nothing: an owner needs a folder of its own.")
+        warnings.append(
+            f"{claims} owners have the root of the store as their folder, so no bytes count as theirs. Give each owner a separate folder."
+        )
     table = owners.select(_OWNER_COLUMNS).append_column("prefix", pa.array([f or None for f in folders], pa.string()))
     con.register("all_owners", table)
     con.execute("create temp table owners as select * from all_owners where prefix is not null and owner_id is not null")

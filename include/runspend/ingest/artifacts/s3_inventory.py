@@ -158,7 +158,7 @@ def _below(store: ArtifactStore, files: Files, key: str) -> str:
     """
     name = key.removeprefix(files.prefix) if files.prefix else f"data/{key.rpartition('/data/')[2]}"
     if (files.prefix and not key.startswith(files.prefix)) or any(part in ("", ".", "..") for part in name.split("/")):
-        raise _refused(store, f"its manifest names {key!r}, which is not below it", "Check who can write there")
+        raise _refused(store, f"its manifest names {key!r}, which is outside the inventory's folder", "Check who can write there")
     return name
 
 

@@ -213,7 +213,7 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
             first, second, account, day = pair
             return (
                 f"the exports {first} and {second} both hold account {account}, period {period}, with charges of {day}: "
-                "they are the same charges twice. Point billing[].uri at one of them"
+                "these charges would count twice. Point billing[].uri at one of the exports"
             )
     return None
 
@@ -231,7 +231,7 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
     files, aside = recognize(context, verify_all(context, folder, found[0].files, workdir, bad), bad)
     if aside and not files and not bad and not any(history.current for history in context.histories.values()):
         names = ", ".join(file.name for file in aside)
-        raise refused(context, f"{names} has prices for charges, and there is no file of charges next to it. Put the usage there", None)
+        raise refused(context, f"{names} has only prices, and no usage file is next to it. Put the usage file into the same folder", None)
     with Staged(workdir, context.memory) as staged:
         stage_each(context, staged, aside, files, bad)
         known = _known_periods(context, files)

@@ -185,7 +185,7 @@ class DatabaseReader:
         raise SourceRefused(
             self.name,
             f"cannot read the database of {self.name}: its schema revision is {shown}, and Runspend knows {revisions.describe_range()}. Nothing was read. "
-            "Set `via: api` for this server, or upgrade whichever is older.",
+            "Set `via: api` for this server, or upgrade MLflow or Runspend, whichever is older.",
         )
 
     def read_experiments(self) -> pa.Table:

@@ -136,7 +136,7 @@ def forecast(context: Context, experiment: str, params: tuple[str, ...]) -> None
     """Show what runs like the next one cost.
 
     Answers from the ended runs of the same experiment in the last year: the median, and the range of
-    the middle 80 %. Costs include those of nested runs.
+    the middle 80%. Costs include those of nested runs.
 
     \b
     Example:

@@ -219,7 +219,7 @@ class _Meter:
         whose = "this run has" if len(seconds) == 1 else f"these {len(seconds):,} runs have"
         text = f"Runspend: {whose} cost about {cost:,.2f} {price.currency}, {price.hour_cost:,.2f} an hour"
         if self._typical is not None and len(seconds) == 1:
-            text += f"; runs like it cost {self._typical['low']} to {self._typical['high']}"
+            text += f"; similar runs cost {self._typical['low']} to {self._typical['high']}"
         return text
 
 

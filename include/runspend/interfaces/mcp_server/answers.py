@@ -229,7 +229,7 @@ class SqlAnswer(Answer):
     """Answer of `sql`."""
 
     columns: list[str]
-    rows: Annotated[list[list[Any]], Field(description="Values in the order of `columns`. Decimals are exact texts.")]
+    rows: Annotated[list[list[Any]], Field(description="Values in the order of `columns`. Decimals are exact, as strings.")]
     is_cut: Annotated[bool, Field(description="Whether there are more rows.")]
 
 

@@ -34,7 +34,7 @@ LONGEST = 180.0  # seconds after which a question is stopped
 MOST_BYTES = 1_000_000  # of an answer
 INSTRUCTIONS = (
     "Runspend says what MLflow runs and the ML platform around them cost, from the cloud's bills. All tools only read. Every answer has the day of the newest "
-    f"charge, the measure, the currency and the rule behind its figures: state them with the figures. Amounts are exact decimal texts. {DATA}"
+    f"charge, the measure, the currency and the rule behind its figures: state them with the figures. Amounts are exact decimals, as strings. {DATA}"
 )
 
 

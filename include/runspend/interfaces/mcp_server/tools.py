@@ -468,7 +468,7 @@ TOOLS: Sequence[Tool] = (
     Tool(
         "sql",
         "SQL over the cost tables",
-        "The rows of one SELECT in GoogleSQL over the tables that `tables` lists. Nothing but SELECT runs. Long texts are cut. Prefer `costs` and `explain` where "
+        "The rows of one SELECT in GoogleSQL over the tables that `tables` lists. Nothing but SELECT runs. Long strings are cut. Prefer `costs` and `explain` where "
         f"they answer the question. {DATA}",
         SqlArguments,
         SqlAnswer,

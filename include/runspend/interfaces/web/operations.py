@@ -52,7 +52,7 @@ OF_COLUMNS: Mapping[str, dict[str, Any]] = {
 ERRORS = {
     400: "The address is wrong. The sentence names the parameter, its value and what is allowed.",
     401: "The server asks for a login, and none was given.",
-    403: "The server refuses this for everybody, or under this host name.",
+    403: "The server refuses this for every user, or under this host name.",
     404: "There is no such run, or nothing has been loaded yet.",
     503: "The server is busy, or the warehouse cannot be read. Try again after `Retry-After` seconds.",
 }

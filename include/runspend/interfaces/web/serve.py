@@ -49,7 +49,7 @@ def check_access(settings: Settings, host: str) -> None:
         return
     if access is None:
         raise UsageError(
-            f"cannot serve on {host}: everybody who reaches the port would see all costs. Set `access` with a header and a reverse proxy, or serve"
+            f"cannot serve on {host}: everyone who reaches the port would see all costs. Set `access` with a header and a reverse proxy, or serve"
             f" on {HOST}. No page is shown."
         )
     if "proxies" not in access.model_fields_set:

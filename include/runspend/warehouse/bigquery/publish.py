@@ -30,7 +30,7 @@ from runspend.warehouse.parquet.engine import month_of
 __all__ = ["swap"]
 
 TRIES = 20
-MOVED = "runspend: somebody else published first"
+MOVED = "runspend: another process published first"
 
 
 StagedUnits = Mapping[Unit, tuple[tuple[StagedTable, ...], UnitState]]

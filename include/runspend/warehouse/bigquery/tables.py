@@ -48,7 +48,9 @@ __all__ = [
 ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)/?")
 DAY_MS = 24 * 3600 * 1000
 WRITER = Column(
-    "runspend_writer", "STRING", "Whose rows these are: a bill, a tracking server, a store, a step, or all. What is replaced together."
+    "runspend_writer",
+    "STRING",
+    "Writer of the rows: a bill, a tracking server, an artifact store, a step, or all. Rows of one writer are replaced together.",
 )
 LABELS = {"runspend": "warehouse"}
 STEP_LABEL = "step"  # marks datasets of steps
@@ -63,13 +65,11 @@ PUBLISHED = Table(
     (
         Column("table_name", "STRING", "Table of the unit; empty for the head row."),
         Column("period", "STRING", "YYYY-MM or all."),
-        Column("writer", "STRING", "Whose rows these are."),
+        Column("writer", "STRING", "Writer of the rows."),
         Column("digest", "STRING", "Digest of the content, independent of the order of rows."),
-        Column("row_count", "INT64", "Rows of the unit; of the head row: how many publishes there were."),
+        Column("row_count", "INT64", "Rows of the unit; in the head row: the number of publishes."),
         Column("build_id", "STRING", "The step that wrote it."),
-        Column(
-            "extra", "STRING", "JSON object of small facts that the writer reads again later; of the head row: the version of the tables."
-        ),
+        Column("extra", "STRING", "Metadata of the unit, as a JSON object. In the head row: the schema version."),
         Column("publish_id", "STRING", "The publish that wrote the row."),
     ),
     period_column=None,

@@ -83,7 +83,7 @@ UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # wr
 LEASE = 30.0  # seconds without a renewal until other publishers finish a publish
 DAY = 86_400.0
 AT_ONCE = 8  # parallel transfers
-OBJECT_ALTERED = "its object is not what was published: somebody changed or removed it"
+OBJECT_ALTERED = "its object was changed or removed after it was published"
 NANO = 1_000_000_000
 MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; a write changes them
 _OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
@@ -288,13 +288,13 @@ class BucketWarehouse(QueriedFiles):
             if (unit := self._any_unit()) is None:
                 return _Head()
             if (found := self.bucket.get(HEAD)) is None:  # otherwise the first publish has just happened
-                raise WarehouseDamaged({HEAD: f"the object is gone, and {unit} is there; restore its previous version"})
+                raise WarehouseDamaged({HEAD: f"the object is missing, but {unit} exists; restore the object's previous version"})
         try:
             value = json_value(found.body, where)
         except RecordRefused:
             value = None
         if not is_sealed(value) and (not isinstance(value, dict) or value.keys() != UNSEALED_HEAD):
-            raise WarehouseDamaged({HEAD: "the object is not what was written; restore its previous version"})
+            raise WarehouseDamaged({HEAD: "the object was changed after Runspend wrote it; restore its previous version"})
         if not value.keys() >= UNSEALED_HEAD:
             raise refused(where, "it is not the head of a warehouse")
         schema = check_schema(value["schema"], where)

@@ -125,7 +125,7 @@ class Folder:
             lock.release()
             if not os.access(self.home, os.W_OK):
                 raise RunspendError(
-                    f"cannot read {self.root}: a publish was killed half way. Run any runspend command as somebody who may write there."
+                    f"cannot read {self.root}: a publish was killed half way. Run any runspend command as a user who may write there."
                 )
             self.recover()
         return None

@@ -65,7 +65,7 @@ def _open_to_read(path: Path, flags: int, error: OSError) -> int:
     except PermissionError:
         raise RunspendError(
             f"cannot use the warehouse: this user may not open {path}. Nothing was read or changed. "
-            "Join the group of that file, or run as somebody who is in it."
+            "Join the group of that file, or run as a user in that group."
         ) from error
 
 

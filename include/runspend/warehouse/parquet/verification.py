@@ -99,14 +99,14 @@ def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]
         text = found.decode("utf-8")
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return None, f"{path.name} is not the JSON that was written"
+        return None, f"{path.name} is not valid JSON, or was changed after it was written"
     except OSError as error:
         if error.errno != errno.EIO:
             raise
         return None, f"{path.name} cannot be read: {error.strerror}"
     if isinstance(value, dict) and value.keys() <= set(unsealed):
         return value, None
-    return (value, None) if _is_as_written(value, text) else (None, f"{path.name} is not what was written")
+    return (value, None) if _is_as_written(value, text) else (None, f"{path.name} was changed after it was written")
 
 
 def _is_as_written(value: Any, text: str) -> bool:
@@ -194,7 +194,7 @@ def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: KnownD
     if "why" in record:
         return str(record["why"])
     if BEHIND in record:
-        return "it was damaged when its table got new columns; once its file is restored, the next pipeline run adds them"
+        return "it was damaged when columns were added to its table. Restore its file; the next pipeline run then adds the columns"
     try:
         signature = signature_of(path)
         if signature[2] != record["bytes"]:
@@ -339,7 +339,9 @@ class VerificationNotes:
             end = time.monotonic() + NOTE_WAIT
             while not try_lock(opened.fileno()):
                 if time.monotonic() > end:
-                    log.warning("cannot note what was verified: somebody has held %s for %g s. It will be verified again.", path, NOTE_WAIT)
+                    log.warning(
+                        "cannot note what was verified: another process has held %s for %g s. It will be verified again.", path, NOTE_WAIT
+                    )
                     yield False
                     return
                 time.sleep(0.02)

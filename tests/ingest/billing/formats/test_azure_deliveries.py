@@ -161,7 +161,7 @@ def test_a_subscription_and_the_account_above_it_are_refused(tmp_path: Path, kin
     message = str(refused.error)
     assert f"{kind} of {account.lower()}" in message
     assert f"{kind} of /subscriptions/{SUBSCRIPTION}" in message
-    assert "the same charges twice. Point billing[].uri at one of them" in message
+    assert "these charges would count twice. Point billing[].uri at one of the exports" in message
     assert only(bill.load()).state == "refused", "told every night"
 
 

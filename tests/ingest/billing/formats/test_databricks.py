@@ -243,9 +243,7 @@ def test_usage_prices_or_timelines_alone_are_not_a_bill(tmp_path: Path) -> None:
         nights(tmp_path, tmp_path / "usage", format="databricks").load()
     write(tmp_path / "aside" / "list_prices.csv", [list_price()])
     write(tmp_path / "aside" / "runs.csv", task_run("1", "2"))
-    with pytest.raises(
-        SourceRefused, match=r"list_prices\.csv, runs\.csv has prices for charges, and there is no file of charges next to it"
-    ):
+    with pytest.raises(SourceRefused, match=r"list_prices\.csv, runs\.csv has only prices, and no usage file is next to it"):
         nights(tmp_path, tmp_path / "aside", format="databricks").load()
 
 

@@ -105,7 +105,7 @@ def test_three_equal_rows_are_three_lines_and_a_copied_file_counts_once(tmp_path
     assert only(bill.load()).tables == {}
 
 
-def test_two_files_that_may_be_the_same_bill_are_refused_until_somebody_says(tmp_path: Path) -> None:
+def test_two_files_that_may_be_the_same_bill_are_refused_until_someone_says(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_csv(folder / "a.csv", [row("1.00"), row("2.00", **month("2026-09"))], at=T1)
     write_csv(folder / "b.csv", [row("1.25")], at=T2)

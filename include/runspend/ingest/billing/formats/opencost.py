@@ -71,7 +71,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
         raise refused(
             source.name,
             name,
-            "it has allocations of OpenCost, which are not a bill. Put it into its own folder, with `format: opencost`",
+            "it has OpenCost allocations, which are not a bill. Put it into its own folder, with `format: opencost`",
         )
     if delivered.file.kind == "json":
         return _stage_answers(staged, delivered)

@@ -64,10 +64,10 @@ class LiveServer:
         there = self._list_workspaces()
         if there is None:
             if workspace not in ("", DEFAULT_WORKSPACE):
-                raise SourceUnreachable(self.name, f"cannot ask {self.name} for workspace {workspace}: it has none.")
+                raise SourceUnreachable(self.name, f"cannot ask {self.name} for workspace {workspace}: this server has no workspaces.")
             return None
         if workspace not in there:
-            raise SourceUnreachable(self.name, f"cannot ask {self.name} for workspace {workspace}: it does not show it.")
+            raise SourceUnreachable(self.name, f"cannot ask {self.name} for workspace {workspace}: this server does not list it.")
         return workspace
 
     def _list_workspaces(self) -> list[str] | None:
