@@ -76,6 +76,11 @@ def test_a_page_has_the_figures_of_its_data_and_leads_on(home: Path) -> None:
     assert "vit-l16-224" in vision.text
 
 
+def test_a_missing_name_is_untagged_and_any_other_value_names_its_dimension(home: Path) -> None:
+    page = request(create_app(settings_of(home)), "/explore?by=project,user").text
+    assert ">untagged</a>" in page and "no user" in page and "no project" not in page
+
+
 @pytest.mark.parametrize(
     ("address", "leads_to"),
     [

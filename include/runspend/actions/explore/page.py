@@ -21,6 +21,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from runspend import __version__
+from runspend.actions.costs.query import UNTAGGED
 from runspend.actions.explain.figures import RunKey
 from runspend.actions.explore import chart
 from runspend.actions.explore.figures import RUN_KEYS, Change, Figures, Group, Run
@@ -42,6 +43,7 @@ from runspend.actions.report.charts import swatch
 from runspend.core import amounts
 from runspend.core.text import counted
 from runspend.schema.rows import month_after
+from runspend.schema.tables import DIMENSION_NAMES
 from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -64,7 +66,6 @@ PART_COLORS = {
     "unallocated": "unallocated",
     "out_of_scope": "scope",
 }
-WITHOUT = {"team": "no team", "project": "no project", "cost_center": "no cost center", "owner": "no owner", "user": "no user"}
 DOTS = (".", "..")  # names without pages: a browser would follow `machine/..` to another address
 OWN_PAGES = ("run", "machine", "model", "experiment")
 # Whether pages lead to the reports, which have the costs of all teams: set for each answer, depending on the user.
@@ -185,7 +186,7 @@ class Page:
     def name(self, key: str, value: str | None) -> str:
         """Return a value as the table shows it."""
         if not value:
-            return WITHOUT.get(key, f"no {key.replace('_', ' ')}")
+            return UNTAGGED if key in DIMENSION_NAMES else f"no {key.replace('_', ' ')}"
         if key == "run":
             keys = self.f.run_keys.get(value, ())
             return f"{value[:8]} ({len(keys)} runs)" if len(keys) > 1 else self.f.run_names.get(value) or value[:8]
