@@ -122,7 +122,7 @@ $(VENV)/.ready-audit: requirements/audit.txt $(VENV)/.ready-build
 	@echo "installing pip-audit"
 	@$(BIN)/python -m venv --without-pip $(VENV)/audit && $(BIN)/uv pip install --python $(VENV)/audit $(LOCKED) --requirement $< && touch $@
 
-# Microsoft's Azure server, for some tests. Where it cannot be had they say so.
+# Microsoft's Azure server. Tests that need it are skipped with a message if it cannot be installed.
 $(VENV)/.ready-azurite: tests/servers/azurite/package-lock.json | $(VENV)/.ready-dev
 	@echo "installing azurite"; mkdir -p $(VENV)/azurite && cp tests/servers/azurite/package*.json $(VENV)/azurite && \
 	if PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/npm ci --prefix $(VENV)/azurite --ignore-scripts --no-audit --no-fund --loglevel=error >$(VENV)/npm.log 2>&1; \

@@ -200,7 +200,7 @@ def test_a_second_pipeline_run_changes_nothing(bigquery: Place) -> None:
     assert "exit=0" in again.said
 
 
-# --- moving house --------------------------------------------------------------------------------------------------------
+# --- migrating a warehouse -----------------------------------------------------------------------------------------------
 
 
 class Killed(BaseException):

@@ -24,7 +24,7 @@ RUNS = [  # name, start and end in minutes, what MLflow writes on Databricks
 ]
 
 
-def test_a_night_over_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
+def test_a_pipeline_run_loads_databricks_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
     """Each task has half of the hour, both bills together; the notebook has its own line; nothing is left."""
     with mlflow_client(f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}") as client:
         experiment = client.create_experiment("vit", artifact_location=(tmp_path / "artifacts").as_uri())

@@ -70,7 +70,7 @@ def test_before_the_first_pipeline_run_a_trial_keeps_nothing(config: Path, world
 
 
 def test_other_settings_start_another_trial(after: Path) -> None:
-    """What the last night says of its own settings is not told of others: here a scope leaves the machine out."""
+    """Results of earlier settings are not shown for a configuration whose scope excludes the machine."""
     settings: dict[str, Any] = json.loads(after.read_text())
     after.write_text(json.dumps({**settings, "scope": {"exclude": [{"resource": MACHINE}]}}))
     screen = say("doctor", "--config", str(after))

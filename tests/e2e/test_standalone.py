@@ -161,8 +161,8 @@ def story(log: Path) -> str:
 
 
 @pytest.mark.timeout(3000)
-def test_the_scheduler_runs_the_line(airflow: Callable[..., Any], config: Path, tmp_path: Path) -> None:
-    """Nobody triggers anything: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
+def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Path, tmp_path: Path) -> None:
+    """Nothing is triggered by hand: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
     log = tmp_path / "airflow.log"
 
     def woken(name: str) -> list[Any]:

@@ -138,7 +138,7 @@ def fill_and_recover(config: Path, disk: Path, server: Server, left: int) -> Non
 
 
 def test_a_copy_of_a_database_that_finds_no_room_is_not_the_servers_fault(tmp_path: Path, disk: Path) -> None:
-    """Its copy is ours: who runs Runspend frees space; nobody looks for an MLflow that is down."""
+    """A full disk while copying MLflow's database is reported as Runspend's disk, not as an unreachable server."""
     store = made_once("machine-store", _make) / "store"
     [database] = store.rglob("*.db")
     leave(disk, 16_384)

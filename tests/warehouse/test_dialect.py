@@ -322,7 +322,7 @@ def test_only_one_select_is_translated(sql: str) -> None:
 
 
 def test_two_threads_may_ask_for_one_statement_at_once() -> None:
-    """The tree is there once: who finds it taken away reads the text again."""
+    """The cached tree is used once; later callers parse again."""
 
     class TakenMeanwhile(list[exp.Expression]):
         def __bool__(self) -> bool:

@@ -112,7 +112,7 @@ def post_states(records: Any) -> set[str]:
 
 
 def test_a_crossing_and_its_correction_reach_every_channel_once(tmp_path: Path, services: Services) -> None:
-    """Nobody finds a fault with the posts; the next night adds nothing; the correction closes what the crossing opened."""
+    """Every service accepts the posts, the next run posts nothing, and the correction resolves the incident."""
     given, records = world(tmp_path, services, *CHANNEL_KINDS), MemoryRecords()
     for night in range(2):
         assert spend(given, records, night=night).errors == []

@@ -381,7 +381,7 @@ def quiet(home: Path, records: Any, given: Any, kind: Any, until: date | None = 
 
 
 def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> None:
-    """Also after it expires: who said "I know" is not told of it again. A new threshold after that is."""
+    """An acknowledged threshold is not mailed again after the acknowledgement expires. A higher threshold is."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
     result = step(tmp_path, records, given, cost_daily=OVER[:2])
@@ -395,7 +395,7 @@ def test_an_acknowledged_budget_is_recorded_and_not_mailed(tmp_path: Path) -> No
 
 
 def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path: Path) -> None:
-    """Nothing is lost by not looking; nothing is told that is no longer so. Waking it ends the snooze early."""
+    """When a snooze ends, a budget that is still exceeded is mailed, and one that is not is not. `wake` ends the snooze early."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     assert step(tmp_path, records, given, cost_daily=OVER).alerts.num_rows == 0
@@ -405,7 +405,7 @@ def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path
 
 
 def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
-    """Nobody was told it, so a correction would be of a mail that nobody has."""
+    """An acknowledged alert was not mailed, so no correction is mailed."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
     step(tmp_path, records, given, cost_daily=OVER)
@@ -440,7 +440,7 @@ def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
 
 
 def test_the_first_pipeline_run_sends_one_summary(tmp_path: Path) -> None:
-    """To who would get several mails; who would get one gets it. The next night, and a budget added later, are told as usual."""
+    """Recipients of several alerts get one summary; a recipient of one alert gets that alert. Later runs and new budgets alert as usual."""
     records = MemoryRecords()
     entries = [budget(), budget("half", "9000"), budget("fine", "999999"), budget("own", "100", notify=["solo@acme.com"])]
     entries[1]["actual"], entries[1]["forecast"] = ["50%"], []

@@ -564,7 +564,7 @@ def test_the_warehouse_is_released_before_mail_is_sent(tmp_path: Path, monkeypat
 
 
 def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
-    """Whoever tags experiments may name people nobody knows: on-call hears of them once, together; of five at once one by one."""
+    """A thousand refused recipients, as hostile tags may name them, are reported to operators in one mail. Five are reported one by one."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     for count in (1000, 5):
         for number in range(count):

@@ -306,7 +306,7 @@ def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reply", ["452 4.2.2 mailbox full", "450 4.2.0 greylisted", "451 later"])
 def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply: str) -> None:
-    """Told when it is put off again and again, told once more when it is given up; from then on nights are good. Others get theirs."""
+    """Operators get one mail when deferrals repeat and one when Runspend gives up. Later runs exit with 0. Other recipients get their mail."""
     script, errors = Script(rcpt_replies={BEN: reply}), []
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
@@ -494,7 +494,7 @@ def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
 
 
 def test_an_operator_who_is_refused_is_reported_to_the_others(tmp_path: Path) -> None:
-    """Once for the address, whatever is refused to it afterwards; who is refused is not written to about it."""
+    """One mail per refused address, sent to the other operators."""
     with smtp_server(Script(rcpt_replies={"gone@acme.com": "550 5.1.1 no such user"})) as server:
         records, given = MemoryRecords(), smtp(tmp_path, server.port, operators=["gone@acme.com", "oncall@acme.com"])
         for night in range(3):
@@ -562,7 +562,7 @@ CLIENT_MOMENTS = [
     "before outbox 1",
     "after outbox 1",
 ]
-# Between the server's acceptance and the record of it nobody can know: RFC 1047's gap.
+# If the process dies between acceptance and its record, the mail may arrive twice: RFC 1047's gap.
 GAP = {"body_received": 2, "queued": 2, "before outbox 0": 2, "after outbox 0": 1, "before outbox 1": 1}
 
 

@@ -276,7 +276,7 @@ def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
     ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("someone", "oncall@acme.com")]
 )  # fmt: skip
 def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
-    """Ten days before it is due the run is someone else's: they are told, and nothing happens for thirty days from then."""
+    """If a run gets another owner before it is due, the new owner gets a notice and a full grace period."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         assert [notice.recipients for notice in announce(reader, records, given_)] == [("ana@acme.com",)]

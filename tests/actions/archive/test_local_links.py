@@ -111,7 +111,7 @@ def test_the_same_folder_mounted_elsewhere_is_found(top: Path) -> None:
 
 
 def test_own_paths_do_not_count(top: Path) -> None:
-    """However many lead to one folder, its own among them, another is told of."""
+    """If several links lead to a folder, the error names one that is not the folder's own."""
     links = LocalLinks({"s": str(top)}, [Lead(str(top / "1" / A), "own", A), Lead(str(top / "1" / A), "other", B)])
     row = {"store": "s", "prefix": f"1/{A}", "owner_id": A, "run_id": A}
     assert links.reasons(row) == ["other leads to it"]

@@ -276,7 +276,7 @@ def test_a_policy_selects_runs_unless_it_names_kinds(tmp_path: Path) -> None:
 # --- what is in use ------------------------------------------------------------------------------------------------------
 
 LINEAGE = [
-    # base made m-base, used by tuned, which made m-tuned (registered) and m-sibling; other made m-other, used by nobody that matters.
+    # base made m-base, used by tuned, which made m-tuned (registered) and m-sibling; other made m-other, which no protected run used.
     use("base", "m-base"), use("tuned", "m-base", "input"), use("tuned", "m-tuned"), use("tuned", "m-sibling"), use("other", "m-other"), use("reader", "m-other", "input"),
 ]  # fmt: skip
 
@@ -371,7 +371,7 @@ LOCAL_SPELLINGS = [
 
 
 def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
-    """Whose the inventory says it is stays; so does what lies in it and around it, and a folder that both spell so that it looks like nobody's."""
+    """A folder with two spellings is protected, and so are the folders inside and around it."""
     odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(SPELLINGS)]
     own = [run(f"own{n}", artifact_uri=f"s3://ml/{n}/a b", **AGED) for n in range(len(odd))]
     near = [run(f"near{n}", artifact_uri=f"s3://ml/{n}/a b2", **AGED) for n in range(len(odd))]

@@ -151,7 +151,7 @@ def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> 
 
 
 def test_what_came_back_twice_is_noted_once(world: World) -> None:
-    """Renewing the word would need rights that who archives does not have."""
+    """The note is not rewritten, because the archive identity may not overwrite it."""
     world.put("a", b"a")
     world.apply()
     bring_back(world)

@@ -610,7 +610,7 @@ def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
 
 
 def test_work_done_before_the_lease_was_lost_is_reported() -> None:
-    """Three items, and at every call another archiver takes over: each that is whole by then has been told of, once, and none that is not."""
+    """If the lease is lost at any call, finished items are reported once and unfinished ones are not."""
     items = [make_item(run_id=run, owner_id=run, prefix=f"1/{run}/artifacts") for run in ("run1", "run2", "run3")]
 
     def one(call: int) -> tuple[list[Result], set[str], bool]:

@@ -228,7 +228,7 @@ def test_versions_that_are_not_current_are_counted_apart(s3_server: S3Server, bu
 
 
 def test_a_bucket_that_keeps_one_version_says_so(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """None kept is 0; not told is unknown, and said."""
+    """A bucket without old versions has 0; a bucket that does not report them has null and a note."""
     put(s3_server, bucket, {"r/x": b"x"})
     store = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint)
     assert figures(measure(store, runs_of(bucket, "r"), tmp_path), "noncurrent_bytes") == {"r": (0,)}

@@ -688,8 +688,7 @@ def test_every_bit_of_the_head_counts(opened: Open, s3_server: S3Server, bucket:
 
 
 def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_server: S3Server, bucket: str) -> None:
-    """Nobody reads no rows at exit 0, and nobody publishes over what was there. Pages show the error, so it does not name the bucket. The
-    head put back, all is as it was."""
+    """Without head.json, readers and publishers fail, and pages do not name the bucket. Restoring it repairs the warehouse."""
     warehouse = opened()
     publish_version(warehouse, 1)
     client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"

@@ -201,7 +201,7 @@ def held(file: Path) -> Iterator[int]:
 
 
 def test_a_wait_at_the_turnstile_names_who_is_in_it(home: Path) -> None:
-    """Not a reader who does no harm, nor someone who cannot be seen."""
+    """Readers and invisible processes are not named as holders."""
     with held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
     said = str(error.value)
