@@ -13,10 +13,10 @@ MAX_BYTES = 64 << 20
 MAX_DEPTH = 100  # of objects and lists; manifests and tags have fewer than ten levels
 
 
-def parse_json(text: str | bytes, *, max_bytes: int = MAX_BYTES, **hooks: Any) -> Any:
+def parse_json(text: str | bytes, **hooks: Any) -> Any:
     """Return the value of a JSON text; `hooks` are those of `json.loads`. Raises only ValueError if the text cannot be read."""
-    if len(text) > max_bytes:
-        raise ValueError(f"it has {len(text)} bytes, more than {max_bytes}")
+    if len(text) > MAX_BYTES:
+        raise ValueError(f"it has {len(text)} bytes, more than {MAX_BYTES}")
     try:
         value = json.loads(text, **hooks)
         is_deep = _is_deep(value)

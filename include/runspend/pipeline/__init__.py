@@ -63,7 +63,7 @@ def nightly(
 ) -> Outcome:
     """Run all steps in order. A failed source, or a refused file of Runspend's own, does not stop them. The exit code shows it."""
     outcome = Outcome("nightly")
-    loading.prepare(settings)
+    loading.warm_up(settings)
     steps: list[Callable[[], Outcome]] = [
         lambda: extract(settings, now=now, accept=accept, progress=progress),
         lambda: measure(settings, now=now, progress=progress),

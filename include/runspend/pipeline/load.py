@@ -47,7 +47,7 @@ def load(
     Fills `billing_lines`, `billing_quarantine`, `billing_loads` and `bill_changes`.
     """
     outcome = Outcome("load")
-    loading.prepare(settings)
+    loading.warm_up(settings)
     warehouse = open_undamaged(settings)
     weights = Splitters(settings, progress)
     for source in chosen({s.name: s for s in settings.billing}, names, "bill"):

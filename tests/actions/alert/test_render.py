@@ -130,7 +130,7 @@ def mails_of_a_hidden_person(people: str, **selector: str) -> list[Mail]:
         writer.short_mail(decision, (), NOW),
         writer.correction_mail(decision, (), (), NOW),
         writer.anomaly_mail(decision, anomaly, ((), 0), (), NOW),
-        writer.first_night_mail("leads@acme.com", [alert], [status], NOW),
+        writer.first_run_mail("leads@acme.com", [alert], [status], NOW),
         *(mail for mail, _ in write_digests(given, "leads@acme.com", [alert], NOW, None)),
     ]
 

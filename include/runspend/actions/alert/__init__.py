@@ -19,7 +19,7 @@ from runspend.actions.alert import operators
 from runspend.actions.alert.decisions import Decision, LastSpendDays, alert_id, decide
 from runspend.actions.alert.evidence import Ground, read_ground
 from runspend.actions.alert.figures import Figures, read_day_runs, read_figures, read_restated
-from runspend.actions.alert.first_summary import begin, is_first_night, summarise
+from runspend.actions.alert.first_summary import begin, is_first_run, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.judge import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.message import Mail
@@ -190,7 +190,7 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
         records.create("alerts", lead.alert_id, value)
     _complete_covered(records)
     is_anything_known = any(s.by_day for s in judgement.statuses) or any(c.covered_until for c in judgement.coverage)
-    if is_anything_known and is_first_night(records):  # a step before the first bill does not count as the first run
+    if is_anything_known and is_first_run(records):  # a step before the first bill does not count as the first run
         summarise(records, writer, judgement.statuses, now)
 
 

@@ -85,7 +85,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
-def decide(statuses: Iterable[Status], told: LastSpendDays, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
+def decide(statuses: Iterable[Status], sent: LastSpendDays, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
     """Return all alerts not sent before, in the order of the statuses.
 
     Each budget and period gets at most one mail of crossings, one of corrections, and one for each anomalous day.
@@ -95,35 +95,35 @@ def decide(statuses: Iterable[Status], told: LastSpendDays, now: datetime, snooz
         if status.spent is None or status.budget.name in snoozed:
             continue
         if now >= status.period.quiet_until:
-            for items in ((() if status.is_closed else _crossings(status, told)), _corrections(status, told)):
+            for items in ((() if status.is_closed else _crossings(status, sent)), _corrections(status, sent)):
                 if items:
                     decisions.append(Decision(status, items))
         for anomaly in status.anomalies:
             key = anomaly_id(status, anomaly)
-            if key not in told:
+            if key not in sent:
                 above = "above usual" if anomaly.percent_more is None else f"{anomaly.percent_more}% above usual"
                 crossing = Crossing(Threshold(anomaly.spent, above), anomaly.day)
                 decisions.append(Decision(status, (Item(key, "anomaly", crossing),), anomaly))
     return decisions
 
 
-def _crossings(status: Status, told: LastSpendDays) -> tuple[Item, ...]:
+def _crossings(status: Status, sent: LastSpendDays) -> tuple[Item, ...]:
     passed = [(alert_id(status, "actual", c.threshold), c) for c in status.crossed]
     # already reported as reached, so a forecast is not news
-    known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in told}
+    known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in sent}
     coming = [(alert_id(status, "forecast", c.threshold), c) for c in status.foreseen if c.threshold.level not in known]
-    found = [Item(key, "actual", c) for key, c in passed if key not in told] + [
-        Item(key, "forecast", c) for key, c in coming if key not in told
+    found = [Item(key, "actual", c) for key, c in passed if key not in sent] + [
+        Item(key, "forecast", c) for key, c in coming if key not in sent
     ]
     return tuple(sorted(found, key=lambda item: (item.crossing.threshold.level, item.kind)))
 
 
-def _corrections(status: Status, told: LastSpendDays) -> tuple[Item, ...]:
+def _corrections(status: Status, sent: LastSpendDays) -> tuple[Item, ...]:
     found = []
     crossed = {c.threshold for c in status.crossed}
     for threshold in status.thresholds:
-        through = told.get(alert_id(status, "actual", threshold))
+        through = sent.get(alert_id(status, "actual", threshold))
         key = alert_id(status, "correction", threshold)
-        if through is not None and threshold not in crossed and key not in told and status.spent_through(through) < threshold.level:
+        if through is not None and threshold not in crossed and key not in sent and status.spent_through(through) < threshold.level:
             found.append(Item(key, "correction", Crossing(threshold, through)))
     return tuple(found)

@@ -108,7 +108,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
 
     costs, cost_columns = cost_source(budget.is_of_runs)
     drivers = rows("drivers", cost_columns, {**base, "before_first_date": before_first, "before_end_date": before_end, "top": TOP})
-    sureness = rows("sureness", cost_columns, base)
+    confidence = rows("confidence", cost_columns, base)
     of_runs = {key: patterns for key, patterns in budget.for_.items() if key not in LINE_ONLY}
     running = rows(
         "running", run_columns(), {"currency": status.currency, "alive_since": now - ALIVE_WITHIN, "now": now, "top": 2 * TOP}, of_runs
@@ -130,8 +130,8 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         for driver in shown:
             rest, rest_before = EXACT.subtract(rest, driver.spent), EXACT.subtract(rest_before, driver.spent_before)
         others = Driver(f"{other_count} others", None, rest, rest_before)
-    by_confidence = {r["confidence"] or "none": r["spent"] or Decimal(0) for r in sureness if r["allocated_to"] == "run"}
-    own_idle = add(r["spent"] for r in sureness if r["allocated_to"] == "idle")
+    by_confidence = {r["confidence"] or "none": r["spent"] or Decimal(0) for r in confidence if r["allocated_to"] == "run"}
+    own_idle = add(r["spent"] for r in confidence if r["allocated_to"] == "idle")
     return Figures(
         running=tuple(_running_run(r, covered_until(coverage)) for r in running),
         running_count=running[0]["run_count"] if running else 0,
@@ -139,7 +139,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
         others=others,
         failed=failed,
         by_confidence=by_confidence,
-        no_run=add(r["spent"] for r in sureness if r["allocated_to"] != "run"),
+        no_run=add(r["spent"] for r in confidence if r["allocated_to"] != "run"),
         idle_elsewhere=idle - own_idle,
         coverage=coverage,
         runs=_top_runs(top_runs),

@@ -17,7 +17,7 @@ from runspend.actions.alert.outbox import RecordStore, recipient_states
 from runspend.actions.alert.wording import Writer
 
 ROWS_IN_A_MAIL = 100
-KIND, BEGAN, TOLD = "installation", "first-night", "first-night-told"
+KIND, BEGAN, SENT = "installation", "first-night", "first-night-told"
 
 
 def begin(records: RecordStore, now: datetime) -> None:
@@ -26,9 +26,9 @@ def begin(records: RecordStore, now: datetime) -> None:
         records.create(KIND, BEGAN, {"at": now.isoformat()})
 
 
-def is_first_night(records: RecordStore) -> bool:
+def is_first_run(records: RecordStore) -> bool:
     """Return whether the first summary must still be written, including after a crash while writing it."""
-    return records.get(KIND, BEGAN) is not None and records.get(KIND, TOLD) is None
+    return records.get(KIND, BEGAN) is not None and records.get(KIND, SENT) is None
 
 
 def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], now: datetime) -> None:
@@ -41,5 +41,5 @@ def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], 
                 waiting[recipient].append(alert)
     for recipient, found in sorted(waiting.items()):
         if 1 < len(found) <= ROWS_IN_A_MAIL:  # more mails go out as in every pipeline run
-            record_digest(records, writer.first_night_mail(recipient, found, statuses, now), recipient, found, now)
-    records.create(KIND, TOLD, {"at": now.isoformat()})
+            record_digest(records, writer.first_run_mail(recipient, found, statuses, now), recipient, found, now)
+    records.create(KIND, SENT, {"at": now.isoformat()})

@@ -160,7 +160,7 @@ def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, st
     return facts
 
 
-def how_sure(figures: Figures, status: Status, now: datetime) -> Facts:
+def allocation_confidence(figures: Figures, status: Status, now: datetime) -> Facts:
     """Return the age of the figures, the costs they leave out, and how runs were matched."""
     facts = bill_ages(figures.coverage, now)
     is_counted = status.budget.judged_on == "bill_and_estimates"

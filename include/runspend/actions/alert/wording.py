@@ -19,11 +19,11 @@ from runspend.actions.alert.figures import Figures, Restatement, TopRun
 from runspend.actions.alert.judge import Status, Threshold
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
 from runspend.actions.alert.sections import (
+    allocation_confidence,
     at_a_glance,
     bill_ages,
     budget_address,
     budget_button,
-    how_sure,
     period_name,
     running_now,
     spend_chart,
@@ -69,7 +69,7 @@ class Writer:
             blocks.append(which_runs(figures.runs, figures.run_count, "TOP RUNS", people, self.site))
         if figures.people and people != "hide":
             blocks.append(top_people(figures, status, people))
-        blocks += [how_sure(figures, status, now), what_you_can_do(status, now, self.settings.people)]
+        blocks += [allocation_confidence(figures, status, now), what_you_can_do(status, now, self.settings.people)]
         return self._mail(decision, budget_subject(decision, now, self.settings.people), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
@@ -125,7 +125,7 @@ class Writer:
             now,
         )
 
-    def first_night_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
+    def first_run_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
         """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
         mine = {s.budget.name for s in statuses if recipient in s.budget.all_recipients()} | {a["budget"] for a in alerts}
         counted = _counted(alerts)

@@ -16,7 +16,7 @@ from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.overview import list_budgets
 from runspend.actions.alert.periods import current_period, period_named
 from runspend.actions.alert.render import Facts, MailTable
-from runspend.actions.alert.sections import filters_of, how_sure, running_now, spend_chart, what_drove_it, what_you_can_do
+from runspend.actions.alert.sections import allocation_confidence, filters_of, running_now, spend_chart, what_drove_it, what_you_can_do
 from runspend.actions.alert.tag_budgets import read_tag_budgets
 from runspend.actions.alert.wording import what_happened
 from runspend.actions.explore import chart
@@ -79,7 +79,12 @@ def read_budget(
     if hidden:
         left_out = ("Owner", *(["See the costs"] if set(filters_of(budget) or ()) & set(hidden) else []))
         steps = replace(steps, facts=tuple((name, _shown(value, hidden)) for name, value in steps.facts if name not in left_out))
-    blocks: tuple[MailTable | Facts, ...] = (*running, what_drove_it(figures, status, people), how_sure(figures, status, now), steps)
+    blocks: tuple[MailTable | Facts, ...] = (
+        *running,
+        what_drove_it(figures, status, people),
+        allocation_confidence(figures, status, now),
+        steps,
+    )
     row = next((row for row in rows if row["budget"] == name), None)
     return BudgetState(
         status, _shown(budget.title, hidden), _shown(what_happened(status, now, settings.mail.people), hidden), row, blocks, hidden

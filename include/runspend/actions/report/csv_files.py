@@ -83,7 +83,7 @@ def _sheets(figures: ReportFigures) -> Iterator[tuple[str, tuple[str, ...], list
     yield (
         "estimate-errors",
         ("currency", "source", "pipeline_runs", "estimated_cost", "actual_cost", "absolute_difference"),
-        [[c.currency, e.source, e.nights, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
+        [[c.currency, e.source, e.pipeline_runs, e.estimated_cost, e.actual_cost, e.apart_cost] for c in pages for e in c.estimate_errors],
     )
     yield (
         "budgets",
@@ -165,7 +165,11 @@ def _sheets(figures: ReportFigures) -> Iterator[tuple[str, tuple[str, ...], list
     yield (
         "confidence",
         ("currency", "part", "match_method", "confidence", "effective_cost", "rows", "runs"),
-        [[c.currency, s.part, s.match_method, s.confidence, s.effective_cost, s.ledger_rows, s.runs] for c in pages for s in c.certainty],
+        [
+            [c.currency, s.part, s.match_method, s.confidence, s.effective_cost, s.ledger_rows, s.runs]
+            for c in pages
+            for s in c.confidence_rows
+        ],
     )
     yield (
         "reconciliation",

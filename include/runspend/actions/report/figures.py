@@ -167,7 +167,7 @@ class Waste:
 
 
 @dataclass(frozen=True)
-class Certainty:
+class ConfidenceRow:
     """Ledger rows with one match method and confidence."""
 
     part: str
@@ -229,7 +229,7 @@ class EstimateError:
     """
 
     source: str
-    nights: int
+    pipeline_runs: int
     estimated_cost: Decimal
     actual_cost: Decimal
     apart_cost: Decimal
@@ -266,7 +266,7 @@ class CurrencyFigures:
     idle: tuple[Resource, ...]
     unallocated: tuple[Resource, ...]
     waste: tuple[Waste, ...]
-    certainty: tuple[Certainty, ...]
+    confidence_rows: tuple[ConfidenceRow, ...]
     reconciliation: tuple[Reconciliation, ...]
     estimates: Estimates
     estimate_errors: tuple[EstimateError, ...]

@@ -23,7 +23,7 @@ from runspend.actions.report.figures import (
     PARTS,
     PLATFORM,
     BudgetFigures,
-    Certainty,
+    ConfidenceRow,
     CurrencyFigures,
     EstimateError,
     Estimates,
@@ -70,7 +70,7 @@ class Forecast(Protocol):
     def high(self) -> Decimal: ...
 
 
-# Of (day, target) -> cost and the first day that is not wholly billed: the month's total; None with too little history.
+# Maps (day, target) costs and the first partly billed day to a forecast of the month's total. None if history is too short.
 Forecaster = Callable[[Mapping[tuple[date, str], Decimal], date], Forecast | None]
 
 
@@ -117,7 +117,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
     people = People(settings.mail.people)
     tables = {"days": _by_currency(days), "teams": _by_currency(tell("teams", previous_next=previous_next))}
     tables |= {name: _by_currency(tell(name)) for name in ("parts", "shared", "people", "top_runs", "unallocated", "bridge")}
-    tables |= {name: _by_currency(tell(name)) for name in ("team_runs", "idle_days", "waste_runs", "how_sure", "estimates")}
+    tables |= {name: _by_currency(tell(name)) for name in ("team_runs", "idle_days", "waste_runs", "confidence", "estimates")}
     tables["estimate_errors"] = _by_currency(tell("estimate_errors", judged_since=now - timedelta(days=30)))
     # Bills reconcile in their own currency.
     bills = {name: _by_currency(ask(name)) for name in ("changes", "lines", "ledger")}
@@ -316,8 +316,8 @@ def _currency_figures(
         idle=idle,
         unallocated=unallocated,
         waste=_waste(rows["waste_runs"], idle, people),
-        certainty=tuple(
-            Certainty(
+        confidence_rows=tuple(
+            ConfidenceRow(
                 PART_OF[r["allocated_to"]],
                 r["match_method"] or "none",
                 r["confidence"],
@@ -326,13 +326,13 @@ def _currency_figures(
                 int(r["runs"]),
             )
             for r in sorted(
-                rows["how_sure"],
+                rows["confidence"],
                 key=lambda r: (list(PART_OF).index(r["allocated_to"]), -(r["effective_cost"] or 0), r["match_method"] or ""),
             )
         ),
         estimates=_estimates(rows["estimates"]),
         estimate_errors=tuple(
-            EstimateError(r["source"], int(r["nights"]), r["estimated_cost"], r["actual_cost"], r["apart_cost"])
+            EstimateError(r["source"], int(r["pipeline_runs"]), r["estimated_cost"], r["actual_cost"], r["apart_cost"])
             for r in rows["estimate_errors"]
         ),
         reconciliation=tuple(r for own, its in bills.items() for r in _reconciliation(own, its, quarantine)),

@@ -305,7 +305,7 @@ class CurrencyView:
         known = dict(self.c.days)
         return [(day, known.get(day, {})) for day in sorted({*known, *self.estimated_days(figures)})]
 
-    def heat_chart(self, figures: ReportFigures) -> Markup:
+    def heat_chart(self) -> Markup:
         """Draw idle cost by machine and day. Empty if no machine has days to show."""
         machines = self.idle_machines
         if not machines:
@@ -313,7 +313,7 @@ class CurrencyView:
         label = "Idle cost by machine and day; the table has the numbers"
         return self.both(lambda width, css: charts.heat_map(machines, self.length, width, css, label))
 
-    def sure_chart(self) -> Markup:
+    def confidence_chart(self) -> Markup:
         """Draw allocated cost by confidence."""
         names = ("exact", "high", "medium", "low", "none")
         whole = amounts.add(self.c.confidence.values())

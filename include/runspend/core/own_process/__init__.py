@@ -5,7 +5,7 @@ which functions need it, and the message when one fails.
 
     caller ── `run` ──> waiting process (`server.py`: everything imported, one thread) ── fork ──> the call (`child.py`)
 
-The waiting process starts once, in parallel with other work if `prepare` is called early. Each call is a fork of it, with clean
+The waiting process starts once, in parallel with other work if `warm_up` is called early. Each call is a fork of it, with clean
 memory and without the caller's locks, engines and threads. Arguments, including secrets, travel through a socket, never on a
 command line or in a file. Neither process outlives the caller. This protects against crashes and excessive use, not against hostile
 code: the caller unpickles the result.
@@ -13,7 +13,7 @@ code: the caller unpickles the result.
 
 from __future__ import annotations
 
-from runspend.core.own_process.call import prepare, run
+from runspend.core.own_process.call import run, warm_up
 from runspend.core.own_process.watch import Limits, ProcessFailed
 
-__all__ = ["Limits", "ProcessFailed", "prepare", "run"]
+__all__ = ["Limits", "ProcessFailed", "run", "warm_up"]

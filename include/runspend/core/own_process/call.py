@@ -77,7 +77,7 @@ _idle: list[_Server] = []
 _taking = threading.Lock()
 
 
-def prepare(before: str) -> None:
+def warm_up(before: str) -> None:
     """Start a waiting process now if none waits, so that `run` finds it ready.
 
     `before` ("module:function") is what the process calls first, for its imports.

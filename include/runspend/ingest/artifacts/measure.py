@@ -108,9 +108,9 @@ def measure_store(
                 warnings.append(f"skipped {store.uri}: it has a measurement newer than {now:%Y-%m-%d %H:%M}. The newer figures stay.")
             else:
                 failure = failure or _refuse_empty(con, store, root, listing)
-                night = _Measurement(store, now, job.load_id, readings, failure is None, known_dangling)
-                tables[f"{now:%Y-%m}"] = _rows(con, night)
-                dangling = _dangling(con, night) if failure is None else None
+                measurement = _Measurement(store, now, job.load_id, readings, failure is None, known_dangling)
+                tables[f"{now:%Y-%m}"] = _rows(con, measurement)
+                dangling = _dangling(con, measurement) if failure is None else None
         if failure is None or not staging.keeps():
             staging.clear()
     is_complete = failure is None
@@ -229,33 +229,36 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
     )
 
 
-def _rows(con: duckdb.DuckDBPyConnection, night: _Measurement) -> pa.Table:
+def _rows(con: duckdb.DuckDBPyConnection, measurement: _Measurement) -> pa.Table:
     """Return the month's rows, from `folders`, `owners` and `prior`."""
-    if night.is_complete:
+    if measurement.is_complete:
         con.execute((_SQL / "ownership.sql").read_text())
     else:
-        con.execute((_SQL / "unknown.sql").read_text(), {"now": night.now})
+        con.execute((_SQL / "unknown.sql").read_text(), {"now": measurement.now})
     parameters: dict[str, Any] = {
-        "now": night.now,
-        "month": night.now.astimezone(timezone.utc).date().replace(day=1),
-        "store": night.store.uri,
-        "load_id": night.load_id,
-        "is_complete": night.is_complete,
-        "read_at": night.readings.read_at,
-        "servers": night.readings.servers,
+        "now": measurement.now,
+        "month": measurement.now.astimezone(timezone.utc).date().replace(day=1),
+        "store": measurement.store.uri,
+        "load_id": measurement.load_id,
+        "is_complete": measurement.is_complete,
+        "read_at": measurement.readings.read_at,
+        "servers": measurement.readings.servers,
     }
     return select_bytes(con, (_SQL / "intervals.sql").read_text(), parameters)
 
 
-def _dangling(con: duckdb.DuckDBPyConnection, night: _Measurement) -> pa.Table:
+def _dangling(con: duckdb.DuckDBPyConnection, measurement: _Measurement) -> pa.Table:
     """Return rows of `dangling_owners`. Needs table `ancestors` of the same listing."""
     schema = DANGLING_OWNERS.arrow_schema()
-    con.register("known", schema.empty_table() if night.known_dangling is None else night.known_dangling.select(schema.names).cast(schema))
+    con.register(
+        "known",
+        schema.empty_table() if measurement.known_dangling is None else measurement.known_dangling.select(schema.names).cast(schema),
+    )
     parameters: dict[str, Any] = {
-        "now": night.now,
-        "store": night.store.uri,
-        "load_id": night.load_id,
-        "is_inventory": night.store.inventory is not None,
+        "now": measurement.now,
+        "store": measurement.store.uri,
+        "load_id": measurement.load_id,
+        "is_inventory": measurement.store.inventory is not None,
     }
     rows: Any = con.sql((_SQL / "dangling.sql").read_text(), params=parameters).to_arrow_table()
     con.unregister("known")

@@ -35,10 +35,10 @@ IDLE = timedelta(minutes=20)  # without any work or output: no wait for a networ
 WARM = "runspend.ingest.billing.load_process:warm"
 
 
-def prepare(settings: Settings) -> None:
+def warm_up(settings: Settings) -> None:
     """Start the process for bills early, if there are any bills: it imports what they need while other work goes on."""
     if settings.billing:
-        own_process.prepare(WARM)
+        own_process.warm_up(WARM)
 
 
 def load_bill(settings: Settings, source: BillSource, rules: Rules, published: PublishedBill, job: ReadJob, **given: Any) -> Load:
