@@ -1,4 +1,4 @@
-"""What each step reads and writes, as datasets of OpenLineage: bills, MLflow servers, artifact stores, and the warehouse's tables.
+"""Lists what each step reads and writes, as datasets of OpenLineage: bills, MLflow servers, artifact stores, and the warehouse's tables.
 
 Names follow OpenLineage's naming: `s3://bucket` and a key, `bigquery` and `project.dataset.table`, `file` and a path. So they match the
 names that other tools use. An address is named without its user, password and query.

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare_environment(folder: Path, database: Path, config: Path, dags: Path) -> None:
-    """Set Airflow's environment before its import: its own home, our DAGs, no calls to other servers, one try per task."""
+    """Set Airflow's environment before its import: its own home, Runspend's DAGs, no calls to other servers, one try per task."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
     os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the temporary database has no pool of that name

@@ -1,4 +1,4 @@
-"""Who may receive mail because data names them: MLflow's tags and users name owners, and their authors are not trusted.
+"""Decides who may receive mail because data names them: MLflow's tags and users name owners, and their authors are not trusted.
 
 This is the one rule for every mail whose recipient comes from MLflow or a bill. An owner is a name with an address in `mail.users`,
 or an address in an allowed domain (`mail.domains`; by default the domains that runspend.yaml itself sends mail from or to). Mail

@@ -93,7 +93,7 @@ def _note_and_raise(number: int, frame: Any) -> None:
 
 
 def _interrupt_at_ctrl_c(reader: int) -> None:
-    """Interrupt queries at each Ctrl-C that comes through the pipe. One that comes before the last one is settled adds nothing."""
+    """Interrupt queries at each Ctrl-C that comes through the pipe. A Ctrl-C is ignored while an earlier one is being handled."""
     times_noticed = _times_before
     while signals := os.read(reader, 1000):
         if signal.SIGINT in signals:

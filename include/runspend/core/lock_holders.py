@@ -38,7 +38,7 @@ class Patience:
         self._has_said = False
 
     def until_locked(self, descriptor: int, kind: int, file: Path, *, behind: Path | None = None) -> None:
-        """Wait until the lock of `file` is ours. `behind`: another lock that the holder may be waiting for."""
+        """Wait for the lock of `file`. `behind`: another lock that the holder may be waiting for."""
         pause = 0.001
         while True:
             try:

@@ -1,4 +1,4 @@
-"""Whether an error is the machine's fault: a disk is full, read-only or broken, or a folder is not writable.
+"""Recognizes errors that are the machine's fault: a disk is full, read-only or broken, or a folder is not writable.
 
 Such an error is not a bug and not a problem of the configuration. It ends a command with one sentence and exit code 6. Code that
 reads sources and stores handles their errors itself.
@@ -89,7 +89,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield the error and its causes.
 
     The context of a file or engine error counts too, since a full disk also breaks cleaning up. The context of any other error does
-    not: that error is a bug and must be shown as one. An error of Runspend already explains itself.
+    not: that error is a bug and must be shown as one. RunspendError already has a message for people.
     """
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

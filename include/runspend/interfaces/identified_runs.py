@@ -1,6 +1,4 @@
-"""Which runs state where they ran, by experiment and user: the report of `runspend doctor` for the last month, and advice for the other
-runs.
-"""
+"""Reports which runs state where they ran, by experiment and user, for `runspend doctor`, with advice for the other runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which sources split the lines of which bills. Each is read once per pipeline run.
+"""Finds the sources that split the lines of bills. Each is read once per pipeline run.
 
 For `load.py`. Reading such a source and applying its weights is in `ingest/billing/`.
 """

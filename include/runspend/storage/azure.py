@@ -56,7 +56,7 @@ def is_azure(uri: str) -> bool:
 
 
 class AzureContainer:
-    """A container. Making it contacts nobody. Raises StoreError, and CannotReach for an address or credentials that cannot be used.
+    """A container. Creating the client makes no request. Raises StoreError, and CannotReach for an address or credentials that cannot be used.
 
     abfss://CONTAINER@ACCOUNT.dfs.SUFFIX/PATH contains everything; for az://CONTAINER/PATH the credentials or the endpoint name the account.
     """
@@ -173,7 +173,7 @@ class AzureContainer:
 
     @cached_property
     def _pages_client(self) -> Any:
-        """Microsoft's pipeline without its own reading of pages, which takes eight times as long as ours (670 and 85 µs of processor time a
+        """Microsoft's pipeline without its own reading of pages, which takes eight times as long as this one (670 and 85 µs of processor time a
         blob).
         """
         credential = self._credential

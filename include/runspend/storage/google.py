@@ -25,7 +25,7 @@ _PROPERTIES = ("cache_control", "content_disposition", "content_encoding", "cont
 
 
 class GoogleBucket:
-    """A bucket. Making it contacts nobody. Raises StoreError, and CannotReach for credentials that cannot be used."""
+    """A bucket. Creating the client makes no request. Raises StoreError, and CannotReach for credentials that cannot be used."""
 
     def __init__(self, name: str, *, endpoint: str | None, credentials: str | None, setting: str = "stores[]") -> None:
         self.name = name

@@ -390,7 +390,7 @@ def _etag(found: os.stat_result) -> str:
 
 
 def _is_same(found: os.stat_result, obj: StoredObject) -> bool:
-    """Compare as `_etag`, except for the time that renaming changes."""
+    """Compare like `_etag`, but without the change time, which renaming updates."""
     inode, modified, _, size = obj.etag.split("-")
     return [f"{found.st_ino:x}", f"{found.st_mtime_ns:x}", f"{found.st_size:x}"] == [inode, modified, size]
 

@@ -138,7 +138,7 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
 
 
 def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None, tries: int = 5) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the S3 client for all of Runspend's work there, and the exceptions that it raises on purpose. Making it contacts nobody.
+    """Return the S3 client for all of Runspend's work there, and the exceptions that it raises on purpose. Creating the client makes no request.
 
     `profile` is of the AWS configuration; None or `(env)` is the SDK's own chain. Raises ValueError for settings that cannot be used.
     """

@@ -1,1 +1,1 @@
-"""Where tables live: `base` is the interface of every engine, `factory` opens one; `parquet` and `bigquery` are the engines."""
+"""Keeps the tables: `base` is the interface of every engine, `factory` opens one; `parquet` and `bigquery` are the engines."""

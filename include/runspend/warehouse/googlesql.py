@@ -148,7 +148,7 @@ class Statement:
 
     @property
     def postgres(self) -> str:
-        """The SQL that PostgreSQL runs for a query of ours. Anything that sqlglot cannot translate is an error, not a warning."""
+        """The SQL that PostgreSQL runs for one of Runspend's queries. Anything that sqlglot cannot translate is an error, not a warning."""
         return str(_read(self._sql).sql(dialect="postgres", unsupported_level=ErrorLevel.RAISE, comments=False))
 
 

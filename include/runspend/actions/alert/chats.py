@@ -1,7 +1,7 @@
-"""What chats are sent: Slack's Block Kit, an Adaptive Card for Teams, a card for Google Chat.
+"""Builds the messages of chats: Slack's Block Kit, an Adaptive Card for Teams, a card for Google Chat.
 
 Belongs here: pure functions from a post to a request, and how each chat refuses a post. Names in posts come from people who may be hostile:
-in no chat do they mention anybody, become a link, or end the block they are in. Each chat accepts less text than a mail, and the post says
+in no chat do they mention a person, become a link, or end the block they are in. Each chat accepts less text than a mail, and the post says
 that it was cut.
 """
 

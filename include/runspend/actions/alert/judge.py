@@ -202,7 +202,7 @@ def series_version(budget: Budget, currency: str) -> str:
 
 
 def series_key(budget: Budget) -> str:
-    """Return a key that budgets of the same money share, so that the money is read once."""
+    """Return a key of the budget's cost query. Budgets with equal keys share one query."""
     return json.dumps([{key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure], sort_keys=True)
 
 

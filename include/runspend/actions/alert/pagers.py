@@ -1,4 +1,4 @@
-"""What pagers are sent: events of PagerDuty's Events API v2, alerts of Opsgenie.
+"""Builds the requests to pagers: events of PagerDuty's Events API v2, alerts of Opsgenie.
 
 Belongs here: pure functions from a post to requests, and how each pager refuses a post. The id of a decision is the id of its incident, so
 the same post twice is one incident. A correction closes the incidents of the decisions that it takes back.

@@ -92,7 +92,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service answered: its code, the beginning of the body, and how long it asks to wait."""
+    """An answer of a service: its code, the beginning of the body, and how long it asks to wait."""
 
     code: int
     text: str

@@ -39,7 +39,7 @@ class Lease:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise LeaseLost unless the lease is still ours; renew it after a third of its duration."""
+        """Raise LeaseLost unless this process still has the lease; renew it after a third of its duration."""
         with self._lock:
             found = self._records.get(KIND, KEY)
             if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
@@ -130,39 +130,32 @@ def _began(process: int) -> str | None:
 
 
 class FencedObjects:
-    """A store that checks the lease before every change."""
+    """A store whose methods check the lease before every change."""
 
     def __init__(self, store: ObjectStore, check: Callable[[], None]) -> None:
         self.uri = store.uri
         self._store, self._check = store, check
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """As the store."""
         return self._store.list(folder)
 
     def folders(self, folder: str) -> Iterator[str]:
-        """As the store."""
         return self._store.folders(folder)
 
     def head(self, key: str) -> StoredObject | None:
-        """As the store."""
         return self._store.head(key)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """As the store."""
         return self._store.read(obj)
 
     def clock(self) -> datetime:
-        """As the store."""
         return self._store.clock()
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """As the store, after checking the lease."""
         self._check()
         return self._store.renew(obj)
 
     def why_no_tier(self) -> str | None:
-        """As the store."""
         return self._store.why_no_tier()
 
     def write(
@@ -175,21 +168,17 @@ class FencedObjects:
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """As the store, after checking the lease."""
         self._check()
         return self._store.write(key, chunks, size=size, storage_class=storage_class, unlike=unlike, metadata=metadata)
 
     def delete(self, obj: StoredObject) -> None:
-        """As the store, after checking the lease."""
         self._check()
         self._store.delete(obj)
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """As the store, after checking the lease."""
         self._check()
         return self._store.set_class(obj, storage_class)
 
     def prune(self, folder: str) -> None:
-        """As the store, after checking the lease."""
         self._check()
         self._store.prune(folder)

@@ -1,7 +1,7 @@
-"""What Runspend writes to MLflow about archives: where artifacts were moved, that they were restored, and which runs to delete.
+"""Writes archive status to MLflow: where artifacts were moved, that they were restored, and which runs to delete.
 
 Belongs here: the choice of items to report, and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
-repeated. A failed write is a note and not an error: the artifacts and their records are what counts.
+repeated. A failed write is a note and not an error: only the artifacts and their records count.
 """
 
 from __future__ import annotations

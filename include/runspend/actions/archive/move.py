@@ -153,7 +153,7 @@ class _Move:
         try:
             return self.target.write(key, parts_of(held), size=held.size, storage_class=storage_class)
         except (NotDone, OutcomeUnknown):
-            found = self.target.head(key)  # written by another process, or by us without an answer: it is read back in any case
+            found = self.target.head(key)  # written by another process, or by this one without an answer: it is read back in any case
             if found is None:
                 raise
             return found
@@ -280,7 +280,7 @@ class _Move:
             raise
 
     def _leave_note(self) -> None:
-        """Leave a note that says where the artifacts were moved, in a place that MLflow's page shows. It replaces an older note of ours."""
+        """Leave a note that says where the artifacts were moved, in a place that MLflow's page shows. It replaces an older note of Runspend."""
         is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.archive_records.every_entry(self.archive))
         name = note_name(self.archive.archive_id, is_taken=is_taken)
         key = f"{self.item.prefix}/{name}"

@@ -1,4 +1,4 @@
-"""What active runs have cost so far, and what they cost per hour: from bills, estimates, and the time since the last pipeline run.
+"""Computes the cost of active runs so far, and per hour: from bills, estimates, and the time since the last pipeline run.
 
 A run that no bill and no estimate has yet gets the last price of its machines, otherwise of the type that it states.
 """

@@ -1,4 +1,4 @@
-"""What runs like a future one have cost: the median and the middle 80% of an experiment's ended runs, from its own history."""
+"""Estimates a future run from an experiment's ended runs: the median of their costs, and the range of the middle 80%."""
 
 from __future__ import annotations
 

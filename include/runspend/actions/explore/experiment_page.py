@@ -87,7 +87,7 @@ class Experiment:
 
     @cached_property
     def front(self) -> list[Trial]:
-        """The trials for which no other is as cheap and as good, the cheapest first. The last one is the best of all."""
+        """The Pareto front: trials that no other trial beats in both cost and metric, the cheapest first. The last one has the best metric."""
         found: list[Trial] = []
         for trial in self.measured:
             if not found or self._is_better(trial, found[-1]):

@@ -133,9 +133,9 @@ class Machine:
 
 
 def read_machine(reader: Reader, settings: Settings, text: str, *, period: str | None = None) -> Machine:
-    """Read what a resource cost in one month of charges, by default its newest. `text`: its id on the bill, or the end of it.
+    """Read what a resource cost in one month of charges, by default its newest.
 
-    Raises UnknownName without a charge of it.
+    `text`: the machine's id on the bill, or the end of that id. Raises UnknownName if no charge has it.
     """
     rows = find_resource(reader, text)
     allocated = reader.query(read_sql(HERE, "machine_months"), {"resources": sorted({r["resource_id"] for r in rows})}).to_pylist()

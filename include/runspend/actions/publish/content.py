@@ -1,4 +1,4 @@
-"""What is published: the tables of `schema/published.py` at one moment, in parts. A part is the rows of one month of a table.
+"""Reads what is to be published: the tables of `schema/published.py` at one moment, in parts. A part is the rows of one month of a table.
 
 Each part has a build id: a digest of what was published in the warehouse, and of the columns. A part that a target has under the same
 build id is not copied again. The build id of the whole is a digest of those of its parts.

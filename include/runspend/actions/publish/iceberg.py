@@ -36,7 +36,7 @@ BUILD = "runspend.build_id"
 PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
 ROWS_AT_ONCE = 500_000
 LARGEST = 2**63 - 1
-# Properties with which PyIceberg imports a class, or asks another server with our keys. They are for `catalog` in runspend.yaml, not for a table.
+# Properties with which PyIceberg imports a class, or asks another server with Runspend's keys. They are for `catalog` in runspend.yaml, not for a table.
 REDIRECTING = re.compile(r"(py-io-impl|write\.py-location-provider\.impl|uri|token|credential)$|(s3|gcs|adls|hdfs|hf|client|auth|rest)\.")
 PLACES = ("write.data.path", "write.metadata.path")
 METADATA = re.compile(r"[\w.-]+\.metadata\.json")

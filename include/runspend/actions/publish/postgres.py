@@ -45,7 +45,7 @@ TYPES = {
     "BIGNUMERIC": "numeric(38,22)",
     "ARRAY<STRING>": "text[]",
 }
-OURS = "Written by runspend publish."  # ends the comment of every table of ours
+OURS = "Written by runspend publish."  # ends the comment of every table that Runspend made
 READ_FAILED = "error in .read() call"  # how psycopg2 reports whatever a read() of COPY raised
 SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"

@@ -64,7 +64,7 @@ lines as (
   where b.billing_period >= @first and t.line_id is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
     and b.charge_category = 'Usage' and b.charge_class is null and (b.instance_type is not null or b.machine_gpus > 0)
     and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
-    -- a line of no time for no money is not a machine
+    -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
 ),
 spans as (

@@ -45,7 +45,7 @@ class Nulls:
 
 
 def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
-    """Return whether any of these texts is among the values of a text column."""
+    """Return whether any of these strings is among the values of a string column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -53,9 +53,9 @@ def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
 
 
 def nearly_all_differ(values: pa.Array) -> bool:
-    """Return whether so many texts differ that a search for equal ones costs more time and memory than it saves.
+    """Return whether a column has too many distinct values for dictionary coding to pay off.
 
-    The sample follows no pattern, because equal texts may be neighbors. The dictionary of such a column may hold a text several times,
+    The sample follows no pattern, because equal values may be neighbors. The dictionary of such a column may hold a value several times,
     each with its own code. All functions here allow that.
     """
     import pyarrow as pa

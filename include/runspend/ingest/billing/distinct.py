@@ -1,4 +1,4 @@
-"""If the values that some SQL depends on have few distinct combinations, runs it once per combination, not once per row.
+"""Computes a SQL expression once per distinct combination of its inputs, if there are few, and otherwise once per row.
 
 Belongs here: how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
 values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If they have

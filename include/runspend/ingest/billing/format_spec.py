@@ -235,7 +235,7 @@ def _judged(
 def _canonical(
     con: duckdb.DuckDBPyConnection, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
 ) -> pa.Table:
-    """Return the columns by our names: the first of several spellings that has a value, and a JSON object for gathered ones."""
+    """Return the columns under one spelling of their names: the first of several spellings that has a value, and a JSON object for gathered ones."""
     import pyarrow as pa
 
     rows = 0 if share is None else share.num_rows

@@ -44,7 +44,7 @@ def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_ind
 
 
 def _parse(part: texts.LineRange, header: Sequence[str]) -> dict[str, pa.Array] | None:
-    """Return the columns that are read, by our names; texts coded, money exact to 22 decimals or refused.
+    """Return the columns that are read, under the names of `billing_lines`. Strings are coded. Money is exact to 22 decimals, or refused.
 
     Every record must be one line of the file: that parses a fifth faster. A misplaced quote would swallow lines, because Arrow ignores
     text after a closing quote.

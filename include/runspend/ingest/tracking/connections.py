@@ -60,7 +60,7 @@ def load_drivers(dialect: Dialect) -> tuple[type[Exception], ...]:
 
 
 class SqliteCopy:
-    """A SQLite file that is not written to, mapped into memory. `batch_rows`: rows per batch."""
+    """A read-only SQLite file, memory-mapped. `batch_rows`: rows per batch."""
 
     def __init__(self, path: Path, batch_rows: int) -> None:
         import adbc_driver_manager as adbc

@@ -1,4 +1,4 @@
-"""What pages and programs share when they ask the warehouse: errors as answers of HTTP, and what `mail.people` hides.
+"""Asks the warehouse for pages and programs: turns errors into HTTP answers, and hides people as `mail.people` says.
 
 The routes are in `app.py` and `api.py`.
 """

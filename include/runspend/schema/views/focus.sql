@@ -145,7 +145,7 @@ origins as (
 run_tags as (
   select
     tracking_server, workspace, run_id,
-    -- The run's own tags come after ours, whose keys have a prefix.
+    -- The run's own tags come after Runspend's, whose keys have a prefix.
     case when tags is null or tags = '{}' then '}' else concat(',', substr(tags, 2)) end as more_tags
   from runs
 ),

@@ -1,4 +1,4 @@
-"""What is published in BigQuery: the state of every unit, and the rows of one."""
+"""Reads what is published in BigQuery: the state of every unit, and the rows of one."""
 
 from __future__ import annotations
 

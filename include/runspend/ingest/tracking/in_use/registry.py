@@ -17,7 +17,7 @@ from runspend.ingest.tracking.registry import OF_MODEL
 PAGE_VERSIONS = 1_000
 IDS_ASKED = 100  # in one request, whose URL contains the filter
 _IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
-CLOCKS = timedelta(hours=1)  # tolerance for a server clock behind ours
+CLOCKS = timedelta(hours=1)  # tolerance for a server clock behind this machine's
 
 
 class RegistryQuestions:
