@@ -35,7 +35,7 @@ CHANGES = ("write", "delete", "set_class", "prune")
 
 
 class Killed(BaseException):
-    """The process is gone: whoever catches this is wrong."""
+    """Represents the end of the process: no code may catch it."""
 
 
 @dataclass

@@ -53,7 +53,7 @@ FOREIGN = (
     "S3_",
     "SMTP_",
 )
-# `make test-bigquery` alone: its tests reach Google's, with the credentials of whoever runs it.
+# `make test-bigquery` alone: its tests reach Google's, with the credentials of the user who runs it.
 WITH_GOOGLE = ("RUNSPEND_BIGQUERY", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG")
 IS_GOOGLE = "RUNSPEND_BIGQUERY" in os.environ
 QUIET = {
@@ -79,7 +79,7 @@ def pytest_configure(config: pytest.Config) -> None:
         reaper.start()
     home = reaper.make_folder("tests")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
-    if not is_worker:  # workers have the folder of whoever started them
+    if not is_worker:  # workers have the folder of the process that started them
         (home / "kept").mkdir()
         os.environ[FOLDER] = str(home / "kept")
     os.environ.update(QUIET)

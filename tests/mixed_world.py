@@ -253,7 +253,7 @@ def _machine_lines(dice: random.Random, machine: Machine) -> list[dict[str, str]
 
 
 def _platform_lines(dice: random.Random) -> list[dict[str, str]]:
-    """What the ML account pays besides: buckets, a database, a control plane, a gateway, models of others."""
+    """Other charges of the ML account: buckets, a database, a control plane, a gateway, models of others."""
     found = []
     for day in range(31):
         at = MONTH + timedelta(days=day)

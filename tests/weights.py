@@ -1,4 +1,4 @@
-"""Weights for tests: claims of pods on machines, as sources besides a bill state them, and OpenCost's outputs that say the same."""
+"""Weights for tests: claims of pods on machines, as sources next to a bill state them, and OpenCost's outputs with the same content."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Board:
-    """A dashboard. `variables`: those it has besides the data source, in order."""
+    """A dashboard. `variables`: those next to the data source, in order."""
 
     name: str
     title: str

@@ -116,7 +116,7 @@ def test_asset_names_do_not_collide_with_others() -> None:
 
 
 def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
-    """Airflow emits at the first success of a mapped task; so an outlet stands on one that is not, at the end, whatever happened before."""
+    """Airflow emits at the first success of a mapped task; so the outlet is on an unmapped task at the end, which runs even after failures."""
     emitted = {"extract": "runspend/runs", "load": "runspend/bills", "measure": "runspend/artifact_bytes", "allocate": "runspend/costs"}
     for name in NAMES:
         dag = dag_bag.dags[DAG_IDS[name]]
@@ -130,7 +130,7 @@ def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
 
 
 def test_a_pipeline_run_only_plans_the_archive() -> None:
-    """Airflow marks those tasks as done whose whole name matches; who is told and what is moved waits for the weekly run."""
+    """Airflow marks those tasks as done whose whole name matches; notices and moves wait for the weekly run."""
     pattern = SKIPPED_TASKS["archive"]
     assert [name for name in ARCHIVE_TASKS if not re.fullmatch(pattern, name)] == ["plan"]
 

@@ -44,7 +44,7 @@ def test_connections_give_address_token_and_database(read: Any) -> None:
 
 
 def test_target_of_publish(read: Any) -> None:
-    """The address of a PostgreSQL target from a connection; what the file says besides is kept."""
+    """The address of a PostgreSQL target comes from a connection; its other keys stay as in the file."""
     settings = read(
         'publish: [{name: bi, kind: postgres, uri: "connection:bi", schema: costs}, {name: b, kind: duckdb, file: b.duckdb}]',
         bi={"conn_type": "postgres", "host": "db", "login": "rs", "password": "canary/bi", "schema": "dwh"},
@@ -55,7 +55,7 @@ def test_target_of_publish(read: Any) -> None:
 
 
 def test_one_connection_gives_the_whole_mail_server(read: Any) -> None:
-    """One connection gives all of the mail server; what the file says besides is kept."""
+    """One connection gives all of the mail server; other keys stay as in the file."""
     settings = read(
         "mail: {backend: smtp, connection: smtp_out, operators: [a@example.com], from: Costs <costs@example.com>}",
         smtp_out={
@@ -224,7 +224,7 @@ def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Pat
     ],
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:
-    """Said in words, never passed over: the workers' own credentials may be someone else's."""
+    """The error is a sentence. The workers' own credentials are never used instead: they may be someone else's."""
     from runspend.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match=f"cannot use connection gcp: .*{words}"):

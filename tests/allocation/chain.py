@@ -42,7 +42,7 @@ INPUTS = (
     "trace_costs",
     "period_states",
 )
-SETTINGS = Settings()  # what the models are told where a case says nothing
+SETTINGS = Settings()  # the settings of cases without their own
 FILLED = {"build_id", "load_id"}
 PACKAGE = Path(model_order.__file__).parent
 

@@ -59,7 +59,7 @@ def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
 
 
 def rented_in(worlds: Mapping[str, World]) -> dict[str, str]:
-    """What the models are told of these worlds' rented pool."""
+    """The models' parameter for the rented pools of these worlds."""
     return {"rented_pools": "|".join(["", *(f"{name}.rented" for name in worlds), ""])}
 
 
@@ -164,7 +164,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
 
 
 def _taken(draw: random.Random, row: dict[str, Any], units: int) -> dict[str, Any]:
-    """What runs that state the machine of a line have of it, and leave: by guess, for the models are told both."""
+    """Draw the shares of a line that runs of its machine have and leave: at random, because both are inputs of the models."""
     start, end = (int(_seconds(moment(t) - WINDOW_START)) for t in row["at"].split(".."))
     stretches, at = [], start
     while at < end and draw.random() < 0.6:

@@ -28,7 +28,7 @@ class Company:
 
     @property
     def world(self) -> World:
-        """What stands in all of them."""
+        """The tables of all cases together."""
         return read_world(self.folders[0]) if self._is_alone else merge_worlds({folder.name: read_world(folder) for folder in self.folders})
 
     def rows(self, table: pa.Table, folder: Path) -> list[dict[str, Any]]:
@@ -41,7 +41,7 @@ class Company:
 
 
 def companies(folders: Sequence[Path]) -> Iterator[Company]:
-    """The cases, together where the models are told the same: the same settings, and the same times to look at runs."""
+    """Group the cases whose models get the same parameters: equal settings, and equal times of reading runs."""
     together: dict[str, list[Path]] = {}
     for folder in folders:
         told = parameters_of(read_world(folder), DAY, read_settings(folder))

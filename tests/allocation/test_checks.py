@@ -82,7 +82,7 @@ def lose(**where: str) -> Callable[[Rows], Rows]:
 
 
 def double(rows: Rows) -> Rows:
-    """One row stands twice, the second time without money."""
+    """One row is doubled; the second one has no money."""
     return [*rows, rows[0] | {m: Decimal(0) for m in MEASURES}]
 
 

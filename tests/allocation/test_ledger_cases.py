@@ -133,7 +133,7 @@ def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> Non
 
 
 def test_slices_of_a_gpu_are_shared_by_runs_that_state_only_its_type(tmp_path: Path) -> None:
-    """An hour is no whole number of sevenths of a clock tick, so shares of a pool are right to 9 digits and the sum is exact."""
+    """An hour does not divide into sevenths of a clock tick, so shares of a pool are right to 9 digits and the sum is exact."""
     lines = [line(0, on="m1", instance_type="p5.4xlarge", machine_gpus=1, hours=1, cost="7.00")]
     stated, machines = make_run(id="A", at="00:00..01:00", on=["m1"], instance_type="p5.4xlarge", gpu_count=2 / 7)
     asked, _ = make_run(id="B", at="00:00..00:30", on=[], instance_type="p5.4xlarge", gpu_count=3 / 7)

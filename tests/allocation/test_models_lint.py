@@ -116,13 +116,13 @@ def test_models_say_the_words_of_the_tables(column: str) -> None:
                 if name == column
                 for word in words_said(node.unalias())
             }
-    said -= {"rest"}  # of a pool: whose it is is told later
+    said -= {"rest"}  # of a pool: a later model assigns it
     said |= {"proportional", "even"} if column == "reason" else set()  # policies of `sharing`
     assert said == {word for table in TABLES.values() for c in table.columns if c.name == column for word in c.words}
 
 
 @pytest.mark.parametrize("name", sorted({m.name for m in (*LEDGER, *SUMMARY, *ESTIMATE) if m.into is not None}))
 def test_what_analysts_read_is_spelled_out(name: str) -> None:
-    """A model that fills a table names every column of it, whatever its inner steps do."""
+    """A model that fills a table names every column of it. Its inner steps need not."""
     assert parse(MODELS[name]).named_selects
     assert "*" not in parse(MODELS[name]).named_selects

@@ -1,7 +1,7 @@
 """Every model and every check gives the same rows on DuckDB, as the product runs them, and on Google's reference implementation.
 
 Rows are compared as multisets, to the last decimal, of temporary tables too; each engine works on its own earlier results.
-What the rows should be is said by the cases and by `truth.py`.
+The cases and `truth.py` define the expected rows.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ class Measured:
 
 
 def run_measured(command: Sequence[str], folder: Path) -> Measured:
-    """Run a command in `folder` to its end; one that fails is an error with what it said."""
+    """Run a command in `folder` to its end; one that fails is an error with its output."""
     out, err = folder / "measured.out", folder / "measured.err"
     with out.open("wb") as stdout, err.open("wb") as stderr:
         start = time.monotonic()

@@ -1,6 +1,6 @@
 """How good the forecast is, beside the plain run rate, last month and Holt-Winters: replayed over a year of series whose course is known.
 
-Goals: the 80% interval holds 75 to 85 of 100 totals; the error is below that of all others. A forecast threshold is told early and seldom for nothing.
+Goals: the 80% interval holds 75 to 85 of 100 totals; the error is below that of all others. A forecast threshold is mailed early and rarely in vain.
 """
 
 from __future__ import annotations

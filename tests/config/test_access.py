@@ -25,7 +25,7 @@ ACCESS = AccessSettings.model_validate(
         ("x", ["vision-devs", "finance"], Viewer(("vision-devs", "finance"), None)),
         ("cleo", ["vision-devs"], Viewer(("vision-devs",), ("vision", "speech"))),
         ("dora", [], Viewer((), None)),
-        ("finance", [], None),  # a group's name is no user's
+        ("finance", [], None),  # a group's name is not a user's
         (None, ["cleo", "dora", "FINANCE", "", "all"], None),
         (None, [], None),
     ],

@@ -303,7 +303,7 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
 
 
 def test_a_report_without_a_rate_keeps_the_currencies_apart_and_says_why(october: ParquetWarehouse, tmp_path: Path) -> None:
-    """No sum over both; the reason stands on the page."""
+    """No sum over both; the page states the reason."""
     with october.reader() as reader:
         figures = plan_report(reader, "2026-10", settings=settings_at(october, {}), now=NOW)
     assert [(c.currency, c.bill.effective_cost) for c in figures.currencies] == [("USD", 100), ("EUR", 90)]

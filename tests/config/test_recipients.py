@@ -104,7 +104,7 @@ def test_the_map_is_checked_when_it_is_read(mail: dict[str, object]) -> None:
 
 
 def test_a_record_mails_no_other_address_at_a_public_mail_host() -> None:
-    """Whoever forges the record of a mail reaches the addresses that the file names there, and those of the file's own domains."""
+    """A forged record of a mail reaches only addresses that the file names, and addresses of the file's own domains."""
     given = Settings.model_validate({
         "mail": {"from": "runspend@acme.com", "operators": ["Ann <ann@gmail.com>"], "users": {"bob": "bob@gmx.de"}},
         "budgets": [{"name": "ml", "amount": 1, "notify": ["cy@outlook.com"]}],

@@ -193,7 +193,7 @@ def test_a_mistake_is_reported_with_the_allowed_values(tmp_path: Path, text: str
     )
 )
 def test_no_mix_of_wildcards_narrows(select: dict[str, list[str]]) -> None:
-    """Whatever the keys: patterns that match everything select everything."""
+    """Patterns that match everything select everything, for all keys."""
     assert not narrows(select)
 
 

@@ -16,7 +16,7 @@ from tests.command import run_here
 
 
 def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:
-    """The settings it loads to, its text, and what was said."""
+    """Return the settings that the file loads to, its text, and the printed text."""
     path = folder / "runspend.yaml"
     said = write_starter(path, full=full, env=env or {}, user_home=folder / "user")
     return load_settings(path, env or {}), path.read_text(encoding="utf-8"), said
@@ -73,7 +73,7 @@ def test_artifacts_next_to_mlflow_become_the_store(tmp_path: Path) -> None:
 
 
 def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
-    """Where its export comes from is said, nothing is switched on; what is there can be."""
+    """The text names the source of its export. Nothing is enabled; without its comment signs, the bill is valid."""
     (tmp_path / "user" / ".aws").mkdir(parents=True)
     (tmp_path / "user" / ".aws" / "config").write_text("[profile ml]\n")
     settings, text, said = write(tmp_path)

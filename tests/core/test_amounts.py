@@ -60,6 +60,6 @@ def test_each_share_is_rounded_on_its_own_and_half_up() -> None:
 
 
 def test_sizes_and_small_bills_read_well() -> None:
-    """Bytes in decimal units; unknown is said; small bills get more decimals."""
+    """Bytes in decimal units; unknown sizes are shown as such; small bills get more decimals."""
     assert [size(n) for n in (0, 999, 14_200_000_000_000, 4_100, None)] == ["0 B", "999 B", "14.2 TB", "4.1 kB", "unknown"]
     assert [places_for(Decimal(v)) for v in ("18432.17", "20.52", "0.0004", "-150")] == [2, 4, 6, 2]

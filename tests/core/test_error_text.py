@@ -12,7 +12,7 @@ from tests.command import run_here
 
 @pytest.mark.parametrize("hostile", ["\r", "\x07", "\x1b]0;all is well\x07", "\x9b2J", "\u202e", "\u2028"])
 def test_an_error_moves_no_cursor(tmp_path: Path, hostile: str) -> None:
-    """A file of that name is told of, without what a terminal would obey."""
+    """The error names the file without its control characters."""
     done = run_here("costs", "--config", str(tmp_path / f"a{hostile}b.yaml"), code=2)
     assert "cannot read" in done.stderr and "b.yaml" in done.stderr
     assert not set(hostile) & set("\r\x07\x1b\x9b\u202e\u2028") & set(done.stderr)

@@ -43,7 +43,7 @@ def finish_models(uri: str, ids: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, dict[str, str], Path]]:
-    """A world whose owners were told forty days ago, and whose plan was looked at since."""
+    """A world whose owners got a notice forty days ago, and whose plan was checked since."""
     folder = tmp_path_factory.mktemp("apply") / "world"
     folder.mkdir()
     ids = write_mlflow(folder)

@@ -78,7 +78,7 @@ NOVEMBER = month("2026-11")
 
 
 def test_an_open_month_that_is_delivered_again_counts_once(world: World) -> None:
-    """15.00 on the 20th, 12.50 from the 21st on, whoever re-runs the older delivery."""
+    """15.00 on the 20th, 12.50 from the 21st on, even if the older delivery is loaded again."""
     first = [row("10.00", **NOVEMBER, ResourceId="a"), row("5.00", **NOVEMBER, ResourceId="b")]
     second = [row("10.00", **NOVEMBER, ResourceId="a2"), row("2.50", **NOVEMBER, ResourceId="b2")]
     world.deliver("nov.csv", first, DAYS[0])
@@ -130,7 +130,7 @@ def test_charge_month_and_billing_month_may_differ(world: World, samples: Path) 
     assert sum(v for (day,), v in by_day.items() if day.startswith("2024-09")) == Decimal("20.52022672899")
     with (world.bills / "all.csv").open(encoding="utf-8-sig") as file:
         october = [r for r in csv.DictReader(file) if r["BillingPeriodStart"].startswith("2024-10")]
-    world.deliver("all.csv", october, DAYS[1], code=3)  # September is fed by nothing now: kept, and said
+    world.deliver("all.csv", october, DAYS[1], code=3)  # no file has September now: it is kept, and a warning states this
     assert world.totals() == {"2024-09": september, "2024-10": Decimal("0.24")}
     assert world.costs("--as-of", "2026-11-21", *by_period) == {("2024-09-01",): september, ("2024-10-01",): Decimal("0.24")}
 

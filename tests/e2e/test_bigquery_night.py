@@ -54,7 +54,7 @@ MEASURES = {"effective_cost": "EffectiveCost", "billed_cost": "BilledCost", "lis
 
 @dataclass(frozen=True)
 class Place:
-    """A home with its configuration, and what `nightly` said."""
+    """A home with its configuration, and the output of `nightly`."""
 
     config: Path
     said: str

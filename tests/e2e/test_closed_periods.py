@@ -123,7 +123,7 @@ def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings
 
 
 def test_a_month_that_no_pipeline_run_saw_final_is_final_once_it_is_closed(settings: Settings, world: KeptWorld) -> None:
-    """The pipeline stood still from December to February: the same figures, no longer provisional, and no change is said to be skipped."""
+    """The pipeline did not run from December to February: the same figures, no longer provisional, and no change is listed as skipped."""
     world.put_back("december")
     sums = "select sum(effective_cost) as cost, count(*) as charges from cost_allocations"
     before = ask(settings, sums)
@@ -134,7 +134,7 @@ def test_a_month_that_no_pipeline_run_saw_final_is_final_once_it_is_closed(setti
 
 
 def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """The closed month keeps every digest; what it was spared is noted, stands in `status`, and is taken in when asked for."""
+    """The closed month keeps every digest; skipped changes are listed in notes and in `status`, and are applied on request."""
     world.put_back("final")
     retag(config, "nlp")
     night(settings, FINAL + timedelta(days=1))

@@ -110,7 +110,7 @@ def test_only_a_group_that_is_named_may_read(open_folder: Path, store: Path) -> 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o007, 0o000])
 def test_nothing_is_wider_than_the_umask_allows(tmp_path: Path, umask: int) -> None:
-    """A group gets what whoever started the command lets it have, at most."""
+    """A group gets at most the permissions that the umask of the caller allows."""
     code = (
         "import os, sys; from pathlib import Path; from runspend.config.settings import Settings; from runspend.config.file_modes import use_file_modes;"
         f"os.umask({umask}); home = Path(sys.argv[1]); use_file_modes(Settings.model_validate({{'home': home, 'files': {{'group': str(os.getegid()), 'access': 'write'}}}}));"

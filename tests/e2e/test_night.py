@@ -82,7 +82,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
         guesses = "select run_id, confidence, sum(effective_cost) as cost from cost_allocations where allocated_to = 'run' and match_method = 'instance_type_time' group by run_id, confidence"
         for guess in reader.query(
             guesses
-        ).to_pylist():  # a machine that no run names, given to runs that asked for its type: never said to be sure
+        ).to_pylist():  # a machine that no run names, given to runs that asked for its type: never with high confidence
             assert guess["confidence"] == "low"
             costs[guess["run_id"]] -= Fraction(guess["cost"])
     truth: dict[str, Fraction] = defaultdict(Fraction)
@@ -90,7 +90,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
     billed_until = max(r["ChargePeriodEnd"] for r in rows if "/i-" in r["ResourceId"] or "/instances/" in r["ResourceId"])
     for period in ("2026-10", "2026-11"):
         world = raw_world(rows, made_world, period)
-        # how far the bills reach is told by all of them, not by the month's alone
+        # all bills decide how far they reach, not only those of the month
         world["billed_until"] = dt.datetime.fromisoformat(billed_until)
         of_lines = true_costs(world)
         for (line_id, target), cost in of_lines.items():

@@ -12,7 +12,7 @@ from tests.tiny_world import NOW, make_store, make_tiny_world
 
 
 def digests(home: Path) -> dict[tuple[str, str, str], str]:
-    """What the cost tables, runs and bills hold, whoever wrote them and when."""
+    """Return the content of the cost tables, runs and bills, independent of their writer and time."""
     tables = ("runs", "billing_lines", "cost_allocations", "cost_daily", "run_costs", "run_costs_daily")
     return {tuple(unit): state.digest for unit, state in open_warehouse(str(home / "warehouse")).states(*tables).items()}
 

@@ -230,7 +230,7 @@ def test_a_publish_without_a_reply_is_visible_to_the_next(
 
 
 def test_writers_at_once_end_in_a_serial_order(warehouse: BigQueryWarehouse) -> None:
-    """Three processes add rows to one unit; no row is lost or doubled, whoever was first."""
+    """Three processes add rows to one unit; no row is lost or doubled, in any order."""
     number = warehouse.head().number
     writers = {name: run(warehouse, "rounds", name, "2") for name in ("a", "b", "c")}
     for process in writers.values():

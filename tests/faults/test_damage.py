@@ -227,7 +227,7 @@ def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(con
         assert ("artifact_stores all all" in done["changed"] + done["unchanged"]) is is_priced
         assert any("cannot read damaged data" in problem for problem in done["problems"])
     assert run_here("sql", ASK[LINES], "--config", str(config), code=4).stdout == ""
-    run_here("sql", ASK[DAILY], "--config", str(config))  # what was built of it stands
+    run_here("sql", ASK[DAILY], "--config", str(config))  # cost tables that were built from it still answer
     assert "cannot drop" in run_here("verify", "--drop", "runs/2026-11/lab", "--config", str(config), code=2).stderr
     assert f"{' '.join(LINES)}: removed" in run_here("verify", "--drop", "/".join(LINES), "--config", str(config)).stdout
     run_here("verify", "--full", "--config", str(config))

@@ -100,7 +100,7 @@ def test_a_reader_never_sees_two_builds(root: Path) -> None:
 
 
 def test_writers_at_once_end_in_a_serial_order(tmp_path: Path) -> None:
-    """Three processes add rows to one unit; no row is lost or doubled, whoever was first."""
+    """Three processes add rows to one unit; no row is lost or doubled, in any order."""
     root = tmp_path / "warehouse"
     writers = {name: world(root, "rounds", name, "6") for name in ("a", "b", "c")}
     for process in writers.values():

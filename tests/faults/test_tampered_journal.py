@@ -330,7 +330,7 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["with its checksum", "without"])
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[str, Any]], object], is_sealed: bool) -> None:
-    """Whoever asks for its rows is told which file it is, by someone who knows the checksum or not; no figure comes of it."""
+    """Readers of its rows get an error that names the file, with or without a valid checksum; no figure comes from it."""
     path = root / STATE
     value = change(json.loads(path.read_text()))
     value = seal(value) if is_sealed and isinstance(value, dict) else value

@@ -301,7 +301,7 @@ OUTSIDE = [
 
 
 def test_no_queued_mail_leaves_for_a_domain_that_the_settings_do_not_name(home: Path, mailbox: tuple[Settings, Any]) -> None:
-    """Whoever writes a record can have Runspend mail those it mails anyway, and nobody else; in nobody else's name."""
+    """A forged record can make Runspend mail only known recipients, and only in its own name."""
     given, server = mailbox
     for number, recipient in enumerate(OUTSIDE):
         mail = {**MAIL, "message_id": f"<archive.out{number}@acme.com>", "recipients": [recipient, "ana@acme.com"]}

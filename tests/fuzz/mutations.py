@@ -65,7 +65,7 @@ def _encode(text: str) -> bytes:
 
 
 def _bytes(data: bytes, chance: random.Random) -> bytes:
-    """Flips, cuts, doublings and foreign pieces, whatever the bytes mean."""
+    """Flips, cuts, doublings and foreign pieces, independent of the meaning of the bytes."""
     at, to = sorted((chance.randrange(len(data) + 1), chance.randrange(len(data) + 1)))
     to = min(to, at + chance.choice((1, 4, 40, 4000)))
     new = {

@@ -1,4 +1,4 @@
-"""What Runspend wrote for itself and reads again: journal, states of units, records, archive manifests. Whoever can write there may have."""
+"""Runspend's own files, which it reads again: journal, states of units, records, archive manifests. Anyone with write access may have changed them."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def archive_manifest(data: bytes, work: Path) -> None:
 
 
 def archive_manifest_signed(data: bytes, work: Path) -> None:
-    """The same with a last line that counts and hashes what stands before it: its writer could have done so."""
+    """The same with a last line that counts and hashes the lines before it, as an attacker could write it."""
     lines = data.rstrip(b"\n").split(b"\n")
     entries = []
     for line in lines[1:]:

@@ -29,7 +29,7 @@ MEMORY_MB = 3_000  # of a whole process, after which libFuzzer stops it
 
 
 def try_input(name: str, data: bytes) -> None:
-    """One input in a folder of its own. Raises whatever the target must not end with."""
+    """One input in a folder of its own. Raises any exception that the target must not raise."""
     from tests.fuzz.targets import TARGETS
 
     target = TARGETS[name]

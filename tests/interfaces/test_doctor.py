@@ -108,7 +108,7 @@ def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_warehouse_of_a_kind_that_is_not_there_yet_is_found(tmp_path: Path) -> None:
-    """Said before the first night, not during it."""
+    """It is reported before the first pipeline run, not during it."""
     settings = load(tmp_path, "warehouse: {uri: bigquery://p/d}\n")
     findings = diagnose(settings, now=NOW)
     assert [f.level for f in findings if f.name == "warehouse"] == ["FAIL"]
@@ -460,7 +460,7 @@ def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int])
 
 
 def test_a_webhook_and_a_heartbeat_are_listed_and_not_called(tmp_path: Path) -> None:
-    """Nobody listens at these addresses: whoever called them would fail. The addresses are secrets."""
+    """No server listens at these addresses, so a call would fail. The addresses are secrets."""
     text = (
         "mail: {webhook: {url: 'http://127.0.0.1:1/canary-one', kind: teams}, heartbeat: 'http://127.0.0.1:1/canary-two', "
         "channels: [{kind: pagerduty, key: canary-three}, {name: own, url: 'http://127.0.0.1:1/canary-four', about: []}]}\n"

@@ -79,7 +79,7 @@ def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Another archiver took over in the middle: what this one finished is no less done, and what went wrong no less wrong."""
+    """Another archiver took over in the middle. Finished items and failures of this one are still reported."""
 
     def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
         for state, reason in (

@@ -30,7 +30,7 @@ SERVERS = [{"name": "prod", "uri": "http://127.0.0.1:1"}]
 
 
 class Watcher(BaseHTTPRequestHandler):
-    """Counts calls; answers what it is told."""
+    """Counts calls, and gives the answer that the test sets."""
 
     calls: list[str]
     code: int
@@ -109,7 +109,7 @@ def test_a_source_that_never_arrived_is_mailed_too(tmp_path: Path) -> None:
 
 
 def test_a_source_that_fails_in_every_run_has_its_own_mail_alone(tmp_path: Path) -> None:
-    """REFUSED each night is enough; it becomes STALE when its figures are too old, or when nobody even tries any more."""
+    """One REFUSED mail per run is enough. STALE follows when its figures are too old, or when it is no longer read at all."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     for night in (1, 2):

@@ -368,7 +368,7 @@ esac
 
 @pytest.mark.parametrize("health", ["healthy", "unhealthy"])
 def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: str) -> None:
-    """Containers of this stack start again. No image is built or pulled and nothing is made again, whatever the checkout holds meanwhile."""
+    """Containers of this stack start again. No image is built or pulled and nothing is made again, even if the checkout changed meanwhile."""
     (stack / ".env").write_text("A=1\n")
     (stack / "bin" / "docker").write_text(ANSWERS.replace("$HEALTH", health))
     done = make(stack, "backup")

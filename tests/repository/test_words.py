@@ -22,6 +22,10 @@ FILES = sorted(
         *(file for folder in ("include", "dags", "plugins") for file in (ROOT / folder).rglob("*.py")),
         *(file for folder in ("include", "docs") for file in (ROOT / folder).rglob("*.sql")),
         *(file for suffix in ("*.j2", "*.html") for file in (ROOT / "include").rglob(suffix)),
+        *(ROOT / "deploy").rglob("*.py"),
+        *(file for file in (ROOT / "tests").rglob("*.py") if file != Path(__file__)),
+        ROOT / "Makefile",
+        ROOT / "docker-compose.yaml",
     ]
 )
 # Regular expression of whole words to avoid -> what to write instead.
@@ -56,6 +60,7 @@ BETTER = {
     r"(?<!there )(?:is|are|was|were) no (?!longer|more|such)[a-z]+": "is not a …",
 }
 SHUNNED = {re.compile(rf"\b(?:{words})\b", re.IGNORECASE): better for words, better in BETTER.items()}
+ANY = re.compile(rf"\b(?:{'|'.join(BETTER)})\b", re.IGNORECASE)  # one search of a line instead of one per entry
 CODE = re.compile(r"`[^`]*`")
 LINK = re.compile(r"\]\([^)]*\)")
 MARKUP = re.compile(r"{{.*?}}|{%.*?%}|<[^<>]*>", re.DOTALL)
@@ -81,6 +86,23 @@ def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
+def prose_of_test(text: str) -> Iterator[tuple[int, str]]:
+    """Lines of docstrings and comments with their numbers. Other texts of tests are data."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node, clean=False)
+            first = node.body[0].lineno if docstring else 0
+            yield from enumerate((docstring or "").splitlines(), first)
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+
+
+def prose_of_commands(text: str) -> Iterator[tuple[int, str]]:
+    """Comments of a Makefile or YAML file with their line numbers."""
+    return ((number, line.partition("#")[2]) for number, line in enumerate(text.splitlines(), 1))
+
+
 def prose_of_sql(text: str) -> Iterator[tuple[int, str]]:
     """Comments of SQL with their line numbers."""
     return ((number, line.partition("--")[2]) for number, line in enumerate(text.splitlines(), 1))
@@ -91,12 +113,28 @@ def prose_of_template(text: str) -> Iterator[tuple[int, str]]:
     return enumerate(MARKUP.sub(lambda found: " " + "\n" * found[0].count("\n"), text).splitlines(), 1)
 
 
-PROSE = {".md": prose_of_page, ".py": prose_of_code, ".sql": prose_of_sql, ".j2": prose_of_template, ".html": prose_of_template}
+PROSE = {
+    ".md": prose_of_page,
+    ".py": prose_of_code,
+    ".sql": prose_of_sql,
+    ".j2": prose_of_template,
+    ".html": prose_of_template,
+    ".yaml": prose_of_commands,
+    "": prose_of_commands,
+}
+
+
+def prose_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines of prose in a file with their numbers."""
+    is_test = file.suffix == ".py" and file.relative_to(ROOT).parts[0] in ("tests", "deploy")
+    return (prose_of_test if is_test else PROSE[file.suffix])(file.read_text(encoding="utf-8"))
 
 
 def shunned_in(line: str) -> list[str]:
     """Each shunned word of a line with what to write instead. Code in backquotes does not count."""
     prose = CODE.sub("`…`", line)
+    if not ANY.search(prose):
+        return []
     return [f"{found[0]!r}: write {better}" for words, better in SHUNNED.items() for found in words.finditer(prose)]
 
 
@@ -104,8 +142,7 @@ def test_pages_and_code_avoid_words_that_readers_stop_at() -> None:
     """The failure names the file, the line, the word and a better one."""
     found = []
     for file in FILES:
-        lines = PROSE[file.suffix](file.read_text(encoding="utf-8"))
-        found += [f"{file.relative_to(ROOT)}:{number}: {words}" for number, line in lines for words in shunned_in(line)]
+        found += [f"{file.relative_to(ROOT)}:{number}: {words}" for number, line in prose_of(file) for words in shunned_in(line)]
     assert not found, "\n".join(found)
 
 
@@ -128,6 +165,12 @@ def test_code_is_searched_in_docstrings_comments_and_texts() -> None:
     """Names are not, nor texts of one word, which are values."""
     code = '"""Said once.\n\nAnew.\n"""\nsaid = "said"\nraise ValueError(f"it said {said}")  # tonight\n'
     assert {number for number, line in prose_of_code(code) if shunned_in(line)} == {1, 6}
+
+
+def test_tests_are_searched_in_docstrings_and_comments_alone() -> None:
+    """Their other texts are data, such as lines of files and of errors."""
+    code = '"""Said once.\n\nAnew.\n"""\nsaid = "it was said"  # tonight\n\ndef test_it():\n    """No word."""\n'
+    assert {number for number, line in prose_of_test(code) if shunned_in(line)} == {1, 3, 5}
 
 
 def test_fenced_blocks_and_addresses_of_links_are_not_searched() -> None:

@@ -1,7 +1,7 @@
 """What DDL does: to DuckDB, and to what the emulator says about tables, views and datasets afterwards.
 
 Part of the emulator of the tests, run by its own Python. Columns, descriptions, labels, month partitions and clusters of a table
-are what its DDL said; types are those of BigQuery. Queries and HTTP do not belong here.
+are those of its DDL; types are those of BigQuery. Queries and HTTP do not belong here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ VIEW_PLACES: dict[Name, Place] = {}  # where a view's bare names were looked for
 
 
 def set_expiration(ctx: Any, name: Name, stated: str | None = None) -> None:
-    """When a table is said to expire: as stated, else as its dataset says of new tables. Nothing deletes it then."""
+    """Set when a table expires: as stated, otherwise by its dataset's default for new tables. Nothing deletes it then."""
     EXPIRES.pop(name, None)
     default = require_dataset(ctx, name).default_table_expiration_ms
     if stated:

@@ -98,7 +98,7 @@ async def _run(job: Job, work: Callable[[Job], JobMeta]) -> None:
         meta = await asyncio.get_running_loop().run_in_executor(WORKERS, work, job)
     except DomainError as error:
         meta = _meta(job, "DONE", {}, error_result=_domain_error_to_error_result(error))
-    except Exception as error:  # noqa: BLE001 - a job that fails is a failed job, whatever the reason
+    except Exception as error:  # noqa: BLE001 - a job that fails is a failed job, for every reason
         meta = _meta(job, "DONE", {}, error_result={"reason": "internalError", "message": f"{type(error).__name__}: {error}"})
     started = job.ctx.catalog.get_job(job.project, job.id)
     job.ctx.catalog.upsert_job(meta.model_copy(update={"creation_time": started.creation_time, "start_time": started.creation_time}))

@@ -4,8 +4,8 @@ Run by the emulator's own Python, with the repository and its `include` on the p
 it is bent towards what BigQuery's documentation says and nowhere else; `tests/warehouse/bigquery/test_emulator.py` asks for each of these.
 
 Corrected
-* Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in what
-  is said of them; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
+* Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in
+  their description; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
   nulls, and lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.
 * GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten texts;
   0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; cast(bignumeric as string) has no zeros at its end;
@@ -24,7 +24,7 @@ Corrected
 * Loads of Parquet. Columns by name; a column too much, another type, a required one missing or a list without list inference is
   an error; all rows or none; WRITE_TRUNCATE and WRITE_EMPTY.
 * Datasets and tables. Views by REST; columns added by REST; datasets listed by label, deleted only when empty or with contents;
-  expirations are said; results of queries are tables that tabledata.list and the Storage API read.
+  expirations are shown; results of queries are tables that tabledata.list and the Storage API read.
 * Bytes. A query reads all rows of the columns it names (of every table, if it says *), in BigQuery's sizes; maximum_bytes_billed
   holds, for each statement, with 10 MB a table at least. A dry run says bytes, columns and errors.
 

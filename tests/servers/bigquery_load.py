@@ -20,7 +20,7 @@ from tests.servers import bigquery_catalog as catalog
 from tests.servers.bigquery_session import Session
 from tests.servers.bigquery_sql import Name, Place, quote
 
-# What a column of the file may become besides its own type.
+# Other types that a column of the file may become.
 ALSO = {"NUMERIC": {"BIGNUMERIC"}, "BIGNUMERIC": {"NUMERIC"}, "STRING": {"JSON"}, "INTEGER": set(), "DATE": set()}
 
 

@@ -2,7 +2,7 @@
 
 Part of the emulator of the tests, run by its own Python. A job has a connection of its own, so that DuckDB's snapshots are
 BigQuery's: a query sees the tables as they were when it began, a transaction as they were at its `begin transaction`. Which
-transaction may change which table is said in `bigquery_changes.py`. HTTP does not belong here.
+transaction may change which table is decided in `bigquery_changes.py`. HTTP does not belong here.
 
 Source: Google Cloud "Multi-statement transactions", "Work with sessions".
 """

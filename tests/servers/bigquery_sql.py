@@ -234,7 +234,7 @@ TIMES = (exp.UnixToTime, exp.StrToTime)  # the same
 
 
 def _take_out(node: exp.Expression) -> exp.Expression:
-    """What stands in a node's place until another is put there, around the node itself: copies of copies cost more than all else."""
+    """Replace a node by a placeholder until another node takes its place. Copies of copies would cost more than all else."""
     hole = exp.Null()
     node.replace(hole)
     return hole

@@ -1,7 +1,7 @@
 """Chats and pagers on this machine: Slack, Teams, Google Chat, PagerDuty, Opsgenie and ntfy, as far as their documentation says.
 
 Each checks what it is posted by the documented rules (fields, types, lengths, sizes) and answers with the real codes and bodies. They
-also keep what people would see: posts, mentions, open incidents. `faults` are told to fail in the ways of networks and proxies.
+also keep what people would see: posts, mentions, open incidents. `faults` make them fail in the ways of networks and proxies.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """A proxy before an S3 server that passes everything on but for what a test has it lie about: replies cut short, bytes flipped,
-deletes that are only said to be done, errors inside a reply that says 200.
+deletes that are only reported as done, errors inside a reply that says 200.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def smtp_server(
 
 @contextmanager
 def endless_server(line: bytes = b"2") -> Iterator[int]:
-    """A port on which every client is told `line` ten times a second, forever: no timeout of a single answer ends that."""
+    """A port that sends `line` to every client ten times a second, forever: no timeout of a single answer ends that."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def talk() -> None:

@@ -300,7 +300,7 @@ def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gc
 def test_metadata_of_an_object_is_sent_again_to_google(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Google keeps of it what a rewrite tells; fake-gcs-server keeps the rest as well, so what is told is looked at."""
+    """Google keeps only the metadata that a rewrite repeats. fake-gcs-server keeps the rest too, so the test reads the request."""
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
@@ -404,7 +404,7 @@ def test_an_identity_of_the_machine_deletes_on_a_condition(tmp_path: Path, monke
 
 @pytest.fixture(params=["abfss", "gs"])
 def rude(request: pytest.FixtureRequest) -> Iterator[tuple[OddStore, ObjectStore]]:
-    """One that answers as a test says, whoever asks."""
+    """A store that answers every request as the test says."""
     uri = {"abfss": "abfss://ccc@acme.dfs.core.windows.net/m", "gs": "gs://b/m"}[request.param]
     with serve_odd_store() as server:
         store = ArtifactStore(uri=uri, endpoint=server.endpoint, credentials="anonymous", delete_credentials="anonymous")

@@ -326,7 +326,7 @@ def test_not_even_its_own_names_can_be_written(world: World, statement: str) -> 
 
 @pytest.mark.parametrize("mode", ["wb", "ab", "r+b", "w", "xb", "rb+"])
 def test_the_files_refuse_to_be_written(world: World, mode: str) -> None:
-    """Whoever opens one for anything but reading gets an error, and there is no other way in."""
+    """Opening one for anything but reading is an error, and there is no other way in."""
     path = ParquetWarehouse(world.root).path(UNIT)
     files = ReadOnlyFiles()
     with offered([path]) as names:

@@ -73,7 +73,7 @@ class Question:
 
 @dataclass
 class Listener:
-    """Stands in front of the reader's two methods."""
+    """Wraps the reader's two methods."""
 
     asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # equal questions of equal tables once
     sites: set[Site] = field(default_factory=set)
@@ -242,7 +242,7 @@ def places_that_ask() -> dict[str, tuple[str, int, int]]:
 
 
 def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
-    """Every call that hands a text to a reader was reached, or it is said why not."""
+    """Every call that hands a text to a reader was reached, or is listed with a reason."""
     left = {
         place
         for place, (name, first, last) in places_that_ask().items()

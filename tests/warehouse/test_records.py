@@ -1,4 +1,4 @@
-"""Records are made once and changed by whoever saw their last state, however many try at the same time."""
+"""Records are made once and changed only by a process that saw their last state, even if many try at the same time."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_processes_at_once(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_someone_keeps_ends_the_wait_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever may read a lock may hold it: no step hangs for that."""
+    """Any process that may read a lock may hold it. No step waits for it without end."""
     monkeypatch.setattr(records_module, "LOCK_WAIT", 0.1)
     records = Records(tmp_path)
     records.create("counts", "all", {"n": 1})

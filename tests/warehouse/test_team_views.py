@@ -180,7 +180,7 @@ def test_several_teams_see_what_each_of_them_sees(settings: Settings) -> None:
 
 @pytest.mark.parametrize("team", ["nobody", "' or true or '", "\\", "{runs}", "vision' --", "🚀"])
 def test_a_team_without_rows_sees_sums_only(team: str, settings: Settings) -> None:
-    """Whatever its name has in it: a name is never SQL."""
+    """This holds for every name: a name is never SQL."""
     viewer = settings.seen_by(Viewer(("x",), (team,)))
     with open_published(viewer).reader() as reader, open_published(settings).reader() as whole:
         assert rows(reader, "select run_id from runs") == []

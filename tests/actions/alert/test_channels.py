@@ -413,7 +413,7 @@ def test_many_alerts_are_few_posts_in_a_chat_and_one_incident_each_in_a_pager(tm
 
 
 def test_the_same_cause_on_the_next_day_is_the_same_incident(tmp_path: Path, services: Services) -> None:
-    """Operators without a mail address are told through their channel alone."""
+    """Operators without a mail address get only posts in their channel."""
     given, records = world(tmp_path, services, "pagerduty", about=["operators"], mail={"operators": []}), MemoryRecords()
     for night in range(2):
         operators.notify(given, records, "STALE", "aws", NOW + night * DAY, "aws was not read")

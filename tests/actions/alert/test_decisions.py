@@ -115,7 +115,7 @@ def test_the_first_hours_and_a_snooze_only_postpone() -> None:
 
 
 def test_an_anomaly_is_reported_once_per_day_and_series() -> None:
-    """Whatever the budget's amount and thresholds are edited to; a snooze holds it back."""
+    """Edits of the budget's amount or thresholds do not repeat it; a snooze holds it back."""
     told: dict[str, date | None] = {}
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
     status = replace(status_of(make_budget(), {}), anomalies=(day,))

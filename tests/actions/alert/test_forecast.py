@@ -175,7 +175,7 @@ def test_fees_of_quarters_and_of_last_days_and_those_that_ended() -> None:
 
 
 def test_intervals_of_the_first_weeks() -> None:
-    """From two weeks on the total is inside as often as is said, and the figure never at an end of its own range."""
+    """From two weeks of history on, the interval holds the total as often as it states, and the forecast is never at an end of its own range."""
     draw, held, count = random.Random(3), 0, 0
     for length in range(LEAST_DAYS, LEAST_DAYS + 6):
         for _ in range(60):

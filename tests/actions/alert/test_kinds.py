@@ -169,7 +169,7 @@ def test_estimates_are_not_listed_as_cost_of_others(tmp_path: Path) -> None:
 
 
 def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: Path) -> None:
-    """From the versions loaded after the crossing was told; those before it are not to blame."""
+    """Only versions that were loaded after the crossing was mailed are named."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER)
     period = {"source": "aws", "billing_period": date(2026, 11, 1), "billing_currency": "USD"}
@@ -414,7 +414,7 @@ def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
 
 
 def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path) -> None:
-    """Snoozed in December until January: what a late bill did to November is told then, though its fifteen days are over."""
+    """A late bill exceeds November's budget during a snooze from December to January. The mail follows in January, although November's fifteen days are over."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     result = step(tmp_path, records, given, cost_daily=OVER[:2])
     december = datetime(2026, 12, 5, 6, tzinfo=UTC)
@@ -427,7 +427,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
 
 
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
-    """Said twice at one moment as well; unknown budgets and days that are over are refused in words."""
+    """This holds for two requests at the same moment too. Unknown budgets and past days are refused with a sentence."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget())
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     quiet(tmp_path, records, given, "acknowledged")
@@ -582,7 +582,7 @@ def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> N
 
 
 def test_a_budget_is_listed_acknowledged_snoozed_and_woken_by_commands(tmp_path: Path) -> None:
-    """List, acknowledge, list again: what was said is there, in words and as JSON; nothing is sent."""
+    """The list shows the acknowledgment, as text and as JSON. Nothing is sent."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\nbudgets:\n  - {name: vision, for: {team: vision}, amount: 5000, notify: [a@acme.com]}\n", encoding="utf-8")
     house = ParquetWarehouse(tmp_path / "warehouse")

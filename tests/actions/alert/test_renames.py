@@ -116,7 +116,7 @@ def test_nothing_is_mailed_between_a_rename_and_the_next_pipeline_run(
 
 
 def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> None:
-    """And in whatever order their notes are read; one that was taken back is none, whatever the name becomes later."""
+    """The order in which their notes are read does not matter. A rename that was taken back does not count, even if the name changes again later."""
     records = MemoryRecords()
     given = {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("z", "m", "a", "k")}
     tables = {name: of("tracking_server", name) for name in given}

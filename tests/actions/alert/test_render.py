@@ -261,7 +261,7 @@ def test_only_an_http_runbook_is_a_link() -> None:
 
 
 def test_text_and_html_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every word of one part is in the other, but for the dots of cut names; where there is no picture its table stands in both."""
+    """Both parts have the same words. Without a picture, both have its table."""
     monkeypatch.setattr(mail_module, "draw", lambda _: None)
     text, markup = parts(parsed(make("vit-l16-384")))
     from_html = html.unescape(re.sub(r"<[^>]+>", " ", re.sub(r"(?s)<head>.*?</head>", "", markup)))

@@ -226,7 +226,7 @@ def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_
 
 
 def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path: Path) -> None:
-    """Raised on 1 December, when November's end is not billed: November is told by the amount it had, once, to who is told now."""
+    """The amount is raised on 1 December, before November's end is billed. November's mail uses the old amount, once, and goes to the new recipients."""
     records = MemoryRecords()
     step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"])), cost_daily=OVER[:2])
     given = make_settings(tmp_path, budget(amount="9000", actual=["80%", "100%"], notify=["new@acme.com"]))

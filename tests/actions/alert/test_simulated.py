@@ -81,7 +81,7 @@ def mails(home: Path) -> Counter[str]:
 
 
 class Oracle:
-    """What must have been told, by brute force: for each night, month and threshold the sum of what the bill said."""
+    """Computes the expected mails by brute force: the sum of the bill for each pipeline run, month and threshold."""
 
     def __init__(self, amounts: dict[str, Decimal], levels: tuple[int, ...]) -> None:
         self.amounts, self.levels = amounts, levels

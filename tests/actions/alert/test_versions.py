@@ -58,7 +58,7 @@ def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, d
 
 
 def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> None:
-    """Restated upwards in March, past a threshold it had not reached: no night is for that any more."""
+    """A bill restated in March passes a threshold that November had not reached. No mail follows."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%", "150%"]))
     night(tmp_path, records, given, "2026-11-24", OVER)
     night(tmp_path, records, given, "2027-03-10", [*OVER, cost("2026-11-18", "5000")])
@@ -66,7 +66,7 @@ def test_a_period_that_is_over_is_closed_for_everything_else(tmp_path: Path) -> 
 
 
 def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
-    """More than a year later nothing is said; nor where the cost tables were built again from bills that begin later."""
+    """No correction is mailed after more than a year, or if the cost tables were rebuilt from bills that begin later."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     night(tmp_path, records, given, "2026-11-24", OVER)
     night(tmp_path, records, given, "2027-03-10", [cost("2027-01-02", "3")])
@@ -151,7 +151,7 @@ def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_p
 
 
 def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_path: Path) -> None:
-    """Runspend stood still for a month. Each week that went over meanwhile is told of once, the one it stopped in too; none of before it was set up."""
+    """After a month without pipeline runs, each week that exceeded its budget meanwhile is mailed once. Weeks before the setup are not."""
     records, given = (
         MemoryRecords(),
         make_settings(tmp_path, budget(every="week", amount="500", forecast=[], actual=["100%"], anomalies=False)),

@@ -216,7 +216,7 @@ def test_protection_that_begins_meanwhile_stops_it(tmp_path: Path, at_end: bool)
     with world(tmp_path, later, **fresh) as reader:  # it is as it was before
         assert [item.owner_id for item in due_items(reader, records, given_, later)] == ["unfinished listing"]
         new = announce(reader, records, given_, later, accepted_at=later)
-        # Who was let off is told again, and has the whole time again.
+        # Owners of folders that were protected meanwhile get a new notice and a full grace period.
         assert {row["owner_id"] for notice in new for row in notice.rows} == SIGNALS.keys() - {"unfinished listing"}
         assert states_of(reader, records, given_, later) == {**dict.fromkeys(SIGNALS, "announced"), "unfinished listing": "due"}
 
@@ -584,7 +584,7 @@ def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
 
 
 def test_a_deleted_archive_is_reported_as_gone(tmp_path: Path) -> None:
-    """Its row says so, and no policy is after it any more."""
+    """Its row states this, and no policy selects it again."""
     records = Records(tmp_path)
     retention = given_settings(tmp_path, {"action": "delete", "name": "gone"})
     with world(tmp_path) as reader:

@@ -84,7 +84,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         """Everything owned is in its place afterwards, unless something went wrong on the way."""
         world = self.world
         world.advance(seconds=1)
-        # A store that keeps other bytes than it is given, and says that all is well, spoils what comes back; test_returned.py: it is told of.
+        # A store that silently keeps wrong bytes spoils what is restored; test_returned.py shows that this is reported.
         world.faults.plan, world.faults.calls = {call: "refused" if kind in SPOILED else kind for call, kind in plan.items()}, 0
         world.faults.made.clear()
         try:

@@ -142,7 +142,7 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
 def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime
 ) -> None:
-    """Alerts of another day made again send what waits: that day is not when anybody was told."""
+    """An alert step for another date sends queued mail. That date does not count as the date of the notice."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     server.script_handler.script = Script(data_reply="451 try again")
@@ -227,7 +227,7 @@ def test_owners_outside_the_allowed_domains_are_replaced_by_operators(tmp_path: 
 
 
 def test_names_have_addresses_in_the_configuration(tmp_path: Path, server: Server) -> None:
-    """`mail.users`, whatever its domain; it opens the domain for nobody else."""
+    """An address in `mail.users` may have any domain; other addresses of that domain stay refused."""
     mail = {
         "backend": "smtp",
         "host": "127.0.0.1",
@@ -251,7 +251,7 @@ def test_names_have_addresses_in_the_configuration(tmp_path: Path, server: Serve
 
 
 def test_an_earlier_notice_to_another_address_does_not_count(tmp_path: Path, server: Server) -> None:
-    """An older version sent it wherever the tag said: one that was accepted begins again with operators, one that waits is never sent."""
+    """An older version mailed any address in a tag. Accepted notices start again with operators, and queued ones are never sent."""
     open_to_all = {
         "backend": "smtp",
         "host": "127.0.0.1",

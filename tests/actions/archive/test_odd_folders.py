@@ -151,7 +151,7 @@ def test_a_store_that_spoils_every_manifest_is_found_out_at_once(world: World) -
 
 @pytest.mark.parametrize("is_linked", [False, True])
 def test_an_archive_is_never_moved_into_itself(tmp_path: Path, is_linked: bool) -> None:
-    """A store around the archive's, and an owner whose folder is said to be one of the archive's, or to hold it: also behind a link."""
+    """This covers a store around the archive store, and owners whose folder is in the archive store or contains it, also through a link."""
     disk = Disk(tmp_path / "disk")
     fill(disk.run, {"a": b"a"})
     assert disk.apply() == ["archived"]

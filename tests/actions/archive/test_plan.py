@@ -422,7 +422,7 @@ def test_stores_and_server_roots_match_in_other_spellings(tmp_path: Path) -> Non
 
 
 def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
-    """Its own run, and a model of its own in the run's folder, lie there by right; registered versions are told by name."""
+    """An oddly spelled folder of the run itself, or of a model in the run's folder, protects nothing else. Registered versions are named."""
     runs = [run("a", artifact_uri="s3a://ml/12/a/artifacts/", **AGED), run("b", **AGED)]
     owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": "s3a://ml/12/models/m-1//artifacts"}]
     policy = {"select": {"unused_for": "90d", "kind": ["run", "model"]}}
@@ -778,7 +778,7 @@ def test_protected_runs_are_never_planned(tmp_path: Path) -> None:
 
 
 def test_no_policy_no_rows(tmp_path: Path) -> None:
-    """Nothing is planned unless a policy says so; without a mail server nothing can become due, and people are told."""
+    """Nothing is planned unless a policy says so; without a mail server nothing can become due, and a note states this."""
     assert planned(tmp_path, given_settings(tmp_path), runs=[run("a", **AGED)], artifact_bytes=[stored("a")]) == []
     assert plan_notes(given_settings(tmp_path)) == []
     assert plan_notes(given_settings(tmp_path, {})) == [
@@ -787,7 +787,7 @@ def test_no_policy_no_rows(tmp_path: Path) -> None:
 
 
 def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:
-    """The plan asks the same few questions whatever the number of runs, and asked again it is the same."""
+    """The plan runs the same few queries for any number of runs. A second plan is the same."""
     asked = []
     with warehouse(
         tmp_path / "w",

@@ -324,7 +324,7 @@ def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
     model_item = disk.item(owner_kind="logged_model", owner_id=model, run_id=run, prefix=f"1/models/{model}/artifacts")
     assert disk.apply(disk.item(owner_id=run, run_id=run), model_item) == ["archived", "archived"]
     found = restore("3f1c9a7b", disk.settings, to=disk.folder / "run")
-    assert (found.owner, found.objects) == (run, 2)  # by which MLflow is told
+    assert (found.owner, found.objects) == (run, 2)  # the owner whose tags are written
     found = restore(model, disk.settings, to=disk.folder / "model")
     assert found.objects == 1 and [path.name for path in (disk.folder / "model").rglob("*") if path.is_file()] == ["weights"]
     fill(disk.run, {"b": b"b"})

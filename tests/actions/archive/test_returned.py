@@ -259,7 +259,7 @@ def test_an_archive_that_came_back_may_expire(world: World) -> None:
 
 
 class Words:
-    """MLflow's side of it: what was said, and whether it answers."""
+    """MLflow's side: the tags that were written, and whether it answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.said: list[tuple[str, str]] = []

@@ -119,7 +119,7 @@ def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None
     gone = len(FILES) - len(world.here())
     assert gone
     world.protection = "alias champion on fraud/7"
-    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is told of all the same
+    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is reported all the same
     assert states(world, other)[:1] == [
         ("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")
     ]
@@ -470,7 +470,7 @@ def test_a_file_written_between_copy_and_delete_is_kept_and_reported(world: Worl
 
 
 def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> None:
-    """So nobody is told that it lies there."""
+    """So no note leads to an archive without it."""
     read = world.source.read
 
     def gone(obj: Any) -> Any:
@@ -648,7 +648,7 @@ def test_work_done_before_the_lease_was_lost_is_reported() -> None:
 
 
 def test_items_that_cannot_begin_are_reported_before_a_cap_stops_the_rest() -> None:
-    """A name that could not be restored is told of also on a night that does nothing."""
+    """Items whose names could not be restored are reported even if the run is stopped by a cap."""
     world = World(max_objects=1)
     world.put("a\\b", b"poison", prefix="1/run2/artifacts")
     for name in "ab":
@@ -753,7 +753,7 @@ def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticki
 
 
 def test_a_class_is_asked_about_while_it_changes(world: World, ticking: Ticking) -> None:
-    """Nothing is lost by it, but who is told that a run is kept finds it as it was."""
+    """Nothing would be lost, but a run that is reported as protected must be unchanged."""
     changed = slow_change(world, SOURCE, "set_class", ticking, 2.0)
     assert states(world, make_item(action="tier", to="GLACIER_IR"), protects=protected_from([], 2, ticking)) == [
         ("protected", "legal hold")

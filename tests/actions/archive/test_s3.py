@@ -199,7 +199,7 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
 
 
 def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Path) -> None:
-    """Each what it said, though equal bytes are kept once: without its encoding a packed file would be opened as it is."""
+    """Each object gets its own headers back, although equal bytes are kept once. Without its encoding, a packed file would not be unpacked."""
     buckets = Buckets(server, server.endpoint, tmp_path / "home")
     for name, kind in (("a", "text/csv"), ("b", "application/json")):
         buckets.put(name, b"packed", ContentType=kind, ContentEncoding="gzip", Metadata={"who": name})
@@ -240,7 +240,7 @@ def test_a_delete_that_was_under_way_does_not_take_what_came_back(
 
 
 def test_what_was_about_to_be_deleted_when_it_came_back_stays(server: S3Server, tmp_path: Path) -> None:
-    """Copied, not deleted yet, and asked back: what is there is not what the archiver means any more."""
+    """An item is copied, not deleted yet, and restored: its objects are no longer those that the archiver would delete."""
     buckets = Buckets(server, server.endpoint, tmp_path / "home", may_delete=False)
     meant = list(open_objects(buckets.settings.stores[0], "read").list(PREFIX))
     assert [result.state for result in buckets.apply()] == ["copied"]
@@ -300,7 +300,7 @@ def flip(reply: Reply) -> Reply:
 
 
 def without_checksums(reply: Reply) -> Reply:
-    """The client would notice by itself where a checksum is told."""
+    """With a checksum in the reply, the client itself would notice."""
     return replace(reply, headers={name: value for name, value in reply.headers.items() if "checksum" not in name.lower()})
 
 
@@ -374,7 +374,7 @@ def conditions_are_ignored(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     return Reply(204, {}, b"") if reply.status == 412 and asked.method == "DELETE" else reply
 
 
-# What it lies about, what is left in its place, and how the item is told of.
+# The fault, the files left in the store, and the state that is reported.
 LIES = [
     (source_flips, FILES, "partial"), (archive_flips, FILES, "partial"), (archive_reads_short, FILES, "partial"), (archive_keeps_nothing, FILES, "partial"),
     (deletes_are_said, FILES, "partial"), (an_error_in_a_200, FILES, "partial"), (one_key_is_denied, {"plot #1?.png": FILES["plot #1?.png"]}, "partial"),

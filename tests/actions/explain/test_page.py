@@ -48,7 +48,7 @@ def shape(page: str) -> list[tuple[str, tuple[str, ...]]]:
 
 @pytest.mark.parametrize("run_id", [w.BIG, w.SMALL, w.TAGGED, w.LONG, w.LOST, w.NOWHERE])
 def test_the_page_has_what_the_terminal_has(reader: Reader, run_id: str) -> None:
-    """Every amount, share and neighbor of the text stands on the page; the sum and its check too."""
+    """Every amount, share and neighbor of the text is on the page, with the sum and its check."""
     found = explain_run(reader, run_id, w.SETTINGS, now=w.NOW)
     text = html5lib.parse(run_as_page(found), namespaceHTMLElements=False)
     words = " ".join("".join(text.itertext()).split())
@@ -104,7 +104,7 @@ def test_hostile_names_change_nothing_but_text(reader: Reader) -> None:
 
 
 def test_the_page_is_served_under_the_policy_it_was_made_for(settings: Settings) -> None:
-    """A prefix is enough; the header's policy is the page's own; what is unknown is said, and nothing is executed."""
+    """A prefix is enough; the header's policy is the page's own; unknown runs get a sentence, and nothing is executed."""
     app = create_app(settings, hosts=LOOPBACK)
     answer = request(app, f"/run/{w.BIG[:8]}")
     assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"

@@ -521,7 +521,7 @@ def as_login(uri: str, login: str) -> str:
 def test_what_stops_the_making_of_rows_is_told_as_it_is(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C ends the command. A full disk is told as one; PostgreSQL alone would only say that COPY was canceled."""
+    """Ctrl-C ends the command. A full disk is reported as one; PostgreSQL alone would only report that COPY was canceled."""
     target = target_of("postgres")
     publish(home, target)
     before = see(target)
@@ -546,7 +546,7 @@ def test_what_stops_the_making_of_rows_is_told_as_it_is(
 def test_a_signal_between_two_pieces_ends_the_publish(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """psycopg2 only says that reading failed, whatever a signal's handler raised: Ctrl-C was told as a target that failed."""
+    """psycopg2 only reports that reading failed, for any exception of a signal's handler, so Ctrl-C looked like a failed target."""
     target = target_of("postgres")
     publish(home, target)
     before = see(target)

@@ -205,7 +205,7 @@ def test_hostile_names_stay_text(figures: ReportFigures) -> None:
 
 
 def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
-    """Each currency has its sections, links within the page work, quarantine and bridge are said, and the index lists both."""
+    """Each currency has its sections, links within the page work, quarantine and bridge are shown, and the index lists both."""
     world = month_world("USD")
     for name, rows in month_world("EUR").items():
         if name in ("cost_daily", "billing_lines", "billing_loads", "cost_allocations", "unallocated_costs", "run_costs_daily"):

@@ -97,6 +97,6 @@ def put_month(
 
 
 def restated() -> list[tuple[str | None, str | None, str | None, str, str, str]]:
-    """The bill with a dearer `vit`, and without `Speech & Co`, whose runs are now those of vision."""
+    """The bill with a higher cost of `vit`, and without `Speech & Co`, whose runs are now those of vision."""
     bill = [("vision" if row[0] == "Speech & Co" else row[0], *row[1:]) for row in BILL]
     return [(*row[:5], "110.5") if row[1] == "vit" else row for row in bill]

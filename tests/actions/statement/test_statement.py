@@ -204,7 +204,7 @@ def test_a_statement_has_what_the_explorer_spreads_to_the_last_digit(config: Pat
 
 
 class Killed(BaseException):
-    """Stands in for the end of the process: nothing on the way catches it."""
+    """Represents the end of the process: no code catches it."""
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -264,7 +264,7 @@ def test_mails_go_to_the_recipients_of_the_team_once_with_csv_and_page(config: P
 
 
 def test_a_statement_goes_to_people_who_own_the_whole_team_and_pages_nobody(config: Path) -> None:
-    """A budget of one person's runs in a team is no reason to send that person the team's statement."""
+    """The recipient of a budget for one person's runs does not get the team's statement."""
     own = json.loads(config.read_text())["budgets"]
     channels = [{"name": "pager", "kind": "pagerduty", "key": "k" * 32}]
     budgets = [

@@ -107,7 +107,7 @@ def test_simultaneous_runs_share_a_machine() -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_each_team_is_given_its_own_machines(seed: int) -> None:
-    """Four groups of machines, rented for each job of two experiments; the truth is found whatever the seed."""
+    """Four groups of machines, rented for each job of two experiments; the truth is found for every seed."""
     dice = random.Random(f"teams {seed}")
     billed, ran, truth = [], [], set()
     for group in range(4):
@@ -137,7 +137,7 @@ def test_who_serves_pages_is_never_proposed(seed: int) -> None:
 
 
 def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explains() -> None:
-    """By elimination, last, and said so; a machine without accelerators is not proposed that way."""
+    """They are proposed last, by elimination, and the proposal states this; a machine without accelerators is not proposed that way."""
     dice = random.Random("box")
     spot, rest = jobs(dice, 20), jobs(dice, 40)
     billed = [

@@ -66,7 +66,7 @@ def add(tmp_path: Path, text: str, *proposals: Proposal) -> str:
     ],
 )
 def test_lines_are_added_and_all_else_stays(tmp_path: Path, text: str) -> None:
-    """Whatever the file looks like: comments, blank lines, line ends, indentation."""
+    """Comments, blank lines, line ends and indentation of the file stay as they are."""
     after = add(tmp_path, text, proposal("one"), proposal("two", user="ana"))
     assert after.count("# looked at 31 days") == 1
     assert ("\r\n" in after) == ("\r\n" in text) and after.count("\r") in (0, after.count("\n"))

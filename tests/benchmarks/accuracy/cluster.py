@@ -53,7 +53,7 @@ M5 = MachineType("m5.4xlarge", Decimal("0.768"), 0, 16, 64)
 
 @dataclass(eq=False)
 class Run:
-    """One run: when MLflow says it was (`end` None: it never said), and what it truly had of which machine, when."""
+    """One run: when MLflow says it was (`end` None: it does not know), and what it truly had of which machine, when."""
 
     run_id: str
     start: int

@@ -149,7 +149,7 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
         offered |= set(charges[row["charge_id"]]) if is_offered else set()
         is_own = row["allocated_to"] != "idle" or (row["charge_id"].startswith(f"{name}|") if "|" in row["charge_id"] else not is_offered)
         if row["charge_id"] in charges and is_own:
-            of_charge = got[name][row["charge_id"]]  # that the charge was settled by this rule counts, whoever got it
+            of_charge = got[name][row["charge_id"]]  # counts if this rule allocated the charge, to any run
             if target is not None:
                 of_charge[target] += cost
                 rule.to_runs += cost
@@ -159,7 +159,7 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
                     rule.false_money += abs(cost)
                     rule.certain_false_matches += row["confidence"] in CERTAIN
     costs_of_all: Shares = defaultdict(Fraction)
-    # a line of which runs that state the machine have a part stands in two charges: theirs, and one that has the rest for all others
+    # a line that runs of its machine share is in two charges: their part, and the rest for all others
     pooled = {number for charge, of in charges.items() if "|" in charge for number in of} | offered
     by_machine = got.get("resource_id", {})
     stated = {

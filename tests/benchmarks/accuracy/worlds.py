@@ -139,7 +139,7 @@ class World:
 
 
 def bill_the_rest(world: World) -> None:
-    """What every bill has besides: tax, support, a credit of nobody, an unused commitment, another department's database."""
+    """Adds the rest of every bill: tax, support, a credit without a run, an unused commitment, another department's database."""
     start, end = world.begin, world.begin + HOUR
     rest = {"ServiceCategory": "Other", "ChargeFrequency": "Recurring"} | {
         c: world.lines[0].row[c] for c in ("SubAccountId", "BillingAccountId")

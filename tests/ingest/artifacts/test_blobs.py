@@ -229,7 +229,7 @@ def test_versions_tiers_and_folders_are_distinguished(tmp_path: Path) -> None:
 
 
 def test_an_account_that_does_not_list_versions_is_listed_without_them(tmp_path: Path) -> None:
-    """They are unknown then, and it is said why."""
+    """They are unknown then, and a note states why."""
 
     def refuses(request: Request) -> bool:
         if "include=versions" in request.handler.path:

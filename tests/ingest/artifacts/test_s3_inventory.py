@@ -281,7 +281,7 @@ DAMAGE: dict[str, tuple[Callable[[Inventory, Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=str)
 def test_a_damaged_or_incomplete_inventory_is_refused_and_the_old_figures_stay(inventory: Inventory, damage: str) -> None:
-    """Nothing of its good files counts either; what was known before it stands."""
+    """Its good files do not count either; the older figures stay."""
     inventory.deliver([entry("r1/a", 1)], made=MADE - timedelta(days=1))
     months = dict(measure(inventory, "r1", now=NOW - timedelta(days=1)).tables)
     before = months["2026-10"].to_pylist()

@@ -344,7 +344,7 @@ def test_weights_are_part_of_the_version_of_the_periods_they_reach(tmp_path: Pat
 
 
 def test_a_late_correction_is_split_by_the_month_before_and_no_older_one(tmp_path: Path) -> None:
-    """Weights count within a month of the billing period, which is what its version is told by."""
+    """Weights count within a month of the billing period, because its version depends on them."""
     september = {"ChargePeriodStart": "2026-09-05T10:00:00Z", "ChargePeriodEnd": "2026-09-05T11:00:00Z"}
     june = {"ChargePeriodStart": "2026-06-05T10:00:00Z", "ChargePeriodEnd": "2026-06-05T11:00:00Z"}
     claims = [claim("a", "1", f"2026-0{m}-05T10:00:00..2026-0{m}-05T11:00:00") for m in (6, 9)]

@@ -217,7 +217,7 @@ def test_months_are_those_of_the_runs(world: World) -> None:
 
 
 def test_a_database_without_the_index_is_not_scanned(world: World) -> None:
-    """MLflow has had it since a5b4c3d2e1f0: before, the hours keep `idle_watts`, and it is said."""
+    """MLflow has had it since a5b4c3d2e1f0: before, the hours keep `idle_watts`, and a warning states this."""
     world.do("update alembic_version set version_num = 'c3d6457b6d8a'")
     run(world, "r", {"gpu_0": every(60, 100)})
     night = world.night(measured=BOX)

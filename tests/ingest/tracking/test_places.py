@@ -292,7 +292,7 @@ def test_the_cost_of_traces_by_day_run_user_and_model(world: World) -> None:
     add_trace(
         world, "t2", "2026-11-02", 0.3, tokens=(1, None), mlflow__sourceRun="r1", mlflow__user="ada", spans=(("a", None, "gpt", 0.3),)
     )
-    # A parent's cost holds its descendants'; what stands beside it counts. Tokens are with the more expensive model.
+    # A parent's cost holds its descendants'; spans beside it count. Tokens are with the more expensive model.
     add_trace(
         world,
         "t3",

@@ -389,7 +389,7 @@ def test_a_host_that_no_cloud_knows_is_its_name_and_never_its_machine_id(tmp_pat
 
 
 def test_every_machine_of_a_run_has_a_tag_of_its_own() -> None:
-    """Whatever the order, and although all may look before any writes: no machine replaces another."""
+    """No machine replaces another, in any order, even if all read before any of them writes."""
     empty: dict[str, str] = {}
     added = [missing_tags({"runspend.machine.id": f"m{node}", "runspend.machine.type": "p4d"}, empty) for node in range(600)]
     merged = {key: value for tags in added for key, value in tags.items()}

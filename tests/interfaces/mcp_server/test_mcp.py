@@ -150,7 +150,7 @@ def test_a_client_gets_the_same_answers_over_stdio_and_http(config: Path) -> Non
 
 
 def test_standard_output_has_nothing_but_the_protocol(config: Path) -> None:
-    """Also with log lines, after a line that is no message, and without an end of the session; the end of input ends the process."""
+    """Also with log lines, after a line that is not a message, and without an end of the session; the end of input ends the process."""
     messages: list[Mapping[str, Any]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},

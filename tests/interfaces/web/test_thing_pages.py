@@ -253,7 +253,7 @@ def test_a_machine_whose_name_begins_with_a_blank_has_its_page(tmp_path: Path) -
 
 
 def test_an_address_of_raw_bytes_has_a_key() -> None:
-    """%2F and / are two addresses, and bytes that are no UTF-8 are one."""
+    """%2F and / are two addresses, and bytes that are not UTF-8 are one."""
 
     def key(path: bytes, query: bytes) -> object:
         scope = {"type": "http", "app": "app", "path": "/a/b", "raw_path": path, "query_string": query, "headers": []}

@@ -563,7 +563,7 @@ def loads(warehouse: BigQueryWarehouse, since: dt.datetime, month: str) -> list[
 
 
 def test_the_same_rows_go_up_once(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """The id of a load tells step, unit and content: whoever sends the same again finds the job, other rows are another job."""
+    """The id of a load names step, unit and content: the same rows find the finished job, and other rows are another job."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     for _ in range(2):
         with warehouse.step("fill", "fill") as step:

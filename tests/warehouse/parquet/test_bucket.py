@@ -419,7 +419,7 @@ KEY = "_internal/billing_lines/period=2026-10/aws.parquet"
 
 
 def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Whoever can write to the bucket could have written it: every object and every file of the cache is what it was."""
+    """Anyone who can write to the bucket could have changed it. Every object and every file of the cache stays as it was."""
     warehouse = opened(lease=0.0)
     fill(warehouse, rows_of(LINES), UNIT)
     client, head = s3_server.client(), f"{PREFIX}/_runspend/head.json"
@@ -573,7 +573,7 @@ def test_a_bucket_that_cannot_be_opened_is_a_sentence(
 
 @pytest.mark.parametrize("header", ["If-None-Match", "If-Match"])
 def test_a_store_without_conditional_puts_is_refused(header: str, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """A store that puts whatever the condition says is found out before anything is published, and nothing is left in it."""
+    """A store that ignores the condition of a put is detected before anything is published, and nothing is left in it."""
     careless = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
     careless._client.meta.events.register("before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__(header))
     for _ in range(2):

@@ -87,7 +87,7 @@ def test_a_publisher_that_waits_is_next(home: Path) -> None:
 def test_a_wait_says_who_holds_the_lock_and_ends(
     home: Path, kind: str, wanted: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After a while it is said once, with host, pid, command and time; past the deadline it is the error. Afterwards the lock can be had."""
+    """The holder is logged once after a while, with host, pid, command and time. Past the deadline it is in the error. Afterwards the lock is free."""
     monkeypatch.setattr(lock_holders, "PATIENCE", 0.2)
     process = holder(home, kind, 60)
     try:
@@ -131,7 +131,7 @@ def test_a_note_of_a_killed_process_names_no_holder(home: Path) -> None:
     ],
 )
 def test_an_unreadable_note_is_not_an_error(home: Path, note: str) -> None:
-    """Whatever stands in the lock file, the holder is found in another way."""
+    """If the text in the lock file is unreadable, the holder is found in another way."""
     with Locks(home).shared():
         (home / "lock").write_text(note)
         assert f"pid {os.getpid()}" in lock_holders.holders(Locks(home).file)
@@ -266,7 +266,7 @@ def test_what_is_not_a_lock_file_is_refused_in_a_sentence(home: Path, name: str,
 
 
 def test_other_waits_end_and_name_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those for the work folder and the outbox had no end and said nothing."""
+    """The locks of the work folder and of the outbox count here."""
     monkeypatch.setattr(sources, "GATE_WAIT", 0.2)
     monkeypatch.setattr(outbox, "OUTBOX_WAIT", 0.2)
     settings = Settings.model_validate({"home": tmp_path})

@@ -277,7 +277,7 @@ def test_readers_agree_around_a_killed_publish(tmp_path: Path, point: str) -> No
 
 
 def test_readers_agree_during_publishes(tmp_path: Path) -> None:
-    """While another process publishes, each read of a table is of one version, whoever reads."""
+    """While another process publishes, each read of a table is of one version, for every reader."""
     root = tmp_path / "warehouse"
     publish_version(root, 1)
     script = f"from pathlib import Path\nfrom tests.faults.world import publish_version\nfor n in range(2, 40): publish_version(Path({str(root)!r}), n)"

@@ -389,7 +389,7 @@ def test_parts_their_order_and_the_time_zone_do_not_change_the_lines(tmp_path: P
 
 
 def test_times_with_a_zone_in_parquet_are_the_same_rows_in_every_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that are set aside too: what is said of them is said in UTC."""
+    """This holds for rows that are set aside too: their reasons have times in UTC."""
     first = datetime(2026, 10, 1, tzinfo=timezone.utc)
     lines = [line("Usage", f"{n}.5", **hour) for n, hour in enumerate(hours(first, 3))]
     lines.append(line("Usage", "7", line_item_usage_start_date="1970-01-01T00:00:00Z"))
@@ -1005,7 +1005,7 @@ def test_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> N
 
 
 def test_discounts_are_negative_usage_in_the_view_without_net_columns(tmp_path: Path) -> None:
-    """A private discount is told once: as lines of its own, or in the net costs of the lines it is for."""
+    """A private discount counts once: as separate lines, or in the net costs of the lines it is for."""
     without = loaded(tmp_path / "a", [line("Usage", "10.00"), line("EdpDiscount", "-2.00")])
     net = loaded(tmp_path / "b", [line("Usage", "10.00", **{**NET, "line_item_net_unblended_cost": "8.00"}), line("EdpDiscount", "-2.00", **{**NET, "line_item_net_unblended_cost": "0"})])  # fmt: skip
     assert both(without) == both(net) == (Decimal("8.00"), Decimal("8.00"))

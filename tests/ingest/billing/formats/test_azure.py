@@ -292,7 +292,7 @@ AMORTIZED = [
     cost("60.36", **PLANNED),
     cost("9.64", ChargeType="UnusedSavingsPlan", ResourceId=PLANNED["BenefitId"], **PLANNED),
 ]
-# 10 + 4 + 2.50 + 1.90 - 0.01 are in both; what is billed besides is 8760 + 70 - 60, what is used besides 18 + 6 + 60.36 + 9.64.
+# 10 + 4 + 2.50 + 1.90 - 0.01 are in both; only billed is 8760 + 70 - 60, only effective is 18 + 6 + 60.36 + 9.64.
 BILLED, EFFECTIVE = Decimal("8788.39"), Decimal("112.39")
 
 
@@ -494,7 +494,7 @@ UNITS = [
 
 
 def test_quantities_are_single_units_and_prices_are_for_blocks(tmp_path: Path) -> None:
-    """A VM of a whole day has Quantity 24, whatever the block; 100 Hours times 24 would be 100 machines."""
+    """A VM of a whole day has Quantity 24, for every size of the block; 100 Hours times 24 would be 100 machines."""
     bill = loaded(tmp_path, each_its_own([cost("1.00", UnitOfMeasure=unit) for unit, *_ in UNITS]))
     for line, (unit, consumed, hours, priced) in zip(in_order(bill), UNITS, strict=True):
         assert (line["consumed_quantity"], line["consumed_unit"]) == (Decimal(24), consumed)

@@ -19,7 +19,7 @@ BOUGHT = {"ChargeType": "Purchase", "ResourceId": "", **RESERVED}
 
 
 def test_export_runs_that_are_kept_side_by_side_count_once(tmp_path: Path) -> None:
-    """Each run is the month to date: the newest counts, whatever its folder is called and when it was copied here."""
+    """Each run is the month to date: the newest counts, independent of its folder's name and of the time of the copy."""
     newest = write_run(tmp_path, "daily", "a", [cost("10.00"), cost("2.50")], submitted=SECOND, parts=2, packed=True)
     write_run(tmp_path, "daily", "b", [cost("10.00"), cost("5.00")], submitted=FIRST)
     bill = nights(tmp_path, tmp_path / "exports", format="azure")

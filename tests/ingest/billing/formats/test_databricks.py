@@ -248,7 +248,7 @@ def test_usage_prices_or_timelines_alone_are_not_a_bill(tmp_path: Path) -> None:
 
 
 def test_a_new_price_list_makes_a_new_version_of_every_month(tmp_path: Path) -> None:
-    """And the same list none, whatever its name; a new discount makes one, too."""
+    """The same list under another name does not; a new discount does."""
     write(tmp_path / "bills" / "september.csv", [usage("10", "2026-09-10T10:00:00Z")])
     dbu = bill(tmp_path, [usage("10")])
     dbu.load()

@@ -548,7 +548,7 @@ def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> 
 
 
 def test_a_line_of_a_whole_month_does_not_say_how_far_a_bill_reaches(tmp_path: Path) -> None:
-    """A DNS zone is usage from the 1st to the 1st, and stands in a bill whose days end on the 5th; where there is nothing else, it counts."""
+    """A DNS zone is usage from the 1st to the 1st, in a bill whose days end on the 5th. Without other lines, it counts."""
     zone = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-11-01T00:00:00Z"}
     for rows, until in (([row(), row(**zone)], "2026-10-05T11:00Z"), ([row(**zone)], "2026-11-01T00:00Z")):
         folder = tmp_path / f"{len(rows)}"

@@ -116,7 +116,7 @@ def test_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, en
 
 
 def test_digits_finer_than_the_warehouse_are_counted_as_rounded(tmp_path: Path) -> None:
-    """Doubles close to nothing have 30 places: 22 are kept, and what was rounded away is told, beside credits too."""
+    """Doubles close to nothing have 30 places: 22 are kept, and the rounded rest is reported, with credits too."""
     cost = "1.0000000004e-13"  # 4e-23 more than 22 places hold
     bill = loaded(tmp_path, [gcp(cost)] * 10 + [gcp(cost, credits=[credit("-0.5")])] * 10)
     [load] = bill.rows("billing_loads")

@@ -264,7 +264,7 @@ def test_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path: Pa
     [
         ("keep", "10.00", {"a": "4.00", "b": "3.00", None: "3.00"}),  # what the pods leave of the machine's cost
         ("share", "10.00", {"a": "5.7142857142857142857142", "b": "4.2857142857142857142858"}),  # chosen explicitly
-        ("keep", "3.50", {"a": "2.00", "b": "1.50"}),  # the pods claim more than the machine cost: scaled, and said
+        ("keep", "3.50", {"a": "2.00", "b": "1.50"}),  # the pods claim more than the machine cost: scaled, with a warning
     ],
 )
 def test_without_an_idle_row_idle_cost_stays_idle_unless_pods_share_it(

@@ -91,7 +91,7 @@ def test_a_job_costs_what_it_was_given(tmp_path: Path) -> None:
     ],
 )
 def test_what_alloctres_says(tmp_path: Path, tres: str, hourly: str) -> None:
-    """Cores, GiB whatever the unit, GPUs of all types; each counts once."""
+    """Cores, memory in GiB from every unit, GPUs of all types; each counts once."""
     assert loaded(tmp_path, [job(AllocTRES=tres)]).total() == 2 * Decimal(hourly)
 
 

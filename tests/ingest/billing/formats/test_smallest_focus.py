@@ -1,4 +1,4 @@
-"""The smallest bill that can be loaded: the one of `docs/bills.md`; and what is said of a header that is none."""
+"""The smallest bill that can be loaded: the one of `docs/bills.md`; and the errors for headers that do not fit."""
 
 from __future__ import annotations
 
