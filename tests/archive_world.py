@@ -350,7 +350,7 @@ class World:
         self.source.put(f"{prefix}/{name}", body, modified)
 
     def here(self, prefix: str = PREFIX) -> dict[str, bytes]:
-        """What lies in the run's folder, without notes: a note that the store cut short is archived, and the next one has a longer name."""
+        """Return the files in the run's folder, without notes: a note that the store cut short is archived, and the next one has a longer name."""
         below = f"{prefix}/"
         found = {key[len(below) :]: kept.body for key, kept in self.source.objects.items() if key.startswith(below)}
         return {name: body for name, body in found.items() if not NOTE_NAMES.fullmatch(name)}

@@ -1,6 +1,6 @@
 """Azure cost exports for tests: rows of an Enterprise Agreement's export, and runs of exports with their manifests.
 
-Real exports nobody here wrote come from the `samples` fixture.
+Real exports from outside this repository come from the `samples` fixture.
 """
 
 from __future__ import annotations

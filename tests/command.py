@@ -14,7 +14,7 @@ from runspend.interfaces.cli import main
 
 
 def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """`runspend …` in this process, nobody watching; another exit code than `code` fails the test, unless it is None."""
+    """Run `runspend …` in this process, without a terminal; another exit code than `code` fails the test, unless it is None."""
     found = 0
     with CliRunner().isolation() as (out, err, _), chdir(cwd or Path.cwd()), patch.object(sys, "argv", ["runspend", *arguments]):
         try:

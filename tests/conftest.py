@@ -193,7 +193,7 @@ def loopback_only() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
-    """Real bills that nobody here wrote: the folder in $RUNSPEND_SAMPLES, else shared/data beside the repository."""
+    """Real bills from outside this repository: the folder in $RUNSPEND_SAMPLES, else shared/data beside the repository."""
     if not SAMPLES.is_dir():
         pytest.skip(f"no sample bills in {SAMPLES}: set RUNSPEND_SAMPLES to the folder that has them")
     return SAMPLES

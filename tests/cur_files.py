@@ -1,6 +1,6 @@
 """Cost and Usage Reports for tests: line items by their CUR 2.0 names, written as any of the files AWS delivers.
 
-Real reports nobody here wrote come from the `samples` fixture.
+Real reports from outside this repository come from the `samples` fixture.
 """
 
 from __future__ import annotations

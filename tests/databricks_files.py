@@ -1,6 +1,6 @@
 """Exports of Databricks' system tables for tests, made up after the tables' references: usage, prices, timelines, in three kinds of file.
 
-Nobody here has seen a real workspace; columns and values are those of Databricks' own documentation.
+Not compared with a real workspace; columns and values are those of Databricks' own documentation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """FOCUS files for tests: rows with every mandatory column filled in, and what a load of them looks like from the pipeline.
 
-Real bills nobody here wrote come from the `samples` fixture.
+Real bills from outside this repository come from the `samples` fixture.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ class MixedWorld:
 
     @property
     def used_cost(self) -> float:
-        """USD of the time in which machines of the ML account had runs: nobody can give more to runs."""
+        """USD of the time in which machines of the ML account had runs: the most that runs can get."""
         total = 0.0
         for machine in self.machines:
             until = machine.start

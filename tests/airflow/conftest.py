@@ -50,7 +50,7 @@ def config(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run without a scheduler waits for nobody: the second that Airflow's loop rests where no task can begin is left out."""
+    """A run without a scheduler does not wait: the second that Airflow's loop rests where no task can begin is left out."""
     from airflow.sdk.definitions import dag
 
     rest = time.sleep

@@ -69,7 +69,7 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     assert set(dag.params) <= {"now", "periods"}
     for task in dag.tasks:
         assert task.owner == "runspend" and task.doc_md and task.execution_timeout == timedelta(hours=3)
-        assert task.pool == "default_pool"  # any other must be made first, or the task waits forever and nobody says why
+        assert task.pool == "default_pool"  # any other must be made first, or the task waits forever without a reason
         if task.task_id != "watcher":
             assert task.retry_delay == timedelta(minutes=5)
             callbacks = task.on_failure_callback

@@ -106,7 +106,7 @@ found, project = read_credentials(connections.read_settings().billing[0].credent
 found.refresh(None)
 print("found", found.token, project)
 """
-# What its hook imports. Its other requirements are clients of services that nobody asks here.
+# What its hook imports. Its other requirements are clients of services that are not used here.
 PACKAGES = (
     "apache-airflow-providers-google", "gcloud-aio-auth", "google-api-python-client", "google-auth-httplib2", "google-cloud-secret-manager",
     "grpc-google-iam-v1", "httplib2", "uritemplate",

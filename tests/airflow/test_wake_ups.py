@@ -129,7 +129,7 @@ def test_events_that_airflow_merges_leave_a_run_that_starts_after_the_last_of_th
 
 
 def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path: Path) -> None:
-    """Shows that these tests can fail: on the schedule of earlier versions, events that are merged leave a bill that nobody allocates."""
+    """Shows that these tests can fail: on the schedule of earlier versions, events that are merged leave a bill that is never allocated."""
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 
     earlier = shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))

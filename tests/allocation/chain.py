@@ -343,7 +343,7 @@ def input_tables(world: World) -> dict[str, pa.Table]:
     }
 
 
-# What tells one small world from another when they stand side by side: the columns that name machines, runs, jobs, buckets.
+# The columns that distinguish small worlds in one build: names of machines, runs, jobs, buckets.
 NAMES = {
     "billing_lines": (
         "billing_account_id",

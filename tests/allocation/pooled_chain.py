@@ -193,7 +193,7 @@ def trace(**row: Any) -> dict[str, Any]:
 
 
 def world_tables(world: World) -> dict[str, pa.Table]:
-    """What stands when these models begin."""
+    """The tables that exist when these models begin."""
     lines, runs = world["lines"], world["runs"]
     ledger = arrow("billing_lines", lines)
     kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}

@@ -633,7 +633,7 @@ def _span(run: dict[str, Any], frontier: dt.datetime) -> tuple[dt.datetime, dt.d
 
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Nearest first; runs in a circle have none and are nobody's."""
+    """Nearest first; runs in a circle have no ancestors and are not ancestors."""
     chains: dict[str, list[str]] = {}
     for run_id in runs:
         chain: list[str] = []

@@ -21,7 +21,7 @@ BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job"}
 
 @dataclass(frozen=True)
 class Company:
-    """Cases of one build, told apart by their folders' names; a case without company has its own names."""
+    """Cases of one build, distinguished by the names of their folders; a case without company has its own names."""
 
     folders: list[Path]
     settings: Settings

@@ -32,7 +32,7 @@ OUTPUTS = ("cost_allocations", *model_order.LEDGER_SUMS)
 
 
 SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.spot, worlds.parallel_runs, worlds.restated)
-# A chain of models takes the reference ten seconds however few rows there are: so worlds stand side by side. What looks at all
+# A chain of models takes the reference ten seconds however few rows there are: so one build has several worlds. What looks at all
 # machines of a cluster comes first; jobs are billed for three days more, so they come last. Months' ends and stored bytes are
 # compared in `tests/allocation/test_reference.py`.
 MAKERS = (

@@ -92,7 +92,7 @@ def shift(rows: Rows) -> Rows:
 
 
 def under_both_bills(rows: Rows) -> Rows:
-    """A line of one bill stands under the other too, of one account and sub-account."""
+    """A line of one bill is under the other too, with one account and sub-account."""
     line = next(r for r in rows if r["source"] == "aws") | {"billing_account_id": "111", "sub_account_id": None, "scope": "include"}
     return [*rows, line | {"line_id": "once"}, line | {"line_id": "again", "source": "eu"}]
 

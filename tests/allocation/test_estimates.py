@@ -432,7 +432,7 @@ def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -
 
 
 def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: Path) -> None:
-    """Nobody states a machine there: what the pool's and the job's own lines cover lacks no figure, what comes after does."""
+    """No run states a machine there: hours that the pool's and the job's own lines cover count as billed, later hours do not."""
     lines = [
         *hours(0, 3, cost="4.00", on="gpubox", pool_key="box"),
         *hours(0, 1, cost="4.00", on="4711", job_key="4711"),
@@ -518,7 +518,7 @@ def estimated(at: str, cost: str, **row: Any) -> dict[str, Any]:
 
 
 def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None:
-    """Same runs, same hours: billed elsewhere counts as 0, a run nobody estimated not at all, hours still open stay open."""
+    """Same runs, same hours: billed elsewhere counts as 0, a run without an estimate not at all, hours still open stay open."""
     before = [
         estimated("00:00..01:00", "10"), estimated("01:00..02:00", "10"), estimated("02:00..03:00", "10"),
         estimated("00:00..01:00", "4", run_id="B"), estimated("00:00..01:00", "7", resource_key="gone", run_id="A", source="rates", sub_account_id=None, instance_type="x"),

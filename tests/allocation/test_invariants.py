@@ -1,6 +1,6 @@
 """What must hold for every world the ledger may meet, tried on worlds that hypothesis makes up.
 
-Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) stand side by side in one
+Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) are together in one
 build, each with a bill, a server and machines of its own: one step of the product judges them all.
 """
 
@@ -26,7 +26,7 @@ LATER = dt.timedelta(days=9)
 UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
 POTS = ("idle", "shared", "unallocated", "out_of_scope")
 
-# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly depends on how many stand in it.
+# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly depends on the number of worlds.
 WORLDS = 5
 examples = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
@@ -114,7 +114,7 @@ def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def several(*drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
-    """Worlds that stand side by side, each drawn by itself."""
+    """Worlds of one build, each drawn by itself."""
     return st.lists(st.tuples(*drawn), min_size=WORLDS, max_size=WORLDS)
 
 
@@ -207,7 +207,7 @@ def assert_close(found: dict[str, Fraction], expected: dict[str, Fraction], whol
 @examples
 @given(drawn=several(runs(), lines()))
 def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
-    """Conserved exactly; nobody below zero or above the line; equal runs pay equal; splitting, doubling and shifting change nothing."""
+    """Conserved exactly; no share below zero or above the line; equal runs pay equal; splitting, doubling and shifting change nothing."""
     worlds: dict[str, World] = {}
     for number, rows in enumerate(drawn):
         world = build(*rows)
@@ -258,7 +258,7 @@ def summed(*parts: dict[str, Fraction]) -> dict[str, Fraction]:
 
 
 def of_runs(costs: dict[str, Fraction]) -> dict[str, Fraction]:
-    """What runs pay, and what nobody does."""
+    """Return what runs pay, and the sum of the rest."""
     return summed(*({"nobody" if target in POTS else target: cost} for target, cost in costs.items()))
 
 
@@ -314,7 +314,7 @@ def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
         for costs in (base, more):
             assert all(names.isdisjoint(of_charge) for of_charge in costs.values()), (number, costs)
         for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
-            # a machine that only an idle run names is known to serve runs: its empty hours are idle then, not nobody's
+            # a machine that only an idle run names is known to serve runs: its empty hours are idle then, not unallocated
             assert_close(of_runs(more[line_id]), of_runs(base[line_id]), whole, (number, line_id))
 
 

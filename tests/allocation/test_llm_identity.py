@@ -153,7 +153,7 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
 
 
 def test_callers_come_before_tokens_of_everyone(tmp_path: Path) -> None:
-    """A line whose caller a run states is that run's, though another run's traces cost tokens on that day; one that nobody states goes by tokens."""
+    """A line whose caller a run states is that run's, though another run's traces cost tokens on that day; one that no run states goes by tokens."""
     world = empty()
     world["billing_lines"] = [
         line(1, cost="8", principal_key="aws:1:user/ann", **LLM),

@@ -28,7 +28,7 @@ SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
 
 
 def test_every_file_is_run() -> None:
-    """No model and no check lies about unused, and none is missing."""
+    """Every model and every check is used, and none is missing."""
     assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY, *ESTIMATE)}
     assert CHECKS.keys() == {*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS, *estimates.CHECKS}
 

@@ -40,7 +40,7 @@ def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 
 def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
-    """The targets of a key and window lie end to end from 0 to 1, once each, in one order; lines go only to targets that are there."""
+    """The targets of a key and window cover 0 to 1 end to end, once each, in one order; lines go only to targets that are there."""
     for method, prefix in RULES:
         windows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for row in targets_of(found, prefix):
@@ -177,7 +177,7 @@ def reference() -> GoogleSQL:
 
 
 def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
-    """All cases, and situations nobody thought of, side by side: equal rows of every model."""
+    """All cases and random situations in one build: equal rows of every model."""
     worlds = {path.stem: read_case(path)[0] for path in CASES} | {
         f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)
     }

@@ -114,7 +114,7 @@ def compare(
 
 
 def random_worlds() -> dict[str, World]:
-    """Situations nobody thought of; in the last one sums of a dozen unequal shares: the order in which an engine adds them does not show."""
+    """Random situations; in the last one sums of a dozen unequal shares: the order in which an engine adds them does not show."""
     worlds = {f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in range(6)}
     return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
 

@@ -24,7 +24,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_share_is_true(seed: int, ledgers: pa.Table) -> None:
-    """Each target of each line has its true part to 1e-9 of the line, nobody else has any, and the four sums are the bill exactly."""
+    """Each target of each line has its true part to 1e-9 of the line, no other target has any, and the four sums are the bill exactly."""
     world = random_world(seed)
     ledger = rows_of(ledgers, f"world-{seed}")
     for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost"):

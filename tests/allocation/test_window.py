@@ -48,7 +48,7 @@ TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
     ],
 )
 def test_window(rows: list[dict[str, object]], months: tuple[str, str], tmp_path: Path) -> None:
-    """The months these lines lie in; the other tests of the models tell them the same."""
+    """The months of these lines; the other tests of the models state them too."""
     world: World = {
         "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
         "billing_loads": [],

@@ -150,7 +150,7 @@ def test_accelerators_are_known_by_gpus_type_or_meter(gpus: int | None, instance
 
 
 def test_accelerators_come_first_in_every_scope(tmp_path: Path, given: Settings) -> None:
-    """Nobody tagged the GPU box, so the default scope leaves it out; ten times more expensive web servers come after it."""
+    """The GPU box has no tag, so the default scope leaves it out; ten times more expensive web servers come after it."""
     lines = [
         outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8),
         outside(2, "5000", instance_type="m5.large", sub_account_id="web"),

@@ -207,7 +207,7 @@ def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
 
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Nearest first; runs in a circle have none and are nobody's."""
+    """Nearest first; runs in a circle have no ancestors and are not ancestors."""
 
     def walk(run_id: str) -> list[str]:
         chain: list[str] = []

@@ -72,7 +72,7 @@ from priced
 order by n
 """
 
-# 20 to 120 minutes on one machine, every fifth run on two; every twentieth is the child of the run before it and lies within it.
+# 20 to 120 minutes on one machine, every fifth run on two; every twentieth is the child of the run before it and runs within it.
 RUNS = """
 with numbered as (
   select range as n, case when range % 20 = 19 then range - 1 else range end as family from range({runs})

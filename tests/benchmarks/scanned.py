@@ -5,7 +5,7 @@ a query names twice counts once. Whether a text keeps to some months of a partit
 Running models does not belong here.
 
 Source: BigQuery "Estimate and control costs" and "Data types", data type sizes; "Query partitioned tables", pruning by a
-parameter. Nobody has compared it with a real bill.
+parameter. It was not compared with a real bill.
 """
 
 from __future__ import annotations

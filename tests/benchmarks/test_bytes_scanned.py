@@ -110,7 +110,7 @@ class Chain:
             self.scans.append(Scan(f"delete from {name}", {name: sum(self._sizes[name].values())}, {}))
 
     def scan(self, name: str, sql: str) -> None:
-        """Note what a job would read of the tables as they stand."""
+        """Note what a job would read of the current tables."""
         scan = Scan(name, {}, {})
         known = {table: self._columns[table] for table in table_names(sql)}
         for table, read in reads(sql, known, PARTITIONS).items():

@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def explain(folder: Path, *arguments: str) -> Measured:
-    """One command, told."""
+    """Run one command and print its time."""
     took = run_runspend(folder, "explain", *arguments, "--now", f"{NOW:%Y-%m-%dT%H:%M}")
     print(f"\n  explain {' '.join(arguments)}: {took} [{load_average()}]")
     return took

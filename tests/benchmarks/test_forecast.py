@@ -82,7 +82,7 @@ def total(days: Days, start: date, end: date) -> Decimal:
 
 
 def replay(days: Days, since: date, every: int, score: Score) -> None:
-    """Each month from its fourth day on; and one budget of 105% of last month, told when two of three outcomes pass it."""
+    """Each month from its fourth day on; and one budget of 105% of last month, mailed when two of three outcomes pass it."""
     for start, end in months(days, since):
         true = float(total(days, start, end))
         last_month = total(days, (start - timedelta(days=1)).replace(day=1), start)

@@ -132,7 +132,7 @@ def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values
 
 @pytest.mark.parametrize(("method", "host", "status"), [("POST", "localhost", 405), ("GET", "rebound.example", 403)])
 def test_what_is_refused_is_logged(tmp_path: Path, method: str, host: str, status: int) -> None:
-    """Another method, another host: nobody was asked who it is, and no value of the address is kept."""
+    """Another method, another host: the user is not looked up, and no value of the address is kept."""
     app = create_app(settings_of(tmp_path), hosts=("localhost",))
     assert request(app, "/run/secret-run", method=method, host=host).status_code == status
     [line] = lines(tmp_path)
@@ -214,7 +214,7 @@ def test_a_literal_is_left_out_after_any_text(before: list[str], quote: str) -> 
 
 
 def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained: Path) -> None:
-    """A wrong host, another method, and a page that failed for a reason nobody foresaw."""
+    """A wrong host, another method, and a page that failed for an unexpected reason."""
     settings = Settings.model_validate(
         {**settings_of(tmp_path).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}}
     )
@@ -230,7 +230,7 @@ def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained:
 
 
 def test_a_log_on_a_blocked_disk_delays_one_page_for_a_moment(tmp_path: Path) -> None:
-    """A pipe that nobody reads from hangs as such a disk does. The lines are written when it answers again."""
+    """A pipe without a reader blocks as such a disk does. The lines are written when it answers again."""
     (tmp_path / "logs").mkdir()
     pipe = tmp_path / "logs" / "access.jsonl"
     os.mkfifo(pipe)

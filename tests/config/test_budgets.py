@@ -31,7 +31,7 @@ def budget(**more: Any) -> Budget:
     ],
 )
 def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
-    """A list with a bad address is not told to be a map, nor a map to be a list."""
+    """The error for a list with a bad address does not ask for a map, nor the other way round."""
     path = tmp_path / "runspend.yaml"
     path.write_text(f"budgets:\n  - {{name: a, amount: 9, notify: {notify}}}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:

@@ -77,7 +77,7 @@ def test_an_operator_at_a_public_mail_host_allows_no_other_address_there() -> No
 
 
 def test_users_have_the_addresses_of_the_map() -> None:
-    """In any case and width; their domains are open for nobody else; a look-alike of a name is another name."""
+    """In any case and width; their domains stay closed for other addresses; a look-alike of a name is another name."""
     allowed = rule(users={"Ana": "Ana <ana@partner.example>", "bob@old.example": "bob@acme.com"})
     assert allowed.find("ana") == allowed.find(" ANA ") == allowed.find("\uff21na") == "ana@partner.example"
     assert allowed.find("bob@old.example") == "bob@acme.com"

@@ -87,7 +87,7 @@ def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
     SECRETS,
     st.sampled_from(
         [
-            "{S: 1}",  # an unknown key stands elsewhere
+            "{S: 1}",  # an unknown key elsewhere
             "tracking: [{name: a, uri: http://m, tokn: '${S}'}]",
             "tracking: [{name: a, uri: http://m, pasword: '${S}', token: '${S}'}]",
             "tracking: [{name: a, uri: http://m, token: ['${S}']}]",
@@ -151,7 +151,7 @@ def test_redact_finds_every_form(secret: str, before: str, after: str) -> None:
 
 
 def test_redact_knows_the_passwords_in_uris() -> None:
-    """As they stand in the URI and decoded, and HTTP Basic's base64 of user and password."""
+    """As written in the URI and decoded, and HTTP Basic's base64 of user and password."""
     settings = load(EVERYWHERE, {"S": "p@ss/canary"})
     assert {"p@ss/canary", "p%40ss%2Fcanary", "sig-canary-value", "u:p@ss/canary"} <= set(secret_values(settings))
     basic = base64.b64encode(b"u:p@ss/canary").decode()

@@ -79,7 +79,7 @@ def test_the_cloud_example_means_what_it_says() -> None:
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    """Every key has a default that works; what is written by the product lies beside the file."""
+    """Every key has a default that works; Runspend writes its files beside the file."""
     settings = read_settings(tmp_path, "# nothing yet\n")
     assert settings.home == tmp_path / ".runspend"
     assert settings.warehouse.uri == str(tmp_path / ".runspend" / "warehouse")
@@ -87,7 +87,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_the_warehouse_follows_home(tmp_path: Path) -> None:
-    """`warehouse` left out lies in `home`, wherever that is, also for settings made in code."""
+    """The default of `warehouse` is in `home`, also for settings made in code."""
     assert read_settings(tmp_path, "home: state\n").warehouse.uri == str(tmp_path / "state" / "warehouse")
     assert read_settings(tmp_path, "home: state\nwarehouse: {uri: w}\n").warehouse.uri == str(tmp_path / "w")
     assert Settings(home=Path("/h")).warehouse.uri == "/h/warehouse"
@@ -308,7 +308,7 @@ def test_a_mistake_names_file_line_key_and_what_is_allowed(tmp_path: Path, text:
 
 
 def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
-    """Nobody wants to find them one run at a time."""
+    """Otherwise each run of the program would show only one."""
     message = refused(tmp_path, "currency: usd\ntracking:\n  - name: prod\n    url: http://m\nmail: {backend: pigeon}\n")
     assert "4 mistakes" in message
     assert [line.split(",")[0].strip() for line in message.splitlines()[1:]] == ["line 1", "line 3", "line 4", "line 5"]
@@ -349,7 +349,7 @@ def test_a_bomb_of_aliases_is_refused_before_it_unfolds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("raw", [b"home: \xff\xfe\n", b"x" * 1_000_001], ids=["not UTF-8", "too large"])
 def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: bytes) -> None:
-    """Bytes that are not text, and a file nobody wrote by hand."""
+    """Bytes that are not text, and a file that was not written by hand."""
     (tmp_path / "runspend.yaml").write_bytes(raw)
     with pytest.raises(ConfigError, match="cannot read"):
         load_settings(tmp_path / "runspend.yaml", {})
@@ -372,7 +372,7 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: byte
     ],
 )
 def test_names_and_roots_that_clash_are_refused(tmp_path: Path, text: str, expected: str) -> None:
-    """A name is the key of stored rows; a byte may lie in one root only."""
+    """A name is the key of stored rows; a byte may be in one root only."""
     assert expected in refused(tmp_path, text)
 
 
@@ -545,7 +545,7 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_shown_settings_read_back_as_they_are(tmp_path: Path) -> None:
-    """`runspend config` is itself a configuration, and marks what nobody wrote."""
+    """`runspend config` is itself a configuration, and marks default values."""
     settings = load_settings(EXAMPLES / "one-box.yaml", {})
     shown = show_settings(settings)
     assert 'currency: "EUR"\n' in shown

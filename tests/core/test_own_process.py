@@ -146,7 +146,7 @@ def test_a_waiting_process_that_died_is_replaced() -> None:
 
 
 def test_a_process_is_kept_though_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another kind of call, and dead ones, which nobody takes: the one that has waited longest makes room."""
+    """Those of another kind of call, and dead ones, which no call takes: the one that has waited longest makes room."""
     monkeypatch.setattr(calls, "_idle", [])
     for _ in range(calls.MAX_IDLE):
         calls._keep(calls._Server(f"{HERE}:warm_otherwise"))
@@ -266,7 +266,7 @@ def test_no_more_processes_wait_than_are_allowed() -> None:
 
 
 def test_a_fork_while_another_thread_takes_a_process_can_call() -> None:
-    """The lock that the other thread had is nobody's in the fork."""
+    """The lock that the other thread had is free in the fork."""
     with calls._taking:
         child = os.fork()
         if child == 0:

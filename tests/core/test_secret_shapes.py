@@ -168,7 +168,7 @@ PLACES = [
 
 @pytest.mark.parametrize("uri", PLACES)
 def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> None:
-    """Folders have names of every kind: with one hidden, its files would be nobody's."""
+    """Folders have names of every kind: with one hidden, its files would have no owner."""
     for text in (
         uri,
         f"{uri}?sig=canary9",

@@ -38,7 +38,7 @@ from tests.faults.world import rows_of
 from tests.mlflow_store import run_script
 from tests.servers.bigquery_target import Target
 
-# Where they lie and when they were read: files and homes of the two nights are not the same, and no two nights begin at once.
+# Places and times: files and homes of the two pipeline runs differ, and so do their beginnings.
 OF_PLACE_AND_TIME = (
     "builds",
     "sources",

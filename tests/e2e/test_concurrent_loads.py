@@ -1,4 +1,4 @@
-"""Loads of one bill that others come between, or that are killed: the newer delivery stands, and all of its months."""
+"""Concurrent or killed loads of one bill: the newer delivery counts, with all of its months."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The queries of docs/tables.md answer what they say, to the last decimal, through the product's reader and on Google's own engine.
 
-The page's snippets for other readers are run as they stand there.
+The page's snippets for other readers are run unchanged.
 """
 
 from __future__ import annotations

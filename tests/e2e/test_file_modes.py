@@ -67,7 +67,7 @@ def modes(home: Path) -> dict[str, int]:
 
 
 def can_read(path: Path, *groups: int) -> bool:
-    """Whether an account that is nobody's, in these groups alone, may read a file or list a folder."""
+    """Whether an account without files of its own, in these groups alone, may read a file or list a folder."""
     group = ["--regid", str(NOBODY), "--groups", ",".join(map(str, groups))] if groups else ["--regid", str(NOBODY), "--clear-groups"]
     command = ["setpriv", "--reuid", str(NOBODY), *group, "sh", "-c", 'if [ -d "$1" ]; then ls "$1"; else cat "$1"; fi', "sh", str(path)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -112,7 +112,7 @@ def test_both_figures_are_shown(day: Day) -> None:
 
 
 def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path: Path) -> None:
-    """`nightly` finds nothing to do again, `suggest` nothing to propose; what stands under "next" can be pasted."""
+    """`nightly` finds nothing to do again, `suggest` nothing to propose; the commands under "next" can be pasted."""
     config = ("--config", str(day.config), "--now", NOW)
     before = given(day)
     again = run_here("nightly", *config, cwd=tmp_path)

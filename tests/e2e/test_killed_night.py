@@ -1,4 +1,4 @@
-"""A night killed with SIGKILL at random moments and started again: the same digests, the same mails, and nobody saw two builds."""
+"""A night killed with SIGKILL at random moments and started again: the same digests, the same mails, and no reader saw two builds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of Bedrock from CUR 2.0 with IAM principals: runs that state theirs, a principal whose team a file knows, and one that nobody knows."""
+"""Calls of Bedrock from CUR 2.0 with IAM principals: runs that state theirs, a principal whose team a file knows, and an unknown one."""
 
 from __future__ import annotations
 

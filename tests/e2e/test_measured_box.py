@@ -111,7 +111,7 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
 
 
 def test_the_doctor_says_what_is_measured(box: Path) -> None:
-    """Before the first night that nobody knows; after it hours, watts and the rest."""
+    """Before the first pipeline run it is unknown; after it, the report has hours, watts and the rest."""
     assert (
         "gpubox: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 120 W"
         in (box / "before.txt").read_text()

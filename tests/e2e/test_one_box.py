@@ -73,7 +73,7 @@ def test_november_is_what_the_box_cost(box: Path) -> None:
 
 
 def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
-    """Of four GPUs: two hours alone with all, four hours with 4 + 2 asked for, four with 2; a day with 2. The rest nobody used."""
+    """Of four GPUs: two hours alone with all, four hours with 4 + 2 asked for, four with 2; a day with 2. The rest was unused."""
     hour = Decimal("1155.08") / 720
     expected = {
         "ana": hour * 2 + hour * 4 * 4 / 6,

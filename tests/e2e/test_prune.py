@@ -1,4 +1,4 @@
-"""Runs and experiments that nobody needs are deleted in MLflow after notice and wait, come back from there, and keep their bytes."""
+"""Runs and experiments that are not needed are deleted in MLflow after notice and wait, come back from there, and keep their bytes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     )
     place.client.delete_tag(place.plain, "runspend.restored")
     assert tag_archived(settings, records) == []
-    assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # told once
+    assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # tagged once
 
 
 class KilledError(BaseException):
@@ -96,7 +96,7 @@ class KilledError(BaseException):
 
 
 def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two runs and their experiment are due, and an archive is to be told of: each point is passed once before it goes on, and all is done in the end."""
+    """Two runs and their experiment are due, and an archive must be tagged. The process is killed once at each point, and everything is done in the end."""
     settings, records = place.given(), Records(place.folder / "home")
     empty = place.make_experiment("empty")
     runs = [place.plain, place.run("second")]

@@ -32,7 +32,7 @@ def figures() -> ReportFigures:
 
 @pytest.fixture(scope="module")
 def served(figures: ReportFigures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The pages on a loopback port, with the folder they lie in: one plain month and six of hostile names."""
+    """The pages on a loopback port, with their folder: one plain month and six of hostile names."""
     home = tmp_path_factory.mktemp("home")
     write_report(figures, home / "reports")
     names = cycle(PAYLOADS)
@@ -101,7 +101,7 @@ def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[s
 
 @pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html", "2027-01.html", "2027-01-audit.html", "index.html"])
 def test_nothing_sticks_out_at_any_width(browser: Browser, served: tuple[str, Path], name: str) -> None:
-    """No sideways scrolling, folds open; the style sheet applies; text stands out from the paper."""
+    """No sideways scrolling, folds open; the style sheet applies; text is visible on its background."""
     address, _ = served
     watched = open_page(browser, f"{address}/{name}", f"{address}/{name}")
     watched.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")

@@ -117,7 +117,7 @@ def test_rows_replaced_by_another_process_are_not_reported_as_changed(
 
 
 def test_folders_of_killed_pipeline_runs_are_removed(config: Path) -> None:
-    """A work folder whose lock nobody holds is gone after the next step that needs one."""
+    """A work folder with a free lock is gone after the next step that needs one."""
     settings = load_settings(config)
     left = settings.home / "work" / "work-killed"
     left.mkdir(parents=True)

@@ -65,7 +65,7 @@ def mails(settings: Settings) -> list[str]:
 
 
 def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
-    """`measure` ends while allocation runs, and wakes nobody: without a second build, no costs and no mail until the next morning."""
+    """`measure` ends while allocation runs, and wakes no step: without a second build, no costs and no mail until the next morning."""
     told: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 1, told))
     assert told.count("allocate 2026-11: building") == 2

@@ -43,7 +43,7 @@ def calls() -> Iterator[tuple[list[str], str]]:
 
 
 def test_the_heartbeat_follows_a_good_pipeline_run_and_no_other(tmp_path: Path, calls: tuple[list[str], str]) -> None:
-    """The whole line: once for each good night; not when a bill is gone; heard again when it is back; told when nights stop."""
+    """The whole pipeline: called once for each good run, not when a bill is gone, again when it is back. A mail reports when runs stop."""
     seen, address = calls
     store = tmp_path / "store"
     store.mkdir()

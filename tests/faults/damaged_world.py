@@ -19,7 +19,7 @@ NOTES = {"verified.json", "verified.lock", "lock"}
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit, and whether the file still looks as if nobody had written to it: a disk does that, an editor does not."""
+    """One bit, and whether the file keeps its time and size: a faulty disk does that, an editor does not."""
 
     path: Path
     byte: int

@@ -10,7 +10,7 @@ __all__ = ["make_decoys", "seen"]
 
 
 def make_decoys(folder: Path) -> Path:
-    """A folder of files that nobody may touch."""
+    """A folder of files that must not be touched."""
     (folder / "below").mkdir(parents=True)
     (folder / "victim.txt").write_text("someone else's")
     (folder / "below" / "victim.parquet").write_text("someone else's, too")

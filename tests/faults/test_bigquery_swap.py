@@ -121,7 +121,7 @@ def jobs_of(warehouse: BigQueryWarehouse, kind: str, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("point", [pytest.param(point, marks=() if point.endswith("_commit") else pytest.mark.torture) for point in POINTS])
 def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse, point: str) -> None:
-    """Before the commit the old version stands, from then on the new one, dropped units included; the next try comes to the new one."""
+    """Before the commit the old version is read, from then on the new one, dropped units included; the next try comes to the new one."""
     process = run(warehouse, "publish", "2", crash_at=point)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -129,7 +129,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse
     number = warehouse.head().number
     publish_version(warehouse, 2)
     assert counted(warehouse) == ("build-2", False)
-    assert warehouse.head().number == number + (POINTS[point] == "old")  # rows that stand there are not published again
+    assert warehouse.head().number == number + (POINTS[point] == "old")  # rows that are there are not published again
 
 
 def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWarehouse) -> None:
@@ -145,7 +145,7 @@ def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWa
 
 
 def test_a_kill_at_any_moment_leaves_old_or_new(warehouse: BigQueryWarehouse) -> None:
-    """Wherever a publish is when its process is killed, what a server has been told it finishes, or never began."""
+    """Wherever a publish is when its process is killed, the server finishes a request that it got, or never began it."""
     for number, after in enumerate((0.05, 0.2, 0.4), 4):
         process = run(warehouse, "publish", str(number))
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
@@ -189,7 +189,7 @@ def is_end_of_load(request: Request) -> bool:
     ],
 )
 def test_a_lost_reply_has_one_effect(warehouse: BigQueryWarehouse, bigquery_target: Target, loses: Callable[[Request], bool]) -> None:
-    """The server did as it was asked, nobody heard of it: what was done is found, and nothing is done twice."""
+    """The server did the work, but its reply was lost. The result is found, and nothing is done twice."""
     number, before = warehouse.head().number, set(jobs_of(warehouse, "load"))
     swaps = set(jobs_of(warehouse, "query", "-swap-"))
     version = 20 + [is_upload_begun, is_upload, is_swap, is_end_of_swap, is_end_of_load].index(loses)

@@ -130,7 +130,7 @@ HARMS: dict[Unit, Callable[[Path], None]] = {
 
 
 def test_units_cut_emptied_lost_and_exchanged_are_refused_then_replaced(config: Path) -> None:
-    """Between the harm and the next pipeline run nobody gets a figure from any of them; afterwards everything is as it was."""
+    """Between the harm and the next pipeline run no reader gets a figure from any of them; afterwards everything is as it was."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     assert wanted.keys() >= HARMS.keys()
     for unit, harm in HARMS.items():

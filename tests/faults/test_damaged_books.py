@@ -1,4 +1,4 @@
-"""Books beside the tables that are gone, tampered with or held: what they spare is done again, and no figure lacks what they would have told of."""
+"""Notes beside the tables that are missing, tampered with or locked: saved work is done again, and no figure is wrong."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_a_lock_of_notes_that_is_held_or_a_link_does_not_block(
 
 
 def test_damage_is_mended_and_mailed_even_if_a_record_is_refused(config: Path) -> None:
-    """A malformed record does not keep damage from being told; a well-formed one does, see docs/security.md."""
+    """A malformed record does not keep damage from being mailed; a well-formed one does, see docs/security.md."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     home = config.parent / "home"
     run_here("verify", "--config", str(config))

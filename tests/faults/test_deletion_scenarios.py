@@ -1,6 +1,6 @@
-"""Twelve ways in which deleting old runs destroys what nobody asked for: `mlflow gc` and Runspend's archive, side by side.
+"""Twelve ways in which deleting old runs destroys other data: `mlflow gc` and Runspend's archive, side by side.
 
-Each scenario makes a small MLflow with an old run nobody needs, and something that must survive. `mlflow gc` gets what an operator
+Each scenario makes a small MLflow with an old run that is not needed, and something that must survive. `mlflow gc` gets what an operator
 would give it; Runspend gets a policy, sends its notice, waits, and acts. The table that is printed says what became of both.
 """
 

@@ -177,7 +177,7 @@ def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander
 
 
 def test_a_port_belongs_to_one_test_process_until_that_is_killed() -> None:
-    """Servers take up to a minute until they listen, so nobody else can see meanwhile that a port is taken."""
+    """Servers take up to a minute until they listen, so other processes cannot see meanwhile that a port is taken."""
     take = "import time; from tests.servers.ports import free_ports; print(*free_ports(8), flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", take], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -52,7 +52,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_kill_at_each_named_point_leaves_old_or_new(root: Path, point: str) -> None:
-    """Before the journal is written the old version stands; from then on the new one does, dropped units included."""
+    """Before the journal is written, the old version is read; from then on the new one, dropped units included."""
     publish_version(root, 1)
     killed = run_forked("tests.faults.world", str(root), "publish", "2", RUNSPEND_CRASH_AT=point)
     assert killed.returncode == -signal.SIGKILL

@@ -20,7 +20,7 @@ from tests.faults.decoys import make_decoys, seen
 from tests.faults.world import PERIOD, publish_version, rows_of
 
 UNIT = Unit("cost_daily", PERIOD, "all")
-GOOD = "_runspend/stage/step-1/1.parquet"  # lies there, as a killed publish leaves it
+GOOD = "_runspend/stage/step-1/1.parquet"  # as a killed publish leaves it
 OTHER = "_runspend/stage/step-1/2.parquet"
 TABLE = f"cost_daily/period={PERIOD}/all.parquet"
 STATE = f"_runspend/units/cost_daily/{PERIOD}/all.json"
@@ -62,7 +62,7 @@ def of(source: str) -> str:
     return journal([[source, TABLE]])
 
 
-# DECOYS is the folder of files that nobody may touch.
+# DECOYS is the folder of files that must not be touched.
 JOURNALS = {
     "moves a file of someone else's": of("DECOYS/victim.txt"),
     "moves a file from above the root": of("../elsewhere/victim.txt"),
@@ -173,7 +173,7 @@ LINKED = {
 
 @pytest.mark.parametrize(("name", "target"), LINKED.items())
 def test_a_folder_that_is_a_link_takes_and_gives_no_file(root: Path, decoys: Path, name: str, target: str) -> None:
-    """Neither by a journal that lies there nor by a publish of our own: the link is named."""
+    """Neither by an existing journal nor by a new publish: the link is named."""
     (root / name).rename(root.parent / "aside")
     (root / name).symlink_to(decoys, target_is_directory=True)
     (decoys / "1.parquet").write_text("someone's")  # what the stage's link would give
@@ -344,7 +344,7 @@ def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[
 
 @pytest.mark.parametrize("name", ["2026-13/all.json", "2026-10/..json", "2026-10/-x.json", "all/all.json", "2026-10/a b.json"])
 def test_a_state_under_a_name_no_unit_has_is_refused(root: Path, name: str) -> None:
-    """Its file would lie where no unit does."""
+    """Its file would be in a place without units."""
     path = root / "_runspend" / "units" / "cost_daily" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text((root / STATE).read_text())

@@ -503,7 +503,7 @@ def test_the_demo_removes_no_bills_of_others(tmp_path: Path) -> None:
 
 
 def test_a_trial_does_not_empty_what_a_link_leads_to(tmp_path: Path, decoys: Path) -> None:
-    """Not even where the marker of a trial lies."""
+    """Not even with the marker of a trial."""
     (decoys / ".trial").touch()
     before = seen(decoys)
     (tmp_path / "trial").symlink_to(decoys, target_is_directory=True)

@@ -139,7 +139,7 @@ def weights(name: str) -> Run:
 
 
 def own_machines(data: bytes, work: Path) -> None:
-    """The list of one's own machines, from `machines:`: a ValueError is a mistake told at its line."""
+    """The list of one's own machines, from `machines:`: a ValueError is a mistake reported with its line."""
     source = BillSource.model_validate({"name": "own", "format": "machines", "currency": "EUR", "machines": json.loads(data)})
     load(Nights(work / "nights", source))
 
@@ -280,7 +280,7 @@ def azure_manifest() -> bytes:
 
 
 def inventory_manifest() -> bytes:
-    """S3 Inventory, of one file that is not the one that lies there."""
+    """S3 Inventory, of one file that is not the existing one."""
     return json.dumps(
         {
             "sourceBucket": "b", "destinationBucket": "arn:aws:s3:::dest", "version": "2016-11-30", "creationTimestamp": "1791853200000", "fileFormat": "Parquet", "fileSchema": "message s3.inventory {}",

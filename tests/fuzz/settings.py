@@ -46,7 +46,7 @@ def settings_in_json(data: bytes, work: Path) -> None:
 
 
 def csv_rows(data: bytes, work: Path) -> None:
-    """A small CSV file that a setting names; a ValueError is a mistake told at its line."""
+    """A small CSV file that a setting names; a ValueError is a mistake reported with its line."""
     path = work / "rows.csv"
     path.write_bytes(data)
     for line, row in read_csv_rows(path, ("from", "to", "rate", "date"), ("inverse",)):

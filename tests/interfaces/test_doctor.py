@@ -311,7 +311,7 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
 def test_measured_power_of_a_machine_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any, level: str, says: str
 ) -> None:
-    """Hours, mean watts and what the rest has; or that nobody logs the metric, and how one does."""
+    """Hours, mean watts and the rest; or that no run logs the metric, and how to log it."""
     monkeypatch.setattr(doctor, "_read_drawn", lambda settings: drawn)
     machines = "[{resource_id: box, from: 2026-11-01, power: {per_kwh: 0.3, watts: measured, idle_watts: 90}}, {resource_id: old, from: 2026-11-01, per_month: 3}]"
     found = of(

@@ -40,7 +40,7 @@ def test_paths_are_those_of_the_command_line(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_folder_of_someone_else_is_not_emptied(tmp_path: Path) -> None:
-    """Nor is a link, nor a trial whose file was changed; one that nobody touched is."""
+    """Nor is a link, nor a trial whose file was changed; an unchanged trial is."""
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "thesis.tex").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "theirs")

@@ -64,7 +64,7 @@ def test_one_target_does_not_stop_another(folder: Path) -> None:
 
 
 def test_rounded_costs_are_only_looked_at_for_who_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was published stays told when looking at them fails."""
+    """The publish is still reported if reading them fails."""
     outcome = publish(settings_of(folder, LAPTOP.replace("}", ", tables: [alerts]}")), now=access_world.NOW)
     assert outcome.changed and outcome.notes == []
     full = OSError(errno.ENOSPC, "No space left on device", "/scratch")

@@ -20,7 +20,7 @@ mail: {{backend: file, operators: [oncall@example.com]}}
 
 
 def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path: Path) -> None:
-    with socket.socket() as closed:  # bound, and nobody listens
+    with socket.socket() as closed:  # bound, and does not listen
         closed.bind(("127.0.0.1", 0))
         config = tmp_path / "runspend.yaml"
         config.write_text(CONFIG.format(port=closed.getsockname()[1]), encoding="utf-8")

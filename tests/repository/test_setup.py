@@ -116,7 +116,7 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
     for key in ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY"):
         assert len({environment[key] for environment in airflow}) == 1  # the same everywhere, or every task fails
     assert len({environment["RUNSPEND_POOL"] for environment in airflow}) == 1
-    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a pool that nobody made lets tasks wait forever
+    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a missing pool lets tasks wait forever
     assert 'airflow pools set "$RUNSPEND_POOL" "$RUNSPEND_POOL_SLOTS"' in (ROOT / "deploy" / "init.sh").read_text()
 
 
@@ -136,7 +136,7 @@ def test_compose_locks_every_service(composed: dict[str, Any]) -> None:
 
 
 def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], tmp_path: Path) -> None:
-    """Tasks may read the store and MLflow's database; Airflow's other processes hold no key of either; nobody but `init` may do all."""
+    """Tasks may read the store and MLflow's database; Airflow's other processes hold no key of either; only `init` may do all."""
     secrets = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
     known: dict[str, set[str]] = {name: set() for name in secrets}
     for service, definition in composed["services"].items():
@@ -304,7 +304,7 @@ def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) 
 
 @pytest.mark.parametrize("said", ["Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "permission denied", ""])
 def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path, said: str) -> None:
-    """No engine, or no right to ask it: nobody knows whether there are volumes. It repeats Docker's words and writes nothing."""
+    """Without an engine, or the right to ask it, it is unknown whether there are volumes. It repeats Docker's words and writes nothing."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")

@@ -28,7 +28,7 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_column_of_every_table_is_explained() -> None:
-    """Public tables stand first; each table has one line per column, in order, with type, meaning and marks."""
+    """Public tables come first; each table has one line per column, in order, with type, meaning and marks."""
     found = sections(render_tables(read_queries(ROOT / "docs" / "example_queries")))
     tables = [name for name in found if name in TABLES]
     assert sorted(tables) == sorted(TABLES)

@@ -42,7 +42,7 @@ class Changes:
                 raise aborted(table)
 
     def wait(self, table: Name, holder: object) -> None:
-        """For a statement by itself: when nobody else changes the table."""
+        """For a statement by itself: wait until no other job changes the table."""
         with self._free:
             self._free.wait_for(lambda: table not in self._holders)
             self._holders[table] = holder

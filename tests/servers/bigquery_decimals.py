@@ -1,7 +1,7 @@
 """Products and whole divisions of BIGNUMERIC, which need more than DuckDB's 38 digits.
 
 Part of the emulator of the tests, run by its own Python. Where a statement multiplies two BIGNUMERIC, or divides or takes a
-remainder of them (told by its casts and literals), the whole arithmetic expression is one call of Python's decimals, exact,
+remainder of them (as its casts and literals show), the whole arithmetic expression is one call of Python's decimals, exact,
 with its operands as texts. Everything else stays with DuckDB.
 """
 

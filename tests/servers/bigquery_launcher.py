@@ -1,6 +1,6 @@
 """The emulator of BigQuery (`bqemulator`), corrected where the product relies on what it does otherwise than BigQuery.
 
-Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is a stand-in, so
+Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is an emulator, so
 it is bent towards what BigQuery's documentation says and nowhere else; `tests/warehouse/bigquery/test_emulator.py` asks for each of these.
 
 Corrected
@@ -13,7 +13,7 @@ Corrected
   itself; results without a name are f0_. Refused are two results of one name, an UPDATE or DELETE without WHERE, an unqualified
   table without a default dataset, a value inserted into a column of another type.
 * Parameters. In scripts and DDL too, typed, nulls, lists and structs among them.
-* Transactions. DuckDB's own, a connection a job: all or nothing, and readers see before or after. An error nobody handles, and
+* Transactions. DuckDB's own, a connection a job: all or nothing, and readers see before or after. An error without a handler, and
   the end of a script without a commit, roll back. A second transaction that updates, deletes or merges a table another one has
   changed fails with BigQuery's words; a single statement waits. DDL within a transaction is refused. Sessions keep a transaction
   over several jobs. `assert` and @@row_count are known.
@@ -152,7 +152,7 @@ def put_connections_right() -> None:
 
     DuckDBEngine.execute, DuckDBEngine.fetch_arrow, MemoryCatalogRepository.__init__ = execute, fetch_arrow, make
     DuckDBEngine._apply_session_pragmas = set_zone
-    SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel nobody asks for
+    SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel, which no test uses
 
 
 # --- jobs ---

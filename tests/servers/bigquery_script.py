@@ -27,7 +27,7 @@ ASSERT = re.compile(
 
 
 class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
-    """A multi-statement query. Its end without a commit, and any error nobody handles, roll back what is open, outside of a session."""
+    """A multi-statement query. Its end without a commit, and any error without a handler, roll back what is open, outside of a session."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.ctx, session.place.project, caller=session.ctx_caller())

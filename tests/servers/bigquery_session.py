@@ -229,7 +229,7 @@ class Session:
 
     @staticmethod
     def ctx_caller() -> Any:
-        """Nobody in particular: rights are not part of this emulator."""
+        """Return an arbitrary caller: rights are not part of this emulator."""
         from bqemulator.row_access.identity import CallerIdentity
 
         return CallerIdentity(principal="user:anonymous@bqemulator.local", is_authenticated=False)

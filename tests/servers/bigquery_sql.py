@@ -70,7 +70,7 @@ class Name:
 
     @property
     def quoted(self) -> str:
-        """Where it lies in DuckDB: a schema a dataset."""
+        """Its place in DuckDB: a schema for each dataset."""
         return f'"{self.project}__{self.dataset}"."{self.table}"'
 
     def __str__(self) -> str:

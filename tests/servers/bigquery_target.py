@@ -44,7 +44,7 @@ class Target:
     made: list[str] = field(default_factory=list)
 
     def settings(self, **more: Any) -> WarehouseSettings:
-        """A warehouse nobody has used, in a dataset that is not there yet."""
+        """An unused warehouse, in a dataset that is not there yet."""
         name = f"{self.prefix}_{uuid.uuid4().hex[:10]}"
         self.made.append(name)
         emulator = {} if self.endpoint is None else {"endpoint": self.endpoint, "credentials": "anonymous"}
@@ -94,7 +94,7 @@ class Request:
 
 @dataclass
 class Proxy:
-    """Stands between a client and the server. Of a request that `loses` names, the server's reply is read and thrown away."""
+    """A proxy between a client and the server. Of a request that `loses` names, the server's reply is read and thrown away."""
 
     target: Target
     loses: Callable[[Request], bool]
@@ -126,7 +126,7 @@ class Proxy:
 
 @contextmanager
 def losing_replies(target: Target, loses: Callable[[Request], bool], *, times: int = 1) -> Iterator[Proxy]:
-    """A proxy that loses the reply to the first `times` requests that `loses` names: the server has done what it was asked, nobody hears of it."""
+    """A proxy that loses the reply to the first `times` requests that `loses` names: the server has done the work, and the client gets no answer."""
     proxy, lock = Proxy(target, loses), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):

@@ -49,7 +49,7 @@ class Fault:
 
 @dataclass
 class Services:
-    """The services at one address, and what they have been told."""
+    """The services at one address, and the posts that they got."""
 
     address: str = ""
     posts: list[tuple[str, Any]] = field(default_factory=list)  # accepted: kind and document

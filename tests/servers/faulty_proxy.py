@@ -20,7 +20,7 @@ SILENT_SECONDS = 1.5
 class FaultyProxy:
     """`fault` spoils `request` whenever it is asked, but the first `good` times.
 
-    Where nobody changes what the server has, `answers` may be {}: what it answered once is then not asked for again.
+    If the server's content does not change, `answers` may be {}: earlier answers are then reused.
     """
 
     uri: str = ""

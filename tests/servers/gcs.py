@@ -1,6 +1,6 @@
 """A Google Cloud Storage server (fake-gcs-server) on 127.0.0.1 for the tests. Any test can ask for the fixture `gcs_server`.
 
-It asks nobody for credentials and does not know conditions (If-Match): what Google would refuse is in `servers/odd_store.py`.
+It does not ask for credentials and does not know conditions (If-Match): what Google would refuse is in `servers/odd_store.py`.
 """
 
 from __future__ import annotations

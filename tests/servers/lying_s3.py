@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that passes everything on but for what a test has it lie about: replies cut short, bytes flipped,
+"""A proxy before an S3 server that passes everything on, except for the faults that a test sets: replies cut short, bytes flipped,
 deletes that are only reported as done, errors inside a reply that says 200.
 """
 

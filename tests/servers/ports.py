@@ -20,7 +20,7 @@ _ports = cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, and no other test process has taken. None comes again before all others have come."""
+    """Ports that are free now, and that no other test process has taken. None comes again before all others have come."""
     found = list(islice(filter(is_free, islice(_ports, len(PORTS))), count))
     assert len(found) == count, f"{len(found)} of {count} ports are free"
     return found

@@ -1,4 +1,4 @@
-"""A server on this machine that answers nobody and remembers who came."""
+"""A server on this machine that never answers and records each connection."""
 
 from __future__ import annotations
 

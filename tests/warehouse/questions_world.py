@@ -1,6 +1,6 @@
 """A small world in which every command of the product has something to tell, and the nights and commands of someone who works with it.
 
-Two days of October 2026: machines that runs share, rent, wait for and leave idle, a pool, a job, disks, what nobody has, a bill in
+Two days of October 2026: machines that runs share, rent, wait for and leave idle, a pool, a job, disks, unallocated charges, a bill in
 euros, a bill that is delivered again with other prices, budgets that are passed, artifacts that a policy would move. What is asked
 of the engines on the way does not belong here.
 """
@@ -208,7 +208,7 @@ def bill_teams(world: World) -> None:
 
 
 def keep_files(folder: Path, uris: list[str]) -> None:
-    """A file in the artifacts of some runs, one of nobody's."""
+    """A file in the artifacts of some runs, and one without an owner."""
     for number, uri in enumerate([*uris, (folder / "artifacts" / "1" / ("e" * 32) / "artifacts").as_uri()]):
         place = Path(uri.removeprefix("file://"))
         place.mkdir(parents=True)
@@ -258,7 +258,7 @@ def record_archive(folder: Path, run_id: str) -> None:
 
 
 def folder_of(folder: Path, run_id: str) -> Path:
-    """Where a run's artifacts lie."""
+    """Return the folder of a run's artifacts."""
     return next((folder / "artifacts").glob(f"*/{run_id}/artifacts"))
 
 

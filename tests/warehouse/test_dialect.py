@@ -291,7 +291,7 @@ ALLOWED = [
 
 @pytest.mark.parametrize("sql", ALLOWED)
 def test_what_models_need_is_allowed(sql: str) -> None:
-    """The lint does not stand in the way of constructs that were seen to agree."""
+    """The lint allows constructs that agree on both engines."""
     assert lint(sql) == []
     assert duckdb_sql(sql)
 
@@ -334,7 +334,7 @@ def test_two_threads_may_ask_for_one_statement_at_once() -> None:
 
 
 def test_sqlglots_compiled_build_will_do() -> None:
-    """Who installs `sqlglot[c]` beside Runspend has classes that nobody can inherit from: none of ours does."""
+    """With `sqlglot[c]`, classes of sqlglot cannot be inherited from: no class of Runspend does."""
     modules = [
         importlib.import_module(f"runspend.warehouse.{path.stem}")
         for path in (PACKAGE / "warehouse").glob("*.py")

@@ -114,7 +114,7 @@ def test_a_row_of_another_month_is_refused(engine: Engine, month: str) -> None:
      ("billing_lines", "2026-10", "../aws"), ("billing_lines", "2026-10", "_aws"), ("billing_lines", "2026-10", ""), ("billing_lines", "2026-10", "a' or true --")],
 )  # fmt: skip
 def test_impossible_units_are_refused(engine: Engine, table: str, period: str, writer: str) -> None:
-    """No unit is possible in one warehouse and not in the other, lies somewhere odd or is skipped by readers."""
+    """No unit is possible in one warehouse and not in the other, has an odd path or is skipped by readers."""
     with engine.open().step("fill", "b") as step:
         with pytest.raises(ValueError, match="cannot write"):
             step.put(table, period, writer, rows_of(LINES))

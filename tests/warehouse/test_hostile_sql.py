@@ -236,7 +236,7 @@ def fuzz_guard(world: World, seed: int, seconds: float, most: int) -> tuple[int,
 
 
 def fuzz_engine(world: World, seed: int, seconds: float, most: int) -> int:
-    """How many statements were run that nobody looked through. Writing is impossible, not only refused."""
+    """Return how many statements ran without a check. Writing is impossible, not only refused."""
     maker, ends, made = Maker(seed), time.monotonic() + seconds, 0
     while made < most and time.monotonic() < ends:
         with engine(world) as (connection, _):

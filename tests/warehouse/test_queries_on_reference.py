@@ -210,7 +210,7 @@ def test_every_text_passes_the_lint(questions: list[Question]) -> None:
 
 
 def test_every_parameter_has_a_type(questions: list[Question]) -> None:
-    """Of None, and of a list without elements, nobody can tell BigQuery a type."""
+    """None and empty lists do not show BigQuery a type."""
     for question in questions:
         for name, value in question.parameters.items():
             elements = value if isinstance(value, list) else [value]
@@ -256,7 +256,7 @@ def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
 def test_every_file_of_questions_was_asked(questions: list[Question]) -> None:
     """Files of SQL that readers are asked begin with a comment; each was seen in a question.
 
-    The views for people are asked by nobody of the package: test_team_views_on_reference.py asks for them.
+    The package does not query the views for people: test_team_views_on_reference.py asks for them.
     """
     found = [path for folder in ("actions", "schema") for path in sorted((PACKAGE / folder).rglob("*.sql"))]
     files = [path for path in found if path.stem not in {*VIEWS, ROUNDED}]

@@ -155,7 +155,7 @@ def test_a_share_of_an_instance_type_names_no_machine(vision: Settings) -> None:
 
 
 def test_a_tag_of_the_bill_gives_cost_and_no_names(vision: Settings) -> None:
-    """The bill's tag says vision, the run is another team's: vision has the cost, and nobody's name."""
+    """The bill's tag says vision, the run is another team's: vision has the cost, without a name."""
     with open_published(vision).reader() as reader:
         found = rows(
             reader,

@@ -55,5 +55,5 @@ def run_note(site: str, run_id: str) -> str:
 
 
 def is_run_note(text: str) -> bool:
-    """Return whether Runspend wrote this description, and nobody changed it."""
+    """Return whether Runspend wrote this description, and it is unchanged."""
     return _RUN_NOTE.fullmatch(text) is not None

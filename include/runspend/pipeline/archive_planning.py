@@ -138,10 +138,10 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
             )
         )
     told = read_announcements(records, allowed)
-    nobody = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
-    if nobody:
+    without_notice = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
+    if without_notice:
         outcome.notes.append(
-            f"archive: no notice was sent for {counted(nobody, 'item')}: no owner's address is allowed (mail.users, mail.domains), and mail.operators is empty. Without a notice, nothing is moved"
+            f"archive: no notice was sent for {counted(without_notice, 'item')}: no owner's address is allowed (mail.users, mail.domains), and mail.operators is empty. Without a notice, nothing is moved"
         )
 
 
@@ -244,7 +244,7 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
 
 
 def _consequence(policies: Sequence[RetentionPolicy]) -> str:
-    """Return the consequence if nobody objects, such as "the files move"."""
+    """Return the consequence without an objection, such as "the files move"."""
     if _is_mixed(policies):
         return "Runspend moves or deletes them"
     return {

@@ -60,6 +60,6 @@ def test_a_day_not_wholly_billed_is_not_judged() -> None:
 
 
 def test_it_says_how_far() -> None:
-    """What the day cost, what is usual, and how many percent lie between."""
+    """The anomaly has the cost of the day, the usual cost, and the difference in percent."""
     (one,) = find_anomalies(series("512.5"), DAY + timedelta(days=1), DAY, Decimal(1), Decimal(50))
     assert (one.spent, one.usual, one.percent_more) == (Decimal("512.5"), Decimal(100), 412)

@@ -38,7 +38,7 @@ def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[
     ],
 )
 def test_period_of_a_day(every: str, day: str, name: str, start: str, end: str) -> None:
-    """A day lies in exactly the period people call by that name."""
+    """A day is in exactly the period that people call by that name."""
     period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
     assert (period.name, period.start.isoformat(), period.end.isoformat()) == (name, start, end)
 
@@ -63,7 +63,7 @@ def test_same_days_of_the_period_before(every: str, day: str, until: str, before
 
 @given(st.dates(date(2020, 1, 1), date(2035, 12, 31)), st.sampled_from(["day", "week", "month", "quarter", "year"]))
 def test_periods_tile_time(day: date, every: str) -> None:
-    """A period holds its day, ends where the next begins, and its first and last day lie in it."""
+    """A period holds its day, ends where the next begins, and contains its first and last day."""
     period = current_period(every, day)  # type: ignore[arg-type]  # the five literals
     assert period.start <= day < period.end
     assert current_period(every, period.start) == period == current_period(every, period.end - timedelta(days=1))  # type: ignore[arg-type]  # as above
@@ -188,7 +188,7 @@ def test_alert_ids_fit_a_message_id_and_differ() -> None:
 
 
 def test_estimates_count_only_where_the_budget_says_so() -> None:
-    """By default they stand beside the figure; a budget judged on both is another version, and says how much of it is estimated."""
+    """By default they are shown beside the figure. A budget judged on both is another version, and states the estimated part."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(950)}
     plain, both = make_budget("1000"), make_budget("1000", judged_on="bill_and_estimates")
     status = judge(plain, "USD", NOVEMBER, spend, d24=Decimal(60))

@@ -91,7 +91,7 @@ def test_last_years_holidays_are_expected_again() -> None:
     ],
 )
 def test_a_day_no_bill_covers(seen: Seen, share: float, first_day: float) -> None:
-    """Estimates stand for what runs cost of the time that is over, the model for everything else."""
+    """Estimates replace the cost of runs in past hours; the model forecasts everything else."""
     flat = {date(2026, 9, 1) + timedelta(days=n): Decimal(100) for n in range(76)}
     found = make(flat, {COVERED: seen}, share)
     assert float(found.path[0][1] - spent_before(flat)) == pytest.approx(first_day, abs=0.02)

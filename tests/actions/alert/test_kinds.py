@@ -292,7 +292,7 @@ TAGS = {"from": "experiment_tags", "notify": ["owner"]}
 
 @pytest.mark.parametrize("tag", ["500 USD / month", " 500 USD/month ", "500.00 USD / month"])
 def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> None:
-    """Of that experiment alone, told to its owner, under its name."""
+    """It covers that experiment alone, is mailed to its owner, and has its name."""
     rows = [cost("2026-11-05", "600"), cost("2026-11-06", "9000", experiment_id="13")]
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
     assert subjects(tmp_path) == ["[runspend] Budget experiment resnet-sweep: 120.0% of 500 USD spent in November"]

@@ -41,7 +41,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
 
 
 def test_writing_mail_to_a_file_is_not_an_acceptance(tmp_path: Path) -> None:
-    """With `backend: file` the mail is written down, and nobody has been told."""
+    """With `backend: file` the mail is written to disk and was not delivered."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     write(given, records)
     alert.send(given, records, NOW)

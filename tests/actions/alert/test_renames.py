@@ -44,7 +44,7 @@ def test_nothing_is_mailed_again_or_corrected(tmp_path: Path, kind: Any, key: st
 
 
 def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(tmp_path: Path) -> None:
-    """The new name knows what the old one told: threshold, day, and since when."""
+    """The new name keeps the mails of the old one: threshold, day, and beginning."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "new"}}))
     step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "prod"}})), cost_daily=OVER)
     note_rename(records, "tracking", "prod", "new")

@@ -215,7 +215,7 @@ def test_only_the_budgets_period_counts(tmp_path: Path) -> None:
 
 
 def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_path: Path) -> None:
-    """The bill of 30 November arrives on 2 December: the November budget is still told, once, as November's."""
+    """The bill of 30 November arrives on 2 December: the November budget is still mailed, once, as November's."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
     late = [*OVER[:2], cost("2026-11-30", "2000")]
@@ -485,7 +485,7 @@ def test_without_a_mail_backend_nothing_is_sent_now_or_later(tmp_path: Path) -> 
 
 
 def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
-    """`notify: [owner]` goes to the owner; a budget without one has nobody to tell, and is recorded all the same."""
+    """`notify: [owner]` goes to the owner; a budget without one has no recipient, and its alert is recorded all the same."""
     given = make_settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
     result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER)
     assert [m["To"] for m in mails(tmp_path).values()] == ["ana@acme.com"]

@@ -389,7 +389,7 @@ def test_a_server_that_disconnects_at_many_recipients_does_not_block_the_others(
 
 
 def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every point: told as given up once, nobody has a mail twice, and nobody is tried forever."""
+    """At every point: giving up is reported once, no mail arrives twice, and no address is tried forever."""
     for point in ("outbox.sent", "outbox.recorded", "told"):
         records = MemoryRecords()
         queue(records)
@@ -616,7 +616,7 @@ FAULTS = {
 @pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
 @pytest.mark.parametrize("fault", FAULTS)
 def test_killed_at_a_hostile_server(tmp_path: Path, fault: str, moment: str) -> None:
-    """Both at once: nobody is left without the mail but who was refused, nobody has it more than twice."""
+    """Both at once: every accepted recipient gets the mail, at most twice."""
     for number in range(5):
         home = tmp_path / str(number)
         counts = kill_once(home, replace(FAULTS[fault]), moment)
@@ -637,5 +637,5 @@ def test_two_senders_at_once_send_once(tmp_path: Path) -> None:
 
 
 def test_the_default_context_verifies() -> None:
-    """The guard behind the TLS tests: nobody switched verification off for the process."""
+    """The guard behind the TLS tests: verification is not switched off for the process."""
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

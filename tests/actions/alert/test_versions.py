@@ -76,7 +76,7 @@ def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
 
 
 def test_an_alert_of_an_older_version_is_corrected_too(tmp_path: Path) -> None:
-    """The amount was edited in between: the mail that told of 5,000 is taken back, in its own words."""
+    """The amount was edited in between: the correction names the old amount, 5,000."""
     records = MemoryRecords()
     before, after = (make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])) for amount in ("5000", "9000"))
     night(tmp_path, records, before, "2026-11-24", OVER)
@@ -109,7 +109,7 @@ def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path
 
 
 def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
-    """All amounts are edited: each budget is judged again and told as usual, not in a summary of a new installation."""
+    """All amounts are edited: each budget is judged again and mailed as usual, not in a summary of a new installation."""
     records = MemoryRecords()
     for day, factor in (("2026-11-24", 1), ("2026-11-25", 2)):
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]

@@ -1,4 +1,4 @@
-"""The costs that MLflow should show: short runs cost less than a cent, and are still told apart."""
+"""The costs that MLflow should show: short runs cost less than a cent, and still differ."""
 
 from __future__ import annotations
 

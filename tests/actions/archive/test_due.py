@@ -60,7 +60,7 @@ OWNED = {"owner": "ana@acme.com", **AGED}
 
 @contextmanager
 def world(root: Path, at: datetime = NOW, **tables: Any) -> Iterator[Reader]:
-    """Runs a and b of ana's and c of nobody's, their folders, and sources that were read at `at`."""
+    """Runs a and b of ana, run c without an owner, their folders, and sources that were read at `at`."""
     runs = [run("a", **OWNED), run("b", **OWNED), run("c", owner=None, user_name="someone", **AGED)]
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     given_tables = {
@@ -311,7 +311,7 @@ def test_an_owner_who_gets_it_back_is_mailed_again(tmp_path: Path) -> None:
 
 
 def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: Path) -> None:
-    """Killed before its mail was written: the same id, and until then nobody counts as told."""
+    """The process is killed before its mail is written: the next notice has the same id, and no notice counts until then."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_)
@@ -445,7 +445,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
 def test_what_was_read_too_long_ago_or_in_the_future_makes_nothing_due(
     tmp_path: Path, stale: list[tuple[str, datetime | None]], why: str
 ) -> None:
-    """MLflow may have been told to keep it since; a clock that was put back says less than the tables."""
+    """A tag in MLflow may protect it since then; a clock that was put back says less than the tables."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -563,7 +563,7 @@ def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path
 
 
 def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
-    """Until it is measured nobody knows what lies there, and the old notice is taken back; then it is planned like anything else."""
+    """Until it is measured, its content is unknown, and the old notice is taken back. Then it is planned like any folder."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)

@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[str, bytes]:
     ids=["text", "empty", "begins so", "note of another run", "large"],
 )
 def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: bytes) -> None:
-    """Twice over; what the note says lies beside it meanwhile, and is gone afterwards."""
+    """This holds twice in a row. Runspend's note has another name meanwhile, and is removed afterwards."""
     disk = Disk(tmp_path)
     mine = {NOTE_NAME: body, "model/weights": b"w", f"model/{NOTE_NAME}": body}
     fill(disk.run, mine)

@@ -44,7 +44,7 @@ def states(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
-    """One row per folder, whatever classes its bytes lie in; its item is what the archive acts on."""
+    """One row per folder, for all storage classes of its bytes; its item is what the archive acts on."""
     rows = planned(
         tmp_path,
         given_settings(tmp_path, {}),
@@ -174,7 +174,7 @@ def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
 
 
 def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
-    """Last use is the latest of end, metric and newest file; of a model, also of the runs that used it; what nobody knows stays in, protected."""
+    """Last use is the latest of end, metric and newest file; of a model, also of the runs that used it; runs with an unknown last use stay in the plan, protected."""
     lately = NOW - timedelta(days=89)
     runs = [
         run("a", start_time=OLD, end_time=lately), run("b", **AGED), run("c", **AGED, last_sign_at=lately), run("d", **AGED),
@@ -670,7 +670,7 @@ def archived(owner_id: str, **more: Any) -> dict[str, Any]:
 
 
 def test_only_archives_are_deleted_and_only_after_their_retention(tmp_path: Path) -> None:
-    """What lies in its place is never deleted by a policy; what protects a run protects its archive. One that ended in part goes like any other, one that is open never."""
+    """A policy never deletes files in the place of an archived folder. What protects a run protects its archive. A partial archive is deleted like any other, an open one never."""
     runs = [
         run("a", **AGED),
         run("b", **AGED),

@@ -1,4 +1,4 @@
-"""What the warehouse tells the questions to MLflow: what a true answer must not leave out, and whom nobody can be asked about."""
+"""The warehouse's facts for questions to MLflow: what an answer must contain, and which owners MLflow does not know."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
 
 
 def test_files_come_back_with_their_modes(disk: Disk) -> None:
-    """In a folder of their own with their times too; in their place they are as new as they are in use. Nobody becomes another user by a mode."""
+    """In a folder of their own with their times too; in their place they are as new as they are in use. A mode never makes a file run as another user."""
     modes = {"script": 0o750, "open": 0o666, "shut": 0o200, "as its owner": 0o4755, "empty/": 0o500}
     fill(disk.run, dict.fromkeys(modes, b""))
     for name, mode in modes.items():
@@ -133,7 +133,7 @@ def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pyt
 
 
 def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second is refused while the first writes; what a restore that was killed left is in nobody's way."""
+    """The second is refused while the first writes; files of a killed restore do not block the next one."""
     fill(disk.run, {"a": b"first", "b/c": b"c"})
     disk.apply()
     there, tries, refusals = disk.folder / "there", list[str](), list[str]()
@@ -317,7 +317,7 @@ def test_a_run_without_an_archive(disk: Disk) -> None:
 
 
 def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
-    """By the beginning of its id; a model, which lies with its run, by its own."""
+    """A run is named by the beginning of its id; a model in its run's folder by its own id."""
     run, model = "3f1c9a7b" * 4, f"m-{'a' * 32}"
     fill(disk.run, {"a": b"a"})
     fill(disk.source / "1/models" / model / "artifacts", {"weights": b"w"})

@@ -38,7 +38,7 @@ def archived_entries(world: World) -> list[Entry]:
     return [entry for manifest in manifests for entry in manifest.entries]
 
 
-# --- nobody takes it again -----------------------------------------------------------------------------------------------
+# --- not archived again -------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
@@ -50,7 +50,7 @@ def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
     assert world.here() == {}
     restore(
         "run1", world.settings, to=Path(world.folder) / "there", tools=Tools(open_store=world.open, workers=1)
-    )  # beside its place nobody is in the way
+    )  # another folder does not conflict
     lease.release()
     assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
     take_lease(world.records).release()  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
 
 
 def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
-    """Something else lay in the place of one: that it was not archived again does not mean that nobody wants it."""
+    """Another file was in the place of one. It was not archived again, but it may still be needed."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -255,7 +255,7 @@ def test_an_archive_that_came_back_may_expire(world: World) -> None:
     assert {key.rpartition("/")[2] for key in world.archive.objects} == {RETURNED_NAME, "deleted.json"}
 
 
-# --- told, and counted ---------------------------------------------------------------------------------------------------
+# --- reports and counts ---------------------------------------------------------------------------------------------------
 
 
 class Words:
@@ -313,7 +313,7 @@ def test_a_tag_that_mlflow_does_not_take_is_retried_and_reported_once(tmp_path: 
 
 
 def test_a_restored_run_is_tagged_later_too(tmp_path: Path, words: Words) -> None:
-    """A server that was down when the run came back: nothing says archived of it afterwards, though that was never told either."""
+    """A server that was down when the run came back: no tag calls it archived afterwards, although the archiving was never tagged either."""
     settings, records = given(tmp_path)
     old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
     words.refuses = "prod: MLflow was not told of it: 503"

@@ -1,4 +1,4 @@
-"""The archive over a real S3 server: conditions, versions and storage classes; and over one that lies."""
+"""The archive over a real S3 server: conditions, versions and storage classes; and over one with false replies."""
 
 from __future__ import annotations
 
@@ -281,7 +281,7 @@ def test_a_bucket_with_versions_is_not_tiered_in_place(server: S3Server, tmp_pat
     ] * len(FILES)
 
 
-# --- a server that lies ---------------------------------------------------------------------------------------------------
+# --- false replies -------------------------------------------------------------------------------------------------------
 
 XML = {"Content-Type": "application/xml"}
 
@@ -424,7 +424,7 @@ def test_a_reply_that_is_lost_after_the_fact(server: S3Server, liar: LyingS3, tm
 
 
 def test_a_reply_means_not_done_unknown_or_refused(server: S3Server, liar: LyingS3) -> None:
-    """Refused is NotDone, no answer is OutcomeUnknown, a listing nobody can believe is refused."""
+    """Refused is NotDone, no answer is OutcomeUnknown, a listing that contradicts itself is refused."""
     client, bucket = server.client(), f"outcomes-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     store = open_objects(ArtifactStore(uri=f"s3://{bucket}/", endpoint=liar.endpoint), "archive")

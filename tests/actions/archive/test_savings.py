@@ -142,7 +142,7 @@ def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
 
 
 def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
-    """Of a bucket with several classes that is STANDARD; of one with a single class, that; else nobody knows."""
+    """Of a bucket with several classes that is STANDARD; of one with a single class, that; otherwise it is unknown."""
     by_bucket = {
         ("a", "STANDARD"): Decimal(1),
         ("a", "GLACIER"): Decimal(2),
@@ -191,7 +191,7 @@ def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
 
 
 def test_the_plan_reckons_with_the_class_of_the_archive(tmp_path: Path) -> None:
-    """And a notice of another class does not stand for it."""
+    """A notice for another class does not count."""
     digests = set()
     for archive, saving in (
         ({"to": "s3://cold"}, None),

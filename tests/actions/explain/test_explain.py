@@ -142,7 +142,7 @@ def test_one_period_of_a_run(reader: Reader) -> None:
 
 
 def test_a_run_without_an_end_says_where_it_ends(reader: Reader) -> None:
-    """The rule that gave it an end stands under the cost."""
+    """The rule that gave it an end is shown under the cost."""
     text = run_as_text(explained(reader, w.LOST))
     assert "MLflow has no end time for it: it counts until its last metric" in text
     assert re.search(r"21:00 +line-421 +1\.0000 +30:00 +0\.5000 +0\.5000 +idle 30:00", text)

@@ -177,7 +177,7 @@ def test_costs_quantities_and_ratios_add_up_to_each_line(reader: Reader, tmp_pat
 
 
 def test_the_run_is_the_allocated_resource(reader: Reader, tmp_path: Path) -> None:
-    """Its id, name and tags on its rows; nobody on what is idle; nothing on a charge no rule split."""
+    """Its rows have its id, name and tags; other rows have none of them. A charge that no rule split has no method either."""
     export_focus(reader, MONTH, tmp_path / "may.csv")
     rows = rows_of(tmp_path / "may.csv")
     runs = [r for r in rows if r["x_AllocatedTo"] == "run"]
@@ -412,7 +412,7 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         "CommitmentDiscountId": "plan", "CommitmentDiscountStatus": "Used", "RegionName": "Ireland", "PricingUnit": "Hours", "PricingQuantity": "3",
         "PricingCurrency": "EUR", "ServiceSubcategory": "Caching", "SkuId": "r6g", "ListUnitPrice": "", "ResourceId": "",
     }  # fmt: skip
-    assert {name: outside[name] for name in kept} == kept  # the two prices differ, and resources of others are nobody's business here
+    assert {name: outside[name] for name in kept} == kept  # the two prices differ, and resources of others do not matter here
     spread = [r for r in rows if r["x_MatchMethod"] == "sharing"]
     assert total(Decimal(r["EffectiveCost"]) for r in spread) == 0 and {r["ServiceProviderName"] for r in spread} == {"Runspend"}
     for pot in ("shared", "idle"):

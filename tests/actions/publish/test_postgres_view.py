@@ -86,7 +86,7 @@ def test_rows_are_there_once_and_columns_are_described(home: Path, target: Postg
 
 
 def test_a_former_table_becomes_a_view(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """In the same transaction: a killed publish leaves the table. Who could read it, or columns of it, still can, and nobody else."""
+    """In the same transaction: a killed publish leaves the table. The users who could read it, or columns of it, still can, and no others."""
     publish(home, target)
     whole = rows_of(target)
     make_former(ask)

@@ -1,4 +1,4 @@
-"""Colors of the pages can be told from their background by everyone: WCAG 2.2, level AA, in light and dark.
+"""Everyone can distinguish the colors of the pages from their background: WCAG 2.2, level AA, in light and dark.
 
 Text needs a contrast of 4.5 (1.4.3), and parts of drawings one of 3 (1.4.11), or an outline that has it.
 https://www.w3.org/TR/WCAG22/#contrast-minimum, https://www.w3.org/TR/WCAG22/#dfn-relative-luminance

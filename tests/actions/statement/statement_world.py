@@ -43,7 +43,7 @@ BILL: tuple[tuple[str | None, str | None, str | None, str, str, str], ...] = (
     (None, None, None, "orphan", "USD", "0.12"),
     (None, None, None, "out_of_scope", "USD", "1000.0000000000000000000009"),
     ("vision", None, None, "out_of_scope", "USD", "2"),
-    (None, None, None, "shared", "JPY", "500"),  # nobody has a direct cost in it
+    (None, None, None, "shared", "JPY", "500"),  # no team has a direct cost in it
 )
 
 

@@ -1,4 +1,4 @@
-"""Which runs ran on which machines, told by hours alone: worlds whose truth is known, and worlds in which there is nothing to tell."""
+"""Finds which runs ran on which machines from hours alone: in worlds whose truth is known, and in worlds that have no answer."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_accelerators_of_another_account_stay_where_they_are() -> None:
 
 
 def test_machines_that_serve_models_are_in_no_pool() -> None:
-    """An endpoint that is always on is nobody's run; a selector that names it as well is not proposed either."""
+    """An endpoint that is always on belongs to no run; a selector that names it as well is not proposed either."""
     dice = random.Random("endpoint")
     on = dict.fromkeys(range(LENGTH), 1.0)
     box = machines(on, price=5, gpus=4, instance_type="g5.12xlarge", **{"tag.team": "ml"})

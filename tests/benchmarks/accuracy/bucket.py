@@ -1,4 +1,4 @@
-"""The bucket of a world on the tests' S3 server: what lies in it on a night is what the world says.
+"""The bucket of a world on the tests' S3 server: it has the objects that the world defines for a pipeline run.
 
 Which objects there are belongs in `worlds.py`.
 """

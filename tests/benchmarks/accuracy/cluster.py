@@ -134,12 +134,12 @@ class Machine:
         return times
 
     def serves(self, month: str) -> bool:
-        """Whether any run was on it in a calendar month; its empty time there is idle, else nobody's."""
+        """Whether any run was on it in a calendar month; its empty time there is idle, otherwise unallocated."""
         return any(f"{moment(start):%Y-%m}" <= month <= f"{moment(end - 1):%Y-%m}" for _, start, end in self.uses)
 
 
 def machine_shares(machines: Iterable[Machine], start: int, end: int) -> Shares:
-    """Who has these machines in a window, each by its own time; the time nobody has is idle."""
+    """Return each run's share of these machines in a window, by its own time; time without a run is idle."""
     shares: Shares = defaultdict(Fraction)
     total, month = 0, f"{moment(start):%Y-%m}"
     for machine in machines:

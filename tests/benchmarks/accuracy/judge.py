@@ -1,6 +1,6 @@
 """Runs the product over a world as its user would, and compares what it says with the truth: by rule, by run, to the last decimal.
 
-What must hold for every world (`verdict`): the ledger is the bill, in all four measures; nobody gets anything of a charge they had no
+What must hold for every world (`verdict`): the ledger is the bill, in all four measures; no run gets anything of a charge in which it had no
 part in above confidence `medium`; costs are within the world's bar. What happens in a world does not belong here.
 """
 
@@ -248,7 +248,7 @@ def _run_costs(world: World, warehouse: Path, allocations: list[dict[str, Any]])
 
 
 def _pots(world: World, allocations: list[dict[str, Any]]) -> list[str]:
-    """With ids on the runs, what is idle, shared and nobody's is known as well."""
+    """With ids on the runs, idle, shared and unallocated cost are known as well."""
     found: Shares = defaultdict(Fraction)
     truth: Shares = defaultdict(Fraction)
     for row in allocations:

@@ -58,7 +58,7 @@ SMALL, LARGE = Size(5, 2), Size(40, 14)
 
 @dataclass(frozen=True)
 class Object:
-    """A file in the bucket: whose (run id, `orphan` or nobody's), how big, in which storage class."""
+    """A file in the bucket: its owner (run id, `orphan` or none), size and storage class."""
 
     key: str
     size: int
@@ -67,7 +67,7 @@ class Object:
 
 @dataclass
 class Night:
-    """One night: when, what the bill says by then, and what lies in the bucket."""
+    """One pipeline run: its time, the bill at that time, and the objects in the bucket."""
 
     now: int
     lines: list[Line]

@@ -1,4 +1,4 @@
-"""Measuring Google Cloud Storage and Azure: real servers for what works, one that misbehaves for what does not, nobody else contacted."""
+"""Measuring Google Cloud Storage and Azure: real servers for what works, one that misbehaves for what does not. No other server is contacted."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: py
 
 
 def test_without_the_clouds_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is contacted."""
+    """No server is contacted."""
     monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
     with pytest.raises(MissingExtra, match=r"runspend\[gcs\]"):
         measure(ArtifactStore(uri="gs://b", credentials="anonymous"), run_owners(), tmp_path)

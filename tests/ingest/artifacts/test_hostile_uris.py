@@ -1,4 +1,4 @@
-"""Artifact URIs made by someone who wants in: ways out of a root, and hosts to be lured to. Nothing resolves outside, nobody is contacted."""
+"""Artifact URIs made by someone who wants in: ways out of a root, and hosts to be lured to. Nothing resolves outside, and no server is contacted."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ LURES = [
 
 
 def test_the_corpora_are_as_large_as_promised() -> None:
-    """Nobody thins them out unnoticed."""
+    """A smaller corpus fails this test."""
     assert len(set(TRAVERSAL)) >= 120
     assert len(set(LURES)) >= 60
 
@@ -99,7 +99,7 @@ def test_odd_names_inside_stay_inside(root: str) -> None:
 
 
 def test_a_local_root_is_not_left_by_any_tail(tmp_path: Path) -> None:
-    """The same tails on a folder, and through links: whatever is allowed lies inside by the file system's own word."""
+    """The same tails on a folder, and through links: by the file system itself, every allowed path is inside."""
     root = tmp_path / "mlruns"
     (root / "1").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
@@ -166,7 +166,7 @@ def hostile_owners() -> pa.Table:
 
 @pytest.mark.parametrize("kind", ["folder", "s3", "gs", "abfss"])
 def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs claim all of it while a store is measured: the store is spoken to, nobody else, and none of them owns a byte."""
+    """Runs claim all of it while a store is measured: only the store is contacted, and none of them owns a byte."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     with recording_server() as (proxy, seen), serve_odd_store() as server:

@@ -1,4 +1,4 @@
-"""Listings of a real S3 server that break off and go on, count versions apart, and find what lies there twice."""
+"""Listings of a real S3 server that break off and go on, count versions apart, and find duplicate objects."""
 
 from __future__ import annotations
 
@@ -235,7 +235,7 @@ def test_a_bucket_that_keeps_one_version_says_so(s3_server: S3Server, bucket: st
 
 
 def test_copies_are_found_by_checksum_and_size(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """The oldest is the one; each other copy counts as duplicate where it lies. Empty files and other bytes of the size are none."""
+    """The oldest is the one; each other copy counts as duplicate in its folder. Empty files and other bytes of the size are none."""
     put(s3_server, bucket, {"a/model": b"weights!"})
     put(s3_server, bucket, {"c/model": b"weights?", "c/empty": b"", "b/empty": b""})
     client = s3_server.client()

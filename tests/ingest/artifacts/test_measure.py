@@ -526,7 +526,7 @@ def test_stores_that_are_not_listed_are_not_touched(monkeypatch: pytest.MonkeyPa
 
 
 def test_hostile_owners_cause_no_connection(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a run claims as its artifact URI, measuring contacts the store and nobody else."""
+    """For every artifact URI that a run claims, measuring contacts the store alone."""
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, lambda *_: pytest.fail("connected"))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("resolved a name"))

@@ -100,7 +100,7 @@ def test_a_repeated_pipeline_run_confirms_nothing(world: World) -> None:
     [
         (Readings(None, 1), None),  # a server that was never read may own it
         (Readings(NOW - DAY, 1), NOW + 30 * DAY),  # read once, then not for a month
-        (Readings(None, 0), NOW + 30 * DAY),  # nobody to ask
+        (Readings(None, 0), NOW + 30 * DAY),  # no server to ask
     ],
     ids=["never read", "not read again", "no server"],
 )

@@ -258,7 +258,7 @@ def test_no_credentials_at_all_are_named(s3_server: S3Server, bucket: str, tmp_p
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:1", "not a url", "http://"])
 def test_an_endpoint_that_does_not_answer_is_unreachable(bucket: str, tmp_path: Path, endpoint: str) -> None:
-    """Nobody listens there, or it is not a URL."""
+    """No server listens there, or it is not a URL."""
     found = measure(ArtifactStore(uri=f"s3://{bucket}", endpoint=endpoint), run_owners(), tmp_path)
     assert isinstance(found.error, SourceUnreachable)
     assert found.tables["2026-10"].num_rows == 0

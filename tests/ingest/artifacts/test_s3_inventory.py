@@ -242,7 +242,7 @@ def test_a_model_newer_than_the_inventory_is_not_dangling(inventory: Inventory) 
 
 
 def test_an_owner_with_nothing_but_old_versions_is_dangling(inventory: Inventory) -> None:
-    """Its bytes are billed, and nobody can load them."""
+    """Its bytes are billed and cannot be loaded."""
     inventory.deliver([entry("r1/a", 1), entry("r2/a", 2)], made=MADE - timedelta(days=1))
     months = dict(measure(inventory, "r1", "r2", now=NOW - timedelta(days=1)).tables)
     inventory.deliver([entry("r1/a", 1, IsLatest=False), entry("r2/a", 2)])

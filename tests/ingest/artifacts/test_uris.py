@@ -1,4 +1,4 @@
-"""What lies inside a store and what does not: decided from text, with no connection made."""
+"""Which URIs are inside a store: decided from text, without a connection."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def test_a_uri_that_is_not_plainly_under_a_root_is_outside(uri: str, connections
 
 
 def test_the_corpus_is_large_enough() -> None:
-    """The promise is sixty hostile URIs; nobody may thin them out unnoticed."""
+    """The promise is sixty hostile URIs; a smaller corpus fails this test."""
     assert len(set(OUTSIDE)) >= 80
 
 

@@ -263,7 +263,7 @@ def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
         claim(None, "0.25", "11:00..11:00"),
     ]
     bill = loaded(tmp_path, rows, *claims)
-    # 10:00: a 1, b 0.5, idle 0.25, so that a ends at 12/7 and b at 18/7; 11:00: b 0.5, idle 0.25; 12:00: nobody, the line stays whole
+    # 10:00: a 1, b 0.5, idle 0.25, so that a ends at 12/7 and b at 18/7; 11:00: b 0.5, idle 0.25; 12:00: no pod, the line stays whole
     assert parts(bill) == {
         "a": Decimal("1.7142857142857142857142"),
         "b": Decimal("0.8571428571428571428572") + 2,

@@ -1,4 +1,4 @@
-"""What the warehouse says a machine drew in an hour: runs that overlap are averaged, GPUs added up, gaps nobody's; on both engines alike."""
+"""What the warehouse says a machine drew in an hour: runs that overlap are averaged, GPUs added up, gaps without a run; the same on both engines."""
 
 from __future__ import annotations
 

@@ -430,7 +430,7 @@ def test_an_identitys_token_is_not_sent_without_tls(tmp_path: Path, odd: OddStor
 
 
 def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account's own signature goes to the store, and nobody else is asked; another key in the environment is not taken."""
+    """The account's own signature goes to the store, and no other server is asked; another key in the environment is not taken."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     held = {"type": "service_account", "private_key": pem, "private_key_id": "1", "client_email": "reader@acme.example"}

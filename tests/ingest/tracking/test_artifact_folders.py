@@ -44,7 +44,7 @@ def test_spellings_of_one_folder_are_equal(folder: str, spelling: str) -> None:
 
 
 def test_different_folders_stay_apart() -> None:
-    """Siblings, other buckets, other clouds: nobody is protected by a stranger."""
+    """Siblings, other buckets, other clouds: no folder is protected by an unrelated one."""
     for one in APART:
         for other in APART:
             assert (one == other) is not find_folders(one).isdisjoint(find_folders(other)), (one, other)
@@ -56,7 +56,7 @@ def test_nothing_is_nowhere() -> None:
 
 
 def test_inside_is_below_a_slash() -> None:
-    """run10 does not lie in run1."""
+    """run10 is not inside run1."""
     assert [is_same_or_inside(folder, "/a/run1") for folder in ("/a/run1", "/a/run1/x", "/a/run10", "/a")] == [True, True, False, False]
 
 
@@ -86,7 +86,7 @@ def test_both_engines_take_the_same_for_regular() -> None:
 
 @given(st.from_regex(re.compile(REGULAR.removesuffix("$")), fullmatch=True))
 def test_regular_texts_mean_themselves(text: str) -> None:
-    """So SQL may compare them as they stand."""
+    """So SQL may compare them unchanged."""
     assert find_folders(text) == ({text} if text else frozenset())
 
 

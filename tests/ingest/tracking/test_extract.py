@@ -206,7 +206,7 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
             cursor.execute("select coalesce(seq_scan, 0), coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'metrics'")
             return list(cursor.fetchall())
 
-    # As autovacuum does; of a few hundred rows that nobody has counted PostgreSQL takes any index of the run.
+    # As autovacuum does; of a few hundred rows without statistics PostgreSQL takes any index of the run.
     with psycopg2.connect(mlflow_on_postgres.database) as counting, counting.cursor() as cursor:
         cursor.execute("analyze metrics")
     counting.close()

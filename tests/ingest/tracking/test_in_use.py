@@ -422,7 +422,7 @@ def use_model_in_a_run_with_an_old_date(w: World) -> None:
     "use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date]
 )
 def test_the_database_reports_every_use(world: World, use: Callable[[World], None]) -> None:
-    """Through the API nobody can find the last two but by asking every run there is: docs/archive.md says so."""
+    """The API shows the last two only in the answers about every single run: docs/archive.md says so."""
     owner, known = world.model_owner, world.known
     assert is_free(world, owner, known)
     use(world)

@@ -206,7 +206,7 @@ def test_an_hour_ends_where_the_next_begins(world: World) -> None:
 
 
 def test_months_are_those_of_the_runs(world: World) -> None:
-    """A run of the last night of October measures hours of November: they stand with the run, as its row does."""
+    """A run of the last night of October measures hours of November: they are kept with the run, as its row is."""
     start = at("2026-10-31T23:30")
     run(world, "r", {"gpu_0": every(60, 100, start, start + HOUR)}, start=start, end=start + HOUR)
     night = world.night(measured=BOX)

@@ -196,7 +196,7 @@ def test_a_table_that_is_altered_meanwhile_is_read_again_from_the_start(
 
 
 def test_tags_that_the_server_cuts_are_an_error(mariadb: Served) -> None:
-    """An aggregate beyond max_allowed_packet comes as null or cut, with a warning that nobody sees."""
+    """An aggregate beyond max_allowed_packet comes as null or cut, with an invisible warning."""
     import pymysql
 
     connection = Mysql(mysql_options(mariadb.database), 60_000)

@@ -48,7 +48,7 @@ def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: Worl
 
 
 def test_a_job_is_one_of_its_cluster_or_workspace(world: World) -> None:
-    """Two clusters number their jobs alike; names are a workspace's. Where the run does not say whose, the number stands alone."""
+    """Two clusters number their jobs alike; names are a workspace's. If the run does not state it, the number has no prefix."""
     azure = {"AZUREML_ARM_SUBSCRIPTION": "S", "AZUREML_ARM_RESOURCEGROUP": "ML", "AZUREML_ARM_WORKSPACE_NAME": "W1"}
     world.add_run("slurm", tags={"SLURM_JOB_ID": "17", "SLURM_CLUSTER_NAME": "Hydra"})
     world.add_run("own key", tags={"runspend.job_id": "17_3"}, params={"slurm_cluster_name": "hydra"})

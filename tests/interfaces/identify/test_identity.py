@@ -20,7 +20,7 @@ from tests.servers.metadata_services import AZURE_ID, ECS_TASK, HANGING_SECONDS,
 
 ON = {"RUNSPEND_IDENTIFY": "on", "AWS_EC2_METADATA_DISABLED": "false"}
 EC2, GOOGLE, AZURE = metadata_services.ADDRESSES["ec2"], metadata_services.ADDRESSES["compute engine"], metadata_services.ADDRESSES["azure"]
-NOBODY = {EC2: "127.0.0.1:9"}  # a port where nobody listens
+NOBODY = {EC2: "127.0.0.1:9"}  # a port without a server
 OF_EC2 = {
     "runspend.machine.id": "arn:aws:ec2:us-east-1:123456789012:instance/i-0123456789abcdef0",
     "runspend.machine.type": "g5.2xlarge",
@@ -235,7 +235,7 @@ def test_a_service_that_misbehaves_delays_nothing_and_states_nothing(wrong: str,
     assert (done.returncode, done.stderr) == (0, "")
     once, twice, found = done.stdout.split(" ", 2)
     assert found.strip() == "[]"
-    assert max(float(once), float(twice)) < HANGING_SECONDS / 2  # nobody waited for the service; docs/identify.md has the delays
+    assert max(float(once), float(twice)) < HANGING_SECONDS / 2  # no call waited for the service; docs/identify.md has the delays
 
 
 def ask_in_process(script: str, **variables: str) -> str:
@@ -455,7 +455,7 @@ def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class FakeDriver:
-    """NVML with these GPUs; a list is a GPU's slices. Only this machine's lack of a GPU makes a stand-in necessary."""
+    """NVML with these GPUs; a list is a GPU's slices. Only this machine's lack of a GPU makes a substitute necessary."""
 
     def __init__(self, *gpus: str | list[str]) -> None:
         self.gpus = gpus

@@ -201,7 +201,7 @@ def test_a_budget_of_others_is_answered_like_one_that_does_not_exist(vision: Fas
 
 @pytest.mark.parametrize("key", [key for key in FILTERS if key not in ("allocated_to", "currency", "kind", "confidence", "status")])
 def test_a_filter_by_a_hidden_value_finds_nothing(key: str, vision: FastAPI, settings: Settings) -> None:
-    """No sum tells a name of others from one that nobody has."""
+    """Sums do not show whether a name exists in other teams."""
     known = {row[key] for row in one(app_for(settings, "finance"), f"/api/v1/costs?by={key}").json()["rows"] if w.DECOY in f"{row[key]}"}
     assert known, "those who see all find such a value"
     for value in known:

@@ -64,12 +64,12 @@ def said(answer: httpx.Response) -> str:
 
 
 def nobody() -> None:
-    """A guard that lets nobody in."""
+    """A guard that refuses everyone."""
     raise HTTPException(401, "who are you?")
 
 
 def test_newest_month_list_and_sheets_are_served(home: Path) -> None:
-    """`/` is the newest report; pages and CSVs are served as they lie on disk."""
+    """`/` is the newest report; pages and CSVs are served unchanged from disk."""
     app = create_app(Settings(home=home))
     assert request(app, "/").content == (home / "reports" / "2026-11.html").read_bytes()
     assert request(app, "/2026-10.html").content == (home / "reports" / "2026-10.html").read_bytes()
@@ -149,7 +149,7 @@ def test_no_report_yet_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_warehouse_that_is_gone_is_not_a_cost_of_nothing(tmp_path: Path) -> None:
-    """Reports lie there, but the disk of the warehouse is not mounted: 503, not the newest report and not zeros."""
+    """Reports exist, but the disk of the warehouse is not mounted: 503, not the newest report and not zeros."""
     write_report(plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW), tmp_path / "reports")
     app = create_app(Settings(home=tmp_path))
     for path in (

@@ -134,7 +134,7 @@ def test_the_models_of_the_ledger_give_the_rows_duckdb_gives(dataset: Dataset, t
 
 @pytest.mark.torture
 def test_the_models_give_the_same_rows_in_every_situation(dataset: Dataset, tmp_path: Path) -> None:
-    """All case folders, and situations nobody thought of, side by side."""
+    """All case folders and a random situation, in one build."""
     worlds = {f"{f.parent.name}.{f.name}": read_world(f) for f in CASES} | {"random": random_world(1, runs=10, machines=2, hours=4)}
     compare_chain(dataset, merge_worlds(worlds), tmp_path, SETTINGS)
 

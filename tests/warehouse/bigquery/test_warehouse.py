@@ -52,7 +52,7 @@ def warehouse(bigquery_warehouse: BigQueryWarehouse) -> BigQueryWarehouse:
 
 @pytest.fixture
 def fresh(bigquery_target: Target) -> BigQueryWarehouse:
-    """One that nobody has opened."""
+    """A warehouse that was not opened yet."""
     return BigQueryWarehouse(bigquery_target.settings())
 
 
@@ -120,7 +120,7 @@ def test_opening_makes_no_request() -> None:
     """Where nothing listens, a warehouse can be named; asked, it says what to check."""
     nowhere = BigQueryWarehouse(WarehouseSettings(uri="bigquery://project/dataset", endpoint="http://127.0.0.1:9", credentials="anonymous"))
     assert nowhere.places.staging == "project.dataset_staging"
-    nowhere.jobs.client._connection.API_BASE_URL  # noqa: B018 - a client is made, still nobody is asked
+    nowhere.jobs.client._connection.API_BASE_URL  # noqa: B018 - a client is made, but no server is asked
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def undated(table: Table) -> Table:
 def test_any_other_difference_is_refused_with_the_statement_to_run(
     warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, change: Callable[[Table], Table], said: str
 ) -> None:
-    """Nobody's table is altered behind their back."""
+    """Runspend does not alter such a table."""
     warehouse.make_ready()
     before, head = warehouse.jobs.client.get_table(warehouse.places.table(TABLES["run_costs"])), warehouse.head()
     monkeypatch.setitem(TABLES, "run_costs", change(TABLES["run_costs"]))
@@ -760,7 +760,7 @@ def test_a_question_that_fails_ends_the_moment(warehouse: BigQueryWarehouse) -> 
 
 
 def test_money_goes_up_as_bignumeric(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """Without being told so, BigQuery makes NUMERIC of a Parquet file's decimals, and refuses what has more than nine."""
+    """Without this type, BigQuery makes NUMERIC of a Parquet file's decimals, and refuses what has more than nine."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month))
     [job] = [job for job in jobs_since(warehouse, since) if job.job_type == "load"]
     assert job.to_api_repr()["configuration"]["load"]["decimalTargetTypes"] == ["BIGNUMERIC"]
@@ -782,7 +782,7 @@ def test_rows_come_in_batches(warehouse: BigQueryWarehouse, month: str) -> None:
 
 
 def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
-    """All its answers, the states asked within, and the files fetched are of when it first asked; nobody waits for it."""
+    """All its answers, the states asked within, and the files fetched are of the moment of its first question; writers do not wait for it."""
     unit = Unit("billing_lines", month, "aws")
     old = fill(warehouse, unit, rows_of(LINES, period=month))
     query = "select max(billed_cost) as c, count(*) as n from billing_lines where billing_period = @month"
@@ -799,7 +799,7 @@ def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str, tmp_
 
 
 def test_publishing_inside_a_reader_does_not_disturb_it(warehouse: BigQueryWarehouse, month: str) -> None:
-    """A folder refuses it, for the lock would wait for ourselves; here nobody waits."""
+    """A folder refuses it, because the lock would wait for itself; here nothing waits."""
     unit = Unit("billing_lines", month, "aws")
     with warehouse.reader() as reader:
         assert reader.query("select 1 as a").to_pylist() == [{"a": 1}]

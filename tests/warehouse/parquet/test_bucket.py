@@ -64,7 +64,7 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def opened(s3_server: S3Server, bucket: str, tmp_path: Path) -> Open:
-    """Open the warehouse as a machine of that name does; without lease nobody waits for one that was killed."""
+    """Open the warehouse as a machine of that name does; without a lease, no machine waits for a killed one."""
 
     def open_it(machine: str = "here", **options: Any) -> BucketWarehouse:
         return open_bucket(s3_server.endpoint, bucket, tmp_path / machine, **options)
@@ -114,7 +114,7 @@ def builds_seen(warehouse: BucketWarehouse) -> set[Any]:
 
 
 def test_layout_states_and_rows(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Names, digests, states and rows are those of the folder; nothing but finished files lies under a table's name."""
+    """Names, digests, states and rows are those of the folder; only finished files are under a table's name."""
     digests = []
     for warehouse in (opened(), ParquetWarehouse(tmp_path / "folder")):
         assert warehouse.states() == {}
@@ -279,7 +279,7 @@ def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
 
 
 def test_states_inside_a_reader_are_the_readers(opened: Open) -> None:
-    """A reader keeps its build, its states too, while another publishes; nobody waits."""
+    """A reader keeps its build, its states too, while another publishes; neither waits."""
     digest = fill(opened(), rows_of(LINES))
     warehouse = opened()
     with warehouse.reader() as reader:

@@ -166,7 +166,7 @@ def test_others_cannot_open_the_lock(home: Path) -> None:
 
 
 def test_a_wait_that_was_given_up_leaves_no_lock(home: Path) -> None:
-    """Someone who no longer waits keeps nobody else out: neither the lock nor the turnstile is theirs."""
+    """A process that gave up waiting blocks no other: it has neither the lock nor the turnstile."""
     process = holder(home, "shared", 60)
     with pytest.raises(RunspendError), Locks(home).exclusive(wait=0.1):
         pass

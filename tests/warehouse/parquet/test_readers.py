@@ -147,7 +147,7 @@ def test_a_table_is_found_however_it_is_named(root: Path, sql: str) -> None:
 
 
 def test_a_mistyped_table_name_gets_a_suggestion(root: Path) -> None:
-    """Also of those nobody asked for yet."""
+    """This includes tables that were not read yet."""
     with ParquetWarehouse(root).reader() as reader, pytest.raises(UsageError, match='Did you mean "run_costs"'):
         reader.query("select * from run_cost")
 

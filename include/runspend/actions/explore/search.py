@@ -57,7 +57,7 @@ class Found:
 
 
 def search(reader: Reader, text: str, *, hidden: Sequence[str] = ()) -> Found:
-    """Find names that have the text in any letter case. `hidden`: dimensions that nobody may ask for. Raises UsageError."""
+    """Find names that have the text in any letter case. `hidden`: dimensions that may not be asked for. Raises UsageError."""
     text = text.strip()
     if not text or len(text) > LONGEST or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text):
         raise UsageError(f"cannot search: give a part of a name, of at most {LONGEST} characters.")

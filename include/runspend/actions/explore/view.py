@@ -74,7 +74,7 @@ class View:
     def of(cls, query: Iterable[tuple[str, str]], newest: date, *, hidden: Sequence[str] = ()) -> View:
         """Read the query string of an address. `newest`: the day of the newest charge, where the view ends if the address names no end.
 
-        `hidden`: dimensions that nobody may ask for. Raises UsageError with the key, the value and the allowed values.
+        `hidden`: dimensions that may not be asked for. Raises UsageError with the key, the value and the allowed values.
         """
         given: dict[str, list[str]] = {}
         for key, value in query:

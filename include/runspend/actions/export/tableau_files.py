@@ -74,7 +74,7 @@ COSTS_SOURCE = Source(
         Calculation(
             "idle_cost",
             "Idle cost",
-            "Effective cost of paid-for time that nobody used.",
+            "Effective cost of paid-for time that no run used.",
             "CASE [part] WHEN 'idle' THEN [effective_cost] ELSE 0.0 END",
         ),
     ),

@@ -195,7 +195,7 @@ class _Matcher:
             groups.append(self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells))
         groups.sort(key=lambda g: (-self._cost(g), g.account))
         known = (matched | (self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines})) - {""}
-        # If no account is known to have runs: the account whose accelerators cost most. A bill without accounts is nobody else's.
+        # If no account is known to have runs: the account whose accelerators cost most. A bill without accounts always counts.
         homes = (known or {g.account for g in groups[:1]}) | {""}
         return [g for g in groups if g.account in homes and self._cost(g) >= self.least_cost]
 

@@ -14,7 +14,7 @@ where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adju
   and l.commitment_discount_status is distinct from 'Unused'
   and epoch_us(l.charge_period_end) > epoch_us(l.charge_period_start)
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
-  and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- nothing is nobody's
+  and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- no cost, nothing to split
 
 -- The names a line may be found by: its resource, the resource's name, a pool.
 create or replace temp table split_names as

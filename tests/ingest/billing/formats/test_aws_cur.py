@@ -112,7 +112,7 @@ PLAN_HOUR = [covered("1.006", "0.6036"), negation("-1.006"), plan_fee("0.70", "0
 
 @pytest.mark.parametrize("write", ["quick", "slow"])
 def test_a_fee_whose_unused_part_the_export_does_not_state_is_reported(tmp_path: Path, write: str) -> None:
-    """What the plan left unused is in no sum then, and nobody would know."""
+    """Without the report, the unused part of the plan would be missing from all sums unnoticed."""
     said = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
     lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **said)]
     path = tmp_path / "cur.csv"
@@ -431,7 +431,7 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
 
 
 def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> None:
-    """A sum over rows, or rows joined with rows, cannot be told row by row; a look-up can."""
+    """A sum over rows, or rows joined with rows, cannot be computed row by row; a look-up can."""
     rows = pa.table({"kind": pa.array(["a", "b", "b"]).dictionary_encode(), "row_number": pa.array([1, 2, 3], pa.int64())})
     queries = {
         "select kind, row_number from bill": True,
@@ -499,7 +499,7 @@ def test_an_overwritten_export_is_what_its_manifest_names(tmp_path: Path) -> Non
 
 
 def test_of_several_executions_the_newest_counts(tmp_path: Path) -> None:
-    """Create-new delivery: the month lies there once per execution."""
+    """Create-new delivery: the month is there once per execution."""
     for n, cost in enumerate(("15.00", "12.50", "13.00")):
         deliver(
             tmp_path / "in",
@@ -565,7 +565,7 @@ def test_the_legacy_assembly_of_before_is_not_added(tmp_path: Path, samples: Pat
 
 
 def test_a_legacy_manifest_names_the_assembly_that_counts_at_any_file_times(tmp_path: Path) -> None:
-    """A copy (`cp -r`) has the times of copying. The assemblies of before stand in where the newest is not whole."""
+    """A copy (`cp -r`) has the times of copying. Earlier assemblies count if the newest is not complete."""
     folder = "cur/mlcur/20261001-20261101"
     for assembly, cost, days in (("aaaa", "5.00", 2), ("bbbb", "6.00", 3), ("cccc", "7.00", 1)):
         write_csv(tmp_path / "in" / folder / assembly / "mlcur-1.csv.gz", legacy([line("Usage", cost)]))

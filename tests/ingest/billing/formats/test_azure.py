@@ -385,7 +385,7 @@ def test_the_manifest_says_which_file_is_which_else_the_path(place: str, stated:
 
 
 def test_amortized_cost_that_comes_and_goes_makes_versions(tmp_path: Path) -> None:
-    """The rows of one file depend on what lies beside it, so the version does."""
+    """The rows of one file depend on the files beside it, so the version does."""
     actual, amortized = tmp_path / "in/actual.csv", tmp_path / "in/amortized.csv"
     write_bytes(actual, text(ACTUAL).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")

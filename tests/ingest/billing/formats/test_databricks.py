@@ -495,7 +495,7 @@ def test_a_task_of_another_workspace_is_another_task(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("other", "found"), [("c-2", "901 950"), ("c-1", "901")])
 def test_a_notebook_that_a_notebook_calls_belongs_to_the_only_job_of_its_cluster(tmp_path: Path, other: str, found: str) -> None:
-    """On a cluster that two job runs used nobody can tell which of them called it."""
+    """On a cluster that two job runs used, it is unknown which of them called it."""
     write(tmp_path / "bills" / "tasks.csv", [*task_run("901", "815", 2, ["c-1"]), *task_run("902", "816", 1, [other])])
     write(
         tmp_path / "bills" / "jobs.csv",

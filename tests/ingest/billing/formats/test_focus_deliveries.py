@@ -110,7 +110,7 @@ def test_two_files_that_may_be_the_same_bill_are_refused_until_someone_says(tmp_
     write_csv(folder / "a.csv", [row("1.00"), row("2.00", **month("2026-09"))], at=T1)
     write_csv(folder / "b.csv", [row("1.25")], at=T2)
     bill = nights(tmp_path, folder)
-    for _ in range(2):  # told every night, not only the first
+    for _ in range(2):  # reported in every pipeline run, not only the first
         load = bill.load()
         refused = only(load)
         assert refused.state == "refused"

@@ -20,7 +20,7 @@ WORKSPACE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearn
 
 
 def loaded_lines(tmp_path: Path, rows: list[dict[str, str]], **rules: Any) -> list[dict[str, Any]]:
-    """The lines of a bill, in the order of its rows (told apart by what they cost)."""
+    """The lines of a bill, in the order of its rows (distinguished by their costs)."""
     priced = [{**line, "BilledCost": f"{n + 1}.00"} for n, line in enumerate(rows)]
     header = sorted({name for line in priced for name in line})
     write_csv(tmp_path / "oct.csv", priced, header=header)

@@ -1,4 +1,4 @@
-"""Google's own FOCUS, the view and the native export: told from plain FOCUS, and brought into the form FOCUS has."""
+"""Google's own FOCUS, the view and the native export: recognized, and brought into the form of plain FOCUS."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_purchase_is_paid_off_to_the_last_digit(tmp_path: Path) -> None:
 
 
 def test_a_purchase_may_be_older_than_the_machine_here(tmp_path: Path) -> None:
-    """Bought in January of last year for two years: what was spent before it came is nobody's, what is left is spread as before."""
+    """Bought in January of last year for two years: the cost before its first day is out of the bill, and the rest is spread as before."""
     box = {"resource_id": "gpubox", "from": "2026-11-01", "purchase": {"amount": 2400, "months": 24, "from": "2025-01-01"}}
     nights = loaded(tmp_path, box, now=datetime(2027, 2, 10, tzinfo=timezone.utc))
     assert [nights.total(period) for period in ("2026-11", "2026-12", "2027-01")] == [100, 100, 0]
@@ -327,7 +327,7 @@ def test_mistakes_are_reported_where_they_are(tmp_path: Path, machine: str, says
 
 
 def test_machines_have_no_address(tmp_path: Path) -> None:
-    """A folder beside the list would be read by nobody."""
+    """A folder beside the list would not be read."""
     assert "`format: machines` reads no files. Leave `uri` out" in refused(
         tmp_path, "      - {resource_id: a, from: 2026-01-01, per_month: 3}\n", "    uri: bills\n"
     )
@@ -345,7 +345,7 @@ def test_amounts_are_shown_as_people_write_them(tmp_path: Path) -> None:
 
 
 def test_a_bill_speaks_the_currency_of_the_file_unless_it_says_its_own(tmp_path: Path) -> None:
-    """`currency` of a bill wins; what nobody wrote is shown as a default."""
+    """`currency` of a bill wins; a value that is not in the file is shown as a default."""
     path = tmp_path / "runspend.yaml"
     machine = "machines: [{resource_id: a, from: 2026-01-01, per_month: 3}]"
     path.write_text(

@@ -111,7 +111,7 @@ def read(folder: Path, **settings: Any) -> Read:
 
 
 def split(tmp_path: Path, rows: Sequence[dict[str, str]], **settings: Any) -> tuple[Nights, dict[str, Any]]:
-    """A bill split by what lies in the folder `opencost`; what the load told."""
+    """Return a bill split by the files in the folder `opencost`, and the warnings of the load."""
     bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", rows, header=sorted({name for each in rows for name in each})))
     return bill, bill.load(weights=[read(tmp_path, **settings).weights]).extra["warnings"]
 

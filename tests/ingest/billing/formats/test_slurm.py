@@ -301,7 +301,7 @@ def test_files_of_other_names_are_whole_and_not_added_up_unasked(tmp_path: Path)
 
 
 def test_a_month_without_jobs_yet_is_not_an_error(tmp_path: Path) -> None:
-    """The first list of a month is empty, or holds only a job that waits: nothing is billed, nothing is refused, October stands."""
+    """The first list of a month is empty, or holds only a job that waits: nothing is billed, nothing is refused, October stays."""
     nights = loaded(tmp_path, [job()], name="2026-10.txt")
     waiting = job(JobIDRaw="9", State="PENDING", Start="Unknown", End="Unknown", ElapsedRaw="0", AllocTRES="")
     for rows in ([], [waiting]):
