@@ -46,7 +46,7 @@ slices as (
 advances as (
   select
     machine_number, mark,
-    -- How far the clock advances per unit of weight.
+    -- Advance of the clock per unit of weight.
     case when active > 0 then div(ticks, greatest(active, coalesce(units, active))) else 0 end as share_advance,
     -- The part of the machine that all active runs have together. Two steps, because ticks x weight can exceed 2^63.
     case

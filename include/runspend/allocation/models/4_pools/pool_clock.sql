@@ -84,14 +84,14 @@ given as (
 advances as (
   select
     pool_number, mark, busy_advance,
-    -- How far the clock advances per unit of weight.
+    -- Advance of the clock per unit of weight.
     case
       when asked <= 0 then 0
       when asked > free then div(busy_advance, weight)
       when has_units then div(ticks, there)
       else 0
     end as weight_advance,
-    -- How far the clock advances per node. While there is a machine for every node, unknown units do not matter.
+    -- Advance of the clock per node. While there is a machine for every node, unknown units do not matter.
     case when asked <= 0 or has_units or asked > free then 0 else div(ticks, there) end as node_advance,
     case when asked > free and there > 0 then ticks else 0 end as over_advance,
     case when asked > 0 or there > 0 then ticks else 0 end as open_advance

@@ -18,7 +18,7 @@ with lines as (
   from timed_candidates c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
   where c.charge_category = 'Usage' and c.charge_class is null
-    -- A line of no time for no money is not a machine.
+    -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(c.billed_nanoseconds = 0 and c.effective_cost = 0, false)
 ),
 stated as (
