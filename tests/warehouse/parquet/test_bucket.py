@@ -455,16 +455,16 @@ def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server:
     s3_server.client().put_object(Bucket=bucket, Key=key, Body=b"something else")
     assert list(opened("other").find_damage()) == [UNIT]
     other = opened("other")
-    with pytest.raises(WarehouseDamaged, match=f"billing_lines {PERIOD} aws: its object is not what was published"):
+    with pytest.raises(WarehouseDamaged, match=f"billing_lines {PERIOD} aws: its object was changed or removed after it was published"):
         ask(other, "select count(*) as n from billing_lines join run_costs on true")
     for read in (other.read, partial(other.fetch, folder=tmp_path)):
-        with pytest.raises(WarehouseDamaged, match="is not what was published"):
+        with pytest.raises(WarehouseDamaged, match="changed or removed after it was published"):
             read(UNIT)
     assert ask(other, "select count(*) as n from run_costs") == [{"n": 50}]
     assert other.answer("select count(*) as n from run_costs").to_pylist() == [{"n": 50}]
     assert other.read(costs) is not None
     fill(other, rows_of(TABLES["run_costs"], cost="2"), costs)
-    with other.step("model", "model") as step, pytest.raises(WarehouseDamaged, match="is not what was published"):
+    with other.step("model", "model") as step, pytest.raises(WarehouseDamaged, match="changed or removed after it was published"):
         step.refresh_views(["run_costs", "billing_lines"])
     fill(other.without({UNIT}), rows_of(LINES))
     assert ask(opened("third"), "select count(*) as n from billing_lines") == [{"n": 50}]
