@@ -59,7 +59,7 @@ SITUATIONS = {
     "nodes_of_a_type_of_which_a_run_states_the_first", "disks_of_a_pool_serve_runs_by_tag_and_job_too",
     "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
     "trials_in_jobs_of_their_own_do_not_share_their_drivers_machine", "a_child_on_its_own_machine_is_not_in_its_parents_job", "trials_in_a_pool_do_not_share_a_notebook_outside_of_it",
-    "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills",
+    "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills", "job_runs_of_one_number_in_two_workspaces", "a_cluster_id_that_two_workspaces_have",
     "trials_of_a_run_whose_machine_is_tagged", "a_trial_outside_a_pool_that_states_a_machine_of_it",
     "a_run_on_a_machine_of_another_runs_job", "a_jobs_machines_stop_after_the_months_end", "a_jobs_tail_follows_its_whole_life",
     "a_cluster_that_one_job_after_another_has", "a_trial_in_a_pool_outside_of_its_parents_job", "a_trial_on_another_type_than_its_parents_job", "two_jobs_of_a_cluster_in_one_hour",
@@ -122,8 +122,8 @@ def random_worlds() -> dict[str, World]:
 def test_every_case_gives_the_same_rows_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
     """The situations of all case folders and some random ones, side by side: most of what a query takes, it takes before it sees a row."""
     worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
-    # a tag says what a job is called by itself, not in a world of several
-    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "runs_of_a_jobs_tasks_share_the_job")
+    # a tag says what a job is called by itself, and a number is one, not in a world of several
+    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "job_runs_of_one_number_in_two_workspaces")
     compare(reference, merge_worlds(worlds), tmp_path)
 
 

@@ -21,6 +21,7 @@ GAPS = Model("run_gaps")
 # A job counts as a machine that its runs share: the same models, with jobs instead of machines.
 JOB_MODELS = (
     Model("job_windows"),
+    Model("job_aliases"),
     Model("bill_names"),
     Model("matched_names"),
     Model("run_names"),

@@ -92,7 +92,10 @@ def resource_job_sql(column: str) -> str:
 
 
 def cluster_job_sql(job: str, cluster: str) -> str:
-    """Return DuckDB SQL for a job as cluster/number where the scheduler numbers jobs per cluster; without a cluster, the job as it is."""
+    """Return DuckDB SQL for a numbered job as cluster/number: SLURM numbers the jobs of a cluster, Databricks the job runs of a workspace.
+
+    Without a cluster, or without a number, the job stays as it is.
+    """
     return f"case when regexp_matches({job}, '^[0-9]+([_+][0-9]+)?$') then coalesce(lower(nullif(trim({cluster}), '')) || '/', '') || {job} else {job} end"
 
 
@@ -232,13 +235,15 @@ RUN_JOB_KEYS = (
     "TRAINING_JOB_ARN", "TRAINING_JOB_NAME", "CLOUD_ML_JOB_ID", "AZUREML_RUN_ID",
 )  # fmt: skip
 
-# SLURM numbers the jobs of each cluster from 1; names of Azure ML jobs are unique per workspace. These keys state the cluster or
-# workspace.
+# SLURM numbers the jobs of each cluster from 1. Numbers of Databricks job runs and names of Azure ML jobs are unique per workspace
+# (Databricks, "Jobs system table reference"). These keys state the cluster or workspace.
 SLURM_JOB_KEYS = ("slurm_job_id", "SLURM_JOB_ID", "slurm-job-id")
 SLURM_CLUSTER_KEYS = ("slurm_cluster_name", "SLURM_CLUSTER_NAME")
 AZURE_JOB_KEYS = ("AZUREML_RUN_ID", "azureml.job_id")
 AZURE_WORKSPACE_KEYS = ("AZUREML_ARM_SUBSCRIPTION", "AZUREML_ARM_RESOURCEGROUP", "AZUREML_ARM_WORKSPACE_NAME")
-JOB_PLACE_KEYS = (*SLURM_CLUSTER_KEYS, *AZURE_WORKSPACE_KEYS)
+DATABRICKS_JOB_KEYS = ("mlflow.databricks.jobRunID", "usage_metadata.job_run_id")
+DATABRICKS_WORKSPACE_KEYS = ("mlflow.databricks.workspaceID",)
+JOB_PLACE_KEYS = (*SLURM_CLUSTER_KEYS, *AZURE_WORKSPACE_KEYS, *DATABRICKS_WORKSPACE_KEYS)
 
 # Tag keys of bills, in the forms the clouds turn them into. The first that is set counts. `keys` in runspend.yaml replaces a list.
 RUN_TAG_KEYS = (

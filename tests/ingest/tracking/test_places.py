@@ -48,18 +48,25 @@ def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: Worl
 
 
 def test_a_job_is_one_of_its_cluster_or_workspace(world: World) -> None:
-    """Two clusters number their jobs alike; names are a workspace's. If the run does not state it, the number has no prefix."""
+    """Two clusters or Databricks workspaces number their jobs alike; names are a workspace's. If the run does not state it, the number has
+    no prefix.
+    """
+    on_databricks = {"mlflow.databricks.jobRunID": "17", "mlflow.databricks.workspaceID": "4242"}
     azure = {"AZUREML_ARM_SUBSCRIPTION": "S", "AZUREML_ARM_RESOURCEGROUP": "ML", "AZUREML_ARM_WORKSPACE_NAME": "W1"}
     world.add_run("slurm", tags={"SLURM_JOB_ID": "17", "SLURM_CLUSTER_NAME": "Hydra"})
     world.add_run("own key", tags={"runspend.job_id": "17_3"}, params={"slurm_cluster_name": "hydra"})
     world.add_run("no number", tags={"runspend.job_id": "train", "SLURM_CLUSTER_NAME": "hydra"})
     world.add_run("databricks", tags={"mlflow.databricks.jobRunID": "17", "SLURM_CLUSTER_NAME": "hydra"})
+    world.add_run("in a workspace", tags=on_databricks)
+    world.add_run("the same number", tags=on_databricks, params={"runspend.job_id": "17"})
+    world.add_run("another job", tags={**on_databricks, "SLURM_CLUSTER_NAME": "hydra", "runspend.job_id": "18"})
     world.add_run("alone", tags={"SLURM_JOB_ID": "17"})
     world.add_run("azure", tags={"AZUREML_RUN_ID": "Mango", **azure})
     world.add_run("half azure", tags={"AZUREML_RUN_ID": "Mango", "AZUREML_ARM_WORKSPACE_NAME": "W1"})
     found = {run: key for run, (key,) in columns(world.night(), "job_key").items()}
     assert found == {
         "slurm": "hydra/17", "own key": "hydra/17_3", "no number": "train", "databricks": "17", "alone": "17", "half azure": "mango",
+        "in a workspace": "4242/17", "the same number": "4242/17", "another job": "hydra/18",
         "azure": "/subscriptions/s/resourcegroups/ml/providers/microsoft.machinelearningservices/workspaces/w1/jobs/mango",
     }  # fmt: skip
 

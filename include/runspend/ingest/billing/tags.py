@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import KeySettings
@@ -16,6 +17,7 @@ from runspend.core.outside_json import parse_json
 from runspend.core.resource_keys import (
     AZURE_JOB_KEYS,
     CLUSTER_TAG_KEYS,
+    DATABRICKS_JOB_KEYS,
     NODE_GROUP_TAG_KEYS,
     SLURM_CLUSTER_KEYS,
     SLURM_JOB_KEYS,
@@ -100,10 +102,11 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     groups = (
         f"nullif(array_to_string(list_filter([{', '.join(shared)}], lambda g: g is not null), chr(31)), '')" if shared else "null::varchar"
     )
-    run, job, machine, group_texts, *lines = staged.ask_of(
+    run, job, job_run, machine, group_texts, *lines = staged.ask_of(
         "tags",
         tags.value_sql(keys.run_id),
         _job_sql(tags, keys),
+        _job_run_sql(tags, keys),
         f"resource_key({tags.value_sql(keys.attached_to)})",
         groups,
         *(tags.value_sql(names) for names in dimensions.values()),
@@ -116,6 +119,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
     tagged_job = _in_workspaces(
         staged, columns.first_of([columns.remap(allocated, part_job), columns.remap(column, job)]), tags.has(keys.job, AZURE_JOB_KEYS)
     )
+    tagged_job = _in_databricks_workspaces(staged, tagged_job, columns.remap(column, job_run))
     placed_keys = [key for key in keys.job if key in (*SLURM_JOB_KEYS, *AZURE_JOB_KEYS) and tags.has([key], [key])]
     staged.set(
         run_tag=columns.first_of([columns.remap(allocated, part_run), columns.remap(column, run)]),
@@ -136,6 +140,13 @@ def _job_sql(tags: Tags, keys: KeySettings) -> str:
     slurm = tags.value_sql([key for key in keys.job if key in SLURM_JOB_KEYS])
     numbered = cluster_job_sql(job_key_sql(slurm), tags.value_sql([*SLURM_CLUSTER_KEYS, "cluster"]))
     return f"case when {job} = {job_key_sql(slurm)} then {numbered} else {job} end"
+
+
+def _job_run_sql(tags: Tags, keys: KeySettings) -> str:
+    """Return SQL for the job run that Databricks' own tag names; null if an earlier one of the keys names the job."""
+    earlier = list(takewhile(lambda key: key not in DATABRICKS_JOB_KEYS, keys.job))
+    own = [key for key in keys.job if key in DATABRICKS_JOB_KEYS]
+    return f"case when {tags.value_sql(earlier)} is null then {job_key_sql(tags.value_sql(own))} end"
 
 
 class Tags:
@@ -204,6 +215,17 @@ def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
     codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])
     workspace = "nullif(regexp_extract(resource, '^/subscriptions/.*/providers/microsoft[.]machinelearningservices/workspaces/[^/]+'), '')"
     [whole] = staged.ask(distinct, workspace_job_sql("job", workspace))
+    return columns.spread(codes, whole)
+
+
+def _in_databricks_workspaces(staged: Staged, jobs: pa.Array, job_runs: pa.Array) -> pa.Array:
+    """Return the jobs that tags name; where the job is a Databricks job run, completed with the workspace of its line."""
+    if job_runs.null_count == len(job_runs):
+        return jobs
+    held = ("sub_account_type", "sub_account_id")
+    codes, distinct = columns.combine([jobs, job_runs, *(staged.column(column) for column in held)], ["job", "job_run", *held])
+    workspace = "case when sub_account_type = 'Workspace' and job = job_run then nullif(regexp_extract(sub_account_id, '^[0-9]+$'), '') end"
+    [whole] = staged.ask(distinct, cluster_job_sql("job", f"({workspace})"))
     return columns.spread(codes, whole)
 
 

@@ -22,6 +22,8 @@ from runspend.core.errors import ConfigError
 from runspend.core.resource_keys import (
     AZURE_JOB_KEYS,
     AZURE_WORKSPACE_KEYS,
+    DATABRICKS_JOB_KEYS,
+    DATABRICKS_WORKSPACE_KEYS,
     JOB_PLACE_KEYS,
     SLURM_CLUSTER_KEYS,
     SLURM_JOB_KEYS,
@@ -182,7 +184,7 @@ class PoolColumns:
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
     """Return SQL of `said_job`, the first stated job key (a tag before a param of the same name), and of `said_job_key`, as in bills.
 
-    If the run states them, the key of a SLURM job includes its cluster and that of an Azure ML job its workspace.
+    If the run states them, the key of a SLURM job includes its cluster, and that of a Databricks job run or Azure ML job its workspace.
     """
     stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
 
@@ -190,11 +192,13 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
         return f"coalesce({', '.join([sql(known, name) for name in names for sql, known in ((tag_sql, tags), (param_sql, params))])})"
 
     number = [key for key in keys if key in (*SLURM_JOB_KEYS, "runspend.job_id")]
+    databricks = [key for key in keys if key in DATABRICKS_JOB_KEYS]
     azure = [key for key in keys if key in AZURE_JOB_KEYS]
     subscription, group, workspace = (place([key]) for key in AZURE_WORKSPACE_KEYS)
     path = f"('/subscriptions/' || {subscription} || '/resourceGroups/' || {group} || '/providers/Microsoft.MachineLearningServices/workspaces/' || {workspace})"
     job = job_key_sql("said_job")
     cases = [
+        *([f"when said_job = {place(databricks)} then {cluster_job_sql(job, place(DATABRICKS_WORKSPACE_KEYS))}"] if databricks else []),
         *([f"when said_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
         *([f"when said_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
     ]

@@ -373,7 +373,7 @@ def test_a_line_in_focus_columns(tmp_path: Path, kind: str) -> None:
         "sku_meter": "COMPUTE_TIME",
         "instance_type": "g5.xlarge",
         "machine_gpus": 1,
-        "job_key": "815",
+        "job_key": "4242/815",
         "billed_nanoseconds": None,
         "group_keys": ["4242|usage_metadata.job_run_id|815", f"4242|usage_metadata.cluster_id|{CLUSTER}"],
     }
@@ -482,7 +482,7 @@ def test_a_line_knows_the_tasks_of_its_job_run(tmp_path: Path, kind: str) -> Non
     ]
     dbu = bill(tmp_path, rows, kind=kind)
     dbu.load()
-    assert aliases(dbu) == [("815", "901 902"), ("815", "901 902"), ("816", None), (None, None)]
+    assert aliases(dbu) == [("4242/815", "901 902"), ("4242/815", "901 902"), ("4242/816", None), (None, None)]
     assert dbu.total() == Decimal("2.00")
 
 
@@ -490,7 +490,22 @@ def test_a_task_of_another_workspace_is_another_task(tmp_path: Path) -> None:
     write(tmp_path / "bills" / "tasks.csv", [{**found, "workspace_id": "1"} for found in task_run("901", "815")])
     dbu = bill(tmp_path, [usage(metadata={"job_run_id": "815"}), usage(metadata={"job_run_id": "901"})])
     dbu.load()
-    assert aliases(dbu) == [("815", None), ("901", None)]
+    assert aliases(dbu) == [("4242/815", None), ("4242/901", None)]
+
+
+def test_a_job_run_has_the_number_of_its_workspace(tmp_path: Path) -> None:
+    """Unless the export lacks the workspace. A job that a custom tag names keeps its name: virtual machines have the same tag."""
+    rows = [
+        usage("1", metadata={"job_run_id": "815"}),
+        usage("2", metadata={"job_run_id": "815"}, workspace_id="9999"),
+        usage("3", metadata={"job_run_id": "815"}, workspace_id=None),
+        usage("4", metadata={"job_run_id": "816"}, tags={"job_run_id": "816"}),
+        usage("5", metadata={"job_run_id": "817"}, tags={"runspend.job_id": "train"}),
+    ]
+    dbu = bill(tmp_path, rows)
+    dbu.load()
+    jobs = {int(line["consumed_quantity"]): line["job_key"] for line in dbu.lines()}
+    assert jobs == {1: "4242/815", 2: "9999/815", 3: "815", 4: "816", 5: "train"}
 
 
 @pytest.mark.parametrize(("other", "found"), [("c-2", "901 950"), ("c-1", "901")])
@@ -503,7 +518,7 @@ def test_a_notebook_that_a_notebook_calls_belongs_to_the_only_job_of_its_cluster
     )
     dbu = bill(tmp_path, [usage(metadata={"job_run_id": "815"})])
     dbu.load()
-    assert aliases(dbu) == [("815", found)]
+    assert aliases(dbu) == [("4242/815", found)]
 
 
 def ledger(tmp_path: Path, bills: list[Nights], runs: list[dict[str, Any]]) -> dict[str, Decimal]:
@@ -574,6 +589,30 @@ def test_runs_of_a_jobs_tasks_share_its_lines_by_time(tmp_path: Path) -> None:
         {"id": "D", "at": "10:00..11:00", "on": [], "job_key": "820"},
     ]
     assert ledger(tmp_path, [dbu], runs) == {"A": Decimal("4.00"), "B": Decimal("2.00"), "C": Decimal("2.00"), "D": Decimal("1.00")}
+
+
+def test_job_runs_of_one_number_in_two_workspaces_pay_for_their_own(tmp_path: Path) -> None:
+    """So do the runs of their tasks. A run that does not say where it ran has the only job run of its number, as before."""
+    tasks = [*task_run("901", "815"), *({**found, "workspace_id": "9999"} for found in task_run("901", "816"))]
+    write(tmp_path / "bills" / "tasks.csv", tasks)
+    at = "2026-10-01T10:00:00Z"
+    rows = [
+        usage("10", at, metadata={"job_run_id": "815"}),
+        usage("40", at, metadata={"job_run_id": "815"}, workspace_id="9999"),
+        usage("4", at, metadata={"job_run_id": "816"}, workspace_id="9999"),
+        usage("2", at, metadata={"job_run_id": "820"}),
+    ]
+    dbu = bill(tmp_path, rows)
+    dbu.load()
+    jobs = {"A": "4242/815", "B": "9999/815", "C": "4242/901", "D": "9999/901", "E": "820"}
+    runs = [{"id": run, "at": "10:00..11:00", "on": [], "job_key": job} for run, job in jobs.items()]
+    assert ledger(tmp_path, [dbu], runs) == {
+        "A": Decimal("2.50"),
+        "B": Decimal("20.00"),
+        "C": Decimal("2.50"),
+        "D": Decimal("2.00"),
+        "E": Decimal("1.00"),
+    }
 
 
 # --- headers and settings ----------------------------------------------------------------------------------------------
@@ -680,7 +719,7 @@ def test_the_tables_in_place_give_what_their_exports_give(tmp_path: Path, worksp
     in_place = workspace.bill(tmp_path)
     in_place.load()
     assert in_place.lines() == exported.lines()
-    assert (in_place.total(), aliases(in_place)) == (Decimal("4.3000000000000000002"), [("815", "901 950"), (None, None)])
+    assert (in_place.total(), aliases(in_place)) == (Decimal("4.3000000000000000002"), [("4242/815", "901 950"), (None, None)])
 
 
 def test_a_month_in_which_nothing_came_is_not_asked_for_again(tmp_path: Path, workspace: Workspace) -> None:
@@ -727,7 +766,7 @@ def test_the_queries_of_the_start_page_export_what_loads(tmp_path: Path, workspa
         Decimal("6.00"),
         Decimal("7.00"),
         "r1",
-        [("815", "901 950")],
+        [("4242/815", "901 950")],
     )
     assert not dbu.lines("2026-09")
 

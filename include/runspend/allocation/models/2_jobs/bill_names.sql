@@ -1,11 +1,15 @@
 -- one row per name of a machine or job on the period's bills.
 -- is_several: one bill has it in several accounts or regions, or several bills of SLURM have it: their numbers and nodes name no cluster.
+-- The accounts of Databricks are workspaces.
 -- A machine's short name and a pod's cluster name say no account either: two clouds, or two zones of Google Kubernetes Engine, may have them.
 with places as (
   select distinct
-    source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, region_id, sub_account_id, availability_zone, service_provider_name,
-    charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
-      and service_category in ('Compute', 'AI and Machine Learning') as is_machine_time
+    source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, sub_account_id, availability_zone, service_provider_name,
+    -- Databricks states where data comes from, not where a cluster is.
+    case when service_provider_name = 'Databricks' then cast(null as string) else region_id end as region_id,
+    -- DBUs state no time.
+    charge_category = 'Usage' and (service_provider_name = 'Databricks'
+      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time
   from billing_lines
   where billing_period = @period and (resource_key is not null or job_key is not null)
 ),
@@ -38,10 +42,13 @@ several as (
   having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id) or min(source) <> max(source)
 ),
 names as (
-  select distinct 'machine' as name_kind, resource_key as name from places where resource_key is not null
+  select distinct 'machine' as name_kind, resource_key as name, resource_key as whole_name from places where resource_key is not null
   union all
-  select distinct 'job', job_key from job_windows
+  select distinct 'job', job_key, job_key from job_windows
+  union all
+  select 'job', alias, job_key from job_aliases
 )
-select n.name_kind, n.name, s.name is not null as is_several
+select n.name_kind, n.name, logical_or(s.name is not null) as is_several
 from names n
-left join several s on s.name_kind = n.name_kind and s.name = n.name
+left join several s on s.name_kind = n.name_kind and s.name = n.whole_name
+group by n.name_kind, n.name

@@ -1,23 +1,11 @@
 -- one row per run and job that it states, and per time range in which it was on a machine of a job that another run states
-with named as (
-  select distinct job_key, json_value(tags, '$."runspend.job_aliases"') as aliases
-  from billing_lines
-  where billing_period = @period and job_key is not null and strpos(tags, '"runspend.job_aliases"') > 0
-),
-aliases as (
-  -- The tasks of a job have their own IDs, which their runs state. The bill only has the job's ID.
-  select lower(alias) as alias, min(job_key) as job_key
-  from named
-  cross join unnest(split(aliases, ' ')) as alias
-  group by lower(alias)
-),
-stated as (
+with stated as (
   select distinct
-    r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, a.alias is null and coalesce(n.is_ambiguous, false) as is_ambiguous
+    r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, coalesce(n.is_ambiguous, false) as is_ambiguous
   from runs r
-  left join aliases a on a.alias = r.job_key
   left join (select tracking_server, run_id, stated_key, billed_key, is_ambiguous from run_names where name_kind = 'job') n
     on n.tracking_server = r.tracking_server and n.run_id = r.run_id and n.stated_key = r.job_key
+  left join job_aliases a on a.alias = coalesce(n.billed_key, r.job_key)
   join (
     select tracking_server, run_id from window_runs
     union distinct
