@@ -16,7 +16,7 @@ from runspend.config.settings import Settings
 from tests.allocation.chain import DAY, World, merge_worlds, parameters_of, read_settings, read_world, rows_of
 
 # A tag that names a job names it as it is, not as it is called among others, and a job's number is a number.
-BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job", "job_runs_of_one_number_in_two_workspaces"}
+BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job", "job_runs_of_one_number_in_two_workspaces", "a_job_run_of_the_only_workspace"}
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def tables() -> dict[str, pa.Table]:
         "run_resources": arrow("run_resources", resources),
         "window_runs": pa.Table.from_pylist([{k: run[k] for k in keys} for run in runs]),
         "run_ancestors": pa.table({k: pa.array([], pa.string()) for k in ("tracking_server", "run_id", "ancestor_id")}),
-        "bill_names": pa.Table.from_pylist([row | {"is_several": False} for row in bill]),
+        "bill_names": pa.Table.from_pylist([row | {"is_several": False, "is_of_only_workspace": False} for row in bill]),
     }
 
 

@@ -1,6 +1,6 @@
 -- one row per name of a machine or job on the period's bills.
 -- is_several: one bill has it in several accounts or regions, or several bills of SLURM have it: their numbers and nodes name no cluster.
--- The accounts of Databricks are workspaces.
+-- The accounts of Databricks are workspaces. is_of_only_workspace: a job run of the only workspace on these bills, which its number alone names.
 -- A machine's short name and a pod's cluster name say no account either: two clouds, or two zones of Google Kubernetes Engine, may have them.
 with places as (
   select distinct
@@ -47,8 +47,15 @@ names as (
   select distinct 'job', job_key, job_key from job_windows
   union all
   select 'job', alias, job_key from job_aliases
+),
+only_workspaces as (
+  select min(sub_account_id) as workspace
+  from places
+  where service_provider_name = 'Databricks'
+  having min(sub_account_id) = max(sub_account_id)
 )
-select n.name_kind, n.name, logical_or(s.name is not null) as is_several
+select n.name_kind, n.name, logical_or(s.name is not null) as is_several, logical_or(w.workspace is not null) as is_of_only_workspace
 from names n
 left join several s on s.name_kind = n.name_kind and s.name = n.whole_name
+left join only_workspaces w on w.workspace = regexp_extract(n.name, r'^([0-9]+)/[0-9]+$')
 group by n.name_kind, n.name

@@ -18,11 +18,11 @@ stated as (
   where r.job_key is not null
 ),
 names as (
-  select name_kind, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several
+  select name_kind, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several, logical_or(is_of_only_workspace) as is_of_only_workspace
   from (
-    select name_kind, name, true as is_billed, false as is_stated, is_several from bill_names
+    select name_kind, name, true as is_billed, false as is_stated, is_several, is_of_only_workspace from bill_names
     union all
-    select name_kind, name, false, true, false from stated
+    select name_kind, name, false, true, false, false from stated
   )
   group by name_kind, name
 ),
@@ -105,7 +105,7 @@ several_stated as (
     or min(stated_region) <> max(stated_region) or min(stated_zone) <> max(stated_zone) or min(stated_holder) <> max(stated_holder)
 )
 select
-  p.name_kind, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others,
+  p.name_kind, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others and not n.is_of_only_workspace as is_of_others,
   p.is_unproven or n.is_several or s.billed_key is not null as is_ambiguous
 from pairs p
 join names n on n.name_kind = p.name_kind and n.name = p.billed_key
