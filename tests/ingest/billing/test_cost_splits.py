@@ -421,6 +421,28 @@ def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
     assert ledger(tmp_path, bill, run) == {(RUN, "resource_id", ""): Decimal("3.00"), ("unallocated", "none", "no_run"): Decimal("7.00")}
 
 
+@pytest.mark.parametrize(
+    ("lines", "paid"),
+    [
+        ([{}], "6.00"),
+        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # covered in part: two lines of one SKU
+        ([{}, {"line_item_usage_amount": "0.1", "product_sku": "license"}], "6.00"),  # the largest SKU is the machine
+        ([{"line_item_usage_amount": "1"}], "1.50"),
+        ([{"pricing_unit": "vCPU-Hours"}], "1.50"),  # not a time: the hour counts
+    ],
+)
+def test_a_pod_lives_no_longer_than_its_node_was_billed(tmp_path: Path, lines: Sequence[dict[str, str]], paid: str) -> None:
+    """A node billed 8.00 for a quarter of the hour, a pod with three quarters of it, and a run that had the pod in that quarter of an hour."""
+    node = {**line("Usage", str(Decimal("8.00") / len(lines)), line_item_usage_amount="0.25"), **SPLIT}
+    rows = [*({**node, **each} for each in lines), pod("a", "6.00", "0"), pod("b", "2.00", "0")]
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
+    bill.load(scope=ALL)
+    found = ledger(tmp_path, bill, {"id": RUN, "at": "2026-10-05T10:45:00..2026-10-05T11:00:00", "on": ["train/a"]})
+    assert found.pop((RUN, "resource_id", "")) == Decimal(paid)
+    assert found.pop(("idle", "resource_id", "no_run"), 0) == 6 - Decimal(paid)
+    assert found == {("unallocated", "none", "no_run"): Decimal("2.00")}
+
+
 def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> None:
     """Two nodes of three parts each are two machines to the pool: a run that had one of them has half."""
     pools = [Pool.model_validate({"name": "gpu", "runs": {"tracking": "prod"}, "lines": {"resource": "i-*"}})]

@@ -272,7 +272,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
         ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
     ):  # fmt: skip
         changed[name] = combine_chunks(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
-    # A part has a share of a machine, not a time. A pod's time is its own lifetime; idle lasts as long as the machine.
+    # A part has a share of a machine, not a time. A pod's time is its own lifetime, at most the machine's; idle lasts as long as the machine.
     life = pc.multiply(combine_chunks(made.column("life_us")), pa.scalar(1000, pa.int64()))
     changed["billed_nanoseconds"] = pc.if_else(
         combine_chunks(made.column("is_idle")), combine_chunks(parts.column("billed_nanoseconds")), life

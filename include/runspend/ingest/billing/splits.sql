@@ -8,6 +8,8 @@ select
   l.file_index,
   -- Cost of the machine itself: pods are weighted by its CPU, GPU and memory, not by traffic and disks.
   case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
+  -- The time it bills, by the ledger's rule (`machine_slots.sql`).
+  case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000 end as billed_us,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
 where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
@@ -61,19 +63,29 @@ windows as (
     case when getvariable('split_by_file') then c.file_index end as file_index,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 else c.from_us end as from_us,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 + 86400000000 else c.to_us end as to_us,
-    c.used_cost
+    c.sku_id, c.used_cost, c.billed_us
   from targets t
   join split_candidates c on c.position = t.position
+),
+skus as (
+  select
+    rank, name, billing_period, billing_currency, file_index, from_us, to_us, sku_id,
+    sum(used_cost)::decimal(38, 22) as used_cost, sum(billed_us)::bigint as billed_us, list(position) as positions
+  from windows
+  group by all
 )
 select
   row_number() over () as group_number,
   rank, name, billing_period, billing_currency, file_index, from_us, to_us, used_cost, positions,
+  -- No pod lives longer than its machine was billed. A pool has many machines.
+  case when not starts_with(name, 'p|') then billed_us end as billed_us,
   -- Weights from another source than the bill count for bills within a month of their period, so that they alone define a version.
   epoch_us(billing_period::timestamp - interval 1 month) as earliest_us, epoch_us(billing_period::timestamp + interval 1 month + interval 1 day) as latest_us
 from (
   select
-    rank, name, billing_period, billing_currency, file_index, from_us, to_us, sum(used_cost)::decimal(38, 22) as used_cost, list(position) as positions
-  from windows
+    rank, name, billing_period, billing_currency, file_index, from_us, to_us,
+    sum(used_cost)::decimal(38, 22) as used_cost, max(billed_us) as billed_us, flatten(list(positions)) as positions
+  from skus
   group by all
 );
 
