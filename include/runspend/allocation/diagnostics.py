@@ -35,6 +35,8 @@ MACHINE_GROUP = ", ".join(
 # Tags, in the JSON of all tags, that name one resource instead of a group, or that a cloud sets on every machine.
 OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
 
+# What to do about runs that state a machine whose cost the bill gives to its pods.
+STATE_THE_POD = "State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
 UNMET = """
 select match_method, reason, count(*) as runs, sum(claimed_seconds) / 3600 as hours, min(claim) as example
 from unmet_claims
@@ -47,6 +49,7 @@ UNMET_WORDS = {
     "not_billed_yet": "its hours are not billed yet",
     "out_of_scope": "scope excludes it",
     "over_claimed": "other runs used all of its hours",
+    "split_into_pods": f"the bill gives its cost to its pods. {STATE_THE_POD}",
 }
 CLAIM_WORDS = {
     "job_id": ("states", "state", "a job"),
@@ -81,6 +84,20 @@ group by d.billing_currency, case when c.{name} is not null then coalesce(c.{nam
 """
 
 IDENTITY = """
+with machines as (
+  -- A longer or a shorter name of the same machine has the same last part.
+  select distinct m.resource_key, regexp_extract(m.resource_key, r'[^/]*$') as short_name
+  from runs r
+  join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id
+  where r.start_month = @first
+),
+billed as (
+  select distinct regexp_extract(resource_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
+),
+split as (
+  -- machines that pods or tasks share
+  select distinct regexp_extract(node_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
+)
 select
   (select count(*) from runs where start_month = @first) as runs,
   (
@@ -89,13 +106,14 @@ select
   ) as machine_runs,
   (
     select count(distinct m.resource_key)
-    from runs r join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id
-    left join (
-      -- a longer or a shorter name of the same machine ends alike
-      select distinct regexp_extract(resource_key, r'[^/]*$') as last_part from billing_lines where billing_period = @first
-    ) l on l.last_part = regexp_extract(m.resource_key, r'[^/]*$')
-    where r.start_month = @first and l.last_part is null
+    from machines m left join billed b on b.short_name = m.short_name left join split s on s.short_name = m.short_name
+    where b.short_name is null and s.short_name is null
   ) as unbilled_machines,
+  (
+    select count(distinct m.resource_key)
+    from machines m left join billed b on b.short_name = m.short_name join split s on s.short_name = m.short_name
+    where b.short_name is null
+  ) as split_machines,
   (select count(*) from billing_lines where billing_period = @first and run_tag is not null) as tagged_lines
 """
 
@@ -145,12 +163,16 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Identity:
-    """How runs that began in the month, and the lines of its bills, identify themselves."""
+    """How runs that began in the month, and the lines of its bills, identify themselves.
+
+    `split_machines`: machines that runs state, and whose cost the bill gives to their pods.
+    """
 
     runs: int
     machine_runs: int
     unbilled_machines: int
     tagged_lines: int
+    split_machines: int = 0
 
 
 @dataclass(frozen=True)

@@ -218,11 +218,11 @@ def _rule_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     places = places_for(add(r.effective_cost for r in one.rule_costs))
     lines = []
     if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
-        stated = (
-            "no run states a machine or job: see docs/identify.md"
-            if who is not None and not who.machine_runs
-            else "no machine that runs state is on the bill"
-        )
+        stated = "no machine that runs state is on the bill"
+        if who is not None and not who.machine_runs:
+            stated = "no run states a machine or job: see docs/identify.md"
+        elif who is not None and who.split_machines:
+            stated = "the bill gives the cost of the machines that runs state to pods"
         lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
     for rule in inside:
         notes = [f"{money(rule.effective_cost, places)} {one.currency}"]
@@ -269,6 +269,10 @@ def suggestions(outlook: Outlook) -> list[str]:
     if who.unbilled_machines:
         found.append(
             f"{who.unbilled_machines:,} machines that runs state are not on the bill: they are in another account, or their ids have another form (docs/identify.md)"
+        )
+    if who.split_machines:
+        found.append(
+            f"the bill gives the cost of {counted(who.split_machines, 'machine')} that runs state to pods. {diagnostics.STATE_THE_POD}"
         )
     if not who.tagged_lines:
         found.append(

@@ -158,7 +158,7 @@ REASONS = (
     "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "trace", "incomplete_inventory",
     "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
-UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed")
+UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed", "split_into_pods")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "estimated_list_cost", "bytes", "list_cost")
 PURCHASE_OPTIONS = ("spot", "on_demand")
 RUN_END_RULES = ("stated", "alive", "started", "last_sign", "silent", "future", "resumed")
@@ -649,6 +649,13 @@ BILLING_LINES = Table(
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
         Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; otherwise null."),
         Column(
+            "node_key",
+            "STRING",
+            "Machine (as resource_key) of which the line is a part: a pod's, a task's, or the unused part; null for a line that is not split.",
+        ),
+        Column("node_instance_type", "STRING", "Instance type of that machine. A part is not a machine of that type."),
+        Column("node_gpus", "INT64", "GPUs of that machine. A part does not have all of them."),
+        Column(
             "job_key",
             "STRING",
             "Job that the resource or a tag of the line names, in the form in which bills and runs are compared: the fullest name that the line states.",
@@ -706,6 +713,9 @@ BILLING_LINES = Table(
         "machine_cpus",
         "machine_memory_gb",
         "billed_nanoseconds",
+        "node_key",
+        "node_instance_type",
+        "node_gpus",
         "job_key",
         "attached_to",
         "group_keys",
@@ -1170,7 +1180,8 @@ UNMET_CLAIMS = Table(
             "reason",
             "STRING",
             "no_such_machine: no bill of the period has the machine at the time of the run; not_billed_yet: the run started after the last billed hour; "
-            "out_of_scope: `scope` excludes the machine or its account; over_claimed: other runs had all hours of the machine, job, pool or type.",
+            "out_of_scope: `scope` excludes the machine or its account; over_claimed: other runs had all hours of the machine, job, pool or type; "
+            "split_into_pods: the bill gives the cost of the machine to its pods or tasks.",
             words=UNMET_REASONS,
         ),
         Column(

@@ -330,7 +330,7 @@ RULES: dict[str, Rule] = {
         " pricing_currency_effective_cost pricing_currency_list_unit_price pricing_quantity pricing_unit region_id region_name resource_id"
         " resource_type service_category service_name service_provider_name service_subcategory sku_id sku_meter sku_price_details sku_price_id"
         " sub_account_id sub_account_type charge_date resource_key instance_type machine_gpus machine_cpus machine_memory_gb billed_nanoseconds"
-        " attached_to storage_key storage_class scope load_id",
+        " node_key node_instance_type node_gpus attached_to storage_key storage_class scope load_id",
         # A line that is its own charge. Charges of a pool or an instance type have the machines of all teams.
         source="{table} t left join {own_charges} k on k.source = t.source and k.billing_period = t.billing_period and k.charge_id = t.line_id",
         where="k.charge_id is not null or t.line_team in ({teams})",

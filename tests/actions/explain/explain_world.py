@@ -25,6 +25,7 @@ LONG = "10a6000000000000000000000000000c"
 LOST = "105700000000000000000000000000cc"
 STOPPED = "5709000000000000000000000000000c"
 ZERO_LENGTH, NOWHERE, LATE = "2e60000000000000000000000000000d", "ffff00000000000000000000000000ee", "1a7e000000000000000000000000000e"
+ON_NODE = "e0de000000000000000000000000000f"
 ELSEWHERE, EXCLUDED, TWICE = "e15e000000000000000000000000000f", "e8c1000000000000000000000000000f", "dd00000000000000000000000000dddd"
 
 
@@ -62,6 +63,7 @@ def explain_world() -> World:
         make_run(id=LATE, at="2026-10-20T00:00..2026-10-20T01:00", on=["m1"]),
         make_run(id=ELSEWHERE, at="09:00..10:00", on=["gpu-m9"]),
         make_run(id=EXCLUDED, at="09:00..10:00", on=["db"]),
+        make_run(id=ON_NODE, at="09:00..10:00", on=["node-1"]),
         make_run(id=TWICE, at="09:00..10:00", on=["m9"], server="lab"),
         make_run(id=TWICE, at="09:00..10:00", on=["m9"]),
     ]
@@ -91,6 +93,7 @@ def explain_world() -> World:
     lines += [line(500 + h, on="m3", at=hours[h], cost="0.3333333333333333333333") for h in range(72)]
     lines += [line(700 + h, on="m5", at=hours[h], cost="1.00") for h in range(12)]
     lines += [
+        line(602, on="pod-1", node_key="node-1", at=hours[9], cost="2.00", allocated_resource_id="pod-1"),
         line(600, on="db", at=hours[9], cost="7.00", scope="exclude"),
         line(601, on=None, charge_category="Tax", cost="1.10", service_name="Tax"),
     ]

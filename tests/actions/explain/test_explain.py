@@ -156,6 +156,7 @@ def test_a_run_without_an_end_says_where_it_ends(reader: Reader) -> None:
         (w.LATE, "no_bill_yet", "the newest bill is complete to 4 Oct 00:00 UTC"),
         (w.ELSEWHERE, "not_on_bill", "No loaded bill has a charge for gpu-m9"),
         (w.EXCLUDED, "out_of_scope", "excludes the charges of db"),
+        (w.ON_NODE, "split_into_pods", "The bill gives the cost of node-1 to its pods"),
         (w.PARENT, "children", "Its child runs cover all of its time and get its cost: together 2 USD"),
     ],
 )

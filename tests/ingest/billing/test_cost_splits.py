@@ -464,7 +464,12 @@ def test_a_pod_is_not_a_machine_of_the_nodes_type(tmp_path: Path) -> None:
         [row("10.00", **HOUR, x_InstanceType="p4d.24xlarge"), row("1.00", ResourceId="i-2", x_InstanceType="p4d.24xlarge")],
         *CLAIMS,
     )
-    assert {(each["allocated_method_id"], each["instance_type"]) for each in bill.lines()} == {("opencost", None), (None, "p4d.24xlarge")}
+    assert {(each["allocated_method_id"], each["instance_type"], each["machine_gpus"]) for each in bill.lines()} == {
+        ("opencost", None, None), ("opencost", None, 8), (None, "p4d.24xlarge", 8),
+    }  # fmt: skip
+    named = {(each["node_key"], each["node_instance_type"], each["node_gpus"]) for each in bill.lines() if each["allocated_method_id"]}
+    assert named == {("i-1", "p4d.24xlarge", 8)}
+    assert {each["node_key"] for each in bill.lines() if not each["allocated_method_id"]} == {None}
 
 
 def test_a_source_that_says_nothing_changes_nothing(tmp_path: Path) -> None:

@@ -123,6 +123,12 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
             f"`scope:` excludes the charges of {_some([r['resource_key'] for r in then])}.",
             "Add its account or tag to `scope.include`, then run: runspend load",
         )
+    if then and all(r["pod_lines_then"] == r["lines_then"] for r in then):
+        return NoCost(
+            "split_into_pods",
+            f"The bill gives the cost of {_some([r['resource_key'] for r in then])} to its pods.",
+            f"Let the run state its pod ({IDENTIFY}#kubernetes), or set `pods: whole` on the bill {clean(then[0]['source'])}, then run: runspend load",
+        )
     if not keys:
         what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
         return NoCost(

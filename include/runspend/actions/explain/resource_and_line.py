@@ -26,7 +26,7 @@ from runspend.warehouse.base import Reader
 Row = dict[str, Any]
 SETTLED = (
     "resource_key", "run_tag", "job_key", "attached_to", "group_keys", "storage_key", "storage_class", "pool_key", "instance_type",
-    "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
+    "machine_gpus", "machine_cpus", "machine_memory_gb", "billed_nanoseconds", "node_key", "node_instance_type", "node_gpus", "line_team", "line_project", "line_cost_center", "line_owner", "scope",
 )  # fmt: skip
 SHORTEST_LINE = 6
 EARLIEST, LATEST = date(1970, 1, 1), date(9999, 1, 1)

@@ -365,14 +365,16 @@ def _normalize_parts(staged: Staged) -> None:
     """Give the parts of a split machine their keys: runs can name the pod or task, and the unused part keeps the machine's key.
 
     A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
-    pod. A pool already decides who pays. In a pool each part counts as its share of a machine, so that all parts add up to
-    the machines that were billed.
+    pod. Which machine it is a part of is in `node_key` and the columns beside it, which no rule matches by. A pool already decides who
+    pays. In a pool each part counts as its share of a machine, so that all parts add up to the machines that were billed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     is_part = pc.is_valid(staged.column("allocated_method_id"))
     if not pc.any(is_part, min_count=0).as_py():
+        no_text = pa.nulls(len(is_part), columns.text_type())
+        staged.set(node_key=no_text, node_instance_type=no_text, node_gpus=pa.nulls(len(is_part), pa.int64()))
         return
     in_pool = pc.and_(is_part, pc.is_valid(staged.column("pool_key")))
     is_pod = pc.is_valid(staged.column("allocated_resource_id"))
@@ -385,6 +387,9 @@ def _normalize_parts(staged: Staged) -> None:
     nothing = pa.array([[]], pa.list_(pa.string()))
     groups = staged.column("group_keys")
     changed = {
+        "node_key": columns.only_where(is_part, staged.column("resource_key")),
+        "node_instance_type": columns.only_where(is_part, staged.column("instance_type")),
+        "node_gpus": pc.if_else(is_part, staged.column("machine_gpus"), pa.scalar(None, pa.int64())),
         "resource_key": columns.only_where(pc.invert(in_pool), key),
         "billed_nanoseconds": pc.if_else(in_pool, share, staged.column("billed_nanoseconds")),
         "instance_type": columns.only_where(pc.invert(alone), staged.column("instance_type")),

@@ -171,6 +171,20 @@ taken_by_others as (
   join stated_charges h on h.job_key = u.job_key
   where u.match_method = 'job_id' and h.charge_period_start < u.claimed_to and h.charge_period_end > u.claimed_from
 ),
+split_machines as (
+  -- Parts of machines that pods or tasks share, by the last part of the machine's name.
+  select distinct node_key, regexp_extract(node_key, r'[^/]*$') as short_name, charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and node_key is not null and charge_category = 'Usage'
+),
+split_runs as (
+  -- The run's machine was billed while the run was active, and the bill gives its cost to pods.
+  select distinct u.tracking_server, u.workspace, u.run_id
+  from unmet u
+  join split_machines s on s.short_name = regexp_extract(u.resource_key, r'[^/]*$')
+  where u.match_method = 'resource_id' and s.charge_period_start < u.claimed_to and s.charge_period_end > u.claimed_from
+    and (s.node_key = u.resource_key or s.short_name = u.resource_key)
+),
 over_claimed_runs as (
   -- Matching machines were billed while the run was active, but other runs had all of them.
   select tracking_server, workspace, run_id from taken_by_others
@@ -195,6 +209,7 @@ select
     when c.billed_until is null or c.claimed_from >= c.billed_until then 'not_billed_yet'
     when c.is_excluded and c.match_method = 'resource_id' then 'out_of_scope'
     when p.run_id is not null then 'over_claimed'
+    when s.run_id is not null then 'split_into_pods'
     when x.account is not null then 'out_of_scope'
     else 'no_such_machine'
   end as reason,
@@ -202,4 +217,5 @@ select
 from unmet c
 left join gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
 left join over_claimed_runs p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
+left join split_runs s on s.tracking_server = c.tracking_server and s.workspace = c.workspace and s.run_id = c.run_id
 left join excluded_accounts x on x.account = c.account
