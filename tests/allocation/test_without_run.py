@@ -272,6 +272,41 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
 
 
+def test_pods_have_the_accelerators_of_their_machine(tmp_path: Path, given: Settings) -> None:
+    """A bill that splits machines among pods: the GPUs come first, and their runs state the pod, not the machine."""
+    node = {"node_key": "i-1", "node_instance_type": "p4d.24xlarge", "node_gpus": 8}
+    lines = [
+        outside(1, "300", **node, allocated_resource_id="pod-a"), outside(2, "200", **node, allocated_resource_id="pod-b"),
+        outside(3, "5000", sub_account_id="web", node_key="i-2", node_instance_type="m5.large"), line(4) | node,
+    ]  # fmt: skip
+    allocations = [summed(1, "500"), summed(2, "5000", sub_account_id="web"), charge(4, "90", "unallocated", reason="no_run")]
+    with warehouse(tmp_path / "w", cost_allocations=allocations, billing_lines=lines) as reader:
+        found = without_run.unallocated_groups(reader, FIRST, given)["USD"]
+        proposed = scope_proposal.scope_proposal(reader, FIRST)
+    assert [(g.words, g.effective_cost, g.is_accelerated) for g in found] == [
+        (f"accelerators of {EC2} in account ml (p4d.24xlarge)", Decimal(500), True),
+        ("accelerators of Amazon EC2 in account 1111 (p4d.24xlarge)", Decimal(90), True),
+        (f"{EC2} in account web", Decimal(5000), False),
+    ]
+    assert found[0].advice.startswith(
+        "make its runs state their pod (docs/identify.md#kubernetes), or let `runspend suggest` propose pools"
+    )
+    assert found[2].advice.startswith("if runs use these machines, make the runs state their pod, or add a pool")
+    assert [entry.accelerated_cost for entry in proposed.entries if entry.selector["account"] == "ml"] == [Decimal(500)]
+
+
+def test_disks_that_name_their_machine_need_no_tag(tmp_path: Path, given: Settings) -> None:
+    disk = {"sku_meter": "EBS:VolumeUsage.gp3", "service_category": "Storage"}
+    lines = [outside(1, "60", **disk), outside(2, "50", **disk, attached_to="i-1")]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    assert [(g.action, g.effective_cost) for g in found] == [
+        (f"attach disks, snapshots and traffic of {EC2} in account ml", Decimal(60)),
+        (f"check disks and addresses attached to machines of {EC2} in account ml", Decimal(50)),
+    ]
+    assert ["tag each with its machine" in g.advice for g in found] == [True, False]
+    assert found[1].advice.startswith("each names its machine already. Its cost follows that of the machine")
+
+
 def test_discounts_alone_need_no_pool(tmp_path: Path, given: Settings) -> None:
     """The discount lines of machines may lack the tag that the machines' own lines have."""
     lines = [

@@ -26,6 +26,7 @@ VERBS = {
     "job": "name jobs of",
     "excluded": "check",
     "other": "check",
+    "attached": "check",
     "credit": "leave credits of",
 }
 
@@ -86,12 +87,16 @@ def _caller(arn: str) -> str:
     return f"{kind.removeprefix('assumed-')} {name.rpartition('/')[2]}".strip()
 
 
-def _advise_pool(selector: Mapping[str, Any], settings: Settings) -> str:
+def _advise_pods(selector: Mapping[str, Any], settings: Settings) -> str:
+    return _advise_pool(selector, settings, states="state their pod (docs/identify.md#kubernetes)")
+
+
+def _advise_pool(selector: Mapping[str, Any], settings: Settings, *, states: str = "state their machine") -> str:
     pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: {PLACEHOLDER}}}, lines: {selector_yaml(selector)}}}"
     add = f"add a pool for the experiment that uses them: {pool}"
     if is_trial(settings):  # `runspend suggest` would propose nothing more
-        return f"no proposed pool has these machines. Make their runs state the machine, or {add}"
-    return f"make its runs state their machine, or let `runspend suggest` propose pools, or {add}"
+        return f"no proposed pool has these machines. Make their runs {states}, or {add}"
+    return f"make its runs {states}, or let `runspend suggest` propose pools, or {add}"
 
 
 def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
@@ -130,6 +135,9 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "accelerator": _advise_pool,
     "machine": _advise_pool,
     "other": "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope",
+    "pods": _advise_pods,
+    "other pods": "if runs use these machines, make the runs state their pod, or add a pool (docs/identify.md#kubernetes). Otherwise, leave them: they are out of scope",
+    "attached": "each names its machine already. Its cost follows that of the machine, once runs state the machine or their pod on it",
     "disk": "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once runs state the machines",
     "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,

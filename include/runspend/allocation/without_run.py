@@ -30,6 +30,8 @@ TAG_SETS = 20_000
 TAG_GROUPS = 8
 TYPES_NAMED = 2
 MACHINES = ("accelerator", "machine")
+# The kind whose advice fits a machine that the bill splits among pods.
+PODS = {"accelerator": "pods", "machine": "pods", "other": "other pods"}
 
 # Columns of a bill line that are read in addition to its money.
 SEEN = """
@@ -37,9 +39,10 @@ SEEN = """
     coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
     coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type,
     -- a role without its session
-    coalesce(regexp_extract({line}.iam_principal, r'^(.*:assumed-role/[^/]+)/'), {line}.iam_principal, '') as principal
+    coalesce(regexp_extract({line}.iam_principal, r'^(.*:assumed-role/[^/]+)/'), {line}.iam_principal, '') as principal,
+    coalesce({line}.is_part, false) as is_part, coalesce({line}.is_attached, false) as is_attached
 """
-GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, principal, is_outside"
+GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside"
 # One line represents all lines that were priced together: they share the columns they were priced by.
 WITHOUT_RUN = f"""
 with lost as (
@@ -63,7 +66,10 @@ told as (
   from lost l
   left join one_lines o on o.source = l.source and o.charge_id = l.charge_id
   left join (
-    select source, line_id, tags, group_keys, sku_meter, charge_description, instance_type, machine_gpus, resource_id, iam_principal
+    select
+      source, line_id, tags, group_keys, sku_meter, charge_description, coalesce(instance_type, node_instance_type) as instance_type,
+      coalesce(machine_gpus, node_gpus) as machine_gpus, resource_id, iam_principal,
+      node_key is not null as is_part, attached_to is not null as is_attached
     from billing_lines
     where billing_period = @first
   ) b
@@ -85,7 +91,7 @@ told as (
 grouped as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({MACHINE_GROUP}, '') as machine_group, effective_cost,
-    meter, instance_type, machine_gpus, resource_type, principal, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
   from told
 ),
 told_once as (
@@ -93,7 +99,7 @@ told_once as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
     case when machine_group = '' then regexp_replace(tags, {OWN_TAGS}, '') else '' end as tags,
-    meter, instance_type, machine_gpus, resource_type, principal, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
   from grouped
 )
 select {GROUPED}, sum(effective_cost) as effective_cost
@@ -156,6 +162,8 @@ def _kind(row: Row) -> str:
     kind = kind_of(row["service_name"], row["meter"], row["resource_type"], row["cost_kind"], is_machine=is_machine)
     if kind in ("platform", "disk") and is_accelerated:
         kind = "machine"
+    if kind == "disk" and row["is_attached"]:
+        return "attached"
     return "accelerator" if kind == "machine" and is_accelerated else kind
 
 
@@ -169,7 +177,7 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
     tagged: dict[str, list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]] = {kind: [] for kind in MACHINES}
     for row in rows:
         kind = row["kind"]
-        if row["machine_group"] and kind in (*MACHINES, "disk"):
+        if row["machine_group"] and kind in (*MACHINES, "disk", "attached"):
             key, _, value = row["machine_group"].partition("|")
             chosen["machine", ((f"tag.{key}", value),), ""].append(row)
         elif kind in MACHINES and (pairs := _tag_pairs(row["tags"])):
@@ -259,6 +267,7 @@ def _words(kind: str, selector: Mapping[str, Any], called: str, members: Sequenc
         return f"{first} {value}"
     names = {
         "disk": f"disks, snapshots and traffic of {value}",
+        "attached": f"disks and addresses attached to machines of {value}",
         "accelerator": f"accelerators of {value}",
         "excluded": f"excluded accelerators of {value}",
     }
@@ -289,4 +298,4 @@ def _advice(kind: str, selector: Mapping[str, Any], rows: Sequence[Row], setting
             callers[each["principal"]].append(each["effective_cost"])
     if callers:
         return callers_remedy({name: add(costs) for name, costs in callers.items()}, settings)
-    return remedy(kind, selector, settings)
+    return remedy(PODS[kind] if row["is_part"] and kind in PODS else kind, selector, settings)

@@ -14,6 +14,7 @@ from tests.allocation.chain import DAY, line, make_run, put_world
 
 BOX: Mapping[str, Any] = {"at": "00:00..24:00", "machine_gpus": 1, "instance_type": "box"}
 WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+POD: Mapping[str, Any] = {"node_key": "n1", "node_instance_type": "shared", "node_gpus": 4, "instance_type": None, "machine_gpus": None}
 LINES: tuple[Mapping[str, Any], ...] = (
     {"on": "fleet", "hours": 60, "cost": 60},
     {"on": "license", "hours": 12, "cost": 12, "instance_type": "licensed"},
@@ -31,6 +32,14 @@ LINES: tuple[Mapping[str, Any], ...] = (
         "cost": 2,
         "instance_type": "ml.noted",
     },
+    # a machine that two pods share, one of them for half of its time; nothing of it is taken
+    {**POD, "on": "pod-a", "allocated_resource_id": "pod-a", "hours": 12, "cost": 12},
+    {**POD, "on": "pod-a", "allocated_resource_id": "pod-a", "cost": -2},
+    {**POD, "on": "pod-b", "allocated_resource_id": "pod-b", "hours": 6, "cost": 3},
+    {**POD, "on": "n1", "hours": 12, "cost": 1},
+    # one whose pod has a run
+    {**POD, "node_key": "n2", "on": "pod-c", "allocated_resource_id": "pod-c", "hours": 12, "cost": 12, "node_instance_type": "used"},
+    {**POD, "node_key": "n2", "on": "pod-d", "allocated_resource_id": "pod-d", "hours": 12, "cost": 12, "node_instance_type": "used"},
 )
 
 
@@ -39,7 +48,13 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     """The examined machines by type."""
     warehouse = ParquetWarehouse(tmp_path_factory.mktemp("home"))
     with warehouse.step("inputs", "inputs") as step:
-        put_world(step, {"billing_lines": [line(n, **{**BOX, **row}) for n, row in enumerate(LINES)]})
+        lines = [line(n, **{**BOX, **row}) for n, row in enumerate(LINES)]
+        paid = [
+            {"billing_period": DAY, "source": each["source"], "charge_id": each["line_id"], "allocated_to": "run"}
+            for each in lines
+            if each["resource_key"] == "pod-c"
+        ]
+        put_world(step, {"billing_lines": lines, "cost_allocations": paid})
         assert step.publish()
     with warehouse.reader() as reader:
         found = read_evidence(reader, DAY, "USD")
@@ -59,6 +74,14 @@ def test_a_license_adds_no_time_and_a_line_without_a_time_is_on_all_day(cells: d
 
 def test_a_line_of_no_time_and_no_money_is_no_machine(cells: dict[str, Cell]) -> None:
     assert set(cells["timeless"].machines.values()) == {1}
+
+
+def test_pods_are_the_machine_that_they_share(cells: dict[str, Cell]) -> None:
+    """Its time once, all of its money, its type and GPUs; but not if a run has one of its pods."""
+    shared = cells["shared"]
+    assert (round(sum(shared.hours.values())), round(sum(shared.costs.values())), shared.gpus) == (12, 14, 4)
+    assert set(shared.machines.values()) == {1}
+    assert "used" not in cells
 
 
 def test_machines_of_managed_services_are_of_jobs_but_notebooks_are_not(cells: dict[str, Cell]) -> None:

@@ -37,6 +37,11 @@ UNREADABLE: Mapping[str, Any] = {"source": "aws", "billing_period": date(2026, 1
         ([QUEUE], [RUN], "no bill line names a machine (by an instance type or a number of GPUs)."),
         ([QUEUE], [], "no bill line names a machine (by an instance type or a number of GPUs); no runs were read from MLflow."),
         ([QUEUE, YEARLY], [RUN], "no machine on the bill is billed by the hour or day."),
+        (
+            [{**QUEUE, "node_key": "n", "node_instance_type": "box"}],
+            [EARLY],
+            "no run ran between 2026-10-01 and 2026-10-01, the examined time of the bill (the runs read are from 2026-07-03 to 2026-07-04).",
+        ),
         ([{**BOX, "cost": 0}], [RUN], "the machines on the bill cost nothing."),
         ([{**BOX, "scope": "exclude"}], [RUN], "every machine on the bill has its runs, or is in a pool or out of scope."),
         ([BOX], [{**RUN, "pool_key": "gpu"}], "every run in the examined time of the bill has its machine, or is in a pool."),

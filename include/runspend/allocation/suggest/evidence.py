@@ -46,10 +46,18 @@ taken_lines as (
   union distinct
   select c.source, c.line_id from charge_lines c join taken t on t.source = c.source and t.charge_id = c.charge_id where c.billing_period >= @first
 ),
+taken_nodes as (
+  -- a machine that pods share, in windows in which one of its pods is taken
+  select distinct b.source, b.node_key, b.charge_period_start, b.charge_period_end
+  from billing_lines b
+  join taken_lines t on t.source = b.source and t.line_id = b.line_id
+  where b.billing_period >= @first and b.node_key is not null
+),
 lines as (
   select
-    b.source, coalesce(b.sub_account_id, '') as account, lower(coalesce(b.instance_type, '')) as instance_type, coalesce(b.machine_gpus, 0) as gpus,
-    coalesce(b.resource_key, concat('|', b.line_id)) as machine, coalesce(b.resource_key, '') as resource_key, coalesce(b.sku_id, '') as sku_id,
+    b.source, coalesce(b.sub_account_id, '') as account, lower(coalesce(b.instance_type, b.node_instance_type, '')) as instance_type,
+    coalesce(b.machine_gpus, b.node_gpus, 0) as gpus, coalesce(b.node_key, b.resource_key, concat('|', b.line_id)) as machine,
+    coalesce(b.node_key, b.resource_key, '') as resource_key, coalesce(b.allocated_resource_id, '') as part, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\\n'), '') as group_keys,
     case when regexp_contains(lower(coalesce(b.resource_id, '')), {SERVING}) or regexp_contains(lower(coalesce(b.sku_meter, '')), {SERVING}) then 1 else 0 end as is_serving,
     case
@@ -61,14 +69,16 @@ lines as (
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
-  where b.billing_period >= @first and t.line_id is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
-    and b.charge_category = 'Usage' and b.charge_class is null and (b.instance_type is not null or b.machine_gpus > 0)
+  left join taken_nodes n
+    on n.source = b.source and n.node_key = b.node_key and n.charge_period_start = b.charge_period_start and n.charge_period_end = b.charge_period_end
+  where b.billing_period >= @first and t.line_id is null and n.node_key is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
+    and b.charge_category = 'Usage' and b.charge_class is null and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0)
     and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
     -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
 ),
 spans as (
-  -- licenses and discounts add no time: the largest SKU is the machine
+  -- licenses and discounts add no time: the largest SKU is the machine. Pods share a machine: the longest has its time
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
     max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
@@ -76,12 +86,12 @@ spans as (
     sum(effective_cost) as effective_cost
   from (
     select
-      source, account, machine, resource_key, billing_currency, sku_id, max(instance_type) as instance_type, max(gpus) as gpus,
+      source, account, machine, resource_key, billing_currency, sku_id, part, max(instance_type) as instance_type, max(gpus) as gpus,
       max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
       sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds,
       sum(effective_cost) as effective_cost
     from lines
-    group by source, account, machine, resource_key, billing_currency, sku_id, charge_period_start, charge_period_end
+    group by source, account, machine, resource_key, billing_currency, sku_id, part, charge_period_start, charge_period_end
   ) s
   group by source, account, machine, resource_key, billing_currency, charge_period_start, charge_period_end
 ),

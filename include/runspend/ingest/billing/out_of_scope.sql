@@ -4,13 +4,13 @@
 -- {chosen} is the condition that `totals.py` writes for the period and its files.
 with excluded as (
   select
-    * exclude (charge_description), day_of(charge_period_start) as charge_date,
+    * exclude (charge_description), day_of(charge_period_start) as charge_date, coalesce(instance_type, node_instance_type) as machine_type,
     case
       when charge_category = 'Usage' and (
-        coalesce(machine_gpus, 0) > 0
-        or regexp_full_match(instance_type, {accelerated_types})
-        or (instance_type is null and regexp_matches(coalesce(sku_meter, charge_description), {accelerated_meters}))
-      ) then 'accelerators: ' || coalesce(instance_type, sku_meter, charge_description)
+        coalesce(machine_gpus, node_gpus, 0) > 0
+        or regexp_full_match(machine_type, {accelerated_types})
+        or (machine_type is null and regexp_matches(coalesce(sku_meter, charge_description), {accelerated_meters}))
+      ) then 'accelerators: ' || coalesce(machine_type, sku_meter, charge_description)
     end as charge_description
   from staged
   where reject_reason is null and scope = 'exclude' and {chosen}
