@@ -362,6 +362,26 @@ def test_the_preview_shows_shares_and_a_scope_to_paste(tmp_path: Path, given: Se
     assert any("0 of 1 runs" in text for _, text in outlook_lines(outlook))
 
 
+def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: Path, given: Settings) -> None:
+    """Of three stated machines, one is split among pods, one has an unused part too, and one is on no bill."""
+    lines = [line(1, node_key="zones/z/n1", resource_key="pod-a"), line(2, node_key="n2"), line(3, node_key="n2", resource_key="n2")]
+    stated = [
+        {"tracking_server": "prod", "run_id": "a", "start_month": FIRST, "resource_id": name, "resource_key": name}
+        for name in ("n1", "n2", "n3")
+    ]
+    charges = [charge(number, "10", "unallocated", reason="no_run") for number in (1, 2, 3)]
+    with warehouse(tmp_path / "w", cost_allocations=charges, billing_lines=lines, runs=[run("a")], run_resources=stated):
+        pass
+    outlook = read_outlook(open_warehouse(given), given, "")
+    assert outlook.identity is not None
+    assert (outlook.identity.unbilled_machines, outlook.identity.split_machines) == (1, 1)
+    assert dict(outlook_lines(outlook))["exact or by machine"].endswith("the bill gives the cost of the machines that runs state to pods")
+    assert (
+        "the bill gives the cost of 1 machine that runs state to pods. State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
+        in suggestions(outlook)
+    )
+
+
 def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_path: Path, given: Settings) -> None:
     """Taxes, support, declared services and what `sharing` took have their own names; cost with a known caller is unallocated too."""
     rows = [
