@@ -184,6 +184,11 @@ def random_bytes(seed: int, *, owners: int = 12, lines: int = 6) -> World:
             rest_line(
                 number, machine=None, storage_key=draw.choice(("bucket", "acct", "elsewhere")), storage_class=draw.choice(("STANDARD", "GLACIER", None)), cost_kind="storage",
                 at=draw.choice(("00:00..744:00", "00:00..01:00", "100:00..101:00", "-24:00..00:00")),
+                **draw.choice((
+                    {}, {"consumed_unit": "Requests", "consumed_quantity": Decimal(7)}, {"consumed_unit": "GB-Mo", "consumed_quantity": Decimal(draw.randrange(10**6)) / 10},
+                    {"consumed_unit": "GiB Hours", "consumed_quantity": Decimal(draw.randrange(10**9)) / 8}, {"pricing_unit": "byte-seconds", "pricing_quantity": Decimal(draw.randrange(10**15))},
+                    {"charge_category": "Credit", "consumed_unit": "GB-Mo", "consumed_quantity": Decimal(9)},
+                )),
             )
         )  # fmt: skip
     for number in range(owners):
@@ -241,13 +246,36 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
                     else "unallocated"
                 )
                 times[owner] += row["bytes"] * (max(lasted, dt.timedelta()) // dt.timedelta(microseconds=1))
-        total = sum(times.values())
+        total = Fraction(sum(times.values()))
+        billed = _billed_bytes(world, line["storage_key"], line.get("storage_class"))
+        # the container is a part of the account: without its billed bytes, its part is unknown
+        if not total or (line["storage_key"] == "acct" and not billed):
+            truth[line["line_id"], "left"] = Fraction(1)
+            continue
+        whole = max(total, billed) if line["storage_key"] == "acct" else total
+        times["unallocated"] += whole - total
         for owner, part in times.items():
             if part:
-                truth[line["line_id"], owner] += Fraction(part, total)
-        if not total:
-            truth[line["line_id"], "left"] = Fraction(1)
+                truth[line["line_id"], owner] += Fraction(part) / whole
     return dict(truth)
+
+
+def _billed_bytes(world: World, storage_key: str, storage_class: str | None) -> Fraction:
+    """Bytes x microseconds that a bucket's lines of a class bill; without a class, all its lines."""
+    sizes = {
+        "GB-Mo": 2**30 * 31 * 86_400 * 10**6,
+        "GiB Hours": 2**30 * 3_600 * 10**6,
+        "byte-seconds": 10**6,
+    }
+    return sum(
+        (
+            Fraction(l.get("consumed_quantity") or l.get("pricing_quantity") or 0)
+            * sizes.get(l.get("consumed_unit") or l.get("pricing_unit"), 0)
+            for l in world["lines"]
+            if l.get("storage_key") == storage_key and storage_class in (None, l.get("storage_class")) and l["charge_category"] == "Usage"
+        ),
+        Fraction(0),
+    )
 
 
 def true_parts(world: World) -> dict[Key, Fraction]:

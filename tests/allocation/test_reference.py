@@ -66,6 +66,7 @@ SITUATIONS = {
     "a_run_that_left_a_jobs_machine_for_a_while", "what_a_pool_of_daily_and_hourly_machines_has", "charge_periods_of_a_job_that_overlap", "a_pools_disk_that_names_a_jobs_machine",
     "machines_of_one_name_on_two_clouds", "a_job_of_two_instances_in_parts_of_hours", "what_a_pool_has_by_the_day_without_any_stated_machine", "what_a_pool_has_by_the_hour_without_any_stated_machine",
     "a_jobs_cluster_is_up_for_a_part_of_an_hour", "short_names_of_another_place_than_the_run_states",
+    "a_folder_of_a_bucket_pays_for_its_bytes",
 }  # fmt: skip
 
 

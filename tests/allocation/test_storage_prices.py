@@ -11,6 +11,7 @@ import pytest
 
 from runspend.allocation.storage_prices import BilledRate, billed_rates, priced_stores
 from runspend.warehouse.lint import lint
+from runspend.warehouse.sql_files import expand_macros
 from tests.actions.report.report_world import TableReader, costs
 
 NOW = datetime(2026, 11, 10, 6, tzinfo=timezone.utc)
@@ -61,7 +62,8 @@ STANDARD, GLACIER = ("s3://b", "STANDARD"), ("s3://b", "GLACIER")
         pytest.param([line("10"), line("90", period=NOVEMBER, days=1)], [held(5000), held(5000, month=NOVEMBER)], {STANDARD: "2"}, id="the newest full month"),
         pytest.param([line("1", period=NOVEMBER, days=1)], [held(1000, month=NOVEMBER)], {STANDARD: "30"}, id="else the month that runs"),
         pytest.param([line("10")], [held(None), held(5000)], {}, id="bytes nobody knows: no rate"),
-        pytest.param([line("10"), line("1", billing_currency="EUR"), line("7", consumed_unit="Requests")], [held(5000)], {STANDARD: "2"}, id="no requests, no other currency"),
+        pytest.param([line("10"), line("1", billing_currency="EUR"), line("7", consumed_unit="Requests"), line("7", consumed_unit="GB - data")], [held(5000)], {STANDARD: "2"}, id="no requests, no traffic, no other currency"),
+        pytest.param([line("4", consumed_unit="byte-seconds"), line("6", consumed_unit="gibibyte month")], [held(5000)], {STANDARD: "2"}, id="units as Google writes them"),
         pytest.param([line("10", service_category="Compute"), line("10", charge_category="Tax"), line("10", key="c"), line("-1")], [held(5000)], {}, id="nothing that is not storage of the bucket"),
         pytest.param([line("10")], [held(5000, store="s3://b/mlflow"), held(5000, store="/b"), held(5000, store="abfss://b@acme.dfs.core.windows.net")], {}, id="part of a bucket has none"),
     ],
@@ -108,4 +110,4 @@ def test_each_store_is_priced_by_what_is_in_it_now() -> None:
 @pytest.mark.parametrize("name", ["billed", "stores"])
 def test_the_questions_run_on_both_engines(name: str) -> None:
     """No dialect of either."""
-    assert lint(files("runspend.allocation.storage_prices").joinpath(f"{name}.sql").read_text(encoding="utf-8")) == []
+    assert lint(expand_macros(files("runspend.allocation.storage_prices").joinpath(f"{name}.sql").read_text(encoding="utf-8"))) == []

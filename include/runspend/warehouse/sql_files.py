@@ -12,6 +12,9 @@ are not split by time. `months_around(MONTH)` becomes the list of the month befo
 
 Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of an hour, `start_of_hour(NUMBER)` its start, and
 `hours_between(START, END)` the array of the hours from START to before END.
+
+`is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
+case. Requests, traffic ("GB - data") and retrieval are not.
 """
 
 from __future__ import annotations
@@ -62,6 +65,7 @@ def _by_run_end(results: tuple[str, str, str, str, str], stated_end: str, last_s
     )
 
 
+BYTE_TIME = r"r'^(?:1 )?(?:[kmgtp](?:i?b|[a-z]{3}byte)s?|bytes?)[-/ *]+(?:mo|months?|d|days?|h|hrs?|hours?|s|secs?|seconds?)$'"
 RULES = ("'stated'", "'alive'", "'last_sign'", "'started'", "'silent'")
 ENDS = (
     "{stated_end}",
@@ -79,6 +83,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
     "hour_of": "div(unix_micros({}), 3600000000)".format,
     "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
+    "is_byte_time": f"regexp_contains({{}}, {BYTE_TIME.replace('{', '{{').replace('}', '}}')})".format,
     "hours_between": "generate_array(div(unix_micros({}), 3600000000), div((unix_micros({}) - 1), 3600000000))".format,
 }
 _MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")

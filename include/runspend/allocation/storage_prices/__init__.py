@@ -16,6 +16,7 @@ from importlib.resources import files
 from typing import Any, Protocol
 
 from runspend.core.amounts import EXACT
+from runspend.warehouse.sql_files import expand_macros
 
 __all__ = ["BilledRate", "billed_rates", "first_month", "priced_stores"]
 
@@ -78,4 +79,4 @@ def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, 
 
 
 def _sql(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    return expand_macros(files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8"))

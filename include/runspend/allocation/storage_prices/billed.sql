@@ -43,7 +43,7 @@ lines as (
     and billing_currency = @currency
     and billing_period >= @since
     -- Bytes over time, not requests or retrieval.
-    and regexp_contains(lower(coalesce(consumed_unit, pricing_unit, 'gb-mo')), r'(byte|[kmgtp]i?b)s?[-/ *]*(mo|h|d)')
+    and is_byte_time(lower(coalesce(consumed_unit, pricing_unit, 'gb-mo')))
 ),
 costs as (
   -- Per class, and with class null for the whole bucket.

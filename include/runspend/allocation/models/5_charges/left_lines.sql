@@ -5,7 +5,9 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   'unallocated' as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
-  'none' as match_method, cast(null as string) as confidence, case when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
+  'none' as match_method, cast(null as string) as confidence,
+  -- Nothing measured in the bucket or storage account says whose this charge is.
+  case when p.is_measured then 'not_measured' when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
   cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
   0.0 as ratio_from, 1.0 as ratio_to, true as is_last,
   cast(null as float64) as list_float, cast(null as float64) as contracted_float, cast(null as float64) as effective_float, cast(null as float64) as billed_float,
@@ -13,6 +15,7 @@ select
   l.line_team, l.line_project, l.line_cost_center, l.line_owner
 from rest_lines l
 left join allocated_lines s on s.source = l.source and s.line_id = l.line_id
+left join platform_stores p on p.storage_key = l.storage_key
 where s.line_id is null and l.is_inside
 union all
 select
