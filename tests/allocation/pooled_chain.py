@@ -71,6 +71,7 @@ SLOT_TARGETS = pa.schema(
         ("nanoseconds", pa.int64()), ("ratio_from", pa.float64()),
     ]
 )  # fmt: skip
+PAID = pa.schema([*RUN_KEY, ("day", pa.date32()), ("is_comparable", pa.bool_()), ("list_cost", pa.decimal128(38, 22))])
 SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
 WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
 PARAMETERS = {
@@ -224,6 +225,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "attached_lines": pa.Table.from_pylist(
             [{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED
         ),
+        "identity_paid": PAID.empty_table(),  # what callers of language models paid is tried with the whole ledger
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
         "trace_costs": arrow("trace_costs", world["traces"]),
     }
