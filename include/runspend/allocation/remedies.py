@@ -137,7 +137,7 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "other": "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope",
     "pods": _advise_pods,
     "other pods": "if runs use these machines, make the runs state their pod, or add a pool (docs/identify.md#kubernetes). Otherwise, leave them: they are out of scope",
-    "attached": "each names its machine already. Its cost follows that of the machine, once runs state the machine or their pod on it",
+    "attached": "each names its machine already. Its cost follows that of the machine, once runs state the machine",
     "disk": "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once runs state the machines",
     "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,
