@@ -127,7 +127,7 @@ def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
-    state = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
+    state = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID`, `mlflow.databricks.jobRunID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
     return state if is_trial(settings) else f"{state}. Until then, `runspend suggest` can propose pools"
 
 

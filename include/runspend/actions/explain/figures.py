@@ -96,9 +96,8 @@ class RunPart:
     overhead_cost: Decimal | None
     match_method: str
     confidence: str | None
-    reason: (
-        str | None
-    )  # for charges of a run: other_time, other_account, other_region, incomplete_inventory, other_callers or the policy of `sharing`
+    # For charges of a run: other_time, other_account, other_region, incomplete_inventory, other_callers or the policy of `sharing`.
+    reason: str | None
     weight_kind: str | None
     run_end_rule: str | None
     is_scaled: bool
