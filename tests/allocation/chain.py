@@ -352,6 +352,7 @@ NAMES = {
         "run_tag",
         "job_key",
         "attached_to",
+        "node_key",
         "pool_key",
         "storage_key",
         "instance_type",
@@ -364,7 +365,7 @@ NAMES = {
 }
 
 
-PATHS = {"resource_id", "resource_key", "job_key", "attached_to"}  # names whose last part is what tells things apart
+PATHS = {"resource_id", "resource_key", "job_key", "attached_to", "node_key"}  # names whose last part is what tells things apart
 
 
 def _own_name(column: str, mine: str, name: str) -> str:

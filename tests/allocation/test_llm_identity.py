@@ -172,60 +172,44 @@ def test_callers_come_before_tokens_of_everyone(tmp_path: Path) -> None:
     ]
 
 
-# A states its principal, B does not. Bill lines: hours, cost, whether the principal called, currency. Then the token costs, and what the runs have by which rule.
-SHARED_CALLERS = {
-    "a run without traces keeps its lines, but not as a certain match": (
-        [("0..24", "10", True, "USD")],
-        {"B": "9"},
-        {("A", "llm_identity", "medium", "other_callers"): "10"},
+# A states its principal, B does not. Bill lines: cost, whether the principal called, currency. Then the token costs, and what the runs have by which rule.
+PAID_TOKENS = {
+    "A has paid for its tokens": (
+        [("10", True, "USD"), ("10", False, "USD")],
+        {"A": "10", "B": "10"},
+        {("A", "llm_identity"): "10", ("B", "llm_cost"): "10"},
     ),
-    "tokens of A explain all of its lines": (
-        [("0..24", "10", True, "USD")],
-        {"A": "10", "B": "9"},
-        {("A", "llm_identity", "exact", None): "10"},
+    "A has also called other models": (
+        [("10", True, "USD"), ("30", False, "USD")],
+        {"A": "20", "B": "20"},
+        {("A", "llm_identity"): "10", ("A", "llm_cost"): "10", ("B", "llm_cost"): "20"},
     ),
-    "another line explains the tokens of B": (
-        [("0..24", "10", True, "USD"), ("0..24", "9", False, "USD")],
-        {"A": "1", "B": "9"},
-        {("A", "llm_identity", "exact", None): "10", ("B", "llm_cost", "medium", None): "9"},
-    ),
-    "B has no more than its unexplained tokens": (
-        [("0..12", "50", True, "USD"), ("12..24", "50", True, "USD"), ("0..24", "16", False, "USD")],
-        {"A": "40", "B": "46"},
-        {
-            ("A", "llm_identity", "medium", "other_callers"): "70",
-            ("B", "llm_identity", "medium", "other_callers"): "30",
-            ("B", "llm_cost", "medium", None): "16",
-        },
-    ),
-    "other currencies cannot be compared, and A has paid for its tokens": (
-        [("0..24", "10", True, "EUR"), ("0..24", "8", False, "USD")],
+    "currencies cannot be compared, so A has paid for all tokens of the day": (
+        [("10", True, "EUR"), ("8", False, "USD")],
         {"A": "40", "B": "10"},
-        {("A", "llm_identity", "medium", "other_callers"): "10", ("B", "llm_cost", "medium", None): "8"},
+        {("A", "llm_identity"): "10", ("B", "llm_cost"): "8"},
     ),
 }
 
 
-def test_runs_without_a_principal_keep_what_their_tokens_explain(tmp_path: Path) -> None:
+def test_tokens_that_a_run_paid_by_its_principal_do_not_weigh_again(tmp_path: Path) -> None:
     """Each situation on a day of its own, because traces have a day but no hour."""
     world, expected = empty(), {}
-    for number, (lines, tokens, costs) in enumerate(SHARED_CALLERS.values()):
-        for hours, cost, is_called, currency in lines:
-            start, end = (int(hour) + 24 * number for hour in hours.split(".."))
+    for number, (lines, tokens, costs) in enumerate(PAID_TOKENS.values()):
+        at = f"{24 * number}:00..{24 * number + 24}:00"
+        for cost, is_called, currency in lines:
             key = f"aws:{number}:role/trainer" if is_called else None
-            at = f"{start}:00..{end}:00"
             world["billing_lines"].append(
                 line(len(world["billing_lines"]), at=at, cost=cost, principal_key=key, billing_currency=currency, **LLM)
             )
         for name in "AB":
             stated = f"aws:{number}:role/trainer" if name == "A" else None
-            at = f"{24 * number}:00..{24 * number + 24}:00"
             world["runs"].append(make_run(id=f"{name}{number}", at=at, on=[], principal_key=stated)[0])
         world["trace_costs"] += [trace(run=f"{name}{number}", cost=cost, day=number + 1) for name, cost in tokens.items()]
-        expected |= {(f"{run}{number}", *rest): Decimal(cost) for (run, *rest), cost in costs.items()}
+        expected |= {(f"{run}{number}", rule): Decimal(cost) for (run, rule), cost in costs.items()}
     got: dict[tuple[Any, ...], Decimal] = defaultdict(Decimal)
     for row in run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist():
-        got[row["run_id"], row["match_method"], row["confidence"], row["reason"]] += row["effective_cost"]
+        got[row["run_id"], row["match_method"]] += row["effective_cost"]
     assert {key: round(cost, 9) for key, cost in got.items()} == expected
 
 

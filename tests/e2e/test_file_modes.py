@@ -215,7 +215,7 @@ def test_a_home_that_was_made_before_shares_nothing_with_a_wrong_group(tmp_path:
     home.chmod(mode)
     given = Settings.model_validate({"home": home, "files": {"group": str(named)}})
     use_file_modes(given)
-    assert "new files stay private" in caplog.text
+    assert "they stay private" in caplog.text
     (home / "new").touch()
     assert stat.S_IMODE((home / "new").stat().st_mode) == 0o600
     [finding] = [f for f in check_home(given) if f.name == "files"]

@@ -64,13 +64,13 @@ SHARED_KINDS = {"Tax": "taxes", "Purchase": "purchases", "Credit": "credits", "A
 RULE_COSTS = """
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
-  confidence, case when allocated_to = 'shared' or match_method = 'llm_identity' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,
+  confidence, case when allocated_to = 'shared' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,
   case when allocated_to = 'shared' then service_name end as service_name, sum(effective_cost) as effective_cost
 from cost_allocations
 where billing_period = @first
 group by
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end, confidence,
-  case when allocated_to = 'shared' or match_method = 'llm_identity' then reason end, case when allocated_to = 'shared' then charge_category end,
+  case when allocated_to = 'shared' then reason end, case when allocated_to = 'shared' then charge_category end,
   case when allocated_to = 'shared' then service_name end
 """
 
@@ -207,11 +207,7 @@ def rule_costs(reader: Reader, first: date) -> dict[str, tuple[RuleCost, ...]]:
                 _most_of(rows),
                 add(r["effective_cost"] for r in rows),
                 add(r["effective_cost"] for r in rows if r["allocated_to"] == "idle"),
-                add(
-                    r["effective_cost"]
-                    for r in rows
-                    if (r["allocated_to"], r["match_method"]) == ("unallocated", "llm_identity") and r["reason"] == "no_run"
-                ),
+                add(r["effective_cost"] for r in rows if (r["allocated_to"], r["match_method"]) == ("unallocated", "llm_identity")),
                 shared_kinds(r for r in rows if r["allocated_to"] == "shared"),
             )
             for (_, words), rows in sorted(by_rule.items())

@@ -88,8 +88,6 @@ POOLED_MODELS = tuple(
         "storage_targets",
         "storage_lines",
         "identity_candidates",
-        "identity_claims",
-        "identity_offers",
         "identity_targets",
         "identity_lines",
         "identity_paid",

@@ -51,7 +51,7 @@ with lost as (
     max(reason) as reason, sum(effective_cost) as effective_cost
   from cost_allocations
   -- whose the caller of a language model is, is known without a run
-  where billing_period = @first and allocated_to = 'unallocated' and (match_method <> 'llm_identity' or reason = 'no_source_run')
+  where billing_period = @first and allocated_to = 'unallocated' and match_method <> 'llm_identity'
   group by billing_currency, source, charge_id
 ),
 one_lines as (

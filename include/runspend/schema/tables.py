@@ -155,7 +155,7 @@ MATCH_METHODS = (
 CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
-    "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "other_callers", "not_mlflow", "not_measured", "trace", "incomplete_inventory",
+    "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "not_measured", "trace", "incomplete_inventory",
     "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed", "split_into_pods")
@@ -878,7 +878,7 @@ COST_ALLOCATIONS = Table(
             "reason",
             "STRING",
             "Why the charge has this target. Without a run: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope. "
-            "Traces: no_source_run (without a run). Callers of language models: other_callers (runs that state no principal may have called too). Storage: not_mlflow, not_measured (bytes outside the artifact stores, or in a class that has none), trace, incomplete_inventory. "
+            "Traces: no_source_run (without a run). Storage: not_mlflow, not_measured (bytes outside the artifact stores, or in a class that has none), trace, incomplete_inventory. "
             "A tag that names a run: other_time (the run was not active), other_account, other_region (its machines are there). "
             "ambiguous_name: several machines or jobs may have the stated name. Otherwise the policy of `sharing`.",
             words=REASONS,

@@ -96,7 +96,7 @@ class RunPart:
     overhead_cost: Decimal | None
     match_method: str
     confidence: str | None
-    # For charges of a run: other_time, other_account, other_region, incomplete_inventory, other_callers or the policy of `sharing`.
+    # For charges of a run: other_time, other_account, other_region, incomplete_inventory or the policy of `sharing`.
     reason: str | None
     weight_kind: str | None
     run_end_rule: str | None

@@ -44,7 +44,7 @@ TITLES = {
     "artifact_bytes": ("ARTIFACTS", "bytes x time in the artifact store"),
     "pool_time": ("POOL", "the pool's cost, split by the time of its runs"),
     "instance_type_time": ("INSTANCE TYPE", "machines of the type it requested, in its hours"),
-    "llm_identity": ("LLM CALLER", "calls of an IAM principal, by time or token cost"),
+    "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by time or token cost"),
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED COST", "its part of the shared and idle cost that `sharing` distributes"),
 }
@@ -295,8 +295,6 @@ def _block_view(block: Block, groups: Sequence[tuple[list[RunPart], Decimal]], p
     for reason, what in STRANGE.items():
         if strange := sum(p.reason == reason for p in block.parts):
             notes.append(f"{strange:,} charge{'s' if strange != 1 else ''} with its tag {'are' if strange != 1 else 'is'} {what}")
-    if any(p.reason == "other_callers" for p in block.parts):
-        notes.append("runs that state no principal may call as this one too: split by token cost")
     if block.match_method == "instance_type_time":
         notes += [one.words for one in e.claimed_hours]
     if len(groups) < len(block.parts):

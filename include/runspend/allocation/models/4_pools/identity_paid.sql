@@ -3,6 +3,7 @@ with costs as (
   select n.target_key, n.window_start, n.window_end, l.billing_currency, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost
   from identity_lines n
   join rest_lines l on l.source = n.source and l.line_id = n.line_id
+  where l.charge_category = 'Usage'
   group by n.target_key, n.window_start, n.window_end, l.billing_currency
 ),
 products as (

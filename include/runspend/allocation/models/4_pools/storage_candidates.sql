@@ -3,8 +3,10 @@
 with lines as (
   select
     l.storage_key, l.storage_class, l.charge_period_start, l.charge_period_end,
-    case when l.charge_category = 'Usage' then lower(coalesce(b.consumed_unit, b.pricing_unit)) end as unit,
-    case when b.consumed_unit is null then b.pricing_quantity else b.consumed_quantity end as quantity
+    -- Bytes that were deleted early are billed, but not stored.
+    case when l.charge_category = 'Usage' and not regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'early.?delet')
+      then case when is_byte_time(lower(b.consumed_unit)) then lower(b.consumed_unit) else lower(b.pricing_unit) end end as unit,
+    case when is_byte_time(lower(b.consumed_unit)) then b.consumed_quantity else b.pricing_quantity end as quantity
   from rest_lines l
   join billing_lines b on b.source = l.source and b.line_id = l.line_id
   where b.billing_period = @period and l.storage_key is not null and l.line_kind <> 'fee' and coalesce(l.scope, '') <> 'exclude'

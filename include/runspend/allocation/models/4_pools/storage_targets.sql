@@ -2,7 +2,7 @@
 -- The share is of the measured bytes if they are the whole bucket. If they are a part of it, it is of the billed bytes, and the rest is unallocated.
 with stores as (
   select
-    store, lower(rtrim(store, '/')) as root,
+    store, case when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(rtrim(store, '/')) else rtrim(store, '/') end as root,
     -- Same expression as in platform_stores.
     case
       when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))
@@ -104,7 +104,11 @@ rests as (
 owners as (
   select
     target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id,
-    min(reason) as reason, logical_or(is_incomplete) as is_incomplete, cast(sum(weight) as int64) as weight
+    case
+      when sum(case when reason = 'not_measured' then weight else 0 end) * 2 > sum(weight) then 'not_measured'
+      else coalesce(min(case when reason <> 'not_measured' then reason end), min(reason))
+    end as reason,
+    logical_or(is_incomplete) as is_incomplete, cast(sum(weight) as int64) as weight
   from (
     select target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, is_incomplete, weight
     from weights

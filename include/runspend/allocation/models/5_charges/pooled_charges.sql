@@ -11,8 +11,7 @@ select
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
     -- Bytes of a bucket that an inventory does not list may belong to someone else.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
-    -- Runs that state no principal may have called as this one.
-    when c.match_method = 'llm_identity' then case when t.reason = 'other_callers' then 'medium' else 'exact' end
+    when c.match_method = 'llm_identity' then 'exact'
     when c.match_method in ('attached', 'artifact_bytes') then 'high'
     when c.match_method in ('pool_time', 'llm_cost') then 'medium'
     else 'low'

@@ -175,7 +175,7 @@ split_machines as (
   -- Parts of machines that pods or tasks share, by the last part of the machine's name.
   select distinct node_key, regexp_extract(node_key, r'[^/]*$') as short_name, charge_period_start, charge_period_end
   from billing_lines
-  where billing_period = @period and node_key is not null and charge_category = 'Usage'
+  where billing_period = @period and node_key is not null and charge_category = 'Usage' and pool_key is null
 ),
 split_runs as (
   -- The run's machine was billed while the run was active, and the bill gives its cost to pods.
