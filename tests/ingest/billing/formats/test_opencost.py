@@ -219,7 +219,7 @@ def test_a_file_that_cannot_be_read_refuses_the_source(tmp_path: Path, name: str
 
 def test_allocations_in_the_place_of_a_bill_are_refused(tmp_path: Path) -> None:
     bill = nights(tmp_path, write_bytes(tmp_path / "bills" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"})))
-    with pytest.raises(SourceRefused, match="allocations of OpenCost, which are not a bill"):
+    with pytest.raises(SourceRefused, match="OpenCost allocations, which are not a bill"):
         bill.load()
 
 
