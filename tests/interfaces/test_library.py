@@ -44,7 +44,7 @@ def test_views_of_the_explorer_add_up_spread_or_not(config: Path) -> None:
     apart, spread, few = (rs.explore(by="run", spread=is_spread, top=top) for is_spread, top in ((False, 100), (True, 100), (True, 1)))
     whole = sum(row["cost"] for row in apart)
     assert whole == sum(row["cost"] for row in spread) == sum(row["cost"] for row in few) > 0
-    assert {row["part"] for row in apart} == {"run", "idle", "shared"}
+    assert {row["part"] for row in apart} == {"run", "idle", "shared", "unallocated"}
     assert {row["part"] for row in spread} == {"run"}
     own = {row["run"]: row["cost"] for row in apart}
     assert all(row["cost"] - row["spread_cost"] == own[row["run"]] for row in spread)
