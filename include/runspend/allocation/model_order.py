@@ -43,7 +43,6 @@ DIRECT_MODELS = tuple(
         "run_spans",
         "allocated_jobs",
         "known_machines",
-        "attachable_machines",
         "machine_blocks",
         "earlier_sizes",
         "machine_units",
@@ -54,6 +53,7 @@ DIRECT_MODELS = tuple(
         "type_claims",
         "wanted_types",
         "machine_types",
+        "attachable_machines",
         "attachable_groups",
         "group_regions",
         "attach_keys",
@@ -82,7 +82,9 @@ POOLED_MODELS = tuple(
         "job_tails",
         "job_attached_parts",
         "attached_candidates",
-        "attached_targets",
+        "attached_periods",
+        "attached_windows",
+        "tail_windows",
         "attached_lines",
         "storage_candidates",
         "storage_targets",
@@ -119,12 +121,16 @@ POOLED_MODELS = tuple(
         "offered_blocks",
         "offered_windows",
         "unreached_sums",
-        "allocated_lines",
-        "pooled_lines",
-        "pooled_targets",
-        "run_times",
     )
 )
+# Lines attached to machines that only a pool or an instance type gives to runs: the same models, after these rules.
+LATER_MODELS = (
+    Model("followed_lines"),
+    Model("later_periods", makes="attached_periods"),
+    Model("attached_windows", makes="later_windows"),
+    Model("later_lines"),
+)
+CHARGE_MODELS = tuple(Model(name) for name in ("allocated_lines", "pooled_lines", "pooled_targets", "run_times"))
 SUM_MODELS = ("charge_lines", "run_bill_dimensions", "run_costs_daily", "unallocated_costs", "unmet_claims", "instance_type_hours")
 LEDGER_SUMS = (*SUM_MODELS, "cost_daily")
 LEDGER_CHECKS = (
@@ -152,9 +158,13 @@ def ledger_models(period: str) -> list[Model]:
         Model("cost_allocations", into=into, shard_by="resource_key"),
         *(Model(name, shard_by="resource_key") for name in MACHINE_RESULTS),
         *POOLED_MODELS,
-        Model("charge_sums", shard_by="target_key"),
-        Model("charge_parts", shard_by="target_key"),
+        *LATER_MODELS,
+        *CHARGE_MODELS,
+        *(Model(name, shard_by="target_key") for name in ("charge_sums", "attached_sums", "charge_parts", "followed_parts")),
         Model("pooled_charges", makes="charge_targets", shard_by="target_key", inline=True),
+        Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
+        Model("attached_targets"),
+        Model("attached_charges", makes="charge_targets", shard_by="target_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
         Model("left_lines", makes="charge_targets", shard_by="resource_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="resource_key"),

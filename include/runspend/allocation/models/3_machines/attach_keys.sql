@@ -1,6 +1,25 @@
--- one row per machine that serves runs and key by which charges of other resources can be attached to it: its own name, or a group it is in
-with machines as (
+-- one row per machine that runs, a pool or an instance type may use and key by which charges of other resources can be attached to it:
+-- its own name, or a group it is in
+with other_keys as (
+  -- Groups that no other resource has need no row.
+  select distinct group_key
+  from (
+    select any_value(group_keys) as group_keys
+    from billing_lines
+    where billing_period = @period and array_length(group_keys) > 0
+      and charge_category = 'Usage' and instance_type is null and coalesce(billed_nanoseconds, 0) = 0
+    group by array_to_string(group_keys, chr(31))
+  )
+  cross join unnest(group_keys) as group_key
+),
+machines as (
   select distinct resource_key from known_machines
+  union distinct
+  select l.resource_key
+  from billing_lines l
+  left join machine_types t on t.resource_key = l.resource_key
+  left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
+  where l.billing_period = @period and array_length(l.group_keys) > 0 and (l.pool_key is not null or w.instance_type is not null)
 ),
 sets as (
   -- There are few sets of keys and many charges. `tags.py` splits the text at this separator, which no key contains.
@@ -28,11 +47,13 @@ found as (
   select s.resource_key, k.group_key, s.region_id
   from sets s
   join keys k on k.group_text = s.group_text
+  join other_keys o on o.group_key = k.group_key
   union distinct
   select s.resource_key, a.short_key, s.region_id
   from sets s
   join keys k on k.group_text = s.group_text
   join short_keys a on a.whole_key = k.group_key
+  join other_keys o on o.group_key = a.short_key
 )
 select distinct f.resource_key, case when r.region_id is null then f.group_key else concat(f.group_key, '|', r.region_id) end as target_key
 from found f

@@ -1,4 +1,5 @@
--- one row per set of group keys (as text) on the period's charges with at least one key that a machine serving runs has too
+-- one row per set of group keys (as text) on the period's charges with at least one key that a machine has too
+-- which runs, their jobs, a pool or an instance type may use
 with sets as (
   select distinct array_to_string(group_keys, chr(31)) as group_text, group_keys
   from billing_lines
@@ -9,7 +10,10 @@ sets_of_machines as (
   from billing_lines l
   left join (select distinct resource_key from known_machines) m on m.resource_key = l.resource_key
   left join (select distinct job_key from allocated_jobs) j on j.job_key = l.job_key
-  where l.billing_period = @period and array_length(l.group_keys) > 0 and (m.resource_key is not null or j.job_key is not null)
+  left join machine_types t on t.resource_key = l.resource_key
+  left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
+  where l.billing_period = @period and array_length(l.group_keys) > 0
+    and (m.resource_key is not null or j.job_key is not null or (l.resource_key is not null and (l.pool_key is not null or w.instance_type is not null)))
 ),
 keys_of_machines as (
   select distinct group_key

@@ -1,4 +1,5 @@
--- one row per attachment key, charge period of its machines and target: the machine time that went to the target
+-- one row per attachment key, charge period of its machines and target: the machine time that went to the target.
+-- Idle time that is offered to a pool or an instance type names its machine: `attached_targets` gives it to the runs that get it.
 with machines as (
   select distinct machine_number, resource_key from run_intervals
 ),
@@ -19,22 +20,47 @@ idle as (
     on t.resource_key = m.resource_key and t.charge_period_start = s.charge_period_start and t.charge_period_end = s.charge_period_end
   where t.resource_key is null
 ),
+tagged as (
+  -- Charges that carry the ID of a run, on a machine that no run states in that charge period. A group does not follow them.
+  select
+    l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id,
+    coalesce(max(l.billed_nanoseconds), timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000) as nanoseconds
+  from ledger_lines l
+  join tagged_runs g on g.run_tag = l.run_tag
+  left join (select distinct resource_key, charge_period_start, charge_period_end from slot_targets) t
+    on t.resource_key = l.resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
+  where l.line_kind = 'timed' and l.cost_kind = 'compute' and l.charge_category = 'Usage' and t.resource_key is null
+  group by l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id
+),
 uses as (
   select
-    resource_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds
+    resource_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous, nanoseconds,
+    false as is_tagged
   from slot_targets
   union all
   select
     resource_key, charge_period_start, charge_period_end, 'idle', cast(null as string), cast(null as string), cast(null as string),
-    cast(null as string), cast(null as string), false, false, billed_nanoseconds
+    cast(null as string), cast(null as string), false, false, billed_nanoseconds, false
   from idle
+  union all
+  select
+    resource_key, charge_period_start, charge_period_end, 'run', tracking_server, workspace, run_id,
+    cast(null as string), cast(null as string), false, false, nanoseconds, true
+  from tagged
+),
+offered as (
+  select distinct resource_key from ledger_lines where is_offered
 )
 select
   k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id,
+  case when u.allocated_to = 'idle' then o.resource_key end as resource_key,
   min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind, logical_or(u.is_scaled) as is_scaled, logical_or(u.is_ambiguous) as is_ambiguous,
   cast(sum(u.nanoseconds) as int64) as nanoseconds
 from uses u
-join attach_keys k on k.resource_key = u.resource_key
+join attach_keys k on k.resource_key = u.resource_key and (not u.is_tagged or starts_with(k.target_key, 'machine|'))
 left join jobs j on j.resource_key = u.resource_key and j.charge_period_start = u.charge_period_start and j.charge_period_end = u.charge_period_end
+left join offered o on o.resource_key = u.resource_key
 where j.resource_key is null
-group by k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id
+group by
+  k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id,
+  case when u.allocated_to = 'idle' then o.resource_key end

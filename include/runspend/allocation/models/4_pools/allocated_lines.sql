@@ -11,6 +11,8 @@ with found as (
   select 5, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
   union all
   select 6, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+  union all
+  select 7, 'attached', source, line_id, target_key, window_start, window_end from later_lines
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found

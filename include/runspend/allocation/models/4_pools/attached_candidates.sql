@@ -4,14 +4,20 @@
 -- some members of a group say nothing about the rest.
 -- Nor is a line of a pool attached to a machine of that pool, which runs or a job have.
 with machine_keys as (
-  select distinct target_key from attached_parts
+  select distinct target_key from attach_keys
 ),
-parts as (
-  select target_key from machine_keys
-  union distinct
+job_keys as (
   select distinct target_key from job_attached_parts
   union distinct
   select distinct target_key from job_tails
+),
+parts as (
+  select target_key, true as is_of_machine from machine_keys
+  union all
+  select j.target_key, false
+  from job_keys j
+  left join machine_keys m on m.target_key = j.target_key
+  where m.target_key is null
 ),
 machines as (
   select resource_key
@@ -55,10 +61,9 @@ keyed as (
   left join group_regions r on r.group_key = key and r.region_id = w.region_id
 )
 select
-  k.source, k.line_id, k.target_key, k.distance,
+  k.source, k.line_id, k.target_key, k.distance, k.is_of_pool_or_machine,
   case when k.is_in_an_hour then timestamp_trunc(k.charge_period_start, hour) else k.charge_period_start end as window_start,
   case when k.is_in_an_hour then timestamp_add(timestamp_trunc(k.charge_period_start, hour), interval 1 hour) else k.charge_period_end end as window_end
 from keyed k
 join parts p on p.target_key = k.target_key
-left join machine_keys m on m.target_key = k.target_key
-where not k.is_of_pool_or_machine or (m.target_key is null and k.distance > 0)
+where not k.is_of_pool_or_machine or (not p.is_of_machine and k.distance > 0)

@@ -1,4 +1,4 @@
--- one row per charge of a rule that prices a pool and target with a share of it, as a range between 0 and 1.
+-- one row per charge of a rule that prices a pool (except `attached`) and target with a share of it, as a range between 0 and 1.
 -- Some charges of a charge period differ only in account, region or invoice. They are laid end to end, each as wide as its cost.
 -- Targets are laid along them, each as wide as its share.
 -- So every target gets its share of the total cost, with at most charges + targets rows, not charges x targets.
@@ -8,6 +8,7 @@ with all_charges as (
     source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
     case when known_by is not null then 1 else 3 end as rank, 1 as charge_count
   from charge_sums
+  where match_method <> 'attached'
   union all
   select
     source, cast(null as string), match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,

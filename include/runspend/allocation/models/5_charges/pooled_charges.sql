@@ -12,7 +12,7 @@ select
     -- Bytes of a bucket that an inventory does not list may belong to someone else.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
     when c.match_method = 'llm_identity' then 'exact'
-    when c.match_method in ('attached', 'artifact_bytes') then 'high'
+    when c.match_method = 'artifact_bytes' then 'high'
     when c.match_method in ('pool_time', 'llm_cost') then 'medium'
     else 'low'
   end as confidence,
