@@ -38,6 +38,7 @@ class Rule:
     error: Fraction = NO_COST  # Σ over runs |cost - truth|
     settled: Fraction = NO_COST  # Σ of the charges it settled, idle time included
     to_runs: Fraction = NO_COST
+    estimated: Fraction = NO_COST  # money of runs with a confidence below `high`
     scaled: Fraction = NO_COST  # money of runs that claimed more than was billed
     false_matches: int = 0  # (charge, run) with money where the run truly has none
     false_money: Fraction = NO_COST
@@ -153,6 +154,7 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
             if target is not None:
                 of_charge[target] += cost
                 rule.to_runs += cost
+                rule.estimated += cost if row["confidence"] not in CERTAIN else 0
                 rule.scaled += cost if row["is_scaled"] else 0
                 if cost and not any(world.lines[number].shares.get(target) for number in charges[row["charge_id"]]):
                     rule.false_matches += 1
@@ -222,7 +224,9 @@ def _verdict(judgement: Judgement) -> list[str]:
                 f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them"
             )
     for name in BY_ID:
-        if world.bar is not None and name in judgement.rules and judgement.rules[name].relative_error > WITH_IDS:
+        # What is attached to machines that runs of a pool or a type have is as sure as these rules: the world's bar is for all together.
+        is_estimated = name == "attached" and name in judgement.rules and judgement.rules[name].estimated and world.bar != WITH_IDS
+        if world.bar is not None and name in judgement.rules and judgement.rules[name].relative_error > WITH_IDS and not is_estimated:
             faults.append(f"{name}: error {float(judgement.rules[name].relative_error):.3g} of the truth, more than {float(WITH_IDS):g}")
     if world.bar is not None and judgement.whole.relative_error > world.bar:
         error, run_id = judgement.whole.worst_run

@@ -95,7 +95,8 @@ def _rules(judgements: Sequence[Judgement]) -> list[str]:
             ]
     lines.append(
         "\nThe rules `pool_time` and `instance_type_time` price the hours of an account together. A run that states no account gets a part of each account's hour, at nearly the same price. "
-        "This causes most of their false matches, but hardly any of the error."
+        "This causes most of their false matches, but hardly any of the error. "
+        "The rule `attached` follows machines: where runs of a pool or a type may have them (`mixed`), it is as accurate as these rules."
     )
     return lines
 

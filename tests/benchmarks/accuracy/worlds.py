@@ -605,26 +605,7 @@ def attached(world: World) -> None:
         cluster += [machine] if number % 2 else []
         for _ in range(2):
             fill(world, machine, gap=(0, 3 * HOUR), length=(10 * MINUTE, 7 * HOUR))
-        for hour in windows_of(machine.up, HOUR):
-            disk = {
-                "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{machine.name[2:]}",
-                "ServiceName": "Amazon EBS",
-                "ServiceCategory": "Storage",
-                "SkuId": "gp3",
-            }
-            tags = {"runspend.attached_to": machine.name}
-            world.lines.append(
-                bill_line(
-                    hour,
-                    hour + HOUR,
-                    Decimal("0.066"),
-                    machine_shares([machine], hour, hour + HOUR),
-                    **disk,
-                    ConsumedQuantity="0.68",
-                    ConsumedUnit="GB-Months",
-                    Tags=json.dumps(tags),
-                )
-            )
+        bill_disk(world, machine, ConsumedQuantity="0.68", ConsumedUnit="GB-Months")
     for hour in windows_of([(world.begin, world.end)], HOUR):
         traffic = {
             "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:natgateway/nat-1",
@@ -648,6 +629,25 @@ def attached(world: World) -> None:
     world.bill_machines()
 
 
+def bill_disk(world: World, machine: Machine, **columns: str) -> None:
+    """Bill a disk that names its machine, in every hour of the machine."""
+    for hour in windows_of(machine.up, HOUR):
+        world.lines.append(
+            bill_line(
+                hour,
+                hour + HOUR,
+                Decimal("0.066"),
+                machine_shares([machine], hour, hour + HOUR),
+                ResourceId=f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{machine.name[2:]}",
+                ServiceName="Amazon EBS",
+                ServiceCategory="Storage",
+                SkuId="gp3",
+                Tags=json.dumps({"runspend.attached_to": machine.name}),
+                **columns,
+            )
+        )
+
+
 def platform_lines(world: World) -> None:
     """`shared` declares databases, control planes, gateways, load balancers and registries as shared cost, although a pool, a group and a type would match them. Disks follow their machines."""
     nodes = [
@@ -663,18 +663,7 @@ def platform_lines(world: World) -> None:
             states=number > 0,
             experiment="pooled" if number == 0 else "stated",
         )
-        for hour in windows_of(node.up, HOUR):
-            shares = machine_shares([node], hour, hour + HOUR)
-            disk = {
-                "ResourceId": f"arn:aws:ec2:eu-west-1:{ACCOUNT}:volume/vol-{node.name[2:]}",
-                "ServiceName": "Amazon EBS",
-                "ServiceCategory": "Storage",
-                "SkuId": "gp3",
-            }
-            if number > 0:  # of a machine that runs state
-                world.lines.append(
-                    bill_line(hour, hour + HOUR, Decimal("0.066"), shares, **disk, Tags=json.dumps({"runspend.attached_to": node.name}))
-                )
+        bill_disk(world, node)
         if number == 1:
             # a run's own tag is stronger than the declaration
             own = {
@@ -1055,7 +1044,11 @@ def named_job(world: World, billed: str, tags: dict[str, str], stated: dict[str,
 def mixed(world: World) -> None:
     """All kinds of evidence in one bill: jobs, rented machines, ids, disks, pools and types."""
     for part in (jobs, rented, shared_gpus, spot, attached, pools, types_alone):
+        before = len(world.machines)
         part(world)
+        for machine in world.machines[before:]:
+            if part is types_alone and machine.kind is G5:
+                bill_disk(world, machine)
         world.billed = len(world.machines)
     world.bar = WITHOUT_IDS
 
