@@ -79,10 +79,13 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
         costs = {
             r["run_id"]: Fraction(r["effective_cost"]) for r in reader.query("select run_id, effective_cost from run_costs").to_pylist()
         }
-        guesses = "select run_id, confidence, sum(effective_cost) as cost from cost_allocations where allocated_to = 'run' and match_method = 'instance_type_time' group by run_id, confidence"
-        for guess in reader.query(
-            guesses
-        ).to_pylist():  # a machine that no run names, given to runs that asked for its type: never with high confidence
+        guesses = """
+            select run_id, confidence, sum(effective_cost) as cost from cost_allocations
+            where allocated_to = 'run' and (match_method = 'instance_type_time' or match_method = 'attached' and confidence <> 'high')
+            group by run_id, confidence
+        """
+        # a machine's time that no run states, and its disks, go to runs that asked for its type: never with high confidence
+        for guess in reader.query(guesses).to_pylist():
             assert guess["confidence"] == "low"
             costs[guess["run_id"]] -= Fraction(guess["cost"])
     truth: dict[str, Fraction] = defaultdict(Fraction)
