@@ -14,7 +14,7 @@ import pytest
 from runspend.actions import alert as alerts
 from runspend.actions.costs.query import Selection, costs
 from runspend.actions.report import plan_report, render_summary, summary_lines, write_report
-from runspend.actions.report.night_summary import Night
+from runspend.actions.report.terminal_summary import PipelineRun
 from runspend.config.exchange_rates import FOREVER, Stretch, missing_rates, stretches
 from runspend.config.settings import ExchangeRate, RateSettings, Settings
 from runspend.core.errors import ConfigError, SourceError
@@ -298,8 +298,8 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
     page = write_report(figures, tmp_path / "reports").read_text()
     assert "EUR was converted to USD at the rate" in page
     assert ">gcp, EUR " in (tmp_path / "reports" / "2026-10-audit.html").read_text()
-    assert "2026-10.USD.bill=200" in summary_lines([figures], Night(NOW, 1))
-    assert "OCTOBER 2026 · effective cost · USD (EUR converted)" in render_summary([figures], Night(NOW, 1))
+    assert "2026-10.USD.bill=200" in summary_lines([figures], PipelineRun(NOW, 1))
+    assert "OCTOBER 2026 · effective cost · USD (EUR converted)" in render_summary([figures], PipelineRun(NOW, 1))
 
 
 def test_a_report_without_a_rate_keeps_the_currencies_apart_and_says_why(october: ParquetWarehouse, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ import pytest
 from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.core.step_result import Outcome
-from runspend.interfaces.night_summary import summarize_night
+from runspend.interfaces.nightly_summary import summarize_pipeline_run
 from runspend.warehouse.factory import open_warehouse
 from tests.kept_world import KeptWorld
 from tests.tiny_world import DAY, MACHINE, make_tiny_world
@@ -142,10 +142,10 @@ def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> 
     settings = settings.model_copy(update={"budget_entries": [settings.budgets[0].model_copy(update={"amount": Decimal(40)})]})
     deliver(config, 1)
     outcome = whole_night(settings, 6)
-    screen = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
+    screen = summarize_pipeline_run(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True)
     assert re.search(r"^  estimated since then +120\.0000 +2 Nov 01:00 UTC → 2 Nov 04:00 UTC; excluded from totals$", screen, re.MULTILINE)
     assert re.search(r"^  bill +40\.0000 ", screen, re.MULTILINE)
-    facts = summarize_night(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=False)
+    facts = summarize_pipeline_run(settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=False)
     assert "2026-11.USD.estimated=120\n" in facts
     page = (settings.home / "reports" / "2026-11.html").read_text()
     assert "about 120.0000 USD for runs" in page
@@ -166,7 +166,7 @@ def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
     settings = load_settings(config)
     outcome = night(settings, 6)
     assert {r["reason"] for r in rows(settings, "select reason from run_estimates")} == {"no_instance_type"}
-    assert "no estimate for 2 runs: no instance type" in summarize_night(
+    assert "no estimate for 2 runs: no instance type" in summarize_pipeline_run(
         settings, outcome, now=DAY + timedelta(hours=6), seconds=1, is_watched=True
     )
     config.write_text(json.dumps({**text, "rates": {"prices": [{"instance_type": "other", "price": 3, "currency": "USD"}]}}))
@@ -254,7 +254,7 @@ def test_bills_in_two_currencies_need_a_rate(config: Path) -> None:
     assert (outcome.exit_code, outcome.problems) == (0, [])
     day = Decimal(24 * 40)
     bill = day + day * Decimal("1.09")
-    screen = summarize_night(settings, outcome, now=now, seconds=1, is_watched=True)
+    screen = summarize_pipeline_run(settings, outcome, now=now, seconds=1, is_watched=True)
     assert re.search(rf"^  bill +{bill:,.2f} ", screen, re.MULTILINE)
     spent = {r["budget"]: r["spent"] for r in rows(settings, "select budget, spent from budget_status")}
     assert spent["all"] == day  # the machine of the other bill serves no run
@@ -279,7 +279,7 @@ def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
     config.write_text(json.dumps(text))
     settings, now = load_settings(config), DAY + timedelta(days=2, hours=6)
     outcome = whole_night(settings, 54)
-    screen, facts = (summarize_night(settings, outcome, now=now, seconds=1, is_watched=is_watched) for is_watched in (True, False))
+    screen, facts = (summarize_pipeline_run(settings, outcome, now=now, seconds=1, is_watched=is_watched) for is_watched in (True, False))
     page = (settings.home / "reports" / "2026-11.html").read_text()
     assert [note for note in outcome.notes if "estimates in USD" in note] == [
         "2026-11: estimates in USD are not converted to EUR: no rate from USD to EUR for 2026-11-02. "

@@ -120,7 +120,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
     assert given(day) == before
     assert "no pools proposed" in run_here("suggest", *config, cwd=tmp_path).stdout
     assert (day.folder / "reports" / "2026-10.html").is_file()
-    from runspend.interfaces.night_summary import next_commands
+    from runspend.interfaces.nightly_summary import next_commands
 
     for command in next_commands(load_settings(day.config)):
         _, *words = shlex.split(command)

@@ -14,7 +14,7 @@ import pytest
 from runspend.config.settings import Settings, load_settings
 from runspend.core.errors import ConfigError, UsageError
 from runspend.core.step_result import Outcome
-from runspend.interfaces.night_summary import _published
+from runspend.interfaces.nightly_summary import _published
 from runspend.pipeline import publish
 from tests import access_world
 from tests.command import run_here

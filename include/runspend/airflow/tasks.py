@@ -58,7 +58,7 @@ class Superseded(AirflowException):
 
 
 def tell_operators(context: Any) -> None:
-    """Mail `mail.operators` that a task failed for the last time, once per task and night. Needs no warehouse."""
+    """Mail `mail.operators` that a task failed for the last time, once per task and day. Needs no warehouse."""
     if isinstance(context.get("exception"), (NotAllDone, NoAnswer, Superseded)):
         return  # the step mailed operators itself, with the cause, or they need not act
     from runspend.actions.alert import operators

@@ -162,17 +162,17 @@ def tell_not_published(settings: Settings, outcome: Outcome, target: str, proble
 
 
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """Call `mail.heartbeat` once per night, only if everything went well. The call is repeated until it is answered."""
-    from runspend.actions.alert.freshness import last_good_night
+    """Call `mail.heartbeat` once per pipeline run, only if everything went well. The call is repeated until it is answered."""
+    from runspend.actions.alert.freshness import last_good_pipeline_run
     from runspend.actions.alert.posting import ring
     from runspend.warehouse.records import Records
 
     if settings.mail.heartbeat is None or outcome.exit_code != 0:
         return
     records = Records(settings.home)
-    night = last_good_night(settings, records)
+    newest = last_good_pipeline_run(settings, records)
     last_call = records.get("heartbeats", "last")
-    if night is None or (last_call is not None and last_call[0]["night"] == night):
+    if newest is None or (last_call is not None and last_call[0]["night"] == newest):
         return
     answer = ring(settings.mail.heartbeat.get_secret_value())
     if answer.state != "accepted":
@@ -181,7 +181,7 @@ def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
             PartialFailure(f"cannot call mail.heartbeat: {answer.reply}. Check the address. The pipeline run itself succeeded.", failures)
         )
         return
-    value = {"night": night, "at": now.isoformat()}
+    value = {"night": newest, "at": now.isoformat()}
     if last_call is None:
         records.create("heartbeats", "last", value)
     else:

@@ -19,7 +19,7 @@ from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.overview import COLUMNS, QuietRequest, list_budgets, say_quiet
 from runspend.actions.report.charts import bullet
 from runspend.core.errors import UsageError
-from runspend.interfaces import night_summary as summary
+from runspend.interfaces import nightly_summary as summary
 from runspend.interfaces.cli import cli
 from runspend.schema.tables import TABLES
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse

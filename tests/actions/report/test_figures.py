@@ -12,9 +12,9 @@ import pytest
 
 from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.figures import MEASURES, ReportFigures, Resource
-from runspend.actions.report.night_summary import Night, render_summary, summary_lines
 from runspend.actions.report.plan import SQL, budget_dates, run_url
 from runspend.actions.report.render import render_page
+from runspend.actions.report.terminal_summary import PipelineRun, render_summary, summary_lines
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.factory import open_warehouse
@@ -267,8 +267,8 @@ def test_groups_of_cost_without_a_run_have_no_values_of_tags_where_people_are_hi
     assert exact(g.inside_cost for g in groups) == exact(g.inside_cost for g in shown.currencies[0].groups)
     write_report(hidden, tmp_path)
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
-    night = Night(NOW, 1)
-    for text in (repr(groups), render_summary([hidden], night), *summary_lines([hidden], night), *written):
+    pipeline_run = PipelineRun(NOW, 1)
+    for text in (repr(groups), render_summary([hidden], pipeline_run), *summary_lines([hidden], pipeline_run), *written):
         assert "surname" not in text
 
 
@@ -447,5 +447,5 @@ def test_shared_cost_has_its_kinds() -> None:
         world["cost_allocations"].append({**row, "charge_id": f"c{number}", "reason": reason, "match_method": "none"})
     figures = plan(world)
     words = "taxes 1,300.00, platform services 432.13, support 310.00, other fees 9.00, distributed by sharing −50.00, credits −300.00"
-    assert words in render_summary([figures], Night(NOW, 1))
+    assert words in render_summary([figures], PipelineRun(NOW, 1))
     assert f"Shared: {words}." in " ".join(render_page(figures).split())

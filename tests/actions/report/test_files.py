@@ -27,11 +27,11 @@ from runspend.actions.alert.wording import Writer
 from runspend.actions.report import plan_report, write_report
 from runspend.actions.report.csv_files import guard_text, report_sheets, write_sheet
 from runspend.actions.report.figures import MEASURES, PARTS, Costs, Outlook, ReportFigures
-from runspend.actions.report.night_summary import Night, render_summary
 from runspend.actions.report.render import content_policy, render_audit, render_page
+from runspend.actions.report.terminal_summary import PipelineRun, render_summary
 from runspend.allocation.without_run import Group
 from runspend.config.settings import Budget, MailSettings, Settings
-from runspend.interfaces import night_summary
+from runspend.interfaces import nightly_summary
 from tests.actions.report.report_world import NOW, TableReader, month_world
 from tests.hostile_names import FORMULAS, PAYLOADS, with_names
 
@@ -338,7 +338,7 @@ def test_one_amount_reads_the_same_everywhere(exact: str, shown: str, tmp_path: 
         "currency": "USD",
     }
     assert overview.budget_lines([row | {"spent": Decimal(exact), "amount": Decimal(5000)}])[1][3] == shown
-    assert [text for _, text in night_summary._budgets(reader) if f" {shown} of  5,000.00 USD" in text]
+    assert [text for _, text in nightly_summary._budgets(reader) if f" {shown} of  5,000.00 USD" in text]
 
 
 def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigures) -> None:
@@ -348,7 +348,7 @@ def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigure
     parts = {part: Costs(*[Decimal(cost)] * 4) for part, cost in zip(PARTS, exact, strict=True)}
     team = replace(c.teams[0], effective_cost=Decimal(exact[0]))
     uneven = replace(figures, currencies=(replace(c, parts=parts, teams=(team,)),))
-    screen = " ".join(render_summary([uneven], Night(NOW, 1)).split())
+    screen = " ".join(render_summary([uneven], PipelineRun(NOW, 1)).split())
     month, audit = (BeautifulSoup(page, "html.parser") for page in (render_page(uneven), render_audit(uneven)))
     shown = {"allocated to runs": "3,267.85", "idle": "1,790.35", "unallocated": "388.58", "shared": "1,162.09", "ML platform": "6,608.87"}
     assert "The ML platform cost 6,608.87" in month.select_one(".lead").get_text()

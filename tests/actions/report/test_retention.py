@@ -1,4 +1,4 @@
-"""What the report and the night's screen say of retention policies: planned, announced, due, kept, archived."""
+"""What the report and the screen of a pipeline run say of retention policies: planned, announced, due, kept, archived."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from bs4 import BeautifulSoup
 
-from runspend.actions.report import Night, render_summary, summary_lines
+from runspend.actions.report import PipelineRun, render_summary, summary_lines
 from runspend.actions.report.plan import plan_report
 from runspend.actions.report.render import render_page
 from runspend.config.settings import Settings
-from runspend.interfaces.night_summary import _archive
+from runspend.interfaces.nightly_summary import _archive
 from tests.actions.report.report_world import NOVEMBER, NOW, TableReader, month_world
 
 DUE = datetime(2026, 12, 24, tzinfo=timezone.utc)
@@ -80,9 +80,9 @@ def test_the_screen_says_it_in_a_line_a_policy() -> None:
         ("▲", "<script> (tier)  1 due · 2.0 GB · from 24 Dec 2026"),
         ("✓", "cold (archive)  2 announced, 2 planned, 1 protected · 8.0 GB · saves 1.50 USD per month · from 24 Dec 2026"),
     )
-    night = Night(NOW, 1, archive=lines)
-    assert "ARCHIVE  " in render_summary([], night)
-    assert f"archive={lines[1][1]}" in summary_lines([], night)
-    assert "ARCHIVE" not in render_summary([], Night(NOW, 1))
+    pipeline_run = PipelineRun(NOW, 1, archive=lines)
+    assert "ARCHIVE  " in render_summary([], pipeline_run)
+    assert f"archive={lines[1][1]}" in summary_lines([], pipeline_run)
+    assert "ARCHIVE" not in render_summary([], PipelineRun(NOW, 1))
     nothing: Any = TableReader(month_world())
     assert _archive(nothing) == ()

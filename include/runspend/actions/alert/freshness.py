@@ -117,16 +117,16 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
     return stale
 
 
-def last_good_night(settings: Settings, records: RecordStore) -> str | None:
+def last_good_pipeline_run(settings: Settings, records: RecordStore) -> str | None:
     """Return a name for the last pipeline run if everything recorded ended well. None if something did not end well.
 
     Freshness is judged in `judge_freshness`.
     """
     found = _current(settings, records)
-    night = found.get("cost tables")
-    if night is None or not all(value.get("is_good", False) for value in found.values()):
+    newest = found.get("cost tables")
+    if newest is None or not all(value.get("is_good", False) for value in found.values()):
         return None
-    return str(night["last_good_at"])
+    return str(newest["last_good_at"])
 
 
 def all_good_since(settings: Settings, records: RecordStore) -> datetime | None:

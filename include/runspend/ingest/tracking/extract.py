@@ -180,8 +180,8 @@ def choose_months(
     last = current.replace(year=current.year - (current.month == 1), month=(current.month - 2) % 12 + 1, day=1)
     everything = {*found, *known}
     always = {current.strftime("%Y-%m"), last.strftime("%Y-%m"), *(set(found) - set(known)), *open_months, *billed_months} & everything
-    night = current.date().toordinal()
-    turn = {m for m in everything if (int(m[:4]) * 12 + int(m[5:7]) + night) % 7 == 0}
+    day = current.date().toordinal()
+    turn = {m for m in everything if (int(m[:4]) * 12 + int(m[5:7]) + day) % 7 == 0}
     return sorted(always | turn)
 
 

@@ -9,7 +9,7 @@ import click
 
 from runspend.interfaces.cli.context import Context, pasteable, shown, with_context
 from runspend.interfaces.cli.output import print_json
-from runspend.interfaces.cli.steps import DEMO_FOLDER, run_night
+from runspend.interfaces.cli.steps import DEMO_FOLDER, run_nightly
 
 
 @click.command()
@@ -193,7 +193,7 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     trial = begin(tracking, bill, folder, now=context.now, progress=context.progress)
     context.__dict__["settings"] = Context.loaded = trial.settings
     Context.given = trial.settings.path
-    run_night(context, (), (), trial=trial)
+    run_nightly(context, (), (), trial=trial)
 
 
 @click.command()

@@ -61,7 +61,7 @@ def nightly(context: Context, periods: tuple[str, ...], since: str | None, accep
         _use_demo(context)
     if since is not None:
         periods = (*periods, *_loaded_since(context.settings, since))
-    run_night(context, periods, accept, dags, since)
+    run_nightly(context, periods, accept, dags, since)
 
 
 def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> click.Command:
@@ -288,7 +288,7 @@ def _loaded_since(settings: Settings, since: str) -> list[str]:
     return sorted({u.period for u in open_warehouse(settings).states("billing_lines") if u.period >= since})
 
 
-def run_night(
+def run_nightly(
     context: Context,
     periods: Sequence[str],
     accept: Sequence[str],
@@ -298,7 +298,7 @@ def run_night(
 ) -> None:
     """Run the pipeline, through the DAGs of `dags` if given, and print its summary. Ends the process with the exit code."""
     from runspend import pipeline
-    from runspend.interfaces.night_summary import summarize_night
+    from runspend.interfaces.nightly_summary import summarize_pipeline_run
     from runspend.pipeline.monitoring import mailing_what_ends
 
     began = time.monotonic()
@@ -325,7 +325,7 @@ def run_night(
     if context.as_json:
         print_outcome(context, outcome, **_as_record(context, outcome, trial))
     try:
-        text = summarize_night(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty())
+        text = summarize_pipeline_run(context.settings, outcome, now=context.now, seconds=seconds, is_watched=sys.stdout.isatty())
         click.echo(pasteable(text), nl=False)
     except WarehouseDamaged as error:
         outcome.fail(error)

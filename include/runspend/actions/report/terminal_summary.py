@@ -1,6 +1,6 @@
 """The pipeline run in the terminal: one screen for a person, or one `key=value` fact per line for a program.
 
-The caller passes the events of the pipeline run as `Night`. Figures come from `figures.py`. Nothing is read or printed here.
+The caller passes the events of the pipeline run as `PipelineRun`. Figures come from `figures.py`. Nothing is read or printed here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NOTES = 6  # maximum number shown
 
 
 @dataclass(frozen=True)
-class Night:
+class PipelineRun:
     """Result of a pipeline run, for people. Marks are ✓ (fine), ▲ (near), ⚠ (look), ✗ (over, failed)."""
 
     now: datetime
@@ -55,7 +55,7 @@ class Night:
     empty: tuple[str, ...] = ()  # months newer than the figures, on the bill without cost
 
 
-def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width: int = 100, tty: bool = False) -> str:
+def render_summary(figures_list: Sequence[ReportFigures], pipeline_run: PipelineRun, *, width: int = 100, tty: bool = False) -> str:
     """Return the screen of a pipeline run: the newest month with cost in full, others in one line each.
 
     `tty` adds colors. Ends with a newline.
@@ -64,54 +64,61 @@ def render_summary(figures_list: Sequence[ReportFigures], night: Night, *, width
     def marked(label: str, facts: Sequence[tuple[str, str]]) -> list[str]:
         return ["", *_labelled(label, [f"{_mark(mark, tty)} {_clean(text)}" for mark, text in facts])] if facts else []
 
-    done = [f"rebuilt {', '.join(night.rebuilt)}"] if night.rebuilt else []
-    done += [_unchanged(night.unchanged)] if night.unchanged else []
-    head = f"Runspend {__version__} · pipeline run of {night.now:%Y-%m-%d %H:%M} UTC"
-    lines = _wrap([head, *done, f"{night.seconds:,.0f} s"], "", "  ", width)
-    lines += marked("CLAIMS", night.claims)
+    done = [f"rebuilt {', '.join(pipeline_run.rebuilt)}"] if pipeline_run.rebuilt else []
+    done += [_unchanged(pipeline_run.unchanged)] if pipeline_run.unchanged else []
+    head = f"Runspend {__version__} · pipeline run of {pipeline_run.now:%Y-%m-%d %H:%M} UTC"
+    lines = _wrap([head, *done, f"{pipeline_run.seconds:,.0f} s"], "", "  ", width)
+    lines += marked("CLAIMS", pipeline_run.claims)
     ordered = sorted(figures_list, key=lambda f: f.period)
     if ordered:
         for c in ordered[-1].currencies:
             lines += ["", *_currency_lines(c, ordered[-1], width, tty)]
         if not ordered[-1].currencies:
             lines += ["", f"  {month_name(ordered[-1].period).upper()} · no charges of this month are loaded"]
-    lines += marked("TYPES", night.claimed_hours)
+    lines += marked("TYPES", pipeline_run.claimed_hours)
     older = [
         f"{month_name(f.period)} {money(c.platform.effective_cost, places_for(c.bill.effective_cost))} {c.currency}"
         for f in reversed(ordered[:-1])
         for c in f.currencies
     ]
-    if night.empty:
-        lines += ["", *_labelled("NEWER", [f"{', '.join(month_name(period) for period in night.empty)}: on the bill, without cost"])]
+    if pipeline_run.empty:
+        lines += ["", *_labelled("NEWER", [f"{', '.join(month_name(period) for period in pipeline_run.empty)}: on the bill, without cost"])]
     if older:
         lines += ["", *_wrap(older, "  EARLIER  ", "           ", width)]
-    lines += marked("BUDGETS", night.budgets) + marked("ARCHIVE", night.archive) + marked("PUBLISH", night.published)
-    if night.annotated:
-        lines += ["", *_labelled("MLFLOW", [_clean(text) for text in night.annotated])]
-    if night.sources:
-        lines += ["", *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in night.sources], "  SOURCES  ", "           ", width)]
-    if night.notes:
-        shown = [_clean(note) for note in night.notes[:NOTES]]
-        more = [f"{len(night.notes) - NOTES} more: run runspend load or runspend extract to see all"] if len(night.notes) > NOTES else []
+    lines += marked("BUDGETS", pipeline_run.budgets) + marked("ARCHIVE", pipeline_run.archive) + marked("PUBLISH", pipeline_run.published)
+    if pipeline_run.annotated:
+        lines += ["", *_labelled("MLFLOW", [_clean(text) for text in pipeline_run.annotated])]
+    if pipeline_run.sources:
+        lines += [
+            "",
+            *_wrap([f"{_mark(mark, tty)} {_clean(text)}" for mark, text in pipeline_run.sources], "  SOURCES  ", "           ", width),
+        ]
+    if pipeline_run.notes:
+        shown = [_clean(note) for note in pipeline_run.notes[:NOTES]]
+        more = (
+            [f"{len(pipeline_run.notes) - NOTES} more: run runspend load or runspend extract to see all"]
+            if len(pipeline_run.notes) > NOTES
+            else []
+        )
         lines += ["", *_labelled("NOTES", [*shown, *more])]
     lines.append("")
-    if night.report is not None:
-        lines.append(f"  report   {night.report}")
-    if night.next_commands:
-        lines += _wrap(night.next_commands, "  next     ", "           ", width)
-    if night.exit_code or night.problems:
-        lines += ["", f"exit {night.exit_code}: " + ("; ".join(_clean(p) for p in night.problems) or "see above")]
+    if pipeline_run.report is not None:
+        lines.append(f"  report   {pipeline_run.report}")
+    if pipeline_run.next_commands:
+        lines += _wrap(pipeline_run.next_commands, "  next     ", "           ", width)
+    if pipeline_run.exit_code or pipeline_run.problems:
+        lines += ["", f"exit {pipeline_run.exit_code}: " + ("; ".join(_clean(p) for p in pipeline_run.problems) or "see above")]
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[str]:
+def summary_lines(figures_list: Sequence[ReportFigures], pipeline_run: PipelineRun) -> list[str]:
     """Return the same content as facts, one `key=value` per line, with exact money."""
     lines = [
         f"version={__version__}",
-        f"now={night.now.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-        f"rebuilt={','.join(night.rebuilt)}",
-        f"unchanged={','.join(night.unchanged)}",
-        f"seconds={night.seconds:.0f}",
+        f"now={pipeline_run.now.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        f"rebuilt={','.join(pipeline_run.rebuilt)}",
+        f"unchanged={','.join(pipeline_run.unchanged)}",
+        f"seconds={pipeline_run.seconds:.0f}",
     ]
     for f in sorted(figures_list, key=lambda f: f.period):
         for c in f.currencies:
@@ -135,18 +142,18 @@ def summary_lines(figures_list: Sequence[ReportFigures], night: Night) -> list[s
             lines += [f"{f.period}.{code}.estimated={plain(made.cost)}", f"{f.period}.{code}.estimated_tokens={plain(made.token_cost)}"]
         lines += [f"{f.period}.not_estimated.{reason}={count}" for reason, count in f.estimate_gaps]
         lines.append(f"{f.period}.snapshot={f.snapshot}")
-    lines += [f"without_cost={period}" for period in night.empty]
-    lines += [f"unmet_claims={_clean(text)}" for _, text in night.claims]
-    lines += [f"claimed_hours={_clean(text)}" for _, text in night.claimed_hours]
-    lines += [f"budget={_clean(text)}" for _, text in night.budgets]
-    lines += [f"archive={_clean(text)}" for _, text in night.archive]
-    lines += [f"published={_clean(text)}" for _, text in night.published]
-    lines += [f"annotated={_clean(text)}" for text in night.annotated]
-    lines += [f"source={_clean(text)}" for _, text in night.sources]
-    lines += [f"report={night.report or ''}"]
-    lines += [f"note={_clean(note)}" for note in night.notes]
-    lines += [f"problem={_clean(p)}" for p in night.problems]
-    return [*lines, f"exit={night.exit_code}"]
+    lines += [f"without_cost={period}" for period in pipeline_run.empty]
+    lines += [f"unmet_claims={_clean(text)}" for _, text in pipeline_run.claims]
+    lines += [f"claimed_hours={_clean(text)}" for _, text in pipeline_run.claimed_hours]
+    lines += [f"budget={_clean(text)}" for _, text in pipeline_run.budgets]
+    lines += [f"archive={_clean(text)}" for _, text in pipeline_run.archive]
+    lines += [f"published={_clean(text)}" for _, text in pipeline_run.published]
+    lines += [f"annotated={_clean(text)}" for text in pipeline_run.annotated]
+    lines += [f"source={_clean(text)}" for _, text in pipeline_run.sources]
+    lines += [f"report={pipeline_run.report or ''}"]
+    lines += [f"note={_clean(note)}" for note in pipeline_run.notes]
+    lines += [f"problem={_clean(p)}" for p in pipeline_run.problems]
+    return [*lines, f"exit={pipeline_run.exit_code}"]
 
 
 def _currency_lines(c: CurrencyFigures, figures: ReportFigures, width: int, tty: bool) -> list[str]:

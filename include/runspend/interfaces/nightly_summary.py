@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.actions.explore.home import forecast_month
-from runspend.actions.report import Night, plan_report, render_summary, summary_lines
+from runspend.actions.report import PipelineRun, plan_report, render_summary, summary_lines
 from runspend.allocation.claimed_hours import claimed_hours
 from runspend.allocation.diagnostics import unmet_claims
 from runspend.config.budgets import percent_used
@@ -28,7 +28,9 @@ TYPES_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
-def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100) -> str:
+def summarize_pipeline_run(
+    settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100
+) -> str:
     """Return one screen for a person. If no person is watching, return the same facts as `key=value` lines."""
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
@@ -39,7 +41,7 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             outcome.reported.get(period) or plan_report(reader, period, settings=settings, now=now, forecast=forecast_month)
             for period in shown
         ]
-        night = Night(
+        pipeline_run = PipelineRun(
             now=now,
             seconds=seconds,
             rebuilt=_built(outcome.changed),
@@ -59,8 +61,8 @@ def summarize_night(settings: Settings, outcome: Outcome, *, now: datetime, seco
             notes=tuple(outcome.notes),
         )
     if is_watched:
-        return render_summary(figures, night, width=width, tty=True)
-    return "".join(f"{line}\n" for line in summary_lines(figures, night))
+        return render_summary(figures, pipeline_run, width=width, tty=True)
+    return "".join(f"{line}\n" for line in summary_lines(figures, pipeline_run))
 
 
 def next_commands(settings: Settings) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runspend.config.settings import load_settings
-from runspend.interfaces import night_summary
+from runspend.interfaces import nightly_summary
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Path:
 def test_names_with_spaces_are_quoted(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home.parent)
     monkeypatch.setattr("shutil.which", lambda _: "/usr/bin/runspend")
-    first, second = night_summary.next_commands(load_settings(home / "my runspend.yaml"))
+    first, second = nightly_summary.next_commands(load_settings(home / "my runspend.yaml"))
     assert shlex.split(first) == ["runspend", "costs", "--by", "experiment", "--config", "try out/my runspend.yaml"]
     assert shlex.split(second) == ["runspend", "sql", "--tables", "--config", "try out/my runspend.yaml"]
 
@@ -34,7 +34,7 @@ def test_a_module_is_called_as_a_module(home: Path, monkeypatch: pytest.MonkeyPa
     """Started with `python -m`: its file alone cannot be executed."""
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["/somewhere/runspend/interfaces/cli/__main__.py"])
-    command = night_summary.next_commands(load_settings(home / "my runspend.yaml"))[1]
+    command = nightly_summary.next_commands(load_settings(home / "my runspend.yaml"))[1]
     found = subprocess.run([*shlex.split(command)[:-4], "--help"], capture_output=True, text=True, check=True)
     assert "costs" in found.stdout
 
@@ -43,4 +43,4 @@ def test_another_program_keeps_its_path(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(home)
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(sys, "argv", [str(home / "my env" / "runspend")])
-    assert shlex.split(night_summary.next_commands(load_settings(home / "my runspend.yaml"))[1])[0] == "my env/runspend"
+    assert shlex.split(nightly_summary.next_commands(load_settings(home / "my runspend.yaml"))[1])[0] == "my env/runspend"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from runspend.actions.report import Night, ReportFigures, plan_report, render_summary, summary_lines
+from runspend.actions.report import PipelineRun, ReportFigures, plan_report, render_summary, summary_lines
 from runspend.actions.report.figures import PARTS
-from runspend.actions.report.night_summary import WORDS
+from runspend.actions.report.terminal_summary import WORDS
 from runspend.config.settings import Settings
 from runspend.core.amounts import money, percent
 from tests.actions.report.report_world import NOW, TableReader, month_world
@@ -24,7 +24,7 @@ def figures() -> ReportFigures:
     return plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW)
 
 
-NIGHT = Night(
+PIPELINE_RUN = PipelineRun(
     NOW, 41.2, ("2026-11",), ("2026-10",), (("✗", "vision 5,012.38 / 5,000"), ("✓", "3 others")), (("✓", "aws v23"), ("⚠", "mlflow lab: down")),
     Path("reports/2026-11.html"), exit_code=3, problems=("1 source was not read (mlflow lab). Everything else is done.",),
 )  # fmt: skip
@@ -32,7 +32,7 @@ NIGHT = Night(
 
 def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
     """Each figure is its exact value, rounded, and everything handed over is there."""
-    text = render_summary([figures], NIGHT)
+    text = render_summary([figures], PIPELINE_RUN)
     (c,) = figures.currencies
     costs = {WORDS[part]: c.parts[part].effective_cost for part in PARTS}
     costs |= {"ML platform": c.platform.effective_cost, "bill": c.bill.effective_cost}
@@ -52,16 +52,16 @@ def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
 
 def test_colors_are_for_terminals_only(figures: ReportFigures) -> None:
     """With `tty` the same words carry colors."""
-    colored = render_summary([figures], NIGHT, tty=True)
+    colored = render_summary([figures], PIPELINE_RUN, tty=True)
     assert "\x1b[31m✗\x1b[0m" in colored
-    assert re.sub(r"\x1b\[\d+m", "", colored) == render_summary([figures], NIGHT)
+    assert re.sub(r"\x1b\[\d+m", "", colored) == render_summary([figures], PIPELINE_RUN)
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_lists_are_broken_at_the_width(figures: ReportFigures, width: int) -> None:
     """Teams and sources wrap; no such line is longer than asked."""
-    night = Night(NOW, 1, sources=tuple(("✓", f"source number {i}") for i in range(12)))
-    text = render_summary([figures], night, width=width)
+    pipeline_run = PipelineRun(NOW, 1, sources=tuple(("✓", f"source number {i}") for i in range(12)))
+    text = render_summary([figures], pipeline_run, width=width)
     block = text[text.index("SOURCES") : text.index("  next")]
     assert max(map(len, block.splitlines())) <= width
     assert all(f"source number {i}" in text for i in range(12))
@@ -71,45 +71,45 @@ def test_a_difference_from_the_export_is_stated() -> None:
     """A ledger that is not the bill is not called equal."""
     world = month_world()
     world["billing_lines"].pop()
-    text = render_summary([plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)], NIGHT)
+    text = render_summary([plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)], PIPELINE_RUN)
     assert "differs from the delivered bill of aws" in text
     assert "equals the delivered bill" not in text
 
 
 def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
     """Each as a line for people and as a fact for programs."""
-    night = Night(
+    pipeline_run = PipelineRun(
         NOW,
         1,
         claims=(("⚠", "2026-10: 1 run without a match"),),
         claimed_hours=(("⚠", "2026-10: runs claim 96% of 10 h of p4d"),),
         sources=(("✓", "bill"),),
     )
-    text = render_summary([], night)
+    text = render_summary([], pipeline_run)
     assert "  CLAIMS   ⚠ 2026-10: 1 run without a match\n" in text and "  TYPES    ⚠ 2026-10: runs claim 96% of 10 h of p4d\n" in text
     assert text.index("CLAIMS") < text.index("TYPES") < text.index("SOURCES")
-    facts = summary_lines([], night)
+    facts = summary_lines([], pipeline_run)
     assert "unmet_claims=2026-10: 1 run without a match" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
 
 
 def test_several_months_and_no_charges(figures: ReportFigures) -> None:
     """The newest month is shown in full, older ones in a line; an empty month says so."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
-    text = render_summary([figures, october], NIGHT)
+    text = render_summary([figures, october], PIPELINE_RUN)
     assert "NOVEMBER 2026" in text
     assert "OCTOBER 2026" not in text
     assert re.search(r"EARLIER  October 2026 [\d,]+\.\d\d USD", text)
-    newer = Night(NOW, 1, empty=("2026-12",))
+    newer = PipelineRun(NOW, 1, empty=("2026-12",))
     assert "  NEWER    December 2026: on the bill, without cost\n" in render_summary([figures], newer)
     assert "without_cost=2026-12" in summary_lines([figures], newer)
     empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
-    assert "no charges of this month are loaded" in render_summary([empty], NIGHT)
-    assert "exit" not in render_summary([], Night(NOW, 1))
+    assert "no charges of this month are loaded" in render_summary([empty], PIPELINE_RUN)
+    assert "exit" not in render_summary([], PipelineRun(NOW, 1))
 
 
 def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
     """Without a terminal: key=value, money to the last decimal."""
-    lines = summary_lines([figures], NIGHT)
+    lines = summary_lines([figures], PIPELINE_RUN)
     facts = dict(line.split("=", 1) for line in lines)
     (currency,) = figures.currencies
     assert Decimal(facts["2026-11.USD.allocated_to_runs"]) == currency.parts["allocated to runs"].effective_cost
@@ -125,14 +125,14 @@ def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> No
     wrong = replace(currency.reconciliation[0], ledger=None)
     for reconciliation, said in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
         shown = replace(figures, currencies=(replace(currency, reconciliation=reconciliation),))
-        assert f"2026-11.USD.equals_loaded_bill={said}" in summary_lines([shown], NIGHT)
+        assert f"2026-11.USD.equals_loaded_bill={said}" in summary_lines([shown], PIPELINE_RUN)
 
 
 @pytest.mark.parametrize("name", TERMINAL)
 def test_names_cannot_move_the_cursor(name: str) -> None:
     """Control characters and text direction marks of a name are replaced before they reach a terminal or a log."""
     figures = plan_report(TableReader(month_world(names={"*": name})), "2026-11", settings=Settings(), now=NOW)
-    night = Night(NOW, 1, budgets=(("✓", name),), sources=(("✓", name),), problems=(name,), exit_code=3)
-    for text in (render_summary([figures], night), "\n".join(summary_lines([figures], night))):
+    pipeline_run = PipelineRun(NOW, 1, budgets=(("✓", name),), sources=(("✓", name),), problems=(name,), exit_code=3)
+    for text in (render_summary([figures], pipeline_run), "\n".join(summary_lines([figures], pipeline_run))):
         assert not set(text) & set("\x1b\r\x07\x9b\u202e\u2028")
         assert "\nexit 0" not in text
