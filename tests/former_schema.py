@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
+from runspend.schema.former_names import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import write_json

@@ -22,7 +22,7 @@ import pytest
 from runspend import pipeline
 from runspend.config.settings import Settings, load_settings
 from runspend.core.own_process import call as calls
-from runspend.core.own_process import watch
+from runspend.core.own_process import limits
 from runspend.core.step_result import ReadJob
 from runspend.ingest.billing import load_process as loading
 from runspend.interfaces.doctor import diagnose
@@ -74,8 +74,8 @@ def two(tmp_path: Path) -> Settings:
 
 def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], None]) -> None:
     """Do something to the process that reads `first` when it says that it is at a step."""
-    load, begin = loading.load_bill, watch.Watch.begin
-    watches: list[watch.Watch] = []
+    load, begin = loading.load_bill, limits.ProcessWatch.begin
+    watches: list[limits.ProcessWatch] = []
 
     def watched(settings: Settings, source: Any, rules: Any, published: Any, job: ReadJob, **given: Any) -> Any:
         def note(text: str) -> None:
@@ -85,11 +85,11 @@ def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], Non
 
         return load(settings, source, rules, published, replace(job, progress=note), **given)
 
-    def noted(self: watch.Watch, process: int) -> None:
+    def noted(self: limits.ProcessWatch, process: int) -> None:
         watches.append(self)
         begin(self, process)
 
-    monkeypatch.setattr(watch.Watch, "begin", noted)
+    monkeypatch.setattr(limits.ProcessWatch, "begin", noted)
     monkeypatch.setattr(loading, "load_bill", watched)
 
 
@@ -138,7 +138,7 @@ def test_a_bill_whose_process_is_killed_is_refused_alone_and_loads_again(
 
 
 def test_a_bill_that_makes_no_progress_is_refused_alone(two: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "limits_of", lambda settings: watch.Limits(idle_seconds=1))
+    monkeypatch.setattr(loading, "limits_of", lambda settings: limits.Limits(idle_seconds=1))
     at_first(monkeypatch, "reading", lambda process: os.kill(process, signal.SIGSTOP))
     outcome = pipeline.load(two, now=NOW)
     assert (outcome.exit_code, outcome.changed) == (3, ["billing_lines 2026-10 second"])

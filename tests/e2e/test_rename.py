@@ -108,7 +108,7 @@ def rename_both(config: Path, now: datetime) -> Settings:
         assert rename(settings, old, new, now=now).changed
         assert {(r["old"], r["new"]) for r in Records(settings.home).list("renames").values()} == {
             (o, n) for _, o, n in RENAMES[:number]
-        }  # budgets follow: tests/actions/alert/test_renames.py
+        }  # budgets follow: tests/actions/alert/test_renamed_sources.py
     return settings
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from runspend.actions.alert.renames import note_rename
+from runspend.actions.alert.renamed_sources import note_rename
 from runspend.allocation.inputs import BILL, BILLED_UNTIL, FINAL_BILLS, TAGGED_RUNS, digest, json_text, parse_unit, unit_name
 from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Increased whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Renames are in renames.py.
+# Increased whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Former names are in former_names.py.
 SCHEMA_VERSION = 5
 
 

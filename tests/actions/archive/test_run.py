@@ -14,10 +14,10 @@ import pytest
 from runspend.actions.archive.archive_records import ArchiveRecords
 from runspend.actions.archive.context import Result, Tools
 from runspend.actions.archive.items import ARCHIVE_FOLDER, NOTE_NAME, Item
+from runspend.actions.archive.protection_watch import ANSWER_SECONDS, ProtectionWatch
 from runspend.actions.archive.restore import restore
 from runspend.actions.archive.run import StoreTotals
 from runspend.actions.archive.verify import verify
-from runspend.actions.archive.watch import ANSWER_SECONDS, Watch
 from runspend.core.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
 from runspend.ingest.tracking.in_use.model_uses import TRUSTED_SECONDS
 from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
@@ -183,7 +183,7 @@ class Ticking:
 @pytest.fixture
 def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
     clock = Ticking()
-    monkeypatch.setattr("runspend.actions.archive.watch.time", clock)
+    monkeypatch.setattr("runspend.actions.archive.protection_watch.time", clock)
     return clock
 
 
@@ -266,7 +266,7 @@ def test_many_hands_ask_once(ticking: Ticking) -> None:
     def ask() -> None:
         asked.append(1)
 
-    watch = Watch(ask)
+    watch = ProtectionWatch(ask)
     with ThreadPoolExecutor(8) as pool:
         assert set(pool.map(lambda _: watch.reason(), range(100))) == {None}
         assert len(asked) == 1
@@ -274,7 +274,7 @@ def test_many_hands_ask_once(ticking: Ticking) -> None:
         assert set(pool.map(lambda _: watch.reason(), range(100))) == {None}
     assert len(asked) == 2
     answers = iter([None, "tagged keep", None])
-    watch = Watch(lambda: next(answers))
+    watch = ProtectionWatch(lambda: next(answers))
     found = []
     for _ in range(4):
         found.append(watch.reason())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runspend.actions.archive.watch import is_unanswered
+from runspend.actions.archive.protection_watch import is_unanswered
 from runspend.core.step_result import Outcome
 from runspend.pipeline.archive_moving import tell_unanswered
 from runspend.warehouse.records import Records

@@ -21,8 +21,8 @@ import pytest
 
 from runspend.config.settings import WarehouseSettings
 from runspend.core.errors import ConfigError, RunspendError, UsageError
+from runspend.schema.former_names import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.public_views import VIEWS
-from runspend.schema.renames import RENAMED_COLUMNS, VALUE_COLUMNS
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table
 from runspend.warehouse.base import Model, Unit, UnitState
 from runspend.warehouse.bigquery.jobs import Jobs, Statement

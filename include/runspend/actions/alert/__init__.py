@@ -25,7 +25,7 @@ from runspend.actions.alert.judge import Series, Status, judge_budget, judge_day
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, last_results, send_outbox
 from runspend.actions.alert.periods import BudgetPeriod, period_named
-from runspend.actions.alert.renames import finish_renames
+from runspend.actions.alert.renamed_sources import finish_renames
 from runspend.actions.alert.sections import period_name
 from runspend.actions.alert.series import LINE_ONLY, Coverage, covered_until, first_open_day, read_coverage, read_series, read_unread
 from runspend.actions.alert.snooze import Quiet, read_quiet

@@ -19,7 +19,7 @@ Act:
     run.py              acts on due items, with move.py, tier.py and delete.py
     context.py          the stores, protection, time and threads of such a run
     lease.py            one archiver at a time
-    protection.py       asks MLflow again right before a delete; watch.py repeats that while an item is acted on
+    protection.py       asks MLflow again right before a delete; protection_watch.py repeats that while an item is acted on
     manifest.py         the manifest next to the copies
     archive_records.py  the records under home; tables.py rebuilds the table `archive_objects` from them
     mlflow_tags.py      what MLflow shows about archives

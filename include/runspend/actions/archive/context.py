@@ -21,7 +21,7 @@ from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Arc
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import FencedObjects
 from runspend.actions.archive.manifest import Entry
-from runspend.actions.archive.watch import Watch
+from runspend.actions.archive.protection_watch import ProtectionWatch
 from runspend.config.settings import ArtifactStore, Settings
 from runspend.core.errors import NotDone, RunspendError, SourceError, SourceRefused
 from runspend.core.step_result import Progress, silent
@@ -104,9 +104,9 @@ class Work:
         except (RunspendError, OSError) as error:
             return f"whether anything protects it is unknown: {error}"
 
-    def watch(self, item: Item) -> Watch:
-        """Return a Watch, which asks repeatedly what protects an item while it is acted on."""
-        return Watch(lambda: self.kept(item))
+    def watch(self, item: Item) -> ProtectionWatch:
+        """Return a watch, which asks repeatedly what protects an item while it is acted on."""
+        return ProtectionWatch(lambda: self.kept(item))
 
     def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
         """Apply the function to every wanted entry of a chunk and record the results batch by batch.

@@ -14,6 +14,6 @@ code: the caller unpickles the result.
 from __future__ import annotations
 
 from runspend.core.own_process.call import run, warm_up
-from runspend.core.own_process.watch import Limits, ProcessFailed
+from runspend.core.own_process.limits import Limits, ProcessFailed
 
 __all__ = ["Limits", "ProcessFailed", "run", "warm_up"]

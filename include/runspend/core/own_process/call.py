@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.core.own_process.channel import REQUEST, Channel, pack
-from runspend.core.own_process.watch import ENDS_WITHIN, LOOK_SECONDS, Limits, ProcessFailed, Watch
+from runspend.core.own_process.limits import ENDS_WITHIN, LOOK_SECONDS, Limits, ProcessFailed, ProcessWatch
 
 SERVER = Path(__file__).with_name("server.py")
 MAX_IDLE = 2  # waiting processes that are kept
@@ -106,7 +106,7 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
     or exceeds a limit; then nothing that the call started is still running.
     """
     for is_last in (False, True):
-        watch = Watch(limits)
+        watch = ProcessWatch(limits)
         try:
             message = _run_in(_take(before, watch), function, given, named, watch)
             break
@@ -121,7 +121,7 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
     return message[1]
 
 
-def _take(before: str, watch: Watch) -> _Server:
+def _take(before: str, watch: ProcessWatch) -> _Server:
     """Return a waiting process, or a new one."""
     with _taking:
         server = next((server for server in _idle if server.before == before), None)
@@ -137,7 +137,7 @@ def _take(before: str, watch: Watch) -> _Server:
         raise ProcessFailed("start", 0, watch.seconds) from error
 
 
-def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch) -> tuple[Any, ...]:
+def _run_in(server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: ProcessWatch) -> tuple[Any, ...]:
     """Run one call in a waiting process; keep the process for the next call if it still waits afterwards."""
     is_over, message = False, None
     try:
@@ -177,7 +177,7 @@ def _umask() -> int:
 
 
 def _converse(
-    server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: Watch
+    server: _Server, function: str, given: tuple[Any, ...], named: dict[str, Any], watch: ProcessWatch
 ) -> tuple[tuple[Any, ...] | None, int]:
     """Send the call and answer it until it ends. Returns the message with its result or exception, if any, and its exit status."""
     channel, calls = server.channel, _callables(named)

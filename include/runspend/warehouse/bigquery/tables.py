@@ -6,7 +6,7 @@
     <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
 
 Every table has one column that is not in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns are
-added, and former names and values (`schema/renames.py`) changed in place; any other difference is refused, with the statement that would
+added, and former names and values (`schema/former_names.py`) changed in place; any other difference is refused, with the statement that would
 correct it.
 """
 
@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from runspend.core.errors import ConfigError
+from runspend.schema.former_names import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.public_views import VIEWS
-from runspend.schema.renames import RENAMED_COLUMNS, RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Column, Table, public_tables
 from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAllowed, NotThere, Statement
 from runspend.warehouse.googlesql import qualified

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, RecordRefused, RunspendError, WarehouseDamaged
 from runspend.core.own_files import fsync_path, json_value, own_folder, refused
-from runspend.schema.renames import published_columns
+from runspend.schema.former_names import published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.storage.s3_warehouse import Bucket, NotAllowed
 from runspend.warehouse.base import ALLOCATION, Unit, UnitState
@@ -109,7 +109,7 @@ class _Head:
 
     @cached_property
     def stored(self) -> dict[str, list[str]]:
-        """The columns of the published files, by table; those with former values are marked (`schema/renames.py`)."""
+        """The columns of the published files, by table; those with former values are marked (`schema/former_names.py`)."""
         return published_columns(self.version, self.columns)
 
     @cached_property

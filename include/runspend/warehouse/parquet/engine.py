@@ -17,7 +17,7 @@ from typing import Any
 from runspend.core.duckdb_pool import borrow_connection
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
 from runspend.core.sql_quoting import sql_name, sql_text
-from runspend.schema.renames import RENAMED_VALUES, former_name, has_former_values
+from runspend.schema.former_names import RENAMED_VALUES, former_name, has_former_values
 from runspend.schema.rows import first_day
 from runspend.schema.tables import DUCKDB_TYPES, Column, Table
 from runspend.warehouse.dialect import parameter_names

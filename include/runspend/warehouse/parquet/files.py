@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from runspend.core.errors import RunspendError
 from runspend.core.own_files import fsync_path
 from runspend.core.sql_quoting import sql_name
-from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, former_name
+from runspend.schema.former_names import RENAMED_VALUES, VALUE_COLUMNS, former_name
 from runspend.schema.tables import Column, Table
 from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from runspend.schema.renames import RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
+from runspend.schema.former_names import RENAMED_VALUES, VALUE_COLUMNS, VALUES_VERSION
 from runspend.schema.tables import SCHEMA_VERSION, TABLES, Table
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import write_json

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import ConfigError, WarehouseDamaged
 from runspend.core.own_files import fsync_path
-from runspend.schema.renames import FORMER, published_columns
+from runspend.schema.former_names import FORMER, published_columns
 from runspend.schema.tables import SCHEMA_VERSION, TABLES
 from runspend.warehouse.base import ALLOCATION, Unit, UnitState
 from runspend.warehouse.parquet.base import Pinned, StagedFiles
@@ -177,7 +177,7 @@ class ParquetWarehouse(QueriedFiles):
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
 
     def columns(self) -> dict[str, list[str]]:
-        """Return the columns that the published files of every table have; those with former values are marked (`schema/renames.py`)."""
+        """Return the columns that the published files of every table have; those with former values are marked (`schema/former_names.py`)."""
         schema, why = read_schema(self.root / SCHEMA_NAME)
         if why is not None:
             raise WarehouseDamaged({SCHEMA_NAME: why})

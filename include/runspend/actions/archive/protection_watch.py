@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["ANSWER_SECONDS", "Watch", "is_unanswered"]
+__all__ = ["ANSWER_SECONDS", "ProtectionWatch", "is_unanswered"]
 
 # How long an answer may be used for changes, counted from the question. The runs that use a model may be older by
 # TRUSTED_SECONDS of ingest/tracking/in_use/model_uses.py: five seconds in all. A question per object would cost a hundred requests for
@@ -27,8 +27,8 @@ def is_unanswered(reason: str | None) -> bool:
     return reason is not None and _UNANSWERED.match(reason) is not None
 
 
-class Watch:
-    """The protection of one item. Once protected, the item stays protected until a new Watch. Thread-safe."""
+class ProtectionWatch:
+    """The protection of one item. Once protected, the item stays protected until a new watch. Thread-safe."""
 
     def __init__(self, ask: Callable[[], str | None]) -> None:
         self.found: str | None = None  # what protects it, as far as is known

@@ -1,4 +1,4 @@
-"""Watch a process: how much memory it holds, whether it still works, how long it has run.
+"""Keep a process to its limits: how much memory it holds, whether it still works, how long it has run.
 
 This module measures and enforces limits. It reads /proc of Linux; on other systems it measures nothing and enforces no limit.
 
@@ -71,7 +71,7 @@ def ticks_of(process: int) -> int | None:
     return int(fields[11]) + int(fields[12])
 
 
-class Watch:
+class ProcessWatch:
     """Watches one process from its start. Call `look` often; it kills the process when it exceeds a limit."""
 
     def __init__(self, limits: Limits) -> None:

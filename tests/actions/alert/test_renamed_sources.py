@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from runspend.actions import alert
-from runspend.actions.alert.renames import note_rename
+from runspend.actions.alert.renamed_sources import note_rename
 from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
 from tests.actions.alert.alert_world import NOW, Killed, MemoryRecords, budget, cost, count_down, source, warehouse
 from tests.actions.alert.test_kinds import TAGS, tagged
