@@ -13,7 +13,7 @@ import pytest
 
 from runspend.actions import alert
 from runspend.actions.alert import tag_budgets
-from runspend.actions.alert.series import read_series
+from runspend.actions.alert.budget_costs import read_series
 from runspend.config.settings import Budget
 from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, text_of, warehouse
 from tests.actions.alert.test_kinds import TAGS, estimate, tagged

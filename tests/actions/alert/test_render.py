@@ -26,6 +26,7 @@ from PIL import Image
 from runspend.actions.alert import chart
 from runspend.actions.alert import render as mail_module
 from runspend.actions.alert.anomalies import Anomaly
+from runspend.actions.alert.bill_coverage import Coverage
 from runspend.actions.alert.decisions import decide
 from runspend.actions.alert.digest import write_digests
 from runspend.actions.alert.figures import Driver, Figures, RunningRun, TopRun
@@ -33,7 +34,6 @@ from runspend.actions.alert.judge import Series, judge_budget
 from runspend.actions.alert.message import Mail, as_bytes
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.render import WIDTH, Envelope, MailTable, Paragraph, make_mail, render_html, render_text
-from runspend.actions.alert.series import Coverage
 from runspend.actions.alert.tag_budgets import TagBudget
 from runspend.actions.alert.wording import Writer
 from runspend.config.settings import Budget, MailSettings

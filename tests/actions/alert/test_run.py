@@ -22,7 +22,7 @@ from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import set_outcome
 from runspend.actions.alert.overview import QuietRequest, list_budgets, say_quiet
-from runspend.actions.alert.series import sql
+from runspend.actions.alert.selector_sql import sql
 from runspend.actions.alert.smtp import FileBackend, SendResult
 from runspend.actions.report.plan import plan_report
 from runspend.schema.tables import TABLES

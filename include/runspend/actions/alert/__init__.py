@@ -2,7 +2,7 @@
 
 Each alert is decided once per budget version, threshold, kind and period, and sent at least once.
 
-`run` is the whole step. This module holds the order of the steps. Each step has its own module: `series.py` reads, `judge.py` judges,
+`run` is the whole step. This module holds the order of the steps. Each step has its own module: `budget_costs.py` reads, `judge.py` judges,
 `decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` records who received which mail, and `smtp.py` sends.
 """
 
@@ -16,8 +16,17 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert import operators
+from runspend.actions.alert.bill_coverage import (
+    Coverage,
+    TableExtent,
+    covered_until,
+    first_open_day,
+    read_coverage,
+    read_extent,
+    read_unread,
+)
+from runspend.actions.alert.budget_costs import read_series
 from runspend.actions.alert.decisions import Decision, LastSpendDays, alert_id, decide
-from runspend.actions.alert.evidence import Ground, read_ground
 from runspend.actions.alert.figures import Figures, read_day_runs, read_figures, read_restated
 from runspend.actions.alert.first_summary import begin, is_first_run, summarise
 from runspend.actions.alert.forecast import HISTORY
@@ -27,7 +36,7 @@ from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, l
 from runspend.actions.alert.periods import BudgetPeriod, period_named
 from runspend.actions.alert.renamed_sources import finish_renames
 from runspend.actions.alert.sections import period_name
-from runspend.actions.alert.series import LINE_ONLY, Coverage, covered_until, first_open_day, read_coverage, read_series, read_unread
+from runspend.actions.alert.selector_sql import LINE_ONLY
 from runspend.actions.alert.snooze import Quiet, read_quiet
 from runspend.actions.alert.tables import alerts_table, read_judged_on, status_table
 from runspend.actions.alert.tag_budgets import TAG_KEYS, read_tag_budgets
@@ -61,7 +70,7 @@ class Judgement:
     notes: list[str]
     refused_tags: list[str]
     coverage: tuple[Coverage, ...]
-    ground: Ground
+    extent: TableExtent
     quiet: Mapping[str, Quiet]
     reader: Reader  # source of the figures in mails, with money in the budgets' currency
     missing: SourceError | None = None  # missing exchange rates that left some budgets unjudged
@@ -124,8 +133,8 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
     coverage = read_coverage(reader, now)
     covered = first_open_day(coverage)
     versions, alerts = read_versions(records, budgets, settings.currency, now), records.list("alerts")
-    ground = read_ground(reader, coverage)
-    jobs = _not_lost(ground, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
+    extent = read_extent(reader, coverage)
+    jobs = _not_lost(extent, plan_judging(versions, alerts, read_judged_on(reader, now), covered, now))
     reader, series, missing = _read_series(reader, settings, jobs, now)
     statuses = []
     unread = read_unread(reader)
@@ -151,10 +160,10 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         for s in statuses
         if s.not_judged and not s.is_closed
     ]
-    decisions = decide(statuses, _told(alerts, ground), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
+    decisions = decide(statuses, _told(alerts, extent), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
     table = status_table(reader, statuses, covered_until(coverage), quiet, now)
     missing = missing if unjudged else None
-    return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, ground, quiet, reader, missing)
+    return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, extent, quiet, reader, missing)
 
 
 def judge_one(reader: Reader, settings: Settings, budget: Budget, period: BudgetPeriod, now: datetime) -> tuple[Status, Figures]:
@@ -178,7 +187,7 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
     mailed = Counter(r for d in judgement.decisions if d.status.budget.name not in judgement.quiet for r in recipients_of(d))
     for decision in judgement.decisions:
         lead, quiet = decision.lead, judgement.quiet.get(decision.status.budget.name)
-        value = _alert_record(decision, now) | {"rests_on": judgement.ground.as_record()}
+        value = _alert_record(decision, now) | {"rests_on": judgement.extent.as_record()}
         if quiet is None:
             # a digest will list this mail, so a short one is enough
             is_listed = all(mailed[r] > DIGEST_ABOVE for r in recipients_of(decision))
@@ -247,12 +256,12 @@ def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: d
     return reader, series, missing
 
 
-def _not_lost(ground: Ground, jobs: Sequence[Job]) -> list[Job]:
+def _not_lost(extent: TableExtent, jobs: Sequence[Job]) -> list[Job]:
     """Drop closed periods that end before the cost tables begin.
 
     Tables that were rebuilt from fewer bills cannot say anything about earlier alerts.
     """
-    first = ground.first_day
+    first = extent.first_day
     kept = [
         replace(job, periods=tuple(p for p in job.periods if not job.is_closed or (first is not None and p.end > first))) for job in jobs
     ]
@@ -280,7 +289,7 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> LastSpendDays:
+def _told(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) -> LastSpendDays:
     """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
 
     The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables have
@@ -292,7 +301,7 @@ def _told(alerts: Mapping[str, Mapping[str, Any]], ground: Ground) -> LastSpendD
         if (
             value.get("through")
             and "acknowledged" not in value
-            and ground.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"]))
+            and extent.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"]))
         ):
             through = date.fromisoformat(value["through"])
         told |= dict.fromkeys([value["alert_id"], *value.get("covers", ())], through)

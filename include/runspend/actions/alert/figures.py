@@ -1,7 +1,7 @@
 """Read the figures of one mail from the cost tables: running runs, cost drivers and match confidence.
 
 Belongs here: queries about one budget and the plain values they become. The SQL is in the .sql files of this folder. Inputs for all budgets
-at once are in `series.py`. Deciding and wording do not belong here.
+at once are in `budget_costs.py`. Deciding and wording do not belong here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+from runspend.actions.alert.bill_coverage import Coverage, covered_until
 from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import same_days_before
-from runspend.actions.alert.series import LINE_ONLY, Coverage, cost_source, covered_until, run_columns, selector_sql, sql
+from runspend.actions.alert.selector_sql import LINE_ONLY, cost_source, run_columns, selector_sql, sql
 from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
 

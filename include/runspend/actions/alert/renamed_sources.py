@@ -13,8 +13,7 @@ from typing import Any, Literal, NamedTuple
 from runspend.actions.alert.decisions import slug
 from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
-from runspend.actions.alert.series import OF_EXPERIMENT
-from runspend.actions.alert.tag_budgets import tag_name
+from runspend.actions.alert.tag_budgets import OF_EXPERIMENT, tag_name
 from runspend.config.settings import Budget
 from runspend.core.selectors import matches
 from runspend.warehouse.base import Reader

@@ -11,12 +11,12 @@ from datetime import date, datetime, timedelta
 from decimal import Decimal
 from urllib.parse import quote
 
+from runspend.actions.alert.bill_coverage import Coverage
 from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.figures import Figures, TopRun
 from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
 from runspend.actions.alert.render import Button, Card, Facts, MailTable, clean, person
-from runspend.actions.alert.series import Coverage
 from runspend.config.settings import Budget
 from runspend.core.amounts import EXACT, add, day, money, rough_money
 from runspend.core.text import counted, without_person

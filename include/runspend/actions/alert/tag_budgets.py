@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from runspend.actions.alert.series import sql
+from runspend.actions.alert.selector_sql import sql
 from runspend.config.budgets import Every
 from runspend.config.recipients import find_recipients
 from runspend.config.settings import Budget, Settings, TagBudgets
@@ -22,6 +22,8 @@ from runspend.core.text import clean
 from runspend.warehouse.base import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
+# Keys of these budgets. `experiment_id` may not be written in settings.
+OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}
 MOST = 5000  # maximum number of tag budgets judged; more are a mistake or an attack, and are reported
 _TAG = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([A-Z]{3})\s{0,3}/\s{0,3}(day|week|month|quarter|year)", re.ASCII)
 EXAMPLE = '"500 USD / month"'

@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.anomalies import Anomaly
+from runspend.actions.alert.bill_coverage import Coverage
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import Figures, Restatement, TopRun
 from runspend.actions.alert.judge import Status, Threshold
@@ -34,7 +35,6 @@ from runspend.actions.alert.sections import (
     what_you_can_do,
     which_runs,
 )
-from runspend.actions.alert.series import Coverage
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
 from runspend.core.amounts import EXACT, day, money, rough_money
