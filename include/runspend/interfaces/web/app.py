@@ -101,20 +101,53 @@ def create_app(
     at each request, so that a repaired configuration needs no restart.
     """
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    pages = _Pages(settings, hosts)
+    app.middleware("http")(pages.check_and_mark)
+    app.exception_handler(StarletteHTTPException)(pages.say_why)  # also for paths without a route, such as one with a line break
+    app.exception_handler(Exception)(_say_that_it_failed)
     router = APIRouter(dependencies=[Depends(_remember(guard or _nobody))])
+    pages.add_to(router)
+    app.include_router(router)
+    return app
 
-    latest: list[Settings] = []  # as the newest request read them
 
-    def configured() -> Settings:
+class _Pages:
+    """The pages, with the settings that each request reads again."""
+
+    def __init__(self, settings: Settings | Callable[[], Settings], hosts: Sequence[str] | None) -> None:
+        self._settings, self._hosts = settings, hosts
+        self._latest: Settings | None = None  # as the newest request read them
+
+    def add_to(self, router: APIRouter) -> None:
+        """Add the routes. The first one that fits an address answers."""
+        routes: list[tuple[str, Callable[..., Any]]] = [
+            ("/", self.home),
+            ("/icon.svg", partial(_icon, "#1b2430")),
+            ("/icon-dark.svg", partial(_icon, "#e6e9ee")),
+            ("/pages.js", _script),
+            ("/run/{run_id}", self.run),
+            *((f"/{thing}/{{name:any}}", partial(self.thing, *built)) for thing, built in THINGS.items()),
+            ("/explore", partial(self.explore, _explorer_page)),
+            ("/api/v1/costs", partial(self.explore, _costs_as_json)),
+            ("/api/v1/costs.csv", partial(self.explore, _costs_as_csv)),
+            ("/search", self.search),
+            *((f"/{key}/{{value:any}}", partial(self.landing, key)) for key in FILTERS if key != "run" and key not in THINGS),
+        ]
+        for address, answer in routes:
+            router.add_api_route(address, answer, methods=["GET"])
+        router.include_router(api_router(self._configured, self._whole))
+        router.add_api_route("/{path:path}", self.file, methods=["GET"])
+
+    def _configured(self) -> Settings:
         """Return the settings for answers to the caller."""
-        found = whole()
+        found = self._whole()
         HAS_REPORTS.set(sees_all(found))
         return settings_of_caller(found)
 
-    def whole() -> Settings:
+    def _whole(self) -> Settings:
         try:
-            latest[:] = [settings() if callable(settings) else settings]
-            return latest[0]
+            self._latest = self._settings() if callable(self._settings) else self._settings
+            return self._latest
         except ConfigError as error:
             log.error("a page failed: %s", error)  # contains paths that not every reader may see
             raise HTTPException(
@@ -122,122 +155,111 @@ def create_app(
                 "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
             ) from error
 
-    def folder() -> Path:
+    def _folder(self) -> Path:
         """Return the folder of the reports, for those who see all teams."""
-        found = configured()
+        found = self._configured()
         require_all(found, "reports have", "Use the home page and the explorer.")
         return found.home / "reports"
 
-    @router.get("/")
-    async def home(request: Request) -> Response:
+    async def home(self, request: Request) -> Response:
         """Return the home page, or the newest report if there are no charges."""
         _only(request, "currency")
-        page = await GATE.run(lambda: _home_page(configured(), request.query_params.get("currency")), key=key_of(request))
-        return _page(page, policy=live_policy(page)) if page else await run_in_threadpool(newest_report)
+        page = await GATE.run(lambda: _home_page(self._configured(), request.query_params.get("currency")), key=key_of(request))
+        return _page(page, policy=live_policy(page)) if page else await run_in_threadpool(self._newest_report)
 
-    def newest_report() -> Response:
-        months = sorted(p.name for p in folder().glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].html"))
+    def _newest_report(self) -> Response:
+        months = sorted(p.name for p in self._folder().glob("[0-9][0-9][0-9][0-9]-[0-9][0-9].html"))
         if not months:
             raise HTTPException(404, "there is no report yet. Run: runspend nightly")
-        return _send(folder() / months[-1])
+        return _send(self._folder() / months[-1])
 
-    @router.get("/icon.svg")
-    def icon() -> Response:
-        return Response(ICON.format("#1b2430"), media_type="image/svg+xml")
+    def file(self, path: str) -> Response:
+        """Return a file of a report."""
+        return _send(self._folder() / path if PAGE.fullmatch(path) or SHEET.fullmatch(path) else None)
 
-    @router.get("/icon-dark.svg")
-    def icon_for_dark_mode() -> Response:
-        return Response(ICON.format("#e6e9ee"), media_type="image/svg+xml")
-
-    @router.get("/pages.js")
-    def script() -> Response:
-        """The script of live pages, at an address that changes with it."""
-        return Response(live_script()[0], media_type="text/javascript; charset=utf-8", headers={"Cache-Control": "private, max-age=86400"})
-
-    @router.get("/run/{run_id}")
-    async def one_run(run_id: str, request: Request) -> Response:
-        # The run id from the address is used as data, never as a path or as SQL.
+    async def run(self, run_id: str, request: Request) -> Response:
+        """Return the page of a run. The run id from the address is used as data, never as a path or as SQL."""
         where = [request.query_params.get(name) for name in ("server", "workspace")]  # for an id that two servers have
         text = "/".join([*filter(None, where), run_id]) if all(where) else run_id
-        return await _live_page(request, lambda: _run_page(configured(), text))
+        return await _live_page(request, lambda: _run_page(self._configured(), text))
 
-    for thing, (build, allowed) in THINGS.items():
-        router.add_api_route(f"/{thing}/{{name:any}}", partial(_one, configured, build, allowed), methods=["GET"])
+    async def thing(self, build: Callable[..., tuple[str, int]], allowed: Sequence[str], name: str, request: Request) -> Response:
+        """Return the page of one thing, by its name and the allowed keys of the address."""
+        _only(request, *allowed)
+        given = {key: request.query_params.get(key) for key in allowed}
+        return await _live_page(request, lambda: build(self._configured(), name, **given, up=_up(request)))
 
-    @router.get("/explore")
-    async def explore(request: Request) -> Response:
-        return await _explore(request, configured, _explorer_page)
+    async def explore(self, write: Callable[[Figures, Settings], Response], request: Request) -> Response:
+        """Answer an address of the explorer."""
 
-    @router.get("/api/v1/costs")
-    async def costs_as_json(request: Request) -> Response:
-        return await _explore(request, configured, lambda found, _: Response(figures_as_json(found), media_type="application/json"))
+        def answer() -> tuple[Response, int]:
+            settings = self._configured()
+            found = _figures(settings, request.query_params.multi_items())
+            return write(found, settings), len(found.groups) + len(found.without_run)
 
-    @router.get("/api/v1/costs.csv")
-    async def costs_as_csv(request: Request) -> Response:
-        headers = {"Content-Disposition": 'attachment; filename="costs.csv"'}
-        return await _explore(
-            request, configured, lambda found, _: Response(figures_as_csv(found), media_type="text/csv; charset=utf-8", headers=headers)
-        )
+        response, request.state.runspend_rows = await GATE.run(answer, key=key_of(request))
+        return response
 
-    @router.get("/search")
-    async def search_names(request: Request) -> Response:
+    async def search(self, request: Request) -> Response:
+        """Return the results of a search for names."""
         _only(request, "q")
-        return await _live_page(request, lambda: _search_page(configured(), request.query_params.get("q", "")))
+        return await _live_page(request, lambda: _search_page(self._configured(), request.query_params.get("q", "")))
 
-    for key in FILTERS:
-        if key != "run" and key not in THINGS:
-            router.add_api_route(f"/{key}/{{value:any}}", partial(_landing, configured, key), methods=["GET"])
+    def landing(self, key: str, value: str, request: Request) -> Response:
+        """Redirect from the short address of a team, an experiment, a user … to its costs in the newest month."""
+        self._configured()  # refuses those who may see nothing
+        return RedirectResponse(f"{_up(request)}explore?{urlencode({'by': next_dimension((key,), key), key: value}, quote_via=quote)}", 307)
 
-    router.include_router(api_router(configured, whole))
-
-    @router.get("/{path:path}")
-    def one_file(path: str) -> Response:
-        return _send(folder() / path if PAGE.fullmatch(path) or SHEET.fullmatch(path) else None)
-
-    @app.exception_handler(Exception)
-    def say_that_it_failed(request: Request, error: Exception) -> Response:  # the reason goes to the server's log
-        return _say(
-            request, "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, HEADERS
-        )
-
-    @app.exception_handler(StarletteHTTPException)  # also paths without a route, such as one with a line break
-    def say_why(request: Request, error: StarletteHTTPException) -> Response:
+    def say_why(self, request: Request, error: StarletteHTTPException) -> Response:
+        """Return an error: a page for people, a sentence or JSON for programs."""
         found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
         is_page = not is_for_programs(request) and not request.scope["path"].endswith((".csv", ".svg", "/metrics"))
         if is_page and error.status_code in (400, 403, 404, 503):
             ways = _ways(request, error) if isinstance(error, WayOut) else ()
-            return _message_page(found, _up(request), ways, has_reports=not latest or sees_all(latest[0]))
+            return _message_page(found, _up(request), ways, has_reports=self._latest is None or sees_all(self._latest))
         return _say(request, str(found.detail), found.status_code, found.headers)
 
-    @app.middleware("http")
-    async def check_and_mark(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+    async def check_and_mark(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Answer a request, write it to the access log, and add the headers that every answer has."""
         try:
-            response = await respond(request, answer)
+            response = await self._respond(request, answer)
         except Exception:
-            await note(request, 500)
+            await self._note(request, 500)
             raise
-        await note(request, response.status_code)
+        await self._note(request, response.status_code)
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)
         return response
 
-    async def respond(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-        if hosts is not None and _host(request) not in hosts:
+    async def _respond(self, request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
+        if self._hosts is not None and _host(request) not in self._hosts:
             return _say(request, "cannot answer: the host name is not one of this server's.", 403)
         if request.method != "GET":
             return _say(request, "these pages are read-only: only GET is allowed.", 405, {"Allow": "GET"})
         return await answer(request)
 
-    async def note(request: Request, status: int) -> None:
+    async def _note(self, request: Request, status: int) -> None:
         """Write the request to the access log, if one is configured."""
-        if not latest:
+        if self._latest is None:
             with suppress(HTTPException):
-                await run_in_threadpool(whole)
-        if latest and latest[0].access_log is not None:
-            await PAGE_LOG.note(partial(_log, latest[0], request, status))
+                await run_in_threadpool(self._whole)
+        if self._latest is not None and self._latest.access_log is not None:
+            await PAGE_LOG.note(partial(_log, self._latest, request, status))
 
-    app.include_router(router)
-    return app
+
+def _icon(color: str) -> Response:
+    return Response(ICON.format(color), media_type="image/svg+xml")
+
+
+def _script() -> Response:
+    """Return the script of live pages. Its address changes with it."""
+    return Response(live_script()[0], media_type="text/javascript; charset=utf-8", headers={"Cache-Control": "private, max-age=86400"})
+
+
+def _say_that_it_failed(request: Request, error: Exception) -> Response:  # the reason goes to the server's log
+    return _say(
+        request, "cannot show this page: an unexpected error occurred. Operators find the reason in the server's log.", 500, HEADERS
+    )
 
 
 def _nobody() -> Caller:
@@ -285,33 +307,6 @@ async def _live_page(request: Request, build: Callable[[], tuple[str, int]]) -> 
     """Answer with a page that `build` returns with its number of rows."""
     page, request.state.runspend_rows = await GATE.run(build, key=key_of(request))
     return _page(page, policy=live_policy(page))
-
-
-async def _one(
-    configured: Callable[[], Settings], build: Callable[..., tuple[str, int]], allowed: Sequence[str], name: str, request: Request
-) -> Response:
-    """Answer with the page of one thing, by its name and the allowed keys of the address."""
-    _only(request, *allowed)
-    given = {key: request.query_params.get(key) for key in allowed}
-    return await _live_page(request, lambda: build(configured(), name, **given, up=_up(request)))
-
-
-async def _explore(request: Request, configured: Callable[[], Settings], write: Callable[[Figures, Settings], Response]) -> Response:
-    """Answer an address of the explorer."""
-
-    def answer() -> tuple[Response, int]:
-        settings = configured()
-        found = _figures(settings, request.query_params.multi_items())
-        return write(found, settings), len(found.groups) + len(found.without_run)
-
-    response, request.state.runspend_rows = await GATE.run(answer, key=key_of(request))
-    return response
-
-
-def _landing(configured: Callable[[], Settings], key: str, value: str, request: Request) -> Response:
-    """Redirect from the short address of a team, an experiment, a user … to its costs in the newest month."""
-    configured()  # refuses those who may see nothing
-    return RedirectResponse(f"{_up(request)}explore?{urlencode({'by': next_dimension((key,), key), key: value}, quote_via=quote)}", 307)
 
 
 def _home_page(settings: Settings, currency: str | None) -> str | None:
@@ -395,6 +390,15 @@ def _month(period: str | None) -> str | None:
     if period is not None and (len(period) != len("2026-11") or not day_or_month(period)):
         raise UsageError(f"cannot use {period[:40]!r} as a billing period: write YYYY-MM.")
     return period
+
+
+def _costs_as_json(found: Figures, _: Settings) -> Response:
+    return Response(figures_as_json(found), media_type="application/json")
+
+
+def _costs_as_csv(found: Figures, _: Settings) -> Response:
+    headers = {"Content-Disposition": 'attachment; filename="costs.csv"'}
+    return Response(figures_as_csv(found), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def _explorer_page(found: Figures, settings: Settings) -> Response:
