@@ -223,9 +223,8 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
 
 def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delivery]) -> Load:
     """Load all data files below the uri. Files whose periods are unchanged are verified, but not read again."""
-    load = Load(context.source.name, [])
     if not found:
-        return load
+        return Load(context.source.name, [])
     workdir = context.workdir / "files"
     bad: dict[str, SourceRefused] = {}
     files, aside = recognize(context, verify_all(context, folder, found[0].files, workdir, bad), bad)
@@ -235,31 +234,50 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
     with Staged(workdir, context.memory) as staged:
         stage_each(context, staged, aside, files, bad)
         known = _known_periods(context, files)
-        stage_each(context, staged, [f for f in files if f.index not in known], files, bad)
-        touched = read_periods(staged) | _stale_periods(context, files, known)
-        left = [f for f in files if f.index in known]
-        while again := [f for f in left if known[f.index] & touched]:
-            for file in again:
-                stage_or_note(context, staged, file, files, bad)
-                touched |= known[file.index]  # the file brings rows of all its periods, so these need all of their files
-            left = [f for f in left if f not in again]
-        stage_alike(context, staged, [f for f in files if f.name not in bad], bad)
-        files = [f for f in files if f.name not in bad]
-        named = {f.index: p for f in files if (p := period_of_name(f.name))}
-        warnings, fed_periods = _normalize(context, staged, files, named)
-        load.extra["warnings"] = warnings
-        spoiled = _spoiled_periods(context, bad)
-        load.periods += [refuse_period(context, period, str(error)) for period, error in sorted(spoiled.items())]
-        touched |= {p.period for p in fed_periods} | {p for f in files if f.staged and not f.staged.rows and (p := named.get(f.index))}
-        for period in sorted(touched - set(spoiled)):
-            outcome = _load_period(context, staged, period, files, fed_periods)
-            load.periods += [outcome] if outcome else []
-        for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
-            load.periods.append(leave_unchanged(context, period, fed_again(context, period, files)))
-        empty = [f.name for f in files if f.staged and not f.staged.rows and f.index not in named]
-        if empty:
-            load.extra["files_without_rows"] = empty
-        load.extra["dropped_columns"] = sorted({c for f in files if f.staged for c in f.staged.dropped_columns})
+        touched = _stage_changed(context, staged, files, known, bad)
+        return _load_staged(context, staged, [f for f in files if f.name not in bad], known, touched, bad)
+
+
+def _stage_changed(
+    context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], known: dict[int, set[str]], bad: dict[str, SourceRefused]
+) -> set[str]:
+    """Stage new files, and all files of the periods that change. Return these periods."""
+    stage_each(context, staged, [f for f in files if f.index not in known], files, bad)
+    touched = read_periods(staged) | _stale_periods(context, files, known)
+    left = [f for f in files if f.index in known]
+    while again := [f for f in left if known[f.index] & touched]:
+        for file in again:
+            stage_or_note(context, staged, file, files, bad)
+            touched |= known[file.index]  # the file brings rows of all its periods, so these need all of their files
+        left = [f for f in left if f not in again]
+    stage_alike(context, staged, [f for f in files if f.name not in bad], bad)
+    return touched
+
+
+def _load_staged(
+    context: LoadContext,
+    staged: Staged,
+    files: Sequence[ArrivedFile],
+    known: dict[int, set[str]],
+    touched: set[str],
+    bad: dict[str, SourceRefused],
+) -> Load:
+    """Build the result of every period: those that the staged rows are of, those that no file changes, those of bad files."""
+    named = {f.index: p for f in files if (p := period_of_name(f.name))}
+    warnings, fed_periods = _normalize(context, staged, files, named)
+    spoiled = _spoiled_periods(context, bad)
+    load = Load(context.source.name, [refuse_period(context, period, str(error)) for period, error in sorted(spoiled.items())])
+    empty = [f for f in files if f.staged and not f.staged.rows]
+    touched = touched | {p.period for p in fed_periods} | {named[f.index] for f in empty if f.index in named}
+    for period in sorted(touched - set(spoiled)):
+        outcome = _load_period(context, staged, period, files, fed_periods)
+        load.periods += [outcome] if outcome else []
+    for period in sorted({p for ps in known.values() for p in ps} - touched - set(spoiled)):
+        load.periods.append(leave_unchanged(context, period, fed_again(context, period, files)))
+    load.extra["warnings"] = warnings
+    if without_rows := [f.name for f in empty if f.index not in named]:
+        load.extra["files_without_rows"] = without_rows
+    load.extra["dropped_columns"] = sorted({c for f in files if f.staged for c in f.staged.dropped_columns})
     return load
 
 
