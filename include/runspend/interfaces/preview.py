@@ -1,7 +1,7 @@
 """Previews the result of a configuration: `runspend doctor` uses it before the first pipeline run, `runspend try` after its only one.
 
 Figures come from the warehouse if the last pipeline run used these settings, otherwise from a dry run in a temporary folder. Their
-meaning is in `allocation/diagnostics.py`. Gathering and describing them belongs here.
+meaning is in `allocation/diagnostics`. Gathering and describing them belongs here.
 """
 
 from __future__ import annotations

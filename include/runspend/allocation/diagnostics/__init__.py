@@ -11,11 +11,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
+HERE = Path(__file__).parent
+UNMET = read_sql(HERE, "unmet_by_reason")
+RULE_COSTS = read_sql(HERE, "rule_costs")
+ORIGINS = read_sql(HERE, "dimension_origins")
+IDENTITY = read_sql(HERE, "identity")
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 
 # Parts of the names of tag keys that group machines, in order of preference. The first that matches counts.
@@ -37,13 +44,6 @@ OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_na
 
 # What to do about runs that state a machine whose cost the bill gives to its pods.
 STATE_THE_POD = "State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
-UNMET = """
-select match_method, reason, count(*) as runs, sum(claimed_seconds) / 3600 as hours, min(claim) as example
-from unmet_claims
-where billing_period = @first
-group by match_method, reason
-order by hours desc, match_method, reason
-"""
 UNMET_WORDS = {
     "no_such_machine": "no bill has it at that time and place",
     "not_billed_yet": "its hours are not billed yet",
@@ -60,62 +60,6 @@ CLAIM_WORDS = {
 }
 # Shared cost by `charge_category`, unless its reason or service says more.
 SHARED_KINDS = {"Tax": "taxes", "Purchase": "purchases", "Credit": "credits", "Adjustment": "adjustments"}
-
-RULE_COSTS = """
-select
-  billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
-  confidence, case when allocated_to = 'shared' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,
-  case when allocated_to = 'shared' then service_name end as service_name, sum(effective_cost) as effective_cost
-from cost_allocations
-where billing_period = @first
-group by
-  billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end, confidence,
-  case when allocated_to = 'shared' then reason end, case when allocated_to = 'shared' then charge_category end,
-  case when allocated_to = 'shared' then service_name end
-"""
-
-ORIGINS = """
-select d.billing_currency, case when c.{name} is not null then coalesce(c.{name}_from, '') end as came_from, sum(d.effective_cost) as effective_cost
-from run_costs_daily d
-left join run_costs c
-  on c.tracking_server = d.tracking_server and c.workspace = d.workspace and c.run_id = d.run_id and c.billing_currency = d.billing_currency
-where d.charge_date >= @first and d.charge_date < @next
-group by d.billing_currency, case when c.{name} is not null then coalesce(c.{name}_from, '') end
-"""
-
-IDENTITY = """
-with machines as (
-  -- A longer or a shorter name of the same machine has the same last part.
-  select distinct m.resource_key, regexp_extract(m.resource_key, r'[^/]*$') as short_name
-  from runs r
-  join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id
-  where r.start_month = @first
-),
-billed as (
-  select distinct regexp_extract(resource_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
-),
-split as (
-  -- machines that pods or tasks share
-  select distinct regexp_extract(node_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
-)
-select
-  (select count(*) from runs where start_month = @first) as runs,
-  (
-    select count(distinct concat(r.tracking_server, '/', r.run_id))
-    from runs r join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id where r.start_month = @first
-  ) as machine_runs,
-  (
-    select count(distinct m.resource_key)
-    from machines m left join billed b on b.short_name = m.short_name left join split s on s.short_name = m.short_name
-    where b.short_name is null and s.short_name is null
-  ) as unbilled_machines,
-  (
-    select count(distinct m.resource_key)
-    from machines m left join billed b on b.short_name = m.short_name join split s on s.short_name = m.short_name
-    where b.short_name is null
-  ) as split_machines,
-  (select count(*) from billing_lines where billing_period = @first and run_tag is not null) as tagged_lines
-"""
 
 # match_method -> the rule's name for people, in the order of the allocation rules.
 RULES = {
