@@ -142,7 +142,7 @@ def test_metrics_are_looked_up_and_never_scanned(mariadb: Served, tmp_path: Path
         explained = [
             list(batch.to_pylist())
             for batch in connection.read(
-                "explain " + reader.dialect.times.format(listed=reader.dialect.listed([("'r'", "'k'", "0", "10", "1")]))
+                "explain " + reader.dialect.sql("times").format(listed=reader.dialect.listed([("'r'", "'k'", "0", "10", "1")]))
             )
         ]
         metrics = [row for rows in explained for row in rows if row["table"] == "m"]

@@ -2,7 +2,7 @@
 
 Belongs here: how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
 run, key and step. All engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
-the wire. Only keys that some run has are requested. `dialects.py` has what differs between the engines, `runs.sql` decides what the
+the wire. Only keys that some run has are requested. `dialects` has what differs between the engines, `runs.sql` decides what the
 rows mean.
 """
 
@@ -33,13 +33,10 @@ from runspend.ingest.tracking.connections import Connection, Mysql, Postgres, Sq
 from runspend.ingest.tracking.dialects import (
     MYSQL,
     MYSQL_MAP,
-    MYSQL_RUNS,
     POSTGRES,
     POSTGRES_MAP,
-    POSTGRES_RUNS,
     SQLITE,
     SQLITE_MAP,
-    SQLITE_RUNS,
     SQLITE_USE_KEYS,
     dialect_of,
     is_database_uri,
@@ -190,7 +187,9 @@ class DatabaseReader:
 
     def read_experiments(self) -> pa.Table:
         has_workspaces = revisions.is_at_least(self.revision, revisions.WORKSPACES_SINCE)
-        sql = self.dialect.experiments.format(workspace=f"cast(e.workspace as {self.dialect.text})" if has_workspaces else "'default'")
+        sql = self.dialect.sql("experiments").format(
+            workspace=f"cast(e.workspace as {self.dialect.text})" if has_workspaces else "'default'"
+        )
         schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
         table = raw.to_table(self.batches(sql, schema), schema)
         if self.only_workspaces is not None:
@@ -240,7 +239,7 @@ class DatabaseReader:
             }
             kinds = " or ".join(f"{MYSQL.exact.format('m.key')} like 'system/%{kind}'" for kind in raw.use_kinds(keys))
             within = where.replace("where", "and (", 1) + ")" if where else ""
-            runs = MYSQL_RUNS.format(
+            runs = MYSQL.sql("runs").format(
                 within=within, is_from_run=MYSQL.from_run, kinds=kinds, between=raw.BETWEEN, after=raw.AFTER, **times, **maps
             )
             yield from self.batches(runs, schema)
@@ -255,7 +254,9 @@ class DatabaseReader:
             }
             kinds = " or ".join(f"key like 'system/%{kind}'" for kind in raw.use_kinds(keys))
             yield from self.batches(
-                POSTGRES_RUNS.format(where=where, is_from_run=POSTGRES.from_run, only_chosen=only_chosen, kinds=kinds, **times, **maps),
+                POSTGRES.sql("runs").format(
+                    where=where, is_from_run=POSTGRES.from_run, only_chosen=only_chosen, kinds=kinds, **times, **maps
+                ),
                 schema,
             )
             return
@@ -268,7 +269,7 @@ class DatabaseReader:
         }
         [has_use] = self._scalars("select exists (select 1 from latest_metrics where key >= 'system/' and key < 'system0')")
         kinds = " or ".join(f"m.key glob 'system/*{kind}'" for kind in raw.use_kinds(keys))
-        runs = SQLITE_RUNS.format(
+        runs = SQLITE.sql("runs").format(
             is_from_run=SQLITE.from_run,
             **maps,
             **times,
@@ -311,7 +312,7 @@ class DatabaseReader:
             self._connection.let_scans("off")
         for part in _parts(wanted):
             listed = self.dialect.listed([(literal(u.run_id), literal(u.key), str(u.last_step), str(u.stride)) for u in part])
-            yield from self.batches(self.dialect.points.format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
+            yield from self.batches(self.dialect.sql("points").format(listed=listed, logged_ms=logged_ms, least=least, most=most), schema)
         if wanted and isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
 
@@ -325,7 +326,7 @@ class DatabaseReader:
             listed = self.dialect.listed(
                 [(literal(w.run_id), literal(w.key), str(w.first_step), str(w.last_step), str(w.stride)) for w in part]
             )
-            yield from self.batches(self.dialect.times.format(listed=listed), raw.time_schema())
+            yield from self.batches(self.dialect.sql("times").format(listed=listed), raw.time_schema())
         if isinstance(self._connection, Postgres):
             self._connection.let_scans("on")
 
