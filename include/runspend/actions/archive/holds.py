@@ -8,24 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from runspend.core.errors import UsageError
 from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
+from runspend.warehouse.sql_files import read_sql
 
 KIND = "archive_keeps"
 LASTS = timedelta(days=365)  # of an objection without an end date
-_FIND = """
-select 'run' as kind, tracking_server, workspace, run_id as id, run_name as name
-from runs
-where run_id = @what or (length(@what) >= 6 and starts_with(run_id, @what))
-union all
-select 'experiment', tracking_server, workspace, experiment_id, experiment_name
-from experiments
-where experiment_id = @what or experiment_name = @what
-order by kind, tracking_server, workspace, id
-"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ def record_keep(reader: Reader, records: Records, what: str, *, until: date | No
     last = (now + LASTS).date() if until is None else until
     if last < now.date():
         raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name a future day. Nothing was recorded.")
-    found = reader.query(_FIND, {"what": what}).to_pylist()
+    found = reader.query(read_sql(Path(__file__).parent, "named_objects"), {"what": what}).to_pylist()
     exact = [row for row in found if what in (row["id"], row["name"])] or found
     if len(exact) != 1:
         named = ", ".join(f"{row['kind']} {row['id']} ({row['tracking_server']}, {row['name']})" for row in exact[:5])

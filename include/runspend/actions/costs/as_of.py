@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runspend.actions.costs.query import Selection
 from runspend.core.errors import CheckFailed, UsageError
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,44 +22,8 @@ if TYPE_CHECKING:
 # Dimensions of earlier versions, and their columns of bill_changes.
 KEYS = {"source": "source", "period": "billing_period", "service": "service_name", "account": "sub_account_id", "day": "charge_date"}
 DEFAULT_KEYS = ("source", "period", "service", "account")
-
-VERSIONS = """
-versions as (
-  select source, billing_period, version_number
-  from billing_loads
-  where state in ('current', 'replaced') and loaded_at < @loaded_until
-  group by source, billing_period, version_number
-),
-changes as (
-  select
-    c.source, c.billing_period, c.charge_date, c.service_name, c.sub_account_id, c.billing_currency,
-    c.list_cost, c.contracted_cost, c.effective_cost, c.billed_cost
-  from bill_changes c
-  join versions v on v.source = c.source and v.billing_period = c.billing_period and v.version_number = c.version_number
-)
-"""
-
-# Rows: bills whose changes up to the day do not add up to the totals of the version of that day.
-DIFFERENCES = f"""
-with {VERSIONS},
-newest as (
-  select source, billing_period, max(version_number) as version_number from versions group by source, billing_period
-),
-both_sides as (
-  select source, billing_period, billing_currency, list_cost, contracted_cost, effective_cost, billed_cost from changes
-  union all
-  select l.source, l.billing_period, l.billing_currency, -l.list_cost, -l.contracted_cost, -l.effective_cost, -l.billed_cost
-  from billing_loads l
-  join newest n on n.source = l.source and n.billing_period = l.billing_period and n.version_number = l.version_number
-  where l.state in ('current', 'replaced')
-)
-select
-  source, billing_period, billing_currency, sum(b.list_cost) as list_cost, sum(b.contracted_cost) as contracted_cost,
-  sum(b.effective_cost) as effective_cost, sum(b.billed_cost) as billed_cost
-from both_sides b
-group by source, billing_period, billing_currency
-having sum(b.list_cost) != 0 or sum(b.contracted_cost) != 0 or sum(b.effective_cost) != 0 or sum(b.billed_cost) != 0
-"""
+VERSIONS = read_sql(Path(__file__).parent, "versions_as_of")
+DIFFERENCES = read_sql(Path(__file__).parent, "differences_as_of").replace("{versions}", VERSIONS)
 
 
 def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], chosen: Selection, *, top: int, measure: str) -> pa.Table:
