@@ -35,6 +35,7 @@ from runspend.actions.publish import duckdb_file as duckdb_target
 from runspend.actions.publish import iceberg as iceberg_target
 from runspend.actions.publish import postgres as postgres_target
 from runspend.actions.publish.content import BUILDS
+from runspend.actions.publish.postgres import csv_rows
 from runspend.config.publish import DuckDBTarget, IcebergTarget, PostgresTarget
 from runspend.core.errors import SourceError, SourceUnreachable
 from runspend.pipeline.publish import _publish_to
@@ -148,7 +149,7 @@ def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> Non
     rows = pa.table({"t": texts, "l": lists, "n": numbers, "m": moments, "c": money}, schema=pa.schema(list(types.items())))
     with closing(psycopg2.connect(postgres)) as connection, connection.cursor() as cursor:
         cursor.execute("create temp table x (t text, l text[], n float8, m timestamptz, c numeric(38,22))")
-        stream = postgres_target._Stream(iter([*postgres_target._csv(rows[:5]), *postgres_target._csv(rows[5:])]))
+        stream = csv_rows.ByteStream(iter([*csv_rows.write_csv(rows[:5]), *csv_rows.write_csv(rows[5:])]))
         cursor.copy_expert("copy x from stdin (format csv)", stream, 7)
         cursor.execute("select * from x")
         found = cursor.fetchall()
@@ -534,7 +535,7 @@ def test_what_stops_the_making_of_rows_is_told_as_it_is(
             r"cannot publish to grafana: the disk is full \(/scratch\)\.",
         ),
     ):
-        for place in ("postgres._without_nul", "content._query_file"):
+        for place in ("postgres.csv_rows._without_nul", "content._query_file"):
             with monkeypatch.context() as patched:
                 patched.setattr(f"runspend.actions.publish.{place}", Mock(side_effect=error))
                 with pytest.raises(wanted, match=text):
@@ -551,9 +552,9 @@ def test_a_signal_between_two_pieces_ends_the_publish(
     publish(home, target)
     before = see(target)
     double_cost_daily(home)
-    read = postgres_target._Stream.read
+    read = csv_rows.ByteStream.read
 
-    def interrupted(stream: postgres_target._Stream, size: int) -> bytes:
+    def interrupted(stream: csv_rows.ByteStream, size: int) -> bytes:
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.1)
         return read(stream, size)
@@ -561,7 +562,7 @@ def test_a_signal_between_two_pieces_ends_the_publish(
     former = signal.signal(signal.SIGUSR1, signal.default_int_handler)
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(postgres_target._Stream, "read", interrupted)
+            patched.setattr(csv_rows.ByteStream, "read", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 publish(home, target)
     finally:

@@ -17,10 +17,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from runspend.actions.publish.content import BUILDS, WHOLE, Content, Found, Part, Published, builds_rows, months
+from runspend.actions.publish.postgres.csv_rows import ByteStream, write_csv
 from runspend.config.publish import PostgresTarget
 from runspend.core.ahead import Ahead
 from runspend.core.crash_points import crash_point
@@ -49,60 +51,6 @@ OURS = "Written by runspend publish."  # ends the comment of every table that Ru
 READ_FAILED = "error in .read() call"  # how psycopg2 reports whatever a read() of COPY raised
 SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
-FOUND = """
-select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), ''),
-  pg_get_userbyid(c.relowner), c.relowner = r.oid or not r.rolsuper and pg_has_role(c.relowner, 'usage'), array_to_string(c.reloptions, ', ')
-from pg_class c
-join pg_roles r on r.rolname = current_user
-left join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-where c.relnamespace = (select oid from pg_namespace where nspname = {schema}) and c.relname in ({names})
-order by a.attnum
-"""
-# Whether something of others depends on the table {table}: a view, policy, trigger, publication, index. Not the indexes of DATE columns that Runspend made.
-DEPENDED_ON = """
-select c.relrowsecurity or exists (
-  select from pg_depend d
-  left join pg_index i on d.classid = 'pg_class'::regclass and i.indexrelid = d.objid and i.indnatts = 1 and not i.indisunique and i.indpred is null
-  left join pg_attribute a on a.attrelid = c.oid and a.attnum = i.indkey[0] and a.atttypid = 'date'::regtype
-  where (d.refclassid, d.refobjid) in (
-      ('pg_class'::regclass, c.oid), ('pg_type'::regclass, c.reltype), ('pg_type'::regclass, (select typarray from pg_type where oid = c.reltype))
-    ) and d.deptype in ('a', 'n') and a.attnum is null
-)
-from pg_class c where c.oid = {table}::regclass
-"""
-# The rights of others to read {table}, or a column of it that it keeps, as statements.
-GRANTS = """
-select
-  'grant select' || coalesce(' (' || quote_ident(g.attname) || ')', '') || ' on ' || {table} || ' to '
-    || case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end || case when a.is_grantable then ' with grant option' else '' end
-from (
-  select null::name as attname, coalesce(relacl, acldefault('r', relowner)) as acl from pg_class where oid = {table}::regclass
-  union all
-  select attname, attacl from pg_attribute where attrelid = {table}::regclass and attname in ({columns})
-) g, aclexplode(g.acl) a
-where a.privilege_type = 'SELECT' and pg_get_userbyid(a.grantee) <> current_user
-"""
-GRANTEES = """
-select distinct case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end
-from pg_class c, aclexplode(c.relacl) a where c.oid = {table}::regclass and a.grantee <> c.relowner
-"""
-# The owner of {table}, if it is a role that this login is a member of, and may own a view there.
-OWNER = """
-select quote_ident(pg_get_userbyid(relowner)) from pg_class
-where oid = {table}::regclass and pg_get_userbyid(relowner) <> current_user and has_schema_privilege(relowner, relnamespace, 'create')
-"""
-# A schema and its tables: may this login create tables there, does it own those that it made, and may it create the schema?
-RIGHTS = """
-select
-  has_database_privilege(current_database(), 'create'),
-  (select has_schema_privilege(oid, 'create') from pg_namespace where nspname = {schema}),
-  (
-    select string_agg(relname, ', ' order by relname) from pg_class
-    where relnamespace = (select oid from pg_namespace where nspname = {schema}) and relname in ({names}) and not pg_has_role(relowner, 'usage')
-  ),
-  (select true from pg_class where relnamespace = (select oid from pg_namespace where nspname = {schema}) and relname = {builds}),
-  current_user
-"""
 # Rows of builds as Runspend writes them. A part with another one counts as missing, and is copied again.
 WELL_FORMED = (
     "table_name is not null and period ~ '^([1-9][0-9]{3}-(0[1-9]|1[0-2])|all)$' and build_id is not null and row_count between 0 and 1e15"
@@ -110,7 +58,6 @@ WELL_FORMED = (
 )
 ALL = (*PUBLISHED_TABLES, BUILDS)
 ROWS_AT_ONCE = 65_536
-ROWS_PER_PIECE = 8_192
 BYTES_AT_ONCE = 2**20
 
 
@@ -180,6 +127,11 @@ def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
     return kind(target.name, f"cannot {verb} {target.name}: {why}. {_kept(target)}")
 
 
+def _query(name: str, **parts: str) -> str:
+    """Return the query of a .sql file of this folder. It asks PostgreSQL's catalog; `parts` are SQL."""
+    return Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8").format(**parts)
+
+
 def _reason(error: Any) -> str:
     why = re.sub(r"\s+", " ", error.diag.message_primary or str(error)).strip().rstrip(".")
     return "the connection was lost" if why == "invalid socket" else why
@@ -194,6 +146,9 @@ def _uri(uri: str) -> str:
     parts = urlsplit(uri)
     query = {**SAFE, **dict(parse_qsl(parts.query, keep_blank_values=True))}
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
+
+
+_Build = tuple[str, int, datetime]  # a build's id, its number of rows, and when it was published
 
 
 class _FoundColumn(NamedTuple):
@@ -225,12 +180,7 @@ class _Schema:
 
     def fill(self, content: Content, now: datetime) -> Published:
         """Bring tables and rows up to date. Does not commit."""
-        self._run(LOCK.format(text=sql_text(f"runspend publish {self._schema}")))
-        if not self._ask(f"select 1 from pg_namespace where nspname = {sql_text(self._schema)}"):
-            self._run(f"create schema {sql_name(self._schema)}")
-        self._find()
-        for table in (*content.tables, BUILDS):
-            self._refuse_foreign(table)
+        self._open(content)
         published = Published(content.build_id)
         wants_view = COSTS_FOR_DASHBOARDS in content.tables and not self._stays_table(published)
         stored = [
@@ -248,27 +198,14 @@ class _Schema:
             part: part.rounded if part.table is COST_DAILY or (wants_view and part.table is COSTS_FOR_DASHBOARDS) else part
             for part in content.parts
         }
-        stale = {
-            kept.key: kept
-            for part, kept in stored_as.items()
-            if kept.table.name in self._made | self._altered or part.key not in there or there[part.key][0] != part.build_id
-        }
-        for table in PUBLISHED_TABLES:  # no build names the months of its rows: some may be gone
-            if self._is_ours(table) and not any(table.name == name for name, _ in there):
-                self._delete(table, None)
-        # What is computed meanwhile is copied last.
-        order = sorted(stale.values(), key=lambda kept: kept.table is COST_DAILY_AT_POSTGRES)
-        rows: dict[tuple[str, str], int] = {}
-        for number, kept in enumerate(order):
-            content.compute_ahead(order[number:])
-            rows[kept.key] = self._replace(kept, content)
+        rows = self._replace_stale(content, stored_as, there)
         counts: dict[tuple[str, str], tuple[int, datetime]] = {}
         for part, kept in stored_as.items():
             if kept.key in rows:
                 counts[part.key] = rows[kept.key], now
                 published.add(part, rows[kept.key])
             else:
-                counts[part.key] = there[part.key][1], there[part.key][2]
+                counts[part.key] = there[part.key][1:]
         for name, period in there.keys() - {part.key for part in content.parts} - {(WHOLE, WHOLE)}:
             self._remove_period(name, period)
         self._index()
@@ -280,10 +217,39 @@ class _Schema:
         self._make_view(wants_view)
         return published
 
+    def _open(self, content: Content) -> None:
+        """Lock the schema, or create it, and look at its tables. Raises SourceError for a table that this login may not replace."""
+        self._run(LOCK.format(text=sql_text(f"runspend publish {self._schema}")))
+        if not self._ask(f"select 1 from pg_namespace where nspname = {sql_text(self._schema)}"):
+            self._run(f"create schema {sql_name(self._schema)}")
+        self._find()
+        for table in (*content.tables, BUILDS):
+            self._refuse_foreign(table)
+
+    def _replace_stale(
+        self, content: Content, stored_as: Mapping[Part, Part], there: Mapping[tuple[str, str], _Build]
+    ) -> dict[tuple[str, str], int]:
+        """Replace the rows of all parts that have another build there. Return their numbers of rows."""
+        for table in PUBLISHED_TABLES:  # no build names the months of its rows: some may be gone
+            if self._is_ours(table) and not any(table.name == name for name, _ in there):
+                self._delete(table, None)
+        stale = {
+            kept.key: kept
+            for part, kept in stored_as.items()
+            if kept.table.name in self._made | self._altered or part.key not in there or there[part.key][0] != part.build_id
+        }
+        # What is computed meanwhile is copied last.
+        order = sorted(stale.values(), key=lambda kept: kept.table is COST_DAILY_AT_POSTGRES)
+        rows = {}
+        for number, kept in enumerate(order):
+            content.compute_ahead(order[number:])
+            rows[kept.key] = self._replace(kept, content)
+        return rows
+
     def _stays_table(self, published: Published) -> bool:
         """Whether costs_for_dashboards is a table of an earlier version that has to stay one. `published` then says so."""
         view = COSTS_FOR_DASHBOARDS
-        if not self._is_ours(view) or not self._ask(DEPENDED_ON.format(table=sql_text(self._name(view))))[0][0]:
+        if not self._is_ours(view) or not self._ask(_query("depended_on", table=sql_text(self._name(view))))[0][0]:
             return False
         published.notes.append(
             "costs_for_dashboards is still a table, so its rows are stored twice: a view, policy, trigger or index depends on it."
@@ -295,7 +261,7 @@ class _Schema:
         """Return the build that is there, and the right that this login lacks."""
         schema, names = sql_text(self._schema), ", ".join(sql_text(table.name) for table in ALL)
         ((may_create, may_add, foreign, has_builds, login),) = self._ask(
-            RIGHTS.format(schema=schema, names=names, builds=sql_text(BUILDS.name))
+            _query("rights", schema=schema, names=names, builds=sql_text(BUILDS.name))
         )
         problem = None
         if may_add is None and not may_create:
@@ -310,7 +276,7 @@ class _Schema:
     def _find(self) -> None:
         """Note the tables that are there."""
         names = ", ".join(sql_text(table.name) for table in ALL)
-        for row in self._ask(FOUND.format(schema=sql_text(self._schema), names=names)):
+        for row in self._ask(_query("columns", schema=sql_text(self._schema), names=names)):
             column = _FoundColumn(*row)
             self._found.setdefault(column.table, []).append(column)
         if self._is_ours(COSTS_FOR_DASHBOARDS, "v"):
@@ -425,11 +391,11 @@ class _Schema:
             f" as select {', '.join(map(sql_name, names))} from ({self._view_sql(is_wanted)}) as v"
         )
         self._describe("view", view, comment)
-        for (owner,) in self._ask(OWNER.format(table=sql_text(self._name(COST_DAILY)))):
+        for (owner,) in self._ask(_query("owner", table=sql_text(self._name(COST_DAILY)))):
             self._run(f"alter view {self._name(view)} owner to {owner}")
         if self._grants is not None:
             # Default privileges may grant the new view to roles that could not read the old one.
-            for (grantee,) in self._ask(GRANTEES.format(table=sql_text(self._name(view)))):
+            for (grantee,) in self._ask(_query("grantees", table=sql_text(self._name(view)))):
                 self._run(f"revoke all on {self._name(view)} from {grantee}")
             for grant in self._grants:
                 self._run(grant)
@@ -439,10 +405,10 @@ class _Schema:
         kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0].kind
         self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
         name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(sql_text(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
-        self._grants = [grant for (grant,) in self._ask(GRANTS.format(table=sql_text(name), columns=columns))]
+        self._grants = [grant for (grant,) in self._ask(_query("grants", table=sql_text(name), columns=columns))]
         self._run(f"drop {'table' if kind == 'r' else 'view'} {name}")
 
-    def _builds(self) -> dict[tuple[str, str], tuple[str, int, datetime]]:
+    def _builds(self) -> dict[tuple[str, str], _Build]:
         rows = self._ask(f"select table_name, period, build_id, row_count, published_at from {self._name(BUILDS)} where {WELL_FORMED}")
         return {(table, period): (build_id, count, at) for table, period, build_id, count, at in rows}
 
@@ -483,8 +449,8 @@ class _Schema:
 
         schema = table.arrow_schema()
         tables = (pa.Table.from_batches([given]).select(schema.names).cast(schema) for given in batches)
-        with closing(Ahead(piece for rows in tables for piece in _csv(rows))) as pieces, self._connection.cursor() as cursor:
-            stream = _Stream(pieces)
+        with closing(Ahead(piece for rows in tables for piece in write_csv(rows))) as pieces, self._connection.cursor() as cursor:
+            stream = ByteStream(pieces)
             try:
                 cursor.copy_expert(
                     f"copy {self._name(table)} ({', '.join(map(sql_name, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
@@ -507,69 +473,6 @@ class _Schema:
             cursor.execute(sql)
             found: Sequence[tuple[Any, ...]] = cursor.fetchall() if cursor.description else ()
             return found
-
-
-class _Stream:
-    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made."""
-
-    def __init__(self, pieces: Iterator[memoryview]) -> None:
-        self._pieces = pieces
-        self._left = memoryview(b"")
-        self.error: BaseException | None = None
-
-    def read(self, size: int) -> bytes:
-        try:
-            while not self._left:
-                piece = next(self._pieces, None)
-                if piece is None:
-                    return b""
-                self._left = piece
-        except BaseException as error:
-            self.error = error
-            raise
-        given, self._left = self._left[:size], self._left[size:]
-        return bytes(given)
-
-
-def _csv(rows: Any) -> Iterator[memoryview]:
-    """Yield rows as PostgreSQL reads CSV: a null is nothing, an empty text is `""`, a list is an array's literal."""
-    import pyarrow as pa
-    import pyarrow.csv
-
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_list(field.type):
-            rows = rows.set_column(index, field.name, _array_literals(rows.column(index).combine_chunks()))
-    rows = _without_nul(rows)
-    for first in range(0, rows.num_rows, ROWS_PER_PIECE):
-        target = pa.BufferOutputStream()
-        pyarrow.csv.write_csv(
-            rows.slice(first, ROWS_PER_PIECE), target, pyarrow.csv.WriteOptions(include_header=False, batch_size=ROWS_PER_PIECE)
-        )
-        yield memoryview(target.getvalue())
-
-
-def _array_literals(lists: Any) -> Any:
-    """Return lists of texts as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    texts = pc.replace_substring(pc.replace_substring(lists.flatten(), "\\", "\\\\"), '"', '\\"')
-    quoted = pc.fill_null(pc.binary_join_element_wise('"', texts, '"', ""), "NULL")
-    lengths = pc.fill_null(pc.list_value_length(lists), 0)
-    offsets = pa.concat_arrays([pa.array([0], pa.int64()), pc.cumulative_sum(lengths.cast(pa.int64()))]).cast(pa.int32())
-    joined = pc.binary_join_element_wise("{", pc.binary_join(pa.ListArray.from_arrays(offsets, quoted), ","), "}", "")
-    return pc.if_else(lists.is_valid(), joined, None)
-
-
-def _without_nul(rows: Any) -> Any:
-    """Return the rows without NUL characters, which PostgreSQL's texts cannot have and names in MLflow can."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_string(field.type) and pc.any(pc.match_substring(rows.column(index), "\0")).as_py():
-            rows = rows.set_column(index, field, pc.replace_substring(rows.column(index), "\0", ""))
-    return rows
 
 
 def _arrow(rows: Sequence[Mapping[str, Any]]) -> Any:
