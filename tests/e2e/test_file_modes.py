@@ -108,19 +108,35 @@ def test_only_a_group_that_is_named_may_read(open_folder: Path, store: Path) -> 
     assert not can_read(home)
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077, 0o007, 0o000])
-def test_nothing_is_wider_than_the_umask_allows(tmp_path: Path, umask: int) -> None:
+MAKE_WITH_UMASKS = """
+import os, sys
+from pathlib import Path
+from runspend.config.file_modes import use_file_modes
+from runspend.config.settings import Settings
+for umask in sys.argv[2:]:
+    if child := os.fork():  # the modes hold for a whole process
+        if os.waitpid(child, 0)[1]:
+            sys.exit(f"failed with umask {umask}")
+        continue
+    os.umask(int(umask))
+    home = Path(sys.argv[1], umask)
+    use_file_modes(Settings.model_validate({"home": home, "files": {"group": str(os.getegid()), "access": "write"}}))
+    (home / "file").touch()
+    (home / "folder").mkdir()
+    sys.exit()
+"""
+
+
+def test_nothing_is_wider_than_the_umask_allows(tmp_path: Path) -> None:
     """A group gets at most the permissions that the umask of the caller allows."""
-    code = (
-        "import os, sys; from pathlib import Path; from runspend.config.settings import Settings; from runspend.config.file_modes import use_file_modes;"
-        f"os.umask({umask}); home = Path(sys.argv[1]); use_file_modes(Settings.model_validate({{'home': home, 'files': {{'group': str(os.getegid()), 'access': 'write'}}}}));"
-        "(home / 'file').touch(); (home / 'folder').mkdir()"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "home")], check=True)
-    for name in ("file", "folder"):
-        mode = stat.S_IMODE((tmp_path / "home" / name).stat().st_mode) & 0o777
-        assert mode == (0o666 if name == "file" else 0o777) & ~(umask | 0o007)
-    assert not (tmp_path / "home").stat().st_mode & umask
+    umasks = (0o022, 0o027, 0o077, 0o007, 0o000)
+    subprocess.run([sys.executable, "-c", MAKE_WITH_UMASKS, str(tmp_path), *map(str, umasks)], check=True)
+    for umask in umasks:
+        home = tmp_path / str(umask)
+        for name in ("file", "folder"):
+            mode = stat.S_IMODE((home / name).stat().st_mode) & 0o777
+            assert mode == (0o666 if name == "file" else 0o777) & ~(umask | 0o007), (umask, name)
+        assert not home.stat().st_mode & umask
 
 
 WRONG = {

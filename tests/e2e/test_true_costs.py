@@ -25,6 +25,7 @@ from tests.benchmarks.accuracy.judge import Judgement, judge, play
 from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, make_world, parallel_runs, together
 from tests.servers.s3 import S3Server
 
+SEED = 7
 # A night takes two seconds however little happened: what differs only in what happened on the machines happens in one cluster.
 ALIKE = (
     worlds.reused_names,
@@ -58,8 +59,8 @@ def run_night(folder: Path, now: str) -> None:
         assert outcome.exit_code == 0, outcome.errors
 
 
-def judged(maker: Maker, folder: Path, schema: Path, seed: int = 7, **more: object) -> Judgement:
-    return play(make_world(maker, SMALL, seed), folder, schema, run_night, **more)
+def judged(maker: Maker, folder: Path, schema: Path, **more: object) -> Judgement:
+    return play(make_world(maker, SMALL, SEED), folder, schema, run_night, **more)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +123,13 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
     assert settled > 0
 
 
-def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path, schema: Path) -> None:
+def test_declared_platform_services_are_shared_and_can_be_spread(
+    tmp_path: Path, schema: Path, played: Callable[[Maker], tuple[Path, Judgement]]
+) -> None:
     """Every one of their lines, with the reason `platform`; spread over runs, no shared cost is left and the sum is still the bill."""
-    world = make_world(worlds.platform_lines, SMALL, 11)
+    folder, judgement = played(worlds.platform_lines)
+    faults, world = judgement.faults, make_world(worlds.platform_lines, SMALL, SEED)
+    assert faults == []
     own = {line.row["ChargeDescription"] for line in world.lines if "mlflow_run_id" in line.row["Tags"]}
     declared = ("RDS", "Kubernetes", "Balancing", "Registry")
     lines = [
@@ -134,22 +139,19 @@ def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path,
         and (any(word in line.row["ServiceName"] for word in declared) or "natgateway" in line.row.get("ResourceId", ""))
     ]
     cost = sum((Decimal(line.row["EffectiveCost"]) for line in lines if line.row["ChargeDescription"] not in own), Decimal(0))
-    assert play(world, tmp_path / "kept", schema, run_night).faults == []
 
-    def ledger(name: str) -> list[dict[str, object]]:
+    def ledger(folder: Path) -> list[dict[str, object]]:
         return [
-            row
-            for file in (tmp_path / name / "home" / "warehouse").glob("cost_allocations/*/*.parquet")
-            for row in pq.read_table(file).to_pylist()
+            row for file in (folder / "home" / "warehouse").glob("cost_allocations/*/*.parquet") for row in pq.read_table(file).to_pylist()
         ]
 
-    kept = ledger("kept")
+    kept = ledger(folder)
     assert sum((row["effective_cost"] for row in kept if row["reason"] == "platform"), Decimal(0)) == cost > 0
     assert {row["allocated_to"] for row in kept if row["reason"] == "platform"} == {"shared"}
 
     world.settings += "sharing: {shared: proportional}\n"
-    play(world, tmp_path / "spread", schema, run_night)
-    spread = ledger("spread")
+    play(world, tmp_path, schema, run_night)
+    spread = ledger(tmp_path)
     assert sum((row["effective_cost"] for row in spread), Decimal(0)) == sum((row["effective_cost"] for row in kept), Decimal(0))
     assert sum((row["effective_cost"] for row in spread if row["allocated_to"] == "shared"), Decimal(0)) == 0
     assert any(row["match_method"] == "sharing" and row["allocated_to"] == "run" for row in spread)
