@@ -27,7 +27,7 @@ from runspend.core.machine_faults import has_no_room_to_spill, machine_failed
 from runspend.ingest.tracking.database import copy_sqlite
 from runspend.warehouse.parquet.reader import _temporary_files_bounded
 from tests.command import run_here
-from tests.faults.damaged_world import NOW, digests
+from tests.faults.damaged_world import NOW, copy_of, digests
 from tests.kept import made_once
 from tests.servers.smtp import Server, smtp_server
 from tests.settings_builder import smtp_mail
@@ -69,21 +69,21 @@ def _make(folder: Path) -> None:
     folder.mkdir()
     (folder / "store").mkdir()
     make_store(folder / "store")
+    config = make_tiny_world(folder / "world", folder / "store")
+    run_here("nightly", "--config", str(config), "--now", NOW)
 
 
 @pytest.fixture
 def config(tmp_path: Path, disk: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A world whose home is on the small disk, after one pipeline run; a bill of another content waits for the next."""
-    store = made_once("machine-store", _make) / "store"
-    path = make_tiny_world(tmp_path / "world", store)
+    path = copy_of(made_once("machine-world", _make) / "world", tmp_path / "world")
+    shutil.move(path.parent / "home", disk)
     settings = json.loads(path.read_text())
     settings["home"], settings["warehouse"] = str(disk / "home"), {"uri": str(disk / "home" / "warehouse")}
     settings["mail"] = smtp_mail(server.port, operators=["operators@example.com"])
     path.write_text(json.dumps(settings))
     monkeypatch.chdir(tmp_path)
-    run_here("nightly", "--config", str(path), "--now", NOW)
     write_bill(tmp_path / "world" / "bills" / "bill" / "part.csv", 4000)
-    server.accepted.clear()
     return path
 
 
@@ -139,7 +139,7 @@ def fill_and_recover(config: Path, disk: Path, server: Server, left: int) -> Non
 
 def test_a_copy_of_a_database_that_finds_no_room_is_not_the_servers_fault(tmp_path: Path, disk: Path) -> None:
     """A full disk while copying MLflow's database is reported as Runspend's disk, not as an unreachable server."""
-    store = made_once("machine-store", _make) / "store"
+    store = made_once("machine-world", _make) / "store"
     [database] = store.rglob("*.db")
     leave(disk, 16_384)
     with pytest.raises((OSError, sqlite3.Error)) as caught:
