@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from runspend.allocation.suggest.evidence import Cell, Evidence
+from runspend.allocation.suggest.hour_fit import crowding, fit
 from runspend.allocation.suggest.matching import Group, Match, find_matches
 from runspend.allocation.suggest.proposals import Proposal, evidence_lines, in_order
-from runspend.allocation.suggest.series import crowding, fit
 
 DAYS = 30
 LENGTH = DAYS * 24

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
+from runspend.allocation.suggest.hour_fit import Fit
 from runspend.allocation.suggest.matching import Group, Match
 from runspend.allocation.suggest.proposals import Proposal, Proposals, as_records, proposals_yaml
-from runspend.allocation.suggest.series import Fit
 
 
 def test_no_figure_is_a_negative_zero() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from runspend.allocation.suggest.hour_fit import Fit
 from runspend.allocation.suggest.matching import Group, Match
 from runspend.allocation.suggest.proposals import Proposal, Proposals, proposals_yaml
-from runspend.allocation.suggest.series import Fit
 from runspend.allocation.suggest.settings_file import add_pools
 from runspend.config.settings import load_settings
 from runspend.core.errors import ConfigError, UsageError

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from runspend.allocation.suggest.evidence import Cell, Evidence
-from runspend.allocation.suggest.series import HOURS_A_DAY, Fit, crowding, fit, likeness
+from runspend.allocation.suggest.hour_fit import HOURS_A_DAY, Fit, crowding, fit, likeness
 from runspend.core.selectors import matches
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")

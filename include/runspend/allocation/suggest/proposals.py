@@ -14,9 +14,9 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.allocation.suggest.evidence import Cell, Evidence, read_evidence
+from runspend.allocation.suggest.hour_fit import HOURS_A_DAY
 from runspend.allocation.suggest.matching import Group, Match, find_matches
 from runspend.allocation.suggest.nothing_found import why_nothing
-from runspend.allocation.suggest.series import HOURS_A_DAY
 from runspend.config.settings import Pool, Settings
 from runspend.core.amounts import rough_money
 from runspend.core.selectors import matches
