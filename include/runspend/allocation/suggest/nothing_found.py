@@ -4,45 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from runspend.allocation.suggest.evidence import Evidence
 from runspend.warehouse.base import Reader
-from runspend.warehouse.sql_files import expand_macros
+from runspend.warehouse.sql_files import read_sql
 
-# What `evidence.py` reads of bills, condition by condition.
-BILL_FACTS = expand_macros("""
-select
-  count(*) as bill_lines,
-  count(case when is_machine then 1 end) as machine_lines,
-  count(case when is_machine and is_timed then 1 end) as timed_lines,
-  count(case when is_machine and is_timed and effective_cost <> 0 then 1 end) as paid_lines,
-  (select count(*) from billing_quarantine where billing_period >= @first) as unreadable_rows
-from (
-  select
-    effective_cost, coalesce(instance_type, node_instance_type) is not null or coalesce(machine_gpus, node_gpus, 0) > 0 as is_machine,
-    charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
-    and at_most_a_day(charge_period_start, charge_period_end) as is_timed
-  from billing_lines
-  where billing_period >= @first
-) l
-""")
-# Of all runs, and of those that ran in the time of the bills. Runs of more than 62 days are not compared.
-RUN_FACTS = """
-select
-  count(*) as runs, min(start_time) as first_start, max(coalesce(last_moment, start_time)) as last_moment,
-  count(case when start_time < @upto and last_moment > @since then 1 end) as runs_then,
-  count(
-    case
-      when start_time < @upto and last_moment > @since and last_moment > start_time and timestamp_diff(last_moment, start_time, microsecond) < 5356800000000
-      then 1
-    end
-  ) as timed_runs
-from (
-  select start_time, coalesce(end_time, last_sign_at) as last_moment
-  from runs
-) r
-"""
+HERE = Path(__file__).parent
+BILL_FACTS = read_sql(HERE, "bill_facts")
+RUN_FACTS = read_sql(HERE, "run_facts")
 
 
 def why_nothing(reader: Reader, first: date, evidence: Evidence | None, pools: int) -> str:

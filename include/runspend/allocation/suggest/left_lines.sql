@@ -1,0 +1,102 @@
+-- Machines that no rule gave to a run: their time and cost in each charge period, numbered by group.
+-- The columns that follow `cell` identify a group.
+taken as (
+  select source, charge_id
+  from cost_allocations
+  where billing_period >= @first and allocated_to not in ('unallocated', 'out_of_scope', 'idle')
+  group by source, charge_id
+),
+taken_lines as (
+  select source, charge_id as line_id from taken
+  union distinct
+  select c.source, c.line_id from charge_lines c join taken t on t.source = c.source and t.charge_id = c.charge_id where c.billing_period >= @first
+),
+taken_nodes as (
+  -- a machine that pods share, in windows in which one of its pods is taken
+  select distinct b.source, b.node_key, b.charge_period_start, b.charge_period_end
+  from billing_lines b
+  join taken_lines t on t.source = b.source and t.line_id = b.line_id
+  where b.billing_period >= @first and b.node_key is not null
+),
+lines as (
+  select
+    b.source, coalesce(b.sub_account_id, '') as account, lower(coalesce(b.instance_type, b.node_instance_type, '')) as instance_type,
+    coalesce(b.machine_gpus, b.node_gpus, 0) as gpus, coalesce(b.node_key, b.resource_key, concat('|', b.line_id)) as machine,
+    coalesce(b.node_key, b.resource_key, '') as resource_key, coalesce(b.allocated_resource_id, '') as part, coalesce(b.sku_id, '') as sku_id,
+    b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\n'), '') as group_keys,
+    -- machines that serve models all the time: no run ran on them
+    case
+      when regexp_contains(lower(coalesce(b.resource_id, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction')
+      or regexp_contains(lower(coalesce(b.sku_meter, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction') then 1
+      else 0
+    end as is_serving,
+    -- managed jobs: by service, by SageMaker's types, by workspaces of Azure ML. SageMaker's notebooks are not jobs
+    case
+      when b.job_key is not null or strpos(lower(coalesce(b.resource_id, '')), '/microsoft.machinelearningservices/') > 0 then 1
+      when strpos(lower(coalesce(b.resource_id, '')), ':notebook-instance/') > 0 then 0
+      when starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or regexp_contains(lower(coalesce(b.service_name, '')), r'{job_services}') then 1
+      else 0
+    end as is_job,
+    b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
+  from billing_lines b
+  left join taken_lines t on t.source = b.source and t.line_id = b.line_id
+  left join taken_nodes n
+    on n.source = b.source and n.node_key = b.node_key and n.charge_period_start = b.charge_period_start and n.charge_period_end = b.charge_period_end
+  where b.billing_period >= @first and t.line_id is null and n.node_key is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
+    and b.charge_category = 'Usage' and b.charge_class is null and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0)
+    and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
+    -- A line with zero hours and zero cost does not prove a machine.
+    and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
+),
+spans as (
+  -- licenses and discounts add no time: the largest SKU is the machine. Pods share a machine: the longest has its time
+  select
+    source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
+    max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
+    coalesce(max(nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
+    sum(effective_cost) as effective_cost
+  from (
+    select
+      source, account, machine, resource_key, billing_currency, sku_id, part, max(instance_type) as instance_type, max(gpus) as gpus,
+      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
+      sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds,
+      sum(effective_cost) as effective_cost
+    from lines
+    group by source, account, machine, resource_key, billing_currency, sku_id, part, charge_period_start, charge_period_end
+  ) s
+  group by source, account, machine, resource_key, billing_currency, charge_period_start, charge_period_end
+),
+steady as (
+  -- accelerators that are on most of the time are listed one by one
+  select source, machine from spans where gpus > 0 and resource_key <> '' group by source, machine having sum(nanoseconds) >= @steady_nanoseconds
+),
+described as (
+  select
+    s.source, s.account, s.instance_type, s.gpus, s.billing_currency, coalesce({machine_group}, '') as machine_group,
+    -- the name that people give a machine, up to the first character that differs from machine to machine
+    coalesce(regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)'), '') as name_prefix,
+    regexp_replace(s.tags, {own_tags}, '') as other_tags, case when t.machine is not null then s.resource_key else '' end as resource_key,
+    s.is_serving, s.is_job, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
+  from spans s
+  left join steady t on t.source = s.source and t.machine = s.machine
+),
+grouped as (
+  -- few rows before they are numbered: a group's machines of one window are one
+  select
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    charge_period_start, charge_period_end,
+    -- more time than the window means several machines in one line; up to a hundredth more is rounding
+    cast(sum(greatest(1, ceil(nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) - 0.01))) as int64) as machines,
+    sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
+  from described
+  group by
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    charge_period_start, charge_period_end
+),
+numbered as (
+  select
+    dense_rank() over (order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job) as cell,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
+  from grouped
+)
