@@ -1,6 +1,6 @@
 """The kind of a bill line without a run, from its cloud's names: machine, disk, bucket, shared service, job, or calls of a model.
 
-The names are from the providers' bills and from FOCUS exports: AWS, Azure, Google Cloud, Databricks. `allocation/without_run.py`
+The names are from the providers' bills and from FOCUS exports: AWS, Azure, Google Cloud, Databricks. `allocation/without_run`
 says what to do about each kind.
 """
 

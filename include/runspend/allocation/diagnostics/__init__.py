@@ -1,6 +1,6 @@
 """Diagnoses the ledger: cost matched by each allocation rule, claims that were not met, sources of names.
 
-Cost without a run, and advice about it, is in `without_run.py`. Display does not belong here. All functions read one billing
+Cost without a run, and advice about it, is in `allocation/without_run`. Display does not belong here. All functions read one billing
 period, given by its first day, in the reader's currencies.
 """
 

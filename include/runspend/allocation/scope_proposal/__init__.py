@@ -1,6 +1,6 @@
 """Proposes entries for `scope.include`, and lists single bill lines that are out of scope: the ledger keeps only their sums.
 
-The kinds of those lines, and advice about them, are in `without_run.py`.
+The kinds of those lines, and advice about them, are in `allocation/without_run`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from runspend.allocation.diagnostics import shared_kinds
@@ -17,85 +18,15 @@ from runspend.core.amounts import EXACT, add
 from runspend.core.selectors import selector_yaml
 from runspend.core.service_kinds import is_accelerator
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
 Row = Mapping[str, Any]
 
-# Usage lines that no charge of the ledger has, and accelerators that `scope` excludes: their sums keep the kind.
-OUTSIDE = """
-out_of_scope as (
-  select distinct source, charge_date, coalesce(service_name, '') as service_name, coalesce(sub_account_id, '') as sub_account_id
-  from cost_allocations
-  where billing_period = @first and allocated_to = 'out_of_scope'
-),
-beside as (
-  select
-    b.source, b.line_id, b.service_name, b.service_category, b.service_subcategory, b.sub_account_id, b.billing_currency, b.effective_cost,
-    b.tags, b.group_keys, b.sku_meter, b.charge_description, coalesce(b.instance_type, b.node_instance_type) as instance_type,
-    coalesce(b.machine_gpus, b.node_gpus) as machine_gpus, b.resource_id, b.iam_principal,
-    b.node_key is not null as is_part, b.attached_to is not null as is_attached,
-    case when b.scope = 'exclude' then 'explicit_scope' else 'default_scope' end as reason
-  from billing_lines b
-  join out_of_scope o
-    on o.source = b.source and o.charge_date = b.charge_date and o.service_name = coalesce(b.service_name, '') and o.sub_account_id = coalesce(b.sub_account_id, '')
-  where b.billing_period = @first
-    and (b.scope is null or (b.scope = 'exclude' and starts_with(coalesce(b.charge_description, ''), 'accelerators: ')))
-    and b.charge_category not in ('Purchase', 'Tax') and coalesce(b.commitment_discount_status, '') <> 'Unused'
-    and strpos(lower(coalesce(b.service_name, '')), 'support') = 0
-    -- credits and corrections without a resource are fees too
-    and not (
-      b.resource_key is null and b.job_key is null
-      and (b.charge_category in ('Credit', 'Adjustment') or coalesce(b.charge_class, '') = 'Correction' or coalesce(b.billed_cost, 0) < 0)
-    )
-),
-allocated as (
-  select source, charge_id as line_id from cost_allocations where billing_period = @first and allocated_to <> 'out_of_scope'
-  union all
-  select source, line_id from charge_lines where billing_period = @first
-),
-outside as (
-  select b.*
-  from beside b
-  left join allocated a on a.source = b.source and a.line_id = b.line_id
-  where a.line_id is null
-)
-"""
-
-ACCOUNTS = """
-select
-  billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  sum(case when allocated_to not in ('out_of_scope', 'shared') then effective_cost end) as inside_cost,
-  sum(case when allocated_to = 'shared' then effective_cost end) as shared_cost,
-  sum(case when allocated_to = 'out_of_scope' then effective_cost end) as outside_cost
-from cost_allocations
-where billing_period = @first
-group by billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, '')
-order by inside_cost desc, source, sub_account_id, service_name
-"""
-
-# Money that is in scope, by kind: to say what a proposal leaves out.
-KINDS = """
-select
-  billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  allocated_to = 'shared' as is_shared, case when allocated_to = 'shared' then reason end as reason,
-  case when allocated_to = 'shared' then charge_category end as charge_category, sum(effective_cost) as effective_cost
-from cost_allocations
-where billing_period = @first and allocated_to <> 'out_of_scope'
-group by
-  billing_currency, source, coalesce(sub_account_id, ''), coalesce(service_name, ''), allocated_to = 'shared',
-  case when allocated_to = 'shared' then reason end, case when allocated_to = 'shared' then charge_category end
-order by effective_cost desc, reason, charge_category
-"""
-
-# Out-of-scope lines that may be accelerators; `is_accelerator` decides.
-ACCELERATED = f"""
-with {OUTSIDE.strip()}
-select
-  source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
-  machine_gpus, instance_type, case when instance_type is null then coalesce(sku_meter, charge_description) end as meter, sum(effective_cost) as effective_cost
-from outside
-where reason = 'default_scope' and (coalesce(machine_gpus, 0) > 0 or instance_type is not null or regexp_contains(coalesce(sku_meter, charge_description, ''), r'(?i)gpu|tpu|nvidia|trainium|inferentia'))
-group by source, coalesce(sub_account_id, ''), coalesce(service_name, ''), machine_gpus, instance_type, case when instance_type is null then coalesce(sku_meter, charge_description) end
-"""
+HERE = Path(__file__).parent
+OUTSIDE = read_sql(HERE, "outside")
+ACCOUNTS = read_sql(HERE, "accounts")
+KINDS = read_sql(HERE, "kinds")
+ACCELERATED = read_sql(HERE, "accelerated").format(outside=OUTSIDE)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from runspend.allocation.diagnostics import GROUP_WORDS, MACHINE_GROUP, OWN_TAGS
@@ -23,9 +24,8 @@ from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import RESOURCE_TYPES, advised_kind, is_accelerator, kind_of, needs_resource, resource_words
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
-# The most sets of tags that are examined one by one. The sets that cost least are left out.
-TAG_SETS = 20_000
 # How many tags are tried, one after another, on cost that no group of machines explains.
 TAG_GROUPS = 8
 TYPES_NAMED = 2
@@ -33,81 +33,15 @@ MACHINES = ("accelerator", "machine")
 # The kind whose advice fits a machine that the bill splits among pods.
 PODS = {"accelerator": "pods", "machine": "pods", "other": "other pods"}
 
-# Columns of a bill line that are read in addition to its money.
-SEEN = """
-    coalesce({line}.tags, '') as tags, coalesce(array_to_string({line}.group_keys, '\\n'), '') as group_keys,
-    coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as meter, coalesce({line}.instance_type, '') as instance_type,
-    coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type,
-    -- a role without its session
-    coalesce(regexp_extract({line}.iam_principal, r'^(.*:assumed-role/[^/]+)/'), {line}.iam_principal, '') as principal,
-    coalesce({line}.is_part, false) as is_part, coalesce({line}.is_attached, false) as is_attached
-"""
-GROUPED = "billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside"
-# One line represents all lines that were priced together: they share the columns they were priced by.
-WITHOUT_RUN = f"""
-with lost as (
-  select
-    billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
-    max(reason) as reason, sum(effective_cost) as effective_cost
-  from cost_allocations
-  -- whose the caller of a language model is, is known without a run
-  where billing_period = @first and allocated_to = 'unallocated' and match_method <> 'llm_identity'
-  group by billing_currency, source, charge_id
-),
-one_lines as (
-  select source, charge_id, min(line_id) as line_id from charge_lines where billing_period = @first group by source, charge_id
-),
-{OUTSIDE},
-told as (
-  select
-    l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id, l.cost_kind,
-    coalesce(l.reason, '') as reason, l.effective_cost, false as is_outside,
-    {SEEN.format(line="b", resource_types=RESOURCE_TYPES).strip()}
-  from lost l
-  left join one_lines o on o.source = l.source and o.charge_id = l.charge_id
-  left join (
-    select
-      source, line_id, tags, group_keys, sku_meter, charge_description, coalesce(instance_type, node_instance_type) as instance_type,
-      coalesce(machine_gpus, node_gpus) as machine_gpus, resource_id, iam_principal,
-      node_key is not null as is_part, attached_to is not null as is_attached
-    from billing_lines
-    where billing_period = @first
-  ) b
-    on b.source = l.source and b.line_id = coalesce(o.line_id, l.charge_id)
-  union all
-  select
-    l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id,
-    case
-      when l.service_subcategory = 'Generative AI' then 'llm'
-      when l.service_category in ('Compute', 'AI and Machine Learning') then 'compute'
-      when l.service_category = 'Storage' then 'storage'
-      when l.service_category = 'Networking' then 'network'
-      else 'other'
-    end as cost_kind,
-    l.reason, l.effective_cost, true as is_outside,
-    {SEEN.format(line="l", resource_types=RESOURCE_TYPES).strip()}
-  from outside l
-),
-grouped as (
-  select
-    billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({MACHINE_GROUP}, '') as machine_group, effective_cost,
-    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
-  from told
-),
-told_once as (
-  -- beside a group of machines other tags do not count
-  select
-    billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
-    case when machine_group = '' then regexp_replace(tags, {OWN_TAGS}, '') else '' end as tags,
-    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
-  from grouped
+HERE = Path(__file__).parent
+LINE_COLUMNS = read_sql(HERE, "line_columns")
+WITHOUT_RUN = read_sql(HERE, "cost_without_run").format(
+    outside=OUTSIDE,
+    columns_of_charge=LINE_COLUMNS.format(line="b", resource_types=RESOURCE_TYPES),
+    columns_of_line=LINE_COLUMNS.format(line="l", resource_types=RESOURCE_TYPES),
+    machine_group=MACHINE_GROUP,
+    own_tags=OWN_TAGS,
 )
-select {GROUPED}, sum(effective_cost) as effective_cost
-from told_once
-group by {GROUPED}
-order by effective_cost desc, {GROUPED}
-limit {TAG_SETS}
-"""
 
 
 @dataclass(frozen=True)
