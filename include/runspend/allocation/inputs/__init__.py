@@ -17,65 +17,21 @@ from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_besi
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
-from runspend.warehouse.sql_files import expand_macros, read_every_sql, without_comments
+from runspend.warehouse.sql_files import read_every_sql, read_sql, without_comments
 
 # A run without an end is alive if its last sign is this close to the end of the billed hours …
 ALIVE_HOURS = 6
 # … and without any sign it counts as ended this long after its start.
 SILENT_HOURS = 24
-SQL_FOLDERS = tuple(Path(__file__).parent / name for name in ("models", "checks"))
 
-# How far each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`): a run's end may depend on
-# the next period.
-FRONTIERS = expand_macros("""
-with stated as (
-  select distinct resource_key from run_resources where resource_key is not null
-),
-billed as (
-  select
-    l.source, l.resource_key, l.pool_key is not null or l.instance_type is not null as is_of_pool, max(l.charge_period_end) as billed_until
-  from billing_lines l
-  where l.billing_period in (@period, cast(date_add(@period, interval 1 month) as date))
-    and (l.resource_key is not null or l.pool_key is not null or l.instance_type is not null)
-    and l.charge_period_end > l.charge_period_start
-    and at_most_a_day(l.charge_period_start, l.charge_period_end)
-  group by l.source, l.resource_key, is_of_pool
-),
-reached as (
-  -- a run may state a longer or a shorter name of a machine than the bill (matched_names.sql): they end alike
-  select
-    b.source, b.billed_until,
-    case when m.resource_key is not null then 'machines' when e.last_part is not null then 'names that end alike' when b.is_of_pool then 'pools' end as lines_of
-  from billed b
-  left join stated m on m.resource_key = b.resource_key
-  left join (
-    select distinct regexp_extract(resource_key, r'[^/]*$') as last_part from stated
-  ) e on e.last_part = regexp_extract(b.resource_key, r'[^/]*$') and e.last_part <> ''
-)
-select source, lines_of, least(max(billed_until), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
-from reached
-where lines_of is not null
-group by source, lines_of
-order by source, lines_of
-""")
-
-# Start months of the ancestors of each start month's runs: a child may have the machine of a parent that started long ago.
-OLDER_RELATIVES = """
-with recursive walk as (
-  select distinct tracking_server, start_month, parent_run_id as run_id, 1 as distance
-  from runs
-  where parent_run_id is not null
-  union all
-  select w.tracking_server, w.start_month, r.parent_run_id, w.distance + 1
-  from walk w
-  join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
-  where r.parent_run_id is not null and w.distance < 50
-)
-select distinct w.tracking_server, w.start_month, r.start_month as older_month
-from walk w
-join runs r on r.tracking_server = w.tracking_server and r.run_id = w.run_id
-where r.start_month <> w.start_month
-"""
+HERE = Path(__file__).parent
+SQL_FOLDERS = tuple(HERE.parent / name for name in ("models", "checks"))
+CHARGED = read_sql(HERE, "charged")
+FRONTIERS = read_sql(HERE, "frontiers")
+REACHED = read_sql(HERE, "reached")
+ARTIFACT_RUNS = read_sql(HERE, "artifact_runs")
+OLDER_RELATIVES = read_sql(HERE, "older_relatives")
+RUNS_OF_TAGS = read_sql(HERE, "tagged_runs").format(run_columns=RUN_COLUMNS)
 
 FINAL_BILLS = "final bills"  # an input of a build that is not a unit
 # Others; the name of a bill or server follows.
@@ -85,42 +41,6 @@ TAGGED_RUNS = "tagged runs of "
 
 # Settings that decide matching. Settings for locations or recipients are left out.
 MATCHING = ("tracking", "billing", "stores", "scope", "shared", "pools", "dimensions", "sharing")
-
-
-# Start months of runs with artifacts in the stores in each month: they pay for storage no matter how long ago they ran.
-ARTIFACT_RUNS = """
-select distinct a.month, r.start_month, r.tracking_server
-from (select distinct month, tracking_server, owner_id from artifact_bytes where owner_kind = 'run') a
-join runs r on r.tracking_server = a.tracking_server and r.run_id = a.owner_id
-"""
-
-# The time for which a period's lines need runs. Lines that are split by time need runs for their whole time. For longer lines of a machine,
-# only their first month decides whether the machine served runs, so that a yearly fee does not load a year of runs.
-CHARGED = expand_macros("""
-with lines as (
-  select
-    charge_period_start, charge_period_end, run_tag,
-    resource_key is not null and charge_category = 'Usage' as is_of_machine,
-    (resource_key is not null or job_key is not null or pool_key is not null or principal_key is not null
-      or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
-    and charge_period_end > charge_period_start
-    and at_most_a_day(charge_period_start, charge_period_end) as is_timed
-  from billing_lines
-  where billing_period = @period
-)
-select
-  min(case when is_timed or is_of_machine then charge_period_start end) as first,
-  max(case when is_timed then charge_period_end when is_of_machine then timestamp_add(charge_period_start, interval 1 microsecond) end) as last,
-  countif(run_tag is not null) as tagged
-from lines
-""")
-
-# The start months of the runs in each billing period.
-REACHED = """
-select distinct d.billing_period, r.start_month
-from (select distinct billing_period, tracking_server, workspace, run_id from run_costs_daily) d
-join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
-"""
 
 
 def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
@@ -150,11 +70,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         inputs |= {f"{BILLED_UNTIL}{source}": ", ".join(until) for source, until in reached.items()}
         inputs |= {name: digest(rows) for name, rows in beside.items()}
         if charged["tagged"]:
-            found = reader.query(
-                f"select {RUN_COLUMNS} from runs r join (select distinct run_tag from billing_lines where billing_period = @period) t"
-                " on t.run_tag = r.run_id order by r.run_id, r.tracking_server, r.workspace",
-                {"period": first_day(period)},
-            )
+            found = reader.query(RUNS_OF_TAGS, {"period": first_day(period)})
             by_server: dict[str, list[Any]] = {}
             for row in found.to_pylist():
                 by_server.setdefault(row.pop("tracking_server"), []).append(row)

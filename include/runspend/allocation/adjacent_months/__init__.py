@@ -1,0 +1,67 @@
+"""Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends, and sizes of corrected machines.
+
+Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs and `earlier_sizes.sql` use them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from runspend.warehouse.base import Reader
+from runspend.warehouse.dialect import parameter_names
+from runspend.warehouse.sql_files import read_sql
+
+# Columns of a run that the ledger uses in addition to its machines.
+RUN_COLUMNS = (
+    "r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
+    " r.gpu_count, r.cpu_request, r.memory_request_gb"
+)
+
+HERE = Path(__file__).parent
+JOBS_BEYOND = read_sql(HERE, "jobs_beyond")
+LINES_BEYOND = read_sql(HERE, "lines_beyond")
+RUNS_IN_REACH = read_sql(HERE, "runs_in_reach")
+RUNS_BEYOND = read_sql(HERE, "runs_beyond").format(run_columns=RUN_COLUMNS, runs_in_reach=RUNS_IN_REACH)
+MACHINES_BEYOND = read_sql(HERE, "machines_beyond").format(runs_in_reach=RUNS_IN_REACH)
+EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
+
+
+def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
+    """Return how far jobs of the period reach beyond its lines, as parameters of the models, and the rows of other months that a build
+    depends on, by kind.
+    """
+    reach, rows = no_reach(window["window_start"]), {}
+    beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
+    if beyond:
+        reach = {
+            "jobs_from": min(row["charge_period_start"] for row in beyond),
+            "jobs_until": max(row["charge_period_end"] for row in beyond),
+        }
+        given = {"period": period} | window | reach
+        rows["jobs over the month's end"] = [
+            beyond,
+            *(_rows_digest(reader, sql, given) for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
+        ]
+    if window["window_start"].date() < period:
+        sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
+        rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
+    return reach, rows
+
+
+def _rows_digest(reader: Reader, sql: str, given: Mapping[str, Any]) -> str:
+    """Return a digest of a query's rows, read in batches: a long job may reach a month of lines and runs."""
+    found = hashlib.sha256()
+    asked = {name: given[name] for name in parameter_names(sql)}
+    for batch in reader.batches(sql, asked, rows=10_000):
+        for row in batch.to_pylist():
+            found.update(repr(row).encode())
+    return found.hexdigest()
+
+
+def no_reach(moment: datetime) -> dict[str, datetime]:
+    """Return the parameters of the models when no job continues beyond the lines they read."""
+    return {"jobs_from": moment, "jobs_until": moment}

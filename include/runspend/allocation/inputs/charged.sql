@@ -1,0 +1,18 @@
+-- The time for which a period's lines need runs. Lines that are split by time need runs for their whole time. For longer lines of a machine,
+-- only their first month decides whether the machine served runs, so that a yearly fee does not load a year of runs.
+with lines as (
+  select
+    charge_period_start, charge_period_end, run_tag,
+    resource_key is not null and charge_category = 'Usage' as is_of_machine,
+    (resource_key is not null or job_key is not null or pool_key is not null or principal_key is not null
+      or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
+    and charge_period_end > charge_period_start
+    and at_most_a_day(charge_period_start, charge_period_end) as is_timed
+  from billing_lines
+  where billing_period = @period
+)
+select
+  min(case when is_timed or is_of_machine then charge_period_start end) as first,
+  max(case when is_timed then charge_period_end when is_of_machine then timestamp_add(charge_period_start, interval 1 microsecond) end) as last,
+  countif(run_tag is not null) as tagged
+from lines
