@@ -2,7 +2,7 @@
 
 Each bill line is allocated once, by the first rule that finds an owner: run_tag, job_id, resource_id line by line; then, priced
 together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in the folders of
-`allocation/models/`. When a period is built, and its inputs, are in `pipeline/allocate.py` and `inputs.py`.
+`allocation/models/`. When a period is built, and its inputs, are in `pipeline/allocate.py` and `inputs/`.
 """
 
 from __future__ import annotations

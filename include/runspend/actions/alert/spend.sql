@@ -1,5 +1,5 @@
 -- One row per charge date and currency of the ML platform's cost; per budget one column with its cost, and one with the part of runs.
--- The words in braces are replaced: the days of the bill or of runs, and the sums; see series.py.
+-- The words in braces are replaced: the days of the bill or of runs, and the sums; see budget_costs.py.
 select
   charge_date,
   billing_currency,

@@ -13,7 +13,7 @@ one_lines as (
   select source, charge_id, min(line_id) as line_id from charge_lines where billing_period = @first group by source, charge_id
 ),
 {outside},
-told as (
+cost_lines as (
   select
     l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id, l.cost_kind,
     coalesce(l.reason, '') as reason, l.effective_cost, false as is_outside,
@@ -47,9 +47,9 @@ grouped as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({machine_group}, '') as machine_group, effective_cost,
     meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
-  from told
+  from cost_lines
 ),
-told_once as (
+one_of_each as (
   -- beside a group of machines other tags do not count
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
@@ -61,7 +61,7 @@ select
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
   instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside,
   sum(effective_cost) as effective_cost
-from told_once
+from one_of_each
 group by
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
   instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
