@@ -49,7 +49,7 @@ grouped as (
     meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
   from cost_lines
 ),
-one_of_each as (
+retagged as (
   -- beside a group of machines other tags do not count
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
@@ -61,7 +61,7 @@ select
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
   instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside,
   sum(effective_cost) as effective_cost
-from one_of_each
+from retagged
 group by
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
   instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
