@@ -208,6 +208,32 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
     assert [g.effective_cost for g in found] == [Decimal(127)]  # the credit of a machine counts
 
 
+def test_the_part_of_a_disk_that_no_run_has_is_outside(tmp_path: Path, given: Settings) -> None:
+    """Runs of a type have a part of the disks of its machines. The rest is outside the default scope, with its own cost."""
+    charges = [
+        charge(1, "0.40", "run", charge_id="disks", target_id="prod/default/A", service_name="Amazon EBS", match_method="attached"),
+        charge(
+            2,
+            "7.60",
+            "out_of_scope",
+            charge_id="disks",
+            service_name="Amazon EBS",
+            match_method="attached",
+            reason="default_scope",
+            cost_kind="storage",
+        ),
+    ]
+    lines = [outside(n, "4.00", service_name="Amazon EBS", service_category="Storage", attached_to=f"m{n}") for n in (1, 2)]
+    [group] = groups_of(
+        tmp_path,
+        given,
+        cost_allocations=charges,
+        charge_lines=[{"source": "aws", "billing_period": FIRST, "charge_id": "disks", "line_id": one["line_id"]} for one in lines],
+        billing_lines=lines,
+    )
+    assert (group.effective_cost, group.outside_cost) == (Decimal("7.60"), Decimal("7.60"))
+
+
 def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:
     """The scope is respected: they are named, in no proposal and in no share of the platform."""
     excluded = outside(1, "700", scope="exclude", charge_description="accelerators: p5.48xlarge", service_category=None)

@@ -126,6 +126,7 @@ POOLED_MODELS = tuple(
 # Lines attached to machines that only a pool or an instance type gives to runs: the same models, after these rules.
 LATER_MODELS = (
     Model("followed_lines"),
+    Model("followed_machines"),
     Model("later_periods", makes="attached_periods"),
     Model("attached_windows", makes="later_windows"),
     Model("later_lines"),
@@ -160,7 +161,7 @@ def ledger_models(period: str) -> list[Model]:
         *POOLED_MODELS,
         *LATER_MODELS,
         *CHARGE_MODELS,
-        *(Model(name, shard_by="target_key") for name in ("charge_sums", "attached_sums", "charge_parts", "followed_parts")),
+        *(Model(name, shard_by="target_key") for name in ("charge_sums", "attached_sums", "charge_parts", "followed_parts", "followed_shares")),
         Model("pooled_charges", makes="charge_targets", shard_by="target_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
         Model("attached_targets"),

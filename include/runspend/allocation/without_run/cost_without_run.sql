@@ -3,11 +3,15 @@
 with lost as (
   select
     billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
-    max(reason) as reason, sum(effective_cost) as effective_cost
+    max(reason) as reason, allocated_to = 'out_of_scope' as is_outside, sum(effective_cost) as effective_cost
   from cost_allocations
-  -- whose the caller of a language model is, is known without a run
-  where billing_period = @first and allocated_to = 'unallocated' and match_method <> 'llm_identity'
-  group by billing_currency, source, charge_id
+  where billing_period = @first and (
+    -- The owner of a caller of a language model is known without a run.
+    (allocated_to = 'unallocated' and match_method <> 'llm_identity')
+    -- Runs have a part of these lines, so `outside` does not have them.
+    or (allocated_to = 'out_of_scope' and match_method <> 'none' and reason = 'default_scope')
+  )
+  group by billing_currency, source, charge_id, allocated_to = 'out_of_scope'
 ),
 one_lines as (
   select source, charge_id, min(line_id) as line_id from charge_lines where billing_period = @first group by source, charge_id
@@ -16,7 +20,7 @@ one_lines as (
 cost_lines as (
   select
     l.billing_currency, l.source, coalesce(l.service_name, '') as service_name, coalesce(l.sub_account_id, '') as sub_account_id, l.cost_kind,
-    coalesce(l.reason, '') as reason, l.effective_cost, false as is_outside,
+    coalesce(l.reason, '') as reason, l.effective_cost, l.is_outside,
     {columns_of_charge}
   from lost l
   left join one_lines o on o.source = l.source and o.charge_id = l.charge_id

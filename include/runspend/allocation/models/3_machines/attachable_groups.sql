@@ -13,7 +13,7 @@ sets_of_machines as (
   left join machine_types t on t.resource_key = l.resource_key
   left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
   where l.billing_period = @period and array_length(l.group_keys) > 0
-    and (m.resource_key is not null or j.job_key is not null or (l.resource_key is not null and (l.pool_key is not null or w.instance_type is not null)))
+    and (m.resource_key is not null or j.job_key is not null or (l.resource_key is not null and (l.run_tag is not null or l.pool_key is not null or w.instance_type is not null)))
 ),
 keys_of_machines as (
   select distinct group_key

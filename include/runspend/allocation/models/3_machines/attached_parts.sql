@@ -11,6 +11,12 @@ jobs as (
   group by resource_key, charge_period_start, charge_period_end
   having countif(allocated_by = 'resource_id') = 0
 ),
+direct as (
+  -- Charge periods whose machine time the rule resource_id allocates. In others, a tag takes precedence over what runs state.
+  select distinct resource_key, charge_period_start, charge_period_end
+  from ledger_lines
+  where allocated_by = 'resource_id' and charge_category = 'Usage'
+),
 idle as (
   -- Charge periods that no run reached.
   select m.resource_key, s.charge_period_start, s.charge_period_end, s.billed_nanoseconds
@@ -20,17 +26,27 @@ idle as (
     on t.resource_key = m.resource_key and t.charge_period_start = s.charge_period_start and t.charge_period_end = s.charge_period_end
   where t.resource_key is null
 ),
-tagged as (
-  -- Charges that carry the ID of a run, on a machine that no run states in that charge period. A group does not follow them.
+tagged_skus as (
+  -- Charges that carry the ID of a run, as in machine_slots: a machine's time is that of its longest SKU.
   select
     l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id,
-    coalesce(max(l.billed_nanoseconds), timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000) as nanoseconds
+    sum(case when l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as nanoseconds
   from ledger_lines l
   join tagged_runs g on g.run_tag = l.run_tag
-  left join (select distinct resource_key, charge_period_start, charge_period_end from slot_targets) t
-    on t.resource_key = l.resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
-  where l.line_kind = 'timed' and l.cost_kind = 'compute' and l.charge_category = 'Usage' and t.resource_key is null
-  group by l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id
+  left join direct d on d.resource_key = l.resource_key and d.charge_period_start = l.charge_period_start and d.charge_period_end = l.charge_period_end
+  where l.line_kind = 'timed' and l.cost_kind = 'compute' and l.charge_category = 'Usage' and d.resource_key is null
+    and (l.instance_type is not null or l.billed_nanoseconds > 0)
+  group by l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id, l.source, coalesce(l.sku_id, '')
+),
+tagged as (
+  select
+    resource_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id,
+    cast(coalesce(max(nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as int64) as nanoseconds
+  from tagged_skus
+  group by resource_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id
+),
+tagged_periods as (
+  select distinct resource_key, charge_period_start, charge_period_end from tagged
 ),
 uses as (
   select
@@ -57,10 +73,11 @@ select
   min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind, logical_or(u.is_scaled) as is_scaled, logical_or(u.is_ambiguous) as is_ambiguous,
   cast(sum(u.nanoseconds) as int64) as nanoseconds
 from uses u
-join attach_keys k on k.resource_key = u.resource_key and (not u.is_tagged or starts_with(k.target_key, 'machine|'))
+join attach_keys k on k.resource_key = u.resource_key
 left join jobs j on j.resource_key = u.resource_key and j.charge_period_start = u.charge_period_start and j.charge_period_end = u.charge_period_end
 left join offered o on o.resource_key = u.resource_key
-where j.resource_key is null
+left join tagged_periods p on p.resource_key = u.resource_key and p.charge_period_start = u.charge_period_start and p.charge_period_end = u.charge_period_end
+where j.resource_key is null and (u.is_tagged or p.resource_key is null)
 group by
   k.target_key, u.charge_period_start, u.charge_period_end, u.allocated_to, u.tracking_server, u.workspace, u.run_id,
   case when u.allocated_to = 'idle' then o.resource_key end

@@ -8,11 +8,12 @@ with found as (
   union all
   select 4, 'llm_cost', source, line_id, target_key, window_start, window_end from llm_lines
   union all
-  select 5, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
+  select 6, 'pool_time', source, line_id, target_key, window_start, window_end from pool_lines
   union all
-  select 6, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
+  select 7, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
   union all
-  select 7, 'attached', source, line_id, target_key, window_start, window_end from later_lines
+  -- A disk of a pool that names a machine outside of it follows that machine.
+  select case when distance = 0 then 5 else 8 end, 'attached', source, line_id, target_key, window_start, window_end from later_lines
 )
 select match_method, source, line_id, target_key, window_start, window_end
 from found

@@ -3,6 +3,7 @@
 -- A line of a pool, or of its own machine, is not attached to a group of stated machines:
 -- some members of a group say nothing about the rest.
 -- Nor is a line of a pool attached to a machine of that pool, which runs or a job have.
+-- `is_late`: no other rule may allocate the line, so pools and instance types decide first who has its machines.
 with machine_keys as (
   select distinct target_key from attach_keys
 ),
@@ -40,28 +41,30 @@ windows as (
   select
     l.source, l.line_id, l.region_id, o.resource_key is not null as is_pooled, l.attached_to, l.group_keys, array_to_string(l.group_keys, chr(31)) as group_text, l.charge_period_start, l.charge_period_end,
     l.charge_period_end <= timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour) as is_in_an_hour,
-    l.pool_key is not null or m.resource_key is not null as is_of_pool_or_machine
+    l.pool_key is not null or m.resource_key is not null as is_of_pool_or_machine,
+    l.pool_key is null and l.instance_type is null and l.storage_key is null and l.cost_kind <> 'llm' and m.resource_key is null as is_late
   from rest_lines l
   left join machines m on m.resource_key = l.resource_key
   left join pooled_machines o on o.resource_key = l.attached_to and o.pool_key = l.pool_key
   where l.charge_period_end > l.charge_period_start
     and at_most_a_day(l.charge_period_start, l.charge_period_end)
     and (l.attached_to is not null or array_length(l.group_keys) > 0)
+    and coalesce(l.scope, '') <> 'exclude'
 ),
 keyed as (
-  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_pooled as is_of_pool_or_machine, is_in_an_hour, charge_period_start, charge_period_end
+  select source, line_id, concat('machine|', attached_to) as target_key, 0 as distance, is_pooled as is_of_pool_or_machine, is_late, is_in_an_hour, charge_period_start, charge_period_end
   from windows
   where attached_to is not null
   union all
   select
     w.source, w.line_id, case when r.region_id is null then key else concat(key, '|', r.region_id) end,
-    strpos(concat(chr(31), w.group_text, chr(31)), concat(chr(31), key, chr(31))), w.is_of_pool_or_machine, w.is_in_an_hour, w.charge_period_start, w.charge_period_end
+    strpos(concat(chr(31), w.group_text, chr(31)), concat(chr(31), key, chr(31))), w.is_of_pool_or_machine, w.is_late, w.is_in_an_hour, w.charge_period_start, w.charge_period_end
   from windows w
   cross join unnest(w.group_keys) as key
   left join group_regions r on r.group_key = key and r.region_id = w.region_id
 )
 select
-  k.source, k.line_id, k.target_key, k.distance, k.is_of_pool_or_machine,
+  k.source, k.line_id, k.target_key, k.distance, k.is_of_pool_or_machine, k.is_late,
   case when k.is_in_an_hour then timestamp_trunc(k.charge_period_start, hour) else k.charge_period_start end as window_start,
   case when k.is_in_an_hour then timestamp_add(timestamp_trunc(k.charge_period_start, hour), interval 1 hour) else k.charge_period_end end as window_end
 from keyed k

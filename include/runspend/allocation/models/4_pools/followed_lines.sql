@@ -1,34 +1,33 @@
--- one row per machine that other lines may be attached to, and charge period in which runs of a pool or an instance type may have it: the line
--- that says how they share it. `is_known`: runs state the machine, and the line is what they leave of it.
+-- one row per line of a stated machine that other lines may be attached to, in a charge period with runs of a pool or an instance type
+-- that may have what is left of it: its weight among such lines of that charge period, in units of 2^-51
 with known as (
   select distinct resource_key from attached_parts where resource_key is not null
 ),
 lines as (
   select
-    o.match_method, o.target_key, o.resource_key, o.charge_period_start, o.charge_period_end, o.source, o.line_id, o.effective_cost, o.cost_kind, o.charge_category,
-    o.billed_nanoseconds, true as is_known
+    o.match_method, o.target_key, o.resource_key, o.charge_period_start, o.charge_period_end, o.source, o.line_id,
+    greatest(coalesce(o.effective_cost, bignumeric '0'), bignumeric '0') as effective_cost
   from offered_lines o
   join known k on k.resource_key = o.resource_key
   join offered_windows w on w.match_method = o.match_method and w.target_key = o.target_key and w.window_start = o.window_start and w.window_end = o.window_end
-  union all
+  where o.cost_kind = 'compute' and o.charge_category = 'Usage' and o.charge_class is null
+),
+ruled as (
+  -- A license may be in no pool while its machine is.
+  select resource_key, charge_period_start, charge_period_end, max(match_method) as match_method
+  from lines
+  group by resource_key, charge_period_start, charge_period_end
+),
+weighed as (
   select
-    c.match_method, c.target_key, c.resource_key, c.charge_period_start, c.charge_period_end, c.source, c.line_id, c.effective_cost, c.cost_kind, c.charge_category,
-    c.billed_nanoseconds, false
-  from timed_candidates c
-  join (select distinct resource_key from attach_keys) a on a.resource_key = c.resource_key
-  join (
-    select source, line_id from pool_lines
-    union all
-    select source, line_id from type_lines
-  ) l on l.source = c.source and l.line_id = c.line_id
+    l.match_method, l.target_key, l.resource_key, l.charge_period_start, l.charge_period_end, l.source, l.line_id,
+    cast(cast(l.effective_cost as string) as float64) as cost, cast(cast(sum(l.effective_cost) over w as string) as float64) as total, count(*) over w as line_count
+  from lines l
+  join ruled r
+    on r.resource_key = l.resource_key and r.charge_period_start = l.charge_period_start and r.charge_period_end = l.charge_period_end and r.match_method = l.match_method
+  window w as (partition by l.resource_key, l.charge_period_start, l.charge_period_end)
 )
 select
-  match_method, target_key, resource_key, charge_period_start, charge_period_end, source, line_id, is_known,
-  -- The machine's time in the charge period, which several lines may bill.
-  least(
-    coalesce(cast(sum(billed_nanoseconds) over w as int64), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000),
-    timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds
-from lines
-where cost_kind = 'compute' and charge_category = 'Usage'
-qualify row_number() over (partition by resource_key, charge_period_start, charge_period_end order by effective_cost desc, source, line_id) = 1
-window w as (partition by resource_key, charge_period_start, charge_period_end)
+  match_method, target_key, resource_key, charge_period_start, charge_period_end, source, line_id,
+  cast(round(case when total > 0 then cost / total else 1.0 / line_count end * 2251799813685248.0) as int64) as weight
+from weighed

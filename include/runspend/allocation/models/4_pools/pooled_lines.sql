@@ -33,7 +33,9 @@ select
     -- Costs and credits of machines are laid out separately.
     case when l.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
     -- The rest of a stated machine is a separate charge: its unused part is idle time of that machine.
-    coalesce(concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')), '')) as charge_id,
+    coalesce(concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')), ''),
+    -- What the charge leaves out of scope has the reason of its lines.
+    case when l.scope = 'exclude' then '|exclude' else '' end) as charge_id,
   l.match_method, l.target_key, l.window_start, l.window_end,
   case when l.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,
   l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name,

@@ -1,30 +1,21 @@
 -- one row per key, charge period of the lines attached by it and target: the split of its machines in that period, idle included.
 -- Time that the runs which state a machine leave goes to the runs of a pool or an instance type that got this time of the machine.
 with windows as (
-  select distinct target_key, window_start, window_end from attached_lines
+  select distinct target_key, window_start, window_end, false as is_shared from attached_lines
   union distinct
-  select distinct target_key, window_start, window_end from later_lines
+  select distinct target_key, window_start, window_end, is_shared from later_lines
 ),
 met as (
   select target_key, window_start, window_end, charge_period_start, charge_period_end from attached_windows
   union distinct
   select target_key, window_start, window_end, charge_period_start, charge_period_end from later_windows
 ),
-followed as (
-  -- One number per machine and charge period, whose parts of every rule are laid end to end.
-  select
-    resource_key, charge_period_start, charge_period_end, is_known, nanoseconds,
-    case when allocated_to = 'rest' and is_known then 'idle' else allocated_to end as allocated_to,
-    tracking_server, workspace, run_id, weight_kind, run_end_rule, is_scaled, case match_method when 'pool_time' then 2 else 3 end as doubt,
-    cast(round(ratio_from * 2251799813685248.0) as int64) as starts_at, cast(round(ratio_to * 2251799813685248.0) as int64) as ends_at
-  from followed_parts
-),
 asked as (
-  select resource_key, charge_period_start, charge_period_end, case match_method when 'pool_time' then 2 else 3 end as doubt
+  select resource_key, charge_period_start, charge_period_end, max(match_method) as match_method
   from followed_lines
-  where is_known
+  group by resource_key, charge_period_start, charge_period_end
 ),
-parts as (
+stated as (
   -- doubt: 1 for confidence `high`, 2 for `medium`, 3 for `low`
   select
     target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous,
@@ -33,35 +24,46 @@ parts as (
   where resource_key is null
   union all
   select
-    target_key, charge_period_start, charge_period_end, allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_scaled, is_ambiguous,
-    1, nanoseconds
-  from job_attached_parts
+    j.target_key, j.charge_period_start, j.charge_period_end, j.allocated_to, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_scaled, j.is_ambiguous,
+    1, j.nanoseconds
+  from job_attached_parts j
+  -- The job may have had another machine by then.
+  left join (select distinct resource_key, charge_period_start, charge_period_end from followed_machines) f
+    on concat('machine|', f.resource_key) = j.target_key and f.charge_period_start = j.charge_period_start and f.charge_period_end = j.charge_period_end
+  where f.resource_key is null
   union all
-  -- No run asked for the time, or no run reached the machine.
+  -- What runs leave of a machine that they state: runs of a pool or an instance type have it, or it is idle.
+  select
+    a.target_key, a.charge_period_start, a.charge_period_end, 'run', f.tracking_server, f.workspace, f.run_id, f.run_end_rule, f.weight_kind,
+    a.is_scaled or f.is_scaled, false, case f.match_method when 'pool_time' then 2 else 3 end,
+    cast(round(a.nanoseconds * (f.part / 2251799813685248.0)) as int64)
+  from attached_parts a
+  join followed_parts f on f.resource_key = a.resource_key and f.charge_period_start = a.charge_period_start and f.charge_period_end = a.charge_period_end
+  union all
   select
     a.target_key, a.charge_period_start, a.charge_period_end, a.allocated_to, a.tracking_server, a.workspace, a.run_id, a.run_end_rule, a.weight_kind, a.is_scaled, a.is_ambiguous,
-    coalesce(o.doubt, 1), a.nanoseconds
+    case o.match_method when 'pool_time' then 2 when 'instance_type_time' then 3 else 1 end,
+    case when f.part is null then a.nanoseconds else cast(round(a.nanoseconds * (1.0 - f.part / 2251799813685248.0)) as int64) end
   from attached_parts a
   left join asked o on o.resource_key = a.resource_key and o.charge_period_start = a.charge_period_start and o.charge_period_end = a.charge_period_end
-  left join (select distinct resource_key, charge_period_start, charge_period_end from followed where is_known) f
-    on f.resource_key = a.resource_key and f.charge_period_start = a.charge_period_start and f.charge_period_end = a.charge_period_end
-  where a.resource_key is not null and f.resource_key is null
-  union all
+  left join (
+    select resource_key, charge_period_start, charge_period_end, cast(sum(part) as int64) as part
+    from followed_parts
+    group by resource_key, charge_period_start, charge_period_end
+  ) f on f.resource_key = a.resource_key and f.charge_period_start = a.charge_period_start and f.charge_period_end = a.charge_period_end
+  where a.resource_key is not null
+),
+followed as (
+  -- The time of machines that no run states, by pool or instance type.
   select
-    a.target_key, a.charge_period_start, a.charge_period_end, f.allocated_to, f.tracking_server, f.workspace, f.run_id, f.run_end_rule, f.weight_kind,
-    a.is_scaled or f.is_scaled, false, f.doubt,
-    cast(round(a.nanoseconds * (f.ends_at / 2251799813685248.0)) as int64) - cast(round(a.nanoseconds * (f.starts_at / 2251799813685248.0)) as int64)
-  from attached_parts a
-  join followed f on f.resource_key = a.resource_key and f.charge_period_start = a.charge_period_start and f.charge_period_end = a.charge_period_end
-  where f.is_known
-  union all
-  select
-    k.target_key, f.charge_period_start, f.charge_period_end, f.allocated_to, f.tracking_server, f.workspace, f.run_id, f.run_end_rule, f.weight_kind,
-    f.is_scaled, false, f.doubt,
-    cast(round(f.nanoseconds * (f.ends_at / 2251799813685248.0)) as int64) - cast(round(f.nanoseconds * (f.starts_at / 2251799813685248.0)) as int64)
-  from followed f
-  join attach_keys k on k.resource_key = f.resource_key
-  where not f.is_known
+    w.target_key, w.window_start, w.window_end, f.match_method, f.target_key as followed_key, f.window_start as followed_start, f.window_end as followed_end,
+    cast(sum(f.nanoseconds) as int64) as nanoseconds
+  from windows w
+  join met m on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
+  join attach_keys k on k.target_key = m.target_key
+  join followed_machines f on f.resource_key = k.resource_key and f.charge_period_start = m.charge_period_start and f.charge_period_end = m.charge_period_end
+  where not w.is_shared
+  group by w.target_key, w.window_start, w.window_end, f.match_method, f.target_key, f.window_start, f.window_end
 ),
 all_parts as (
   select
@@ -69,15 +71,34 @@ all_parts as (
     p.doubt, p.nanoseconds
   from windows w
   join met m on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
-  join parts p on p.target_key = m.target_key and p.charge_period_start = m.charge_period_start and p.charge_period_end = m.charge_period_end
-  where p.nanoseconds > 0
+  join stated p on p.target_key = m.target_key and p.charge_period_start = m.charge_period_start and p.charge_period_end = m.charge_period_end
+  where not w.is_shared
+  union all
+  select
+    f.target_key, f.window_start, f.window_end, s.allocated_to, s.tracking_server, s.workspace, s.run_id, s.run_end_rule, s.weight_kind, s.is_scaled, false,
+    case f.match_method when 'pool_time' then 2 else 3 end, cast(round(f.nanoseconds * (s.part / 2251799813685248.0)) as int64)
+  from followed f
+  join followed_shares s
+    on s.match_method = f.match_method and s.target_key = f.followed_key and s.window_start = f.followed_start and s.window_end = f.followed_end
+  union all
+  select
+    w.target_key, w.window_start, w.window_end, s.allocated_to, s.tracking_server, s.workspace, s.run_id, s.run_end_rule, s.weight_kind, s.is_scaled, false,
+    case s.match_method when 'pool_time' then 2 else 3 end, s.part
+  from windows w
+  join followed_shares s
+    on concat(s.match_method, '|', s.target_key) = w.target_key and s.window_start = w.window_start and s.window_end = w.window_end
+  where w.is_shared
   union all
   select
     w.target_key, w.window_start, w.window_end, 'run', p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false, p.is_ambiguous,
     1, p.nanoseconds
   from tail_windows w
   join job_tails p on p.target_key = w.target_key
-  where p.billed_from < timestamp_add(w.window_end, interval 24 hour) and p.billed_until > timestamp_sub(w.window_start, interval 24 hour)
+  -- A machine that a pool or an instance type has at that time serves their runs, not the job.
+  left join (select distinct target_key, window_start, window_end from later_windows) o
+    on o.target_key = w.target_key and o.window_start = w.window_start and o.window_end = w.window_end
+  where o.target_key is null
+    and p.billed_from < timestamp_add(w.window_end, interval 24 hour) and p.billed_until > timestamp_sub(w.window_start, interval 24 hour)
 ),
 targets as (
   select
@@ -85,6 +106,7 @@ targets as (
     min(run_end_rule) as run_end_rule, min(weight_kind) as weight_kind, logical_or(is_scaled) as is_scaled, logical_or(is_ambiguous) as is_ambiguous,
     max(doubt) as doubt, cast(sum(nanoseconds) as int64) as nanoseconds
   from all_parts
+  where nanoseconds > 0
   group by target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id
 ),
 running as (

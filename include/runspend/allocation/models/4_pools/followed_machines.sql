@@ -1,0 +1,35 @@
+-- one row per machine that no run states and other lines may be attached to, and charge period with runs of a pool or an instance type
+-- that may have it: its billed time
+with lines as (
+  select
+    c.match_method, c.target_key, c.window_start, c.window_end, c.resource_key, c.charge_period_start, c.charge_period_end, c.source,
+    coalesce(c.sku_id, '') as sku_id, c.billed_nanoseconds
+  from timed_candidates c
+  join (select distinct resource_key from attach_keys) a on a.resource_key = c.resource_key
+  join (
+    select source, line_id from pool_lines
+    union all
+    select source, line_id from type_lines
+  ) l on l.source = c.source and l.line_id = c.line_id
+  where c.cost_kind = 'compute' and c.charge_category = 'Usage' and c.charge_class is null
+),
+skus as (
+  -- As in machine_slots. A license may be in no pool while its machine is.
+  select
+    resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id,
+    sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds
+  from lines
+  group by resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id
+),
+longest as (
+  select
+    match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end, nanoseconds
+  from skus
+  qualify row_number() over (
+    partition by resource_key, charge_period_start, charge_period_end
+    order by match_method desc, nanoseconds desc, target_key, source, sku_id) = 1
+)
+select
+  match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end,
+  cast(coalesce(nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as int64) as nanoseconds
+from longest
