@@ -36,7 +36,7 @@ async def forward(port: int, host: str, to: int) -> None:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copy one direction of a connection to its end. It passes on the end of the bytes; a lost end also ends the other direction."""
+    """Copy one direction of a connection to its end. An end of input is passed on; a lost connection also ends the other direction."""
     try:
         while data := await reader.read(CHUNK):
             writer.write(data)

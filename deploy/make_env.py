@@ -33,7 +33,7 @@ SIZES = {
     "S3_READER_ACCESS_KEY": 10,
     "S3_READER_SECRET_KEY": 24,
 }
-# PostgreSQL's volume was made with these: new ones open neither the databases nor what Airflow encrypted in its own.
+# PostgreSQL's volume was made with these secrets. New ones could neither open the databases nor decrypt Airflow's values.
 KEPT_BY_VOLUMES = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "AIRFLOW_FERNET_KEY", "MLFLOW_DB_PASSWORD", "MLFLOW_READER_PASSWORD")
 
 

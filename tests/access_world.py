@@ -23,7 +23,7 @@ OTHER = f"{DECOY}-team"
 MINE, THEIRS = "0a11e000000000000000000000000001", f"{DECOY}00000000000000000000000001"
 BESIDE = "0a11e000000000000000000000000002"  # of vision, on a machine that the bill gives to the other team
 BY_TYPE = "0a11e000000000000000000000000003"  # of vision, on some machine of its instance type
-# Texts that code compares with: their values are words, not names.
+# Strings that code compares with: their values are words, not names.
 WORDS = {
     "billing_currency": "USD",
     "currency": "USD",

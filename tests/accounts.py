@@ -1,4 +1,4 @@
-"""Being another account of the machine than root, whom modes of files do not keep out."""
+"""Runs code as an account other than root, because file modes do not restrict root."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ def legacy(lines: Sequence[Mapping[str, str]], prefix: str = "resourceTags/user:
     keys = sorted({key for each in tags for key in each})
     return [
         {LEGACY[name]: value for name, value in each.items() if name in LEGACY}
-        | {prefix + key.removeprefix("user_"): said.get(key, "") for key in keys}
-        for each, said in zip(lines, tags, strict=True)
+        | {prefix + key.removeprefix("user_"): line_tags.get(key, "") for key in keys}
+        for each, line_tags in zip(lines, tags, strict=True)
     ]
 
 
@@ -144,8 +144,8 @@ def athena(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
     tags = legacy(lines, prefix="resource_tags_user_")
     return [
         {name: value for name, value in each.items() if name != "resource_tags"}
-        | {name: value for name, value in said.items() if name.startswith("resource_tags_")}
-        for each, said in zip(lines, tags, strict=True)
+        | {name: value for name, value in line_tags.items() if name.startswith("resource_tags_")}
+        for each, line_tags in zip(lines, tags, strict=True)
     ]
 
 

@@ -88,7 +88,7 @@ def job_run(run_id: str, run_type: str = "JOB_RUN", clusters: Sequence[str] = ()
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """The rows as the kind of file the name says: structs and maps as JSON texts in CSV, as themselves in Parquet and JSON lines."""
+    """The rows as the kind of file the name says: structs and maps as JSON strings in CSV, as themselves in Parquet and JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:

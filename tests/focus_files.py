@@ -94,7 +94,7 @@ class Nights:
     workdir: Path
     source: BillSource
     store: dict[tuple[str, str], pa.Table] = field(default_factory=dict)
-    said: list[str] = field(default_factory=list)
+    progress: list[str] = field(default_factory=list)
     count: int = 0
 
     def load(
@@ -115,7 +115,7 @@ class Nights:
             sorted({period for table, period in self.store if table == "billing_loads"}),
             rules.pop("damaged", ()),
         )
-        job = ReadJob(now, f"load-{self.count}", self.workdir / f"night-{self.count}", self.said.append)
+        job = ReadJob(now, f"load-{self.count}", self.workdir / f"night-{self.count}", self.progress.append)
         load = load_source(source, Rules.of(source, scope=scope, **rules), published, job, accept=accept, **options)
         for period in load.periods:
             for table, rows in period.tables.items():

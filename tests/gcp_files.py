@@ -40,12 +40,12 @@ SCHEMA = pa.schema(
         ("adjustment_info", pa.struct([("id", pa.string()), ("description", pa.string()), ("mode", pa.string()), ("type", pa.string())])),
     ]
 )  # fmt: skip
-# BigQuery has no float in the tests' rows: a text is what the bill says, exactly.
+# BigQuery has no float in the tests' rows: a string is what the bill says, exactly.
 NUMBERS = ("cost", "cost_at_list")
 
 
 def gcp(cost: str = "1.00", start: str = "2026-10-05T10:00:00Z", month: str = "202610", **other: Any) -> dict[str, Any]:
-    """A row of the detailed export: an hour of a machine, with whatever else is stated. Numbers are texts."""
+    """A row of the detailed export: an hour of a machine, with whatever else is stated. Numbers are strings."""
     began = datetime.fromisoformat(start)
     return {
         "billing_account_id": "01A2B3-C4D5E6-F70819",
@@ -93,7 +93,7 @@ def flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """JSON in which amounts are the numbers their texts say, digit by digit."""
+    """JSON in which amounts are the numbers their strings say, digit by digit."""
     if isinstance(value, dict):
         return (
             "{"

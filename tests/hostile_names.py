@@ -27,7 +27,7 @@ FORMULAS = [
 
 TERMINAL = ["\x1b[2J\x1b[31mred", "a\rb", "a\nb\nexit 0", "\x9b31m", "abc\u202edcba", "x\u2028y", "\x07bell"]
 
-# Fields of figures whose texts come from outside.
+# Fields of figures whose strings come from outside.
 OUTSIDE = {
     "name",
     "experiment",

@@ -1,4 +1,4 @@
-"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline): the judge of the models.
+"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline): which decides whether models are right.
 
 `GoogleSQL().query(sql, tables, parameters)` answers with typed rows. It is exact and slow: small tables only. What is compared
 with it does not belong here.

@@ -1,6 +1,6 @@
 """The smallest world a night can run on: one MLflow store written by MLflow's own client, and FOCUS bills of any size beside it.
 
-Two runs on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00; the bill has that machine's day, one line an hour.
+Two runs on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00. The bill has one line for each hour of that machine's day.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _write_store(folder: Path, begin: int) -> None:
 
 
 def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None = None, *, day: datetime = DAY) -> Path:
-    """A copy of the store's database, bills ({name: lines}) and `runspend.yaml`; returns the last."""
+    """Write a copy of the store's database, bills ({name: lines}) and `runspend.yaml`; return the path of `runspend.yaml`."""
     bills = {"bill": 24} if bills is None else bills
     folder.mkdir()
     shutil.copy(store / "mlflow.db", folder)

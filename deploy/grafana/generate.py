@@ -50,7 +50,7 @@ SECTION = re.compile(r"^-- (?P<name>\w+)(?: \((?P<dialect>\w+)\))?: (?P<text>.+)
 
 MONEY, SHARE, COUNT = ("locale", 2), ("percentunit", 1), ("locale", 0)
 DAY, TIME, HOURS = ("time:YYYY-MM-DD", None), ("dateTimeAsIso", None), ("h", 1)
-# Column of a query: its heading, unit and decimals. Others are texts that are shown as they are.
+# Column of a query: its heading, unit and decimals. Others are strings that are shown as they are.
 COLUMNS: dict[str, tuple[str, tuple[str, int | None] | None]] = {
     "cost": ("Cost", MONEY), "cost_before": ("Cost before", MONEY), "difference": ("Difference", MONEY), "change": ("Change", SHARE),
     "cost_of_all": ("Cost of all runs", MONEY), "cost_per_gpu_hour": ("Cost per GPU hour", MONEY), "gpu_hours": ("GPU hours", ("locale", 1)),
@@ -124,7 +124,7 @@ BIGQUERY = Dialect(
     "BigQuery",
     {
         **COMMON,
-        # The plugin's own macros compare with texts, which is an error for a DATE, and quote texts in a way that is not GoogleSQL's.
+        # The plugin's own macros compare with strings, which is an error for a DATE, and quote strings in a way that is not GoogleSQL's.
         "days": lambda column: f"{column} between {FROM} and {TO}",
         "moments": lambda column: f"{column} between timestamp '${{__from:date:iso}}' and timestamp '${{__to:date:iso}}'",
         "days_before": lambda column: (
@@ -184,7 +184,7 @@ class Panel:
     section: str
     width: int
     height: int = 8
-    thresholds: tuple[tuple[float | None, str], ...] = ()  # from which value on it has which color
+    thresholds: tuple[tuple[float | None, str], ...] = ()  # (the first value with a color, or None for the lowest; the color)
 
 
 @dataclass(frozen=True)

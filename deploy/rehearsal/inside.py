@@ -168,12 +168,12 @@ def postgres_runs() -> bool:
 
 def check_half_restored() -> None:
     """Check that a half-restored stack does not start."""
-    said = "nothing"
+    message = "nothing"
     try:
         make("up")
     except RuntimeError as error:
-        said = str(error)
-    assert "a restore was interrupted" in said, f"make up of a stack that was restored by half says {said}"
+        message = str(error)
+    assert "a restore was interrupted" in message, f"make up of a stack that was restored by half says {message}"
 
 
 def newest_backup(checkout: Path) -> str:

@@ -85,7 +85,7 @@ def reason_to_skip(digest: str) -> str | None:
     if namespaces.returncode or not Path("/dev/net/tun").exists():
         return "this machine does not let it make namespaces"
     if PASSED.is_file() and PASSED.read_text().strip() == digest:
-        return "it passed here with these files (make up-rehearsal runs it all the same)"
+        return "it passed here with these files (make up-rehearsal runs it anyway)"
     return None
 
 

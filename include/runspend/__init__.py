@@ -48,7 +48,7 @@ def forecast(
     """Return what the ended runs of an experiment cost in the last year, those with these params if any are given.
 
     One dict per tracking server, currency and outcome: `runs`, `is_finished`, `median`, `low` and `high` (the range of the middle 80%, or
-    of all runs if there are fewer than 10; texts with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads
+    of all runs if there are fewer than 10; strings with all digits), `billing_currency`, `median_hours`. Empty without such runs. It reads
     the warehouse of `config`, by default $RUNSPEND_CONFIG or ./runspend.yaml. Raises RunspendError. Needs `runspend[pipeline]`.
     """
     forecasts = import_module("runspend.interfaces.forecasts")

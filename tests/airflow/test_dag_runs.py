@@ -1,4 +1,4 @@
-"""Each DAG run to its end, in this process, on a world of its own: what it does, what it emits, and what people hear when it fails."""
+"""Runs each DAG to its end, in this process, on its own world: its work, its events, and the mails when it fails."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
 
 
 def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Policies, stores, grace: what is acted on is in the configuration alone, and notices cannot be dated back."""
+    """Only the configuration decides policies, stores and grace periods, and notices cannot be backdated."""
     settings = json.loads(config.read_text())
     settings["retention"] = [{"name": "cold", "select": {"unused_for": "90d"}, "action": "tier", "to": "GLACIER_IR"}]
     config.write_text(json.dumps(settings))
@@ -222,7 +222,7 @@ def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, 
 
 
 def test_nothing_configured_is_not_a_failure(run_dag: Run, config: Path) -> None:
-    """No server, no bill, no store: nothing to map over, everything emitted all the same."""
+    """Without a server, a bill and a store there is nothing to map over, but all assets are emitted."""
     config.write_text("home: home\nwarehouse: {uri: home/warehouse}\n")
     for name, first in (("extract", "servers"), ("load", "sources"), ("measure", "stores")):
         assert run_dag(name, now=NOW.isoformat()) == {
@@ -278,7 +278,7 @@ def test_the_whole_pipeline_in_a_process_of_its_own_equals_one_without_airflow(c
 
 
 def test_damage_fails_the_task_mails_once_and_is_mended(run_dag: Run, config: Path) -> None:
-    """Each DAG looks at what it replaces before it begins; the next runs have nothing to say."""
+    """Each DAG checks the tables that it replaces before it begins. The next runs report nothing."""
     for name in ("extract", "load", "allocate"):
         assert run_dag(name, now=NOW.isoformat())["dag"] == "success"
     settings = load_settings(config)

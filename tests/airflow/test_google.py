@@ -1,4 +1,4 @@
-"""Google connections that are more than a key: Google's own hook resolves them, and clients read its tokens from a file that is renewed."""
+"""Google connections with more than a key: Google's own hook resolves them, and clients read its tokens from a file that is renewed."""
 
 from __future__ import annotations
 

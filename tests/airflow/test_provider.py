@@ -150,7 +150,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunspendHook]:
 
 
 def test_the_connection_type_asks_a_warehouse(connect: Callable[..., RunspendHook], tmp_path: Path) -> None:
-    """By the file that the connection names, or the one that the DAGs use; a file that is not there is a sentence, not an exception."""
+    """The connection uses its own file, or the file of the DAGs. A missing file gives a message, not an exception."""
     (tmp_path / "home" / "warehouse" / "_runspend").mkdir(parents=True)
     (tmp_path / "costs.yaml").write_text("home: home\nwarehouse: {uri: home/warehouse}\n", encoding="utf-8")
     hook = connect(config=tmp_path / "costs.yaml")

@@ -78,7 +78,7 @@ def test_one_connection_gives_the_whole_mail_server(read: Any) -> None:
     assert (mail.backend, mail.operators, mail.from_) == ("smtp", ["a@example.com"], "Costs <costs@example.com>")
 
 
-def test_webhook_and_heartbeat(read: Any) -> None:
+def test_addresses_of_webhook_and_heartbeat_stay_secret(read: Any) -> None:
     """Their addresses are secrets: whole in a connection's password, or its host with the password as path. They are shown nowhere."""
     settings = read(
         "mail: {webhook: {url: 'connection:chat'}, channels: [{kind: opsgenie, key: 'connection:pager'}, {kind: teams, url: 'connection:chat'}], "
@@ -201,7 +201,7 @@ def test_a_lent_google_key_is_read_by_those_who_need_it(read: Any) -> None:
     assert storage_credentials(lent, setting="billing[]").project_id == "acme"
 
 
-def test_google_connection_with_a_path_or_without_a_key(read: Any, tmp_path: Path) -> None:
+def test_a_google_connection_may_have_a_path_or_no_key(read: Any, tmp_path: Path) -> None:
     """A path stays a path; a connection without a key means the workers' own credentials; a project of its own goes into the key."""
     file = tmp_path / "key.json"
     file.write_text(json.dumps(KEY))

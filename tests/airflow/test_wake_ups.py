@@ -112,8 +112,8 @@ def test_an_event_that_comes_while_allocation_runs_starts_it_once_more(scheduler
 
 @pytest.mark.parametrize("consumer", ["allocate", "report", "alert"])
 def test_events_that_airflow_merges_leave_a_run_that_starts_after_the_last_of_them(scheduler: Scheduler, consumer: str) -> None:
-    """Airflow keeps one row per asset and DAG, and drops the events after the first. That is enough, since the run begins later than all
-    of them, and each step looks for itself at what has changed."""
+    """Airflow keeps one row per asset and DAG, and drops the events after the first. One DAG run is enough, because it begins after all of these
+    events, and each step checks itself what has changed."""
     asset = "bills" if consumer == "allocate" else "costs"
     scheduler.emit(asset)
     scheduler.look()

@@ -1,6 +1,6 @@
 """Holt and Winters' exponential smoothing with a damped trend and a week's season, as measuring stick for the forecast.
 
-Belongs here: the method of the textbooks and nothing of ours. All of a grid of parameters are run side by side and the one with the least
+Belongs here: only the textbook method. All of a grid of parameters are run side by side and the one with the least
 squared error of a day ahead foretells: over the kinds of series it is as good as statsmodels' `ExponentialSmoothing` (a mean error of 15.3
 and 15.7% in 270 forecasts), which looks for them with an optimiser, and much faster.
 """

@@ -179,7 +179,7 @@ def make_ledger_world(
 ) -> Path:
     """Fill `folder`/warehouse; runs use `used_machines` of the lines / 720 machines (all of them when None). Returns runspend.yaml.
 
-    With `ladder` every rule has lines to settle; without, all machines are stated by their runs. `months_back`: another month than
+    With `ladder`, every allocation rule has lines to allocate. Without it, runs state all machines. `months_back`: another month than
     MONTH, on the same machines, with runs and lines of its own; call it again for several months in one warehouse.
     """
     first = month_after(dt.date(2026, 10, 1), -months_back)

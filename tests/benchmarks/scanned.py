@@ -1,7 +1,7 @@
 """What BigQuery would bill for a query, by its text: the columns it reads of each table, and how large they are.
 
 Reading is by sqlglot: columns that nothing needs, of a `select *` too, are left out, as BigQuery leaves them out. A table that
-a query names twice counts once. Whether a text keeps to some months of a partitioned table is read from its `where` and `on`.
+a query names twice counts once. Whether a string keeps to some months of a partitioned table is read from its `where` and `on`.
 Running models does not belong here.
 
 Source: BigQuery "Estimate and control costs" and "Data types", data type sizes; "Query partitioned tables", pruning by a
@@ -73,7 +73,7 @@ def _named_months(scope: Scope, alias: str, column: str) -> int:
 
 
 def column_bytes(connection: duckdb.DuckDBPyConnection, relation: str) -> dict[str, int]:
-    """Logical bytes of each column as BigQuery counts them: null is nothing, a text 2 and its UTF-8."""
+    """Logical bytes of each column as BigQuery counts them: null is nothing, a string 2 and its UTF-8."""
     described = connection.execute(f"describe {relation}").fetchall()
     sums = [f"coalesce(sum({_size(name, kind)}), 0)::bigint" for name, kind, *_ in described]
     row = connection.execute(f"select {', '.join(sums)} from {relation}").fetchall()[0]

@@ -241,7 +241,7 @@ def test_the_columns_a_query_reads(sql: str, expected: dict[str, tuple[set[str],
     assert {name: (read.columns, read.months) for name, read in found.items()} == expected
 
 
-def test_the_size_of_values() -> None:
+def test_values_have_the_size_that_bigquery_documents() -> None:
     """As on the page "Data types" of BigQuery."""
     values = "1::bigint as i, 1.5::double as f, true as b, date '2026-10-01' as d, now() as t, 1.5::decimal(38, 22) as m, 'aé' as s, ['a', 'bc'] as l, null::varchar as n"
     sizes = column_bytes(duckdb.connect(), f"(select {values} union all select {values})")

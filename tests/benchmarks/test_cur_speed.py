@@ -1,7 +1,7 @@
 """AWS Cost and Usage Reports verified, mapped, settled, sorted and published, beside DuckDB's bare typed COPY of the same files.
 
 Goals: 0.6 of the bare COPY's speed, in the same run, from CSV.gz (checksums included) and from Parquet; less than 2 GB. And a bill
-whose texts share nothing, every line with a machine, a description and tags of its own, within what `memory` says.
+whose strings share nothing, every line with a machine, a description and tags of its own, within what `memory` says.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_each_page(folder: Path, server: tuple[str, int]) -> None:
     print(f"\n  memory at most: {peak_gb(pid):.2f} GB")
 
 
-def test_fifty_people_at_once(folder: Path, server: tuple[str, int]) -> None:
+def test_fifty_people_at_once_all_get_a_page(folder: Path, server: tuple[str, int]) -> None:
     """All open the newest month, each with another filter: everyone gets a page, in their turn."""
     address, pid = server
 

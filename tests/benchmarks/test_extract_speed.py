@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def test_extract_from_sqlite(folder: Path) -> None:
+def test_extract_reads_sqlite_fast_enough(folder: Path) -> None:
     """All runs by the product, a sample by `search_runs` on the same store (the client in the same process as the store: no server)."""
     runs = scaled(RUNS)
     uri = f"sqlite:///{folder / 'mlflow.db'}"

@@ -72,7 +72,7 @@ def write_focus_csv(folder: Path, lines: int) -> Path:
     return path
 
 
-def test_focus_csv(folder: Path) -> None:
+def test_load_reads_a_focus_csv_fast_enough(folder: Path) -> None:
     """One file of one billing period, 57 columns."""
     lines = scaled(LINES)
     path = write_focus_csv(folder, lines)

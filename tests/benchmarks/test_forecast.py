@@ -34,8 +34,8 @@ class Score:
     last_month: list[float] = field(default_factory=list)
     holt_winters: list[float] = field(default_factory=list)
     width: list[float] = field(default_factory=list)
-    told: int = 0
-    told_rightly: int = 0
+    warned: int = 0
+    warned_rightly: int = 0
     passed: int = 0
     days_ahead: list[int] = field(default_factory=list)
 
@@ -62,7 +62,7 @@ class Score:
         return (
             f"{self.name:<28} {self.count:>5} {self.held / self.count:>7.1%} {self.below / self.count:>7.1%} {mean(self.width):>7.1%}"
             f" {mean(self.forecast):>8.1%} {mean(self.run_rate):>8.1%} {mean(self.last_month):>8.1%} {mean(self.holt_winters):>8.1%}"
-            f" {self.told:>5} {self.told - self.told_rightly:>6} {self.passed:>6} {mean(self.days_ahead):>5.1f}"
+            f" {self.warned:>5} {self.warned - self.warned_rightly:>6} {self.passed:>6} {mean(self.days_ahead):>5.1f}"
         )
 
 
@@ -86,7 +86,7 @@ def replay(days: Days, since: date, every: int, score: Score) -> None:
     for start, end in months(days, since):
         true = float(total(days, start, end))
         last_month = total(days, (start - timedelta(days=1)).replace(day=1), start)
-        amount, told_on = last_month * Decimal("1.05"), None
+        amount, warned_on = last_month * Decimal("1.05"), None
         if true <= 0:
             continue
         for n in range(3, (end - start).days - 2, every):
@@ -96,17 +96,17 @@ def replay(days: Days, since: date, every: int, score: Score) -> None:
             found = forecast_total(history, covered, (start, end), spent, {})
             assert found is not None
             score.add(found, true, float(spent) / n * (end - start).days, float(last_month), float(spent) + smoothed(history, covered, end))
-            if told_on is None and spent < amount <= found.likely:
-                told_on = covered
+            if warned_on is None and spent < amount <= found.likely:
+                warned_on = covered
         is_passed = Decimal(true) >= amount
         score.passed += is_passed
-        if told_on is not None:
-            score.told += 1
-            score.told_rightly += is_passed
+        if warned_on is not None:
+            score.warned += 1
+            score.warned_rightly += is_passed
             if is_passed:
                 running = Decimal(0)
                 passed_on = next(day for day in sorted(days) if day >= start and (running := running + days[day]) >= amount)
-                score.days_ahead.append((passed_on - told_on).days)
+                score.days_ahead.append((passed_on - warned_on).days)
 
 
 def smoothed(history: Days, covered: date, end: date) -> float:
@@ -136,7 +136,7 @@ def check(scores: list[Score], name: str) -> Score:
     return whole
 
 
-def test_seasonal_series() -> None:
+def test_forecasts_of_seasonal_series_are_as_accurate_as_promised() -> None:
     """Nine kinds of teams over fourteen months, the first forecast after two months of history."""
     scores = []
     for shape in SHAPES:
@@ -144,7 +144,7 @@ def test_seasonal_series() -> None:
         for seed in range(scaled(SEEDS)):
             replay(make_series(shape, seed), BEGIN + timedelta(days=62), 4, scores[-1])
     whole = check(scores, "all")
-    assert whole.told_rightly / whole.told > 0.7
+    assert whole.warned_rightly / whole.warned > 0.7
     assert sum(sum(s.forecast) <= 1.03 * sum(s.holt_winters) for s in scores) == len(scores), "as good for every kind, better for most"
     assert sum(sum(s.forecast) < sum(s.holt_winters) for s in scores) >= 7
 

@@ -41,7 +41,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
 
 
 @pytest.mark.parametrize("kind", ["quiet", "broken", "tags"])
-def test_a_pipeline_run_with_five_hundred_budgets(tmp_path: Path, house: ParquetWarehouse, kind: str) -> None:
+def test_a_pipeline_run_judges_five_hundred_budgets_fast_enough(tmp_path: Path, house: ParquetWarehouse, kind: str) -> None:
     """Two nights each, in seconds of one processor: the first, which tells, and the next, which has nothing to tell."""
     amount = "100" if kind == "broken" else "900"
     entries: list[Any] = [budget(f"b{n}", amount, **{"for": {"team": f"t{n}"}}) for n in range(scaled(500))]

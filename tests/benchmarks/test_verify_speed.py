@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)  # gigabytes
 
 
-def test_verification_of_a_big_month(folder: Path) -> None:
+def test_a_big_month_is_verified_fast_enough(folder: Path) -> None:
     runs, lines = scaled(RUNS), scaled(LINES)
     make_ledger_world(folder, runs=runs, lines=lines)
     print(f"\n  {runs:,} runs x {lines:,} lines: allocate {run_runspend(folder, 'allocate', '--now', f'{NOW:%Y-%m-%dT%H:%M}')}")

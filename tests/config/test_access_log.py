@@ -169,7 +169,7 @@ def test_several_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trouble", ["link", "folder", "full"])
 def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path, trouble: str, caplog: pytest.LogCaptureFixture) -> None:
-    """What was asked is answered all the same; a link is not followed."""
+    """The request is still answered, and a link is not followed."""
     decoy, file = tmp_path / "decoy", tmp_path / "logs" / "access.jsonl"
     file.parent.mkdir()
     decoy.write_text("as it was")

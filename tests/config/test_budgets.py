@@ -107,7 +107,7 @@ def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool
 
 
 @pytest.mark.parametrize(
-    ("notify", "levels", "told"),
+    ("notify", "levels", "mailed"),
     [
         (["a@x.io", "owner"], [800], ["a@x.io", "own@x.io"]),
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),
@@ -118,9 +118,9 @@ def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io"]),
     ],
 )
-def test_each_threshold_has_its_recipients(notify: Any, levels: list[int], told: list[str]) -> None:
-    """`all` hears of everything, the others of their thresholds; each address once."""
-    assert budget(notify=notify, owner="own@x.io").recipients([Decimal(level) for level in levels]) == told
+def test_each_threshold_has_its_recipients(notify: Any, levels: list[int], mailed: list[str]) -> None:
+    """Recipients of `all` get every mail, other recipients only the mails of their thresholds. Each address gets a mail once."""
+    assert budget(notify=notify, owner="own@x.io").recipients([Decimal(level) for level in levels]) == mailed
 
 
 def test_keys_that_only_runs_have_are_copied_out_of_mlflow(tmp_path: Path) -> None:

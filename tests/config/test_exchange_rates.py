@@ -1,4 +1,4 @@
-"""Rates and prices as people write them, which rate holds when, and money converted exactly, never added without a rate."""
+"""Rates and prices in the configuration, the period of each rate, and exact conversion. Money is never added without a rate."""
 
 from __future__ import annotations
 

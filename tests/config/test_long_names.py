@@ -1,4 +1,4 @@
-"""Names of 100 kB: a sentence or a cut, in a moment."""
+"""Names of 100 kB are refused with a message or cut, without delay."""
 
 from __future__ import annotations
 

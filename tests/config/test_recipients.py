@@ -24,7 +24,7 @@ def rule(**mail: object) -> Recipients:
         ("a_b-c.d@acme.com", "a_b-c.d@acme.com"), ("boss@ops.example", "boss@ops.example"), ("<@evil.example:ana@acme.com>", "ana@acme.com"), ("ana@\uff41\uff43\uff4d\uff45.com", "ana@acme.com"),
     ],
 )  # fmt: skip
-def test_addresses_in_allowed_domains(owner: str, address: str) -> None:
+def test_addresses_in_allowed_domains_are_accepted(owner: str, address: str) -> None:
     """The plain address, without the name that stood beside it."""
     assert rule().find(owner) == address
 

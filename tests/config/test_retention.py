@@ -122,7 +122,7 @@ def test_a_refused_file_exits_with_2_and_no_store_is_read(
 
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
-    """The other side of the fence, and `runspend config` reads back as what was meant."""
+    """Every allowed key is accepted, and the output of `runspend config` reads back as the same policy."""
     text = """
 stores:
   - {uri: s3://warm, delete_credentials: archiver}

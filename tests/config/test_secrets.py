@@ -1,4 +1,4 @@
-"""Secrets: no value, from no place of runspend.yaml, ever gets into a text."""
+"""Secrets: no value, from no place of runspend.yaml, ever gets into a string."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from runspend.core.errors import ConfigError
 from runspend.core.redaction import redact_uri, redact_values
 from tests.settings_builder import read_settings
 
-# Long and odd enough not to be part of any word of ours.
+# Long and unusual, so that it is not part of any word in Runspend's output.
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zs", "Zl", "Zp", "Cs"]), min_size=8, max_size=40).map(
     lambda text: f"q9{text}zx"
 )
@@ -108,8 +108,8 @@ def test_a_secret_is_in_no_error(secret: str, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(text, {"S": secret})
     error = caught.value
-    told = "".join(traceback.format_exception(error)) + repr(error) + repr(error.__context__) + repr(error.__cause__)
-    assert not [form for form in traces(secret) if form in told]
+    shown = "".join(traceback.format_exception(error)) + repr(error) + repr(error.__context__) + repr(error.__cause__)
+    assert not [form for form in traces(secret) if form in shown]
     assert error.__context__ is None
 
 
@@ -182,7 +182,7 @@ def test_passwords_in_uris_are_hidden(text: str, expected: str) -> None:
 
 
 def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
-    """Hiding every `a` protects nothing and makes texts unreadable."""
+    """Hiding every `a` protects nothing and makes strings unreadable."""
     assert redact_values("a cat", ["a", ""]) == "a cat"
 
 
@@ -194,7 +194,7 @@ def test_names_of_connections_are_not_secrets() -> None:
     assert settings.tracking[0].token.get_secret_value() == "connection:mlflow_prod"
 
 
-def test_settings_travel_to_another_process() -> None:
+def test_settings_reach_another_process_unchanged() -> None:
     """Pickling keeps the values (a worker needs them) and the hiding."""
     settings = load(EVERYWHERE, {"S": "canary-secret"})
     copy = pickle.loads(pickle.dumps(settings))

@@ -1,4 +1,4 @@
-"""runspend.yaml: what is read, what it becomes, and what every mistake is answered with."""
+"""runspend.yaml: which values are accepted, the settings they become, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_an_empty_variable_is_not_a_secret(tmp_path: Path) -> None:
     ],
 )
 def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, encoded: str) -> None:
-    """A password as people have it must not end the URI early; one that is encoded already is left alone."""
+    """A password with special characters must not end the URI early. A password that is already encoded is not changed."""
     settings = read_settings(tmp_path, f"{SERVER}    database: postgresql://u:${{P}}@db/mlflow\n", {"P": password})
     database = settings.tracking[0].database
     assert database is not None
@@ -330,7 +330,7 @@ def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
         ('mail:\n  password: "canary-value\n', "this is not valid YAML"),
         ("home: a\x00b\n", "this is not valid YAML (it has a control character)"),
         ("home: " + "[" * 40 + "]" * 40 + "\n", "nested deeper than"),
-        ("? [a]\n: b\n", "a key must be a text"),
+        ("? [a]\n: b\n", "a key must be a string"),
         ("stores: [{uri: a}]\nartifacts: [{uri: b}]\n", "line 2, artifacts: it is the same as `stores`, on line 1"),
     ],
 )
@@ -474,7 +474,7 @@ def test_a_policy_that_selects_everything_is_refused(tmp_path: Path, select: str
 
 
 def test_a_policy_that_names_something_is_taken(tmp_path: Path) -> None:
-    """The other side of the same fence."""
+    """A policy with at least one narrowing key is accepted."""
     policy = "{name: a, select: {status: FAILED, larger_than: 2GiB, older_than: 1w}, action: archive}"
     settings = read_settings(tmp_path, f"stores: [{{uri: s3://cold}}]\narchive: {{to: s3://cold}}\nretention:\n  - {policy}\n")
     assert settings.retention[0].select == {"status": ["FAILED"], "larger_than": "2GiB", "older_than": timedelta(weeks=1)}
@@ -482,7 +482,7 @@ def test_a_policy_that_names_something_is_taken(tmp_path: Path) -> None:
 
 
 def test_tier_needs_a_class(tmp_path: Path) -> None:
-    """No default for where things go."""
+    """The storage class has no default."""
     assert "`action: tier` needs `to`" in refused(tmp_path, "retention:\n  - {name: a, select: {older_than: 1w}, action: tier}\n")
 
 
@@ -505,7 +505,7 @@ def test_a_threshold_is_a_percentage_or_money(written: Any, amount: int, expecte
 
 @pytest.mark.parametrize("written", ["", "0%", "0", "-5%", "all", "80 %%", "80 usd", "1e3", "NaN", "5,000"])
 def test_a_threshold_that_says_nothing_is_refused(tmp_path: Path, written: str) -> None:
-    """Zero would fire at once, the rest is a guess."""
+    """A threshold of zero would alert immediately, and the other values are ambiguous."""
     text = f"budgets:\n  - name: a\n    amount: 5\n    actual: [{json.dumps(written)}]\n    notify: [owner]\n"
     assert "line 4, budgets[0].actual[0]: a threshold above zero is needed" in refused(tmp_path, text)
 
@@ -518,7 +518,7 @@ def test_a_threshold_without_a_unit_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("amount", ["0", "-1", "NaN", "Infinity", "lots", ""])
 def test_a_budget_needs_an_amount(tmp_path: Path, amount: str) -> None:
-    """Above zero and finite."""
+    """The amount must be above zero and finite."""
     assert "budgets[0].amount" in refused(tmp_path, f"budgets:\n  - {{name: a, amount: '{amount}', notify: [owner]}}\n")
 
 

@@ -18,8 +18,8 @@ from tests.command import run_here
 def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:
     """Return the settings that the file loads to, its text, and the printed text."""
     path = folder / "runspend.yaml"
-    said = write_starter(path, full=full, env=env or {}, user_home=folder / "user")
-    return load_settings(path, env or {}), path.read_text(encoding="utf-8"), said
+    messages = write_starter(path, full=full, env=env or {}, user_home=folder / "user")
+    return load_settings(path, env or {}), path.read_text(encoding="utf-8"), messages
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -44,10 +44,10 @@ def test_the_starter_file_loads_unchanged_and_holds_no_secret(
     """Whatever was found, both files load, point at it, and name the variables instead of copying them."""
     for name in made:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
-    settings, text, said = write(tmp_path, env, full=full)
+    settings, text, messages = write(tmp_path, env, full=full)
     assert settings.tracking[0].uri == uri.format(base=tmp_path)
     assert "canary-secret" not in text
-    assert not any("canary-secret" in line for line in said)
+    assert not any("canary-secret" in line for line in messages)
     server = settings.tracking[0]
     logins = [s.get_secret_value() for s in (server.token, server.password) if s is not None]
     assert logins == [v for k, v in env.items() if k.endswith(("TOKEN", "PASSWORD"))]
@@ -76,9 +76,9 @@ def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
     """The text names the source of its export. Nothing is enabled; without its comment signs, the bill is valid."""
     (tmp_path / "user" / ".aws").mkdir(parents=True)
     (tmp_path / "user" / ".aws" / "config").write_text("[profile ml]\n")
-    settings, text, said = write(tmp_path)
+    settings, text, messages = write(tmp_path)
     assert "AWS Data Export" in text
-    assert any("AWS" in line for line in said)
+    assert any("AWS" in line for line in messages)
     assert settings.billing == []
     (tmp_path / "user" / ".aws" / "config").unlink()
     for env, bill in (({"AWS_PROFILE": "ml"}, ("auto", "s3://")), ({"GOOGLE_APPLICATION_CREDENTIALS": "/k.json"}, ("gcp", "bigquery://"))):

@@ -61,10 +61,10 @@ def test_a_borrowed_connection_has_nothing_of_its_former_user(tmp_path: Path) ->
 
 
 def test_memory_and_folder_are_those_of_who_asks(tmp_path: Path) -> None:
-    for folder, memory, said in (("one", "100MB", "95.3 MiB"), ("two", "300MB", "286.1 MiB")):
+    for folder, memory, shown in (("one", "100MB", "95.3 MiB"), ("two", "300MB", "286.1 MiB")):
         with lent(tmp_path / folder, memory) as con:
             assert con.execute("select current_setting('memory_limit'), current_setting('temp_directory')").fetchall() == [
-                (said, str(tmp_path / folder / "spill"))
+                (shown, str(tmp_path / folder / "spill"))
             ]
     assert len(made) == 1
 
@@ -171,7 +171,7 @@ def test_a_child_has_engines_of_its_own(tmp_path: Path) -> None:
 
 def test_ctrl_c_during_a_query_is_no_error_of_the_engine(tmp_path: Path) -> None:
     """DuckDB's RuntimeError would be taken for a bug, and mailed. Any other stays what it is; the engine is closed after both."""
-    for said, raised in (("Query interrupted", KeyboardInterrupt), ("Something else", RuntimeError)):
+    for shown, raised in (("Query interrupted", KeyboardInterrupt), ("Something else", RuntimeError)):
         with pytest.raises(raised), lent(tmp_path):
-            raise RuntimeError(said)
+            raise RuntimeError(shown)
     assert engines._idle["test"] == []

@@ -1,4 +1,4 @@
-"""A call in a process of its own: arguments, results and errors travel; a crash, greed and silence end it and nothing else."""
+"""A call in its own process: it exchanges arguments, results and errors. A crash, too much memory or silence ends this process and nothing else."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def test_arguments_results_and_questions_travel() -> None:
-    said: list[str] = []
-    found, process = run("add", 1, 20, ask=lambda number: number * 2, note=said.append)
-    assert (found, said) == (41, ["adding"])
+def test_arguments_results_and_questions_reach_the_other_process() -> None:
+    messages: list[str] = []
+    found, process = run("add", 1, 20, ask=lambda number: number * 2, note=messages.append)
+    assert (found, messages) == (41, ["adding"])
     assert process != os.getpid()
 
 

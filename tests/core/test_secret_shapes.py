@@ -1,4 +1,4 @@
-"""Secrets in MLflow's own texts: each shape is found by Python and by DuckDB alike, and what is harmless stays as it is."""
+"""Secrets in MLflow's own strings: each shape is found by Python and by DuckDB alike, and what is harmless stays as it is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEX32, HEX40 = "0123456789abcdef" * 2, "0123456789abcdef0123456789abcdef01234567
 WORD = "Zx9Kq7Lm3Np5Rt8Vw2Yb4Cd6Fg1Hj0Ks"
 JWT = "eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiJhbmEifQ." + "c2lnbmF0dXJl"
 PEM = "-----BEGIN RSA " + f"PRIVATE KEY-----\nMIIE{WORD}\n{WORD}\n-----END RSA " + "PRIVATE KEY-----"
-# (a text, the part of it that must not be stored)
+# (a string, the part of it that must not be stored)
 SECRETS = [
     ("AKIA" + "IOSFODNN7EXAMPLE", "IOSFODNN7"), ("ASIA" + "IOSFODNN7EXAMPLE", "IOSFODNN7"), (f"AKIA{'IOSFODNN7EXAMPLE'}:{B40}", B40), (f"aws_secret_access_key = {B40}", B40),
     (f"AWS_SECRET_ACCESS_KEY={B40}", B40), (f"ghp_{WORD}", WORD), (f"gho_{WORD}", WORD), (f"github_pat_11AAA_{WORD}", WORD), (f"glpat-{WORD[:20]}", WORD[:20]), (f"gldt-{WORD[:20]}", WORD[:20]),
@@ -120,7 +120,7 @@ ENDS = ("", " @", " %40 token=", "@", "/@", "%40", "a" * 20, "-" + "b" * 16 + "-
 
 
 def test_python_and_duckdb_redact_near_matches_equally(engine: Any) -> None:
-    """Where Python looks at a part of a text alone, it finds what DuckDB finds in all of it."""
+    """Where Python looks at a part of a string alone, it finds what DuckDB finds in all of it."""
     texts = [
         f"{start}{almost * count}{end}" for almost in ALMOST for end in ENDS for count in (1, 3, 20) for start in ("", "@ ", "b" * 16 + "-")
     ]
@@ -168,7 +168,7 @@ PLACES = [
 
 @pytest.mark.parametrize("uri", PLACES)
 def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> None:
-    """Folders have names of every kind: with one hidden, its files would have no owner."""
+    """Folder names may look like secrets. If one were hidden, its files would have no owner."""
     for text in (
         uri,
         f"{uri}?sig=canary9",
@@ -214,11 +214,11 @@ def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
     """A canary in each field of runs, experiments, machines, owners and traces; the month that holds what an older version copied is cleaned too."""
     world = World(tmp_path)
     at = 1762041600000  # 2025-11-02
-    said = {
+    run_tags = {
         "mlflow.source.name": f"https://{TOKEN}@github.com/a/train.py", "mlflow.source.git.commit": HEX40, "mlflow.source.git.repoURL": f"https://x:{TOKEN}@github.com/a.git", "mlflow.user": f"ana {TOKEN}",
         "team": f"vision {TOKEN}", "owner": TOKEN, "note": f"Authorization: Bearer {WORD}", "mlflow.note.content": f"password={WORD}", "instance_id": "i-0abc", "slurm_job_id": "4711", "clean": "stays", "mlflow.parentRunId": "p" * 32,
     }  # fmt: skip
-    world.add_run("a" * 32, at, at + 3_600_000, tags=said, params={"url": f"s3://k:{WORD}@b/x", "lr": "0.1"})
+    world.add_run("a" * 32, at, at + 3_600_000, tags=run_tags, params={"url": f"s3://k:{WORD}@b/x", "lr": "0.1"})
     world.add_run(
         "b" * 32,
         at,
@@ -238,7 +238,7 @@ def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
     world.do("insert into trace_info values ('tr-1', 1, ?, 1, 1, 0.5)", at)
     world.do("insert into trace_request_metadata values ('mlflow.trace.user', ?, 'tr-1')", TOKEN)
     world.do("insert into spans values ('tr-1', 's', null, ?, 0.5)", f"gpt {TOKEN}")
-    copied: list[dict[str, Any]] = [{"tags": "all", "params": "all"}, {"tags": sorted(said), "params": ["url", "lr"]}]
+    copied: list[dict[str, Any]] = [{"tags": "all", "params": "all"}, {"tags": sorted(run_tags), "params": ["url", "lr"]}]
     for copy in copied:
         night = world.night(server={"copy": copy})
         everything = repr({unit: table.to_pylist() for unit, table in night.tables.items()})

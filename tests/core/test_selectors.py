@@ -12,7 +12,7 @@ from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS,
 
 
 def test_values_become_lists_of_texts() -> None:
-    """A text, a number and a list are all lists of patterns afterwards."""
+    """A string, a number and a list are all lists of patterns afterwards."""
     raw = {"tracking": "prod", "experiment": ["a", "b*"], "param.batch": 32, "tag.team": "vision"}
     assert parse_selector(raw, RUN_KEYS, RUN_MAPS) == {
         "tracking": ["prod"],
@@ -82,7 +82,7 @@ def test_budgets_have_keys_and_no_maps() -> None:
     ],
 )
 def test_a_glob_matches_the_whole_text(pattern: str, text: str | None, expected: bool) -> None:
-    """`*` and `?` are the only special characters, the whole text counts, missing is never a match."""
+    """`*` and `?` are the only special characters. A glob must match the whole string, and never matches a missing value."""
     assert matches(pattern, text) is expected
 
 

@@ -1,4 +1,4 @@
-"""Texts as people read them: numbers with their nouns, and paths that are cut; addresses and names are not."""
+"""Strings as people read them: numbers with their nouns, and paths that are cut; addresses and names are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Costs in MLflow's own tables: written once, undone by one command, and never taken for a sign of life. A real MLflow server, half adopted."""
+"""Costs in MLflow's own tables: written once, undone by one command, and never taken for a sign of activity. A real MLflow server, half adopted."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         assert tags == []
 
 
-def test_what_is_not_set_is_said(tmp_path: Path) -> None:
+def test_missing_settings_are_reported(tmp_path: Path) -> None:
     def run(tracking: dict[str, Any], *words: str, code: int = 2) -> str:
         (tmp_path / "runspend.yaml").write_text(
             json.dumps({"tracking": [{"name": "lab", "uri": "http://127.0.0.1:9", **tracking}]}), encoding="utf-8"
@@ -285,5 +285,5 @@ def test_what_is_not_set_is_said(tmp_path: Path) -> None:
     assert "cannot write costs to lab: the server has no `annotate: true`" in run({"write_token": "anonymous"}, "lab")
     assert "cannot find tracking server 'other'" in run({"write_token": "anonymous"}, "other")
     assert "requests_per_second" in run({"write_token": "anonymous", "annotate": {"requests_per_second": 0}})
-    said = run({"annotate": True, "write_token": "anonymous"}, code=3)
-    assert "lab: model versions show no cost yet, because no extract has read them. Run `runspend extract lab`, then this again" in said
+    printed = run({"annotate": True, "write_token": "anonymous"}, code=3)
+    assert "lab: model versions show no cost yet, because no extract has read them. Run `runspend extract lab`, then this again" in printed

@@ -103,16 +103,16 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
 
     assert pipeline.archive_apply(settings, now=NOW).changed == []
     assert files(folder / "artifacts") == after
-    code, told = command(settings, "verify")
-    assert code == 0 and "2 archives, 2 objects" in told["notes"][0]
+    code, printed = command(settings, "verify")
+    assert code == 0 and "2 archives, 2 objects" in printed["notes"][0]
     assert len(pipeline.archive_verify_monthly(settings, now=datetime.now(timezone.utc)).unchanged) == 1  # this month it was looked at
     assert "2 archives, 2 objects" in pipeline.archive_verify_monthly(settings, now=NOW + timedelta(days=32)).notes[0]
-    code, told = command(settings, "verify", "--full", "--yes")
-    assert code == 0 and told["notes"][0].endswith("2 objects read: each one equals what was archived")
-    code, told = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
+    code, printed = command(settings, "verify", "--full", "--yes")
+    assert code == 0 and printed["notes"][0].endswith("2 objects read: each one equals what was archived")
+    code, printed = command(settings, "restore", ids["free"], "--to", str(folder / "back"))
     assert (
         code == 0
-        and told["objects"] == 1
+        and printed["objects"] == 1
         and files(folder / "back") == {"model/weights.bin": before[f"1/{ids['free']}/artifacts/model/weights.bin"]}
     )
     assert command(settings, "restore", ids["free"])[0] == 0
@@ -123,7 +123,7 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
 
 
 def test_registrations_and_tags_made_in_mlflow_on_the_last_day_protect(announced: tuple[Settings, dict[str, str], Path]) -> None:
-    """Registered, or tagged, after everything was read: asked right before the deletes, MLflow says so."""
+    """The run is registered or tagged after everything was read. MLflow's answer right before the deletes shows this."""
     settings, ids, folder = announced
     before = files(folder / "artifacts")
     with mlflow_client(settings.tracking[0].uri) as client:
@@ -140,12 +140,12 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
     before = files(folder / "artifacts")
     (folder / "mlflow.db").rename(folder / "mlflow.db.away")
     for _ in range(2):
-        code, told = command(settings, "apply", run=run_process)  # a process of its own: this one has the database open
-        assert told["changed"] == [] and files(folder / "artifacts") == before
-        assert sum(note.startswith("kept: ") for note in told["notes"]) == 2, told
+        code, printed = command(settings, "apply", run=run_process)  # a process of its own: this one has the database open
+        assert printed["changed"] == [] and files(folder / "artifacts") == before
+        assert sum(note.startswith("kept: ") for note in printed["notes"]) == 2, printed
         assert code == 3 and any(
-            problem.startswith("prod did not say whether its artifacts are still needed") for problem in told["problems"]
-        ), told
+            problem.startswith("prod did not say whether its artifacts are still needed") for problem in printed["problems"]
+        ), printed
     [mail] = [value["mail"] for value in Records(settings.home).list("notices").values() if value["kind"] == "NOT ARCHIVED"]
     assert mail["recipients"] == ["oncall@acme.com"] and "Runspend deletes nothing without an answer" in mail["text"]
 
@@ -161,8 +161,8 @@ def test_damage_is_a_failed_check(announced: tuple[Settings, dict[str, str], Pat
     assert pipeline.archive_apply(settings, now=NOW).exit_code == 0
     [copy, _] = sorted((folder / "archive").rglob("data/*"))
     copy.write_bytes(b"x" * copy.stat().st_size)
-    code, told = command(settings, "verify")
-    assert code == 4 and "has other bytes" in told["problems"][0]
+    code, printed = command(settings, "verify")
+    assert code == 4 and "has other bytes" in printed["problems"][0]
     owner = ids["free"] if f"/{ids['free']}/" in str(copy) else ids["trained"]
     failed = run_here("archive", "restore", owner, "--to", str(folder / "b"), "--config", str(settings.path), code=3)
     assert "Nothing was restored" in failed.stderr and not (folder / "b").exists()

@@ -1,4 +1,4 @@
-"""The wheel alone, in an environment of its own: every command works or names the extra it needs."""
+"""The wheel alone in its own environment: every command works or names the extra that it needs."""
 
 from __future__ import annotations
 

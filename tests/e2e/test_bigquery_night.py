@@ -57,7 +57,7 @@ class Place:
     """A home with its configuration, and the output of `nightly`."""
 
     config: Path
-    said: str
+    printed: str
 
     @property
     def settings(self) -> Settings:
@@ -86,7 +86,7 @@ for path in folder.glob("bills/*/focus-2026-10.*"):
 
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo world with fewer runs, the last of them some days ago; vision is over budget all the same. Read-only: `make_home` copies it."""
+    """A demo world with fewer runs, the last of them some days ago; vision is over budget anyway. Read-only: `make_home` copies it."""
     folder = tmp_path_factory.mktemp("demo") / "world"
     run_script(SMALLER, str(folder), cwd=folder.parent)
     return folder
@@ -161,7 +161,7 @@ def test_both_pipeline_runs_report_the_same(folder: Place, bigquery: Place) -> N
     """Every figure of the summary, every budget, every note; the same mails and reports."""
 
     def lines(place: Place) -> list[str]:
-        return [line for line in place.said.splitlines() if not any(word in line for word in ("seconds=", "took=", ".snapshot="))]
+        return [line for line in place.printed.splitlines() if not any(word in line for word in ("seconds=", "took=", ".snapshot="))]
 
     assert lines(folder) == lines(bigquery)
     for pattern in ("mail/*", "reports/*"):
@@ -197,7 +197,7 @@ def test_a_second_pipeline_run_changes_nothing(bigquery: Place) -> None:
     assert unchanging(after) == unchanging(before)
     kept = ("cost_allocations", "run_costs", "billing_lines", "runs")
     assert {u: after[u].build_id for u in after if u.table in kept} == {u: before[u].build_id for u in before if u.table in kept}
-    assert "exit=0" in again.said
+    assert "exit=0" in again.printed
 
 
 # --- migrating a warehouse -----------------------------------------------------------------------------------------------
@@ -214,8 +214,8 @@ def test_a_warehouse_moves_to_bigquery(folder: Place, small_world: Path, bigquer
     settings = bigquery_target.settings()
     target = BigQueryWarehouse(settings)
 
-    def stop(said: str) -> None:
-        if said.startswith("copy: ") and " of " in said:
+    def stop(printed: str) -> None:
+        if printed.startswith("copy: ") and " of " in printed:
             raise Killed
 
     with pytest.raises(Killed):

@@ -206,7 +206,7 @@ def test_nothing_waits_when_there_is_no_bill(tmp_path: Path) -> None:
 
 
 def test_the_doctor_keeps_to_memory_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `memory` forbids a load it forbids the look at a bill: the rest of the doctor's findings come all the same."""
+    """The limit `memory` also holds when doctor reads a bill. The other findings of doctor are still printed."""
     bomb(tmp_path / "greedy" / "a.parquet", 200_000, 4_000)
     write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
     settings = configure(tmp_path, "greedy", "second", memory="500MB")

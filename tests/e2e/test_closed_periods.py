@@ -171,9 +171,9 @@ def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings,
         with open_warehouse(settings).reader() as reader:
             return explain_run(reader, run_id, settings, now=LATER).no_cost
 
-    told = no_cost()
-    assert told is not None
-    assert (told.reason, told.advice) == ("not_allocated", "Run: runspend allocate --period 2026-11")
+    explanation = no_cost()
+    assert explanation is not None
+    assert (explanation.reason, explanation.advice) == ("not_allocated", "Run: runspend allocate --period 2026-11")
     night(settings, LATER, periods=["2026-11"])
     assert no_cost() is None
 
@@ -200,7 +200,7 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world
 
 @pytest.mark.parametrize("team", ["vision", "late"])
 def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_reported(world: KeptWorld, team: str) -> None:
-    """From what is there now: the same rows, if nothing changed since the month was closed."""
+    """The month is rebuilt from today's sources. The rows are the same if nothing changed since the month was closed."""
     config = world.put_back("closed")
     settings = load_settings(config)
     kept = digests(settings)
@@ -215,14 +215,16 @@ def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_report
     outcome.merge(pipeline.settle(settings, now=LATER))
     assert outcome.exit_code == 4
     assert "runs 2026-11 lab was damaged and is restored, with the same rows" in outcome.notes
-    said = [note for note in outcome.notes if note.startswith(("cost_daily 2026-11 all was damaged", "run_costs 2026-11 all was damaged"))]
-    assert len(said) == 2
+    matching_notes = [
+        note for note in outcome.notes if note.startswith(("cost_daily 2026-11 all was damaged", "run_costs 2026-11 all was damaged"))
+    ]
+    assert len(matching_notes) == 2
     if team == "vision":
         assert digests(settings) == kept
-        assert all(note.endswith("with the same rows") for note in said)
+        assert all(note.endswith("with the same rows") for note in matching_notes)
     else:
         assert teams(settings) == {"late"}
-        assert all("with other rows" in note for note in said)
+        assert all("with other rows" in note for note in matching_notes)
     assert night(settings, LATER).notes == []
 
 
@@ -249,10 +251,10 @@ def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world
     outcome = pipeline.settle(settings, now=LATER)
     assert outcome.exit_code == 4
     moved = sorted(unit.table for unit, digest in digests(settings).items() if digest != kept[unit])
-    said = [note for note in outcome.notes if "have changed" in note]
+    matching_notes = [note for note in outcome.notes if "have changed" in note]
     assert (moved != []) == (team == "late")
-    assert len(said) == len(moved[:1])
-    assert all(table in said[0] and said[0].startswith("2026-11 is closed") for table in moved)
+    assert len(matching_notes) == len(moved[:1])
+    assert all(table in matching_notes[0] and matching_notes[0].startswith("2026-11 is closed") for table in moved)
 
 
 def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path, world: KeptWorld) -> None:

@@ -152,7 +152,7 @@ def test_a_file_of_two_months_is_published_whole(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("first", ["d1", "d2"])
-def test_two_processes_at_once(tmp_path: Path, first: str) -> None:
+def test_a_second_load_at_the_same_time_publishes_the_newer_delivery_or_is_refused(tmp_path: Path, first: str) -> None:
     """Real processes, the second a moment after the first: 12.50, and the older is in before the newer or refused."""
     deliver(tmp_path, "d1", "10", "5", at=OLDER)
     deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
@@ -163,8 +163,8 @@ def test_two_processes_at_once(tmp_path: Path, first: str) -> None:
             command, cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         time.sleep(0.1)
-    said = {name: process.communicate(timeout=120)[0] for name, process in running.items()}
-    assert running["d2"].returncode == 0, said
-    assert running["d1"].returncode in (0, 3), said
-    assert ("before the version in place" in said["d1"]) == (running["d1"].returncode == 3), said
-    assert total(tmp_path) == total(tmp_path, table="bill_changes") == Decimal("12.50"), said
+    printed = {name: process.communicate(timeout=120)[0] for name, process in running.items()}
+    assert running["d2"].returncode == 0, printed
+    assert running["d1"].returncode in (0, 3), printed
+    assert ("before the version in place" in printed["d1"]) == (running["d1"].returncode == 3), printed
+    assert total(tmp_path) == total(tmp_path, table="bill_changes") == Decimal("12.50"), printed

@@ -1,4 +1,4 @@
-"""A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do all the same.
+"""A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do anyway.
 
 BigQuery digests what its models made in its own way (`warehouse/content_digest.py`); here it is replaced by a folder whose digests differ.
 """

@@ -45,8 +45,8 @@ def test_a_pipeline_run_loads_databricks_exports_and_the_machines_bill(tmp_path:
         'home: home\ntracking: [{name: eu, uri: "sqlite:///mlflow.db"}]\nbilling:\n'
         "  - {name: dbu, format: databricks, uri: bill, late_after: 36500d}\n  - {name: aws, format: focus, uri: machines, late_after: 36500d}\n"
     )
-    told = runspend("nightly", cwd=tmp_path).stdout
-    assert {"2026-10.USD.bill=11", "2026-10.USD.allocated_to_runs=11", "2026-10.USD.equals_loaded_bill=true"} <= set(told.splitlines())
+    printed = runspend("nightly", cwd=tmp_path).stdout
+    assert {"2026-10.USD.bill=11", "2026-10.USD.allocated_to_runs=11", "2026-10.USD.equals_loaded_bill=true"} <= set(printed.splitlines())
     query = "select r.run_name, c.effective_cost, c.confidence from run_costs c join runs r on r.run_id = c.run_id order by 1"
     shown = runspend("sql", query, cwd=tmp_path).stdout
     costs = {words[0]: Decimal(words[1]) for words in (line.split() for line in shown.splitlines()[1:])}

@@ -157,7 +157,7 @@ def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> 
     assert "Accuracy of estimates" in (settings.home / "reports" / "2026-11-audit.html").read_text()
 
 
-def test_a_price_list_serves_a_box_no_bill_knows(config: Path) -> None:
+def test_the_price_list_prices_a_machine_that_is_on_no_bill(config: Path) -> None:
     """`rates.prices` by instance type; without it the run is counted, and no figure is made up."""
     deliver(config, 1)
     text = json.loads(config.read_text())

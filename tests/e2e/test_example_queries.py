@@ -143,7 +143,7 @@ def as_text(value: Any) -> Any:
     return f"{value:%Y-%m-%d}" if hasattr(value, "year") and not hasattr(value, "hour") else value
 
 
-def test_the_snippets_for_other_readers(warehouse: ParquetWarehouse) -> None:
+def test_the_snippets_for_other_readers_give_the_same_sum(warehouse: ParquetWarehouse) -> None:
     """pandas, polars, pyarrow, DuckDB and plain Python as the page tells: each total is the bill, to the last decimal."""
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

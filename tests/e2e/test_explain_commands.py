@@ -46,7 +46,7 @@ def run_ids(config: Path) -> list[str]:
     return ids
 
 
-def test_a_run_a_resource_and_a_line_from_the_command_line(config: Path, runspend: Runspend) -> None:
+def test_the_command_line_explains_a_run_a_resource_and_a_line(config: Path, runspend: Runspend) -> None:
     """The night's run explained: the text has the sum and its tick, JSON the same digits, and each printed line can be asked for."""
     first, second = run_ids(config)
     here = ("--config", str(config), "--now", "2026-11-04T06:00")
@@ -127,7 +127,7 @@ def served(config: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
-def test_the_run_page_in_a_browser(served: tuple[str, str], tmp_path: Path) -> None:
+def test_the_run_page_works_in_a_browser(served: tuple[str, str], tmp_path: Path) -> None:
     """Nothing runs, nothing is asked of the network, nothing sticks out, the strip is seen; on a phone and on a desk, light and dark."""
     from playwright.sync_api import sync_playwright
 

@@ -25,7 +25,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("has_script", [True, False])
-def test_from_a_team_to_a_run_and_back(browser: Browser, address: str, width: int, has_script: bool) -> None:
+def test_a_person_clicks_from_a_team_to_a_run_and_back(browser: Browser, address: str, width: int, has_script: bool) -> None:
     context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme="dark", java_script_enabled=has_script)
     page = context.new_page()
     messages: list[str] = []
@@ -54,7 +54,7 @@ def test_from_a_team_to_a_run_and_back(browser: Browser, address: str, width: in
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_from_home_to_a_team_and_to_a_run_in_three_clicks(browser: Browser, address: str, width: int) -> None:
+def test_a_person_reaches_a_team_and_a_run_from_home_in_three_clicks(browser: Browser, address: str, width: int) -> None:
     page = browser.new_context(viewport={"width": width, "height": 844}).new_page()
     page.goto(address)
     assert page.locator("h1").inner_text().endswith(" USD")

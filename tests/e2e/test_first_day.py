@@ -98,12 +98,12 @@ def test_most_of_the_money_finds_its_runs(day: Day) -> None:
 
 
 def test_both_figures_are_shown(day: Day) -> None:
-    """What is known without the pools, and with them, as sure as it is."""
+    """Both shares are shown, without and with the pools, with their confidence."""
     (line,) = [line for line in day.screen.splitlines() if line.startswith("allocated to runs: ")]
-    said = (
+    pattern = (
         r"allocated to runs: 0\.0% today, ([0-9.]+)% with the 2 proposed pools \(medium confidence\); they bring ([0-9.,]+) USD into scope"
     )
-    found = re.fullmatch(said, line)
+    found = re.fullmatch(pattern, line)
     assert found
     assert f"then run: runspend nightly --config {day.config}" in day.screen
     money = given(day)
@@ -144,7 +144,7 @@ def test_a_trial_does_not_throw_away_what_someone_corrected(day: Day, tmp_path: 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", SHAPES)
-def test_companies_of_every_kind(tmp_path: Path, name: str) -> None:
+def test_nearly_all_cost_of_machines_with_runs_gets_runs_in_companies_of_every_kind(tmp_path: Path, name: str) -> None:
     """The money of nearly all the time in which machines had runs has runs, 60% of the ML platform's if so much was used, and nearly all of it runs that were there."""
     day = first_day(tmp_path, SHAPES[name])
     found = given(day)

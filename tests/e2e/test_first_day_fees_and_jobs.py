@@ -71,7 +71,7 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def doctor(config: Path) -> list[tuple[str, str]]:
-    """What `doctor` foresees with a file: names and texts."""
+    """What `doctor` foresees with a file: names and strings."""
     done = run_here("doctor", "--config", str(config), "--now", NOW, "--json", code=None)
     return [(each["name"], each["text"]) for each in json.loads(done.stdout) if each["section"] == "outlook"]
 

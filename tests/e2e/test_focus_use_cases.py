@@ -1,6 +1,6 @@
 """The questions of the FOCUS use case library, asked of what `runspend export focus` writes over the demo.
 
-The queries are ours: `docs/focus-use-cases.sql`, one for each use case that reads Cost and Usage. The library's own texts are not in
+The queries are ours: `docs/focus-use-cases.sql`, one for each use case that reads Cost and Usage. The library's own strings are not in
 this repository. Where the samples have them (`focus_use_cases/VERSION-NAME.sql`, one query a file), they are run too.
 """
 
@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 
 PERIODS = ("2026-10", "2026-11")
 ABOUT_CONTRACTS = {"Track contract commitment burn-down over time", "Report on initial contract commitments"}  # the demo has no contract
-# Functions that the library's texts call and DuckDB has under another name or not at all.
+# Functions that the library's strings call and DuckDB has under another name or not at all.
 MACROS = """
 create macro json_unquote(j) as j ->> '$';
 create macro json_contains_path(j, mode, a) as json_exists(to_json(j), a), (j, mode, a, b) as json_exists(j, a) and json_exists(j, b);
@@ -36,7 +36,7 @@ PARAMETERS = {
     "PricingCurrency": "'Credits'", "PricingUnit": "'Credits'", "ResourceId": "(select any_value(ResourceId) from focus_data_table)",
     'Tags["Application"]': "'vision'",
 }  # fmt: skip
-# What a reader of the library must replace: names of one's own tags and programs, and mistakes of the texts.
+# What a reader of the library must replace: names of one's own tags and programs, and mistakes of the strings.
 REPLACED = (
     ("Tags[\"ApplicationId\"]", "Tags['team']"),
     ("Tags[\"Application\"]", "Tags['team']"),
@@ -96,9 +96,9 @@ def test_the_page_says_what_each_query_answers(focus: duckdb.DuckDBPyConnection)
         rows = cursor.fetchall()
         found[title] = f"{len(rows):,}"
         empty[title] = [name for index, name in enumerate(names) if rows and all(row[index] is None for row in rows)]
-    said = table()
-    assert len(said) == 70 and len(found) == 66
-    assert {title: rows for title, rows in said.items() if not rows.startswith("needs ")} == found
+    page = table()
+    assert len(page) == 70 and len(found) == 66
+    assert {title: rows for title, rows in page.items() if not rows.startswith("needs ")} == found
     assert {title for title, rows in found.items() if rows == "0"} == ABOUT_CONTRACTS
     # Nothing of the demo's compute is under a commitment.
     assert {title: names for title, names in empty.items() if names} == {"Report effective cost of compute": ["CommitmentDiscountType"]}
@@ -124,7 +124,7 @@ def test_answers_add_up_to_the_ledger(focus: duckdb.DuckDBPyConnection, made_nig
 
 
 def adapted(text: str) -> str:
-    """A text of the library as DuckDB reads it: its placeholders filled, names of one's own in it, and the dialect translated by sqlglot."""
+    """A string of the library as DuckDB reads it: its placeholders filled, names of one's own in it, and the dialect translated by sqlglot."""
     for column, value in PARAMETERS.items():
         text = re.sub(rf"(?<![\w.\"])((?:CU\.)?{re.escape(column)}\s*(?:>=|<=|=|<)\s*)\?", rf"\g<1>{value}", text, flags=re.IGNORECASE)
     text = re.sub(r"((?:Charge|Billing)PeriodStart\s*)< timestamptz '2026-10-01", r"\1< timestamptz '2026-12-02", text)

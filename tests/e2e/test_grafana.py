@@ -268,7 +268,7 @@ def expected(warehouse: duckdb.DuckDBPyConnection, database: Database, name: str
 
 
 def is_equal(name: str, ours: Any, theirs: Any) -> bool:
-    """Money, counts, dates and texts are the same; hours and ratios are floats, and the clock goes on between two questions."""
+    """Money, counts, dates and strings are the same; hours and ratios are floats, and the clock goes on between two questions."""
     if isinstance(theirs, float) or isinstance(ours, float):
         return float(ours) == pytest.approx(float(theirs), rel=1e-3 if name == "freshness/bill_lag" else 1e-9)
     return bool((ours or 0) == (theirs or 0)) if isinstance(theirs, Decimal | None) else bool(ours == theirs)

@@ -111,7 +111,7 @@ def test_axe_finds_no_violation(
 
 
 def test_axe_finds_a_violation_that_is_there(browser: Browser, address: str) -> None:
-    """The test above can fail: a header without a text, a button without a name, text that is too pale."""
+    """The test above can fail: a header without a string, a button without a name, text that is too pale."""
     page = visited(browser, f"{address}/")
     page.evaluate(
         """() => {
@@ -126,7 +126,7 @@ def test_axe_finds_a_violation_that_is_there(browser: Browser, address: str) -> 
 
 
 def column(table: Locator, number: int) -> list[str]:
-    """The texts of a column, without rows that stay below the others."""
+    """The strings of a column, without rows that stay below the others."""
     return table.locator(f"tbody tr:not(.sum, .apart) td:nth-child({number})").all_inner_texts()
 
 
@@ -208,11 +208,11 @@ def test_a_chart_tells_what_it_shows_by_pointer_and_by_keys(browser: Browser, ad
     page.mouse.move(5, 5)
     assert not bubble.is_visible()
     chart.focus()
-    said = []
+    labels = []
     for key in ("Home", "ArrowUp", "ArrowRight", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
-        said.append(re.sub(r" [\d,.]+$", "", bubble.inner_text()))
-    assert said == ["Oct 2026 runs", "Oct 2026 idle", "Nov 2026 idle", "Nov 2026 runs", "Nov 2026 runs"]
+        labels.append(re.sub(r" [\d,.]+$", "", bubble.inner_text()))
+    assert labels == ["Oct 2026 runs", "Oct 2026 idle", "Nov 2026 idle", "Nov 2026 runs", "Nov 2026 runs"]
     page.keyboard.press("Escape")
     assert not bubble.is_visible()
     assert chart.locator("title").count() == 0

@@ -84,7 +84,7 @@ def night(folder: Path, config: str = "runspend.yaml") -> str:
     return runspend(folder, "nightly", "--config", config, "--now", NIGHT)
 
 
-def said(text: str) -> dict[str, str]:
+def facts(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
@@ -92,7 +92,7 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
     """800 + 210, and each hour's power by what its runs measured and 120 W; every hour is a run's or idle, and the month is final."""
     expected = exactly(1010 + power(*EARLY))
     assert total(box) == expected
-    first = said((box / "first.txt").read_text())
+    first = facts((box / "first.txt").read_text())
     assert (Decimal(first["2026-11.EUR.bill"]), first["2026-11.EUR.equals_loaded_bill"], first["exit"]) == (expected, "true", "0")
     assert Decimal(first["2026-11.EUR.allocated_to_runs"]) + Decimal(first["2026-11.EUR.idle"]) == expected
     rows = ask(
@@ -126,7 +126,7 @@ def test_the_doctor_says_what_is_measured(box: Path) -> None:
 
 def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
     """Nothing new was measured: the same bytes."""
-    again = said(night(box))
+    again = facts(night(box))
     assert (again["rebuilt"], again["exit"]) == ("", "0")
 
 
@@ -150,7 +150,7 @@ def test_late_measurements_restate_the_month(box: Path) -> None:
     """A run that comes to light later, of half an hour at hardly any watts: November has a second version, and says what it is less by."""
     before = total(box)
     log(box, LATE)
-    found = said(night(box))
+    found = facts(night(box))
     assert "2026-11" in found["rebuilt"]
     assert total(box) == exactly(1010 + power(*EARLY, *LATE)) < before
     [change] = ask(box, "select sum(billed_cost) as billed from bill_changes where billing_period = '2026-11-01' and version_number = 2")

@@ -62,11 +62,11 @@ def ask(folder: Path, query: str) -> list[dict[str, Any]]:
 
 def test_november_is_what_the_box_cost(box: Path) -> None:
     """1,155.08: every hour of it is a run's or idle, the bill equals the export, the month is final on its first morning."""
-    said = dict(line.split("=", 1) for line in (box / "first.txt").read_text().splitlines() if "=" in line)
-    assert (said["2026-11.EUR.bill"], said["2026-11.EUR.equals_loaded_bill"], said["exit"]) == ("1155.08", "true", "0")
-    assert said["2026-11.EUR.covered_until"] == "2026-12-01T00:00:00Z"
-    assert (said["2026-11.EUR.out_of_scope"], said["2026-11.EUR.unallocated"], said["2026-11.EUR.shared"]) == ("0", "0", "0")
-    assert Decimal(said["2026-11.EUR.allocated_to_runs"]) + Decimal(said["2026-11.EUR.idle"]) == Decimal("1155.08")
+    printed = dict(line.split("=", 1) for line in (box / "first.txt").read_text().splitlines() if "=" in line)
+    assert (printed["2026-11.EUR.bill"], printed["2026-11.EUR.equals_loaded_bill"], printed["exit"]) == ("1155.08", "true", "0")
+    assert printed["2026-11.EUR.covered_until"] == "2026-12-01T00:00:00Z"
+    assert (printed["2026-11.EUR.out_of_scope"], printed["2026-11.EUR.unallocated"], printed["2026-11.EUR.shared"]) == ("0", "0", "0")
+    assert Decimal(printed["2026-11.EUR.allocated_to_runs"]) + Decimal(printed["2026-11.EUR.idle"]) == Decimal("1155.08")
     assert (box / ".runspend" / "reports" / "2026-11.html").is_file()
     [state] = ask(box, "select state from period_states where billing_period = '2026-11-01'")
     assert state["state"] == "final"

@@ -84,7 +84,7 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     assert run.info.lifecycle_stage == "active"
     assert (run.data.tags.get("runspend.archived"), run.data.tags["runspend.restored"]) == (
         None,
-        f"in its place again since {NOW:%Y-%m-%d}",
+        f"restored to its original place on {NOW:%Y-%m-%d}",
     )
     place.client.delete_tag(place.plain, "runspend.restored")
     assert tag_archived(settings, records) == []
@@ -127,7 +127,7 @@ def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.
         except KilledError:
             continue
     assert states == ["pruned"] * 3
-    assert {name for name, _ in killed} == {"archive.told", "archive.before_prune", "archive.pruned"}
+    assert {name for name, _ in killed} == {"archive.tagged", "archive.before_prune", "archive.pruned"}
     assert [place.client.get_run(run_id).info.lifecycle_stage for run_id in (*runs, archived)] == ["deleted", "deleted", "active"]
     assert place.client.get_experiment(empty).lifecycle_stage == "deleted"
     assert place.client.get_run(archived).data.tags["runspend.archived"].startswith(f"s3://cold/{archive.folder} since ")

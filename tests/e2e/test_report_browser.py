@@ -100,7 +100,7 @@ def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[s
 
 
 @pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html", "2027-01.html", "2027-01-audit.html", "index.html"])
-def test_nothing_sticks_out_at_any_width(browser: Browser, served: tuple[str, Path], name: str) -> None:
+def test_pages_fit_at_any_width(browser: Browser, served: tuple[str, Path], name: str) -> None:
     """No sideways scrolling, folds open; the style sheet applies; text is visible on its background."""
     address, _ = served
     watched = open_page(browser, f"{address}/{name}", f"{address}/{name}")

@@ -44,10 +44,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_runs_pay_their_jobs(cluster: Path, runspend: Runspend) -> None:
     """10 hours of 16 cores, 128 GiB and 2 A100; 2 hours of 8 cores, 32 GiB and a GPU, the second such shared by two runs."""
-    said = dict(
+    printed = dict(
         line.split("=", 1) for line in runspend("nightly", "--now", "2026-11-25T02:00", cwd=cluster).stdout.splitlines() if "=" in line
     )
-    assert (said["2026-11.EUR.bill"], said["2026-11.EUR.equals_loaded_bill"]) == ("59.84", "true")
+    assert (printed["2026-11.EUR.bill"], printed["2026-11.EUR.equals_loaded_bill"]) == ("59.84", "true")
     query = "select owner, effective_cost, confidence from run_costs order by owner"
     rows = json.loads(runspend("sql", "--json", query, cwd=cluster).stdout, parse_float=Decimal)
     big, small = Decimal("53.76"), Decimal("2.848")

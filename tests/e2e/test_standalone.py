@@ -155,9 +155,9 @@ def story(log: Path) -> str:
             " where state is null or state not in ('success', 'skipped') order by start_date"
         ).fetchall()
     logs = [f"{file.relative_to(home)}\n{file.read_text(errors='replace')[-1500:]}" for file in sorted(home.glob("logs/dag_id=*/**/*.log"))]
-    told = [line for line in logs if "error" in line.lower() or "exception" in line.lower()]
+    error_lines = [line for line in logs if "error" in line.lower() or "exception" in line.lower()]
     own = [line for line in log.read_text(errors="replace").splitlines() if "Starting call to" not in line]
-    return "\n".join([*own[-40:], *told[:10], *(str(row) for row in (*dag_runs, *tasks))])
+    return "\n".join([*own[-40:], *error_lines[:10], *(str(row) for row in (*dag_runs, *tasks))])
 
 
 @pytest.mark.timeout(3000)

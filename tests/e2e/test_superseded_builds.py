@@ -35,7 +35,7 @@ def settings(world: KeptWorld) -> Settings:
     return load_settings(world.put_back("read"))
 
 
-def overtake(settings: Settings, times: int, told: list[str]) -> Callable[[str], None]:
+def overtake(settings: Settings, times: int, messages: list[str]) -> Callable[[str], None]:
     """Another process that publishes new artifact bytes each time the ledger is about to be built, so many times."""
 
     warehouse = open_warehouse(settings)
@@ -44,8 +44,8 @@ def overtake(settings: Settings, times: int, told: list[str]) -> Callable[[str],
     assert rows is not None
 
     def progress(words: str) -> None:
-        told.append(words)
-        count = told.count(words)
+        messages.append(words)
+        count = messages.count(words)
         if words == "allocate 2026-11: building" and count <= times:
             with warehouse.step("measure", f"again-{count}") as step:
                 step.put(*unit, rows.slice(0, rows.num_rows - count % 2))  # one row less, all, one row less, …
@@ -66,9 +66,9 @@ def mails(settings: Settings) -> list[str]:
 
 def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
     """`measure` ends while allocation runs, and wakes no step: without a second build, no costs and no mail until the next morning."""
-    told: list[str] = []
-    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 1, told))
-    assert told.count("allocate 2026-11: building") == 2
+    messages: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 1, messages))
+    assert messages.count("allocate 2026-11: building") == 2
     assert (outcome.exit_code, outcome.superseded) == (0, []) and "allocate 2026-11" in outcome.changed
     assert not [note for note in outcome.notes if "superseded" in note]
     assert is_built(settings)
@@ -79,17 +79,17 @@ def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
 def test_a_named_month_that_was_overtaken_is_built_again(settings: Settings) -> None:
     """With `--period` too, also where nothing else differs; each build is reported once."""
     pipeline.settle(settings, now=NOW)
-    told: list[str] = []
-    outcome = pipeline.settle(settings, now=NOW, periods=["2026-11"], progress=overtake(settings, 1, told))
-    assert told.count("allocate 2026-11: building") == 2
+    messages: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, periods=["2026-11"], progress=overtake(settings, 1, messages))
+    assert messages.count("allocate 2026-11: building") == 2
     assert (outcome.exit_code, outcome.superseded, outcome.changed.count("allocate 2026-11")) == (0, [], 1)
     assert len(set(outcome.changed)) == len(outcome.changed) and not set(outcome.changed) & set(outcome.unchanged)
 
 
 def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
     """Shows that the race is real: one try is dropped, and with it the costs and the mail."""
-    told: list[str] = []
-    outcome = pipeline.allocate(settings, now=NOW, progress=overtake(settings, 1, told))
+    messages: list[str] = []
+    outcome = pipeline.allocate(settings, now=NOW, progress=overtake(settings, 1, messages))
     assert outcome.superseded and not is_built(settings)
     pipeline.alert(settings, now=NOW)
     assert not [subject for subject in mails(settings) if "vision" in subject]
@@ -97,8 +97,8 @@ def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
 
 def test_a_build_that_is_always_overtaken_is_reported(settings: Settings) -> None:
     """After three tries it ends, the note says so, and Airflow's task tries again later."""
-    told: list[str] = []
-    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, told))
-    assert told.count("allocate 2026-11: building") == BUILD_TRIES
+    messages: list[str] = []
+    outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, messages))
+    assert messages.count("allocate 2026-11: building") == BUILD_TRIES
     assert [note for note in outcome.superseded if note.startswith("allocate 2026-11: superseded")]
     assert not is_built(settings)

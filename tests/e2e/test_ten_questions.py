@@ -72,7 +72,7 @@ class Visitor:
         raise AssertionError(f"the Tab key does not reach {what}")
 
     def find(self, text: str) -> None:
-        """Search for a text."""
+        """Search for a string."""
         field = self.page.get_by_role("searchbox", name="Search runs")
         if self.by_keyboard:
             self.reach(field)
@@ -184,8 +184,8 @@ def end_of_the_month(v: Visitor, p: Programs) -> None:
     ours = p.python.costs(by="allocated_to", since=v.days["from"], until=v.days["to"], where={"allocated_to": kinds}).to_dicts()
     assert sum(row["effective_cost"] for row in ours) == Decimal(found)
     assert v.page.locator("h1").inner_text() == f"{shown(found)} USD"
-    (said,) = re.findall(r"it will probably be about ([\d,]+) \(80% interval: ([\d,]+) to ([\d,]+)\)", v.text)
-    middle, low, high = (Decimal(figure.replace(",", "")) for figure in said)
+    (forecast,) = re.findall(r"it will probably be about ([\d,]+) \(80% interval: ([\d,]+) to ([\d,]+)\)", v.text)
+    middle, low, high = (Decimal(figure.replace(",", "")) for figure in forecast)
     assert Decimal(found) < low < middle < high
 
 

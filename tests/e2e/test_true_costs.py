@@ -83,16 +83,16 @@ def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple
     assert faults == []
     assert settled > 0
     if maker is TOGETHER:
-        bar, is_told = world.bar, world.is_told
-        assert bar == worlds.WITH_IDS and is_told  # none of them has loosened it for all
+        bar, is_identified = world.bar, world.is_identified
+        assert bar == worlds.WITH_IDS and is_identified  # none of them has loosened it for all
 
 
 def test_cost_that_the_data_cannot_attribute_is_reported(played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Where runs do not state how their machines were bought, doctor says how far the prices differ; where they claim more than their part of a shared type, how much."""
     unstated, _ = played(worlds.spot_mix_unstated)
-    said = [hours.words for hours in _claimed(unstated)]
-    assert len(said) == 1
-    assert "an hour costs 9.0" in said[0] and " to 22.6" in said[0] and "runs do not state which" in said[0]
+    claims = [hours.words for hours in _claimed(unstated)]
+    assert len(claims) == 1
+    assert "an hour costs 9.0" in claims[0] and " to 22.6" in claims[0] and "runs do not state which" in claims[0]
     shared, judgement = played(worlds.shared_type)
     world = judgement.world
     asked = sum((run.end or 0) - run.start for run in world.runs if run.params["instance_type"] == worlds.G5.name)

@@ -71,7 +71,7 @@ def test_the_heartbeat_follows_a_good_pipeline_run_and_no_other(tmp_path: Path, 
     assert "cost tables" in mails[0]
 
 
-def test_a_test_mail_by_command(tmp_path: Path) -> None:
+def test_the_command_sends_one_test_mail_and_prints_its_outcome(tmp_path: Path) -> None:
     """One mail to the address given, its outcome printed; what is not an address is wrong use."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: home\nmail: {backend: file}\n")

@@ -28,7 +28,7 @@ OTHERS = {
     "archive.tombstone",
     "archive.after_expire",
 }  # killed in memory: tests/actions/archive/test_run.py
-OTHERS |= {"archive.told", "archive.before_prune", "archive.pruned"}  # killed beside a real MLflow: tests/e2e/test_prune.py
+OTHERS |= {"archive.tagged", "archive.before_prune", "archive.pruned"}  # killed beside a real MLflow: tests/e2e/test_prune.py
 POINTS = sorted(
     {name for path in (REPOSITORY / "include/runspend/actions/archive").glob("*.py") for name in NAMED.findall(path.read_text())} - OTHERS
 )
@@ -79,11 +79,11 @@ def test_killed_at_a_named_point(folder: Path, point: str) -> None:
     assert whole(folder, "back1")
     again = run_forked("tests.faults.archiver", str(folder), RUNSPEND_CRASH_AT=point)
     assert again.returncode in (0, -signal.SIGKILL) and whole(folder, "back2")
-    told = [run(folder), run(folder)]
-    assert here(folder) == {} and whole(folder, "back3"), told
+    printed = [run(folder), run(folder)]
+    assert here(folder) == {} and whole(folder, "back3"), printed
     lease = {name: found for name, found in everything(folder).items() if "archive_lease" not in name}
     assert run(folder) == ["nothing"]
-    assert {name: found for name, found in everything(folder).items() if "archive_lease" not in name} == lease, told
+    assert {name: found for name, found in everything(folder).items() if "archive_lease" not in name} == lease, printed
 
 
 @pytest.fixture
@@ -116,13 +116,13 @@ def test_a_holder_that_sleeps_too_long_changes_nothing_when_it_wakes(stop: Calla
         folder, holder = stop(number)
         held.append((folder, holder, run_early(folder, holder)))
     time.sleep(2.2)
-    for folder, holder, told in held:
-        if told != "archived\n":  # so soon after, the first still held the lease
+    for folder, holder, printed in held:
+        if printed != "archived\n":  # so soon after, the first still held the lease
             assert run(folder) == ["archived"]
         before = everything(folder)
         holder.send_signal(signal.SIGCONT)
-        said, _ = holder.communicate(timeout=60)
-        assert holder.returncode == 5 and "another archiver has taken over" in said
+        output, _ = holder.communicate(timeout=60)
+        assert holder.returncode == 5 and "another archiver has taken over" in output
         assert everything(folder) == before
         assert here(folder) == {} and whole(folder, "back")
 
@@ -130,9 +130,9 @@ def test_a_holder_that_sleeps_too_long_changes_nothing_when_it_wakes(stop: Calla
 def run_early(folder: Path, holder: subprocess.Popen[str]) -> str:
     """A run while another is stopped: it is refused if the lease of that one is not over yet. What it says."""
     early = start(folder)
-    told, _ = early.communicate(timeout=120)
-    assert (early.returncode, told) == (0, "archived\n") or (early.returncode == 5 and f"process {holder.pid}" in told)
-    return told
+    printed, _ = early.communicate(timeout=120)
+    assert (early.returncode, printed) == (0, "archived\n") or (early.returncode == 5 and f"process {holder.pid}" in printed)
+    return printed
 
 
 def test_no_room_left_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def publish_version(warehouse: BigQueryWarehouse, version: int) -> None:
 
 
 def add_in_rounds(warehouse: BigQueryWarehouse, writer: str, count: int) -> int:
-    """Add one row to the same unit `count` times, over what was read; returns how often another writer was quicker."""
+    """Add one row to the same unit `count` times, each time to the rows just read; return how often another writer published first."""
     superseded = done = 0
     while done < count:
         with warehouse.reader():  # states and rows of one moment

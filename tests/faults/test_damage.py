@@ -48,15 +48,15 @@ def root_of(config: Path) -> Path:
 
 
 def mails(config: Path) -> list[str]:
-    """Texts of the mails about damage."""
+    """Strings of the mails about damage."""
     return [text for path in (config.parent / "home" / "mail").glob("*.eml") if "DAMAGED" in (text := path.read_text())]
 
 
 def assert_found_and_mended(config: Path, damaged: set[Unit], wanted: dict[Unit, str]) -> None:
     """The next pipeline run names every one, ends with 4, mails once, and leaves what was there before; the one after has nothing to say."""
     done = run_here("nightly", "--config", str(config), "--now", NOW, "--json", code=4)
-    said = json.dumps(json.loads(done.stdout.partition("\n}\n")[0] + "\n}"), ensure_ascii=False)
-    missed = [unit for unit in damaged if " ".join(unit) not in said]
+    printed = json.dumps(json.loads(done.stdout.partition("\n}\n")[0] + "\n}"), ensure_ascii=False)
+    missed = [unit for unit in damaged if " ".join(unit) not in printed]
     problems = json.loads(done.stdout.partition("\n}\n")[0] + "\n}")["problems"]
     assert len(mails(config)) == 1, problems
     listed = mails(config)[0].replace("=\n", "")
@@ -165,7 +165,7 @@ def contents(warehouse: ParquetWarehouse, unit: Unit) -> list[bytes | None]:
 
 
 def test_a_reader_refuses_a_flipped_bit_that_was_written(config: Path) -> None:
-    """What went through the file system is seen at once, in every public table and wherever in the file it is."""
+    """A reader immediately detects a change that was written through the file system, in every public table and anywhere in the file."""
     warehouse = ParquetWarehouse(root_of(config))
     tried = 0
     for table in (name for name, table in TABLES.items() if table.is_public):
@@ -195,13 +195,13 @@ def test_a_bit_that_rotted_is_refused_from_the_verification_on(config: Path) -> 
 
 @pytest.mark.parametrize("name", ["schema.json", "index.json"])
 def test_books_are_made_again_from_the_files(config: Path, name: str) -> None:
-    """Every bit of them counts; a pipeline run mends them, says so, and nothing else changes."""
+    """Every flipped bit in these files is found. A pipeline run repairs the files, reports it, and changes nothing else."""
     path, wanted = root_of(config) / "_runspend" / name, digests(root_of(config))
     data = path.read_bytes()
     for byte in range(0, len(data), max(1, len(data) // 40)):
         path.write_bytes(bytes([*data[:byte], data[byte] ^ 1, *data[byte + 1 :]]))
-        said = json.loads(run_here("verify", "--json", "--config", str(config), code=4).stdout)
-        assert name in said["problems"][0]
+        printed = json.loads(run_here("verify", "--json", "--config", str(config), code=4).stdout)
+        assert name in printed["problems"][0]
     assert path.read_bytes() == data
     path.write_bytes(data[:-9])
     assert_found_and_mended(config, {Unit("_runspend", "all", name)}, wanted)

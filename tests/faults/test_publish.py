@@ -185,7 +185,7 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
     "closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"]
 )
 def test_a_folder_that_may_not_be_written_is_found_before_the_first_move(closed: str) -> None:
-    """Made by another account, say: half of the moves would keep everyone out, this account and that one."""
+    """Another account may have made the folder. A publish with half of its moves would lock out both accounts."""
     with tempfile.TemporaryDirectory(prefix="runspend-publish-") as folder:
         root = Path(folder) / "warehouse"
         publish_version(root, 1)

@@ -273,7 +273,7 @@ def halved(path: Path, _: Path) -> None:
 
 @pytest.mark.parametrize("change", [copied, linked, piped, grown, cut, nested, halved])
 def test_a_file_that_is_not_the_record_of_its_name_is_refused(home: Path, decoys: Path, change: Callable[[Path, Path], None]) -> None:
-    """A copy under another name, a link, a pipe, a gigabyte, a piece, a hundred thousand brackets, half a character."""
+    """The file is a copy under another name, a link, a pipe, a gigabyte, a fragment, a hundred thousand brackets or half a character."""
     key, value = GOOD["heartbeats"]
     path, before = write(home, "heartbeats", key, value), seen(decoys)
     change(path, decoys)
@@ -330,8 +330,8 @@ def test_a_tampered_record_keeps_its_own_mail_alone(home: Path, mailbox: tuple[S
         send_outbox(given, records, NOW)
     assert error.value.file == str(bad)
     assert sorted(accepted.message["Subject"] for accepted in server.accepted) == ["[runspend] notice a", "[runspend] notice c"]
-    [*_, told] = sorted((home / "records" / "outbox").glob("*.json"))
-    told.write_text("{")
+    [*_, newest] = sorted((home / "records" / "outbox").glob("*.json"))
+    newest.write_text("{")
     for _ in range(3):
         with pytest.raises(RecordRefused):
             send_outbox(given, records, NOW)

@@ -79,7 +79,7 @@ def versions_seen(root: Path, tables: Sequence[str] = TOGETHER) -> set[str]:
 
 
 def add_in_rounds(root: Path, writer: str, count: int) -> int:
-    """Add one row to the same unit `count` times, over what was read; returns how often another writer was quicker."""
+    """Add one row to the same unit `count` times, each time to the rows just read; return how often another writer published first."""
     unit = Unit("bill_changes", PERIOD, "all")
     table = TABLES["bill_changes"]
     warehouse = ParquetWarehouse(root)

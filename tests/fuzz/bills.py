@@ -1,4 +1,4 @@
-"""Bills of every format, delivery manifests and inventories: refused, quarantined or loaded, and then nothing of it is lost."""
+"""Bills of every format, delivery manifests and inventories: each is refused, quarantined or loaded, and a loaded bill is complete."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def load(nights: Nights) -> Load:
         for line in lines.select(["billing_currency", *MEASURES]).to_pylist():
             for measure in MEASURES:
                 sums[line["billing_currency"], measure] = EXACT_SUM(sums[line["billing_currency"], measure], line[measure] or Decimal(0))
-        told = {
+        reported = {
             (row["billing_currency"], measure): row[measure] or Decimal(0) for row in current for measure in MEASURES if row["row_count"]
         }
-        if {k: v for k, v in sums.items() if v} != {k: v for k, v in told.items() if v}:
-            raise Finding(f"{period.period}: lines add up to {dict(sums)}, the load says {told}")
+        if {k: v for k, v in sums.items() if v} != {k: v for k, v in reported.items() if v}:
+            raise Finding(f"{period.period}: lines add up to {dict(sums)}, the load says {reported}")
         if sum(row["row_count"] for row in current) != lines.num_rows:
             raise Finding(f"{period.period}: {lines.num_rows} lines, the load says {sum(row['row_count'] for row in current)}")
         if max((row["quarantined_count"] for row in current), default=0) != len(quarantined):
@@ -139,7 +139,7 @@ def weights(name: str) -> Run:
 
 
 def own_machines(data: bytes, work: Path) -> None:
-    """The list of one's own machines, from `machines:`: a ValueError is a mistake reported with its line."""
+    """A list of own machines, as in `machines:`. A ValueError is a mistake that is reported with its line."""
     source = BillSource.model_validate({"name": "own", "format": "machines", "currency": "EUR", "machines": json.loads(data)})
     load(Nights(work / "nights", source))
 
@@ -189,9 +189,9 @@ def inventory_rows(data: bytes, work: Path) -> None:
     dated = one.deliver([inventory_files.entry("art/a", 5)])
     packed = gzip.compress(data, mtime=0)
     one.files[0].write_bytes(packed)
-    said = json.loads((dated / "manifest.json").read_bytes())
-    said["files"][0] |= {"size": len(packed), "MD5checksum": hashlib.md5(packed, usedforsecurity=False).hexdigest()}
-    text = json.dumps(said).encode()
+    parsed = json.loads((dated / "manifest.json").read_bytes())
+    parsed["files"][0] |= {"size": len(packed), "MD5checksum": hashlib.md5(packed, usedforsecurity=False).hexdigest()}
+    text = json.dumps(parsed).encode()
     (dated / "manifest.json").write_bytes(text)
     (dated / "manifest.checksum").write_text(hashlib.md5(text, usedforsecurity=False).hexdigest())
     _measure(work)
@@ -243,7 +243,7 @@ def databricks_rows() -> list[dict[str, Any]]:
 
 
 def databricks_csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """Structs and maps as JSON texts."""
+    """Structs and maps as JSON strings."""
     return csv_of({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()} for row in rows)
 
 

@@ -1,4 +1,4 @@
-"""Mutations that keep the shape of an input: cells of a CSV, values of a JSON document, words of a text. Seeded, so repeatable."""
+"""Mutations that keep the shape of an input: cells of a CSV, values of a JSON document, words of a string. Seeded, so repeatable."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def _bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def _text(data: bytes, chance: random.Random) -> bytes:
-    """Words and lines of a text, replaced, dropped, doubled, swapped."""
+    """Words and lines of a string, replaced, dropped, doubled, swapped."""
     text = data.decode("utf-8", "replace")
     if chance.random() < 0.4:
         lines = text.split("\n")

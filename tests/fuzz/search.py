@@ -74,8 +74,8 @@ def describe(error: BaseException) -> str:
     """The kind of an error and the innermost line of the library on its way."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if LIBRARY in f.filename]
     at = f"{frames[-1].filename.rpartition(LIBRARY)[2]}:{frames[-1].lineno} {frames[-1].name}" if frames else "its target"
-    said = f": {re.split(r'[^a-zA-Z ]', str(error))[0].strip()}" if isinstance(error, Finding) else ""  # without what differs by input
-    return f"{type(error).__name__} at {at}{said}"
+    reason = f": {re.split(r'[^a-zA-Z ]', str(error))[0].strip()}" if isinstance(error, Finding) else ""  # without what differs by input
+    return f"{type(error).__name__} at {at}{reason}"
 
 
 def search_blindly(name: str, seconds: float, found: Findings, seed: int) -> int:

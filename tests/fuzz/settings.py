@@ -77,7 +77,7 @@ def selectors(data: bytes, work: Path) -> None:
 
 
 def selector_words(data: bytes, work: Path) -> None:
-    """A pattern and a text: quick, however many wildcards."""
+    """A pattern and a string: quick, however many wildcards."""
     pattern, _, text = data.decode("utf-8", "replace").partition("\n")
     matches(pattern, text)
 

@@ -1,4 +1,4 @@
-"""Every kept input is read or refused as its target says; the guard sees what it is there for; longer searches find nothing new."""
+"""Every kept input is read or refused as its target promises. The guard detects each violation, and longer searches find nothing new."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 
 
 class _Answers(BaseHTTPRequestHandler):
-    """Answers by the last two parts of the path; a text goes out as it is, anything else as JSON."""
+    """Answers by the last two parts of the path; a string goes out as it is, anything else as JSON."""
 
     answers: dict[str, Any] = {}  # noqa: RUF012 (one input at a time)
     is_honest = True  # whether it answers what was asked for, as far as times go
@@ -32,10 +32,10 @@ class _Answers(BaseHTTPRequestHandler):
     def answer(self) -> None:
         asked = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         key = "/".join(urlsplit(self.path).path.strip("/").split("/")[-2:])
-        said = self.answers.get(key)
-        if (bound := re.search(r">= (\d+)", asked)) and isinstance(said, dict) and self.is_honest:
-            said = {k: [item for item in v if _begin(item) >= int(bound[1])] if isinstance(v, list) else v for k, v in said.items()}
-        body = said.encode("utf-8", "surrogatepass") if isinstance(said, str) else json.dumps({} if said is None else said).encode()
+        reply = self.answers.get(key)
+        if (bound := re.search(r">= (\d+)", asked)) and isinstance(reply, dict) and self.is_honest:
+            reply = {k: [item for item in v if _begin(item) >= int(bound[1])] if isinstance(v, list) else v for k, v in reply.items()}
+        body = reply.encode("utf-8", "surrogatepass") if isinstance(reply, str) else json.dumps({} if reply is None else reply).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -60,8 +60,8 @@ def _server() -> str:
 
 def answers(data: bytes, work: Path) -> None:
     """A JSON object of answers by path: every one of them may be anything."""
-    said = as_json(data)
-    _Answers.answers = said if isinstance(said, dict) else {}
+    reply = as_json(data)
+    _Answers.answers = reply if isinstance(reply, dict) else {}
     _Answers.is_honest = _Answers.answers.get("honest") is not False
     server = TrackingServer(name="prod", uri=_server())
     (work / "extract").mkdir()

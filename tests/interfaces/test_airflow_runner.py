@@ -51,7 +51,7 @@ def test_dags_that_leave_no_result_are_an_error_with_the_log_to_read(run: Callab
 
 
 def test_steps_without_settings_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would only say that there is nothing to do."""
+    """These steps would only report that there is nothing to do."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\npublish:\n  - {name: laptop, kind: duckdb, file: costs.duckdb}\n")
     script = tmp_path / "runner.py"

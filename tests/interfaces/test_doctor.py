@@ -206,19 +206,19 @@ def test_missing_bill_columns_that_find_runs_are_reported(tmp_path: Path, monkey
     """No resources, few resources, no tag of a run; what settling would change."""
     text = FILE.replace("tracking: [{name: prod, uri: http://m}]\n", "").replace("stores: [{uri: s3://b}]\n", "")
 
-    def told(**facts: Any) -> list[str]:
+    def reported(**facts: Any) -> list[str]:
         answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, **facts})
         return [text for level, text in of(diagnose(load(tmp_path, text), now=NOW), "bill") if level == "WARN"]
 
-    assert told() == []
-    assert told(usage_rows=0, with_resource=0, with_run=0) == []
-    assert [t.split(".")[0] for t in told(with_resource=0)] == [
+    assert reported() == []
+    assert reported(usage_rows=0, with_resource=0, with_run=0) == []
+    assert [t.split(".")[0] for t in reported(with_resource=0)] == [
         "no usage charge names a resource, so charges match runs only by pools and instance types"
     ]
-    assert [t.split(".")[0] for t in told(with_resource=1000000)] == ["only 25% of usage charges name a resource"]
-    assert [t.split(".")[0] for t in told(with_run=0)] == ["no charge has the tag mlflow_run_id"]
-    assert told(with_run=0, with_job=1) == []
-    assert told(warnings={"unreadable_tags": 3}) == ["unreadable tags: 3"]
+    assert [t.split(".")[0] for t in reported(with_resource=1000000)] == ["only 25% of usage charges name a resource"]
+    assert [t.split(".")[0] for t in reported(with_run=0)] == ["no charge has the tag mlflow_run_id"]
+    assert reported(with_run=0, with_job=1) == []
+    assert reported(warnings={"unreadable_tags": 3}) == ["unreadable tags: 3"]
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "skip_reasons": {"negation": 24}})
     found = of(diagnose(load(tmp_path, text), now=NOW), "bill")
     assert found[1:] == [("ok", "24 rows without a charge: negation")]
@@ -271,7 +271,7 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("bills", "told"),
+    ("bills", "reported"),
     [
         ("{name: dbu, format: databricks, uri: x}", ["dbu"]),
         ("{name: dbu, format: databricks, uri: x, vms: none}", []),
@@ -279,10 +279,10 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
         ("{name: azure, format: azure, uri: y}", []),
     ],
 )
-def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: Path, bills: str, told: list[str]) -> None:
+def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: Path, bills: str, reported: list[str]) -> None:
     """Or the word that there are none."""
     findings = doctor.check_machines_of_clusters(load(tmp_path, f"billing: [{bills}]\n"))
-    assert [f.name for f in findings if f.level == "WARN" and "`vms: none`" in f.text] == told
+    assert [f.name for f in findings if f.level == "WARN" and "`vms: none`" in f.text] == reported
 
 
 @pytest.mark.parametrize(
@@ -317,8 +317,8 @@ def test_measured_power_of_a_machine_is_reported(
     found = of(
         diagnose(load(tmp_path, f"billing: [{{name: lab, format: machines, currency: EUR, machines: {machines}}}]\n"), now=NOW), "bill"
     )
-    [(told, text)] = [(told, text) for told, text in found if text.startswith("box")]
-    assert told == level and says in text
+    [(reported, text)] = [(reported, text) for reported, text in found if text.startswith("box")]
+    assert reported == level and says in text
     assert not any(text.startswith("old") for _, text in found)
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says of runs that name no machine: a company in which some teams do, some do not, and some began last week."""
+"""What doctor reports about runs that name no machine, in a company where only some teams identify their runs."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def test_the_largest_cost_comes_first_then_the_most_hours(warehouse: ParquetWare
         "6 of 12 runs of the last 30 days name their machine or job (50%)",
         "vision of ann: 4 of 6, since 4 Oct 2026; the others took 4.0 h and cost 12.50 USD",
         "speech of bob: 0 of 4; the others took 32.0 h",
-        "Where none is identified, run `pip install runspend` where they train (docs/identify.md)",
-        "If only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: "
+        "If no run of a group is identified, run `pip install runspend` where the group trains (docs/identify.md)",
+        "If only some runs are identified, the others ran elsewhere, were made by MlflowClient.create_run, or were resumed: "
         "call runspend.identify(run_id) for them (docs/identify.md)",
     ]
 
@@ -118,7 +118,7 @@ def test_each_currency_has_its_own_amount_and_order(tmp_path: Path) -> None:
     ]
 
 
-def test_experiments_of_two_servers_are_told_apart(tmp_path: Path) -> None:
+def test_experiments_of_two_servers_stay_separate(tmp_path: Path) -> None:
     runs = [run | {"tracking_server": server} for server in ("dev", "prod") for run in runs_of("ann", "vit", named=0, silent=1)]
     assert say(tmp_path, runs, [cost_of("ann-vit-0", 5)])[1:-1] == [
         "vit of ann on prod/default: 0 of 1; the others took 2.0 h and cost 5.00 USD",
@@ -140,7 +140,7 @@ def test_a_run_has_the_machines_of_its_nearest_ancestor_that_names_some(tmp_path
     assert say(tmp_path, runs, [cost_of("great-grandchild", 100)])[1:-1] == ["vit of ann: 4 of 7, since 3 Oct 2026; the others took 6.0 h"]
 
 
-def test_a_group_that_is_partly_identified_is_not_told_to_install_the_plug_in(tmp_path: Path) -> None:
+def test_a_partly_identified_group_is_not_advised_to_install_the_plug_in(tmp_path: Path) -> None:
     lines = say(tmp_path, runs_of("ann", "vit", named=12, silent=1), [])
     assert "pip install" not in lines[-1] and "call runspend.identify(run_id) for them" in lines[-1]
 

@@ -20,7 +20,7 @@ def test_costs_of_another_installation_are_counted_with_what_to_do(tmp_path: Pat
     others = Counter({"1" * 16: 1_204, "2" * 16: 0})
     _report(settings, settings.tracking[0], lambda _: Written(others=others), outcome, NOW)
     assert outcome.notes == [
-        f"prod: left costs of another Runspend installation ({'1' * 16}) alone, on 1,204 runs, experiments and model versions. "
+        f"prod: did not change the costs that another Runspend installation ({'1' * 16}) wrote to 1,204 runs, experiments and model versions. "
         f"Let only one installation annotate them. If the other one is gone, write its id to {tmp_path / 'installation'}"
     ]
 

@@ -84,7 +84,7 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
         for state, reason in (
             ("archived", ""),
-            ("partial", "1 of 2 objects are still in their place."),
+            ("partial", "1 of 2 objects are still in their original place."),
             ("protected", "alias champion on fraud/7"),
         ):
             tell(result(1, state, reason))
@@ -97,7 +97,7 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
     assert [line.split(" to ")[0] for line in outcome.changed] == ["archived run run1 (old runs): 0 objects, 0 bytes"]
     assert outcome.notes[0] == "kept: run run1 (old runs): alias champion on fraud/7"
     assert outcome.problems[1:] == [
-        "run run1 (old runs): 1 of 2 objects are still in their place.",
+        "run run1 (old runs): 1 of 2 objects are still in their original place.",
         "cannot continue archiving: another archiver has taken over.",
     ]
     assert outcome.exit_code == 5

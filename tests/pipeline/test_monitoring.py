@@ -1,4 +1,4 @@
-"""Silence means all is well: what watches over the nights needs neither the warehouse nor the step that stopped."""
+"""Monitoring of pipeline runs works without the warehouse and without the step that stopped."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
     """The last night was at 04:00. The six-hourly clock judges on; at 06:00 of the next day, 26 hours later, there is one mail, and one a day from then on."""
     given, last = world(tmp_path), datetime(2026, 11, 24, 4, tzinfo=timezone.utc)
     note_night(given, last)
-    told = []
+    notices = []
     for hours in range(2, 75, 6):
         outcome = pipeline.alert(given, now=last + hours * HOUR)
-        told.append((hours, outcome.exit_code, len(inbox(tmp_path))))
-    assert [t for t in told if t[0] < 26] == [(2, 0, 0), (8, 0, 0), (14, 0, 0), (20, 0, 0)]
-    assert told[4] == (26, 3, 1)
-    assert [t[2] for t in told] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
+        notices.append((hours, outcome.exit_code, len(inbox(tmp_path))))
+    assert [t for t in notices if t[0] < 26] == [(2, 0, 0), (8, 0, 0), (14, 0, 0), (20, 0, 0)]
+    assert notices[4] == (26, 3, 1)
+    assert [t[2] for t in notices] == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3]
     first = inbox(tmp_path)[0]
     assert first["Subject"] == "[runspend] STALE: 3 sources or steps are late: aws, cost tables, prod"
     assert first["To"] == "oncall@acme.com"
@@ -199,7 +199,7 @@ def test_the_heartbeat_is_called_once_after_a_good_run_and_after_no_other(tmp_pa
 
 
 def test_a_mail_server_that_is_down_shows_in_exit_code_and_silence(tmp_path: Path, watcher: tuple[type[Watcher], str]) -> None:
-    """The one thing no mail can tell: exit 5, no heartbeat; when it is back, the mail goes out and the heartbeat is called."""
+    """A mail server that is down shows as exit code 5 and a missing heartbeat. When it is back, the mail is sent and the heartbeat is called."""
     here, address = watcher
     with smtp_server() as server:
         port = server.port

@@ -136,7 +136,7 @@ def test_an_unknown_target_is_refused(folder: Path) -> None:
         publish(settings_of(folder, LAPTOP), now=access_world.NOW, targets=["lap"])
 
 
-def test_nothing_to_publish_is_said() -> None:
+def test_a_run_without_targets_reports_it() -> None:
     assert _published(Settings(), Outcome("nightly")) == ()
 
 

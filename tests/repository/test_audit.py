@@ -50,9 +50,9 @@ def test_anything_else_fails(tree: Path, change: str, capsys: pytest.CaptureFixt
     else:
         own.write_text("import subprocess\n")
     assert audit.audit_code(tree, tree / "accepted.toml") == 1
-    said = capsys.readouterr().err
-    assert {"one more in the file": "1 new of B602", "another file": "other.py: 1 new of B301", "silenced by a comment": "1 new of B602", "not there any more": "1 accepted findings of B602"}[change] in said  # fmt: skip
-    assert "add them to requirements/accepted_findings.toml with the reason" in said
+    message = capsys.readouterr().err
+    assert {"one more in the file": "1 new of B602", "another file": "other.py: 1 new of B301", "silenced by a comment": "1 new of B602", "not there any more": "1 accepted findings of B602"}[change] in message  # fmt: skip
+    assert "add them to requirements/accepted_findings.toml with the reason" in message
 
 
 def test_code_that_cannot_be_read_is_not_called_safe(tree: Path) -> None:
@@ -95,7 +95,7 @@ SKIPPED = {"name": "own", "skip_reason": "Dependency not found on PyPI and could
 
 
 @pytest.mark.parametrize(
-    ("answers", "code", "said"),
+    ("answers", "code", "message"),
     [
         (([FINE], [FINE, FINE], [FINE]), 0, "3 packages, 0 with known vulnerabilities, 0 not in"),
         (([FINE], [FINE, KNOWN], [FINE]), 1, "CVE-2026-1, fixed in 2"),
@@ -105,10 +105,10 @@ SKIPPED = {"name": "own", "skip_reason": "Dependency not found on PyPI and could
     ],
     ids=["none", "one", "one unknown", "database not there", "no network"],
 )
-def test_packages_are_only_called_safe_when_they_were_looked_up(answers: tuple[object, ...], code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_packages_are_only_called_safe_when_they_were_looked_up(answers: tuple[object, ...], code: int, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     assert audit.audit_packages(pip_audit(tmp_path, *answers)) == code
     printed = capsys.readouterr()
-    assert said in printed.out + printed.err
+    assert message in printed.out + printed.err
     assert ("NOT audited" in printed.out) == (len(answers) == 1)
 
 

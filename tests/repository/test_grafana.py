@@ -1,4 +1,4 @@
-"""The dashboards of deploy/grafana: committed as generated, valid by the types of Grafana's SDK, and complete for a reader.
+"""The dashboards of deploy/grafana: they are committed as generated, valid by the types of Grafana's SDK, and complete for a reader.
 
 What their queries answer is tested in tests/e2e/test_grafana.py.
 """

@@ -48,7 +48,7 @@ def test_the_sbom_is_valid_by_the_schema_of_cyclonedx(file: Path) -> None:
 
 
 def test_every_package_of_the_lock_is_in_the_sbom_with_version_and_hashes(file: Path) -> None:
-    """Compares the texts of both, without code of the script."""
+    """Compares the strings of both, without code of the script."""
     document = json.loads(file.read_text())
     lock = (ROOT / "requirements" / "lock.txt").read_text()
     shipped = re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements" / "shipped.txt").read_text(), re.M)
@@ -57,8 +57,8 @@ def test_every_package_of_the_lock_is_in_the_sbom_with_version_and_hashes(file: 
     for each in document["components"]:
         block = re.search(rf"^{re.escape(each['name'])}=={re.escape(each['version'])}[ \\].*?(?=^[a-z0-9])", lock + "\nz", re.M | re.S)
         assert block is not None, each["name"]
-        said = [h["content"] for reference in each["externalReferences"] for h in reference["hashes"]]
-        assert sorted(said) == sorted(re.findall(r"sha256:([0-9a-f]{64})", block[0])) != []
+        digests = [h["content"] for reference in each["externalReferences"] for h in reference["hashes"]]
+        assert sorted(digests) == sorted(re.findall(r"sha256:([0-9a-f]{64})", block[0])) != []
     assert {"apache-airflow", "mlflow", "duckdb", "google-cloud-bigquery", "asyncpg"} <= {c["name"] for c in document["components"]}
     assert not {"pytest", "ruff", "hypothesis", "bandit"} & {c["name"] for c in document["components"]}
 

@@ -287,7 +287,7 @@ def test_make_env_adds_what_an_older_file_lacks_and_changes_nothing(tmp_path: Pa
 
 
 def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) -> None:
-    """New passwords would not open the databases: it says so, names the volumes, and writes nothing."""
+    """New passwords would not open the databases. The command says so, names the volumes, and writes nothing."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text("#!/bin/sh\necho runspend_home\necho runspend_postgres\n")
@@ -302,17 +302,17 @@ def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) 
     assert make_env(env, PATH=str(docker.parent)).returncode == 0
 
 
-@pytest.mark.parametrize("said", ["Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "permission denied", ""])
-def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("message", ["Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "permission denied", ""])
+def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path, message: str) -> None:
     """Without an engine, or the right to ask it, it is unknown whether there are volumes. It repeats Docker's words and writes nothing."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
-    docker.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    docker.write_text(f"#!/bin/sh\necho '{message}' >&2\nexit 1\n")
     docker.chmod(0o755)
     env = tmp_path / ".env"
     done = make_env(env, PATH=str(docker.parent))
     assert done.returncode == 2 and not env.exists()
-    assert f"({said or 'docker ended with 1'})" in done.stderr and done.stderr.endswith("Nothing was changed.\n")
+    assert f"({message or 'docker ended with 1'})" in done.stderr and done.stderr.endswith("Nothing was changed.\n")
     # a whole file, and one that lacks only what no volume keeps, need no answer
     assert make_env(env).returncode == 0
     assert make_env(env, PATH=str(docker.parent)).returncode == 0

@@ -1,4 +1,4 @@
-"""Pages, docstrings, comments and texts of the code avoid words that make readers stop. Each has a plainer one."""
+"""Pages, docstrings, comments and strings of the code avoid words that make readers stop. Each has a plainer one."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def prose_of_page(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
-    """Lines of docstrings, comments and texts of more than one word, with their numbers."""
+    """Lines of docstrings, comments and strings of more than one word, with their numbers."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield from ((node.lineno + number, line) for number, line in enumerate(node.value.splitlines()) if " " in line.strip())
@@ -89,7 +89,7 @@ def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose_of_test(text: str) -> Iterator[tuple[int, str]]:
-    """Lines of docstrings and comments with their numbers. Other texts of tests are data."""
+    """Lines of docstrings and comments with their numbers. Other strings of tests are data."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node, clean=False)
@@ -164,13 +164,13 @@ def test_shunned_words_are_found_as_whole_words_outside_code(line: str, words: l
 
 
 def test_code_is_searched_in_docstrings_comments_and_texts() -> None:
-    """Names are not, nor texts of one word, which are values."""
+    """Names are not, nor strings of one word, which are values."""
     code = '"""Said once.\n\nAnew.\n"""\nsaid = "said"\nraise ValueError(f"it said {said}")  # tonight\n'
     assert {number for number, line in prose_of_code(code) if shunned_in(line)} == {1, 6}
 
 
 def test_tests_are_searched_in_docstrings_and_comments_alone() -> None:
-    """Their other texts are data, such as lines of files and of errors."""
+    """Their other strings are data, such as lines of files and of errors."""
     code = '"""Said once.\n\nAnew.\n"""\nsaid = "it was said"  # tonight\n\ndef test_it():\n    """No word."""\n'
     assert {number for number, line in prose_of_test(code) if shunned_in(line)} == {1, 3, 5}
 

@@ -186,9 +186,9 @@ def _known(properties: exp.Expression | None) -> dict[str, Any]:
 
 
 def _describe_columns(meta: TableMeta, declared: list[exp.Expression], session: Session) -> None:
-    told = {d.name: set_options(d).get("description") for d in declared if isinstance(d, exp.ColumnDef)}
-    if any(told.values()):
-        fields = tuple(f.model_copy(update={"description": told.get(f.name) or f.description}) for f in meta.schema_.fields)
+    descriptions = {d.name: set_options(d).get("description") for d in declared if isinstance(d, exp.ColumnDef)}
+    if any(descriptions.values()):
+        fields = tuple(f.model_copy(update={"description": descriptions.get(f.name) or f.description}) for f in meta.schema_.fields)
         held = require_table(session.ctx, Name(meta.project_id, meta.dataset_id, meta.table_id))
         session.ctx.catalog.update_table(held.model_copy(update={"schema_": TableSchema(fields=fields)}))
 
@@ -229,10 +229,10 @@ def _alter(session: Session, tree: exp.Alter) -> tuple[str, Name]:
             meta = meta.model_copy(update=changed)
         else:
             raise Refused(f"The emulator cannot {action.key} in ALTER TABLE", "notImplemented")
-    told = {f.name: f.description for f in meta.schema_.fields} | {
+    descriptions = {f.name: f.description for f in meta.schema_.fields} | {
         a.name: set_options(a).get("description") for a in tree.args["actions"] if isinstance(a, exp.ColumnDef)
     }
-    fields = tuple(f.model_copy(update={"description": told.get(f.name)}) for f in fields_of(columns_of(session.ctx, name)).fields)
+    fields = tuple(f.model_copy(update={"description": descriptions.get(f.name)}) for f in fields_of(columns_of(session.ctx, name)).fields)
     session.ctx.catalog.update_table(meta.model_copy(update={"schema_": TableSchema(fields=fields)}))
     return "ALTER", name
 

@@ -2,7 +2,7 @@
 
 Part of the emulator of the tests, run by its own Python. Where a statement multiplies two BIGNUMERIC, or divides or takes a
 remainder of them (as its casts and literals show), the whole arithmetic expression is one call of Python's decimals, exact,
-with its operands as texts. Everything else stays with DuckDB.
+with its operands as strings. Everything else stays with DuckDB.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Corrected
 * Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in
   their description; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
   nulls, and lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.
-* GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten texts;
+* GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten strings;
   0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; cast(bignumeric as string) has no zeros at its end;
   bignumeric x bignumeric, div and mod of them are exact (`bigquery_decimals.py`); a WITH hides the table of its name outside of
   itself; results without a name are f0_. Refused are two results of one name, an UPDATE or DELETE without WHERE, an unqualified
@@ -32,7 +32,7 @@ Different still
 * Bytes know no partitions and no clusters; a name counts in every table that has it. No rights, no quotas, no streaming buffer.
 * 16 digits before the point of a stored BIGNUMERIC, where BigQuery has 38; 22 behind it, where it has 38. A decimal that is not
   NUMERIC's (38, 9) is shown as BIGNUMERIC, a product of two NUMERIC too. bignumeric / x and avg(bignumeric) are FLOAT64.
-* Implicit casts outside of INSERT: DuckDB compares a text with a number and updates one by the other, BigQuery refuses it.
+* Implicit casts outside of INSERT: DuckDB compares a string with a number and updates one by the other, BigQuery refuses it.
 * Functions are those of DuckDB under GoogleSQL's names, with the faults `runspend.warehouse.dialect.lint` lists.
 * Partitions and clusters are kept in the catalogue and change nothing; tables do not expire; no time travel, no temporary tables,
   no legacy SQL, no cancelling; an EXCEPTION block can roll back only. Locations are remembered, not obeyed, but by jobs.get.

@@ -67,8 +67,8 @@ class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
 
     async def _assert(self, condition: str, text: str | None) -> None:
         if await self._eval_expr_scalar(f"({condition})") is not True:
-            said = text[1:-1] if text else condition.strip()
-            raise InvalidQueryError(f"Assertion failed: {said}", location="query")
+            reason = text[1:-1] if text else condition.strip()
+            raise InvalidQueryError(f"Assertion failed: {reason}", location="query")
         self._final_table = None
 
     async def _run_query(self, bq_sql: str) -> pa.Table:

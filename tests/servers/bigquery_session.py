@@ -50,13 +50,13 @@ from tests.servers.bigquery_sql import (
     target_of,
 )
 
-# Statements about what DuckDB has not are translated by the emulator, as it would by itself.
+# The emulator itself translates statements about features that DuckDB does not have.
 ITS_OWN = re.compile(
     r"information_schema|_table_suffix|for\s+system_time|materialized\s+view|snapshot\s+table|export\s+data", re.IGNORECASE
 )
 REASONS = {"invalid": ValidationError, "duplicate": AlreadyExistsError, "notImplemented": UnsupportedFeatureError}
 EMPTY = pa.table({})
-ANYWHERE = Place("\x01", "\x02")  # represents a place in the texts that are kept
+ANYWHERE = Place("\x01", "\x02")  # represents a place in the strings that are kept
 
 
 def query_text(sql: str, parameters: Sequence[Mapping[str, Any]], place: Place) -> str:
@@ -247,8 +247,8 @@ class Session:
             raise InvalidQueryError(str(error).removeprefix("Invalid Input Error: "), location="query") from error
         except duckdb.ConstraintException as error:
             column = re.search(r"NOT NULL constraint failed: \w+\.(\w+)", str(error))
-            said = f"Required field {column[1]} cannot be null" if column else str(error)
-            raise InvalidQueryError(said, location="query") from error
+            refusal = f"Required field {column[1]} cannot be null" if column else str(error)
+            raise InvalidQueryError(refusal, location="query") from error
         except duckdb.Error as error:
             raise translate_runtime_error(error, duckdb_sql=sql) from error
 

@@ -1,7 +1,7 @@
 """One GoogleSQL statement as DuckDB's, with the meaning BigQuery's documentation gives it.
 
 Part of the emulator of the tests, run by its own Python. The translation of types, literals and functions is the product's
-(`runspend.warehouse.googlesql`); added here is what BigQuery has and a folder of files has not: parameters with types, names of
+(`runspend.warehouse.googlesql`); this module adds what BigQuery has and a folder of files does not have: parameters with types, names of
 tables with a project and a dataset, errors of a division by zero, DDL and DML. Running statements does not belong here.
 """
 
@@ -182,7 +182,7 @@ def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
 
 
 def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
-    """What DuckDB runs. What sqlglot cannot carry over is an error. Without a copy the tree is spent."""
+    """What DuckDB runs. SQL that sqlglot cannot translate is an error. Without a copy the tree is spent."""
     try:
         tree = tree.copy() if copy else tree
         googlesql.rewrite_for_duckdb(tree)

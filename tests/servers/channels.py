@@ -114,13 +114,13 @@ class _Handler(BaseHTTPRequestHandler):
             while not here.is_over.wait(0.05):
                 self.wfile.write(b"x")
             return
-        said = answer.encode()
+        reply = answer.encode()
         self.send_response(code)
         for name, value in (fault.headers if fault is not None else {}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(said) + (fault is not None and fault.way == "cut")))
+        self.send_header("Content-Length", str(len(reply) + (fault is not None and fault.way == "cut")))
         self.end_headers()
-        self.wfile.write(said)
+        self.wfile.write(reply)
 
     def _serve(self, raw: bytes) -> tuple[int, str]:
         """Do as the service of this path does."""

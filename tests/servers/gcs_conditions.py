@@ -54,7 +54,7 @@ def serve_conditions(server: GcsServer) -> Iterator[str]:
                 # Google's client gives the name in JSON: the first part of a multipart body, or the whole body of a resumable upload.
                 given = body[body.index(b"{") :]
                 name = quote(json.JSONDecoder().raw_decode(given.split(b"\r\n--", 1)[0].decode())[0]["name"], safe="")
-            status, headers, said = 0, {}, b""
+            status, headers, content = 0, {}, b""
             if name:
                 there = generation(place[4], name)
                 if any(query.get(condition, there) != there for condition in ("ifGenerationMatch", "ifSourceGenerationMatch")):
@@ -62,14 +62,14 @@ def serve_conditions(server: GcsServer) -> Iterator[str]:
                 elif query.get("generation", there) != there:
                     status = 404
             if not status:
-                status, headers, said = forward(self.command, self.path, body, dict(self.headers))
+                status, headers, content = forward(self.command, self.path, body, dict(self.headers))
             self.send_response_only(status)
             for key, value in headers.items():
                 if key.lower() not in ("transfer-encoding", "content-length", "connection"):
                     self.send_header(key, value)
-            self.send_header("Content-Length", str(len(said)))
+            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
-            self.wfile.write(said)
+            self.wfile.write(content)
 
         do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer
 

@@ -88,7 +88,7 @@ def serve_lying_s3(behind: str) -> Iterator[LyingS3]:
 
         do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
-        def log_message(self, *said: object) -> None: ...
+        def log_message(self, *values: object) -> None: ...
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -54,15 +54,15 @@ def log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int) -
         pool.submit(_log_unpriced_traces, uri, experiment, run_id, start_ms, environment()).result()
 
 
-def _begin(told: Mapping[str, str]) -> None:
+def _begin(described: Mapping[str, str]) -> None:
     os.setsid()
     os.environ.clear()
-    os.environ.update(told)
+    os.environ.update(described)
 
 
-def _serve(folder: Path, options: list[str], told: Mapping[str, str]) -> None:
+def _serve(folder: Path, options: list[str], described: Mapping[str, str]) -> None:
     """As the command does, but for uvicorn, which it would start in a second process to import everything a second time."""
-    _begin(told)
+    _begin(described)
     os.chdir(folder)
     log = os.open("server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
@@ -79,8 +79,8 @@ def _serve(folder: Path, options: list[str], told: Mapping[str, str]) -> None:
     cli(["server", *options])
 
 
-def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str]) -> list[str]:
-    _begin(told)
+def _log_traces(uri: str, experiment: str, run_id: str, described: Mapping[str, str]) -> list[str]:
+    _begin(described)
     import mlflow
     from mlflow.tracing.trace_manager import InMemoryTraceManager
 
@@ -91,7 +91,7 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
         span.set_attribute("mlflow.llm.cost", {"input_cost": dollars / 4, "output_cost": dollars * 3 / 4, "total_cost": dollars})
 
     def trace(
-        start_ms: int, calls: list[tuple[str | None, tuple[int, int] | None, float | None]], own: float | None = None, **said: str
+        start_ms: int, calls: list[tuple[str | None, tuple[int, int] | None, float | None]], own: float | None = None, **metadata: str
     ) -> str:
         start = start_ms * 1_000_000
         root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
@@ -109,7 +109,7 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
                 price(span, dollars)
             client.end_span(root.trace_id, span.span_id, end_time_ns=start + 10**9)
         with InMemoryTraceManager.get_instance().get_trace(root.trace_id) as kept:
-            kept.info.trace_metadata.update({"mlflow.user": "root", **said})
+            kept.info.trace_metadata.update({"mlflow.user": "root", **metadata})
         client.end_trace(root.trace_id, end_time_ns=start + 2 * 10**9)
         return str(root.trace_id)
 
@@ -127,9 +127,9 @@ def _log_traces(uri: str, experiment: str, run_id: str, told: Mapping[str, str])
     return ids
 
 
-def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, told: Mapping[str, str]) -> None:
+def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, described: Mapping[str, str]) -> None:
     """MLflow prices the models that it knows by itself. It does not know Anthropic's short names, and the price list does."""
-    _begin(told)
+    _begin(described)
     import mlflow
     from mlflow.tracing.trace_manager import InMemoryTraceManager
 

@@ -25,7 +25,7 @@ MODIFIED = "Wed, 04 Nov 2026 03:00:00 GMT"
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page that fails is not asked for again. A file that imports this has it in each of its tests."""
+    """Clients do not request a failed page again. A file that imports this has it in each of its tests."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
@@ -115,7 +115,7 @@ def serve_odd_store(host: str = "127.0.0.1", *, tls: Path | None = None) -> Iter
 
         do_HEAD = do_POST = do_DELETE = do_GET
 
-        def log_message(self, *said: object) -> None: ...
+        def log_message(self, *values: object) -> None: ...
 
     server = ThreadingHTTPServer((host, 0), Handler)
     server.daemon_threads = True

@@ -66,7 +66,7 @@ class S3Server:
 
 @contextmanager
 def hurry_client() -> Iterator[None]:
-    """Tries that fail are made again without a wait, as often as ever. And botocore's descriptions of services are read once:
+    """Failed requests are repeated as often as usual, but without a wait. And botocore's descriptions of services are read once:
     each session of its own would, and most of a client's making is that."""
     import botocore.retryhandler
     import botocore.session
@@ -109,12 +109,14 @@ def serve_s3() -> Iterator[S3Server]:
             start("server", "-s3", "-volume=false", f"-s3.config={keys}", *options)
             # Where it comes before the master leads, a volume server asks again five seconds later.
             _wait_for(
-                started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda said: said.get("IsLeader"))
+                started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda status: status.get("IsLeader"))
             )
             master = f"127.0.0.1:{port['master']}.{grpc['master']}"
             start("volume", f"-master={master}", f"-port={port['volume']}", f"-port.grpc={grpc['volume']}", "-max=2000")
             server = S3Server(f"http://127.0.0.1:{port['s3']}")
-            _wait_for(started, folder / "weed.log", lambda: _ask_master(port["master"], "dir/status", lambda said: said["Topology"]["Max"]))
+            _wait_for(
+                started, folder / "weed.log", lambda: _ask_master(port["master"], "dir/status", lambda status: status["Topology"]["Max"])
+            )
             _wait_for(started, folder / "weed.log", lambda: _share_volumes(port["filer"]))
             _wait_for(started, folder / "weed.log", lambda: _try_bucket(server))
             yield server

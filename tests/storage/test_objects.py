@@ -252,7 +252,7 @@ def test_a_folder_ends_at_its_slash(place: Place) -> None:
 
 
 def test_odd_names_are_themselves(place: Place) -> None:
-    """Each in its own bytes."""
+    """Each key names its own object."""
     objects = place.open()
     for n, name in enumerate(ODD_NAMES):
         objects.write(f"{name}/{name}", [name.encode()], size=len(name.encode()))
@@ -305,14 +305,14 @@ def test_metadata_of_an_object_is_sent_again_to_google(
     gcs_server.create_bucket(name)
     objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
     objects.write("r/x", [b"abc"], size=3)
-    told = list[dict[str, Any]]()
+    metadata_sent = list[dict[str, Any]]()
     mine = Client("tests", AnonymousCredentials(), client_options={"api_endpoint": gcs_server.endpoint}).bucket(name).blob("root/r/x")
     mine.content_type, mine.metadata = "text/csv", {"who": "ana"}
     mine.patch()
     rewrite = Blob.rewrite
 
     def listen(self: Any, *args: Any, **kwargs: Any) -> Any:
-        told.append({field: value for field, value in self._properties.items() if field not in ("name", "bucket")})
+        metadata_sent.append({field: value for field, value in self._properties.items() if field not in ("name", "bucket")})
         return rewrite(self, *args, **kwargs)
 
     monkeypatch.setattr(Blob, "rewrite", listen)
@@ -320,8 +320,8 @@ def test_metadata_of_an_object_is_sent_again_to_google(
         before = objects.head("r/x")
         assert before is not None
         change(before)
-    assert [one.pop("storageClass") for one in told] == ["COLDLINE", before.storage_class]
-    assert told == [{"contentType": "text/csv", "metadata": {"who": "ana"}}] * 2
+    assert [one.pop("storageClass") for one in metadata_sent] == ["COLDLINE", before.storage_class]
+    assert metadata_sent == [{"contentType": "text/csv", "metadata": {"who": "ana"}}] * 2
 
 
 def test_a_large_object_is_sent_to_google_as_it_comes(

@@ -19,7 +19,7 @@ OCTOBER = {"BillingPeriodStart": "2026-10-01T00:00:00Z", "BillingPeriodEnd": "20
 
 
 def bill_september(world: World) -> None:
-    """A job that is at work when October begins, its run starts after; a machine whose September hour October corrects without saying its size."""
+    """A job that is active when October begins and whose run starts later. Also a machine whose September hour is corrected in October without its size."""
     october = world.begin - 4 * DAY
     world.run(october, october + HOUR).tags |= {
         "runspend.job_id": "over-the-end",

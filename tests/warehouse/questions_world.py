@@ -193,7 +193,7 @@ def make_world(folder: Path, schema: Path) -> World:
 
 
 def bill_teams(world: World) -> None:
-    """A team with a little every day since September and one expensive run, and one whose only day is billed lower the second time."""
+    """One team has a small cost every day since September and one expensive run. The other has a single day, which a later bill lowers."""
     for team, cost, days in (("steady", "1", range(-35, 1)), ("once", "10", range(1))):
         for day in days:
             start = world.begin + day * DAY

@@ -62,7 +62,7 @@ def test_the_end_of_a_run_and_its_rule_are_found_alike() -> None:
     """Of a run with an end, with a recent metric, with an old one, with none and a recent start, and with nothing."""
     known = "timestamp '2026-10-10 12:00:00+00'"
     at = {day: f"timestamp '2026-10-{day} 00:00:00+00'" for day in ("08", "09", "10", "11")}
-    runs = [  # end, last sign of life, start
+    runs = [  # end, last sign of activity, start
         (at["09"], at["11"], at["08"]),
         ("null", "timestamp '2026-10-10 06:00:00+00'", at["08"]),
         ("null", at["11"], at["08"]),
@@ -296,7 +296,7 @@ def test_what_models_need_is_allowed(sql: str) -> None:
     assert duckdb_sql(sql)
 
 
-def test_tables_and_parameters_of_a_query() -> None:
+def test_only_names_from_outside_the_query_count_as_tables_and_parameters() -> None:
     """Names from outside only: CTEs, aliases and unnested columns are the query's own."""
     sql = "with a as (select * from runs r where start_month = @month) select * from a join billing_lines b on true cross join unnest(a.ids) as x where @now > b.t"
     assert table_names(sql) == {"runs", "billing_lines"}

@@ -150,7 +150,7 @@ def test_a_failed_check_keeps_the_tables(engine: Engine, month: str, sql: Path) 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ((" billed_cost,", " "), r"lacks \['billed_cost'\]"),
         (("cost_status", "cost_status, 1 as extra"), r"has \['extra'\] in addition"),
@@ -161,9 +161,9 @@ def test_a_failed_check_keeps_the_tables(engine: Engine, month: str, sql: Path) 
         ),
     ],
 )
-def test_a_model_must_select_the_table(engine: Engine, month: str, sql: Path, change: tuple[str, str], said: str) -> None:
+def test_a_model_must_select_the_table(engine: Engine, month: str, sql: Path, change: tuple[str, str], message: str) -> None:
     """A column too few or too many, a float where money belongs, a row of another month are errors that name it."""
     engine.fill(Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines").replace(*change))
-    with pytest.raises(RunspendError, match=said):
+    with pytest.raises(RunspendError, match=message):
         engine.allocate(sql, month)

@@ -12,7 +12,7 @@ from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 
-def test_a_folder_three_ways(tmp_path: Path) -> None:
+def test_a_path_a_file_uri_and_a_configuration_open_the_same_folder(tmp_path: Path) -> None:
     """A path, a file URI and a configuration open the same folder."""
     settings = Settings(home=tmp_path, warehouse=WarehouseSettings(uri=str(tmp_path / "w")))
     for given in (str(tmp_path / "w"), f"file://{tmp_path}/w", settings):
@@ -29,7 +29,7 @@ def test_an_unsupported_warehouse_is_refused_with_a_reason(uri: str, tmp_path: P
     assert not (tmp_path / "home").exists()
 
 
-def test_keys_of_a_bucket(tmp_path: Path) -> None:
+def test_a_folder_refuses_the_keys_of_a_bucket(tmp_path: Path) -> None:
     """Endpoint, region and profile are read for a bucket, and refused beside a folder: they would be forgotten silently."""
     path = tmp_path / "runspend.yaml"
     path.write_text("warehouse: {uri: s3://acme/ml, endpoint: http://minio:9000, region: eu-1, credentials: costs}\n")

@@ -35,7 +35,7 @@ SECRET = "hush-hush-hush"
 # These take numbers for addresses in memory, or wait: straight on the engine they would end the test.
 NOT_ON_THE_ENGINE = re.compile(r"arrow_scan|pandas_scan|python_map_function|seq_scan|sleep", re.IGNORECASE)
 QUOTED = re.compile(r"\$(\w*)\$.*?\$\1\$|\be'(?:\\.|[^'\\])*'|'[^']*'|\"[^\"]*\"|`[^`]*`|--.*|/\*.*?\*/", re.IGNORECASE)
-# What the guard must keep from it, once quoted texts are ''. Elsewhere these names are of columns, tables or types (`sleep_ms(1) 'a'` is a text of a
+# What the guard must keep from it, once quoted strings are ''. Elsewhere these names are of columns, tables or types (`sleep_ms(1) 'a'` is a string of a
 # type), or of table functions in the place of others, which do not run.
 CALLS = re.compile(
     r"\b(?:pg_sleep|sleep_ms)\s*\((?![^()]*\)\s*'')|\b(?:from|join)\s+\w*(?:arrow_scan|pandas_scan|map_function|seq_scan)\s*\(",
@@ -101,11 +101,11 @@ def test_no_statement_of_the_list_does_more_than_read(world: World, dialect: str
         if outcome == "refused":
             with pytest.raises(SqlRefused) as error:
                 warehouse.answer(world.fill_in(statement), native=dialect == "native", timeout=20)
-            said = str(error.value)
-            assert error.value.exit_code == 2 and said.startswith("cannot ") and said.endswith(".") and said.isprintable(), said
+            message = str(error.value)
+            assert error.value.exit_code == 2 and message.startswith("cannot ") and message.endswith(".") and message.isprintable(), message
         else:
-            said = str(warehouse.answer(world.fill_in(statement), native=dialect == "native", timeout=20).to_pylist())
-        assert SECRET not in said, statement
+            message = str(warehouse.answer(world.fill_in(statement), native=dialect == "native", timeout=20).to_pylist())
+        assert SECRET not in message, statement
         assert world.files() == world.before, statement
 
 
@@ -118,7 +118,7 @@ def test_no_statement_of_the_list_does_more_than_read(world: World, dialect: str
         "select pg_sleep(80)",
     ],
 )
-def test_the_command_exits_with_2_and_a_sentence(world: World, statement: str, tmp_path: Path) -> None:
+def test_the_command_exits_with_2_and_explains_why(world: World, statement: str, tmp_path: Path) -> None:
     """`runspend sql --native`, as people type it."""
     home = tmp_path / "home"
     (tmp_path / "runspend.yaml").write_text(f"home: {home}\nwarehouse: {{uri: {world.root}}}\n", encoding="utf-8")
@@ -257,7 +257,7 @@ def fuzz_engine(world: World, seed: int, seconds: float, most: int) -> int:
 
 
 def test_what_is_made_up_of_pieces_does_not_write_either(world: World) -> None:
-    """The guard and what it lets pass, with a fixed seed."""
+    """Tests the guard and the statements that it accepts, with a fixed seed."""
     made, ran = fuzz_guard(world, seed=17, seconds=20, most=2500)
     assert made > 100 and ran > 0
 
@@ -307,7 +307,7 @@ def test_hours_of_made_up_statements(world: World, seed: int) -> None:
     ],
 )
 def test_not_even_its_own_names_can_be_written(world: World, statement: str) -> None:
-    """The names it reads by, and paths out of its spill folder, are refused by the engine and by the files themselves."""
+    """The engine and the file system refuse writes to the names that the engine reads, and to paths outside of its spill folder."""
     path = ParquetWarehouse(world.root).path(UNIT)
     with (
         tempfile.TemporaryDirectory(dir=world.folder.parent) as scratch,

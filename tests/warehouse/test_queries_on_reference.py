@@ -56,7 +56,7 @@ EMPTY = (
     "with hashed as",  # the sums by month of a table that holds nothing
     """json_value(r.params, '$."epochs"') = @param_0""",  # a param that no run has
 )
-# What the lint would refuse and is right all the same, by a part of its text, and why.
+# What the lint would refuse and is right anyway, by a part of its text, and why.
 LINTED = {"with hashed as": "sums over a table's rows: of hashes as hexadecimal text, of decimals without the zeros they end in"}
 
 
@@ -75,9 +75,11 @@ class Question:
 class Listener:
     """Wraps the reader's two methods."""
 
-    asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # equal questions of equal tables once
+    asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # the same query over the same rows is kept once
     sites: set[Site] = field(default_factory=set)
-    tables: dict[tuple[Any, ...], tuple[pa.Table, int]] = field(default_factory=dict)  # what lay in which files, and a hash of it
+    tables: dict[tuple[Any, ...], tuple[pa.Table, int]] = field(
+        default_factory=dict
+    )  # the rows that were read from these files, and their hash
 
     def listen(self, patch: pytest.MonkeyPatch) -> None:
         """From now on every question is written down."""
@@ -171,7 +173,7 @@ def texts_of(questions: list[Question]) -> dict[str, list[Question]]:
 
 
 def difference(question: Question, reference: GoogleSQL) -> str | None:
-    """What the reference says otherwise; None where both answers are one: names, types and rows, in one order where the text says which."""
+    """Return how the reference's answer differs, or None. Names, types and rows must be equal, and their order if the query defines it."""
     from zetasql.core.exceptions import ServerError
 
     words = set(re.findall(r"\w+", question.sql))
@@ -199,7 +201,7 @@ def test_the_reference_gives_the_same_rows(questions: list[Question], reference:
     """Each text unchanged, over the tables it was asked of: the same columns, types and rows, to the last decimal."""
     compared = [many[0] for many in texts_of(questions).values()]
     assert len(compared) > 120
-    found = [(q.site, q.sql, told) for q in compared if (told := difference(q, reference)) is not None]
+    found = [(q.site, q.sql, described) for q in compared if (described := difference(q, reference)) is not None]
     assert found == []
 
 
@@ -242,7 +244,7 @@ def places_that_ask() -> dict[str, tuple[str, int, int]]:
 
 
 def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
-    """Every call that hands a text to a reader was reached, or is listed with a reason."""
+    """Every call that hands a string to a reader was reached, or is listed with a reason."""
     left = {
         place
         for place, (name, first, last) in places_that_ask().items()

@@ -83,7 +83,7 @@ def test_a_kind_is_a_word(tmp_path: Path) -> None:
         Records(tmp_path).create("../x", "a", {})
 
 
-def test_processes_at_once(tmp_path: Path) -> None:
+def test_processes_at_once_create_each_record_once_and_lose_no_change(tmp_path: Path) -> None:
     """Three processes make each record once in all, and no change is lost."""
     records = Records(tmp_path)
     records.create("counts", "all", {"n": 0})
@@ -114,7 +114,7 @@ def test_a_lock_that_someone_keeps_ends_the_wait_with_a_sentence(tmp_path: Path,
 def test_a_file_in_place_of_the_folder_is_refused_by_name(tmp_path: Path, place: str) -> None:
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).write_text("x")
-    with pytest.raises(RecordRefused, match="it is not a folder, or one above it is not"):
+    with pytest.raises(RecordRefused, match="it is not a folder, or a part of its path is not a folder"):
         Records(tmp_path).create("things", "all", {})
 
 

@@ -1,4 +1,4 @@
-"""What a team sees of every table: its own rows as they are, those of others as sums without a name."""
+"""What a team sees of every table: its own rows unchanged, and rows of others as sums without names."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def test_a_question_with_its_own_subqueries_reads_what_is_seen(settings: Setting
 
 @pytest.mark.parametrize("name", ["cost_daily", "run_costs", "unallocated_costs", "costs_for_dashboards"])
 def test_money_of_a_team_in_another_currency_is_the_same_on_both(name: str, settings: Settings, reference: GoogleSQL) -> None:
-    """Also next to a table without money."""
+    """This also holds in a query with a table that has no money."""
     rates = [Stretch("USD", dt.date(2026, 1, 1), dt.date(9999, 12, 31), 1, 3)]
     sql = f"select t.*, (select count(*) from runs) as runs from {name} t"
     statement = sent(sql, rates)

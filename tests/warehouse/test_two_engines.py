@@ -57,8 +57,8 @@ def reference() -> GoogleSQL:
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_the_same_rows(reference: GoogleSQL, name: str) -> None:
-    """One text, two engines, equal rows."""
+def test_both_engines_return_the_same_rows(reference: GoogleSQL, name: str) -> None:
+    """The same SQL returns equal rows on both engines."""
     sql = QUERIES[name]
     assert lint(sql) == []
     parameters = {"path": '$."ä.b"'}

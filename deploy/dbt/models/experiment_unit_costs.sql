@@ -1,4 +1,4 @@
--- One row per experiment and currency: what a run costs in it, a finished run, and an hour of a GPU.
+-- One row per experiment and currency: the cost per run, per finished run and per GPU hour.
 with summed as (
   select
     tracking_server,

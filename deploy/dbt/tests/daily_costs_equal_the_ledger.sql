@@ -1,4 +1,4 @@
--- Bills, months and currencies whose daily costs are not those of the ledger, in any decimal. None is right.
+-- Bills, months and currencies whose daily costs differ from the ledger in any decimal. None is right.
 with ledger as (
   select source, billing_period, billing_currency, sum(effective_cost) as effective_cost, sum(billed_cost) as billed_cost
   from {{ source("runspend", "cost_allocations") }}

@@ -39,11 +39,11 @@ def _option(description: str, default: str | None, example: str | None) -> dict[
 OPTIONS: Mapping[str, Mapping[str, str | None]] = {
     "config": _option("Path of runspend.yaml. $RUNSPEND_CONFIG comes first, ./runspend.yaml last.", None, "/etc/runspend/runspend.yaml"),
     "owner": _option("Owner of every task.", "runspend", "platform-team"),
-    "pool": _option("Pool of the tasks that query the warehouse. It must exist. $RUNSPEND_POOL does the same.", "default_pool", "runspend"),
+    "pool": _option("Pool of the tasks that query the warehouse. It must exist. $RUNSPEND_POOL sets it too.", "default_pool", "runspend"),
     "timezone": _option("Time zone of the schedules.", "UTC", "Europe/Berlin"),
     **{
         f"schedule_{step}": _option(
-            f"When the DAG of `{step}` starts by the clock: a cron expression, or none. Assets start it all the same.", cron, "30 5 * * 1-5"
+            f"When the DAG of `{step}` starts by the clock: a cron expression, or none. Assets start it in any case.", cron, "30 5 * * 1-5"
         )
         for step, cron in SCHEDULES.items()
     },

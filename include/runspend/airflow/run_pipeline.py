@@ -136,9 +136,9 @@ def add_outcomes(total: dict[str, Any], dag_id: str, run: Any) -> None:
     with create_session() as session:
         rows = session.scalars(XComModel.get_many(run_id=run.run_id, key="outcome", dag_ids=dag_id)).all()
         outcomes = [XComModel.deserialize_value(row) for row in rows]
-        told = {(row.task_id, row.map_index) for row in rows}
+        reported = {(row.task_id, row.map_index) for row in rows}
         failed = [ti for ti in run.get_task_instances(session=session) if ti.state == "failed" and ti.task_id != "watcher"]
-        silent = [ti.task_id for ti in failed if (ti.task_id, ti.map_index) not in told]
+        silent = [ti.task_id for ti in failed if (ti.task_id, ti.map_index) not in reported]
     for outcome in outcomes:
         total["exit_code"] = max(total["exit_code"], outcome["exit_code"])
         for key in LISTS:

@@ -134,7 +134,7 @@ def step(function: Callable[..., list[str]]) -> Any:
 
 
 def one_each(function: Callable[[str], list[str]]) -> Any:
-    """Make a function such a task, to map over names: shown by name, several at once, since each replaces its own units."""
+    """Turn a function into such a task, mapped over names. Airflow shows each name, and several run at once, because each replaces its own units."""
     options = {"map_index_template": "{{ task.op_kwargs['name'] }}", "max_active_tis_per_dag": None}
     return task_decorator_factory(function, decorated_operator_class=StepOperator, pool=pool(), doc_md=function.__doc__, **options)
 
@@ -187,7 +187,7 @@ def read_now(context: Any) -> datetime:
 
 
 def totals(name: str) -> dict[str, Any]:
-    """Return the warehouse's totals of an asset, as JSON with amounts as texts.
+    """Return the warehouse's totals of an asset, as JSON with amounts as strings.
 
     Only `error` if it cannot be read. Only `hidden` if `access` says who sees which costs: everyone who can log in sees events.
     """
@@ -200,7 +200,7 @@ def totals(name: str) -> dict[str, Any]:
             return {"hidden": "access"}
         with open_warehouse(settings).reader() as reader:
             return {"totals": as_json(read_totals(reader, name.partition("/")[2]))}
-    except Exception as error:  # noqa: BLE001 (the event is due all the same)
+    except Exception as error:  # noqa: BLE001 (the event is due anyway)
         log.warning("The event of %s has no totals: %s", name, error)
         return {"error": type(error).__name__}
 
@@ -208,7 +208,7 @@ def totals(name: str) -> dict[str, Any]:
 def end_with(asset: Asset, work: Any) -> None:
     """Add the last two tasks of a DAG that feeds others: one emits the asset in any case; one fails the DAG run if anything failed."""
 
-    @task(outlets=[asset], trigger_rule="all_done", task_display_name="tell what waits for this")
+    @task(outlets=[asset], trigger_rule="all_done", task_display_name="emit the asset")
     def published(outlet_events: Any = None) -> None:
         """Emit the asset, with totals for readers of its events. Not mapped: Airflow emits at the first success of a mapped task."""
         outlet_events[asset].extra = totals(asset.name)

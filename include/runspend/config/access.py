@@ -67,7 +67,7 @@ class AccessSettings(Frozen):
     users: dict[Who, Teams] = Field(default={})
     header: Header | None = None  # names of groups, with commas between them
     user_header: Header | None = None  # the name of the user
-    proxies: list[Network] = Field(default=["127.0.0.1", "::1"], min_length=1)  # whose headers are believed
+    proxies: list[Network] = Field(default=["127.0.0.1", "::1"], min_length=1)  # whose headers are trusted
 
     @model_validator(mode="after")
     def _someone_sees_something(self) -> AccessSettings:
@@ -83,7 +83,7 @@ class AccessSettings(Frozen):
         return self.header is not None or self.user_header is not None
 
     def viewer(self, user: str | None, groups: Iterable[str]) -> Viewer | None:
-        """Return what a viewer may see: everything that one of the groups, or the user, may see. None if that is nothing."""
+        """Return what a viewer may see: everything that one of the groups, or the user, may see. None if the viewer may see nothing."""
         known = [group for group in dict.fromkeys(groups) if group in self.groups]
         found = [self.groups[group] for group in known] + [self.users[name] for name in (user,) if name is not None and name in self.users]
         if not found:
@@ -103,6 +103,6 @@ class AccessSettings(Frozen):
 
 
 def is_own_budget(teams: Iterable[str], asked: Iterable[str]) -> bool:
-    """Whether a budget that selects `asked` teams belongs to these teams alone. A pattern may mean others too."""
+    """Whether a budget that selects `asked` teams belongs to these teams alone. A pattern may also match other teams."""
     own, wanted = set(teams), list(asked)
     return bool(wanted) and all(team in own and not set(team) & set("*?") for team in wanted)

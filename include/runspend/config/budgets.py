@@ -89,7 +89,7 @@ class _Rules(Frozen):
 class Budget(_Rules):
     """One budget: its selected cost, amount, period, and recipients per threshold.
 
-    Thresholds are texts in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`: billed
+    Thresholds are strings in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`: billed
     cost alone, or billed cost plus the estimated cost of runs for hours that are not billed yet.
     """
 
@@ -145,13 +145,13 @@ class Budget(_Rules):
     def _recipients_and_thresholds_match(self) -> Budget:
         if isinstance(self.notify, dict):
             levels = {threshold_amount(t, self.amount): t for t in (*self.actual, *self.forecast)}
-            told = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}
-            for level, key in told.items():
+            notified = {threshold_amount(key, self.amount): key for key in self.notify if key != ALL_MAILS}
+            for level, key in notified.items():
                 if level not in levels:
                     raise ValueError(
                         f"`notify` has recipients for {key}, which is not a threshold of this budget. Thresholds are {', '.join(levels.values())}"
                     )
-            silent = [text for level, text in levels.items() if level not in told]
+            silent = [text for level, text in levels.items() if level not in notified]
             if silent and ALL_MAILS not in self.notify:
                 raise ValueError(
                     f"`notify` has no recipient for {', '.join(silent)}. Add the threshold, or `all:` for recipients of every mail"

@@ -108,7 +108,7 @@ class IcebergTarget(_Target):
     @field_validator("catalog", mode="before")
     @classmethod
     def _hide_secrets(cls, raw: object) -> object:
-        """Properties are texts. Those with the name of a secret, and addresses with a password, are never shown."""
+        """Properties are strings. Those with the name of a secret, and addresses with a password, are never shown."""
         if not isinstance(raw, Mapping):
             return raw
         texts = {str(key): str(value).lower() if isinstance(value, bool) else value for key, value in raw.items()}

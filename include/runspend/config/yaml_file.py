@@ -81,7 +81,7 @@ def show_loc(loc: Loc) -> str:
 
 
 class _Nodes(Composer, Resolver):
-    """The node tree of events that were read before: reading a text takes nearly all of the time, so it is read once."""
+    """The node tree of events that were read before: reading a string takes nearly all of the time, so it is read once."""
 
     def __init__(self, events: deque[yaml.Event]) -> None:
         Composer.__init__(self)
@@ -153,7 +153,7 @@ def _map(node: yaml.MappingNode, loc: Loc, file: YamlFile, env: Mapping[str, str
     for key_node, child in node.value:
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode) or (key_node.style is None and key_node.value in _NULLS):
-            raise _mistake(file.path, line, show_loc(loc), "a key must be a text.")
+            raise _mistake(file.path, line, show_loc(loc), "a key must be a string.")
         key = key_node.value
         _check_text(key, line, loc, file)
         if key in result:

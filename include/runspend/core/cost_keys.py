@@ -1,6 +1,6 @@
 """The metrics and tags that hold a cost in MLflow: written by `actions/annotate`, never read back as a fact about a run.
 
-Extraction leaves out Runspend's metrics, by name and step, and these tags, by name. Otherwise a written cost would count as a sign of life,
+Extraction leaves out Runspend's metrics, by name and step, and these tags, by name. Otherwise a written cost would count as a sign of activity,
 a dimension or a copied tag. `docs/annotate.md` lists them.
 """
 

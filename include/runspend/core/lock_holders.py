@@ -35,7 +35,7 @@ class Patience:
         """`purpose`: the action that needs the lock, after "cannot". `wait`: seconds."""
         self._purpose, self._wait = purpose, wait
         self._started = time.monotonic()
-        self._has_said = False
+        self._has_reported = False
 
     def until_locked(self, descriptor: int, kind: int, file: Path, *, behind: Path | None = None) -> None:
         """Wait for the lock of `file`. `behind`: another lock that the holder may be waiting for."""
@@ -57,8 +57,8 @@ class Patience:
                 f"cannot {self._purpose}: waited {self._wait:g} s for the lock {file}, {_chain(file, behind)}. Nothing was changed. "
                 "Run again later, or end that process if it hangs."
             )
-        if waited >= PATIENCE and not self._has_said:
-            self._has_said = True
+        if waited >= PATIENCE and not self._has_reported:
+            self._has_reported = True
             log.warning("waiting to %s: the lock %s is %s.", self._purpose, file, _chain(file, behind))
 
 
@@ -135,12 +135,12 @@ def _kernel_name(file: Path) -> str:
     descriptor = os.open(file, os.O_PATH | os.O_CLOEXEC)
     try:
         lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
-        told = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
-        inode = told.get("ino", str(os.fstat(descriptor).st_ino))
+        fields = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+        inode = fields.get("ino", str(os.fstat(descriptor).st_ino))
     finally:
         os.close(descriptor)
     mounts = (line.split(b" ", 3) for line in Path("/proc/self/mountinfo").read_bytes().splitlines())
-    major, minor = next(mount[2] for mount in mounts if mount[0].decode() == told["mnt_id"]).decode().split(":")
+    major, minor = next(mount[2] for mount in mounts if mount[0].decode() == fields["mnt_id"]).decode().split(":")
     return f"{int(major):02x}:{int(minor):02x}:{inode}"
 
 

@@ -186,7 +186,7 @@ def own_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise refused(
-            path, "it is not a folder, or one above it is not", do="Move the file that is there, then run the command again."
+            path, "it is not a folder, or a part of its path is not a folder", do="Move the file that is there, then run the command again."
         ) from error
     return path
 

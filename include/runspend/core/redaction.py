@@ -73,7 +73,7 @@ def redact_error(error: BaseException, secrets: Iterable[str]) -> str:
 
 
 def redact_values(text: str, secrets: Iterable[str]) -> str:
-    """Replace the secrets in a text: plain, URL-encoded, escaped, and in base64 (alone or inside longer text)."""
+    """Replace the secrets in a string: plain, URL-encoded, escaped, and in base64 (alone or inside longer text)."""
     forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}
     if not forms:
         return text

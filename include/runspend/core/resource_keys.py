@@ -176,7 +176,7 @@ STORAGE_CLASSES = (
 
 
 def storage_class_sql(column: str) -> str:
-    """Return DuckDB SQL for the storage class that a text of the bill (usage type, meter, class) names; null when it names none."""
+    """Return DuckDB SQL for the storage class that a string of the bill (usage type, meter, class) names; null when it names none."""
     cases = " ".join(f"when regexp_matches({column}, '{pattern}') then '{name}'" for pattern, name in STORAGE_CLASSES)
     return f"case {cases} end"
 

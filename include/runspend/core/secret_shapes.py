@@ -1,7 +1,7 @@
 """The forms of secrets in text that other programs wrote: one list of patterns for Python and for DuckDB.
 
 Python and RE2 read each pattern alike, so there is no look-around and no back reference; a test compares both over a corpus. Group
-1 is text before the secret that stays. A text that ends each match, and also stays, is listed next to the pattern. A secret
+1 is text before the secret that stays. A string that ends each match, and also stays, is listed next to the pattern. A secret
 without a shape cannot be found: a 40-digit hexadecimal key of W&B looks like a git commit unless its name comes before it.
 """
 
@@ -75,7 +75,7 @@ _SHAPES: tuple[tuple[str, str], ...] = (
 _OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses that are entirely secret
 # The path of an address, and its query or fragment. Folders have names of every kind, and files are found by them.
 _PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)$"
-# A text without any of these has no secret. Most texts have none of them, and no further pattern is tried.
+# A string without any of these has no secret. Most strings have none of them, and no further pattern is tried.
 _SUSPECT = (
     r"-----BEGIN|(?:-u|-user)[ \t=]|://[^\x00-\x20/?#\"]*[@:]|%40|(?i:sig=|signature|-credential=|-security-token=|accesskeyid=|accessid=|key-pair-id=|[?&](?:key|token|auth|code|policy)=|webhooks?[./]|"
     r"hooks\.slack|authorization|bearer|cookie|basic[ \t]|pwd|passw|passphrase|[a-z_-]pass[^a-z]|secrets?[^a-rt-z]|credentials?[^a-z]|(?:api|functions|access|account|private|encryption|master|secret|subscription|signing)[_-]?keys?[^a-z]|key[_-]?id|"
@@ -85,7 +85,7 @@ _SUSPECT = (
 
 
 _COMPILED = {pattern: (re.compile(pattern, re.ASCII), rf"\g<1>{HIDDEN}{end}", end) for pattern, end in _SHAPES}
-# Python tries a match from every position again; RE2 reads a text once. To read each part of a text only a few times, Python searches
+# Python tries a match from every position again; RE2 reads a string once. To read each part of a string only a few times, Python searches
 # only stretches of characters that can be part of a match, and only up to the last place where a match can end.
 _RUNS = {"@": re.compile(r"[^\x00-\x20\"'<>]+"), "%40": re.compile(r"[^\x00-\x20&\"'<>/]+")}
 _RUN_OF_PARTS = re.compile(r"[A-Za-z0-9_-]{20,}")

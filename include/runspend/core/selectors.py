@@ -1,4 +1,4 @@
-"""The selector language: a map whose keys must all match; each value is a text, a glob, or a list of alternatives.
+"""The selector language: a map whose keys must all match; each value is a string, a glob, or a list of alternatives.
 
 Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `shared.lines`,
 `pools[].lines`). They are validated here. The owner of the rows matches them, in SQL with `glob_to_regex`, so no code loops over
@@ -38,7 +38,7 @@ Selector = dict[str, list[str]]
 def parse_selector(raw: Any, keys: tuple[str, ...], maps: tuple[str, ...]) -> Selector:
     """Return a mapping from YAML as {key: [pattern, …]}. Raises ValueError that names the key and the allowed ones."""
     if not isinstance(raw, Mapping) or not raw:
-        raise ValueError("a selector is a map of at least one key to a text, a glob or a list of them")
+        raise ValueError("a selector is a map of at least one key to a string, a glob or a list of them")
     parsed: Selector = {}
     for key, value in raw.items():
         head, _, rest = str(key).partition(".")
@@ -55,7 +55,7 @@ def parse_patterns(key: str, value: Any) -> list[str]:
     """
     patterns = value if isinstance(value, list) else [value]
     if not patterns or not all(isinstance(p, (str, int, float)) and not isinstance(p, bool) and str(p).strip() for p in patterns):
-        raise ValueError(f"selector key {key!r} needs a text, a glob or a list of them, none of them empty")
+        raise ValueError(f"selector key {key!r} needs a string, a glob or a list of them, none of them empty")
     return [str(p) for p in patterns]
 
 
@@ -71,7 +71,7 @@ def glob_to_regex(pattern: str) -> str:
 
 
 def matches(pattern: str, text: str | None) -> bool:
-    """Whether a glob matches the whole text, including its case; None matches nothing. For a few texts, not for rows.
+    """Whether a glob matches the whole text, including its case; None matches nothing. For a few strings, not for rows.
 
     Does not use `re`, which tries every way to match `*a*a*a*b`. Here each `*` matches as little as possible, and only the last one
     is ever extended.

@@ -25,7 +25,7 @@ RESOURCE_TYPES = (
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
 
-# (kind, service, meter, resource type): the first entry whose texts all occur in the line counts. None matches anything.
+# (kind, service, meter, resource type): the first entry whose strings all occur in the line counts. None matches anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),

@@ -1,4 +1,4 @@
-"""Names and texts in SQL, as DuckDB, PostgreSQL and SQLite read them."""
+"""Names and strings in SQL, as DuckDB, PostgreSQL and SQLite read them."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ def sql_name(name: str) -> str:
 
 
 def sql_text(text: object) -> str:
-    """Return a text as a literal."""
+    """Return a string as a literal."""
     return "'" + str(text).replace("'", "''") + "'"

@@ -50,7 +50,7 @@ PERSONAL = re.compile(r"/(Users|Repos)/([^/]+)")
 
 
 def without_person(experiment: str | None) -> str | None:
-    """Return an experiment's name, or a text with one in it, without the addresses that Databricks puts into it: `/Users/…/llm`."""
+    """Return an experiment's name, or a string with one in it, without the addresses that Databricks puts into it: `/Users/…/llm`."""
     return None if experiment is None else PERSONAL.sub(r"/\1/…", experiment)
 
 
@@ -62,7 +62,7 @@ def short_place(name: str) -> str:
 
 
 def short_places(text: str) -> str:
-    """Return a text with every path of a file system in it cut to its last two parts."""
+    """Return a string with every path of a file system in it cut to its last two parts."""
     return PATH.sub(lambda found: short_place(found[0]), text)
 
 

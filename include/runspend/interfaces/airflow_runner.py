@@ -51,12 +51,12 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
             raise RunspendError(
                 f"cannot run the DAGs: Airflow ended with {done.returncode} and left no result. See {settings.home / 'airflow' / 'pipeline.log'}."
             )
-        told = json.loads(result.read_text(encoding="utf-8"))
+        result_values = json.loads(result.read_text(encoding="utf-8"))
     return Outcome(
         "nightly",
-        changed=told["changed"],
-        unchanged=told["unchanged"],
-        problems=told["problems"],
-        notes=told["notes"],
-        exit_code=told["exit_code"],
+        changed=result_values["changed"],
+        unchanged=result_values["unchanged"],
+        problems=result_values["problems"],
+        notes=result_values["notes"],
+        exit_code=result_values["exit_code"],
     )

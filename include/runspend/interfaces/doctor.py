@@ -349,7 +349,7 @@ def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
 
 def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts], now: datetime) -> Iterator[tuple[Level, str]]:
     from runspend.ingest.billing import load_process as loading
-    from runspend.ingest.billing.cost_splits import TOLD
+    from runspend.ingest.billing.cost_splits import INFORMATIONAL
     from runspend.ingest.billing.measured_power import is_measured
     from runspend.ingest.billing.normalize import Rules
 
@@ -388,7 +388,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     if bill.format not in OWN_FORMATS:
         yield from _say_what_is_missing(found, settings.keys)
     for what, count in found["warnings"].items():
-        yield "ok" if what in TOLD else "WARN", f"{what.replace('_', ' ')}: {count}"
+        yield "ok" if what in INFORMATIONAL else "WARN", f"{what.replace('_', ' ')}: {count}"
     for problem in found["problems"]:
         yield "FAIL", problem
     if is_measured(bill):

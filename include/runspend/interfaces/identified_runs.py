@@ -67,8 +67,8 @@ def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
     if len(missing) > SHOWN:
         yield f"and {len(missing) - SHOWN:,} more"
     if any(not group.identified for group in missing):
-        yield "Where none is identified, run `pip install runspend` where they train (docs/identify.md)"
+        yield "If no run of a group is identified, run `pip install runspend` where the group trains (docs/identify.md)"
     if any(group.identified for group in missing):
         yield (
-            "If only some are, the others ran elsewhere, or were made by MlflowClient.create_run or resumed: call runspend.identify(run_id) for them (docs/identify.md)"
+            "If only some runs are identified, the others ran elsewhere, were made by MlflowClient.create_run, or were resumed: call runspend.identify(run_id) for them (docs/identify.md)"
         )

@@ -15,7 +15,7 @@ Where = Mapping[str, "str | Sequence[str | None] | None"]
 
 
 def dimensions(by: str | Sequence[str]) -> list[str]:
-    """Return the dimensions to group by: a text with commas, or a list."""
+    """Return the dimensions to group by: a string with commas, or a list."""
     keys = by.split(",") if isinstance(by, str) else list(by)
     if not keys:
         raise UsageError('cannot group costs: name a dimension, such as by="team".')

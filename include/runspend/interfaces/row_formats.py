@@ -1,4 +1,4 @@
-"""Rows as bytes for programs: JSON, CSV or an Arrow stream. Amounts are exact: decimal texts in JSON and CSV, decimals in Arrow.
+"""Rows as bytes for programs: JSON, CSV or an Arrow stream. Amounts are exact: decimal strings in JSON and CSV, decimals in Arrow.
 
 Asking for the rows does not belong here, nor does HTTP.
 """

@@ -117,7 +117,7 @@ def _report(
         outcome.notes.append(f"{server.name}: not changed, because other people use these names for their own values there: {named}")
     for other, count in (+written.others).items():
         outcome.notes.append(
-            f"{server.name}: left costs of another Runspend installation ({other}) alone, on {count:,} runs, experiments and model versions. "
+            f"{server.name}: did not change the costs that another Runspend installation ({other}) wrote to {count:,} runs, experiments and model versions. "
             f"Let only one installation annotate them. If the other one is gone, write its id to {settings.home / 'installation'}"
         )
     for name, count in written.other_servers.items():

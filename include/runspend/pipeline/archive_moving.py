@@ -34,7 +34,7 @@ from runspend.warehouse.base import Reader, Warehouse
 from runspend.warehouse.records import Records
 
 ACTIONS = ("tier", "archive", "delete")
-NOT_TOLD = "no notice was delivered to a mail server, so no grace period has begun. Run: runspend archive notify"
+NO_NOTICE = "no notice was delivered to a mail server, so no grace period has begun. Run: runspend archive notify"
 _STORED = """
 select store, sum(objects) as objects, sum(bytes) as bytes, logical_and(objects is not null and bytes is not null and is_complete) as is_known
 from artifact_bytes
@@ -186,7 +186,7 @@ def tell_unanswered(
         outcome.fail(
             SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply.")
         )
-        told = operators.notify(
+        notices = operators.notify(
             settings, records, "NOT ARCHIVED", f"{server}/archive", now, headline, details=sorted(set(found)),
             advice=operators.Advice(
                 subject=f"{server}, {len(found):,} due items in place",
@@ -195,7 +195,7 @@ def tell_unanswered(
                 next_try="Runspend asks again at the next: runspend archive apply.",
             ),
         )  # fmt: skip
-        note_undelivered(outcome, told)
+        note_undelivered(outcome, notices)
 
 
 def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -206,7 +206,7 @@ def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         by_state.setdefault(row["state"], []).append(row["reason"])
     if "planned" in by_state:
-        by_state["planned"] = [NOT_TOLD] * len(by_state["planned"])
+        by_state["planned"] = [NO_NOTICE] * len(by_state["planned"])
     if "announced" in by_state:  # the first due item; the plan has the reason for its selection
         by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
     return (

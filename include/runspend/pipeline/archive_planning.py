@@ -103,7 +103,7 @@ def refuse_other_times(now: datetime, what: str) -> None:
     """
     if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
         raise UsageError(
-            f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods go by it. Leave out --now. Nothing was done."
+            f"cannot {what} as of {now:%Y-%m-%d %H:%M}: this machine's clock says {wall_clock():%Y-%m-%d %H:%M} UTC, and grace periods depend on it. Leave out --now. Nothing was done."
         )
 
 
@@ -137,8 +137,10 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
                 failures,
             )
         )
-    told = read_announcements(records, allowed)
-    without_notice = sum(row["state"] == "planned" and not (row["item_key"] in told and told[row["item_key"]].is_allowed) for row in rows)
+    announced = read_announcements(records, allowed)
+    without_notice = sum(
+        row["state"] == "planned" and not (row["item_key"] in announced and announced[row["item_key"]].is_allowed) for row in rows
+    )
     if without_notice:
         outcome.notes.append(
             f"archive: no notice was sent for {counted(without_notice, 'item')}: no owner's address is allowed (mail.users, mail.domains), and mail.operators is empty. Without a notice, nothing is moved"

@@ -80,7 +80,7 @@ class Damage:
     found: dict[Unit, str] = field(default_factory=dict)
     before: dict[Unit, UnitState] = field(default_factory=dict)
     left: set[Unit] = field(default_factory=set)
-    told: set[Unit] = field(default_factory=set)
+    reported: set[Unit] = field(default_factory=set)
     concluded: set[Unit] = field(default_factory=set)  # units whose result is already reported
 
     def months_of(self, writer: str, tables: Collection[str]) -> set[str]:
@@ -134,7 +134,7 @@ class Damage:
             return []
         return [
             f"{period} is closed, and the rows of {', '.join(others)} have changed: to replace what was damaged, "
-            "the month was built from what is there today"
+            "the month was rebuilt from today's sources"
         ]
 
     def _of(self, is_needed: Callable[[Unit], bool]) -> dict[str, str]:
@@ -181,7 +181,7 @@ def watching(
                     outcome = step(settings, *arguments, now=now, progress=progress, **options)
                     _conclude(settings, found, outcome, replaces, leaves)
             except WarehouseDamaged as error:
-                _tell_refused(settings, outcome, error, found.told, now)
+                _tell_refused(settings, outcome, error, found.reported, now)
             watch.step = outcome.step
             watch.merge(outcome)
             if step.__name__ != "nightly":  # its steps logged their outcomes
@@ -205,7 +205,7 @@ def _looking(
 ) -> Iterator[Damage]:
     """Verify the tables of the step, notify operators of new damage, and remember the damage for `open_undamaged`."""
     outer = _current.get()
-    damage = Damage(time.time()) if outer is None else Damage(outer.since, told=outer.told, concluded=outer.concluded)
+    damage = Damage(time.time()) if outer is None else Damage(outer.since, reported=outer.reported, concluded=outer.concluded)
     mended: dict[Unit, str] = {}
     if replaces is None or replaces or needs:
         mended = mend_warehouse(settings)
@@ -214,10 +214,10 @@ def _looking(
         wanted = None if replaces is None else {unit for unit in damage.before if unit.table in {*replaces, *reads, *needs}}
         damage.found = warehouse.find_damage(wanted, since=None if outer is None else outer.since, progress=progress)
         damage.left = {unit for unit in damage.found if unit.table not in needs}
-    if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.told}:
-        damage.told |= new.keys()
+    if new := {unit: why for unit, why in (mended | damage.found).items() if unit not in damage.reported}:
+        damage.reported |= new.keys()
         outcome.fail(
-            WarehouseDamaged(_named(new), "No figure is computed from it. Runspend reads or builds it again where its sources are there.")
+            WarehouseDamaged(_named(new), "No figure is computed from it. Runspend reads or builds it again if its sources are available.")
         )
         _mail(settings, outcome, new, now)
     token = _current.set(damage)
@@ -262,10 +262,10 @@ STILL = (
 )
 
 
-def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, told: Collection[Unit], now: datetime) -> None:
-    """Report damage that a step met while running; other steps continue. `told`: units that this step has already mailed about."""
+def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, reported: Collection[Unit], now: datetime) -> None:
+    """Report damage that a step met while running; other steps continue. `reported`: units that this step has already mailed about."""
     outcome.fail(error)
-    if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in told}:
+    if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in reported}:
         _mail(settings, outcome, new, now)
 
 
@@ -294,7 +294,7 @@ def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: 
     records = Records(settings.home)
     day = f"{now:%Y-%m-%d}"
     refused: list[RecordRefused] = []
-    new = {unit: why for unit, why in sorted(units.items()) if not _is_told(records, f"{'/'.join(unit)} {day}", refused)}
+    new = {unit: why for unit, why in sorted(units.items()) if not _is_reported(records, f"{'/'.join(unit)} {day}", refused)}
     try:
         if new and settings.mail.operators:
             _send(settings, outcome, records, new, now)
@@ -307,7 +307,7 @@ def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: 
         tell_refused_file(settings, file, now)
 
 
-def _is_told(records: Records, key: str, refused: list[RecordRefused]) -> bool:
+def _is_reported(records: Records, key: str, refused: list[RecordRefused]) -> bool:
     try:
         return records.get("damage", key) is not None
     except RecordRefused as error:

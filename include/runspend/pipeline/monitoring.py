@@ -88,7 +88,7 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)
         # Damage has its own mail, which names every damaged unit.
-        told = [] if isinstance(error, WarehouseDamaged) else operators.notify(
+        notices = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"Runspend could not judge any budget: {why}",
             advice=operators.Advice(
                 subject="all budgets", still_works="Nothing was changed. Runspend still sends queued mail.",
@@ -96,7 +96,7 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
                 next_try="Runspend tries again within 6 hours under Airflow, otherwise in the next pipeline run.",
             ),
         )  # fmt: skip
-        note_undelivered(outcome, [*told, *send_outbox(settings, records, now)])
+        note_undelivered(outcome, [*notices, *send_outbox(settings, records, now)])
         raise
 
 
@@ -134,7 +134,7 @@ def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, proble
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    told = operators.notify(
+    notices = operators.notify(
         settings, Records(settings.home), "NOT ANNOTATED", f"{server}/annotate", now, redact(problem, settings),
         advice=operators.Advice(
             still_works="Costs, reports and alerts are not affected. MLflow shows the costs that were written before.",
@@ -142,7 +142,7 @@ def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, proble
             next_try="" if "--remove" in again else "The next pipeline run writes the rest.",
         ),
     )  # fmt: skip
-    note_undelivered(outcome, told)
+    note_undelivered(outcome, notices)
 
 
 def tell_not_published(settings: Settings, outcome: Outcome, target: str, problem: str, now: datetime) -> None:
@@ -150,7 +150,7 @@ def tell_not_published(settings: Settings, outcome: Outcome, target: str, proble
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
-    told = operators.notify(
+    notices = operators.notify(
         settings, Records(settings.home), "NOT PUBLISHED", f"{target}/publish", now, redact(problem, settings),
         advice=operators.Advice(
             still_works="Costs, reports and alerts are not affected. Tools that read the target show the costs of an earlier pipeline run.",
@@ -158,7 +158,7 @@ def tell_not_published(settings: Settings, outcome: Outcome, target: str, proble
             next_try="The next pipeline run publishes again.",
         ),
     )  # fmt: skip
-    note_undelivered(outcome, told)
+    note_undelivered(outcome, notices)
 
 
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:

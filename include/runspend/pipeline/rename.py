@@ -1,7 +1,7 @@
 """`runspend sources rename OLD NEW`: keeps the rows of a server or bill that has a new name in `runspend.yaml`.
 
 Names are keys. One publish moves every unit of the old writer to the new one, with its name column rewritten, and rewrites
-rows of other writers that refer to it. The next pipeline run rebuilds cost tables of open months: their inputs changed.
+rows of other writers that refer to it. The next pipeline run rebuilds cost tables of open months, because their inputs changed.
 Closed months are not rebuilt, so their cost tables are rewritten here. Budgets that select by the name are noted: alerts
 already sent still count as sent.
 """

@@ -95,7 +95,7 @@ A float never becomes money: `allocated_ratio` is informational; the costs next 
 
 
 def render_tables(queries: Mapping[str, str]) -> str:
-    """Return the page in Markdown. `queries` are GoogleSQL texts by name; the comment on a text's first line says what it answers."""
+    """Return the page in Markdown. `queries` are GoogleSQL strings by name; the comment on a string's first line says what it answers."""
     internal = [t for t in TABLES.values() if not t.is_public]
     parts = [
         INTRODUCTION,

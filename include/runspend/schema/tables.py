@@ -35,7 +35,7 @@ DUCKDB_TYPES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a text set by models."""
+    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a string set by models."""
 
     name: str
     type: str
@@ -325,7 +325,7 @@ MACHINE_POWER = Table(
             "Milliwatts x milliseconds of the hour's measurements; divide by measured_milliseconds for the mean power in milliwatts.",
         ),
         Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
-        Column("step_stride", "INT64", "Number of steps between two steps that were read."),
+        Column("step_stride", "INT64", "Distance between two MLflow steps that Runspend read."),
         LOAD_ID,
     ),
     period_column="start_month",

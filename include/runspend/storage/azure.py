@@ -1,6 +1,6 @@
 """One container of Azure Blob Storage through Microsoft's own client (extra `azure`).
 
-Every failure becomes a StoreError with a status and a code, because the client's texts quote addresses, which may contain a token. Pages of
+Every failure becomes a StoreError with a status and a code, because the client's messages quote addresses, which may contain a token. Pages of
 a listing are requested again where the store is busy. Other requests are sent once, because a repeated change would conflict with its first
 attempt.
 """
@@ -252,17 +252,17 @@ def _parse_page(text: bytes) -> _Page:
 
 def _listed(found: ElementTree.Element) -> Blob | None:
     """Return a blob of a listing; None for a folder entry of an account with hierarchical folders."""
-    said = {part.tag: part.text or "" for part in found.find("Properties") or ()}
-    if said.get("ResourceType") == "directory":
+    fields = {part.tag: part.text or "" for part in found.find("Properties") or ()}
+    if fields.get("ResourceType") == "directory":
         return None
-    size, modified, md5 = said.get("Content-Length"), said.get("Last-Modified"), said.get("Content-MD5")
+    size, modified, md5 = fields.get("Content-Length"), fields.get("Last-Modified"), fields.get("Content-MD5")
     version = found.findtext("VersionId")
     return Blob(
         _name(found),
         int(size) if size else None,
-        f'"{said.get("Etag", "").strip(chr(34))}"',
+        f'"{fields.get("Etag", "").strip(chr(34))}"',
         parsedate_to_datetime(modified).astimezone(timezone.utc) if modified else None,
-        said.get("AccessTier", "").upper() or "UNKNOWN",
+        fields.get("AccessTier", "").upper() or "UNKNOWN",
         md5_of(md5),
         version,
         version is None or found.findtext("IsCurrentVersion") == "true",

@@ -146,7 +146,7 @@ class AzureObjects(CloudObjects):
 
     def _stored(self, key: str, blob: Blob, metadata: dict[str, str]) -> StoredObject:
         if blob.size is None or blob.etag in ("", '""') or blob.modified is None:
-            raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
+            raise SourceRefused(self.uri, f"cannot trust the answer of {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified.astimezone(timezone.utc), metadata)
 
     def _write_blocks(self, blob: Any, blocks: Iterator[bytes], options: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """One bucket of Google Cloud Storage through Google's own client (extra `gcs`).
 
-Every failure becomes a StoreError with a status and a code, because Google's texts quote addresses. Pages of a listing are requested again
+Every failure becomes a StoreError with a status and a code, because Google's messages quote addresses. Pages of a listing are requested again
 where the store is busy. Other requests are sent once, because a repeated change would conflict with its first attempt.
 """
 
@@ -73,13 +73,13 @@ class GoogleBucket:
             start += len(piece)
             yield piece
 
-    def upload(self, name: str, pieces: Iterable[bytes], size: int, said: Mapping[str, Any]) -> None:
+    def upload(self, name: str, pieces: Iterable[bytes], size: int, properties: Mapping[str, Any]) -> None:
         """Write an object if the name is free. An upload that ends early leaves no object."""
         blob = self._bucket.blob(name, chunk_size=PIECE_BYTES)
-        _say(blob, said)
+        _say(blob, properties)
         with translated():
             blob.upload_from_file(
-                _Stream(pieces, size), size=size, content_type=said.get("content_type"), if_generation_match=0, retry=None
+                _Stream(pieces, size), size=size, content_type=properties.get("content_type"), if_generation_match=0, retry=None
             )
 
     def rewrite(self, name: str, generation: str, storage_class: str) -> None:
@@ -95,7 +95,7 @@ class GoogleBucket:
                     return
 
     def delete(self, name: str, *, is_current: str | None = None, version: str | None = None) -> None:
-        """Delete the object if it is still of that generation, or one version of it permanently."""
+        """Delete the object: if its generation is still `is_current`, or permanently the one generation `version`."""
         with translated():
             self._bucket.blob(name, generation=version).delete(if_generation_match=is_current, retry=None)
 
@@ -201,8 +201,8 @@ def microseconds(text: str | None) -> int | None:
     return int(at.timestamp()) * 1_000_000 + at.microsecond
 
 
-def _say(blob: Any, said: Mapping[str, Any]) -> None:
-    for field, value in said.items():
+def _say(blob: Any, properties: Mapping[str, Any]) -> None:
+    for field, value in properties.items():
         if value is not None:
             setattr(blob, field, value)
 

@@ -115,7 +115,9 @@ class GoogleObjects(CloudObjects):
     def _stored(self, key: str, found: Any) -> StoredObject:
         """An object as Google's client describes it."""
         if found.size is None or not found.generation or found.updated is None:
-            raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, generation or time. Nothing was moved.")
+            raise SourceRefused(
+                self.uri, f"cannot trust the answer of {self.uri}: {key!r} has no size, generation or time. Nothing was moved."
+            )
         return StoredObject(
             key, found.size, str(found.generation), None, found.storage_class or "UNKNOWN", found.updated, _metadata_of(found)
         )

@@ -195,7 +195,7 @@ class S3Objects(CloudObjects):
 
     def _stored(self, key: str, found: dict[str, Any], size: int | None) -> StoredObject:
         if size is None or not found.get("ETag") or found.get("LastModified") is None:
-            raise SourceRefused(self.uri, f"cannot believe {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
+            raise SourceRefused(self.uri, f"cannot trust the answer of {self.uri}: {key!r} has no size, etag or time. Nothing was moved.")
         version = found.get("VersionId")
         metadata = portable_metadata(
             {name: found.get(field) for field, name in _PROPERTIES.items()}

@@ -1,6 +1,6 @@
 """Content digests of rows that are equal on any engine: one GoogleSQL query per table, the same on DuckDB and BigQuery.
 
-Each row becomes a text: every value is preceded by its length, so that different rows give different texts. The text becomes its
+Each row becomes a string: every value is preceded by its length, so that different rows give different strings. The text becomes its
 MD5, and the MD5 becomes four numbers of 28 bits, which are summed. Parts of a table add up to the whole, in any order of rows. Money
 counts with all its decimals, times in microseconds, floats in millionths: sums of floats differ in their last bits between
 engines, and no cost is computed from a float.
@@ -50,7 +50,7 @@ def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
 
 
 def _text(column: Column) -> str:
-    """Return SQL for the value as a text that is the same on every engine; null for null."""
+    """Return SQL for the value as a string that is the same on every engine; null for null."""
     name = f"t.{column.name}"
     match column.type:
         case "STRING":

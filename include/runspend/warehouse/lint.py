@@ -35,7 +35,7 @@ RESERVED = {
 
 
 def lint(sql: str) -> list[str]:
-    """Return why a text would give different rows on the two engines, or be refused by one. Empty if it may be used."""
+    """Return why a string would give different rows on the two engines, or be refused by one. Empty if it may be used."""
     tree = parse(sql)
     found = [
         *_name_faults(sql),

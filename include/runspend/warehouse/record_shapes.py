@@ -21,7 +21,7 @@ __all__ = ["STATEMENT_PARTS", "problem_of"]
 
 Test = Callable[[Any], bool]
 
-LONGEST = 100_000  # characters of a text, except the body of a mail
+LONGEST = 100_000  # characters of a string, except the body of a mail
 STATEMENT_PARTS = ("direct", "models", "orphaned", "idle", "shared", "unallocated", "out of scope")
 ATTACHED = ("text/csv", "text/html", "application/pdf")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)

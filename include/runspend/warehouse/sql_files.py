@@ -54,7 +54,7 @@ def _money(decimals: int, product: str) -> str:
 
 
 def _by_run_end(results: tuple[str, str, str, str, str], stated_end: str, last_sign: str, start: str, known_until: str) -> str:
-    """Return SQL for one of five results: the run has a stated end, is alive, has a last sign of life, has just started, or is silent."""
+    """Return SQL for one of five results: the run has a stated end, is alive, has a last sign of activity, has just started, or is silent."""
     alive_from = f"timestamp_sub({known_until}, interval @alive_hours hour)"
     stated, alive, last_sign_only, started, silent = (
         result.format(stated_end=stated_end, last_sign=last_sign, start=start, known_until=known_until) for result in results
@@ -100,7 +100,7 @@ def expand_macros(text: str) -> str:
 
 
 def _arguments(text: str) -> tuple[list[str], int]:
-    """Return the arguments at the start of a text, and the position of the parenthesis that closes them."""
+    """Return the arguments at the start of a string, and the position of the parenthesis that closes them."""
     depth, begins, found = 1, 0, []
     for position, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)

@@ -384,7 +384,9 @@ RULES: dict[str, Rule] = {
         shown="budget month budget_period budget_version title amount spent estimated judged_on forecast forecast_low forecast_high exceeded_on"
         " currency measure threshold_reached next_threshold covered_until owner muted judged_at",
         where="concat(t.budget_version, ' ', t.budget) in ({budgets})",
-        masked={"not_judged": "case when t.not_judged is not null then 'reason shown to operators only' end"},  # it may name a source
+        masked={
+            "not_judged": "case when t.not_judged is not null then 'reason shown to operators only' end"
+        },  # the original reason may name a source
     ),
     "alerts": Rule(
         shown="alert_id month budget budget_version kind threshold budget_period spent amount forecast currency message_id recipients decided_at",

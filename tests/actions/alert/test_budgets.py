@@ -37,7 +37,7 @@ def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[
         ("year", "2028-02-29", "2028", "2028-01-01", "2029-01-01"),
     ],
 )
-def test_period_of_a_day(every: str, day: str, name: str, start: str, end: str) -> None:
+def test_a_day_is_in_the_period_that_people_call_by_its_name(every: str, day: str, name: str, start: str, end: str) -> None:
     """A day is in exactly the period that people call by that name."""
     period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
     assert (period.name, period.start.isoformat(), period.end.isoformat()) == (name, start, end)
@@ -55,8 +55,8 @@ def test_period_of_a_day(every: str, day: str, name: str, start: str, end: str) 
         ("day", "2026-11-24", "2026-11-25", ("2026-11-23", "2026-11-24")),
     ],
 )
-def test_same_days_of_the_period_before(every: str, day: str, until: str, before: tuple[str, str]) -> None:
-    """The comparison covers as many days of the period before as have passed of this one, never more than it had."""
+def test_costs_are_compared_with_the_same_days_of_the_period_before(every: str, day: str, until: str, before: tuple[str, str]) -> None:
+    """The previous period is compared with as many days as have passed in this period, but never with more days than it had."""
     period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
     assert tuple(d.isoformat() for d in same_days_before(period, date.fromisoformat(until))) == before
 
@@ -123,7 +123,7 @@ def test_a_threshold_may_be_spelled_in_several_ways(text: str, level: str, shown
 
 @pytest.mark.parametrize("text", ["", "0%", "0 USD", "-5%", "eighty", "80 % of it", "500 EUR", "١٠%", "1e3", "%", "NaN%", "all"])
 def test_a_threshold_without_a_meaning_is_refused(text: str) -> None:
-    """Nothing empty, zero, negative or in another currency is taken for a threshold."""
+    """Empty, zero and negative values, and amounts in another currency, are not accepted as thresholds."""
     with pytest.raises(ConfigError, match="cannot use threshold"):
         parse_threshold(text, Decimal(1000), "USD")
 
@@ -220,7 +220,7 @@ amounts = st.decimals(min_value=-400, max_value=700, places=2, allow_nan=False)
 
 @given(st.dictionaries(st.integers(1, 30), amounts, min_size=1, max_size=10), st.randoms())
 def test_decision_does_not_depend_on_the_order_of_rows(days: dict[int, Decimal], random: object) -> None:
-    """The same spend in another order is the same status."""
+    """Rows in another order give the same status."""
     rows = [((date(2026, 11, day), "USD"), cost) for day, cost in days.items()]
     shuffled = list(rows)
     random.shuffle(shuffled)  # type: ignore[attr-defined]  # hypothesis' Random

@@ -1,4 +1,4 @@
-"""Chats and pagers beside mail, through the same outbox: real local servers that check what is documented, and that fail in every way."""
+"""Chats and pagers beside mail, through the same outbox: real local servers check the documented rules and fail in many ways."""
 
 from __future__ import annotations
 
@@ -152,8 +152,8 @@ def test_a_post_that_arrives_with_the_mail_about_another_is_not_a_failure(tmp_pa
     services.faults += [Fault(400, "invalid_payload"), Fault(way="unread")]
     (error,) = spend(given, records).errors
     assert "cannot deliver 1 of 4 mails" in str(error) and "channel:slack: refused, 400 invalid_payload" in str(error)
-    (told,) = [" ".join(path.read_text().split()) for path in (tmp_path / "mail").glob("operators.REFUSED*.eml")]
-    assert "Correct the channel in runspend.yaml" in told and "Runspend does not send it again" in told
+    (mailed,) = [" ".join(path.read_text().split()) for path in (tmp_path / "mail").glob("operators.REFUSED*.eml")]
+    assert "Correct the channel in runspend.yaml" in mailed and "Runspend does not send it again" in mailed
     spend(given, records, "100", 1)
     assert "it had reached 80% of budget and 100% of budget, based on" in json.dumps(services.of("slack"))
 
@@ -193,7 +193,7 @@ def test_a_post_that_arrives_with_the_mail_about_another_is_not_a_failure(tmp_pa
     ],
 )
 def test_what_each_answer_means(tmp_path: Path, services: Services, kind: str, fault: Fault, state: str, is_retried: bool) -> None:
-    """Doubt is tried again with the same bytes, a wrong key or address too, for as long as operators may need; operators hear of every refusal."""
+    """Runspend retries unclear answers and wrong keys or addresses with the same bytes, long enough for operators to act. Operators get a mail about every refusal."""
     given, records = world(tmp_path, services, kind), MemoryRecords()
     queue_since(given, records)
     services.faults += [fault] * (2 if state == "refused" else 1)  # the mail about a refusal takes along what is retried
@@ -330,7 +330,7 @@ def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_agai
 
 
 def test_a_decision_that_was_taken_back_meanwhile_opens_no_incident(tmp_path: Path, services: Services) -> None:
-    """The pager was down from the crossing to its correction. What it may have got in spite of its silence is resolved."""
+    """The pager was down from the crossing to its correction. If the pager may have got the alert although it did not answer, its incident is resolved."""
     given, records = world(tmp_path, services, "pagerduty", "opsgenie"), MemoryRecords()
     services.faults += [Fault(way="drop"), Fault(way="unread")]
     spend(given, records)
@@ -431,9 +431,9 @@ def test_operators_hear_of_a_channel_that_refuses_through_the_others(tmp_path: P
     for night in range(3):
         send_outbox(given, records, NOW + night * DAY)
         operators.tell_refused(given, records, NOW + night * DAY)
-    told = [body for body in services.of("teams") if "REFUSED" in json.dumps(body)]
-    assert len(told) == 1
-    assert "post to channel:slack refused: 400 invalid_payload" in json.dumps(told[0])
+    mailed = [body for body in services.of("teams") if "REFUSED" in json.dumps(body)]
+    assert len(mailed) == 1
+    assert "post to channel:slack refused: 400 invalid_payload" in json.dumps(mailed[0])
 
 
 def test_decisions_from_before_a_channel_was_configured_are_not_posted(tmp_path: Path, services: Services) -> None:
@@ -455,7 +455,7 @@ def test_decisions_from_before_a_channel_was_configured_are_not_posted(tmp_path:
 
 
 def test_the_short_form_is_a_channel_named_webhook(tmp_path: Path, services: Services) -> None:
-    """`mail.webhook`, also one that was configured by an earlier version: what waits for it is not lost."""
+    """`mail.webhook`, also one that was configured by an earlier version: posts that wait for it are not lost."""
     given, records = make_settings(tmp_path, budget(), mail={"webhook": services.channel("slack")}), MemoryRecords()
     records.create("webhooks", "since", {"since": (NOW - DAY).isoformat()})
     spend(given, records)
@@ -506,7 +506,7 @@ def test_ids_that_are_too_long_stay_different() -> None:
 
 
 def test_no_secret_is_shown_or_logged(tmp_path: Path, services: Services, caplog: pytest.LogCaptureFixture) -> None:
-    """Not by the settings in any listing, not by the libraries that post, at the level of everything, taken or refused."""
+    """Neither settings nor libraries show a secret, even at the most verbose log level, whether the post is accepted or refused."""
     caplog.set_level("DEBUG")
     given, records = world(tmp_path, services, *CHANNEL_KINDS), MemoryRecords()
     spend(given, records)

@@ -34,12 +34,12 @@ def on(day: int, cost: str) -> dict[date, Decimal]:
     return {date(2026, 11, day): Decimal(cost)}
 
 
-def tell(told: dict[str, date | None], decisions: list[Decision]) -> list[tuple[str, str]]:
+def tell(alerted: dict[str, date | None], decisions: list[Decision]) -> list[tuple[str, str]]:
     """Record decisions as the step does; returns the alerts as (kind, threshold)."""
     found = []
     for decision in decisions:
         for item in decision.items:
-            told[item.alert_id] = None if decision.anomaly else decision.status.through
+            alerted[item.alert_id] = None if decision.anomaly else decision.status.through
             found.append((item.kind, item.crossing.threshold.text))
     return found
 
@@ -60,9 +60,9 @@ def test_crossings_and_forecast_of_one_pipeline_run_are_one_mail() -> None:
 
 def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
     """Down: one correction. Up again, down again: nothing more, not even the crossing."""
-    told: dict[str, date | None] = {}
+    alerted: dict[str, date | None] = {}
     nights = [
-        tell(told, decide([status_of(make_budget(actual=["100%"]), on(5, cost))], told, NOW))
+        tell(alerted, decide([status_of(make_budget(actual=["100%"]), on(5, cost))], alerted, NOW))
         for cost in ("1000", "999.99", "1001", "998", "1500")
     ]
     assert nights == [[("actual", "100%")], [("correction", "100%")], [], [], []]
@@ -70,34 +70,34 @@ def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
 
 def test_a_later_credit_is_not_a_correction() -> None:
     """An alert was true when it was sent: only the days it was based on can correct it."""
-    told: dict[str, date | None] = {}
+    alerted: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
-    tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
-    assert decide([status_of(given, on(5, "1000") | on(9, "-200"))], told, NOW) == []
-    assert tell(told, decide([status_of(given, on(5, "900") | on(9, "-200"))], told, NOW)) == [("correction", "100%")]
+    tell(alerted, decide([status_of(given, on(5, "1000"))], alerted, NOW))
+    assert decide([status_of(given, on(5, "1000") | on(9, "-200"))], alerted, NOW) == []
+    assert tell(alerted, decide([status_of(given, on(5, "900") | on(9, "-200"))], alerted, NOW)) == [("correction", "100%")]
 
 
 def test_a_crossing_restated_to_a_later_day_is_not_corrected() -> None:
     """The budget is still exceeded, by other days than the alert named: nothing to correct."""
-    told: dict[str, date | None] = {}
+    alerted: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
-    tell(told, decide([status_of(given, on(5, "1000"))], told, NOW))
-    assert decide([status_of(given, on(5, "900") | on(9, "200"))], told, NOW) == []
+    tell(alerted, decide([status_of(given, on(5, "1000"))], alerted, NOW))
+    assert decide([status_of(given, on(5, "900") | on(9, "200"))], alerted, NOW) == []
 
 
 def test_what_was_passed_is_not_foreseen_afterwards() -> None:
     """After a correction, no mail says that the same threshold will be passed."""
-    told: dict[str, date | None] = {}
-    tell(told, decide([status_of(make_budget(), on(5, "1000"))], told, NOW))
-    found = tell(told, decide([status_of(make_budget(), on(5, "990"), foreseen=("100%",))], told, NOW))
+    alerted: dict[str, date | None] = {}
+    tell(alerted, decide([status_of(make_budget(), on(5, "1000"))], alerted, NOW))
+    found = tell(alerted, decide([status_of(make_budget(), on(5, "990"), foreseen=("100%",))], alerted, NOW))
     assert found == [("correction", "100%")]
 
 
 def test_corrections_of_several_thresholds_are_one_mail() -> None:
     """The highest names it."""
-    told: dict[str, date | None] = {}
-    tell(told, decide([status_of(make_budget(), on(5, "1000"))], told, NOW))
-    (decision,) = decide([status_of(make_budget(), on(5, "100"))], told, NOW)
+    alerted: dict[str, date | None] = {}
+    tell(alerted, decide([status_of(make_budget(), on(5, "1000"))], alerted, NOW))
+    (decision,) = decide([status_of(make_budget(), on(5, "100"))], alerted, NOW)
     assert (decision.kind, [i.crossing.threshold.text for i in decision.items], decision.lead.crossing.threshold.text) == (
         "correction",
         ["80%", "100%"],
@@ -105,7 +105,7 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
     )
 
 
-def test_the_first_hours_and_a_snooze_only_postpone() -> None:
+def test_the_first_hours_and_a_snooze_only_postpone_alerts() -> None:
     """What still holds afterwards is mailed then."""
     status = status_of(make_budget(), on(1, "1000"))
     first_hours = datetime(2026, 11, 1, 23, 59, tzinfo=timezone.utc)
@@ -116,13 +116,13 @@ def test_the_first_hours_and_a_snooze_only_postpone() -> None:
 
 def test_an_anomaly_is_reported_once_per_day_and_series() -> None:
     """Edits of the budget's amount or thresholds do not repeat it; a snooze holds it back."""
-    told: dict[str, date | None] = {}
+    alerted: dict[str, date | None] = {}
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
     status = replace(status_of(make_budget(), {}), anomalies=(day,))
-    assert decide([status], told, NOW, ["vision"]) == []
-    assert tell(told, decide([status], told, NOW)) == [("anomaly", "400% above usual")]
+    assert decide([status], alerted, NOW, ["vision"]) == []
+    assert tell(alerted, decide([status], alerted, NOW)) == [("anomaly", "400% above usual")]
     edited = replace(status_of(make_budget("77", actual=["3%"]), {}), anomalies=(day,))
-    assert decide([edited], told, NOW) == []
+    assert decide([edited], alerted, NOW) == []
 
 
 class Nights(RuleBasedStateMachine):
@@ -140,7 +140,7 @@ class Nights(RuleBasedStateMachine):
         self.days: dict[date, Decimal] = {}
         self.edits = 0
         self.is_snoozed = False
-        self.told: dict[str, date | None] = {}
+        self.alerted: dict[str, date | None] = {}
         self.ids: list[str] = []
         self.expected: dict[tuple[object, ...], date | None] = {}
 
@@ -157,7 +157,7 @@ class Nights(RuleBasedStateMachine):
 
     @rule()
     def edit(self) -> None:
-        """A new version of the budget, as good as the same."""
+        """A new version of the budget that differs as little as possible."""
         self.edits += 1
         self.first_judged = self.now
 
@@ -172,13 +172,13 @@ class Nights(RuleBasedStateMachine):
         given = make_budget(str(1000 + self.edits), actual=self.texts, forecast=self.coming)
         periods = periods_to_judge("month", self.now, self.first_judged)
         statuses = [status_of(given, self.days, p, tuple(self.coming) if foreseen and self.now.date() < p.end else ()) for p in periods]
-        decisions = decide(statuses, self.told, self.now, ["vision"] if self.is_snoozed else [])
+        decisions = decide(statuses, self.alerted, self.now, ["vision"] if self.is_snoozed else [])
         got = set()
         for decision in decisions:
             assert decision.lead in decision.items
             self.ids += [item.alert_id for item in decision.items]
             got |= {(decision.status.period.name, item.kind, item.crossing.threshold.level) for item in decision.items}
-        tell(self.told, decisions)
+        tell(self.alerted, decisions)
         assert got == self.oracle([(p.name, p.start, p.end) for p in periods], given, foreseen)
 
     def oracle(self, periods: list[tuple[str, date, date]], given: Budget, foreseen: bool) -> set[tuple[str, str, Decimal]]:
@@ -220,7 +220,7 @@ class Nights(RuleBasedStateMachine):
     def nothing_is_decided_twice(self) -> None:
         ids = getattr(self, "ids", [])
         assert len(ids) == len(set(ids))
-        assert set(ids) == set(getattr(self, "told", {}))
+        assert set(ids) == set(getattr(self, "alerted", {}))
 
 
 Nights.TestCase.settings = hypothesis_settings(max_examples=120, stateful_step_count=30, deadline=None)

@@ -26,7 +26,7 @@ COVERED = date(2026, 11, 16)  # a Monday; 15 days are left
 
 
 def office(first: date, days: int, weekday: str = "100", weekend: str = "20") -> dict[date, Decimal]:
-    """A series without chance in it."""
+    """A series without random variation."""
     return {(day := first + timedelta(days=n)): Decimal(weekend if day.weekday() > 4 else weekday) for n in range(days)}
 
 
@@ -64,7 +64,7 @@ def test_the_day_a_level_is_passed() -> None:
 
 
 def test_last_years_holidays_are_expected_again() -> None:
-    """A week off at the end of November last year is off this year, where days off are rare; this year's own days off lower nothing."""
+    """If days off are rare, a week off at the end of last November is expected again this year. Days off of this year do not lower the forecast."""
     first = COVERED - timedelta(days=400)
     days = office(first, 400)
     off = [date(2025, 11, n) for n in range(24, 29)]
@@ -81,7 +81,7 @@ def test_last_years_holidays_are_expected_again() -> None:
     [
         (Seen(), 1.0, 100.0),  # nothing known: the model
         (Seen(billed=30.0), 1.0, 100.0),  # a part is billed: the rest will come
-        (Seen(billed=130.0), 1.0, 130.0),  # never less than is known
+        (Seen(billed=130.0), 1.0, 130.0),  # never less than the known spend
         (Seen(estimated=40.0, over=1.0), 1.0, 40.0),  # a quiet day, which the estimates know wholly
         (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # an expensive one
         (Seen(billed=10.0, estimated=30.0, over=1.0), 1.0, 40.0),
@@ -97,8 +97,8 @@ def test_a_day_no_bill_covers(seen: Seen, share: float, first_day: float) -> Non
     assert float(found.path[0][1] - spent_before(flat)) == pytest.approx(first_day, abs=0.02)
 
 
-def test_a_late_bill_at_the_months_beginning() -> None:
-    """On 2 December the bill still ends in November: December's forecast is made all the same, of December's days alone."""
+def test_a_new_month_is_forecast_even_if_the_bill_still_ends_in_the_old_one() -> None:
+    """On 2 December the bill still ends in November. The forecast for December is made anyway, for the days of December only."""
     days = office(date(2026, 8, 1), 121)  # to 29 November
     december = (date(2026, 12, 1), date(2027, 1, 1))
     found = forecast_total(days, date(2026, 11, 30), december, Decimal(0), {})
@@ -126,7 +126,7 @@ def about_100(days: int, covered: date = COVERED, fee_day: int = 0, fee: float =
 @pytest.mark.parametrize("cost", [-10_000, -1_000, 10_000])
 @pytest.mark.parametrize("ago", [1, 3, 8, 20, 60])
 def test_a_credit_or_a_fee_of_once_is_not_expected_again(cost: int, ago: int) -> None:
-    """It counts where it is, and the days to come cost what days cost."""
+    """The day itself counts, and the forecast for later days uses the usual cost."""
     days = about_100(150)
     days[COVERED - timedelta(days=ago)] = Decimal(cost)
     found = make(days)
@@ -157,8 +157,8 @@ def test_a_fee_of_every_month_is_expected_on_its_day(covered: str, fee_day: int,
     assert found.high - found.low < 20 * left + 20
 
 
-def test_fees_of_quarters_and_of_last_days_and_those_that_ended() -> None:
-    """In a year's budget: two more quarters; six more last days of a month; of what stayed away when it was due nothing."""
+def test_the_forecast_expects_quarterly_and_last_day_fees_but_no_ended_fees() -> None:
+    """A yearly budget expects two more quarterly fees and six more fees on the last day of a month. It expects no fee that did not come when it was due."""
     on, first = date(2026, 6, 10), date(2026, 6, 10) - timedelta(days=400)
     year = (date(2026, 1, 1), date(2027, 1, 1))
     plain = forecast_total(about_100(400, on), on, year, Decimal(0), {})
@@ -174,8 +174,8 @@ def test_fees_of_quarters_and_of_last_days_and_those_that_ended() -> None:
         assert abs(found.total - plain.total - 5000 * more) < 100, (fees, more)
 
 
-def test_intervals_of_the_first_weeks() -> None:
-    """From two weeks of history on, the interval holds the total as often as it states, and the forecast is never at an end of its own range."""
+def test_intervals_of_the_first_weeks_are_wide_enough() -> None:
+    """With two weeks of history or more, the interval contains the total as often as stated. The forecast is never at either end of its interval."""
     draw, held, count = random.Random(3), 0, 0
     for length in range(LEAST_DAYS, LEAST_DAYS + 6):
         for _ in range(60):
@@ -214,8 +214,8 @@ def test_the_interval_begins_at_what_is_spent_as_people_read_it() -> None:
     assert make(days).low == Decimal("1455.30")
 
 
-def test_scale_and_shift_of_a_series() -> None:
-    """Ten times the money is ten times the forecast; seven days later is the same days later."""
+def test_the_forecast_follows_scale_and_shift_of_a_series() -> None:
+    """Ten times the cost gives ten times the forecast. A series moved by seven days gives a forecast moved by seven days."""
     draw = random.Random(7)
     values = [draw.uniform(10, 100) for _ in range(90)]
     plain = look_ahead(values, date(2026, 8, 1), 20, 20)
@@ -229,7 +229,7 @@ def noisy(level: float, days: int, draw: random.Random) -> list[float]:
 
 
 def test_a_history_begins_at_an_evident_step() -> None:
-    """Nine quiet days and then eleven times as much: what came before the step lowers nothing. Chance, one expensive day and a fade are not a step."""
+    """After nine quiet days, the cost is eleven times as high. The days before the step do not lower the forecast. Chance, one expensive day and a fade are not a step."""
     draw = random.Random(3)
     values = noisy(20, 9, draw) + noisy(220, 43, draw)
     assert 9 <= find_step(values) <= 12  # the test of ranks may see it a low day late
@@ -255,7 +255,7 @@ def test_the_point_forecast_is_inside_its_own_range() -> None:
 
 
 def test_a_series_of_credits_has_a_range() -> None:
-    """Credits go on too, and may be fewer or more: the range has a width on either side of nothing."""
+    """Credits are expected to continue and may become larger or smaller, so the interval has a width."""
     draw = random.Random(9)
     days = {COVERED - timedelta(days=n + 1): Decimal(f"{value:.2f}") for n, value in enumerate(noisy(-100, 90, draw))}
     found = make(days)
@@ -275,7 +275,7 @@ def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
 
 @pytest.mark.parametrize(("count", "total"), [(60, 1800), (59, 1500)])
 def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.MonkeyPatch, count: int, total: int) -> None:
-    """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. Few replays widen the range alone."""
+    """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. A few replays only widen the interval."""
     errors = sorted(0.1 + 0.2 * n / (count - 1) for n in range(count))
     monkeypatch.setattr(
         forecast, "look_ahead", lambda values, first, ahead, reach: ExpectedDays([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead)

@@ -86,7 +86,7 @@ def test_all_hostile_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.torture)])
-def test_operators_and_archive_mails(tmp_path: Path, every: int) -> None:
+def test_no_text_from_outside_changes_headers_or_elements_of_operators_mails(tmp_path: Path, every: int) -> None:
     """A source, an error text, a headline, a detail, a store: none of them adds a header or an element."""
 
     def write(given: Settings, name: str) -> MemoryRecords:

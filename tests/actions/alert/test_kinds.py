@@ -108,7 +108,7 @@ def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(t
 
 
 def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
-    """Three runs burn 400 on the 23rd, which no bill reaches yet: the forecast knows, the figure does not count it, and the mail says so."""
+    """Three runs cost 400 on the 23rd, which no bill covers yet. The forecast includes this cost, the spend does not, and the mail says so."""
     rows, runs = every_day(), [run("a", start_time=datetime(2026, 11, 22, 22, tzinfo=UTC))]
     result = step(
         tmp_path,
@@ -229,7 +229,7 @@ def test_an_anomalous_day_is_mailed_with_the_runs_that_caused_it(tmp_path: Path)
 
 
 def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) -> None:
-    """It ended three weeks before the other: a day can only have cost more than is known of it."""
+    """The bill ends three weeks before the other bill. So a day may have cost more than is known, but not less."""
     records, given, bills = (
         MemoryRecords(),
         make_settings(tmp_path, budget(amount="8000")),
@@ -311,7 +311,7 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
     ],
 )  # fmt: skip
 def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -> None:
-    """No budget, no mail, not even to operators; one harmless line says what was found and what to write."""
+    """There is no budget and no mail, not even to operators. One harmless line says what the tag has and what to write instead."""
     result = step(
         tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=[cost("2026-11-05", "1e7")], experiments=[tagged(tag)]
     )
@@ -500,7 +500,7 @@ def test_an_expensive_day_among_days_without_cost_has_no_percentage(tmp_path: Pa
 
 
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
-    """Its lines are of whole months: there is a forecast all the same, and an expensive day is mailed."""
+    """Its lines are of whole months: there is a forecast anyway, and an expensive day is mailed."""
     days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]
     until = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
     result = step(
@@ -540,7 +540,7 @@ def test_the_list_has_the_state_of_every_budget(tmp_path: Path) -> None:
 
 
 def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) -> None:
-    """Another team's budget now, or another amount: what was judged of the old one says nothing of it."""
+    """If the budget now has another team or amount, results of the old version are not shown for it."""
     records = MemoryRecords()
     result = step(tmp_path, records, make_settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
     edits = (
@@ -556,7 +556,7 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
 
 
 def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> None:
-    """Cut, never rounded up to what was not reached: on the screen, in the list, the page's bar, the mail's picture and a mail for many.
+    """Percentages are cut, never rounded up to a threshold that was not reached. This holds on the screen, in lists, on pages and in mails.
     The screen shows each budget once, in the period that runs, however long that is."""
     records = MemoryRecords()
     entries = [budget(every="quarter", actual=["99%", "100%"], forecast=[]), budget("daily", "9000", every="day")]
@@ -608,7 +608,7 @@ def test_a_budget_is_listed_acknowledged_snoozed_and_woken_by_commands(tmp_path:
 
 
 def test_an_alert_killed_in_the_first_pipeline_run_is_still_a_summary(tmp_path: Path) -> None:
-    """Whatever write it was killed at: afterwards one mail, with everything in it, for who would get two."""
+    """After a kill at any write, each recipient gets one mail with everything in it."""
 
     class Killed(BaseException):
         pass

@@ -44,7 +44,7 @@ def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Dec
 
 
 def test_a_thousand_experiments_cost_no_more_queries_than_two(tmp_path: Path) -> None:
-    """Each is judged by its own money and its own estimates, of its own server; cost out of scope counts for none."""
+    """Each budget is judged by the cost and estimates of its own experiment on its own server. Out-of-scope cost counts for none of them."""
     few, asked = judged(tmp_path / "few", 2)
     many, asked_for_many = judged(tmp_path / "many", 1001)
     assert (asked_for_many, len(many)) == (asked, 1001)

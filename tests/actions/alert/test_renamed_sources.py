@@ -68,9 +68,9 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
         while was_killed:
             records, given, now = MemoryRecords(), make_settings(tmp_path / str(moment), TAGS), NOW + timedelta(days=1)
             alert.run(partial(nullcontext, old), given, records, NOW - timedelta(days=5))
-            told = alert.run(partial(nullcontext, old), given, records, NOW).alerts.to_pylist()
-            assert {row["kind"] for row in told} == {"actual", "anomaly"} and len(told) == 3
-            name = told[0]["budget"]
+            alerted = alert.run(partial(nullcontext, old), given, records, NOW).alerts.to_pylist()
+            assert {row["kind"] for row in alerted} == {"actual", "anomaly"} and len(alerted) == 3
+            name = alerted[0]["budget"]
             set_quiet(records, [name], Quiet(name, "acknowledged", date(2026, 11, 30), "ana", NOW), NOW)
             note_rename(records, "tracking", "prod", "new")
             records.before = records.after = partial(count_down, [moment])  # type: ignore[method-assign]  # the seam this class is for
@@ -83,9 +83,9 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
             result = alert.run(partial(nullcontext, new), given, records, now)
             (renamed,) = result.budget_status["budget"].to_pylist()
             assert renamed != name
-            assert len(result.alerts) == len(told) and result.sent == []
+            assert len(result.alerts) == len(alerted) and result.sent == []
             for row in result.alerts.to_pylist():
-                (same,) = (one for one in told if (one["kind"], one["threshold"]) == (row["kind"], row["threshold"]))
+                (same,) = (one for one in alerted if (one["kind"], one["threshold"]) == (row["kind"], row["threshold"]))
                 changed = {key for key in row if row[key] != same[key]}
                 assert changed == {"budget", "budget_version", "alert_id"} and row["budget"] == renamed
             assert [q.by for q in read_quiet(records, now).values()] == ["ana"] and set(read_quiet(records, now)) == {renamed}
@@ -97,22 +97,22 @@ def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> Non
 def test_nothing_is_mailed_between_a_rename_and_the_next_pipeline_run(
     tmp_path: Path, kind: Any, key: str, column: str, old: str, every: str
 ) -> None:
-    """Then closed months have the new name and open ones the old: by either alone, what was passed would be less, or be passed again."""
+    """At that time closed months have the new name and open months the old one. With only one of the names, a threshold would be reached again, or be corrected."""
     records = MemoryRecords()
     given = {name: make_settings(tmp_path, budget(every=every, **{"for": {key: [name]}})) for name in (old, "new")}
     closed, still_open = [cost("2026-10-05", "5100")], [cost("2026-11-05", "120")]
     step(tmp_path, records, given[old], NOW - timedelta(days=35), cost_daily=of(column, old, closed))
     step(tmp_path, records, given[old], cost_daily=of(column, old, [*closed, *still_open]))
-    told = subjects(tmp_path)
+    alerted = subjects(tmp_path)
     note_rename(records, kind, old, "new")
     between = step(
         tmp_path, records, given["new"], NOW + timedelta(hours=6), cost_daily=[*of(column, "new", closed), *of(column, old, still_open)]
     )
-    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == told
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == alerted
     assert [note for note in between.notes if f"still use the old name {old} for new" in note]
     after = step(tmp_path, records, given["new"], NOW + timedelta(days=1), cost_daily=of(column, "new", [*closed, *still_open]))
-    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == told and not after.notes
-    assert told == [f"[runspend] Budget vision: 102.0% of 5,000 USD spent in {'2026' if every == 'year' else 'October'}"]
+    assert [s for s in subjects(tmp_path) if "NOT JUDGED" not in s] == alerted and not after.notes
+    assert alerted == [f"[runspend] Budget vision: 102.0% of 5,000 USD spent in {'2026' if every == 'year' else 'October'}"]
 
 
 def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> None:

@@ -276,7 +276,7 @@ def test_nothing_is_fetched_from_elsewhere() -> None:
 
 
 def test_the_chart_is_inside_the_mail() -> None:
-    """A PNG of its own part, named by the HTML beside it; the text has its numbers as a table, and so has who does not see it."""
+    """The chart is a PNG part that the HTML part refers to. The text part has its numbers as a table."""
     message = parsed(CHARTED)
     types = [part.get_content_type() for part in message.walk()]
     assert types == ["multipart/alternative", "text/plain", "multipart/related", "text/html", "image/png"]
@@ -287,9 +287,9 @@ def test_the_chart_is_inside_the_mail() -> None:
     (image,) = [e for e in html5lib.HTMLParser().parse(markup).iter() if str(e.tag).endswith("}img")]
     assert image.attrib["src"] == "cid:picture"
     rows = [line.split("  ") for line in text.splitlines() if line.startswith("  ") and "%" in line]
-    told = " ".join(cell.strip() for row in rows for cell in row if cell.strip())
-    assert re.findall(r"[\d,]+", told) == re.findall(r"[\d,]+", image.attrib["alt"].partition(". ")[2])
-    assert "5,012" in told and "30 Nov, forecast (6,000–7,000) 6,500 130%" in told
+    cells = " ".join(cell.strip() for row in rows for cell in row if cell.strip())
+    assert re.findall(r"[\d,]+", cells) == re.findall(r"[\d,]+", image.attrib["alt"].partition(". ")[2])
+    assert "5,012" in cells and "30 Nov, forecast (6,000–7,000) 6,500 130%" in cells
     assert as_bytes(Mail.from_record(json.loads(json.dumps(CHARTED.as_record())))) == as_bytes(CHARTED)
 
 

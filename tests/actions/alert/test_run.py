@@ -268,7 +268,7 @@ def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path
     ],
 )  # fmt: skip
 def test_a_budget_sums_what_its_selector_names(tmp_path: Path, selector: dict[str, Any] | None, spent: str) -> None:
-    """A budget sums what its selector names; without one, the ML platform: everything that is not out of scope."""
+    """A budget sums the cost that its selector matches. Without a selector, it sums all cost of the ML platform."""
     rows = [
         cost("2026-11-05", "60", owner="ana", cost_center="42"),
         cost("2026-11-06", "40", user_name="ben", cost_kind="storage", experiment_name="it's %_'; drop"),
@@ -327,7 +327,7 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
 
 
 def test_budgets_of_runs_are_not_judged_before_any_server_was_read(tmp_path: Path) -> None:
-    """Nothing spent would be wrong. A budget on a bill is judged, and so are all once one server was read."""
+    """A spend of zero would be wrong. A budget on a bill is judged, and so are all once one server was read."""
     given = make_settings(tmp_path, budget(), budget("everything", **{"for": {"source": "aws"}}))
     down = {"source": "prod", "kind": "tracking", "state": "unreachable", "last_good_at": None}
     read = {"source": "lab", "kind": "tracking", "state": "ok", "last_good_at": NOW}
@@ -485,7 +485,7 @@ def test_without_a_mail_backend_nothing_is_sent_now_or_later(tmp_path: Path) -> 
 
 
 def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
-    """`notify: [owner]` goes to the owner; a budget without one has no recipient, and its alert is recorded all the same."""
+    """`notify: [owner]` goes to the owner; a budget without one has no recipient, and its alert is recorded anyway."""
     given = make_settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
     result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER)
     assert [m["To"] for m in mails(tmp_path).values()] == ["ana@acme.com"]
@@ -493,17 +493,17 @@ def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
 
 
 def test_operators_are_mailed_once_per_cause_and_day(tmp_path: Path) -> None:
-    """The same key in one night is one mail; another key or another night is another. No warehouse is needed."""
+    """One key gives one mail per night. Another key or another night gives another mail. No warehouse is needed."""
     records, given = Records(tmp_path), make_settings(tmp_path)
 
-    def told(kind: operators.NoticeKind, key: str, now: datetime) -> list[Any]:
+    def mailed(kind: operators.NoticeKind, key: str, now: datetime) -> list[Any]:
         return operators.notify(given, records, kind, key, now, "aws 2026-11 v24: part 3 of 5 missing. v23 stays in place.")
 
-    assert len(told("REFUSED", "aws 2026-11", NOW)) == 1
-    assert told("REFUSED", "aws 2026-11", NOW + timedelta(hours=5)) == []
-    assert len(told("REFUSED", "aws 2026-10", NOW)) == 1
-    assert len(told("CHECK FAILED", "aws 2026-11", NOW)) == 1
-    assert len(told("REFUSED", "aws 2026-11", NOW + timedelta(days=1))) == 1
+    assert len(mailed("REFUSED", "aws 2026-11", NOW)) == 1
+    assert mailed("REFUSED", "aws 2026-11", NOW + timedelta(hours=5)) == []
+    assert len(mailed("REFUSED", "aws 2026-10", NOW)) == 1
+    assert len(mailed("CHECK FAILED", "aws 2026-11", NOW)) == 1
+    assert len(mailed("REFUSED", "aws 2026-11", NOW + timedelta(days=1))) == 1
     assert len(mails(tmp_path)) == 4
     message = mails(tmp_path)[next(name for name in mails(tmp_path) if name.startswith("operators.REFUSED"))]
     assert message["Subject"] == "[runspend] REFUSED: aws 2026-11 v24: part 3 of 5 missing"
@@ -582,8 +582,8 @@ def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
             set_outcome(records, mail, f"n{number}@acme.com", SendResult("refused", "550 5.1.1 no such user"), NOW, "smtp")
         for _ in range(2):
             operators.tell_refused(given, records, NOW)
-        told = subjects(tmp_path)
-        assert sum(s.startswith("[runspend] REFUSED: 1000 mails not delivered") for s in told) == 1
-        assert len(told) == (1 if count == 1000 else 6)
+        mailed = subjects(tmp_path)
+        assert sum(s.startswith("[runspend] REFUSED: 1000 mails not delivered") for s in mailed) == 1
+        assert len(mailed) == (1 if count == 1000 else 6)
     text = " ".join(text_of(next(m for m in mails(tmp_path).values() if "1000" in m["Subject"])).split())
     assert "was refused: 550 5.1.1 no such user; Runspend does not send it again" in text and "and 950 more" in text

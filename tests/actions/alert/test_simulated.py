@@ -147,13 +147,13 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
 def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
     """Decisions are the oracle's; each has one mail that names it, every mail is of a decision."""
     rows = alerts.to_pylist()
-    told = {
+    alerted = {
         (r["budget"], r["budget_period"], r["kind"], int(r["threshold"].removesuffix("%")))
         for r in rows
         if r["kind"] in ("actual", "correction")
     }
-    assert told == set(oracle.due)
-    assert len(told) == sum(1 for r in rows if r["kind"] in ("actual", "correction")), "one row each"
+    assert alerted == set(oracle.due)
+    assert len(alerted) == sum(1 for r in rows if r["kind"] in ("actual", "correction")), "one row each"
     assert all('"accepted"' in r["recipients"] for r in rows)
     assert set(mails(home)) == {r["message_id"] for r in rows}
     forecasts = [r for r in rows if r["kind"] == "forecast"]

@@ -98,7 +98,7 @@ def test_no_server_is_contacted_without_queued_mail(tmp_path: Path) -> None:
     assert server.commands == []
 
 
-def test_starttls_implicit_tls_and_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mail_is_sent_over_starttls_and_implicit_tls_with_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a certificate the machine trusts, mail goes encrypted, with the login."""
     context, certificate = make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
@@ -116,8 +116,10 @@ def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, e
     """Some answer "502 not implemented: AUTH PLAIN …", which would be in records, tables and mails."""
     blob = base64.b64encode(b"\0runspend\0pa55-canary").decode()
     given = smtp(tmp_path, 25, tls="none", username="runspend", password="pa55-canary")
-    said = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)
-    assert "canary" not in said and not any(blob[n : n + 8] in said for n in range(len(blob) - 7)) and said.startswith("535 ")
+    described = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)
+    assert (
+        "canary" not in described and not any(blob[n : n + 8] in described for n in range(len(blob) - 7)) and described.startswith("535 ")
+    )
 
 
 def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,8 +186,8 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
 
 @pytest.mark.parametrize(("what", "script", "expected", "taken"), REPLIES, ids=[r[0].replace(" ", "-") for r in REPLIES])
 def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
-    """Per recipient: a 5xx is refused, and tried again unless it is about the address or the mail; doubt is waiting and tried again next
-    run, never within the run."""
+    """For each recipient, a 5xx is a refusal, and is tried again unless it is about the address or the mail. An unclear answer is tried again in
+    the next run, never in the same run."""
     records = MemoryRecords()
     message_id = queue(records)
     with smtp_server(script) as server:
@@ -231,7 +233,7 @@ def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
     assert [a.recipients for a in server.accepted] == [[ANA], ["oncall@acme.com"]]
 
 
-def test_server_down_then_up(tmp_path: Path) -> None:
+def test_no_mail_is_lost_while_the_server_is_down(tmp_path: Path) -> None:
     """Nothing is lost while no server answers; one failed connection is enough for all mails of a run."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -266,7 +268,7 @@ def test_a_server_that_stalls_is_left_alone(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_server_that_never_ends_an_answer_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each letter comes in time, the answer never does: the deadline for all mails ends it."""
+    """Each letter of the answer arrives in time, but the answer never ends. The deadline for all mails stops it."""
     records = MemoryRecords()
     queue(records)
     monkeypatch.setattr(outbox, "open_backend", lambda mail, home: SmtpBackend(mail, 5, 1))
@@ -279,7 +281,7 @@ def test_a_server_that_never_ends_an_answer_is_cut_off(tmp_path: Path, monkeypat
 
 
 def test_mails_a_server_chokes_on_do_not_starve_the_others(tmp_path: Path) -> None:
-    """The oldest mails make the server hang up, each time. Those behind them leave by the next run at the latest."""
+    """The oldest mails make the server hang up, each time. Mails queued after them are sent in the next run at the latest."""
     records = MemoryRecords()
     for n in range(6):
         queue(records, f"a{n}", (f"down{n}@acme.com",))
@@ -291,7 +293,7 @@ def test_mails_a_server_chokes_on_do_not_starve_the_others(tmp_path: Path) -> No
 
 
 def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
-    """A full mailbox is not a refusal, but after some tries the operators hear of it, once."""
+    """A full mailbox is not a refusal, but after some tries operators get one mail about it."""
     records = MemoryRecords()
     queue(records)
     with smtp_server(Script(rcpt_replies={BEN: "452 mailbox full"})) as server:
@@ -317,8 +319,8 @@ def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply:
         assert send_outbox(given, records, NOW + timedelta(days=7)) == []
     assert errors == [True] * 17 + [False] * 7
     assert states(records)[BEN] == "refused"
-    told = [str(a.message["Subject"]) for a in server.accepted if a.recipients == ["oncall@acme.com"]]
-    assert told == [f"[runspend] REFUSED: mail to ben@acme.com {what}: {reply}" for what in ("deferred", "given up")]
+    mailed = [str(a.message["Subject"]) for a in server.accepted if a.recipients == ["oncall@acme.com"]]
+    assert mailed == [f"[runspend] REFUSED: mail to ben@acme.com {what}: {reply}" for what in ("deferred", "given up")]
     assert set(received(server).values()) == {1}
 
 
@@ -346,7 +348,7 @@ OUTAGES = {
 
 @pytest.mark.parametrize("outage", [*OUTAGES, "nothing listens"])
 def test_an_outage_of_the_server_drops_no_recipient(tmp_path: Path, outage: str) -> None:
-    """Ten days in which it takes no mail from anybody: every night says so, and when it is back everyone has the mail, once."""
+    """The server takes no mail for ten days, and every night reports this. When it is back, everyone gets the mail once."""
     records = MemoryRecords()
     message_id = queue(records)
     script = replace(OUTAGES.get(outage, Script()))
@@ -405,8 +407,8 @@ def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path
             for hours in (6, 12):
                 send_and_tell(given, records, late + timedelta(hours=hours))
             assert send_outbox(given, records, late + timedelta(hours=18)) == []
-        told = [str(a.message["Subject"]) for a in server.accepted if "given up" in str(a.message["Subject"])]
-        assert (states(records)[BEN], len(told)) == ("refused", 1)
+        mailed = [str(a.message["Subject"]) for a in server.accepted if "given up" in str(a.message["Subject"])]
+        assert (states(records)[BEN], len(mailed)) == ("refused", 1)
         assert set(received(server).values()) == {1}
 
 
@@ -466,9 +468,9 @@ def test_a_refusal_that_may_be_policy_is_reported_at_once_and_retried_for_four_d
             script.rcpt_replies = {}
             send_outbox(given, records, NOW + timedelta(days=days))
             assert send_outbox(given, records, NOW + timedelta(days=days + 1)) == []
-        told = [a.message for a in server.accepted if "REFUSED" in a.message["Subject"]]
-        assert [m["Subject"] for m in told] == ["[runspend] REFUSED: mail to ben@acme.com refused: 550 access denied"]
-        body = told[0].get_body(("plain",))
+        mailed = [a.message for a in server.accepted if "REFUSED" in a.message["Subject"]]
+        assert [m["Subject"] for m in mailed] == ["[runspend] REFUSED: mail to ben@acme.com refused: 550 access denied"]
+        body = mailed[0].get_body(("plain",))
         assert body is not None and "Runspend tries again until 2026-11-28" in " ".join(body.get_content().split())
         assert states(records)[BEN] == state
 
@@ -501,8 +503,8 @@ def test_an_operator_who_is_refused_is_reported_to_the_others(tmp_path: Path) ->
             now = NOW + timedelta(days=night)
             operators.notify(given, records, "DAG FAILED", "runspend_load_bills", now, "runspend_load_bills failed at load")
             operators.tell_refused(given, records, now)
-    told = [a for a in server.accepted if "REFUSED" in a.message["Subject"]]
-    assert [a.recipients for a in told] == [["oncall@acme.com"]]
+    mailed = [a for a in server.accepted if "REFUSED" in a.message["Subject"]]
+    assert [a.recipients for a in mailed] == [["oncall@acme.com"]]
     assert len(server.accepted) == 4
 
 
@@ -593,7 +595,7 @@ def kill_once(home: Path, script: Script, moment: str) -> Counter[tuple[str, str
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
-def test_killed_at_any_moment_mail_still_arrives(tmp_path: Path, moment: str, rounds: int) -> None:
+def test_mail_arrives_even_if_the_sender_is_killed_at_any_moment(tmp_path: Path, moment: str, rounds: int) -> None:
     """SIGKILL once, then run again: every recipient has the mail; doubles only in the gap, with the same id and bytes."""
     for number in range(rounds):
         counts = kill_once(tmp_path / str(number), Script(), moment)
@@ -615,8 +617,8 @@ FAULTS = {
 @pytest.mark.torture
 @pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_killed_at_a_hostile_server(tmp_path: Path, fault: str, moment: str) -> None:
-    """Both at once: every accepted recipient gets the mail, at most twice."""
+def test_a_sender_killed_at_a_hostile_server_sends_again(tmp_path: Path, fault: str, moment: str) -> None:
+    """The server is hostile and the sender is killed. Every accepted recipient gets the mail, at most twice."""
     for number in range(5):
         home = tmp_path / str(number)
         counts = kill_once(home, replace(FAULTS[fault]), moment)
@@ -628,7 +630,7 @@ def test_killed_at_a_hostile_server(tmp_path: Path, fault: str, moment: str) -> 
 
 
 def test_two_senders_at_once_send_once(tmp_path: Path) -> None:
-    """The task that runs twice at once changes nothing: the second sender waits, and finds nothing left to send."""
+    """If a task runs twice at the same time, the second sender waits and then has nothing to send."""
     with smtp_server(Script(at=lambda moment: time.sleep(0.05))) as server:
         arguments = [sys.executable, "-c", SENDER, str(tmp_path), str(server.port), "never"]
         both = [subprocess.Popen(arguments) for _ in range(2)]

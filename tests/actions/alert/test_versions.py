@@ -114,9 +114,9 @@ def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
     for day, factor in (("2026-11-24", 1), ("2026-11-25", 2)):
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]
         night(tmp_path, records, make_settings(tmp_path, *entries), day, OVER)
-    told = subjects(tmp_path)
-    assert sum("budgets monitored" in subject for subject in told) == 1
-    assert sum("spent in" in subject for subject in told) == 3
+    mailed = subjects(tmp_path)
+    assert sum("budgets monitored" in subject for subject in mailed) == 1
+    assert sum("spent in" in subject for subject in mailed) == 3
 
 
 def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:

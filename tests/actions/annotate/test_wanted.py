@@ -11,7 +11,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import arrow, make_run, moment
 
 
-def test_costs_below_a_cent_are_told_apart_and_add_up(tmp_path: Path) -> None:
+def test_costs_below_a_cent_stay_distinct_and_add_up(tmp_path: Path) -> None:
     amounts = {"a": "0.00044", "b": "0.00465", "c": "-0.00005", "d": "0.00001"}
     runs = [make_run(id=name, at="2026-10-09T08:00:00..2026-10-09T08:00:05")[0] | {"lifecycle_stage": "active"} for name in amounts]
     key = {"tracking_server": "prod", "workspace": "default", "start_month": dt.date(2026, 10, 1), "billing_currency": "USD"}

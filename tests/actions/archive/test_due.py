@@ -113,7 +113,7 @@ def look_daily(records: Records, since: datetime, days: int) -> datetime:
 
 
 def test_one_mail_an_owner_and_operators_for_the_rest(tmp_path: Path) -> None:
-    """All items of one owner in one notice; what has no address goes to operators; nothing is announced twice."""
+    """One notice has all items of an owner. Items without an address go to operators. No item is announced twice."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         assert states_of(reader, records, given_) == dict.fromkeys("abc", "planned")
@@ -135,7 +135,7 @@ def test_without_recipients_nothing_is_announced(tmp_path: Path) -> None:
 
 
 def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path) -> None:
-    """Not when it was written: while it waits there is no date, and waiting for long does not count."""
+    """The grace period does not begin when the mail is written. While the mail waits, the item has no date, and the wait does not count."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         (first, *_) = announce(reader, records, given_, accepted_at=None)
@@ -153,8 +153,8 @@ def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path
     assert first.notice_id in {value["notice_id"] for value in records.list(KIND).values()}
 
 
-def test_due_after_the_grace_period_and_not_a_moment_before(tmp_path: Path) -> None:
-    """The items are those of the plan as it is then."""
+def test_an_item_is_due_after_the_grace_period_and_not_a_moment_before(tmp_path: Path) -> None:
+    """The items are those of the plan at that time."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -165,7 +165,7 @@ def test_due_after_the_grace_period_and_not_a_moment_before(tmp_path: Path) -> N
             assert states_of(reader, records, given_, now) == dict.fromkeys("abc", "due" if expected else "announced")
 
 
-# What may come to be known of a run meanwhile, by the run's id, in place of what was known.
+# Facts about a run that may change meanwhile, by the run's id.
 SIGNALS: dict[str, Callable[[str], dict[str, Any]]] = {
     "registered": lambda a: {"model_versions": [version("fraud", 7, run_id=a)]},
     "aliased": lambda a: {"model_versions": [version("nets", 7, source_uri=f"s3://ml/12/{a}/artifacts/model", aliases='["champion"]')]},
@@ -189,13 +189,13 @@ SIGNALS: dict[str, Callable[[str], dict[str, Any]]] = {
 def signalled(signals: Mapping[str, Callable[[str], dict[str, Any]]]) -> dict[str, list[Any]]:
     """Tables of a run per signal, which has its name: with what the signals say, and as they were for those that say nothing of it."""
     tables: dict[str, list[Any]] = {}
-    for name, said in signals.items():
+    for name, signal in signals.items():
         fresh = {
             "runs": [run(name, experiment_id=name, **OWNED)],
             "artifact_bytes": [stored(name, experiment_id=name)],
             "experiments": [experiment(experiment_id=name)],
         }
-        for table, rows in {**fresh, **said(name)}.items():
+        for table, rows in {**fresh, **signal(name)}.items():
             tables.setdefault(table, []).extend(rows)
     return tables
 
@@ -213,7 +213,7 @@ def test_protection_that_begins_meanwhile_stops_it(tmp_path: Path, at_end: bool)
         assert due_items(reader, records, given_, now) == []
         withdraw_notices(records, plan_states(current_plan(reader, records, given_, now)), now)
     later = look_daily(records, now, 16)
-    with world(tmp_path, later, **fresh) as reader:  # it is as it was before
+    with world(tmp_path, later, **fresh) as reader:  # all signals are back in their former state
         assert [item.owner_id for item in due_items(reader, records, given_, later)] == ["unfinished listing"]
         new = announce(reader, records, given_, later, accepted_at=later)
         # Owners of folders that were protected meanwhile get a new notice and a full grace period.
@@ -273,9 +273,9 @@ def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("new", "told"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("someone", "oncall@acme.com")]
+    ("new", "recipient"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("someone", "oncall@acme.com")]
 )  # fmt: skip
-def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, told: str) -> None:
+def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, recipient: str) -> None:
     """If a run gets another owner before it is due, the new owner gets a notice and a full grace period."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
@@ -284,7 +284,7 @@ def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: P
     with world(tmp_path, changed, **owned_by(new, changed)) as reader:
         assert states_of(reader, records, given_, changed) == {"a": "planned"}
         (notice,) = announce(reader, records, given_, changed, accepted_at=changed)
-        assert notice.recipients == (told,)
+        assert notice.recipients == (recipient,)
         assert announce(reader, records, given_, changed + DAY) == []
         assert rows_of(reader, records, given_, changed)["a"]["earliest_at"] == changed + GRACE
     due = look_daily(records, changed, 30)
@@ -294,7 +294,7 @@ def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: P
 
 
 def test_an_owner_who_gets_it_back_is_mailed_again(tmp_path: Path) -> None:
-    """Each notice has an id of its own, or the third would be taken for the first, which was sent; also at one and the same hour."""
+    """Each notice has its own id, even within one hour. Otherwise the third notice would count as the first, which was sent."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     for number, owner in enumerate(("ana@acme.com", "ben@acme.com", "ana@acme.com")):
         with world(tmp_path, **owned_by(owner)) as reader:
@@ -325,7 +325,7 @@ def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: 
 
 
 def test_an_owner_whose_address_is_dead_is_not_asked_for_another(tmp_path: Path) -> None:
-    """Operators were mailed instead of ana; ben, whose it is now, has an address that works."""
+    """Operators got the notice instead of ana. The new owner ben has an address that works."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
@@ -341,7 +341,9 @@ def test_a_notice_from_before_owners_were_recorded_is_sent_again(tmp_path: Path)
         for key, value in records.list(KIND).items():
             found = records.get(KIND, key)
             assert found is not None
-            items = {item: {name: said[name] for name in ("policy_digest", "objects", "bytes")} for item, said in value["items"].items()}
+            items = {
+                item: {name: signal[name] for name in ("policy_digest", "objects", "bytes")} for item, signal in value["items"].items()
+            }
             assert records.replace(KIND, key, {**value, "items": items}, found[1])
         assert len(announce(reader, records, given_)) == 1
 
@@ -415,7 +417,7 @@ def test_no_grace_period_ends_because_someone_says_so(monkeypatch: pytest.Monkey
 
 
 def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
-    """Though everything was read by the same wrong clock; and nothing is lost once it is right again."""
+    """This holds although everything was read with the same wrong clock. Nothing is lost once the clock is right again."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -552,7 +554,7 @@ def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path
         (0, 0, "archived"),
         (1, 1000, "planned"),
         (2, 310, "planned"),
-    ):  # the note; nothing; the one file that was archived; more
+    ):  # left in the folder: the note; nothing; the one archived file; more files
         with world(tmp_path, later, artifact_bytes=[stored("a", size, objects=objects)]) as reader:
             assert states_of(reader, records, given_, later) == {"a": expected}
     table = archives_table(records)
@@ -636,14 +638,14 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         assert second == ("policy", "cold (archive) selects run a: archived, archived on 2026-11-24")
         records.create(
             "archives_not_told",
-            ArchiveRecords(records).all()[0].told_key,
+            ArchiveRecords(records).all()[0].tagged_key,
             {"owner": "run a", "reason": "prod: MLflow was not told of run a: 503"},
         )
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == (
             "not in MLflow",
             "prod: MLflow was not told of run a: 503; every apply tries again",
         )
-        records.create("archives_told", ArchiveRecords(records).all()[0].told_key, {"owner": "run a"})
+        records.create("archives_told", ArchiveRecords(records).all()[0].tagged_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second
         assert explain_why(reader, records, given_settings(tmp_path), "b", NOW).lines == [
             ("free", "nothing protects it, and no policy selects it: it stays where it is")

@@ -60,7 +60,7 @@ def test_plain_folders_are_not_kept(top: Path) -> None:
     ids=["run", "artifacts", "file uri", "parent", "chain", "outside", "inside", "store"],
 )
 def test_a_run_that_is_reached_through_a_link_keeps_its_files(top: Path, links: dict[str, str], uri: str) -> None:
-    """The folder the link leads to is protected, with the path that leads there; the other run's is not, unless the link leads around both."""
+    """The folder the link leads to is protected, with the path that leads there; the other run's folder is not protected, unless the link leads to a folder around both."""
     for name, target in links.items():
         (top / name).symlink_to(target)
     found = kept(top, {C: uri.format(top=top, up=top.parent)})

@@ -112,11 +112,11 @@ class ArchiveMachine(RuleBasedStateMachine):
     def come_to_an_end(self) -> None:
         self.world.protection, self.world.may_delete = None, True
         self.world.advance(days=30)
-        told = [[(result.state, result.reason) for result in self.world.apply()] for _ in range(2)]
-        assert self.world.here() == {}, told
-        assert self.owned.items() <= self.world.restorable().items(), told
+        results = [[(result.state, result.reason) for result in self.world.apply()] for _ in range(2)]
+        assert self.world.here() == {}, results
+        assert self.owned.items() <= self.world.restorable().items(), results
         self.world.apply()
-        assert self.world.changes_made == 0, (self.world.faults.made, told)
+        assert self.world.changes_made == 0, (self.world.faults.made, results)
 
 
 TestArchive = ArchiveMachine.TestCase

@@ -138,9 +138,11 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
     assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
 
 
-@pytest.mark.parametrize("told", [NOW, NOW + timedelta(days=39, hours=20), NOW + timedelta(days=400)], ids=["past", "today", "future"])
+@pytest.mark.parametrize(
+    "accepted_at", [NOW, NOW + timedelta(days=39, hours=20), NOW + timedelta(days=400)], ids=["past", "today", "future"]
+)
 def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, told: datetime
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, accepted_at: datetime
 ) -> None:
     """An alert step for another date sends queued mail. That date does not count as the date of the notice."""
     settings = settings_of(tmp_path, server.port)
@@ -152,7 +154,7 @@ def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
     fill(settings, later)
     monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=1))
     monkeypatch.setattr(archiving, "wall_clock", lambda: later)
-    assert pipeline.alert(settings, now=told).exit_code == 0 and server.accepted
+    assert pipeline.alert(settings, now=accepted_at).exit_code == 0 and server.accepted
     assert pipeline.archive_plan(settings, now=NOW).exit_code == 0  # a question, which notes nothing
     assert {row["state"] for row in published(settings).values()} == {"planned"}
     assert pipeline.archive_plan(settings, now=later).exit_code == 0
@@ -309,10 +311,10 @@ def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: 
     [mail] = [mail.message for mail in server.accepted if "NOT ARCHIVED" in str(mail.message["Subject"])]
     assert outcome.exit_code == 0 and mail["To"] == "oncall@acme.com"
     for text in (note, why, mail.get_body(("plain",)).get_content()):
-        said = " ".join(text.split())
-        assert all(word in said for word in ("e" * 32, "'oops'", "'vision'", "s3://ml", "mlflow gc", "correct it in MLflow's database")), (
-            said
-        )
+        sentence = " ".join(text.split())
+        assert all(
+            word in sentence for word in ("e" * 32, "'oops'", "'vision'", "s3://ml", "mlflow gc", "correct it in MLflow's database")
+        ), sentence
     assert "3 selected items" in note
 
 

@@ -47,7 +47,7 @@ def test_a_name_outside_the_folder_stays(disk: Disk) -> None:
 
 
 def test_a_file_that_was_written_through_another_name_stays(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As large as before and with its old time: its bytes are looked at, and they are not those that were copied."""
+    """The file has its old size and time, but Runspend reads its bytes and sees that they are not the copied bytes."""
     fill(disk.run, {"a": b"one", "b": b"b"})
     os.link(disk.run / "a", disk.source / "outside")
     was = _Move._put_manifest

@@ -81,7 +81,7 @@ def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
 
 
 def test_only_current_objects_count(tmp_path: Path) -> None:
-    """Earlier stretches, earlier months of a store, and what is not MLflow's are not a part of it."""
+    """Earlier measurements, earlier months of a store and objects that are not MLflow's do not count."""
     closed = stored("a", 5, valid_from=OLD, valid_to=NOW - timedelta(days=1))
     before = stored("b", 7, month=date(2026, 10, 1))
     (row,) = planned(
@@ -126,13 +126,13 @@ def test_each_protection_is_named_and_has_no_money(tmp_path: Path) -> None:
 
 
 def test_bytes_of_an_unknown_run_stay(tmp_path: Path) -> None:
-    """Measured before MLflow was read, or after it forgot: whose they are is not known."""
+    """If the store was measured before MLflow was read, or after MLflow forgot the run, the owner of the bytes is unknown."""
     rows = planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", **AGED)], artifact_bytes=[stored("z")])
     assert states(rows)["z"].startswith("its run is not known")
 
 
 def test_all_that_protects_is_named(tmp_path: Path) -> None:
-    """Someone who takes away one protection must know of the others."""
+    """A person who removes one protection must see all others."""
     (row,) = planned(
         tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags='{"runspend.keep": "1", "stage": "production"}', **AGED)], artifact_bytes=[stored("a")],
         model_versions=[version("fraud", 7, run_id="a", aliases='["champion","eu"]')],
@@ -174,7 +174,7 @@ def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
 
 
 def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
-    """Last use is the latest of end, metric and newest file; of a model, also of the runs that used it; runs with an unknown last use stay in the plan, protected."""
+    """The last use is the latest of end, metric and newest file; for a model, also of the runs that used it. Runs whose last use is unknown stay in the plan as protected."""
     lately = NOW - timedelta(days=89)
     runs = [
         run("a", start_time=OLD, end_time=lately), run("b", **AGED), run("c", **AGED, last_sign_at=lately), run("d", **AGED),
@@ -396,7 +396,7 @@ def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("store", ["/srv/files", "file:///srv/files/", "/srv//files"])
 def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store: str) -> None:
-    """The store as well."""
+    """The same holds for the path of the store."""
     odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(LOCAL_SPELLINGS)]
     own = [run(f"own{n}", artifact_uri=f"/srv/files/{n}/a b", **AGED) for n in range(len(odd))]
     found = [stored(f"own{n}", store=store, prefix=f"{n}/a b", storage_class="LOCAL") for n in range(len(odd))]
@@ -559,7 +559,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(
 
 
 def test_young_checkpoints_count_among_the_best(tmp_path: Path) -> None:
-    """The best two are the best two of the run, also when they are too young to be selected."""
+    """The two best checkpoints of the run count as the best, even if they are too young to be selected."""
     world = checkpoints([5.0, 4.0, 1.0, 2.0])
     world["artifact_bytes"] = [model(f"m-{step}", newest_at=OLD if step < 2 else NOW) for step in range(4)]
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 2, "by": "loss", "order": "min"}}
@@ -612,7 +612,7 @@ def test_of_runs_the_best_of_their_experiment_are_kept(tmp_path: Path) -> None:
 
 
 def test_metrics_that_were_not_read_keep_everything(tmp_path: Path) -> None:
-    """A half-read list of values is not a list."""
+    """An incomplete list of values does not count."""
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 1, "by": "loss", "order": "min"}}
     half = [row for row in reads() if row["kind"] != "run_metrics"] + reads(state="unknown")[2:]
     rows = planned(tmp_path, given_settings(tmp_path, policy), **checkpoints([1.0, 2.0]), tracking_reads=half)
@@ -643,7 +643,7 @@ def test_a_folder_has_no_classes(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
-    """As far as versions were seen in it, and in it alone; archiving does not concern them."""
+    """This holds only for a bucket in which versions were seen. Archiving is still possible."""
     runs = [run(name, **AGED) for name in "ab"]
     found = [
         stored("a"),
@@ -728,7 +728,7 @@ def test_the_first_policy_has_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_changed_is_another(tmp_path: Path) -> None:
-    """Everything it decides by is in its digest; where it archives to as well."""
+    """The digest covers everything that the policy's decisions depend on, and its archive store."""
     world: dict[str, Any] = {"runs": [run("a", **AGED)], "artifact_bytes": [stored("a")]}
     digests = {
         planned(tmp_path, given_settings(tmp_path, policy, **more), **world)[0]["policy_digest"]
@@ -777,7 +777,7 @@ def test_protected_runs_are_never_planned(tmp_path: Path) -> None:
     assert len(rows) == len(runs) == 480
 
 
-def test_no_policy_no_rows(tmp_path: Path) -> None:
+def test_without_a_policy_the_plan_has_no_rows(tmp_path: Path) -> None:
     """Nothing is planned unless a policy says so; without a mail server nothing can become due, and a note states this."""
     assert planned(tmp_path, given_settings(tmp_path), runs=[run("a", **AGED)], artifact_bytes=[stored("a")]) == []
     assert plan_notes(given_settings(tmp_path)) == []

@@ -1,4 +1,4 @@
-"""What comes back from an archive is what went in, byte for byte; and a hostile archive brings nothing and touches nothing."""
+"""A restore returns the archived files byte for byte. A hostile archive restores nothing and changes nothing."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
 
 
 def test_files_come_back_with_their_modes(disk: Disk) -> None:
-    """In a folder of their own with their times too; in their place they are as new as they are in use. A mode never makes a file run as another user."""
+    """In a new folder, files also get their old times. In the original place they count as new, because they are in use. A mode never makes a file run as another user."""
     modes = {"script": 0o750, "open": 0o666, "shut": 0o200, "as its owner": 0o4755, "empty/": 0o500}
     fill(disk.run, dict.fromkeys(modes, b""))
     for name, mode in modes.items():
@@ -311,7 +311,7 @@ def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
     assert tree_of(disk.folder / "there") == {"a": b"a"} and not (disk.folder / ".there.runspend-restore").exists()
 
 
-def test_a_run_without_an_archive(disk: Disk) -> None:
+def test_a_run_is_restored_by_the_beginning_of_its_id_and_a_model_by_its_own_id(disk: Disk) -> None:
     with pytest.raises(UsageError, match="cannot restore nobody: it has no archive"):
         restore("nobody", disk.settings)
 
@@ -414,7 +414,7 @@ KEYS = [
 
 def entry_of(key: str = "a", body: bytes = b"hello", **changes: Any) -> dict[str, Any]:
     sha256 = hashlib.sha256(body).hexdigest()
-    told = {
+    error = {
         "key": key,
         "size": len(body),
         "sha256": sha256,
@@ -425,7 +425,7 @@ def entry_of(key: str = "a", body: bytes = b"hello", **changes: Any) -> dict[str
         "storage_class": "STANDARD",
         "modified": "2026-01-01T00:00:00+00:00",
     }
-    return {**told, **changes}
+    return {**error, **changes}
 
 
 def manifest_of(*entries: Any, **head: Any) -> bytes:
@@ -555,9 +555,9 @@ def refused(disk: Disk) -> str:
 @pytest.mark.parametrize("text", CORPUS.values(), ids=[name.encode("ascii", "replace").decode() for name in CORPUS])
 def test_a_hostile_manifest_is_refused_before_the_first_write(disk: Disk, trap: Path, text: bytes) -> None:
     (trap / "manifest.jsonl").write_bytes(text)
-    told = refused(disk)
-    assert "Nothing was restored" in told
-    assert told.isprintable() or "\n" not in told
+    error = refused(disk)
+    assert "Nothing was restored" in error
+    assert error.isprintable() or "\n" not in error
     with pytest.raises(RunspendError, match="Nothing was restored"):
         restore("run1", disk.settings, tools=Tools(open_store=disk.open))
 
@@ -633,7 +633,7 @@ def test_a_manifest_that_is_written_is_believed() -> None:
 
 
 def test_verified_names_are_those_of_the_archive() -> None:
-    """The names the corpus refuses are those that would not be archived either."""
+    """A manifest may not contain a name that the archive itself would refuse."""
     assert [key for key in KEYS if check_key(key) is None] == []
     world = World()
     world.put("a", b"a")

@@ -1,4 +1,4 @@
-"""What was brought back: an archiver that was stopped cannot take it again, it is as it was last archived, and MLflow's tags follow in the end."""
+"""Restored folders: a stopped archiver cannot archive them again, they have their last archived content, and MLflow's tags follow."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_run_restored_before_its_archiving_ended_is_archived_again(world: Worl
 
 
 def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> None:
-    """Cut off between its deletes, brought back: nothing is done with it before it is due again, and then as it is."""
+    """The archiver was stopped between deletes and the folder restored. Nothing happens to the folder until it is due again, and then its present content is archived."""
     for name in "abc":
         world.put(name, name.encode())
     world.faults.plan = {(f"delete {SOURCE}", 3): "kill before"}
@@ -176,11 +176,11 @@ def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
     rows = [{"item_key": key, "policy_digest": "0" * 8, "owner": None, "objects": 1, "bytes": 1} for key in (item.key, other.key)]
     record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)  # type: ignore[arg-type]
     record_deliveries(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
-    told = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
-    assert all(told[row["item_key"]].covers(row) for row in rows)
+    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
+    assert all(announced[row["item_key"]].covers(row) for row in rows)
     bring_back(world)
-    told = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
-    assert [told[row["item_key"]].covers(row) for row in rows] == [False, True]
+    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
+    assert [announced[row["item_key"]].covers(row) for row in rows] == [False, True]
 
 
 def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
@@ -195,7 +195,7 @@ def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
 
 
 def test_a_restore_may_be_killed_anywhere(world: World) -> None:
-    """Each store call and record once: the next one brings back everything, and says so."""
+    """The restore is killed at each store call and record once. The next restore brings back everything and says so."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -262,7 +262,7 @@ class Words:
     """MLflow's side: the tags that were written, and whether it answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.said: list[tuple[str, str]] = []
+        self.tagged: list[tuple[str, str]] = []
         self.refuses: str | None = None
         for name in ("archived", "restored"):
             monkeypatch.setattr(telling.MlflowWriter, name, self._listen(name))
@@ -271,7 +271,7 @@ class Words:
     def _listen(self, name: str) -> Any:
         def heard(teller: Any, owner: Any, text: str) -> str | None:
             if self.refuses is None:
-                self.said.append((name, owner.owner_id))
+                self.tagged.append((name, owner.owner_id))
             return self.refuses
 
         return heard
@@ -308,8 +308,8 @@ def test_a_tag_that_mlflow_does_not_take_is_retried_and_reported_once(tmp_path: 
     assert tag_archived(settings, records) == []
     words.refuses = None
     assert tag_archived(settings, records) == []
-    assert sorted(words.said) == [("archived", f"run{number}") for number in range(6)]
-    assert tag_archived(settings, records) == [] and len(words.said) == 6
+    assert sorted(words.tagged) == [("archived", f"run{number}") for number in range(6)]
+    assert tag_archived(settings, records) == [] and len(words.tagged) == 6
 
 
 def test_a_restored_run_is_tagged_later_too(tmp_path: Path, words: Words) -> None:
@@ -322,16 +322,16 @@ def test_a_restored_run_is_tagged_later_too(tmp_path: Path, words: Words) -> Non
     ArchiveRecords(records).save(replace(new, restored_at=START.isoformat()))
     assert tag_restored(settings, records, "run1") == [words.refuses]
     words.refuses = None
-    assert tag_archived(settings, records) == [] and words.said == [("restored", "run1")]
+    assert tag_archived(settings, records) == [] and words.tagged == [("restored", "run1")]
     ArchiveRecords(records).save(replace(new, restored_at=START.replace(day=28).isoformat()))
-    assert tag_restored(settings, records, "run1") == [] and words.said == [("restored", "run1")] * 2
+    assert tag_restored(settings, records, "run1") == [] and words.tagged == [("restored", "run1")] * 2
 
 
 def test_an_older_archive_is_not_tagged_in_place_of_a_newer_one(tmp_path: Path, words: Words) -> None:
     settings, records = given(tmp_path)
     record_archived(records, "run1")
     record_archived(records, "run1", days=1)
-    assert tag_archived(settings, records) == [] and words.said == [("archived", "run1")]
+    assert tag_archived(settings, records) == [] and words.tagged == [("archived", "run1")]
 
 
 class NothingMeasured:

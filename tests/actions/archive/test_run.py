@@ -1,4 +1,4 @@
-"""One run of the archive: what it does, what stops it, and that being cut anywhere costs nothing but another run."""
+"""One run of the archive: what it does and what stops it. After an interruption anywhere, another run completes the work."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None
     gone = len(FILES) - len(world.here())
     assert gone
     world.protection = "alias champion on fraud/7"
-    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is reported all the same
+    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is reported anyway
     assert states(world, other)[:1] == [
         ("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")
     ]
@@ -204,7 +204,7 @@ def slow_change(world: World, store: str, change: str, ticking: Ticking, seconds
 
 @pytest.mark.parametrize(("seconds", "questions"), [(0.0, 1), (0.1, 3), (1.0, 21), (2.9, 31), (3.0, 62), (60.0, 62)])
 def test_nothing_is_deleted_on_an_answer_of_more_than_a_few_seconds(world: World, ticking: Ticking, seconds: float, questions: int) -> None:
-    """One question is enough for what is deleted in three seconds; where each delete takes longer, each is asked about. Nothing is deleted before a copy of all of it is there."""
+    """One question to MLflow is enough for all deletes within three seconds. If each delete takes longer, Runspend asks before each. Nothing is deleted before a copy of all of it is there."""
     for number in range(57):
         world.put(f"many/{number}", b"%d" % number)
     deleted = slow_change(world, SOURCE, "delete", ticking, seconds)
@@ -223,7 +223,7 @@ def test_nothing_is_deleted_on_an_answer_of_more_than_a_few_seconds(world: World
 
 
 def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, ticking: Ticking) -> None:
-    """Also where hundreds are deleted on one answer: what is left when the next one comes stays."""
+    """This holds even if one answer allows hundreds of deletes: the objects that are left when the next answer arrives stay."""
     for number in range(2500):
         world.put(f"many/{number}", b"%d" % number)
     slow_change(world, SOURCE, "delete", ticking, 0.01)
@@ -260,7 +260,7 @@ def test_an_answer_that_takes_too_long_protects(world: World, ticking: Ticking) 
 
 
 def test_many_hands_ask_once(ticking: Ticking) -> None:
-    """Eight threads that delete at once share an answer; what protects is remembered."""
+    """Eight threads that delete at the same time share one answer, and a protection is remembered."""
     asked = []
 
     def ask() -> None:
@@ -282,7 +282,7 @@ def test_many_hands_ask_once(ticking: Ticking) -> None:
     assert found == [None, "tagged keep", "tagged keep", "tagged keep"]
 
 
-def test_five_seconds_in_all() -> None:
+def test_a_delete_needs_an_answer_of_the_last_five_seconds() -> None:
     """As docs/archive.md says."""
     assert ANSWER_SECONDS + TRUSTED_SECONDS == 5
 
@@ -312,14 +312,14 @@ CAPS = [
 ]
 
 
-@pytest.mark.parametrize(("caps", "told"), CAPS)
-def test_a_cap_stops_everything_before_anything(caps: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("caps", "reported"), CAPS)
+def test_a_cap_stops_everything_before_anything(caps: dict[str, Any], reported: str) -> None:
     world = World(**caps)
     for name, body in FILES.items():
         world.put(name, body)
     with pytest.raises(CapPassed, match="Nothing was moved or deleted") as raised:
         world.apply(known=lambda uri: StoreTotals(10, 20_000))
-    assert str(raised.value).startswith(told) and raised.value.wanted > raised.value.allowed and raised.value.exit_code == 4
+    assert str(raised.value).startswith(reported) and raised.value.wanted > raised.value.allowed and raised.value.exit_code == 4
     assert world.archive.objects == {} and world.here() == FILES
 
 
@@ -414,7 +414,7 @@ def test_a_store_that_ignores_conditions_keeps_everything(world: World) -> None:
 def test_a_store_that_only_says_that_it_deletes(world: World) -> None:
     world.faults.plan = {(f"delete {SOURCE}", number): "lie" for number in range(3, 9)}
     [(state, reason)] = states(world)
-    assert state == "partial" and reason is not None and reason.startswith("4 of 5 objects are still in their place.")
+    assert state == "partial" and reason is not None and reason.startswith("4 of 5 objects are still in their original place.")
     world.faults.plan = {}
     assert states(world) == [("archived", None)]
 
@@ -465,7 +465,7 @@ def test_a_file_written_between_copy_and_delete_is_kept_and_reported(world: Worl
 
     world.faults.after = write
     [(state, reason)] = states(world)
-    assert state == "partial" and reason == "1 of 5 objects are still in their place. it was written again after it was copied"
+    assert state == "partial" and reason == "1 of 5 objects are still in their original place. it was written again after it was copied"
     assert world.here() == {"model/MLmodel": b"new"}
 
 
@@ -490,11 +490,11 @@ def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> No
 
 def clean(world: World) -> list[list[tuple[str, str | None]]]:
     """Two undisturbed runs reach the end, a third does nothing."""
-    told = [states(world) for _ in range(2)]
-    assert world.here() == {} and world.restorable() == FILES, told
+    reported = [states(world) for _ in range(2)]
+    assert world.here() == {} and world.restorable() == FILES, reported
     world.apply()
-    assert world.changes_made == 0, told
-    return told
+    assert world.changes_made == 0, reported
+    return reported
 
 
 def calls_of_a_run() -> int:
@@ -625,23 +625,23 @@ def test_work_done_before_the_lease_was_lost_is_reported() -> None:
                 world.records.values["archive_lease", "lease"] = {**found, "number": found["number"] + 1}, token + "'"
 
         world.faults.after = take_over
-        told: list[Result] = []
+        reported: list[Result] = []
         is_lost = False
         try:
-            world.apply(*items, tell=told.append)
+            world.apply(*items, tell=reported.append)
         except LeaseLost:
             is_lost = True
         whole = {archive.item.owner_id for archive in ArchiveRecords(world.records).all() if archive.state == "archived"}  # type: ignore[arg-type]
         world.close()
-        return told, whole, is_lost
+        return reported, whole, is_lost
 
     counts = set()
     for call in range(1, 400):
-        told, whole, is_lost = one(call)
-        assert [result.archive.item.owner_id for result in told] == sorted(whole) and all(result.state == "archived" for result in told), (
-            call
-        )
-        counts.add((len(told), is_lost))
+        reported, whole, is_lost = one(call)
+        assert [result.archive.item.owner_id for result in reported] == sorted(whole) and all(
+            result.state == "archived" for result in reported
+        ), call
+        counts.add((len(reported), is_lost))
         if not is_lost:
             break
     assert counts >= {(0, True), (1, True), (2, True), (3, False)}
@@ -653,10 +653,10 @@ def test_items_that_cannot_begin_are_reported_before_a_cap_stops_the_rest() -> N
     world.put("a\\b", b"poison", prefix="1/run2/artifacts")
     for name in "ab":
         world.put(name, b"1")
-    told: list[Result] = []
+    reported: list[Result] = []
     with pytest.raises(CapPassed):
-        world.apply(make_item(), make_item(run_id="run2", owner_id="run2", prefix="1/run2/artifacts"), tell=told.append)
-    assert [(result.archive.item.owner_id, result.state) for result in told] == [("run2", "failed")]
+        world.apply(make_item(), make_item(run_id="run2", owner_id="run2", prefix="1/run2/artifacts"), tell=reported.append)
+    assert [(result.archive.item.owner_id, result.state) for result in reported] == [("run2", "failed")]
 
 
 # --- tier and delete -----------------------------------------------------------------------------------------------------
@@ -739,7 +739,7 @@ def protected_from(asked: list[float], number: int, ticking: Ticking) -> Any:
 
 
 def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticking) -> None:
-    """A hold that comes half-way keeps what is left, and says what is not."""
+    """A hold that is set halfway keeps the remaining objects, and the reason names the objects that are gone."""
     world.apply()
     item = expiring(world)
     world.advance(days=400)

@@ -155,7 +155,7 @@ def test_a_version_is_deleted_permanently_and_older_ones_stay_hidden(server: S3S
     assert [version["VersionId"] != found.version and version["Size"] for version in left["Versions"]] == [5]
 
 
-def test_many_parts_and_many_pages(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listings_with_many_parts_and_pages_are_read_whole(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     client, bucket = server.client(), f"large-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     store = open_objects(ArtifactStore(uri=f"s3://{bucket}/", endpoint=server.endpoint), "archive")
@@ -184,7 +184,7 @@ def test_many_parts_and_many_pages(server: S3Server, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("versions", [False, True])
-def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> None:
+def test_files_come_back_from_the_archive_unchanged(server: S3Server, tmp_path: Path, versions: bool) -> None:
     buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=versions)
     assert [(result.state, result.reason) for result in buckets.apply()] == [("archived", None)]
     assert buckets.here() == {} and buckets.back(server) == FILES
@@ -199,7 +199,7 @@ def test_there_and_back(server: S3Server, tmp_path: Path, versions: bool) -> Non
 
 
 def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Path) -> None:
-    """Each object gets its own headers back, although equal bytes are kept once. Without its encoding, a packed file would not be unpacked."""
+    """Each object gets its own headers back, even if equal bytes are stored once. Without its encoding, a packed file would not be unpacked."""
     buckets = Buckets(server, server.endpoint, tmp_path / "home")
     for name, kind in (("a", "text/csv"), ("b", "application/json")):
         buckets.put(name, b"packed", ContentType=kind, ContentEncoding="gzip", Metadata={"who": name})
@@ -215,7 +215,7 @@ def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Pa
 def test_a_delete_that_was_under_way_does_not_take_what_came_back(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool
 ) -> None:
-    """An archiver that was stopped right before its deletes wakes after a restore: etags are made of the bytes, and yet they find none of them."""
+    """An archiver that was stopped right before its deletes wakes after a restore. Although ETags depend on the bytes, its deletes match no restored object."""
     monkeypatch.setattr(objects_s3, "PART_BYTES", 5 << 20)
     buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=versions)
     large = os.urandom(6 << 20)
@@ -321,7 +321,7 @@ def archive_keeps_nothing(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     return Reply(200, {"ETag": '"d41d8cd98f00b204e9800998ecf8427e"'}, b"") if is_object(asked, "archive", "PUT") else pass_on()
 
 
-def deletes_are_said(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
+def deletes_are_claimed(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     return Reply(204, {}, b"") if is_object(asked, "source", "DELETE") else pass_on()
 
 
@@ -377,9 +377,9 @@ def conditions_are_ignored(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
 # The fault, the files left in the store, and the state that is reported.
 LIES = [
     (source_flips, FILES, "partial"), (archive_flips, FILES, "partial"), (archive_reads_short, FILES, "partial"), (archive_keeps_nothing, FILES, "partial"),
-    (deletes_are_said, FILES, "partial"), (an_error_in_a_200, FILES, "partial"), (one_key_is_denied, {"plot #1?.png": FILES["plot #1?.png"]}, "partial"),
+    (deletes_are_claimed, FILES, "partial"), (an_error_in_a_200, FILES, "partial"), (one_key_is_denied, {"plot #1?.png": FILES["plot #1?.png"]}, "partial"),
     (a_page_says_more_but_not_where, FILES, "failed"), (a_page_of_someone_elses, FILES, "failed"), (a_page_fails, FILES, "failed"), (copies_are_denied, FILES, "partial"),
-    (conditions_are_ignored, {}, "archived"),  # it only says so, and what was meant is deleted all the same
+    (conditions_are_ignored, {}, "archived"),  # it only says so, and what was meant is deleted anyway
 ]  # fmt: skip
 
 
@@ -400,7 +400,7 @@ def test_a_lie_deletes_nothing_that_was_not_verified(
 
 
 def test_a_reply_that_is_lost_after_the_fact(server: S3Server, liar: LyingS3, tmp_path: Path) -> None:
-    """The server did it, and the connection broke: looked at, it is done; nothing is done twice."""
+    """The server did the work, but the connection broke. Runspend checks, sees that the work is done, and does nothing twice."""
     buckets = Buckets(server, liar.endpoint, tmp_path / "home")
 
     def lost(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:

@@ -39,7 +39,7 @@ def line(bucket: str, day: str, amount: str, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def test_a_terabyte_to_glacier_by_hand() -> None:
+def test_savings_of_a_terabyte_in_glacier_equal_a_calculation_by_hand() -> None:
     """1 TB in 1,000 objects: (0.023 - 0.004) x 1,024 a month; 1,000 reads and 1,000 writes once."""
     found = price_item("tier", "GLACIER_IR", "s3://ml", [part()], LIST_ONLY, NOW)
     assert found == Money(Decimal("19.456").quantize(Decimal("1E-22")), Decimal("0.0204").quantize(Decimal("1E-22")), "list")

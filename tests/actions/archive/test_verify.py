@@ -40,7 +40,7 @@ def copy_of(world: World, body: bytes) -> Kept:
 
 
 @pytest.mark.parametrize(("confidence", "share", "size"), [(0.95, 0.01, 299), (0.99, 0.01, 459), (0.95, 0.001, 2995), (0.5, 0.5, 1)])
-def test_the_size_of_a_sample(confidence: float, share: float, size: int) -> None:
+def test_a_sample_is_large_enough_for_its_confidence(confidence: float, share: float, size: int) -> None:
     """So many that all of them are whole by chance at most once in 1 / (1 - confidence), where `share` are damaged."""
     assert sample_size(confidence, share) == size
     assert (1 - share) ** size <= 1 - confidence < (1 - share) ** (size - 1)
@@ -88,9 +88,9 @@ def test_the_sample_is_fair() -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"), [("gone", "is missing"), ("cut", "has 99 bytes, not 100"), ("flipped", "has other bytes: sha256 ")]
+    ("damage", "reported"), [("gone", "is missing"), ("cut", "has 99 bytes, not 100"), ("flipped", "has other bytes: sha256 ")]
 )
-def test_damage_is_reported_with_all_that_is_known(world: World, damage: str, told: str) -> None:
+def test_damage_is_reported_with_all_that_is_known(world: World, damage: str, reported: str) -> None:
     body = b"7" * 100
     kept = copy_of(world, body)
     key = next(key for key, found in world.archive.objects.items() if found is kept)
@@ -100,7 +100,7 @@ def test_damage_is_reported_with_all_that_is_known(world: World, damage: str, to
         kept.body = body[:-1] if damage == "cut" else flipped(body)
     [sentence] = look(world, full=True).damaged
     sha256 = hashlib.sha256(body).hexdigest()
-    assert f"{ARCHIVE.rstrip('/')}/{key} {told}" in sentence
+    assert f"{ARCHIVE.rstrip('/')}/{key} {reported}" in sentence
     assert f"It is 'file 7' of run run1, 100 bytes, sha256 {sha256}, archived 2026-11-25 from {SOURCE.rstrip('/')}/{PREFIX}." in sentence
     assert sentence.endswith("No other copy of it is known.")
     world.put("file 7", body)
@@ -185,5 +185,5 @@ def test_each_look_is_recorded(world: World) -> None:
     look(world)
     world.records.create("archive_verifications", "2020-01-05", {"at": "2020-01-05", "damaged": ["a copy"], "unknown": []})
     assert was_whole(world.records, month) and not was_whole(world.records, "2020-01")
-    [told] = [each for each in world.records.list("archive_verifications").values() if each["at"].startswith(month)]
-    assert (told["objects"], told["read"], told["damaged"], told["unknown"]) == (500, 299, [], [])
+    [reported] = [each for each in world.records.list("archive_verifications").values() if each["at"].startswith(month)]
+    assert (reported["objects"], reported["read"], reported["damaged"], reported["unknown"]) == (500, 299, [], [])

@@ -111,7 +111,7 @@ def test_each_run_is_a_sentence(reader: Reader) -> None:
         "No run was active when MLflow was last read (prod at 2026-10-20 06:00 UTC). Runs that started since then appear after `runspend extract`."
     ]
     assert next(iter(say_nothing_runs(reader, run="zzzz", experiment="exp"))).startswith(
-        "No run named zzzz, or with an id that begins so, of exp was active when MLflow was last read (prod at"
+        "No run named zzzz, or with an id that begins with it, of exp was active when MLflow was last read (prod at"
     )
 
 
@@ -219,7 +219,7 @@ def daily(run: str, cost: str, day: str, source: str = "aws") -> dict[str, Any]:
 
 @pytest.mark.parametrize("hour", [5.5, 12, 20])
 def test_a_bill_without_estimates_counts_to_where_it_reaches(tmp_path: Path, hour: float) -> None:
-    """Four of its hours are billed at 40, and the bill reaches to the present. Hours after it cost as much, whenever one asks."""
+    """Four of its hours are billed at 40, and the bill reaches to the present. Later hours cost the same, independent of the time of the question."""
     now = moment("2026-10-20T00:00:00") + dt.timedelta(hours=hour)
     run, _ = make_run(id="alone", at="2026-10-20T01:00:00..")
     waiting, _ = make_run(id="parent", at="2026-10-20T01:00:00..")

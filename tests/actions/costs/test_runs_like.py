@@ -75,7 +75,7 @@ def say(reader: Reader, experiment: str = "vision", **params: str) -> list[str]:
     return say_what_it_costs(experiment, find_runs_like(reader, experiment, {k.replace("__", "."): v for k, v in params.items()}, NOW))
 
 
-def test_finished_and_failed_runs_are_told_apart_by_currency(reader: Reader) -> None:
+def test_finished_and_failed_runs_are_separate_in_each_currency(reader: Reader) -> None:
     assert say(reader) == [
         "1 finished run: 80.00 EUR and 1.0 h",
         "11 finished runs: median 6.00 USD and 6.0 h; the middle 80% cost 2.00 to 10.00 USD",
@@ -89,7 +89,7 @@ def test_params_narrow_the_runs(reader: Reader) -> None:
     assert say(reader, lr="7") == ["No run like this in vision ended in the last 365 days and was billed."]
 
 
-def test_what_is_not_there_is_said(reader: Reader) -> None:
+def test_an_unknown_selector_is_reported(reader: Reader) -> None:
     assert say(reader, "speech") == ["No run like this in speech ended in the last 365 days and was billed."]
     with pytest.raises(UsageError, match="cannot compare with runs of visoin: the warehouse has no experiment of this name"):
         say(reader, "visoin")

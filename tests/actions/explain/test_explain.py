@@ -57,7 +57,7 @@ def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -
 
 
 def test_a_tag_of_another_time_is_stated(reader: Reader) -> None:
-    """The bill's tag is a claim: what it says of hours in which the run was not there is the run's, with a word beside it."""
+    """The bill's tag is a claim. Charges for hours in which the run was not active still go to the run, with a remark."""
     assert "1 charge with its tag is for times when it did not run" in run_as_text(explained(reader, w.TAGGED))
     assert "other_time" in line_as_text(explain_line(reader, "line-301"))
     assert "other_time" not in line_as_text(explain_line(reader, "line-300"))
@@ -78,7 +78,7 @@ def test_the_charges_add_up_to_run_costs_and_the_print_to_itself(reader: Reader,
     assert total([*amounts(text), *things]) == Decimal(printed[1].replace(",", ""))
 
 
-def test_the_shape_of_a_run(reader: Reader) -> None:
+def test_an_explanation_has_header_costs_blocks_and_idle_cost(reader: Reader) -> None:
     """Header, four costs, a block for each rule, who shared each hour and how, what was idle beside it."""
     text = run_as_text(explained(reader, w.BIG[:8]))
     lines = [line.rstrip() for line in text.splitlines()]
@@ -134,7 +134,7 @@ def test_a_long_run_is_explained_by_day(reader: Reader) -> None:
     assert total(amounts(full)) == total(amounts(short)) == Decimal("24.0000")
 
 
-def test_one_period_of_a_run(reader: Reader) -> None:
+def test_a_run_can_be_explained_for_one_period(reader: Reader) -> None:
     """Only the charges of that bill; none in another."""
     found = explained(reader, w.BIG, "2026-10")
     assert "= run_costs_daily.effective_cost  ✓" in run_as_text(found)
@@ -242,8 +242,8 @@ def test_what_is_a_run_is_explained_although_it_has_the_name_of_a_resource(reade
         explain_named(reader, w.TWICE[:8], w.SETTINGS, now=w.NOW)
 
 
-def test_a_machine_by_hour(reader: Reader) -> None:
-    """Who used it, what was idle, hour by hour; the rows' sum is the machine's lines'."""
+def test_a_machine_is_explained_by_hour(reader: Reader) -> None:
+    """The explanation shows users and idle time by hour. The rows add up to the machine's bill lines."""
     found = explain_resource(reader, "m1")
     assert found.effective_cost == Decimal("24.576") * 6 == total(u.share.effective_cost for u in found.users)
     assert [h.lines for h in found.hours] == [1] * 6
@@ -259,8 +259,8 @@ def test_a_machine_by_hour(reader: Reader) -> None:
         explain_resource(reader, "db")
 
 
-def test_a_line_and_where_it_went(reader: Reader) -> None:
-    """What was delivered, what was settled, each part; found by its end, as `explain RUN` prints it."""
+def test_a_line_is_explained_with_all_its_targets(reader: Reader) -> None:
+    """The page shows the delivered line, the computed columns and each part. The line is found by the end of its id, as `explain RUN` prints it."""
     found = explain_line(reader, "…00000b")
     text = line_as_text(found)
     assert dict(found.facts)["EffectiveCost"] == "24.576" and dict(found.settled)["instance_type"] == "p4d.24xlarge"
@@ -277,7 +277,7 @@ def test_a_line_and_where_it_went(reader: Reader) -> None:
 
 
 def test_json_has_every_digit_as_text(reader: Reader) -> None:
-    """Costs are texts that add up exactly; the object survives a round trip; the difference is there."""
+    """Costs are strings that add up exactly; the object survives a round trip; the difference is there."""
     made = json.loads(json.dumps(explanation_as_json(explained(reader, w.LONG))))
     (cost,) = made["currencies"]
     parts = [p for block in cost["blocks"] for p in block["parts"]]

@@ -1,4 +1,4 @@
-"""A run's page says what the terminal says, whatever runs are called, and asks the guard before it says anything."""
+"""A run's page shows the same as the terminal, for any run name. It asks the guard before it shows anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.actions.explain import explain_world as w
 from tests.hostile_names import PAYLOADS, TERMINAL
 from tests.interfaces.web.test_app import nobody, request
 
-# Texts that someone outside can choose: in MLflow, in a bill, in a store.
+# Strings that someone outside can choose: in MLflow, in a bill, in a store.
 CHOSEN_BY_PEOPLE = {
     "run_name", "experiment_name", "user_name", "value", "came_from", "asked_for", "asked", "resource_id", "resource_key", "pool_key", "service_name", "description",
     "parent_run_id", "where", "storage_class", "charge_id", "sub_account_id",
@@ -123,6 +123,6 @@ def test_the_page_is_served_under_the_policy_it_was_made_for(settings: Settings)
 
 @pytest.mark.parametrize("path", [f"/run/{w.BIG}", "/run/unknown", "/run/"])
 def test_a_run_asks_the_guard_first(settings: Settings, path: str) -> None:
-    """Without a login it is 401 and says nothing of what is there."""
+    """Without a login the answer is 401 and does not reveal which runs exist."""
     answer = request(create_app(settings, guard=nobody), path)
     assert (answer.status_code, answer.text) == (401, "who are you?")

@@ -157,7 +157,7 @@ def test_spreading_moves_every_digit_and_no_more(config: Path, by: str) -> None:
 
 
 def test_cost_without_a_run_has_a_row_for_each_team_that_the_bill_names(tmp_path: Path) -> None:
-    """It leads to its own cost, and spreading neither moves it nor gives it anything."""
+    """The row links to its own cost. Spreading neither moves this cost nor adds to it."""
     w.make_explained(tmp_path / "warehouse", w.called_by(901, "rag", "7.00"), w.called_by(902, "vision", "3.00"))
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\n", encoding="utf-8")

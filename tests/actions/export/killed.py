@@ -34,7 +34,7 @@ def export(home: Path, file: Path) -> None:
 
 
 def see(file: Path) -> None:
-    """Print the build and the sum, as texts."""
+    """Print the build and the sum, as strings."""
     questions = "select build_id from runspend_builds where table_name = 'all'", "select cast(sum(effective_cost) as text) from cost_daily"
     seen = [rows[0][0] for rows in asked(file, *questions)] if file.exists() else []
     print(json.dumps(seen), flush=True)

@@ -1,4 +1,4 @@
-"""The FOCUS file that goes out: equal to the bill to the last digit, ratios of one charge summing to 1, and accepted by two linters that are not ours.
+"""The FOCUS file that goes out: equal to the bill to the last digit, ratios of one charge summing to 1, and accepted by two independent linters.
 
 The bill is one that `focus-data-toolkit` writes from a seed: commitments used and unused, purchases, tax, credits, corrections.
 """
@@ -216,8 +216,8 @@ def test_versions_differ_by_their_columns(reader: Reader, tmp_path: Path) -> Non
     assert "AllocatedMethodId" in headers["1.3"] & headers["1.4"] - headers["1.2"]
     assert "ProviderName" in headers["1.2"] & headers["1.3"] - headers["1.4"]
     assert TOOLKIT is not None
-    told = subprocess.run([TOOLKIT, "detect", str(tmp_path / "1.3.csv")], capture_output=True, text=True, check=False)
-    assert "dataset=Cost and Usage version=1.3" in told.stdout and "unknown:" not in told.stdout
+    detected = subprocess.run([TOOLKIT, "detect", str(tmp_path / "1.3.csv")], capture_output=True, text=True, check=False)
+    assert "dataset=Cost and Usage version=1.3" in detected.stdout and "unknown:" not in detected.stdout
 
 
 def test_all_columns_of_a_version_have_its_names_and_types(reader: Reader, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_the_lint_would_notice(reader: Reader, tmp_path: Path) -> None:
     assert done.returncode == 1 and "AllocatedMethodDetails" in done.stdout
 
 
-def test_focus_validators_rules_but_for_the_known(reader: Reader, tmp_path: Path, validator: Path) -> None:
+def test_exports_pass_the_focus_validator_except_for_known_rules(reader: Reader, tmp_path: Path, validator: Path) -> None:
     """focus-validator's 1.2 rules: those that fail are exactly the ones that cannot pass."""
     export_focus(reader, MONTH, tmp_path / "may.parquet", version="1.2")
     report = tmp_path / "report.xml"
@@ -324,7 +324,7 @@ def works(python: str) -> bool:
 
 
 def test_a_file_that_is_not_the_bill_is_not_left(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row lost on the way: the export fails by name, and neither the file nor a part of it is there."""
+    """If a row is lost during the export, the export fails with a message, and no file or part of it remains."""
     lossy = focus_view().replace("where not (allocated_to = 'out_of_scope' and match_method = 'none')", "where allocated_to <> 'run'", 1)
     monkeypatch.setattr(export_module, "focus_view", lambda: lossy)
     old = '"BilledCost","x_AllocatedTo"'
@@ -356,7 +356,7 @@ def test_a_bill_is_not_replaced_by_the_export(reader: Reader, tmp_path: Path, na
 
 
 def test_rows_do_not_depend_on_how_they_are_read(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stretch of days at a time, or all at once: the same rows."""
+    """Rows are the same, whether they are read some days at a time or all at once."""
     export_focus(reader, MONTH, tmp_path / "once.csv")
     monkeypatch.setattr(export_module, "STRETCH_ROWS", 50)
     export_focus(reader, MONTH, tmp_path / "often.csv")
@@ -423,7 +423,7 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
 
 
 def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> None:
-    """A run that states the machine has a part of the line, runs of its type and idle time the rest: two origin charges, whose costs and quantities are the line."""
+    """A run that states the machine gets a part of the line. Runs of its type and idle time get the rest. These are two origin charges, whose costs and quantities add up to the line."""
     stated = [make_run(id="a", at="00:00..00:20", instance_type="big"), make_run(id="b", at="00:20..00:30", on=[], instance_type="big")]
     usage = {"consumed_unit": "Hours", "consumed_quantity": Decimal(3), "pricing_unit": "Hours", "pricing_quantity": Decimal("1.7")}
     world: SmallWorld = {
@@ -591,7 +591,7 @@ def test_the_file_can_be_read_back(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Path) -> None:
-    """With `guard_formulas` texts get an apostrophe, as in the report's CSVs; numbers and times are the same as without."""
+    """With `guard_formulas` strings get an apostrophe, as in the report's CSVs; numbers and times are the same as without."""
     export_focus(reader, MONTH, tmp_path / "raw.csv")
     export_focus(reader, MONTH, tmp_path / "guarded.csv", guard_formulas=True)
     raw, guarded = rows_of(tmp_path / "raw.csv"), rows_of(tmp_path / "guarded.csv")
@@ -601,7 +601,7 @@ def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Pa
         for name, value in before.items():
             is_number = name.endswith(("Cost", "Quantity", "UnitPrice")) or name == "x_LineCount"
             assert after[name] == (value if is_number else guard_text(value))
-    with pytest.raises(UsageError, match="Parquet stores the type of a text itself"):
+    with pytest.raises(UsageError, match="Parquet stores strings as strings, so no program runs them as formulas"):
         export_focus(reader, MONTH, tmp_path / "may.parquet", guard_formulas=True)
     assert not (tmp_path / "may.parquet").exists()
 

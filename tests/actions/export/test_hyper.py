@@ -83,7 +83,7 @@ def rows_of(rows: list[Any]) -> list[list[str]]:
 
 
 def test_an_extract_has_the_rows_of_the_warehouse(made: Path) -> None:
-    """Row for row: decimals to the last digit, times in UTC, nulls. Arrays are texts."""
+    """Row for row: decimals to the last digit, times in UTC, nulls. Arrays are strings."""
     questions = [f"select {', '.join(c.name for c in table.columns)} from {table.name}" for table in PUBLISHED_TABLES]
     for table, found, wanted in zip(PUBLISHED_TABLES, asked(made / "runspend.hyper", *questions), ledger(made, *questions), strict=True):
         assert rows_of(found) == rows_of(wanted) and wanted, table.name
@@ -215,8 +215,8 @@ def test_a_killed_export_leaves_the_old_or_the_new_file(home: Path) -> None:
 def test_the_command_says_what_it_wrote(home: Path) -> None:
     (home / "runspend.yaml").write_text("home: .\n")
     command = ("export", "hyper", "--config", f"{home}/runspend.yaml", "--out")
-    said = run_here(*command, f"{home}/costs.hyper").stdout
-    assert re.search(r"costs\.hyper: build [0-9a-f]{16}, rows of cost_daily \d", said) and "costs-runs.tds: written" in said
+    printed = run_here(*command, f"{home}/costs.hyper").stdout
+    assert re.search(r"costs\.hyper: build [0-9a-f]{16}, rows of cost_daily \d", printed) and "costs-runs.tds: written" in printed
     assert run_here(*command, f"{home}/costs.hyper").stdout.strip().endswith(", unchanged")
     assert '"rows": {}' in run_here(*command, f"{home}/costs.hyper", "--json").stdout
 

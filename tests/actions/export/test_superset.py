@@ -55,8 +55,8 @@ def test_the_command_takes_the_target_of_publish(tmp_path: Path) -> None:
     config = tmp_path / "runspend.yaml"
     config.write_text(f"home: home\npublish: [{{name: db, kind: postgres, uri: '{URI}', schema: money}}]\n")
     out = tmp_path / "runspend.zip"
-    said = run_here("export", "superset", "--config", f"{config}", "--out", f"{out}").stdout
-    assert "database postgresql+psycopg2://superset:XXXXXXXXXX@db:5432/costs" in said and "reader" not in said
+    printed = run_here("export", "superset", "--config", f"{config}", "--out", f"{out}").stdout
+    assert "database postgresql+psycopg2://superset:XXXXXXXXXX@db:5432/costs" in printed and "reader" not in printed
     assert out.read_bytes() == superset_zip(URI.replace("reader", "superset"), "money")
     run_here("export", "superset", "--config", f"{config}", "--uri", "postgresql://me@other/costs", "--out", f"{out}")
     with zipfile.ZipFile(io.BytesIO(out.read_bytes())) as archive:

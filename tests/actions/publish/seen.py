@@ -71,7 +71,7 @@ def summed(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def plain(rows: pa.Table | list[dict[str, Any]]) -> list[str]:
-    """The rows as sorted texts, for comparison."""
+    """The rows as sorted strings, for comparison."""
     listed = rows if isinstance(rows, list) else rows.to_pylist()
     return sorted(repr(sorted((key, _plain(value)) for key, value in row.items())) for row in listed)
 

@@ -138,7 +138,7 @@ def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> Non
 def test_a_table_that_something_depends_on_stays_one(
     depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any]
 ) -> None:
-    """It has the rows of the view, and becomes one when nothing depends on it."""
+    """The table has the rows of the view, and is replaced by the view once nothing depends on it."""
     depends = depends.replace("as 'select'", "as 'select * from {s}.costs_for_dashboards'")
     both = target.model_copy(update={"tables": [*TARGET]})
     publish(home, both)

@@ -83,7 +83,7 @@ def in_warehouse(home: Path) -> dict[str, pa.Table]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
-    """Row for row, with the view; then nothing is copied; then only what changed, and a month that is gone is gone."""
+    """The target has the same rows, with the view. A second publish copies nothing; a third copies only changes and removes a removed month."""
     target = target_of(kind)
     first = publish(home, target)
     found = tables_of(target)
@@ -139,7 +139,7 @@ def test_rounded_costs_do_not_depend_on_the_files_that_days_are_in(
 
 
 def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> None:
-    """Only NUL, which its texts cannot have, is left out. A line with the end-of-copy mark of `psql` ends nothing."""
+    """Only NUL, which its strings cannot have, is left out. A line with the end-of-copy mark of `psql` ends nothing."""
     texts = ["", None, "NULL", '"', "a\n\\.\nb", "\\.", "\\", "a,b\r\n;", "\\N", "né\u2028", "'; drop table x", "x\0y"]
     lists = [[], None, [""], ["a", 'q"', "b\\"], ["{}", ",", "NULL"], [None, "a"], ["\n\\.\n"], *[["x"]] * 5]
     numbers = [0.1, None, float("inf"), float("-inf"), 1e-300, 2.5e17, -0.0, 1 / 3, 5e-324, 1.0, 123456789.123, 7.0]
@@ -206,7 +206,7 @@ def test_a_killed_publish_leaves_the_old_or_the_new_build(kind: str, killed: dic
 
 
 def test_postgres_gets_names_without_nul(home: Path, target_of: Callable[[str], Target]) -> None:
-    """MLflow's names can have one, PostgreSQL's texts cannot."""
+    """MLflow's names can have one, PostgreSQL's strings cannot."""
     warehouse = open_warehouse(f"{home}/warehouse")
     unit = Unit("runs", "2026-10", "decoys")
     rows = warehouse.read(unit)
@@ -221,7 +221,7 @@ def test_postgres_gets_names_without_nul(home: Path, target_of: Callable[[str], 
 
 
 def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callable[[str], Target]) -> None:
-    """Tables stay the same ones. They have comments, exact types, and indexes on dates."""
+    """Tables are not recreated. They have comments, exact types, and indexes on dates."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     publish(home, target)
@@ -454,9 +454,9 @@ def test_a_full_disk_is_one_plain_sentence(kind: str, home: Path, tmp_path: Path
         target = make_target(kind, disk, "")
         with pytest.raises(
             SourceError, match=rf"cannot publish to {target.name}: the disk is full.* Free space there, then run it again\. "
-        ) as told:
+        ) as raised:
             publish(home, target)
-        assert "SQL" not in str(told.value) and "Error" not in str(told.value)
+        assert "SQL" not in str(raised.value) and "Error" not in str(raised.value)
         assert not [path for path in disk.rglob("*") if ".publishing" in path.name]
 
 
@@ -519,7 +519,7 @@ def as_login(uri: str, login: str) -> str:
     return make_url(uri).set(username=login, password=login).render_as_string(hide_password=False)
 
 
-def test_what_stops_the_making_of_rows_is_told_as_it_is(
+def test_an_error_while_rows_are_made_is_reported_unchanged(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C ends the command. A full disk is reported as one; PostgreSQL alone would only report that COPY was canceled."""
@@ -604,7 +604,9 @@ def test_a_connection_lost_at_the_commit_may_have_published(home: Path, target_o
     for is_done in (False, True):
         with (
             cut_at_commit(target.uri.get_secret_value(), is_done=is_done) as uri,
-            pytest.raises(SourceUnreachable, match=r"cannot tell whether grafana was published to: .* or what it had before\. The next"),
+            pytest.raises(
+                SourceUnreachable, match=r"cannot tell whether the publish to grafana succeeded: .* or what it had before\. The next"
+            ),
         ):
             publish(home, target.model_copy(update={"uri": SecretStr(uri)}))
         assert bool(tables_of(target)) == is_done

@@ -66,7 +66,7 @@ def costs(effective: str | Decimal, **more: str) -> dict[str, Decimal]:
 
 
 def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Two months of a company with five teams; `names` replaces texts that people outside can choose."""
+    """Two months of a company with five teams; `names` replaces strings that people outside can choose."""
     say = dict(names or {})
 
     def text(value: str) -> str:

@@ -46,7 +46,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("ground", GROUNDS)
-def test_text_and_drawings_can_be_told_from_their_ground(scheme: str, ground: str) -> None:
+def test_text_and_drawings_contrast_with_their_background(scheme: str, ground: str) -> None:
     known = colors(scheme)
     assert {name: contrast(known[name], known[ground]) for name in TEXTS if contrast(known[name], known[ground]) < 4.5} == {}
     assert {name: contrast(known[name], known[ground]) for name in DRAWN if contrast(known[name], known[ground]) < 3} == {}

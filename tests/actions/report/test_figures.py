@@ -1,4 +1,4 @@
-"""What a month's report says is what the tables say, exactly."""
+"""The figures of a month's report equal the tables exactly."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def empty_world() -> dict[str, list[dict[str, Any]]]:
 
 
 def exact(values: Any) -> Decimal:
-    """A sum that loses nothing."""
+    """Return an exact sum."""
     total = Decimal(0)
     for value in values:
         total = EXACT.add(total, value)

@@ -37,7 +37,7 @@ from tests.hostile_names import FORMULAS, PAYLOADS, with_names
 
 
 def figures_with(names: dict[str, str] | None = None, **settings: object) -> ReportFigures:
-    """Figures of the small month with some texts replaced."""
+    """Figures of the small month with some strings replaced."""
     return plan_report(TableReader(month_world(names=names)), "2026-11", settings=Settings.model_validate(settings), now=NOW)
 
 
@@ -101,7 +101,7 @@ def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures,
 
 
 def test_the_month_is_for_teams_and_the_audit_for_finance(figures: ReportFigures) -> None:
-    """The sections in their order. What reconciles, and what says how sure it is, is on the audit page alone."""
+    """The sections in their order. Reconciliation and confidence are only on the audit page."""
     month, audit = (BeautifulSoup(page, "html.parser") for page in (render_page(figures), render_audit(figures)))
     assert [h.get_text() for h in month.find_all("h2")] == [
         "Teams and experiments", "Top runs", "Budgets", "Idle machines", "Waste", "Unallocated", "Costs by day", "Artifacts", "Terms"
@@ -141,7 +141,7 @@ def test_the_head_says_the_change_and_the_probable_end() -> None:
 
 
 def test_parts_without_money_have_no_slot(figures: ReportFigures) -> None:
-    """Neither in the head, nor in a legend, nor a column of days; a part of a cent that rounds to 0.00 is none either."""
+    """Parts without cost are not in the head, a legend or a column of days. Neither are parts that round to 0.00."""
     world = month_world()
     for row in world["cost_daily"]:
         if row["allocated_to"] == "orphan":

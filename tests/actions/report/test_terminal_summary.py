@@ -31,7 +31,7 @@ PIPELINE_RUN = PipelineRun(
 
 
 def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
-    """Each figure is its exact value, rounded, and everything handed over is there."""
+    """Each figure is its exact value, rounded, and the screen shows every figure that it is given."""
     text = render_summary([figures], PIPELINE_RUN)
     (c,) = figures.currencies
     costs = {WORDS[part]: c.parts[part].effective_cost for part in PARTS}
@@ -92,7 +92,7 @@ def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_mone
     assert "unmet_claims=2026-10: 1 run without a match" in facts and "claimed_hours=2026-10: runs claim 96% of 10 h of p4d" in facts
 
 
-def test_several_months_and_no_charges(figures: ReportFigures) -> None:
+def test_the_newest_month_is_shown_in_full_and_an_empty_month_says_so(figures: ReportFigures) -> None:
     """The newest month is shown in full, older ones in a line; an empty month says so."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
     text = render_summary([figures, october], PIPELINE_RUN)
@@ -123,9 +123,9 @@ def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> No
     """The facts say whether the ledger is the loaded bill: false where it is not, nothing for a currency without a bill of the month."""
     (currency,) = figures.currencies
     wrong = replace(currency.reconciliation[0], ledger=None)
-    for reconciliation, said in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
+    for reconciliation, flag in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
         shown = replace(figures, currencies=(replace(currency, reconciliation=reconciliation),))
-        assert f"2026-11.USD.equals_loaded_bill={said}" in summary_lines([shown], PIPELINE_RUN)
+        assert f"2026-11.USD.equals_loaded_bill={flag}" in summary_lines([shown], PIPELINE_RUN)
 
 
 @pytest.mark.parametrize("name", TERMINAL)

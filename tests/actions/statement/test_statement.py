@@ -135,7 +135,7 @@ def test_equal_figures_give_the_same_version_byte_for_byte_and_others_the_next(c
             moved = add(Decimal(row["cost"]) for row in one["replaces"]["differences"] if row["currency"] == total["currency"])
             assert moved == Decimal(total["cost"]) - old[one["team"]].get(total["currency"], Decimal(0))
     assert "Replaces 2026-10-vision-1" in texts(config)["2026-10-vision-2.html"].decode()
-    put_month(load_settings(config))  # back as it was: still another version, not the first
+    put_month(load_settings(config))  # the bill is as before, but this is still a new version
     assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-3"]
 
 
@@ -188,7 +188,7 @@ def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_numb
 
 
 def test_a_statement_has_what_the_explorer_spreads_to_the_last_digit(config: Path) -> None:
-    """Without cost that the bill itself gives to a team: the explorer has no row for that."""
+    """This compares only cost that the bill itself does not give to a team, because the explorer has no row for the other cost."""
     change_settings(config, statements={"unallocated": "spread"})
     settings = load_settings(config)
     put_month(settings, [row for row in BILL if row[0] is None or row[3] == "run"])
@@ -287,7 +287,7 @@ def test_a_real_browser_prints_the_page_once(config: Path, monkeypatch: pytest.M
     assert texts(config)["2026-10-vision-1.pdf"] == pdf
 
 
-def test_a_browser_that_fails_leaves_page_and_csv_and_is_told(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_that_fails_leaves_page_and_csv_and_is_reported(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = tmp_path / "chromium"
     broken.write_text("#!/bin/sh\necho no display >&2\nexit 7\n", encoding="utf-8")
     broken.chmod(0o755)

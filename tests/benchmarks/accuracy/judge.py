@@ -219,7 +219,7 @@ def _compare_other(name: str, costs: Costs, world: World) -> Rule:
 def _verdict(judgement: Judgement) -> list[str]:
     world, faults = judgement.world, []
     for rule in judgement.rules.values():
-        if world.is_told and rule.certain_false_matches and rule.name != "all":
+        if world.is_identified and rule.certain_false_matches and rule.name != "all":
             faults.append(
                 f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them"
             )

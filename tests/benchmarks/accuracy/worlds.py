@@ -82,7 +82,7 @@ class World:
     draw: random.Random
     size: Size
     bar: Fraction | None = WITH_IDS
-    is_told: bool = True  # whether anything in the data tells who was where; False: false matches are counted and not held against it
+    is_identified: bool = True  # whether anything in the data tells who was where; False: false matches are counted and not held against it
     idle_is_known: bool = True  # False: of machines that no run ever states, nothing tells idle time from another department's
     begin: int = BEGIN
     runs: list[Run] = field(default_factory=list)
@@ -451,7 +451,7 @@ def zombies(world: World) -> None:
 
 def silent_dead(world: World) -> None:
     """Runs have no end and logged nothing. The data does not show when they died."""
-    world.bar, world.is_told = None, False
+    world.bar, world.is_identified = None, False
     for _ in range(world.size.machines):
         for run in fill(world, world.machine(G5, [(world.begin, world.end)]), gap=(0, 90 * MINUTE), length=(10 * MINUTE, 5 * HOUR)):
             if world.draw.random() < 0.1:

@@ -81,8 +81,8 @@ def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
     assert {run: (got[run]["objects"], got[run]["bytes"], got[run]["prefix"]) for run in runs} == {
         run: (4, 10, f"1/{run}/artifacts") for run in runs
     }
-    told = "STANDARD" if place.uri.startswith("gs") else "HOT"
-    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {(told, 0)}
+    storage_class = "STANDARD" if place.uri.startswith("gs") else "HOT"
+    assert {(r["storage_class"], r["noncurrent_bytes"]) for r in got.values()} == {(storage_class, 0)}
     assert all(datetime.now(timezone.utc) - r["newest_at"] < timedelta(hours=1) for r in got.values())
     assert [(r["owner_kind"], r["owner_id"]) for r in rows(found) if r["owner_kind"] not in ("run",)] == [("other", "1")]
 
@@ -347,10 +347,10 @@ def test_a_key_file_of_google_makes_the_token(tmp_path: Path) -> None:
             {"type": "service_account", "private_key": pem, "client_email": "a@acme.example", "token_uri": "http://127.0.0.1:9/token"}
         )
     )
-    said: list[str | None] = []
+    answers: list[str | None] = []
 
     def listing(request: Request) -> bool:
-        said.append(request.headers.get("authorization"))
+        answers.append(request.headers.get("authorization"))
         body = json.dumps(GOOGLES[parse_qs(urlsplit(request.handler.path).query).get("pageToken", [""])[0]]).encode()
         request.answer(200, body, Content_Type="application/json")
         return True
@@ -359,5 +359,5 @@ def test_a_key_file_of_google_makes_the_token(tmp_path: Path) -> None:
         server.oddity = listing
         store = ArtifactStore(uri="gs://b/m", endpoint=server.endpoint, credentials=str(tmp_path / "key.json"))
         assert measure(store, run_owners(), tmp_path / "w").error is None
-    assert len(said) == 2 and len(set(said)) == 1
-    assert str(said[0]).startswith("Bearer ey")
+    assert len(answers) == 2 and len(set(answers)) == 1
+    assert str(answers[0]).startswith("Bearer ey")

@@ -280,7 +280,7 @@ def test_an_unchanged_store_keeps_its_rows(store: Store) -> None:
 
 
 def test_a_change_closes_one_row_and_opens_another(store: Store) -> None:
-    """Only the owner whose figures changed; the row says until when the old ones held."""
+    """Only rows of the owner whose figures changed are affected. The closed row has the end of the old figures."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90, age_days=0)
     store.measure(NOW + DAY)

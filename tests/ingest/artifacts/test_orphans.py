@@ -114,7 +114,7 @@ def test_where_no_server_is_read_an_orphan_counts_after_30_days(world: World, re
 
 
 def test_a_growing_orphan_stays_one_and_an_orphan_owned_meanwhile_starts_again(world: World) -> None:
-    """New bytes do not reset a confirmed orphan; an owner does."""
+    """New bytes do not reset a confirmed orphan. An owner does reset it."""
     for days in (0, 2):
         world.measure(NOW + days * DAY)
     world.write(f"1/{LOST}/artifacts/y", 11)

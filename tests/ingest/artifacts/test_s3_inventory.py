@@ -191,7 +191,7 @@ def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
 
 
 def test_odd_names_are_the_same_in_csv_and_parquet(inventory: Inventory) -> None:
-    """CSV encodes keys as a URL's: each name owns its own folder all the same."""
+    """CSV encodes keys as a URL's: each name owns its own folder anyway."""
     names = ["a b", "a+b", "%41", "A", "😀", "it's", 'q"q', "a,b", "ü", "new\nline"]
     inventory.deliver([entry(f"{name}/x/{name}", 2**n) for n, name in enumerate(names)])
     plain = [name for name in names if name != "new\nline"]

@@ -71,12 +71,12 @@ def test_split_rows_replace_their_parent_and_the_sum_is_the_bill(tmp_path: Path,
     rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", "2.50", "1.50"), pod("b", "4.00", "2.00"), pod("", "0", "0", "")]
     if form == "legacy.csv":
         spelled = {name: "splitLineItem/" + name.removeprefix("split_line_item_").title().replace("_", "") for name in SPLIT}
-        rows = [{**said, **{spelled[name]: each[name] for name in SPLIT}} for said, each in zip(legacy(rows), rows, strict=True)]
+        rows = [{**stated, **{spelled[name]: each[name] for name in SPLIT}} for stated, each in zip(legacy(rows), rows, strict=True)]
         bill = nights(tmp_path, write_csv(tmp_path / form, rows))
     else:
         bill = nights(tmp_path, write_cur(tmp_path / form, rows))
-    told = only(bill.load()).extra["skip_reasons"]
-    assert told["split cost allocation"] == 3 and told["split cost allocation without a parent"] == 1
+    reported = only(bill.load()).extra["skip_reasons"]
+    assert reported["split cost allocation"] == 3 and reported["split cost allocation without a parent"] == 1
     for measure in COSTS:
         assert parts(bill, column=measure) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
     assert parts(bill, "allocated_resource_id") == {POD.format("a"): 4, POD.format("b"): 6}
@@ -101,7 +101,7 @@ def test_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp
 
 def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> None:
     """FOCUS 1.3: the four amounts as Allocated* rows are the bill as they are, and are not split again."""
-    said = [("a", "2.50"), ("a", "1.50"), ("b", "4.00"), ("b", "2.00")]
+    stated = [("a", "2.50"), ("a", "1.50"), ("b", "4.00"), ("b", "2.00")]
     rows = [
         row(
             cost,
@@ -110,7 +110,7 @@ def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> Non
             AllocatedResourceName=name,
             AllocatedTags='{"mlflow_run_id":"r"}',
         )
-        for name, cost in said
+        for name, cost in stated
     ]
     bill = loaded(tmp_path, rows, claim("other", "1"))
     assert bill.total() == Decimal("10.00") and len(bill.lines()) == 4
@@ -222,8 +222,8 @@ def test_digits_rounded_at_load_are_reported_once(tmp_path: Path) -> None:
     cost = "1.0000000000000000000001234"
     whole = loaded(tmp_path / "whole", [row(cost)])
     split = loaded(tmp_path / "split", [row(cost)], claim("a", "2"), claim("b", "1"))
-    told = [bill.rows("billing_loads")[0]["rounded_cost"] for bill in (whole, split)]
-    assert len(split.lines()) == 2 and told[0] == told[1] == Decimal("0.0000000000000000000000").copy_abs()
+    reported = [bill.rows("billing_loads")[0]["rounded_cost"] for bill in (whole, split)]
+    assert len(split.lines()) == 2 and reported[0] == reported[1] == Decimal("0.0000000000000000000000").copy_abs()
     finer = "1.00000000000000000000014999"
     assert (
         loaded(tmp_path / "finer", [row(finer)] * 10**3, claim("a", "2"), claim("b", "1")).rows("billing_loads")[0]["rounded_cost"]
@@ -305,9 +305,9 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
         claim("elsewhere", "9", on="i-0000000000000000e"),
     ]  # fmt: skip
     bill = nights(tmp_path, write_csv(tmp_path / "part.csv", rows, header=[*rows[0], "ResourceName"]))
-    told = bill.load(weights=[weights(claims)]).extra["warnings"]
+    reported = bill.load(weights=[weights(claims)]).extra["warnings"]
     assert parts(bill) == {"aws": 1, "one": Decimal("0.50"), "two": Decimal("1.50"), "gcp": 3, None: 4}
-    assert told["machines_with_weights_that_are_not_on_the_bill"] == 1
+    assert reported["machines_with_weights_that_are_not_on_the_bill"] == 1
 
 
 def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
@@ -329,8 +329,8 @@ def test_weights_are_part_of_the_version_of_the_periods_they_reach(tmp_path: Pat
     """The same again is unchanged; other weights are another version of the same bill; another month's change nothing."""
     bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", [row("10.00")]))
 
-    def night(*claims: dict[str, Any], **said: Any) -> Any:
-        return only(bill.load(weights=[weights(claims, **said)]))
+    def night(*claims: dict[str, Any], **stated: Any) -> Any:
+        return only(bill.load(weights=[weights(claims, **stated)]))
 
     first = night(claim("a", "4"), claim("b", "6"))
     assert night(claim("b", "6"), claim("a", "4")).state == "unchanged"
@@ -379,8 +379,8 @@ def test_each_version_of_a_bill_is_split_by_its_own_rows(tmp_path: Path) -> None
 def ledger(tmp_path: Path, bill: Nights, *runs: dict[str, Any]) -> dict[tuple[str, str, str], Decimal]:
     """(run or bucket, rule, reason) -> effective cost, from the bill's lines through the ledger's models."""
     world: dict[str, Any] = {"billing_lines": bill.lines(), "runs": [], "run_resources": []}
-    for said in runs:
-        run, resources = make_run(**said)
+    for stated in runs:
+        run, resources = make_run(**stated)
         world["runs"].append(run)
         world["run_resources"] += resources
     sums: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)

@@ -45,7 +45,7 @@ def test_a_file_that_goes_while_it_is_read_is_refused(tmp_path: Path, monkeypatc
         return found
 
     monkeypatch.setattr(arrivals, step, vanish)
-    with pytest.raises(SourceRefused, match=r"a\.csv went while it was read"):
+    with pytest.raises(SourceRefused, match=r"a\.csv disappeared while it was read"):
         nights(tmp_path, tmp_path / "in").load()
 
 

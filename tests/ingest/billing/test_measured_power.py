@@ -71,7 +71,7 @@ def asked(folder: Path, rows: list[dict[str, Any]]) -> dict[str, dict[datetime, 
     ],
     ids=["one", "GPUs add up", "runs do not", "nor servers", "nor processes", "one after the other", "a gap", "within each other", "half a milliwatt", "nothing drawn"],
 )  # fmt: skip
-def test_an_hour_of_a_machine(tmp_path: Path, rows: list[dict[str, Any]], expected: tuple[int, float]) -> None:
+def test_an_hour_has_its_mean_power_and_measured_minutes(tmp_path: Path, rows: list[dict[str, Any]], expected: tuple[int, float]) -> None:
     """Mean milliwatts, and minutes of the hour that are measured."""
     assert asked(tmp_path, rows) == {"gpubox": {NINE: (expected[0], round(expected[1] * 60_000))}}
 
@@ -157,7 +157,7 @@ def settings(pools: list[dict[str, Any]], *watts: str | int, more: dict[str, Any
         ({"account": "physics"}, None),
     ],
 )
-def test_machines_of_a_pool(lines: dict[str, str], machines: tuple[str, ...] | None) -> None:
+def test_a_pool_counts_only_if_its_lines_name_measured_machines(lines: dict[str, str], machines: tuple[str, ...] | None) -> None:
     """Those its lines name; a pool of machines none of which is measured, or that may be of others as well, is of no use."""
     found = find_measured(settings([lines], "measured", 650))
     assert (found.resource_ids, found.of_pool) == (("box0",), (("p0", machines),) if machines else ())

@@ -23,7 +23,7 @@ ROWS = 400_000
 def stage_numbered(staged: Staged, file_index: int, rows: int, **more: pa.Array) -> None:
     """So many rows of October, each with its number as its cost, and `more` columns."""
     start = dt.datetime(2026, 10, 1, tzinfo=dt.timezone.utc)
-    said = {
+    given = {
         "billed_cost": pa.arange(0, rows).cast(pa.decimal128(19)).cast(pa.decimal128(38, 22)),
         "billing_currency": pa.repeat(pa.scalar("USD"), rows).dictionary_encode(),
         "billing_period": pa.repeat(pa.scalar(dt.date(2026, 10, 1), pa.date32()), rows),
@@ -32,7 +32,7 @@ def stage_numbered(staged: Staged, file_index: int, rows: int, **more: pa.Array)
         "file_index": pa.repeat(pa.scalar(file_index, pa.int32()), rows),
         **more,
     }
-    staged.add(file_index, pa.table({f.name: said[f.name] if f.name in said else pa.nulls(rows, f.type) for f in delivered_fields()}))
+    staged.add(file_index, pa.table({f.name: given[f.name] if f.name in given else pa.nulls(rows, f.type) for f in delivered_fields()}))
 
 
 def test_answers_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
@@ -70,13 +70,13 @@ def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, f
             stage_numbered(staged, file_index, 2000, resource_id=pa.array([f"i-{file_index}-{n}" for n in range(2000)]).dictionary_encode())
         staged.join_up()
         normalize.normalize_rows(staged, "aws", normalize.Rules())
-        said = staged.con.sql(
+        given = staged.con.sql(
             f"select {staging.LINE_ID} as id, resource_id from staged where list_contains({file_indexes}, file_index)"
         ).fetchall()
         write_lines(staged, "aws", "2026-10", file_indexes, "load", tmp_path / "lines.parquet", is_scoped=False)
     found = pq.read_table(tmp_path / "lines.parquet", columns=["line_id", "resource_id"]).to_pylist()
-    assert {(row["line_id"], row["resource_id"]) for row in found} == set(said)
-    assert any(line_id.startswith("00") for line_id, _ in said) and len(found) == len(said)
+    assert {(row["line_id"], row["resource_id"]) for row in found} == set(given)
+    assert any(line_id.startswith("00") for line_id, _ in given) and len(found) == len(given)
 
 
 @pytest.mark.parametrize(

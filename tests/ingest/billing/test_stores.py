@@ -120,7 +120,9 @@ def test_only_the_prefix_is_read(tmp_path: Path, store: Store) -> None:
 
 
 @pytest.mark.parametrize("secret", ["connection_string", "sas"])
-def test_a_container_without_its_account(tmp_path: Path, azure_server: AzureServer, secret: str) -> None:
+def test_an_az_address_takes_the_account_from_the_connection_string_or_the_endpoint(
+    tmp_path: Path, azure_server: AzureServer, secret: str
+) -> None:
     """az:// names none: the connection string does, or else the endpoint."""
     azure_server.create_container(name := f"b-{uuid.uuid4().hex[:12]}")
     azure_server.put(name, {"focus/oct.csv": bill_of("1.00")})
@@ -185,12 +187,12 @@ def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, 
     monkeypatch.setattr(places, "TELL_EACH_BYTES", 8_000_000)
     store.put({"focus/oct.csv": data})
     bill = store.bill(tmp_path, "focus")
-    folder = places.open_folder(bill.source, tmp_path, bill.said.append)
+    folder = places.open_folder(bill.source, tmp_path, bill.progress.append)
     [entry] = folder.entries()
     assert folder.fetch(entry).read_bytes() == data
-    first, second = (int(line.partition(", ")[2].partition("%")[0]) for line in bill.said)
+    first, second = (int(line.partition(", ")[2].partition("%")[0]) for line in bill.progress)
     assert 8_000_000 * 100 // len(data) <= first < 16_000_000 * 100 // len(data) <= second < 100
-    assert bill.said[0] == f"bill: fetching oct.csv, {first}% of {len(data):,} bytes"
+    assert bill.progress[0] == f"bill: fetching oct.csv, {first}% of {len(data):,} bytes"
 
 
 def test_a_copy_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +344,7 @@ def test_a_bucket_that_is_not_there(tmp_path: Path, azure_server: AzureServer) -
         ("anonymous", "403"),
     ],
 )
-def test_credentials_without_rights(tmp_path: Path, azure_server: AzureServer, credentials: str, answer: str) -> None:
+def test_credentials_without_rights_are_refused(tmp_path: Path, azure_server: AzureServer, credentials: str, answer: str) -> None:
     azure_server.create_container(name := f"b-{uuid.uuid4().hex[:12]}")
     uri = f"abfss://{name}@{azure_server.account}.dfs.core.windows.net/x"
     text = refusal_of(nights(tmp_path, uri, endpoint=azure_server.endpoint, credentials=credentials))
@@ -359,7 +361,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "said"),
+    ("status", "body", "message"),
     [
         (404, b'{"error": {"code": 404, "errors": [{"reason": "notFound"}]}}', "there is no bucket bills (404 notFound)"),
         (403, b'{"error": {"code": 403, "errors": [{"reason": "forbidden"}]}}', "(403 forbidden). Check the credentials"),
@@ -368,14 +370,16 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: py
         (200, b"<html>canary</html>", "not in the form of this kind of store"),
     ],
 )
-def test_what_google_answers(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, said: str) -> None:
+def test_what_google_answers(
+    tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, message: str
+) -> None:
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     odd.oddity = lambda request: request.answer(status, body, Content_Type="application/json") is None
-    assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint=odd.endpoint, credentials="anonymous"))
+    assert message in refusal_of(nights(tmp_path, "gs://bills/x", endpoint=odd.endpoint, credentials="anonymous"))
 
 
 @pytest.mark.parametrize(
-    ("held", "said"),
+    ("held", "message"),
     [
         (None, "are not a Google key file"),
         ("{", "are not a Google key file"),
@@ -386,11 +390,11 @@ def test_what_google_answers(tmp_path: Path, odd: OddStore, monkeypatch: pytest.
         ),
     ],
 )
-def test_an_invalid_key_file_is_refused(tmp_path: Path, held: str | None, said: str) -> None:
+def test_an_invalid_key_file_is_refused(tmp_path: Path, held: str | None, message: str) -> None:
     key = tmp_path / "key.json"
     if held is not None:
         key.write_text(held)
-    assert said in refusal_of(nights(tmp_path, "gs://bills/x", endpoint="http://127.0.0.1:9", credentials=str(key)))
+    assert message in refusal_of(nights(tmp_path, "gs://bills/x", endpoint="http://127.0.0.1:9", credentials=str(key)))
 
 
 def test_no_account_is_named(tmp_path: Path) -> None:
@@ -413,14 +417,16 @@ def test_without_credentials_the_azure_identity_reads(tmp_path: Path, monkeypatc
         assert all(asked.startswith("/identity?") for asked in login.asked)
 
 
-@pytest.mark.parametrize(("variable", "said"), [("AZURE_STORAGE_SAS_TOKEN", "sig=canary"), ("AZURE_STORAGE_ACCOUNT_KEY", "sig=")])
-def test_a_key_of_the_environment_reads(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, variable: str, said: str) -> None:
-    monkeypatch.setenv(variable, {"sig=": "Y2FuYXJ5"}.get(said, f"?sv=1&{said}"))
+@pytest.mark.parametrize(("variable", "message"), [("AZURE_STORAGE_SAS_TOKEN", "sig=canary"), ("AZURE_STORAGE_ACCOUNT_KEY", "sig=")])
+def test_a_key_of_the_environment_reads(
+    tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, variable: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, {"sig=": "Y2FuYXJ5"}.get(message, f"?sv=1&{message}"))
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     bill = odd_bill(tmp_path, odd, credentials=None)
     bill.load()
     assert bill.total() == Decimal(1)
-    assert all(said in asked for asked in odd.asked)
+    assert all(message in asked for asked in odd.asked)
 
 
 def test_an_identitys_token_is_not_sent_without_tls(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -526,7 +532,7 @@ def test_a_load_without_new_files_fetches_nothing(tmp_path: Path, store: Store, 
     for _ in range(2):
         assert loaded(bill, fetched) == ({"2026-09": "unchanged", "2026-10": "unchanged"}, [])
     assert (bill.lines(), bill.rows("billing_loads")) == before
-    assert "bill: sep.csv has not changed since its last load, and is not fetched" in bill.said
+    assert "bill: sep.csv has not changed since its last load, and is not fetched" in bill.progress
 
 
 def test_only_the_month_of_a_new_file_is_fetched(tmp_path: Path, store: Store, fetched: list[str]) -> None:
@@ -658,7 +664,7 @@ def test_a_folder_of_this_machine_is_verified_by_each_load(tmp_path: Path) -> No
     (tmp_path / "bills/oct.csv").write_bytes(bill_of("1.00"))
     bill = nights(tmp_path, tmp_path / "bills")
     for _ in range(2):
-        bill.said.clear()
+        bill.progress.clear()
         bill.load()
-        assert any("verifying oct.csv" in line for line in bill.said)
+        assert any("verifying oct.csv" in line for line in bill.progress)
     assert "stamp" not in bill.rows("billing_loads")[0]["files"]

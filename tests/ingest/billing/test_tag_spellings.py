@@ -90,7 +90,7 @@ def test_a_pool_names_tags_as_people_set_them(tmp_path: Path) -> None:
 
 def test_azure_keeps_the_case_someone_typed(tmp_path: Path) -> None:
     """Names of tags are not case-sensitive, and cost reports show the case they were given. Source: "Use tags to organize your Azure resources"."""
-    said = [
+    tagged = [
         '"MLflow_Run_ID": "r1"',
         '"mlflow_run_id": "r2"',
         '"AzureML.Job_Id": "J"',
@@ -98,7 +98,7 @@ def test_azure_keeps_the_case_someone_typed(tmp_path: Path) -> None:
         '"karpenter.sh_nodepool": "k"',
         '"Team": "vision"',
     ]
-    rows = [azure_files.cost(f"{n + 1}.00", Tags=text) for n, text in enumerate(said)]
+    rows = [azure_files.cost(f"{n + 1}.00", Tags=text) for n, text in enumerate(tagged)]
     bill = nights(tmp_path, write_azure(tmp_path, rows))
     bill.load(dimensions=DimensionSettings(team=["line.tag.team"]))
     found = sorted(bill.lines(), key=lambda each: each["billed_cost"])
@@ -119,7 +119,7 @@ def write_azure(tmp_path: Path, rows: Sequence[dict[str, str]]) -> Path:
 
 def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path) -> None:
     """Sources: "Labels overview" (keys), "View cluster costs breakdown" (k8s-label/); Databricks "Monitor usage using tags" (clusterid)."""
-    said = [
+    tagged = [
         ("mlflow-runid", "r1"),
         ("k8s-label/mlflow_run_id", "r2"),
         ("clusterid", "0923-164208-c1"),
@@ -129,7 +129,7 @@ def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path
     ]
     rows = [
         gcp_files.gcp(f"{n + 1}.00", labels=[{"key": key, "value": value}], resource={"name": f"disk-{n}", "global_name": None})
-        for n, (key, value) in enumerate(said)
+        for n, (key, value) in enumerate(tagged)
     ]
     bill = nights(tmp_path, gcp_files.write_jsonl(tmp_path / "gcp.jsonl", rows))
     bill.load(dimensions=DimensionSettings(team=["line.tag.team"], cost_center=["line.tag.Cost.Center"]))
@@ -146,8 +146,8 @@ def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path
 def test_a_key_that_is_on_the_bill_is_not_another_spelling(tmp_path: Path) -> None:
     """Outside Azure `Team` and `team` are two tags where both are there; one key is one group, the closest."""
     rows = [
-        row(f"{n + 1}.00", Tags=json.dumps(said))
-        for n, said in enumerate(({"Team": "a"}, {"team": "b"}, {"cluster_id": "c"}, {"ClusterId": "c"}))
+        row(f"{n + 1}.00", Tags=json.dumps(tagged))
+        for n, tagged in enumerate(({"Team": "a"}, {"team": "b"}, {"cluster_id": "c"}, {"ClusterId": "c"}))
     ]
     write_csv(tmp_path / "oct.csv", rows)
     bill = nights(tmp_path, tmp_path / "oct.csv")

@@ -1,4 +1,4 @@
-"""MLflow, two ways, the same rows: a real server on SQLite and on PostgreSQL, through its API and straight from its database."""
+"""Both ways of reading MLflow give the same rows: through the API and from the database, on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 

@@ -160,7 +160,7 @@ def test_an_unused_run_or_model_is_not_protected(world: World) -> None:
 
 # Before the signs below are set: each adds to what is asked, and every request is spoiled in turn.
 def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every request of a clean round, spoiled in every one of these ways; those where the answer was "nothing protects it" all the same."""
+    """Every request of a clean round, spoiled in every one of these ways; those where the answer was "nothing protects it" anyway."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     known = world.known
     with faulty_proxy(world.client.tracking_uri) as proxy:
@@ -338,7 +338,7 @@ def test_a_sign_set_since_protects_a_run(world: World, signal: str) -> None:
 
 
 @pytest.mark.parametrize("signal", MODEL_SIGNALS)
-def test_a_sign_set_since_protects_a_model(world: World, signal: str) -> None:
+def test_a_protecting_sign_that_is_set_after_the_extract_protects_a_model(world: World, signal: str) -> None:
     owner, known = world.model_owner, world.known
     set_signal, expected = MODEL_SIGNALS[signal]
     set_signal(world)

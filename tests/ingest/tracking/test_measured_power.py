@@ -42,9 +42,9 @@ def log(world: World, run_id: str, key: str, points: Sequence[Point]) -> None:
 
 
 def run(
-    world: World, run_id: str, points: dict[str, list[Point]], *, start: int = START, end: int | None = START + HOUR, **said: Any
+    world: World, run_id: str, points: dict[str, list[Point]], *, start: int = START, end: int | None = START + HOUR, **stated: Any
 ) -> None:
-    world.add_run(run_id, start, end, **({"tags": {"instance_id": "gpubox"}} | said))
+    world.add_run(run_id, start, end, **({"tags": {"instance_id": "gpubox"}} | stated))
     for key, logged in points.items():
         log(world, run_id, f"system/{key}_power_usage_watts", logged)
 
@@ -121,7 +121,7 @@ def test_invalid_measurements_are_left_out(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "measured", "pools", "expected"),
+    ("stated", "measured", "pools", "expected"),
     [
         ({"tags": {"instance_id": " gpubox "}}, BOX, [], {"gpu_0": "gpubox", "rank 7/gpu_1": "gpubox"}),
         ({"tags": {"instance_id": "other"}}, BOX, [], {}),
@@ -137,10 +137,10 @@ def test_invalid_measurements_are_left_out(world: World) -> None:
     ids=["stated", "other", "nothing", "pool", "pool, but stated", "pool and node, but stated", "pool of two", "pool of two, node named", "several, node named", "several, node not measured"],
 )  # fmt: skip
 def test_gpus_belong_to_the_machine_of_their_run_or_pool(
-    world: World, said: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]
+    world: World, stated: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]
 ) -> None:
     """The machine the run states, else that of its pool; of several the one that the metric's node names, and none if it names none."""
-    run(world, "r", {"gpu_0": every(60, 100), "rank 7/gpu_1": every(60, 100), "cpu": every(60, 100)}, **said)
+    run(world, "r", {"gpu_0": every(60, 100), "rank 7/gpu_1": every(60, 100), "cpu": every(60, 100)}, **stated)
     made = [Pool.model_validate({"name": name, "runs": {"tracking": "prod"}, "lines": {"resource": "gpubox"}}) for name in pools]
     found = world.night(measured=measured, pools=made).rows("machine_power")
     assert {r["metric"].removeprefix("system/").removesuffix("_power_usage_watts"): r["resource_id"] for r in found} == expected

@@ -85,8 +85,8 @@ def test_a_model_carries_the_tag_itself(mlflow: FaultyProxy, client: Any) -> Non
 def test_without_a_token_of_its_own_nothing_is_written(mlflow: FaultyProxy, client: Any) -> None:
     run = new_run(client)
     mlflow.begin()
-    said = teller(mlflow, write_token=None, token="reads only").archived(run, "s3://cold/x")
-    assert said == f"prod: cannot write to MLflow for run {run.run_id}, because the server has no `write_token` in runspend.yaml"
+    reported = teller(mlflow, write_token=None, token="reads only").archived(run, "s3://cold/x")
+    assert reported == f"prod: cannot write to MLflow for run {run.run_id}, because the server has no `write_token` in runspend.yaml"
     assert mlflow.seen == []
 
 
@@ -119,15 +119,15 @@ def test_a_pruned_run_is_deleted_softly_and_comes_back(mlflow: FaultyProxy, clie
 def test_an_experiment_with_an_active_run_is_not_pruned(mlflow: FaultyProxy, client: Any) -> None:
     experiment = client.create_experiment("to be pruned")
     run = new_run(client, experiment)
-    said = teller(mlflow).prune_experiment("default", experiment)
-    assert said == f"prod: experiment {experiment} has active runs, so it was not deleted"
+    reported = teller(mlflow).prune_experiment("default", experiment)
+    assert reported == f"prod: experiment {experiment} has active runs, so it was not deleted"
     assert client.get_experiment(experiment).lifecycle_stage == "active"
     assert teller(mlflow).prune_run(run, "old") is None
     for _ in range(2):
         assert teller(mlflow).prune_experiment("default", experiment) is None
         assert client.get_experiment(experiment).lifecycle_stage == "deleted"
-    said = teller(mlflow).restore_run(run)
-    assert said is not None and "its experiment 'to be pruned' is" in said
+    reported = teller(mlflow).restore_run(run)
+    assert reported is not None and "its experiment 'to be pruned' is" in reported
     assert client.get_run(run.run_id).info.lifecycle_stage == "deleted"
 
 

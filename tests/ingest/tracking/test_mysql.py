@@ -152,7 +152,7 @@ def test_metrics_are_looked_up_and_never_scanned(mariadb: Served, tmp_path: Path
 
 
 def test_rows_are_sent_as_they_are_read(mariadb: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch waits for another, and a result that is not read to its end is not read to its end."""
+    """No batch waits for another, and the rest of an unfinished result is never fetched."""
     monkeypatch.setattr("runspend.ingest.tracking.connections.BATCH_ROWS", 3)
     with DatabaseReader(mariadb.settings("database"), mariadb.database, tmp_path, **SILENT) as reader:
         batches = reader.read_runs(None, Keys(None, None))

@@ -259,10 +259,10 @@ def add_trace(
     *,
     spans: tuple[tuple[Any, ...], ...] = (),
     tokens: tuple[int | None, int | None] = (None, None),
-    **said: str,
+    **stated: str,
 ) -> None:
     world.do("insert into trace_info values (?, 1, ?, ?, ?, ?)", trace_id, at(when), *tokens, cost)
-    for key, value in said.items():
+    for key, value in stated.items():
         world.do("insert into trace_request_metadata values (?, ?, ?)", key.replace("__", "."), value, trace_id)
     for span_id, parent, model, price in spans:
         world.do("insert into spans values (?, ?, ?, ?, ?)", trace_id, span_id, parent, model, price)

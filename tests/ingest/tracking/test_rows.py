@@ -238,7 +238,7 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
 
 
 @pytest.mark.parametrize(
-    ("said", "seen", "expected"),
+    ("given", "seen", "expected"),
     [
         ({"gpu_type": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "gpu_count": "1"}, {}, 1 / 7),
         ({"gpu_type": "nvidia.com/mig-3g.40gb", "gpu_count": "2"}, {}, 6 / 7),
@@ -256,9 +256,9 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
         ({"gpu_type": "RTX 5g.x, 24gb", "gpu_count": "2"}, {}, 2.0),
     ],
 )
-def test_a_slice_of_a_gpu_is_a_part_of_one(world: World, said: dict[str, str], seen: dict[str, str], expected: float) -> None:
+def test_a_slice_of_a_gpu_is_a_part_of_one(world: World, given: dict[str, str], seen: dict[str, str], expected: float) -> None:
     """People count slices. The plug-in adds up parts of GPUs, with four digits."""
-    world.add_run("r", tags=seen, params=said)
+    world.add_run("r", tags=seen, params=given)
     assert world.night().run("r")["gpu_count"] == expected
 
 
@@ -297,16 +297,16 @@ SAID_OF_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
 
 def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: World) -> None:
     """As a tag or a param, in the words bills are compared by; a plain word counts only where the value looks like a cloud's."""
-    for number, (said, _) in enumerate(SAID_OF_MACHINES):
-        world.add_run(f"tag-{number:02d}", tags=said)
-        world.add_run(f"param-{number:02d}", params=said)
+    for number, (given, _) in enumerate(SAID_OF_MACHINES):
+        world.add_run(f"tag-{number:02d}", tags=given)
+        world.add_run(f"param-{number:02d}", params=given)
     rows = {r["run_id"]: tuple(r[column] for column in PLACES) for r in world.night().rows("runs")}
     expected = {f"{kind}-{number:02d}": places for kind in ("tag", "param") for number, (_, places) in enumerate(SAID_OF_MACHINES)}
     assert rows == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "nodes"),
+    ("given", "nodes"),
     [
         ({"num_nodes": "2", "num_workers": "8"}, 2),
         ({"num_nodes": "many", "num_workers": "8"}, 8),
@@ -315,9 +315,9 @@ def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: Worl
         ({"num_nodes": "4", "mlflow.databricks.cluster.id": "1009-152321-abcd"}, 4),
     ],
 )
-def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, said: dict[str, str], nodes: int) -> None:
+def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, given: dict[str, str], nodes: int) -> None:
     """A data loader's workers are not machines."""
-    world.add_run("r", tags=said)
+    world.add_run("r", tags=given)
     assert world.night().run("r")["num_nodes"] == nodes
 
 

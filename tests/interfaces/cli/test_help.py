@@ -56,12 +56,12 @@ def test_every_option_says_in_a_sentence_what_it_does(name: str) -> None:
 
 
 def test_period_says_what_it_does_in_each_command() -> None:
-    said = {
+    described = {
         name: next((p.help for p in command.params if isinstance(p, click.Option) and "--period" in p.opts), None)
         for name, command in ALL.items()
     }
-    helps = [text for text in said.values() if text is not None]
-    assert {name for name, text in said.items() if text} == {
+    helps = [text for text in described.values() if text is not None]
+    assert {name for name, text in described.items() if text} == {
         "nightly",
         "allocate",
         "check",

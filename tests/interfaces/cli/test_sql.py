@@ -64,11 +64,11 @@ def test_ctrl_c_during_a_query_stops_the_command(config: Path, attempt: int) -> 
                 assert asked.poll() is None and time.monotonic() < until
                 time.sleep(0.1)
             asked.send_signal(signal.SIGINT)
-            answer, said = asked.communicate(timeout=60)
+            answer, errors = asked.communicate(timeout=60)
         finally:
             asked.kill()
     assert (asked.returncode, answer) == (130, "")
-    assert said.strip() == "Stopped. Finished steps stay published. Run the command again to do the rest."
+    assert errors.strip() == "Stopped. Finished steps stay published. Run the command again to do the rest."
 
 
 def heed_ctrl_c() -> None:

@@ -46,7 +46,7 @@ def test_an_ec2_instance_is_named_as_on_its_bill() -> None:
 
 
 @pytest.mark.parametrize(("life", "option"), [("on-demand", "on-demand"), ("capacity-block", "on-demand"), ("", None), ("<html>", None)])
-def test_the_purchase_option_of_an_instance(life: str, option: str | None) -> None:
+def test_the_purchase_option_of_an_instance_is_found(life: str, option: str | None) -> None:
     with serve_metadata(life=life) as (address, _):
         assert identified(**{EC2: address}).get(machine_tags.PURCHASE_OPTION) == option
 
@@ -138,7 +138,7 @@ def test_a_fargate_task_is_the_machine_and_a_task_on_ec2_is_not() -> None:
         ),
     ],
 )
-def test_platforms_that_bill_something_else_than_machines(variables: dict[str, str], tags: dict[str, str]) -> None:
+def test_platforms_that_bill_something_other_than_machines_are_not_asked(variables: dict[str, str], tags: dict[str, str]) -> None:
     assert identified(**variables, **NOBODY) == tags
 
 
@@ -185,8 +185,8 @@ def shown(**variables: str) -> dict[str, str]:
 
 def test_the_command_says_what_each_service_did() -> None:
     with serve_metadata("500") as (address, _):
-        said = shown(**{EC2: address})
-    assert said == {
+        answers = shown(**{EC2: address})
+    assert answers == {
         "ec2": "no answer as documented: status 500",
         "compute engine": f"not asked: {EC2} names another cloud's service",
         "azure": f"not asked: {EC2} names another cloud's service",
@@ -269,11 +269,11 @@ def late(name, seconds):
 
 def test_an_answer_that_comes_too_late_is_in_the_next_runs_tags() -> None:
     with serve_metadata() as (address, _):
-        said = ask_in_process(
+        answers = ask_in_process(
             f"{SLOW}late('ec2', 3)\nprint(find().get('runspend.machine.id'))\nidentity._Question.current.services_answered.wait(30)\nprint(find()['runspend.machine.id'])",
             **{EC2: address},
         )
-    assert said.split() == ["None", OF_EC2[machine_tags.ID]]
+    assert answers.split() == ["None", OF_EC2[machine_tags.ID]]
 
 
 def test_a_service_that_hangs_does_not_hide_the_one_that_answers() -> None:

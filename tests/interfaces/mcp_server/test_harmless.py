@@ -1,4 +1,4 @@
-"""Texts from outside lose what could hide, reverse or break, and endless ones are cut."""
+"""Strings from outside lose what could hide, reverse or break, and endless ones are cut."""
 
 from __future__ import annotations
 

@@ -119,9 +119,9 @@ def over_http(config: Path) -> Iterator[str]:
     ) as process:  # fmt: skip
         try:
             assert process.stdout is not None
-            told = re.fullmatch(r"(http://127\.0\.0\.1:\d+/mcp)  \(Ctrl-C ends it\)\n", process.stdout.readline())
-            assert told is not None
-            yield told[1]
+            started = re.fullmatch(r"(http://127\.0\.0\.1:\d+/mcp)  \(Ctrl-C ends it\)\n", process.stdout.readline())
+            assert started is not None
+            yield started[1]
             process.send_signal(signal.SIGINT)
             assert process.wait(60) in (0, 130, -signal.SIGINT)
         finally:
@@ -467,10 +467,10 @@ def test_no_file_changes_whatever_is_asked(config: Path) -> None:
 def test_without_a_bill_each_tool_says_so_or_answers(tmp_path: Path) -> None:
     settings = Settings.model_validate({"home": str(tmp_path), "warehouse": {"uri": str(tmp_path / "warehouse")}})
     found = ask(make_server(settings, lambda: w.NOW), *((name, given) for name, given in ALL))
-    said = {name: text_of(one) for (name, _), one in zip(ALL, found, strict=True)}
-    assert said["costs"] == said["advice"] == "cannot answer: no bill has been loaded yet. Run: runspend nightly"
-    assert "cannot find run" in said["explain"]
-    assert json.loads(said["budgets"])["newest_charge_date"] is None and json.loads(said["tables"])["tables"]
+    text_by_tool = {name: text_of(one) for (name, _), one in zip(ALL, found, strict=True)}
+    assert text_by_tool["costs"] == text_by_tool["advice"] == "cannot answer: no bill has been loaded yet. Run: runspend nightly"
+    assert "cannot find run" in text_by_tool["explain"]
+    assert json.loads(text_by_tool["budgets"])["newest_charge_date"] is None and json.loads(text_by_tool["tables"])["tables"]
 
 
 def test_a_warehouse_that_cannot_be_read_shows_no_path_and_the_server_goes_on(config: Path, tmp_path: Path, caplog: Any) -> None:

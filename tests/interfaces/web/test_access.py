@@ -1,4 +1,4 @@
-"""Who sees what: no route answers a member of one team with a name of another, and none tells a hidden name from one that does not exist."""
+"""No route answers a member of one team with a name of another team. For a hidden name, the answer is the same as for a name that does not exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests import access_world as w
 from tests.allocation.chain import arrow
-from tests.interfaces.web.test_app import said
+from tests.interfaces.web.test_app import message_of
 
 RUN, NOT_A_RUN = w.THEIRS, "ffffff0000000000000000000000ffff"
 NAMES = (w.OTHER, f"{w.DECOY}-ann", f"{w.DECOY}-boss", f"{w.DECOY}-secret", f"{w.DECOY}-shares", f"{w.DECOY}-service", f"{w.DECOY}-account", f"{w.DECOY}-source", w.DECOY)  # fmt: skip
@@ -194,7 +194,7 @@ def test_a_run_of_others_is_answered_like_one_that_does_not_exist(vision: FastAP
 def test_a_budget_of_others_is_answered_like_one_that_does_not_exist(vision: FastAPI) -> None:
     theirs, nobodys = ask(vision, f"/budget/{w.DECOY}-of-team", "/budget/nothing-at-all")
     assert theirs.status_code == nobodys.status_code == 404
-    assert said(theirs).replace(f"{w.DECOY}-of-team", "nothing-at-all") == said(nobodys)
+    assert message_of(theirs).replace(f"{w.DECOY}-of-team", "nothing-at-all") == message_of(nobodys)
     rows = one(vision, "/api/v1/budgets").json()["rows"]
     assert [row["budget"] for row in rows] == ["vision"]
 
@@ -268,7 +268,7 @@ def test_reports_are_for_those_who_see_all(vision: FastAPI) -> None:
     """A file is the same for all readers, so a team is led to the explorer. A missing file looks the same."""
     there, gone = ask(vision, "/2026-10.html", "/2020-02.html")
     assert there.status_code == gone.status_code == 403
-    assert said(there) == said(gone) == (
+    assert message_of(there) == message_of(gone) == (
         "cannot show this: reports have the costs of all teams, and you may see those of vision. Use the home page and the explorer."
     )  # fmt: skip
 

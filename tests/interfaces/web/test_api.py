@@ -434,7 +434,7 @@ SAMPLE = re.compile(rf'([a-z_]+)(?:\{{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\
 
 
 def parse(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], Decimal]:
-    """The samples of a text in Prometheus's format, read strictly: each below its HELP and TYPE, none twice, nothing else."""
+    """The samples of a string in Prometheus's format, read strictly: each below its HELP and TYPE, none twice, nothing else."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
     name, begun = "", []
     assert text.endswith("\n")

@@ -57,7 +57,7 @@ def request(app: object, path: str, method: str = "GET", host: str = "127.0.0.1:
     return asyncio.run(ask())
 
 
-def said(answer: httpx.Response) -> str:
+def message_of(answer: httpx.Response) -> str:
     """What an answer says to its reader: the sentence of a page that has nothing else, or the text."""
     found = re.search(r'<p class="notice">(.*?)</p>', answer.text, re.S)
     return html.unescape(found[1]) if found else answer.text
@@ -109,7 +109,7 @@ def test_every_path_asks_the_guard_first(home: Path, path: str) -> None:
 def test_nothing_else_is_served(home: Path, path: str) -> None:
     """No documentation pages, no other files, no way out of the folder, no links."""
     answer = request(create_app(Settings(home=home)), path)
-    assert (answer.status_code, said(answer)) == (404, "no such page.")
+    assert (answer.status_code, message_of(answer)) == (404, "no such page.")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
@@ -145,7 +145,7 @@ def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
 def test_no_report_yet_says_what_to_do(tmp_path: Path) -> None:
     """An empty home is 404 with the command to run."""
     answer = request(create_app(Settings(home=tmp_path)), "/")
-    assert (answer.status_code, said(answer)) == (404, "there is no report yet. Run: runspend nightly")
+    assert (answer.status_code, message_of(answer)) == (404, "there is no report yet. Run: runspend nightly")
 
 
 def test_a_warehouse_that_is_gone_is_not_a_cost_of_nothing(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_settings_may_be_mended_while_it_serves(home: Path, caplog: pytest.LogCa
 
     app = create_app(settings)
     answer = request(app, "/")
-    assert answer.status_code == 503 and said(answer).startswith("cannot show reports: the configuration cannot be read.")
+    assert answer.status_code == 503 and message_of(answer).startswith("cannot show reports: the configuration cannot be read.")
     assert "/srv" not in answer.text and "/srv/secret/runspend.yaml: line 3" in caplog.text
     assert request(create_app(settings, guard=nobody), "/").status_code == 401
     broken = False

@@ -24,7 +24,7 @@ from runspend.core import duckdb_pool as engines
 from runspend.interfaces.web import create_app
 from runspend.interfaces.web.gate import AT_ONCE, MOST_WAITING, Gate
 from tests.actions.explain import explain_world as w
-from tests.interfaces.web.test_app import request, said
+from tests.interfaces.web.test_app import message_of, request
 from tests.servers.ports import free_port
 
 SERVER = """
@@ -280,16 +280,16 @@ def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, da
     if damage == "a record without its keys" and answer.status_code == 200:  # nothing in it was needed
         return
     assert answer.status_code in (500, 503), answer.text
-    if said(answer).startswith("cannot read damaged data: "):  # names what is damaged, and what mends it
-        assert "Run: runspend nightly" in said(answer)
+    if message_of(answer).startswith("cannot read damaged data: "):  # names what is damaged, and what mends it
+        assert "Run: runspend nightly" in message_of(answer)
     else:
-        assert said(answer).startswith("cannot show this") and "log" in said(answer)
-    assert str(tmp_path) not in answer.text and "a-home-with-a-name" not in answer.text and "/" not in said(answer)
+        assert message_of(answer).startswith("cannot show this") and "log" in message_of(answer)
+    assert str(tmp_path) not in answer.text and "a-home-with-a-name" not in answer.text and "/" not in message_of(answer)
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 def test_a_run_that_is_not_there_is_404(home: Path) -> None:
-    """In words, as ever."""
+    """The page explains the error in a sentence."""
     answer = request(create_app(settings_of(home)), "/run/ffffffffffff")
     assert answer.status_code == 404 and "ffffffffffff" in answer.text
 

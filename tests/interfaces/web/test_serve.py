@@ -41,9 +41,9 @@ def server(config: Path) -> Iterator[subprocess.Popen[str]]:
 def test_the_address_answers_from_the_moment_it_is_printed(server: subprocess.Popen[str]) -> None:
     """On a free port, where one is asked for; Ctrl-C ends it."""
     assert server.stdout is not None
-    told = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)", server.stdout.readline())
-    assert told is not None
-    with urllib.request.urlopen(told[1], timeout=60) as answer:
+    started = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)", server.stdout.readline())
+    assert started is not None
+    with urllib.request.urlopen(started[1], timeout=60) as answer:
         assert b"November" in answer.read()
     server.send_signal(signal.SIGINT)
     assert server.wait(60) in (0, 130, -signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Machines as a bill really has them: resized, of one name in two accounts, billed late, idle while no run is on them, paid by the month.
+"""Machines as real bills have them: resized, with one name in two accounts, billed late, idle without a run, or paid by the month.
 
 A machine's page, the explorer, and the ledger itself must say the same of them, to the last digit, also to one team.
 """

@@ -119,7 +119,7 @@ def test_an_expression_has_the_value_and_the_type_bigquery_gives_it(dataset: Dat
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
         ("select 1 / (x - x) from (select 1 as x)", "division by zero"),
         ("select div(1, x - x) from (select 1 as x)", "division by zero"),
@@ -131,8 +131,8 @@ def test_an_expression_has_the_value_and_the_type_bigquery_gives_it(dataset: Dat
         ("selekt 1", "Syntax error"),
     ],
 )
-def test_what_bigquery_refuses_fails_with_its_words(dataset: Dataset, sql: str, said: str) -> None:
-    with pytest.raises(BadRequest, match=said) as caught:
+def test_what_bigquery_refuses_fails_with_its_words(dataset: Dataset, sql: str, message: str) -> None:
+    with pytest.raises(BadRequest, match=message) as caught:
         dataset.run(sql)
     assert [error["reason"] for error in caught.value.errors] == ["invalidQuery"]
 
@@ -219,7 +219,7 @@ def test_a_transaction_of_a_script_is_there_as_a_whole(swap: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "message"),
     [
         ("select error('too bad');", "too bad"),
         ("select if((select count(*) from facts) = 4, error('four are too many'), 0);", "four are too many"),
@@ -232,8 +232,8 @@ def test_a_transaction_of_a_script_is_there_as_a_whole(swap: Dataset) -> None:
         ("create or replace table other as select 1 as a;", "not supported in a transaction"),
     ],
 )
-def test_a_failing_statement_takes_the_whole_transaction_back(swap: Dataset, more: str, said: str) -> None:
-    with pytest.raises(GoogleAPIError, match=said):
+def test_a_failing_statement_takes_the_whole_transaction_back(swap: Dataset, more: str, message: str) -> None:
+    with pytest.raises(GoogleAPIError, match=message):
         swap.run(SWAP.format(more=more), *parameters_of(1))
     assert (swap.run(FACTS), swap.run("select * from head")) == (OLD, [(0,)])
     swap.run(SWAP.format(more=""), *parameters_of(1))
@@ -357,8 +357,8 @@ def test_of_two_transactions_that_change_one_table_the_second_fails(swap: Datase
     first.run("update head set number = 1 where true")
     with pytest.raises(BadRequest) as caught:
         second.run("update head set number = 2 where true")
-    said = f"Transaction is aborted due to concurrent update against table {PROJECT}:{swap.name}.head. Transaction ID: "
-    assert said in str(caught.value) and caught.value.errors[0]["reason"] == "invalidQuery"
+    message = f"Transaction is aborted due to concurrent update against table {PROJECT}:{swap.name}.head. Transaction ID: "
+    assert message in str(caught.value) and caught.value.errors[0]["reason"] == "invalidQuery"
     first.run("commit transaction")
     second.run("rollback transaction")
     assert swap.run("select number from head") == [(1,)]
@@ -425,7 +425,7 @@ def test_swaps_at_once_never_mix_and_readers_see_all_or_nothing(swap: Dataset) -
         thread.join()
     stop.set()
     reader.join()
-    assert seen and set(seen) == {(True,)} and all("aborted due to concurrent update" in said for said in failed)
+    assert seen and set(seen) == {(True,)} and all("aborted due to concurrent update" in message for message in failed)
     for table in ("facts", "copy"):
         counts = dict(swap.run(f"select runspend_writer, count(*) from {table} where runspend_writer <> 'other' group by 1"))
         assert set(counts.values()) == {2}, (counts, failed)
@@ -576,7 +576,7 @@ def test_a_dry_run_returns_columns_and_errors_and_does_nothing(dataset: Dataset)
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
         (
             "insert into t (number) select cast(null as string)",
@@ -588,9 +588,9 @@ def test_a_dry_run_returns_columns_and_errors_and_does_nothing(dataset: Dataset)
         ("insert into t (nothing) select 1", "Column nothing is not present"),
     ],
 )
-def test_a_value_of_another_type_is_not_inserted(dataset: Dataset, sql: str, said: str) -> None:
+def test_a_value_of_another_type_is_not_inserted(dataset: Dataset, sql: str, message: str) -> None:
     dataset.run(f"create table t ({DDL})")
-    with pytest.raises(BadRequest, match=said):
+    with pytest.raises(BadRequest, match=message):
         dataset.run(sql, scalar("none", "STRING", None))
     day = scalar("day", "STRING", "2026-10-01")
     dataset.run("insert into t (name, cost, price, share, day, `at`) values ('a', 1, 0.5, 2, @day, '2026-10-01 12:30:00.000001+00')", day)
@@ -625,13 +625,13 @@ def test_a_load_goes_by_the_names_of_columns_and_checks_their_types(dataset: Dat
     dataset.load("t", file_of(ROW).select(list(reversed(FILE.names)))).result()
     dataset.load("t", file_of(ROW).select(["name"])).result()
     assert dataset.run("select * from t order by number nulls last") == [ROW, ("a", None, None, None, None, [], None, None, None)]
-    for rows, said in (
+    for rows, message in (
         (file_of(ROW).append_column("more", pa.array([1])), r"Cannot add fields \(field: more\)"),
         (file_of(ROW).select(["cost"]), "Field name is missing"),
         (file_of(ROW).set_column(6, "number", pa.array(["1"])), "Field number has changed type from INTEGER to STRING"),
         (file_of(ROW).set_column(1, "cost", pa.array([1.5])), "Field cost has changed type from BIGNUMERIC to FLOAT"),
     ):
-        with pytest.raises(BadRequest, match=said):
+        with pytest.raises(BadRequest, match=message):
             dataset.load("t", rows).result()
     config = bigquery.LoadJobConfig(source_format="PARQUET")
     file = io.BytesIO()

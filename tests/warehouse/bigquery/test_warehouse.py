@@ -203,7 +203,7 @@ def undated(table: Table) -> Table:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             retyped,
@@ -217,13 +217,13 @@ def undated(table: Table) -> Table:
     ],
 )
 def test_any_other_difference_is_refused_with_the_statement_to_run(
-    warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, change: Callable[[Table], Table], said: str
+    warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, change: Callable[[Table], Table], message: str
 ) -> None:
     """Runspend does not alter such a table."""
     warehouse.make_ready()
     before, head = warehouse.jobs.client.get_table(warehouse.places.table(TABLES["run_costs"])), warehouse.head()
     monkeypatch.setitem(TABLES, "run_costs", change(TABLES["run_costs"]))
-    with pytest.raises(ConfigError, match=said) as refused, again(warehouse).reader():
+    with pytest.raises(ConfigError, match=message) as refused, again(warehouse).reader():
         pass
     assert "Nothing was changed" in str(refused.value)
     after = warehouse.jobs.client.get_table(warehouse.places.table(TABLES["run_costs"]))
@@ -267,7 +267,7 @@ def test_reading_states_of_nothing_makes_nothing(fresh: BigQueryWarehouse) -> No
 
 
 def test_odd_values_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Unicode, quotes, empty texts and lists, nulls wherever a column is not a key; the largest and the smallest money."""
+    """Unicode, quotes, empty strings and lists, nulls wherever a column is not a key; the largest and the smallest money."""
     rows = rows_of(LINES, period=month, count=len(ODD))
     money = [Decimal(text) for text in (f"{SMALLEST:f}", f"-{SMALLEST:f}", LARGEST, f"-{LARGEST}", "0", "0.1")] + [None]
     columns: dict[str, list[Any]] = {
@@ -370,7 +370,7 @@ def test_a_unit_takes_another_name(warehouse: BigQueryWarehouse, month: str) -> 
 
 
 def test_leaving_without_publish_leaves_only_what_expires(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Staged rows go with the step, by an error too; a staging table is left, which expires by itself."""
+    """Staged rows are removed when the step ends, also by an error. A staging table stays and expires by itself."""
     unit = Unit("billing_lines", month, "aws")
     before = warehouse.head()
 
@@ -411,7 +411,7 @@ def step_datasets(warehouse: BigQueryWarehouse) -> list[str]:
 
 
 def test_models_fill_units(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """Rows in the table's types with the build's id, over published and staged rows; what a step made for itself is gone with it."""
+    """Models fill a unit with rows in the table's types and the build's id, from published and staged rows. Temporary tables end with the step."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=20))
     (sql / "lines.sql").write_text("select * from billing_lines where billing_period = @period")
     (sql / "other_lines.sql").write_text("select * from lines where true")
@@ -634,7 +634,7 @@ def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: B
 def test_a_load_that_failed_is_sent_again_under_the_next_id(
     warehouse: BigQueryWarehouse, month: str, since: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failed job left no table, and its id is taken permanently."""
+    """A failed job leaves no table, and its id cannot be used again."""
     unit, rows, load = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month), Jobs.load
 
     def damaged(self: Jobs, file: Path, *rest: Any) -> Any:
@@ -653,7 +653,7 @@ def test_a_load_that_failed_is_sent_again_under_the_next_id(
 
 
 def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """What was loaded is counted before it is swapped in."""
+    """Loaded rows are counted before the swap."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     with warehouse.step("fill", "fill") as step:
         step.put(*unit, rows)
@@ -726,7 +726,7 @@ def test_an_answer_may_be_limited_to_its_first_rows(warehouse: BigQueryWarehouse
     assert warehouse.answer(statement, timeout=60, at_most=50).equals(whole)
 
 
-def test_questions_with_parameters(warehouse: BigQueryWarehouse, month: str) -> None:
+def test_queries_accept_every_kind_of_parameter(warehouse: BigQueryWarehouse, month: str) -> None:
     """Of every kind a caller has; a missing one is named, one too many is not sent; money is exact."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))
     with warehouse.reader() as reader:
@@ -750,7 +750,7 @@ def test_questions_with_parameters(warehouse: BigQueryWarehouse, month: str) -> 
 
 
 def test_a_question_that_fails_ends_the_moment(warehouse: BigQueryWarehouse) -> None:
-    """What would be asked after it might be answered from another moment, so it is not; another reader answers."""
+    """A later query of this reader could see another snapshot, so it is refused. A new reader answers it."""
     with warehouse.reader() as reader:
         with pytest.raises(RunspendError, match=r"[Dd]ivision"):
             reader.query("select div(1, 0) as a from (select 1)")

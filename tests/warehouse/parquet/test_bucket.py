@@ -163,7 +163,7 @@ def test_models_and_checks(opened: Open, tmp_path: Path) -> None:
 
 
 def test_superseded_and_dropped(opened: Open, s3_server: S3Server, bucket: str) -> None:
-    """An input that changed means nothing is published and nothing is left behind; a dropped unit goes with its object."""
+    """If an input changed, nothing is published and no object stays behind. A dropped unit loses its object."""
     digest = fill(opened(), rows_of(LINES))
     with opened().step("late", "b") as step:
         step.put(*CHANGES, rows_of(TABLES["bill_changes"]))
@@ -279,7 +279,7 @@ def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
 
 
 def test_states_inside_a_reader_are_the_readers(opened: Open) -> None:
-    """A reader keeps its build, its states too, while another publishes; neither waits."""
+    """A reader keeps its build and its states while another process publishes. Neither waits."""
     digest = fill(opened(), rows_of(LINES))
     warehouse = opened()
     with warehouse.reader() as reader:

@@ -49,7 +49,7 @@ def holder(home: Path, kind: str, seconds: float) -> subprocess.Popen[str]:
 
 
 def test_many_read_and_one_publishes(home: Path) -> None:
-    """Readers share; a publisher is alone."""
+    """Several readers share the lock; a publisher holds it alone."""
     with Locks(home).shared(), Locks(home).shared(), pytest.raises(RunspendError, match="cannot publish"), Locks(home).exclusive(wait=0.1):
         pass
     with Locks(home).exclusive(), pytest.raises(RunspendError, match="cannot read"), Locks(home).shared(wait=0.1):
@@ -96,9 +96,9 @@ def test_a_wait_says_who_holds_the_lock_and_ends(
     finally:
         process.kill()
         process.communicate()
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 1
-    for text in (said[0], str(error.value)):
+    message = [record.getMessage() for record in caplog.records]
+    assert len(message) == 1
+    for text in (message[0], str(error.value)):
         assert f"pid {process.pid}" in text and os.uname().nodename in text and " UTC" in text and "since" in text
     assert "waited 0.6 s" in str(error.value) and "Nothing was changed." in str(error.value)
     with Locks(home).exclusive(wait=5):
@@ -146,8 +146,8 @@ def test_a_note_moves_no_cursor_and_holds_no_arguments(home: Path) -> None:
         "sys.argv = ['/usr/bin/runspend', 'sql', 'select secret']\n"
         f"with Locks(pathlib.Path({str(home)!r})).exclusive():\n    print(pathlib.Path({str(home / 'lock')!r}).read_text())\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert '"command": "runspend sql"' in said and "secret" not in said
+    message = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert '"command": "runspend sql"' in message and "secret" not in message
 
 
 def test_others_cannot_open_the_lock(home: Path) -> None:
@@ -204,13 +204,13 @@ def test_a_wait_at_the_turnstile_names_who_is_in_it(home: Path) -> None:
     """Readers and invisible processes are not named as holders."""
     with held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
-    said = str(error.value)
-    assert f"the lock {home / 'turn'}, held by pid {pid}" in said and "lock, is not held by a process on this machine" in said
+    message = str(error.value)
+    assert f"the lock {home / 'turn'}, held by pid {pid}" in message and "lock, is not held by a process on this machine" in message
     with Locks(home).shared(), held(home / "turn") as pid, pytest.raises(RunspendError) as error, Locks(home).exclusive(wait=0.2):
         pass
-    said = str(error.value)
-    assert f"{home / 'turn'}, held by pid {pid}" in said
-    assert said.index(f"pid {pid}") < said.index(f"pid {os.getpid()}")
+    message = str(error.value)
+    assert f"{home / 'turn'}, held by pid {pid}" in message
+    assert message.index(f"pid {pid}") < message.index(f"pid {os.getpid()}")
 
 
 def test_a_process_on_another_file_system_is_not_blamed(home: Path) -> None:
@@ -235,19 +235,19 @@ def test_a_holder_is_named_with_the_time_it_started(home: Path) -> None:
     began = time.time()
     with held(home / "lock"):
         time.sleep(2.5)
-        said = lock_holders.holders(Locks(home).file)
-    told = (
-        datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", said)[0], "%Y-%m-%d %H:%M:%S")
+        message = lock_holders.holders(Locks(home).file)
+    expected = (
+        datetime.strptime(re.findall(r"running since ([0-9: -]+) UTC", message)[0], "%Y-%m-%d %H:%M:%S")
         .replace(tzinfo=timezone.utc)
         .timestamp()
     )
-    assert began - 2 <= told <= began + 2
+    assert began - 2 <= expected <= began + 2
 
 
 @pytest.mark.parametrize("name", ["lock", "turn"])
 @pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
 def test_what_is_not_a_lock_file_is_refused_in_a_sentence(home: Path, name: str, kind: str, tmp_path: Path) -> None:
-    """Nothing is read as if there were no lock, nothing is waited for, nothing is made elsewhere."""
+    """Runspend does not read without a lock, does not wait, and does not create a lock elsewhere."""
     (home / name).unlink()
     decoy = tmp_path / "decoy"
     if kind == "folder":

@@ -121,7 +121,7 @@ def test_everyone_reads_every_table(root: Path, table: Table, reader: str) -> No
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
 def test_our_reader_agrees(root: Path, table: Table) -> None:
-    """Our own SQL gives the same rows and sums, in the types of tables.py."""
+    """Runspend's own reader gives the same rows and sums, in the types of tables.py."""
     with ParquetWarehouse(root).reader() as reader:
         rows = reader.query(f"select * from {table.name}")
     assert rows.schema.equals(table.arrow_schema())
@@ -241,9 +241,9 @@ def test_a_file_that_is_written_to_while_it_is_verified_is_not_known_as_whole(tm
 
 def test_an_engine_that_fails_over_whole_files_is_not_damage() -> None:
     """They were just verified: `runspend nightly` would mend nothing."""
-    said = _in_words(duckdb.InternalException("INTERNAL Error: Attempted to access index 3"), True)
-    assert not isinstance(said, WarehouseDamaged)
-    assert "the database engine failed" in str(said) and "are whole" in str(said)
+    translated = _in_words(duckdb.InternalException("INTERNAL Error: Attempted to access index 3"), True)
+    assert not isinstance(translated, WarehouseDamaged)
+    assert "the database engine failed" in str(translated) and "are whole" in str(translated)
     assert "are whole" not in str(_in_words(duckdb.InternalException("INTERNAL Error"), False))
 
 

@@ -194,7 +194,7 @@ def test_a_warehouse_behind_a_link(root: Path, tmp_path: Path) -> None:
         assert ask(place, "select count(*) as n from billing_lines") == [{"n": 50}]
 
 
-def test_native_and_parameters(root: Path) -> None:
+def test_native_sql_is_optional_and_missing_parameters_are_named(root: Path) -> None:
     """GoogleSQL by default, DuckDB's own on request; both take parameters, and a missing one is named."""
     fill(root, rows_of(LINES, cost="0.3333333333333333333333"))
     with ParquetWarehouse(root).reader() as reader:
@@ -212,7 +212,7 @@ def test_native_and_parameters(root: Path) -> None:
 
 
 def test_publishing_inside_a_reader_does_not_wait(root: Path) -> None:
-    """The reader holds no lock: it goes on seeing its build, and so does whatever else its thread asks that warehouse."""
+    """The reader holds no lock. It still sees its build, and so do other reads of its thread."""
     fill(root, rows_of(LINES))
     warehouse, unit = ParquetWarehouse(root), Unit("billing_lines", PERIOD, "aws")
     before = warehouse.states()[unit]
@@ -448,7 +448,7 @@ def test_shards_run_one_after_another_if_two_need_too_much_memory(root: Path, sq
 
 
 def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few or many, odd or empty, texts come back as they were, compare with others and sort as bytes do."""
+    """Few or many, odd or empty, strings come back as they were, compare with others and sort as bytes do."""
     texts = [None, "", "9", "10", "a'b", 'a"b', "A\0b", "ß", "😀", "Z"]
     rows = rows_of(LINES, count=120)
     for column, values in (("sub_account_id", texts), ("resource_key", ["m1", "m2", "m3"])):

@@ -160,7 +160,7 @@ def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetim
         for s in statuses
         if s.not_judged and not s.is_closed
     ]
-    decisions = decide(statuses, _told(alerts, extent), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
+    decisions = decide(statuses, _alerted_days(alerts, extent), now, [name for name, q in quiet.items() if q.kind == "snoozed"])
     table = status_table(reader, statuses, covered_until(coverage), quiet, now)
     missing = missing if unjudged else None
     return Judgement(statuses, decisions, table, unjudged, refused_tags, coverage, extent, quiet, reader, missing)
@@ -280,22 +280,22 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
         runs = ((), 0) if in_short else read_day_runs(reader, status, decision.anomaly.day)
         return writer.anomaly_mail(decision, decision.anomaly, runs, judgement.coverage, now)
     if decision.kind == "correction":
-        told_as = alert_id(status, "actual", decision.lead.crossing.threshold)
-        told = [datetime.fromisoformat(v["decided_at"]) for v in records.list("alerts").values() if v["alert_id"] == told_as]
-        since = min(told, default=now)
+        earlier_id = alert_id(status, "actual", decision.lead.crossing.threshold)
+        earlier = [datetime.fromisoformat(v["decided_at"]) for v in records.list("alerts").values() if v["alert_id"] == earlier_id]
+        since = min(earlier, default=now)
         return writer.correction_mail(decision, read_restated(reader, status, decision.lead.crossing.on, since), judgement.coverage, now)
     if in_short:
         return writer.short_mail(decision, judgement.coverage, now)
     return writer.budget_mail(decision, read_figures(reader, status, judgement.coverage, now), now)
 
 
-def _told(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) -> LastSpendDays:
+def _alerted_days(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) -> LastSpendDays:
     """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
 
     The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables have
     less data than the tables of that time.
     """
-    told = dict[str, date | None]()
+    earlier = dict[str, date | None]()
     for value in alerts.values():
         through = None
         if (
@@ -304,8 +304,8 @@ def _told(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) -> LastS
             and extent.is_as_wide_as(value.get("rests_on"), period_named(value["budget_period"]))
         ):
             through = date.fromisoformat(value["through"])
-        told |= dict.fromkeys([value["alert_id"], *value.get("covers", ())], through)
-    return told
+        earlier |= dict.fromkeys([value["alert_id"], *value.get("covers", ())], through)
+    return earlier
 
 
 def _complete_covered(records: RecordStore) -> None:

@@ -37,7 +37,7 @@ def send_by_apprise(post: Post, channel: ChannelSettings) -> SendResult:
                 if service is None:
                     return SendResult("refused", "Apprise does not know an address of this form", is_final=False)
                 if service.notify(body=body, title=post.title, body_format=apprise.NotifyFormat.TEXT):
-                    return SendResult("accepted", "taken by the service")
+                    return SendResult("accepted", "accepted by the service")
             except Exception as error:  # noqa: BLE001  # more than a hundred plug-ins: what one raises must not stop other mails
                 return SendResult("waiting", f"{NO_ANSWER}: {type(error).__name__}")
         code = next((int(found[1]) for line in lines if (found := _CODE.search(line))), None)

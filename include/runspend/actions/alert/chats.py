@@ -67,7 +67,7 @@ def teams_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the post for a webhook of Google Chat: one card. Its texts are HTML, in which names are escaped.
+    """Return the post for a webhook of Google Chat: one card. Its strings are HTML, in which names are escaped.
 
     Posts about one budget and period are one thread. There is no fixed-width text in cards: the columns of tables become dots.
     """
@@ -105,7 +105,7 @@ def read_teams(answer: Answer) -> SendResult:
 def _fitted(message: Callable[[str], dict[str, Any]], details: str, most: int) -> dict[str, Any]:
     """Return the message with as much of the details as fits into its bytes.
 
-    Escaping makes texts longer. So the details are cut again until the message as a whole fits.
+    Escaping makes strings longer. So the details are cut again until the message as a whole fits.
     """
     room = MOST_BYTES
     while len(encode(made := message(_cut(details, room)))) > most and room:
@@ -138,7 +138,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _plain(text: str, most: int) -> dict[str, Any]:
-    """Return a text of Slack without any markup."""
+    """Return a string of Slack without any markup."""
     return {"type": "plain_text", "text": short(text, most) or " ", "emoji": False}
 
 

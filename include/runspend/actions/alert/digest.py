@@ -47,7 +47,7 @@ def record_digest(records: RecordStore, mail: Mail, recipient: str, alerts: Sequ
 
 
 def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None, which: str) -> Mail:
-    said = _counted(alerts)
+    summary = _counted(alerts)
     members = "\n".join([recipient, *sorted(a["mail"]["message_id"] for a in alerts)])
     site = settings.site.url.rstrip("/") if settings.site else None
     over = len({a["budget"] for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])})
@@ -59,7 +59,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
                 ("exceeded", f"{over}", "all of the budget spent"),
             )
         ),
-        Paragraph(f"{said}. This mail lists them all, most used first, instead of one mail each.{which}"),
+        Paragraph(f"{summary}. This mail lists them all, most used first, instead of one mail each.{which}"),
         *([Button("See all budgets", f"{site}/#budgets")] if site else []),
         MailTable(
             "BUDGETS", ("", "alert", "spent", "amount", "used"), "llrrr", tuple(_row(a, settings.mail.people) for a in alerts), (), links
@@ -72,7 +72,7 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
         Envelope(settings.mail.from_, "budgets", "budget-digest"),
         local_id=f"digest.{hashlib.sha256(members.encode()).hexdigest()[:32]}",
         recipients=[recipient],
-        subject=f"[runspend] {said}{which}",
+        subject=f"[runspend] {summary}{which}",
         blocks=blocks,
         now=now,
     )

@@ -56,7 +56,7 @@ def _usual(values: Sequence[float], n: int, found: Sequence[int]) -> float:
 def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
     """Return the number of months between consecutive days.
 
-    It must always be the same number, and the same day of the month or (shifted by a day) its last day. Otherwise 0.
+    Returns 0 unless the number is always the same, and all days are the same day of the month or all are the last day of a month.
     """
     for shift in (timedelta(0), timedelta(days=1)):
         shifted = [day + shift for day in days]

@@ -19,7 +19,7 @@ from runspend.actions.alert.selector_sql import LINE_ONLY, cost_source, run_colu
 from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
 
-# A run without an end that gave no sign of life for this long is not "running now" (ledger: never-ended runs).
+# A run without an end that gave no sign of activity for this long is not "running now" (ledger: never-ended runs).
 ALIVE_WITHIN = timedelta(hours=24)
 TOP = 5
 

@@ -156,7 +156,7 @@ def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
 
 
 def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
-    """Return the thresholds, lowest level first. Two texts with the same level become one threshold."""
+    """Return the thresholds, lowest level first. Two strings with the same level become one threshold."""
     by_level: dict[Decimal, Threshold] = {}
     for text in texts:
         threshold = parse_threshold(text, amount, currency)
@@ -209,7 +209,7 @@ def series_key(budget: Budget) -> str:
 def judge_budget(
     budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
 ) -> Status:
-    """Judge one budget in one period. Without an exchange rate for some of the period's money, there is no verdict.
+    """Judge one budget in one period. If an exchange rate for some of the period's money is missing, the budget is not judged.
 
     `covered` is the first day that the bills do not wholly cover. With `covered`, `now` and two weeks of history there is a forecast.
     """

@@ -44,7 +44,7 @@ MOST_LINES = 50  # of the details
 
 @dataclass(frozen=True)
 class Advice:
-    """What still works, what people can do (a text and a command or address), and when Runspend tries again."""
+    """What still works, what people can do (a string and a command or address), and when Runspend tries again."""
 
     still_works: str = "All other steps of the pipeline run continued. The last good data stay in place."
     do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),)
@@ -150,7 +150,7 @@ class _Refused:
 
 def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> Iterator[_Refused]:
     notices, operators = records.list("notices"), settings.mail.operators
-    told = {*notices, *(member for value in notices.values() for member in value.get("members", ()))}
+    reported = {*notices, *(member for value in notices.values() for member in value.get("members", ()))}
     for value in records.list("outbox").values():
         is_ours, since = value["message_id"].startswith(f"<{LIST_NAME}."), value.get("put_off_since", "")
         is_put_off = value["state"] == "waiting" and value["attempts"] >= TRIES_TOLD
@@ -159,7 +159,7 @@ def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> It
         local_id = _notice_id("REFUSED", key, "given-up" if is_given_up else "once")
         others = [r for r in operators if r != value["recipient"]] if is_ours else operators
         is_heard = others or any(r != value["recipient"] for r in settings.mail.operator_channels)
-        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in told or not is_heard:
+        if not (value["state"] == "refused" or is_put_off) or "subject" not in value or local_id in reported or not is_heard:
             continue
         times, retried_until = f"was deferred {value['attempts']} times", value.get("retried_until", "")
         if is_given_up:
@@ -259,7 +259,7 @@ def _write(
 
 
 def first_sentence(text: str) -> str:
-    """Return a text up to its first full stop or semicolon that a space follows."""
+    """Return a string up to its first full stop or semicolon that a space follows."""
     return re.split(r"[.;] ", text, maxsplit=1)[0].removesuffix(".")
 
 
@@ -273,5 +273,5 @@ def _found(details: Sequence[str]) -> list[Block]:
 
 
 def _help(still_works: str, do: Sequence[tuple[str, str]]) -> list[Block]:
-    told = tuple((clean(name, 30), clean(value, 400)) for name, value in do)
-    return [Facts("IMPACT", (("", clean(still_works, 400)),)), Facts("NEXT STEPS", told)]
+    steps = tuple((clean(name, 30), clean(value, 400)) for name, value in do)
+    return [Facts("IMPACT", (("", clean(still_works, 400)),)), Facts("NEXT STEPS", steps)]

@@ -24,7 +24,7 @@ PRIORITIES = {"critical": "P1", "error": "P2", "warning": "P3", "info": "P5"}
 
 
 def pagerduty_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the events: one `trigger`, or for a correction one `resolve` for each decision that it takes back."""
+    """Return the events: one `trigger`, or for a correction one `resolve` for each corrected decision."""
 
     def event(action: str, key: str, **more: Any) -> Request:
         return Request(channel.address, {"routing_key": channel.secret_key, "event_action": action, "dedup_key": short_key(key), **more})

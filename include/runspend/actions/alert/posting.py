@@ -100,7 +100,7 @@ class Answer:
 
 
 def short(text: str, most: int) -> str:
-    """Return a text of at most this many characters."""
+    """Return a string of at most this many characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
@@ -116,7 +116,7 @@ def ask(request: Request, secrets: Sequence[str]) -> Answer | SendResult:
 
 
 def _parts(secret: str) -> list[str]:
-    """Return the secret texts: a key, or an address with its path and the long parts of the path."""
+    """Return the secret strings: a key, or an address with its path and the long parts of the path."""
     paths = address_secrets(secret)
     return [part for part in (secret, *paths, *(word for path in paths for word in re.split(r"[/?&=]", path) if len(word) >= 12)) if part]
 

@@ -21,7 +21,7 @@ from runspend.config.settings import Budget
 from runspend.core.amounts import EXACT, add, day, money, rough_money
 from runspend.core.text import counted, without_person
 
-DIMENSIONS = {  # of `runspend costs`, by the key of a budget's selector
+DIMENSIONS = {  # key of a budget's selector -> dimension of `runspend costs`
     "experiment": "experiment", "team": "team", "project": "project", "cost_center": "cost_center", "owner": "owner", "user": "user", "tracking": "server",
     "cost_kind": "kind", "provider": "provider", "source": "source",
 }  # fmt: skip

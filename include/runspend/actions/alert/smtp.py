@@ -51,7 +51,7 @@ class SendResult:
 
     state: Literal["accepted", "refused", "waiting", "skipped"]
     reply: str
-    was_tried: bool = True  # False: the server was given up before this mail's turn
+    was_tried: bool = True  # False: Runspend gave up on the server before this mail
     is_final: bool = True
     is_put_off: bool = False  # waiting because of this recipient or mail (4xx), probably not because of the server or the sender
     wait: timedelta | None = None  # a chat's or pager's Retry-After
@@ -128,11 +128,11 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._transact(self._connected(), mail, recipients, outcomes)
         except (smtplib.SMTPException, OSError) as error:
             self._drop()
-            said = describe(error, self.settings)
+            reason = describe(error, self.settings)
             self._lost += 1
             if self._lost >= LOST_CONNECTIONS:
-                self._give_up(said)
-            outcomes |= {r: SendResult("waiting", said) for r in recipients if r not in outcomes}
+                self._give_up(reason)
+            outcomes |= {r: SendResult("waiting", reason) for r in recipients if r not in outcomes}
         return outcomes
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -150,7 +150,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         if code != 250:
             # The account or the sender's address is wrong, not the mail. Nothing is lost: the mail goes out once that is fixed.
             self._give_up_transaction(code)
-            outcomes |= dict.fromkeys(recipients, SendResult("waiting", f"the server refuses the sender: {_said(code, reply)}"))
+            outcomes |= dict.fromkeys(recipients, SendResult("waiting", f"the server refuses the sender: {_reply_text(code, reply)}"))
             return
         taken = []
         for recipient in recipients:
@@ -163,7 +163,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
                 is_ours = code in NO_LOGIN or (
                     _OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply)
                 )  # replies repeat addresses: relay@acme.com
-                outcomes[recipient] = SendResult("waiting", _said(code, reply)) if is_ours else _refusal(code, reply)
+                outcomes[recipient] = SendResult("waiting", _reply_text(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)
             return
@@ -172,7 +172,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         except smtplib.SMTPDataError as error:  # DATA itself was not accepted, so nothing was sent
             code, reply = error.smtp_code, error.smtp_error if isinstance(error.smtp_error, bytes) else error.smtp_error.encode()
         is_taken = 200 <= code < 300
-        outcomes |= dict.fromkeys(taken, SendResult("accepted", _said(code, reply)) if is_taken else _refusal(code, reply))
+        outcomes |= dict.fromkeys(taken, SendResult("accepted", _reply_text(code, reply)) if is_taken else _refusal(code, reply))
         if not is_taken:
             self._give_up_transaction(code)
 
@@ -253,11 +253,11 @@ def _refusal(code: int, reply: bytes) -> SendResult:
     about the address or the mail.
     """
     if code < 500:
-        return SendResult("waiting", _said(code, reply), is_put_off=code != 421)
-    return SendResult("refused", _said(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
+        return SendResult("waiting", _reply_text(code, reply), is_put_off=code != 421)
+    return SendResult("refused", _reply_text(code, reply), is_final=bool(_FOR_GOOD.search(reply)))
 
 
-def _said(code: int, reply: bytes) -> str:
+def _reply_text(code: int, reply: bytes) -> str:
     return f"{code} {reply.decode('utf-8', 'replace')}"[:300]
 
 
@@ -269,8 +269,8 @@ def describe(error: Exception, settings: MailSettings) -> str:
 
 def _describe(error: Exception, settings: MailSettings) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
-        said = error.smtp_error if isinstance(error.smtp_error, bytes) else str(error.smtp_error).encode()
-        return f"{error.smtp_code} {said.decode('utf-8', 'replace')}"
+        reason = error.smtp_error if isinstance(error.smtp_error, bytes) else str(error.smtp_error).encode()
+        return f"{error.smtp_code} {reason.decode('utf-8', 'replace')}"
     where = f"{settings.host}:{settings.port}"
     if isinstance(error, ssl.SSLError) or (settings.tls == "starttls" and isinstance(error, smtplib.SMTPNotSupportedError)):
         return f"no TLS with {where}, so nothing was sent: {error}"

@@ -47,7 +47,7 @@ def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: dat
     if quiet.budget not in known:
         raise UsageError(f"cannot change budget {quiet.budget!r}: it does not exist. Budgets are {', '.join(known) or 'none'}.")
     if quiet.kind != "awake" and midnight(quiet.until) <= now:
-        raise UsageError(f"cannot mute until {quiet.until}: this is not after now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
+        raise UsageError(f"cannot mute until {quiet.until}: this is not later than now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
     value = {
         "budget": quiet.budget, "kind": quiet.kind, "until": quiet.until.isoformat(), "by": quiet.by, "at": quiet.at.isoformat(), "note": quiet.note,
     }  # fmt: skip

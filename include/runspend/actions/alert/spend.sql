@@ -1,4 +1,4 @@
--- One row per charge date and currency of the ML platform's cost; per budget one column with its cost, and one with the part of runs.
+-- One row per charge date and currency of the ML platform's cost. Each budget has two columns: its cost, and the part that is allocated to runs.
 -- The words in braces are replaced: the days of the bill or of runs, and the sums; see budget_costs.py.
 select
   charge_date,

@@ -40,8 +40,8 @@ def alerts_table(records: RecordStore) -> pa.Table:
     for key in sorted(found):
         value = found[key]
         mail = found[value["mail_of"]]["mail"] if "mail_of" in value else value.get("mail")
-        told = mail["recipients"] if mail else value.get("recipients", [])
-        recipients: dict[str, State] = {r: states.get((mail["message_id"], r), "waiting") if mail else "skipped" for r in told}
+        addressees = mail["recipients"] if mail else value.get("recipients", [])
+        recipients: dict[str, State] = {r: states.get((mail["message_id"], r), "waiting") if mail else "skipped" for r in addressees}
         recipients |= posted[mail["message_id"]] if mail else {}
         rows.append({
             **{c.name: value[c.name] for c in ALERTS.columns if c.name in value},

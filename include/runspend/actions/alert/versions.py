@@ -102,15 +102,15 @@ def _for_corrections(
     versions: Mapping[str, Sequence[Version]], alerts: Mapping[str, Mapping[str, Any]], planned: set[tuple[str, str, str]], now: datetime
 ) -> Iterator[Job]:
     by_version = {(name, v.version): v.budget for name, found in versions.items() for v in found}
-    told = dict[tuple[str, str], set[BudgetPeriod]]()
+    alerted = dict[tuple[str, str], set[BudgetPeriod]]()
     for value in alerts.values():
         key = value["budget"], value.get("budget_version", "")
         if value["kind"] != "actual" or not value.get("through") or "acknowledged" in value or key not in by_version:
             continue
         period = period_named(value["budget_period"])
         if (*key, period.name) not in planned and now - midnight(period.end) < CORRECTED:
-            told.setdefault(key, set()).add(period)
-    for key, periods in told.items():
+            alerted.setdefault(key, set()).add(period)
+    for key, periods in alerted.items():
         yield Job(by_version[key], tuple(sorted(periods)), is_closed=True)
 
 

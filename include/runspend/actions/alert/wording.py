@@ -86,7 +86,7 @@ class Writer:
         is_whole = highest.level == status.budget.amount
         why = _listed([f"{clean(r.source, 30)} restated {_span(r.first, r.last)}" for r in restated])
         title = title_for(status.budget.title, self.settings.people)
-        said = (
+        summary = (
             f"{title} has spent {money(status.spent)} of {money(status.budget.amount)} {status.currency} "
             f"({MEASURES[status.budget.measure]}) in {period_name(status.period)}, {'so it is under budget' if is_whole else f'which is below {of_budget(highest)}'}. "
             f"An earlier alert reported that it had reached {_listed([of_budget(item.crossing.threshold) for item in decision.items])}, "
@@ -96,7 +96,7 @@ class Writer:
         )
         footer = f"Sent once. If it reaches {of_budget(highest)} again in {period_name(status.period)}, Runspend sends no second alert: see `runspend budgets`."
         blocks: list[Block] = [
-            *self._head(status, said, now), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people), Paragraph(f"{footer} {self._source(status)}"),
+            *self._head(status, summary, now), Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people), Paragraph(f"{footer} {self._source(status)}"),
         ]  # fmt: skip
         return self._mail(decision, f"[runspend] Budget {title}: correction, {_used(status)}", blocks, now)
 
@@ -106,14 +106,14 @@ class Writer:
         """Return the mail about a day far above its history."""
         status, title = decision.status, title_for(decision.status.budget.title, self.settings.people)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
-        said = (
+        summary = (
             f"{title} cost {cost} ({MEASURES[status.budget.measure]}) on {weekday(anomaly.day)}. A typical day costs {money(anomaly.usual)}. "
             f"This is {'' if more is None else f'{more:,}% more, and '}more than on any day of the four weeks before. Runspend did not stop any run."
             + _forecast_words(status, now)
         )
         more_words = "more than four weeks of days" if more is None else f"{more:,}% more"
         card = Card((("cost", cost, day(anomaly.day)), ("typical day", f"{money(anomaly.usual)} {status.currency}", more_words)))
-        blocks: list[Block] = [card, Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
+        blocks: list[Block] = [card, Paragraph(summary), *budget_button(status.budget.name, status.period.name, self.site)]
         if runs[0]:
             blocks.append(which_runs(*runs, f"TOP RUNS, {weekday(anomaly.day)}", self.settings.people, self.site))
         blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people)]
@@ -164,9 +164,9 @@ class Writer:
             thread=f"budget.{slug(status.budget.name)}.{status.period.name}",
         )
 
-    def _head(self, status: Status, said: str, now: datetime) -> list[Block]:
+    def _head(self, status: Status, summary: str, now: datetime) -> list[Block]:
         """Return a mail's figures at a glance, what happened, and the link to the page where people can act."""
-        return [at_a_glance(status, now), Paragraph(said), *budget_button(status.budget.name, status.period.name, self.site)]
+        return [at_a_glance(status, now), Paragraph(summary), *budget_button(status.budget.name, status.period.name, self.site)]
 
     def _footer(self, status: Status) -> str:
         following = status.next_threshold
@@ -216,19 +216,19 @@ def what_happened(status: Status, now: datetime, people: str) -> str:
     """State what a judged budget has spent, which thresholds this reached, and the forecast."""
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
-    said = [f"{title_for(status.budget.title, people)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
+    sentences = [f"{title_for(status.budget.title, people)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
     if status.crossed:
         *lower, highest = status.crossed
         is_whole = highest.threshold.level == status.budget.amount
-        said.append(f"It {'exceeded its budget' if is_whole else f'reached {of_budget(highest.threshold)}'} on {weekday(highest.on)}.")
-        said += ["It reached " + ", ".join(f"{c.threshold.text} on {day(c.on)}" for c in lower) + "."] if lower else []
+        sentences.append(f"It {'exceeded its budget' if is_whole else f'reached {of_budget(highest.threshold)}'} on {weekday(highest.on)}.")
+        sentences += ["It reached " + ", ".join(f"{c.threshold.text} on {day(c.on)}" for c in lower) + "."] if lower else []
     if status.budget.judged_on == "bill_and_estimates" and status.estimated:
-        said.append(f"This includes {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet.")
-    said.append(_forecast_words(status, now).strip())
+        sentences.append(f"This includes {money(status.estimated)} {status.currency} of estimates for hours that are not billed yet.")
+    sentences.append(_forecast_words(status, now).strip())
     if now.date() < status.period.end:
-        said.append(f"{_days_left(status, now)} of the period remain{'s' if _days_left(status, now) == '1 day' else ''}.")
-    said.append("Runspend did not stop any run.")
-    return " ".join(text for text in said if text)
+        sentences.append(f"{_days_left(status, now)} of the period remain{'s' if _days_left(status, now) == '1 day' else ''}.")
+    sentences.append("Runspend did not stop any run.")
+    return " ".join(text for text in sentences if text)
 
 
 def _forecast_words(status: Status, now: datetime) -> str:

@@ -27,12 +27,12 @@ _OWN_VALUES = {
     MATCH: re.compile("|".join(CONFIDENCES)),
     AS_OF: re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ"),
 }
-BY = "by"  # in a record: the tracking server in runspend.yaml whose annotation it is, and the installation
+BY = "by"  # in a record: the tracking server in runspend.yaml that was annotated, and the installation
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Who annotates: a tracking server and this installation. Also the other servers in runspend.yaml, whose costs belong to them."""
+    """The tracking server to annotate and this installation. `other_servers`: all others in runspend.yaml; their costs are not changed."""
 
     server: str
     installation: str
@@ -129,7 +129,7 @@ def find_owner_changes(
 
 
 def _write_record(shown: Mapping[str, str], own: list[str], new: Mapping[str, str], by: Writer) -> str:
-    """Return the record, which is written before the tags: it has the value that is there and the new one, because either may be found."""
+    """Return the record, which is written before the tags. It has the present and the new value of each tag, because a reader may find either."""
     keys = sorted({*own, *new})
     values = {key: list(dict.fromkeys([*([shown[key]] if key in own else []), *([new[key]] if key in new else [])])) for key in keys}
     return json.dumps({BY: [by.server, by.installation], **values}, separators=(",", ":"))

@@ -31,8 +31,8 @@ from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, C
 
 __all__ = ["Failures", "Written", "remove_costs", "write_costs"]
 
-WRITERS = 4  # threads: one waits for MLflow while another writes
-MOST_BROKEN = 10  # places where the server fails, before the step ends
+WRITERS = 4  # threads: some wait for MLflow while another writes
+MOST_BROKEN = 10  # the step ends after the server failed in this many places
 SAMPLE = 200  # runs that are read to see whether MLflow still shows what was written
 
 RUN_KEY = ["workspace", "run_id"]
@@ -41,7 +41,7 @@ Key = tuple[str, str]
 
 @dataclass
 class Failures:
-    """What MLflow refused, by place: an experiment or a model, which is skipped after its first failure.
+    """What MLflow refused. Failures are counted by place: an experiment or a model, which is skipped after its first failure.
 
     `broken`: how many places failed with anything but a refused login. Each costs minutes if the server hangs. `left`: places where a write
     failed, known at once; `places` and `broken` are counted later, in the order of the runs.

@@ -18,10 +18,10 @@ from runspend.actions.archive.manifest import Entry
 from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
 
-__all__ = ["CHUNK_OBJECTS", "NOT_TOLD", "TOLD", "Archive", "ArchiveRecords", "ArchiveState", "new_archive"]
+__all__ = ["CHUNK_OBJECTS", "NOT_TAGGED", "TAGGED", "Archive", "ArchiveRecords", "ArchiveState", "new_archive"]
 
 ARCHIVES, OBJECTS = "archives", "archive_objects"
-TOLD, NOT_TOLD = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
+TAGGED, NOT_TAGGED = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
 CHUNK_OBJECTS = 1_000
 
 # listing: the work is being recorded · open: the work is in progress · the others: the work is over.
@@ -51,7 +51,7 @@ class Archive:
         return self.state not in ("listing", "open")
 
     @property
-    def told_key(self) -> str:
+    def tagged_key(self) -> str:
         """Key of the record that MLflow was updated with the place of the artifacts: in the archive, or back in their own place."""
         return self.archive_id if self.restored_at is None else f"{self.archive_id} {self.restored_at}"
 
@@ -109,7 +109,7 @@ class ArchiveRecords:
             return
         if not (self._records.create(kind, key, value) if found is None else self._records.replace(kind, key, value, found[1])):
             raise LeaseLost(
-                "cannot continue archiving: another archiver writes the same records. Nothing more was changed; it finishes the work."
+                "cannot continue archiving: another archiver writes the same records. Nothing more was changed; the other archiver finishes the work."
             )
 
 

@@ -120,7 +120,7 @@ class Work:
             except SourceError as error:
                 return replace(entry, reason=str(error))
             except OSError as error:  # this machine's disk
-                return replace(entry, reason=f"cannot hold {entry.key!r} for a moment: {error.strerror}. Make room in {self.scratch}.")
+                return replace(entry, reason=f"cannot hold {entry.key!r} temporarily: {error.strerror}. Make room in {self.scratch}.")
 
         entries = {entry.key: entry for entry in self.archive_records.entries(archive, chunk)}
         todo = [entry for entry in entries.values() if wanted(entry)]

@@ -39,9 +39,9 @@ def expire(work: Work, archive: Archive) -> Result:
         deleter = work.open(item.store, "delete")
     except NotDone as error:
         return Result(archive_records.save(replace(archive, reason=str(error))), "copied", str(error))
-    told = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
+    tombstone = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
     key = f"{item.prefix}/{TOMBSTONE}"
-    prove_conditions(store.head(key) or store.write(key, [told], size=len(told)), store, deleter)
+    prove_conditions(store.head(key) or store.write(key, [tombstone], size=len(tombstone)), store, deleter)
     crash_point("archive.tombstone")
 
     def remove(entry: Entry) -> Entry:

@@ -54,7 +54,7 @@ class Enclosing:
         """The problem and what to do about it."""
         return (
             f"{self.who} owns a folder that contains {self.items:,} selected items. They are not archived. If its URI is wrong, correct it in MLflow's database; if it is right, move its"
-            f" files to a folder of their own. Do not remove it with `mlflow gc`: that deletes everything in the folder it names"
+            f" files to a folder of their own. Do not remove {self.who} with `mlflow gc`: it deletes everything in that folder"
         )
 
 

@@ -44,12 +44,12 @@ class Lease:
             found = self._records.get(KIND, KEY)
             if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
                 raise LeaseLost(
-                    "cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work."
+                    "cannot continue archiving: another archiver has taken over. Nothing more was changed; the other archiver finishes the work."
                 )
             if time.monotonic() - self._renewed_at > self._lasts.total_seconds() / 3:
                 if not self._records.replace(KIND, KEY, _holder(self.number, self._lasts), found[1]):
                     raise LeaseLost(
-                        "cannot continue archiving: another archiver has taken over. Nothing more was changed; it finishes the work."
+                        "cannot continue archiving: another archiver has taken over. Nothing more was changed; the other archiver finishes the work."
                     )
                 self._renewed_at = time.monotonic()
 

@@ -257,17 +257,17 @@ def _check_head(value: dict[str, Any], where: str) -> dict[str, Any]:
     if any(CONTROL.search(text) for text in item.values() if isinstance(text, str)):
         _refuse(where, 1, "its item has control characters in it")
     if item["action"] != "archive" or item["owner_kind"] not in get_args(OwnerKind):
-        _refuse(where, 1, f"it is of action {item['action']!r} on {item['owner_kind']!r}")
+        _refuse(where, 1, f"its action {item['action']!r} is not possible on {item['owner_kind']!r}")
     if not item["prefix"] or item["prefix"].endswith("/") or check_key(item["prefix"]):
         _refuse(where, 1, f"its folder is {item['prefix']!r}")
     if value["objects"] < 0 or value["bytes"] < 0:
-        _refuse(where, 1, "it counts below zero")
+        _refuse(where, 1, "one of its counts is negative")
     return value
 
 
 def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
     if value.keys() - {"told"} != set(_LINE):
-        _refuse(where, number, f"it has other fields than {', '.join(_LINE)} and told")
+        _refuse(where, number, f"it has fields other than {', '.join(_LINE)} and told")
     for name in _LINE:
         wanted = (int,) if name == "size" else (str, type(None)) if name == "version" else (str,)
         if type(value[name]) not in wanted:

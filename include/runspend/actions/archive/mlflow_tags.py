@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive, ArchiveRecords
+from runspend.actions.archive.archive_records import NOT_TAGGED, TAGGED, Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
 from runspend.config.settings import Settings
 from runspend.core.crash_points import crash_point
@@ -40,9 +40,9 @@ def tag_archived(settings: Settings, records: Records) -> list[str]:
     """
     writers, reasons = _MlflowWriters(settings), list[str | None]()
     for archive in _newest(ArchiveRecords(records).all()):
-        if archive.item.owner_kind != "orphan" and records.get(TOLD, archive.told_key) is None:
+        if archive.item.owner_kind != "orphan" and records.get(TAGGED, archive.tagged_key) is None:
             reason = writers.of(archive.item, partial(_write_place, archive))
-            crash_point("archive.told")
+            crash_point("archive.tagged")
             reasons.append(_note_once(records, archive, reason))
     return _counted(reasons)
 
@@ -76,7 +76,7 @@ def _newest(archives: Sequence[Archive]) -> list[Archive]:
 
 def _write_place(archive: Archive, writer: MlflowWriter, owner: Item) -> str | None:
     if archive.restored_at is not None:
-        return writer.restored(owner, f"in its place again since {archive.restored_at[:10]}")
+        return writer.restored(owner, f"restored to its original place on {archive.restored_at[:10]}")
     where = f"{(archive.to or '').rstrip('/')}/{archive.folder} since {(archive.ended_at or archive.planned_at)[:10]}"
     return writer.archived(owner, f"{where}; to bring it back: runspend archive restore {owner.run_id or owner.owner_id}")
 
@@ -84,9 +84,9 @@ def _write_place(archive: Archive, writer: MlflowWriter, owner: Item) -> str | N
 def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
     """Record a successful write. Return the reason of a failed one the first time only."""
     if reason is None:
-        records.create(TOLD, archive.told_key, {"owner": archive.item.name})
+        records.create(TAGGED, archive.tagged_key, {"owner": archive.item.name})
         return None
-    return reason if records.create(NOT_TOLD, archive.told_key, {"owner": archive.item.name, "reason": reason}) else None
+    return reason if records.create(NOT_TAGGED, archive.tagged_key, {"owner": archive.item.name, "reason": reason}) else None
 
 
 def prune(

@@ -208,7 +208,9 @@ class _Move:
         entries = list(self.archive_records.every_entry(self.archive))
         left = [entry for entry in entries if not entry.is_settled]
         if left:
-            return self._wait("partial", f"{len(left)} of {self.archive.objects} objects are still in their place. {left[0].reason or ''}")
+            return self._wait(
+                "partial", f"{len(left)} of {self.archive.objects} objects are still in their original place. {left[0].reason or ''}"
+            )
         if restless := self._restless(entries):
             return restless
         self.source.prune(self.item.prefix)

@@ -97,13 +97,13 @@ def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
     return notice.turn, notice.is_mailed, notice.decided_at, notice.notice_id
 
 
-def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
+def plan_notices(rows: Iterable[Mapping[str, Any]], announced: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
     """Return the notices to write: one per owner of planned items without a valid notice. Items without a recipient are left out."""
     allowed, operators = find_recipients(settings), tuple(dict.fromkeys(settings.mail.operators))
     by_recipients = defaultdict[tuple[str, ...], list[Mapping[str, Any]]](list)
     reasons: dict[str, str] = {}
     for row in rows:
-        before = told.get(row["item_key"])
+        before = announced.get(row["item_key"])
         if row["state"] != "planned" or (before and before.covers(row)):
             continue
         owner, why = _find_owner(row["owner"], before, allowed)
@@ -113,7 +113,7 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], told: Mapping[str, Announcem
             by_recipients[recipients].append(row)
     notices = []
     for recipients, found in sorted(by_recipients.items()):
-        turns = {row["item_key"]: _turn(told.get(row["item_key"])) for row in found}
+        turns = {row["item_key"]: _turn(announced.get(row["item_key"])) for row in found}
         copies = tuple(
             operator for operator in operators if address_of(operator) not in [address_of(recipient) for recipient in recipients]
         )

@@ -171,7 +171,7 @@ def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _location_sql(uri: str, behind: str) -> str:
-    """Return SQL that normalizes a location, so that equal places are equal texts if they are spelled regularly.
+    """Return SQL that normalizes a location, so that equal places are equal strings if they are spelled regularly.
 
     It replaces `mlflow-artifacts:` by the location behind it, and removes `file://` and trailing slashes.
     """

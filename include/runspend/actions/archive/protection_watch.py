@@ -51,4 +51,4 @@ class ProtectionWatch:
             if reason is not None or took < ANSWER_SECONDS:
                 self._asked_at = asked_at
                 return reason
-        return f"whether anything protects it is unknown: the answer took {took:.1f} seconds, and Runspend acts only on answers of the last {ANSWER_SECONDS:g}"
+        return f"whether anything protects it is unknown: the answer took {took:.1f} seconds, and Runspend acts only on answers that are at most {ANSWER_SECONDS:g} seconds old"

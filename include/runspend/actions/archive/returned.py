@@ -71,5 +71,5 @@ def _covers(other: Manifest, manifest: Manifest) -> bool:
 
 def _returned_at(found: Found) -> datetime | None:
     """Return when it was restored, by the archive store's clock, as for the times of manifests."""
-    told = found.store.head(f"{found.folder}/{RETURNED_NAME}")
-    return None if told is None else told.modified
+    marker = found.store.head(f"{found.folder}/{RETURNED_NAME}")
+    return None if marker is None else marker.modified

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from runspend.actions.archive.archive_records import NOT_TOLD, TOLD, Archive
+from runspend.actions.archive.archive_records import NOT_TAGGED, TAGGED, Archive
 from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.holds import keep_of
 from runspend.actions.archive.plan import item_of, policy_rows, read_candidates, read_odd_folders, split_reasons
@@ -45,7 +45,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
         line
         for archive in history.archives.values()
         if archive.item.run_id == run_id
-        for line in (*_archived(archive), *_told(archive, records))
+        for line in (*_archived(archive), *_tagged(archive, records))
     ]
     facts = _facts(reader, settings, run_id, now)
     kept = [("kept", f"{_whose(row, run_id)}{reason}") for row in facts for reason in split_reasons(row["reasons"])]
@@ -112,9 +112,9 @@ def _archived(archive: Archive) -> list[tuple[str, str]]:
     ]
 
 
-def _told(archive: Archive, records: Records) -> list[tuple[str, str]]:
+def _tagged(archive: Archive, records: Records) -> list[tuple[str, str]]:
     """Return why MLflow does not show it: an apply reports this only once."""
-    found = None if records.get(TOLD, archive.told_key) else records.get(NOT_TOLD, archive.told_key)
+    found = None if records.get(TAGGED, archive.tagged_key) else records.get(NOT_TAGGED, archive.tagged_key)
     return [] if found is None else [("not in MLflow", f"{found[0]['reason']}; every apply tries again")]
 
 

@@ -30,7 +30,7 @@ def is_price_list(file: Path) -> bool:
 
 
 def list_prices(reader: Reader, now: datetime) -> dict[str, Any]:
-    """Return the price list as plain values. Amounts are texts: of an hour with four decimals, of a run in cents."""
+    """Return the price list as plain values. Amounts are strings: of an hour with four decimals, of a run in cents."""
     folder = Path(__file__).parent
     prices = reader.query(read_sql(folder, "hour_prices"), {"since": now - timedelta(days=PRICE_DAYS), "now": now}).to_pylist()
     typical = reader.query(

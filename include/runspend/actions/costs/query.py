@@ -323,7 +323,7 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 def csv_text(rows: pa.Table, *, guard: Callable[[str], str] = str) -> str:
-    """Return rows as CSV with exact values. Null is empty. `guard` may change texts, such as those that a spreadsheet would run."""
+    """Return rows as CSV with exact values. Null is empty. `guard` may change strings, such as those that a spreadsheet would run."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guard(name) for name in distinct_names(rows.column_names)])

@@ -72,7 +72,7 @@ class _NewPrice:
 
 
 def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetime) -> dict[tuple[str, str, str], _NewPrice]:
-    """Return prices of the runs that have neither a billed nor an estimated hour."""
+    """Return prices of runs without a billed or estimated hour."""
     new = sorted({row["run_id"] for row in rows if row["billing_currency"] is None})
     if not new:
         return {}
@@ -87,7 +87,7 @@ def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetim
 
 
 def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]]) -> _NewPrice:
-    """`machines`: one row for each machine of a run. Each has its own last price, otherwise the price of the type that the run states."""
+    """`machines`: one row for each machine of a run. A machine costs its own last price, or else the price of the type that the run states."""
     run = machines[0]
     kind, region, option = run["instance_type"] or "", run["region_id"] or "", run["purchase_option"] or ""
     of_type = choose_price(of_types, kind, region, option) or choose_price(listed, kind, region, option)
@@ -152,7 +152,7 @@ def say_what_runs(found: Sequence[RunningRun]) -> Iterator[str]:
 def say_nothing_runs(reader: Reader, *, run: str = "", experiment: str = "") -> Iterator[str]:
     """Yield why there is nothing to show: when each tracking server was last read, and how to read it again."""
     what = " ".join(
-        ["No run", *([f"named {run}, or with an id that begins so,"] if run else []), *([f"of {experiment}"] if experiment else [])]
+        ["No run", *([f"named {run}, or with an id that begins with it,"] if run else []), *([f"of {experiment}"] if experiment else [])]
     )
     read = reader.query(read_sql(Path(__file__).parent, "last_reads")).to_pylist()
     if not read:
@@ -177,7 +177,7 @@ def _say_cost(run: RunningRun) -> str:
 
 
 def running_as_json(found: Sequence[RunningRun]) -> list[dict[str, Any]]:
-    """Return the runs as plain values; amounts are texts, times are ISO 8601."""
+    """Return the runs as plain values; amounts are strings, times are ISO 8601."""
     return [{key: _plain(value) for key, value in vars(run).items()} for run in found]
 
 

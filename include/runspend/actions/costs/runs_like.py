@@ -56,7 +56,7 @@ def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], n
 
 
 def read_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
-    """Return the same, or nothing if nothing is known."""
+    """Return what similar runs cost, one item per currency; an empty list if no such run was billed."""
     given = {"experiment": experiment, "since": now - timedelta(days=DAYS), "now": now}
     values = {f"param_{number}": value for number, value in enumerate(params.values())}
     conditions = "".join(f" and {_param(key)} = @{name}" for key, name in zip(params, values, strict=True))
@@ -73,7 +73,7 @@ def say_what_it_costs(experiment: str, found: Sequence[RunsLike]) -> list[str]:
 
 
 def as_json(found: Sequence[RunsLike]) -> list[dict[str, Any]]:
-    """Return the answer as plain values; amounts are texts with all their digits."""
+    """Return the answer as plain values; amounts are strings with all their digits."""
     return [{key: plain(value) if isinstance(value, Decimal) else value for key, value in asdict(one).items()} for one in found]
 
 

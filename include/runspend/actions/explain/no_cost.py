@@ -64,7 +64,7 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
 
 
 def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | None:
-    """Return a reason that concerns the bills: none configured, not that far yet, or not read."""
+    """Return a reason that concerns the bills: none is configured, they do not reach the run yet, or one was not read."""
     if not settings.billing and not ask(reader, "bills"):
         return NoCost("no_bill", "No bill is configured.", "Add one under `billing:` in runspend.yaml.")
     reached: dict[str, datetime | None] = {}
@@ -133,7 +133,7 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
         what = f"pool {run['pool_key']}" if run["pool_key"] else f"job {run['job_id']}"
         return NoCost(
             "not_on_bill",
-            f"The bill has no charge for its {clean(what)} in its hours.",
+            f"The bill has no charge for the run's {clean(what)} during the run.",
             "Check `lines:` of the pool, or the bill itself (runspend sql).",
         )
     return NoCost(

@@ -108,7 +108,7 @@ def not_allocated(text: str, period: str) -> UnknownName:
 
 
 def find_resource(reader: Reader, wanted: str) -> list[Row]:
-    """Return what bills have of the one resource that a text names: a row per spelling, billing period and month of charges. Raises
+    """Return what bills have of the one resource that a string names: a row per spelling, billing period and month of charges. Raises
     UnknownName.
     """
     rows = ask(reader, "resource_ids", resource=wanted)

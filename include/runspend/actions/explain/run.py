@@ -219,7 +219,7 @@ class RunContext:
 
 
 def _run_rows(reader: Reader, found: Candidate) -> list[Row]:
-    """Return the run, once for each currency of its bills. If no bill reaches it, return it once with nulls."""
+    """Return the run, once for each currency of its bills. A run that no bill covers is returned once, with nulls."""
     key = found.key
     return ask(reader, "run", month=found.start_month, run_id=key.run_id, server=key.tracking_server, workspace=key.workspace)
 

@@ -32,11 +32,11 @@ from runspend.warehouse.base import Reader
 
 @dataclass(frozen=True)
 class BudgetState:
-    """One budget in one period. `row` is the row of `runspend budgets`, if the period is the current one. Texts are without hidden names."""
+    """One budget in one period. `row` is the row of `runspend budgets`, if the period is the current one. Strings are without hidden names."""
 
     status: Status
     title: str
-    said: str
+    summary: str
     row: Mapping[str, Any] | None
     blocks: tuple[MailTable | Facts, ...]
     hidden: Sequence[str]
@@ -54,7 +54,7 @@ def read_budget(
 ) -> BudgetState | None:
     """Read the state of a budget by today's tables. `period` is the name of one (2026-11, 2026-W48 …); `hidden`: dimensions of people.
 
-    None if there is no such budget. Raises UsageError for a text that is not a period.
+    None if there is no such budget. Raises UsageError for a string that is not a period.
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budget = next((one for one in (*settings.budgets, *tagged) if one.name == name), None)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def figures_as_json(f: Figures) -> str:
-    """Return the view, its total, its parts and its rows. Amounts are decimal texts with all their digits; days are ISO 8601."""
+    """Return the view, its total, its parts and its rows. Amounts are decimal strings with all their digits; days are ISO 8601."""
     view = f.view
     begin, until = view.previous
     data: dict[str, Any] = {

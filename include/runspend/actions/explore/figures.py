@@ -329,7 +329,7 @@ def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, 
 
 
 def _read_charges(reader: Reader, view: View) -> pa.Table:
-    """Return all charges of the view, summed by group, driver, part, currency and step. Those of the previous period have no step."""
+    """Return all charges of the view, summed by group, driver, part, currency and step. Charges of the previous period have no step."""
     wider = replace(view, by=(*view.by, *_drivers(view)))
     charges, parameters = _charges_sql(wider, is_whole=True)
     columns = f"{', '.join(_names(wider))}, allocated_to, billing_currency"

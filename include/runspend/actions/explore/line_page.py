@@ -19,7 +19,7 @@ FIRST = (
     "SubAccountId",
     "RegionId",
 )
-# What may name a person.
+# Columns that may name a person.
 OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName", "group_keys")
 
 

@@ -234,7 +234,7 @@ class Page:
         return f"?{view.address(by=(next_dimension(view.where, view.by[-1]),))}"
 
     def into_change(self, one: Change) -> str:
-        """Return the address of a change: the group it is about, by the dimension of what changed most in it."""
+        """Return the explorer's address for a change: its group, split by the dimension in which it changed most."""
         key = self.view.by[0]
         view = self.view if one.part is not None and COLUMNS[key] in NEVER_WITHOUT_RUN else self.view.with_filter(key, one.value)
         if self.view.splits_parts:

@@ -49,7 +49,7 @@ class FoundName:
 
 @dataclass(frozen=True)
 class Found:
-    """What a text finds, the newest first."""
+    """What a string finds, the newest first."""
 
     text: str
     runs: tuple[FoundRun, ...]

@@ -25,13 +25,13 @@ Order = Literal["-cost", "cost", "name", "-name", "-change", "change"]
 MEASURES: tuple[str, ...] = get_args(Measure)
 STEPS: tuple[str, ...] = get_args(Step)
 ORDERS: tuple[str, ...] = get_args(Order)
-# Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Queries with them read single charges.
+# Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Queries with one of these dimensions read single charges.
 FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type", "status": "run_status"}
 COLUMNS = {**COST_KEYS, **FINE_KEYS}
 ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
-# Those that cost without a run never has: the bill can name its team.
+# Columns that are always empty for cost without a run. The others are not: a bill can name the team.
 NEVER_WITHOUT_RUN = tuple(column for column in ONLY_OF_RUNS if column not in DIMENSION_NAMES)
-FAILED = ("FAILED", "KILLED")  # of MLflow's status: what Runspend calls a failed run, everywhere
+FAILED = ("FAILED", "KILLED")  # the values of MLflow's status that Runspend calls a failed run, everywhere
 FILTERS = (*WHERE_KEYS, *FINE_KEYS)  # days and months are the axis of the chart
 GROUPS = tuple(key for key in FILTERS if key != "currency")  # sums are in one currency
 PARTS = ALLOCATED_TO
@@ -165,7 +165,7 @@ class View:
 
     @property
     def selection(self) -> Selection:
-        """The charges of these days and of those before, if they are compared."""
+        """Select the charges of the view's days and, if they are compared, of the previous period."""
         return Selection(since=self.previous[0] if self.is_compared else self.since, until=self.until, where=self.where)
 
     def with_filter(self, key: str, value: str | None) -> View:

@@ -1,7 +1,7 @@
 """Writes the published tables as sources of dbt: columns, types, descriptions and tests, from the table definitions.
 
-Tests say what the definitions promise: keys are never null and unique together, texts set by models are among their words, and texts of
-`costs_for_dashboards` are never null. The file in deploy/dbt is the output of `runspend export dbt`; a test compares them.
+Tests say what the definitions promise: keys are never null and unique together, columns that models set have one of their documented words, and
+text columns of `costs_for_dashboards` are never null. The file in deploy/dbt is the output of `runspend export dbt`; a test compares them.
 
 Source: dbt "Source properties", "Data tests", "Cross-database macros".
 """

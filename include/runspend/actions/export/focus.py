@@ -93,7 +93,7 @@ def export_focus(
     """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
 
     `all_columns` writes every column of the version, including those without a value in the period. `guard_formulas` puts an apostrophe
-    before CSV texts that a spreadsheet would read as a formula. Without it, texts are unchanged.
+    before CSV strings that a spreadsheet would read as a formula. Without it, strings are unchanged.
 
     The file gets its name only if its four sums, per bill and currency, equal the bill's. With `scope` "platform" they must equal
     the ledger's sums without out-of-scope cost. Otherwise raises CheckFailed and leaves nothing behind.
@@ -103,7 +103,7 @@ def export_focus(
         raise UsageError(f"cannot export to {target}: FOCUS files end in {', '.join(KINDS)}. Nothing was written.")
     if guard_formulas and kind == "parquet":
         raise UsageError(
-            f"cannot guard formulas in {target}: Parquet stores the type of a text itself. Leave --guard-formulas out, or write a .csv file. Nothing was written."
+            f"cannot guard formulas in {target}: Parquet stores strings as strings, so no program runs them as formulas. Leave --guard-formulas out, or write a .csv file. Nothing was written."
         )
     first = first_day(period)
     known = reader.query("select distinct billing_period from cost_allocations order by billing_period").column(0).to_pylist()
@@ -286,7 +286,7 @@ class _Csv:
 
 
 def _guarded(column: pa.Array) -> pa.Array:
-    """Do what `_text` does, and guard texts that a spreadsheet would run. Numbers and times stay unchanged."""
+    """Do what `_text` does, and guard strings that a spreadsheet would run. Numbers and times stay unchanged."""
     text = _text(column)
     if not pa.types.is_string(column.type):
         return text

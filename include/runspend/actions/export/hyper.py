@@ -269,7 +269,7 @@ def _add_sums(sums: dict[str, dict[str, Decimal]], table: Table, read: Any) -> N
 
 
 def _with_texts(file: Path, arrays: list[str], target: Path) -> Path:
-    """Write the file again with texts for arrays, which Hyper cannot keep."""
+    """Write the file again with strings for arrays, which Hyper cannot keep."""
     with pq.ParquetFile(file) as read:
         writer = None
         for batch in read.iter_batches():

@@ -29,7 +29,7 @@ __all__ = ["CHARTS", "Chart", "as_reader", "database_uri", "is_superset_zip", "s
 
 MASK = "XXXXXXXXXX"  # where Superset asks for the password
 KEPT_OPTIONS = ("host", "port", "sslmode")  # of the address; others may be secrets
-EPOCH = (1980, 1, 1, 0, 0, 0)  # of files in the ZIP, which is the same for the same input
+EPOCH = (1980, 1, 1, 0, 0, 0)  # time of all files in the ZIP, so that equal input gives an equal ZIP
 MONEY = ",.2f"
 TITLE = "Runspend"
 ROOT = "runspend"  # of the files in the ZIP

@@ -95,9 +95,9 @@ class Found:
 
 @dataclass
 class Published:
-    """What a target got: the number of rows by table, of parts that were copied. `is_new`: it had another build, or none.
+    """What a target got: the number of copied rows by table. `is_new`: the target had another build, or none.
 
-    `notes`: what its owner should know.
+    `notes`: messages for the owner of the target.
     """
 
     build_id: str
@@ -128,7 +128,7 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _begun: dict[str, _Rounded] = field(default_factory=dict)  # by period; the newest one is kept for all that ask
+    _begun: dict[str, _Rounded] = field(default_factory=dict)  # by period; the newest part is kept for all targets
 
     def of(self, names: Sequence[str] | None) -> Content:
         """Return the content with these tables only; None for all."""
@@ -163,10 +163,10 @@ class Content:
 
     @contextmanager
     def files(self, part: Part) -> Iterator[Iterator[Path]]:
-        """Yield an iterator over Parquet files with the rows of a part, in the columns of its table. They are removed afterwards.
+        """Yield an iterator over Parquet files with the rows of a part, in the columns of its table. The files are removed afterwards.
 
-        Files with rounded costs are computed one by one: each one while the one before is copied. Those of the newest month are kept for
-        the next target, unless they could not be computed.
+        Files with rounded costs are computed one by one, each while the previous file is copied. Files of the newest month are kept for the next
+        target, unless they could not be computed.
         """
         if part.table is COST_DAILY_AT_POSTGRES:
             rounded = self._rounded(part)
@@ -189,7 +189,7 @@ class Content:
         return part.period == max(unit.period for unit in self.states if unit.table == COST_DAILY.name)
 
     def _rounded(self, part: Part) -> _Rounded:
-        """Begin to compute a part with rounded costs, some days at a time. What it is computed from is fetched in this thread, whose moment is open.
+        """Begin to compute a part with rounded costs, some days at a time. Its inputs are fetched in this thread, which has the open snapshot.
 
         No sum that is rounded spans two months, and the query computes each day by itself.
         """

@@ -55,7 +55,7 @@ def svg(width: float, height: float, label: str, body: Sequence[Markup], css: st
 
 
 def tipped(shapes: Sequence[Markup], shown: str, words: str, at: tuple[float, float], width: float) -> Markup:
-    """Group shapes with a text that shows while a pointer or the keyboard's focus is on them. `words` is the same for screen readers."""
+    """Group shapes with a string that shows while a pointer or the keyboard's focus is on them. `words` is the same for screen readers."""
     x, y = at
     anchor, x = ("start", max(x, 2)) if x < width * 0.35 else ("end", min(x, width - 2)) if x > width * 0.65 else ("middle", x)
     return Markup('<g tabindex="0" role="img" aria-label="{}" class="tip">{}{}</g>').format(
@@ -156,14 +156,14 @@ def day_columns(
         x = left + offset * slot
         up = down = zero
         shapes: list[Markup] = []
-        told: list[str] = []
+        descriptions: list[str] = []
         for part in order:
             amount = by_day.get(when, {}).get(part, Decimal(0))
             value = float(amount)
             size = abs(value) * scale
             if size < 0.05:
                 continue
-            told.append(f"{part} {money(amount)}")
+            descriptions.append(f"{part} {money(amount)}")
             if value > 0:
                 up -= size
                 shapes.append(rect(x + slot * 0.12, up, slot * 0.76, size, PART_CLASS[part]))
@@ -172,12 +172,12 @@ def day_columns(
                 down += size
         if when in guesses:
             size = guesses[when] * scale
-            told.append(f"estimated, not billed {money(estimated[when])}")
+            descriptions.append(f"estimated, not billed {money(estimated[when])}")
             shapes.append(rect(x + slot * 0.12, up - size, slot * 0.76, size, "guess"))
         if shapes:
             whole = add(cost for part, cost in by_day.get(when, {}).items() if part in order)
             short = f"{day(when)}: {money(whole)}"
-            words = f"{short} ({', '.join(told)})"
+            words = f"{short} ({', '.join(descriptions)})"
             body.append(tipped(shapes, words if width > 600 else short, words, (x + slot / 2, 12), width))
         if offset == 0 or (offset + 1) % 5 == 0:
             body.append(text_at(x + slot / 2, height - 6, str(offset + 1), "t", "middle"))
@@ -229,15 +229,15 @@ def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], length: int, wid
         y = head + row * line
         shown = name if len(name) <= fits else "…" + name[-fits + 1 :]
         shapes = [text_at(left - 8, y + 14, shown, "t", "end")]
-        told = []
+        descriptions = []
         for one in days:
             x = left + (one.day.day - 1) * slot
             words = f"{day(one.day)}: {money(one.idle_cost)} idle, {percent(one.used_share * 100, 0)} used"
-            told.append(words)
+            descriptions.append(words)
             strength = f' fill-opacity="{_strength(float(one.idle_cost) / largest):.2f}"' if one.idle_cost > 0 else ""
             shapes.append(rect(x + 0.75, y + 1, slot - 1.5, line - 3, "idle-day" if strength else "empty", f"{name}, {words}", strength))
         whole = f"{name if width > 600 else shown}: {money(add(one.idle_cost for one in days))} idle in {counted(len(days), 'day')}"
-        body.append(tipped(shapes, whole, f"{whole}; {'; '.join(told)}", (width - 2, 12), width))
+        body.append(tipped(shapes, whole, f"{whole}; {'; '.join(descriptions)}", (width - 2, 12), width))
     bottom = head + len(machines) * line
     for number in (1, *range(5, length + 1, 5)):
         body.append(text_at(left + (number - 0.5) * slot, bottom + 14, str(number), "t", "middle"))

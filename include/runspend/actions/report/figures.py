@@ -114,8 +114,8 @@ class IdleDay:
 class Resource:
     """Idle or unallocated cost of one machine or service.
 
-    `idle_days` has the days on which an idle machine was billed. `has_allocated_cost` means that some rule allocated a part of it to
-    runs in the billing period. It is set only if no last run is known.
+    `idle_days` has the days on which an idle machine was billed. `has_allocated_cost` means that some rule allocated a part of the cost to runs in
+    the billing period. This field is set only if no last run is known.
     """
 
     name: str

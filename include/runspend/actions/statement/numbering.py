@@ -117,7 +117,7 @@ def _versions(records: Records, period: str, slug: str) -> list[dict[str, Any]]:
 
 
 def _put_texts(records: Records, key: str, texts: Mapping[str, str]) -> None:
-    """Write the texts of a version that is not issued yet. Texts of a process that was killed earlier are replaced."""
+    """Write the strings of a version that is not issued yet. Strings of a process that was killed earlier are replaced."""
     while not records.create(TEXTS, key, dict(texts)):
         found = records.get(TEXTS, key)
         if found is not None and (found[0] == texts or records.replace(TEXTS, key, dict(texts), found[1])):

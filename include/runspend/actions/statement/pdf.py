@@ -41,7 +41,7 @@ def print_pdf(browser: str, page: Path, pdf: Path) -> str | None:
             return f"{browser} does not start: {error.strerror}"
         made = printed.read_bytes() if printed.is_file() else b""
         if not made.startswith(b"%PDF-") or b"%%EOF" not in made[-1024:]:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            return f"{browser} ended with code {done.returncode} and no PDF{f': {said[-1][:200]}' if said else ''}"
+            errors = done.stderr.decode("utf-8", "replace").strip().splitlines()
+            return f"{browser} ended with code {done.returncode} and no PDF{f': {errors[-1][:200]}' if errors else ''}"
         write_whole(pdf, made)
     return None

@@ -56,12 +56,12 @@ class Month:
 
     @property
     def is_issuable(self) -> bool:
-        """Whether all bills are there, in the state that a statement needs for a number."""
+        """Whether all bills exist and are in the state that a statement needs for a number."""
         return bool(self.bills) and not self.open_bills
 
     @property
     def open_bills(self) -> list[str]:
-        """The bills that are not in that state yet, with their state."""
+        """The bills that are not in the state that a number needs, with their state."""
         enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
         return [
             *(f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough),

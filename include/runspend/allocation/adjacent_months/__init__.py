@@ -31,7 +31,7 @@ EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
-    """Return how far jobs of the period reach beyond its lines, as parameters of the models, and the rows of other months that a build
+    """Return how far jobs of the period reach beyond its lines, as parameters of the models. Also return the rows of other months that a build
     depends on, by kind.
     """
     reach, rows = no_reach(window["window_start"]), {}

@@ -114,13 +114,13 @@ def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def configuration_digest(settings: Settings) -> str:
-    """Return a digest of the settings for matching. Pipeline runs with the same digest match the same sources the same way."""
-    said = settings.model_dump(mode="json", include=set(MATCHING))
+    """Return a digest of the settings for matching. Pipeline runs with the same digest match equal runs and charges in the same way."""
+    matching = settings.model_dump(mode="json", include=set(MATCHING))
     places = {
-        key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in said[key]]
+        key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in matching[key]]
         for key in ("tracking", "billing", "stores")
     }
-    return digest({**said, **places})
+    return digest({**matching, **places})
 
 
 def unit_name(unit: Unit) -> str:

@@ -112,11 +112,11 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
             break
         except ProcessFailed:
             if watch.has_begun or is_last:
-                raise  # otherwise the waiting process had died, and another one is started
+                raise  # otherwise the waiting process has died, and a new one is started
     if message[0] == "raised":
-        _, error, told = message
+        _, error, traceback_text = message
         if error.__cause__ is None:
-            error.__cause__ = CallTraceback(told)
+            error.__cause__ = CallTraceback(traceback_text)
         raise error
     return message[1]
 

@@ -90,9 +90,9 @@ def _die_with(parent: int) -> None:
 
 def _packed_error(error: BaseException) -> bytes:
     """Pickle an exception with its type, or a description of one that cannot be pickled."""
-    told = "".join(traceback.format_exception(error))
+    traceback_text = "".join(traceback.format_exception(error))
     with contextlib.suppress(Exception):  # anything may be raised while pickling
-        packed = _pickled("raised", error, told)
+        packed = _pickled("raised", error, traceback_text)
         if type(pickle.loads(packed)[1]) is type(error):
             return packed
-    return _pickled("raised", RuntimeError(f"{type(error).__name__}: {error}"), told)
+    return _pickled("raised", RuntimeError(f"{type(error).__name__}: {error}"), traceback_text)

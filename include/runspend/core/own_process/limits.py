@@ -54,12 +54,12 @@ def memory_of(process: int) -> int | None:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return None
-    told = {
+    bytes_by_name = {
         name: int(rest.split()[0]) * 1024
         for line in lines
         if (name := line.split(maxsplit=1)[0]).startswith(("Rss", "Vm")) and (rest := line[len(name) :])
     }
-    return sum(told.get(name, 0) for name in COUNTED) if "RssAnon:" in told else told.get("VmRSS:")
+    return sum(bytes_by_name.get(name, 0) for name in COUNTED) if "RssAnon:" in bytes_by_name else bytes_by_name.get("VmRSS:")
 
 
 def ticks_of(process: int) -> int | None:

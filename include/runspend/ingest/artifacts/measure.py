@@ -224,7 +224,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
         return None
     return SourceRefused(
         store.uri,
-        f"cannot believe that /{root.folder} is empty: it had {had[0]:,} files. "
+        f"cannot trust that /{root.folder} is empty: it had {had[0]:,} files. "
         "Mount the volume; if it really is empty, put any file in it. Figures stay as they were.",
     )
 

@@ -129,11 +129,11 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum.lower():
         raise _refused(store, f"{name}/manifest.json does not match its checksum", "Copy it again, or wait for the next")
     try:
-        said = parse_json(data)
-        file_format, schema = str(said["fileFormat"]), str(said["fileSchema"])
-        created_at = datetime.fromtimestamp(int(said["creationTimestamp"]) / 1000, timezone.utc)
-        listed = [(str(file["key"]), int(file["size"]), str(file["MD5checksum"])) for file in said["files"]]
-        source, destination = str(said["sourceBucket"]), str(said["destinationBucket"]).rpartition(":")[2]
+        parsed = parse_json(data)
+        file_format, schema = str(parsed["fileFormat"]), str(parsed["fileSchema"])
+        created_at = datetime.fromtimestamp(int(parsed["creationTimestamp"]) / 1000, timezone.utc)
+        listed = [(str(file["key"]), int(file["size"]), str(file["MD5checksum"])) for file in parsed["files"]]
+        source, destination = str(parsed["sourceBucket"]), str(parsed["destinationBucket"]).rpartition(":")[2]
     except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError) as error:
         raise _refused(store, f"{name}/manifest.json cannot be read ({type(error).__name__})", "Check the inventory") from error
     if source != root.bucket or (files.bucket and destination != files.bucket):

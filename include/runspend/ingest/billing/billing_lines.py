@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 122_880
-# A text column with more values is written as plain texts: otherwise every row group carries the whole dictionary.
+# A text column with more distinct values is written without a dictionary, because every row group would contain the whole dictionary.
 FEW_VALUES = 4000
 SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_period")
 
@@ -87,7 +87,7 @@ def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
-    """Return how the file is written. It stores no Arrow schema, so readers see texts, coded or not."""
+    """Return how the file is written. It stores no Arrow schema, so readers see strings, coded or not."""
     import pyarrow as pa
 
     texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
@@ -175,7 +175,7 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
 
 
 def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
-    """Return the order of BILLING_LINES.sort among the chosen lines; nulls last, texts by their bytes.
+    """Return the order of BILLING_LINES.sort among the chosen lines; nulls last, strings by their bytes.
 
     `ids` are the lines' ids, or any values that sort like them.
     """
@@ -191,7 +191,7 @@ def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None
 
 
 def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
-    """Return chosen lines in order. A text column of many values becomes plain texts, or every row group would carry its dictionary."""
+    """Return chosen lines in order. A text column with many distinct values loses its dictionary, because every row group would contain all of it."""
     import pyarrow as pa
 
     at = order if positions is None else positions.take(order)

@@ -1,6 +1,6 @@
 """Handles text columns as Arrow dictionaries: a result per distinct value, or combination of values, is spread over the rows.
 
-Belongs here: the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct texts. So SQL
+Belongs here: the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct strings. So SQL
 handles each distinct text once, and rows are handled only as integers.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LEAST_PLAIN = 50_000  # texts; below it, finding equal ones costs nothing
+LEAST_PLAIN = 50_000  # strings; below it, finding equal ones costs nothing
 SAMPLE = 20_000
 MOST = 0.98
 MOST_NUMBERS = 2**62
@@ -82,7 +82,7 @@ def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.Dict
 
 
 def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; texts get one dictionary."""
+    """Return a column as one array; strings get one dictionary."""
     import pyarrow as pa
 
     if column.num_chunks == 1:
@@ -109,12 +109,12 @@ def constant(value: str | None, rows: int) -> pa.DictionaryArray:
 
 
 def remap(column: pa.DictionaryArray, values: pa.Array) -> pa.DictionaryArray:
-    """Return the column with other texts. `values` has one for every dictionary value, in order, and may repeat or be null."""
+    """Return the column with other strings. `values` has one for every dictionary value, in order, and may repeat or be null."""
     return spread(column.indices, values)
 
 
 def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
-    """Spread `values` (of any type), one per code, over the rows that have the codes; texts stay coded."""
+    """Spread `values` (of any type), one per code, over the rows that have the codes; strings stay coded."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -144,14 +144,14 @@ def first_of(columns: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    said = [c for c in columns if c.null_count < len(c)]
-    if len(said) < 2:
-        return said[0] if said else columns[0]
+    filled = [c for c in columns if c.null_count < len(c)]
+    if len(filled) < 2:
+        return filled[0] if filled else columns[0]
     shift, codes = 0, []
-    for column in said:
+    for column in filled:
         codes.append(pc.add(column.indices, pa.scalar(shift, pa.int32())))
         shift += len(column.dictionary)
-    return spread(pc.coalesce(*codes), pa.concat_arrays([c.dictionary for c in said]))
+    return spread(pc.coalesce(*codes), pa.concat_arrays([c.dictionary for c in filled]))
 
 
 def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray:
@@ -216,7 +216,7 @@ def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int
 
 
 def texts(values: Iterable[str | None]) -> pa.Array:
-    """Return an Arrow array of plain texts, without codes."""
+    """Return an Arrow array of plain strings, without codes."""
     import pyarrow as pa
 
     return pa.array(list(values), pa.string())

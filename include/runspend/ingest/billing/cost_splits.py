@@ -35,7 +35,7 @@ MEASURES = (
     "commitment_discount_quantity",
 )  # fmt: skip
 OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
-TOLD = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # findings that need no attention
+INFORMATIONAL = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # findings that need no attention
 OWN_METHOD = "aws-split-cost-allocation"
 WEIGHT_COLUMNS = {
     "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
@@ -62,7 +62,7 @@ class Weights:
     idle: str = "keep"
 
     def digest_of(self, period: str) -> str:
-        """Return a text that changes when a period would be split differently than before."""
+        """Return a string that changes when a period would be split differently than before."""
         return f"{self.source} {self.digests.get(period, '')}"
 
     def fingerprint(self) -> list[Any]:
@@ -229,8 +229,8 @@ def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
         "(select count(distinct group_number) from split_parts where is_scaled)"
     ).fetchall()
     counts = {
-        TOLD[0]: lines,
-        TOLD[1]: int(parts),
+        INFORMATIONAL[0]: lines,
+        INFORMATIONAL[1]: int(parts),
         "weights_of_pods_that_name_no_machine": nameless,
         "machines_with_weights_that_are_not_on_the_bill": absent,
         "windows_whose_pods_claim_more_than_the_machine_cost": scaled,
@@ -267,11 +267,11 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
     staged.con.unregister("lines_of_share")
     parts = parents.take(made.column("place"))
     changed = {name: _with_scale(combine_chunks(made.column(name)), 22) for name in MEASURES}
-    for name, told in (
+    for name, source_column in (
         ("allocated_method_id", "method"), ("allocated_method_details", "details"), ("allocated_resource_id", "part_id"),
         ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
     ):  # fmt: skip
-        changed[name] = combine_chunks(made.column(told).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
+        changed[name] = combine_chunks(made.column(source_column).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
     # A part has a share of a machine, not a time. A pod's time is its own lifetime, at most the machine's; idle lasts as long as the machine.
     life = pc.multiply(combine_chunks(made.column("life_us")), pa.scalar(1000, pa.int64()))
     changed["billed_nanoseconds"] = pc.if_else(
@@ -295,11 +295,13 @@ def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.A
     """Return `long_billed_cost` so that the amount that loading rounded off a line is counted once, on its last part."""
     import pyarrow as pa
 
-    said = combine_chunks(parts.column("long_billed_cost"))
-    if said.null_count == len(said):
-        return said
-    texts: list[str | None] = [None] * len(said)
-    for i, (text, is_last, cost) in enumerate(zip(said.to_pylist(), made.column("is_last").to_pylist(), billed.to_pylist(), strict=True)):
+    long_costs = combine_chunks(parts.column("long_billed_cost"))
+    if long_costs.null_count == len(long_costs):
+        return long_costs
+    texts: list[str | None] = [None] * len(long_costs)
+    for i, (text, is_last, cost) in enumerate(
+        zip(long_costs.to_pylist(), made.column("is_last").to_pylist(), billed.to_pylist(), strict=True)
+    ):
         if text is not None and is_last:
             delivered = Decimal(text.strip())
             loaded = delivered.quantize(SMALLEST, context=EXACT)

@@ -106,11 +106,11 @@ def stage_or_note(
 
 
 def _gone(context: LoadContext, file: ArrivedFile) -> SourceRefused:
-    return refused(context, f"{file.name} went while it was read. Run the load again", None)
+    return refused(context, f"{file.name} disappeared while it was read. Run the load again", None)
 
 
 def stage_alike(context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
-    """Once all files are staged, stage those again that their format reads differently beside the others (`read_again`)."""
+    """Once all files are staged, stage again the files that their format reads differently because of the others (`read_again`)."""
     for name in sorted({f.format for f in files if f.staged}):
         by_index = {f.index: f for f in files if f.staged and f.format == name}
         read_again = offered(format_module(name), "read_again")
@@ -232,8 +232,8 @@ def _seen_before(context: LoadContext) -> dict[tuple[str, str | None], FedFile]:
 def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
     """Return what a file's name says about its charges, if its format has such names."""
     stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
-    said: str | None = stands_for(source, name) if stands_for else None
-    return said
+    replaced: str | None = stands_for(source, name) if stands_for else None
+    return replaced
 
 
 def recognize(
@@ -288,7 +288,7 @@ def _stage(context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequ
         if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
             raise refused(context, f"{file.name} changed while it was read", None)
     else:
-        file.verified.readable.unlink()  # its rows are in the engine; the disk may be small
+        file.verified.readable.unlink()  # the engine has its rows, and the disk may be small
 
 
 def _delivered(context: LoadContext, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:

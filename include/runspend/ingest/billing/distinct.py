@@ -186,7 +186,7 @@ def _ask_few(
 class _Group:
     """Columns of the query that need the same columns of the view, and the combinations of their values.
 
-    `codes`: the combination of each row. `combinations`: the number of what all columns need, and what only these columns need.
+    `codes`: the combination of each row. `combinations`: for each combination, the number of the values that all columns need, and the values that only these columns need.
     `places`: the position of each combination among the known ones, or null.
     """
 
@@ -260,7 +260,7 @@ class KnownAnswers:
 
 
 def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
-    """Return the position of each row of texts in a table of the same columns; null if it is not there."""
+    """Return the position of each row of strings in a table of the same columns; null if it is not there."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -318,7 +318,7 @@ def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) ->
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """Return one array. Texts get the type that is coded."""
+    """Return one array. Strings get the type that is coded."""
     import pyarrow as pa
 
     piece = combine_chunks(column)

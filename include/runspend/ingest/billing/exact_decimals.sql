@@ -14,7 +14,7 @@ create macro exact_product(a, b) as
   + cast(limb_2(a) * limb_2(b) as decimal(38, 22))
   + cast(limb_2(a) * limb_3(b) + limb_3(a) * limb_2(b) as decimal(38, 22));
 
--- A text as DECIMAL(38, 18), null where that would lose a digit: a cast alone rounds silently. 1E-7 and 0.10 are numbers, 1_000 is none.
+-- A string as DECIMAL(38, 18), null where that would lose a digit: a cast alone rounds silently. 1E-7 and 0.10 are numbers, 1_000 is none.
 create macro exact_decimal(t) as case
   when contains(t, '_') then null
   when not contains(lower(t), 'e') and length(rtrim(split_part(trim(t), '.', 2), '0')) <= 18 then try_cast(t as decimal(38, 18))

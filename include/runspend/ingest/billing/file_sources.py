@@ -157,13 +157,13 @@ class BucketSource(ABC):
     def _copy(self, entry: Entry, out: IO[bytes]) -> int:
         """Return the number of bytes copied. An interrupted copy resumes where it stopped if a stamp proves that the file is the same."""
         done = resumed = 0
-        told = step = max(entry.bytes // 10, TELL_EACH_BYTES)
+        next_report = step = max(entry.bytes // 10, TELL_EACH_BYTES)
         while done < entry.bytes:
             try:
                 for chunk in self.read_object(self._keys[entry.name], entry.stamp, done):
                     done += out.write(chunk)
-                    if done >= told and done < entry.bytes:
-                        told = done // step * step + step
+                    if done >= next_report and done < entry.bytes:
+                        next_report = done // step * step + step
                         self._tell(f"{self.source.name}: fetching {entry.name}, {done * 100 // entry.bytes}% of {entry.bytes:,} bytes")
                 break
             except Interrupted as error:

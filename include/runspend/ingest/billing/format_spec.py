@@ -1,9 +1,9 @@
 """Stages formats whose rows SQL maps to FOCUS: what a module declares about its files, and how their rows get into `staged`.
 
-Belongs here: what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of texts and
+Belongs here: what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of strings and
 selects FOCUS columns by their names in `schema/tables.py`; a column it does not select is null.
 
-A cost, quantity or time may stay a text: it is parsed here, and a text that cannot be parsed becomes null and is counted. A row
+A cost, quantity or time may stay a string: it is parsed here, and a string that cannot be parsed becomes null and is counted. A row
 without a cost, a currency or its times is quarantined as a whole. A column `reject_reason` states why a row must be quarantined. A column
 `skip_reason` states why it charges nothing and becomes no line; such rows are counted. A row may become none or several.
 """
@@ -45,7 +45,7 @@ UNREAD = "unread_"  # prefix of a column's name: whether its value could not be 
 class FileKind:
     """One kind of file of a format.
 
-    `view` is the name under which SQL reads its rows. `columns` are the columns of that view, all texts, each with its spellings in
+    `view` is the name under which SQL reads its rows. `columns` are the columns of that view, all strings, each with its spellings in
     headers: the first spelling with a value wins. `required` columns must be there. `gathered` columns hold a JSON object of all header
     columns that start with a prefix (tags with a column each).
 
@@ -124,7 +124,9 @@ def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
     kind = kind_of(kinds, header)
     if kind is None:
         sought = ", ".join(kinds[0].columns[c][0] for c in kinds[0].required)
-        raise refused(source, name, f"its header is of another format: {', '.join(header[:5])} …. Columns such as {sought} are looked for")
+        raise refused(
+            source, name, f"its header is of another format: {', '.join(header[:5])} …. Runspend looks for columns such as {sought}"
+        )
     spelled = {column: [s for s in spellings if s in header] for column, spellings in kind.columns.items()}
     if missing := [kind.columns[column][0] for column in kind.required if not spelled[column]]:
         raise refused(source, name, f"it lacks {', '.join(missing)}. Add them to the export")
@@ -316,7 +318,7 @@ def _describe_and_ask(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) 
 
 
 def _may_be_unread(types: Mapping[str, str]) -> list[str]:
-    """Return the columns that the SQL selects as texts and whose value may become null.
+    """Return the columns that the SQL selects as strings and whose value may become null.
 
     The cost and the times are not among them: a row without them is quarantined.
     """

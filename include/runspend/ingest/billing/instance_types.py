@@ -34,7 +34,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
     """Return (instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, otherwise the provider's own column, otherwise the type's entry in the
     list.
     """
-    said: dict[str, Any] = {}
+    parsed_details: dict[str, Any] = {}
     if not details and stated and stated.startswith("{"):
         details, stated = stated, None  # x_SkuDetails of Azure's FOCUS 1.0 exports
     if details:
@@ -42,18 +42,25 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
             parsed = parse_json(details)
         except ValueError:
             parsed = None
-        said = parsed if isinstance(parsed, dict) else {}
-    instance_type = next((str(said[k]) for k in ("InstanceType", "x_InstanceType") if isinstance(said.get(k), str) and said[k]), None)
+        parsed_details = parsed if isinstance(parsed, dict) else {}
+    instance_type = next(
+        (
+            str(parsed_details[k])
+            for k in ("InstanceType", "x_InstanceType")
+            if isinstance(parsed_details.get(k), str) and parsed_details[k]
+        ),
+        None,
+    )
     if instance_type is None:  # Azure's "ServiceType" is a VM size, or a name from another service
-        sizes = (said.get(k) for k in ("ServiceType", "x_ServiceType"))
+        sizes = (parsed_details.get(k) for k in ("ServiceType", "x_ServiceType"))
         instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
     instance_type = named_type(instance_type, known) or instance_type
-    for said_type in (stated, resource_type):
-        instance_type = instance_type or (named_type(said_type, known) if said_type else None)
+    for candidate in (stated, resource_type):
+        instance_type = instance_type or (named_type(candidate, known) if candidate else None)
     listed = known.get((instance_type or "").lower().removeprefix("ml."), (None, None, None, None))
-    cpus, gpus, memory = (_number(said.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
+    cpus, gpus, memory = (_number(parsed_details.get(k)) for k in ("CoreCount", "GpuCount", "MemorySize"))
     if cpus is None and instance_type:
-        cpus = next((n for k in ("VCPUs", "x_VCPUs") if (n := _number(said.get(k)))), None)
+        cpus = next((n for k in ("VCPUs", "x_VCPUs") if (n := _number(parsed_details.get(k)))), None)
     return (
         instance_type,
         _whole(gpus) if gpus is not None else listed[1],
@@ -63,7 +70,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
 
 
 def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
-    """Return the instance type that a text names: a bare type of any cloud, or one inside an AWS usage type; None for any other text.
+    """Return the instance type that a string names: a bare type of any cloud, or one inside an AWS usage type; None for any other text.
 
     Sources: AWS "SageMaker AI pricing" (usage types), Oracle "Compute Shapes", Google "Machine families resource", Azure "VM sizes naming".
     """
@@ -77,7 +84,7 @@ def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, or the number that a text such as "16 GiB" starts with."""
+    """Return a number, or the number that a string such as "16 GiB" starts with."""
     if isinstance(value, bool) or value is None:
         return None
     match = re.match(r"\s*(\d+(?:\.\d+)?)", str(value))

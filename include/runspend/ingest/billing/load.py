@@ -295,8 +295,8 @@ def _load_period(
         return None  # its files are gone: `missing_periods` reports it
     chosen = _choose(context, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
-    is_told = "delivery" in context.source.model_fields_set
-    if len(chosen) > 1 and not is_told and (why := _overlap(staged, period, chosen, by_index, fed_periods)):
+    has_delivery = "delivery" in context.source.model_fields_set
+    if len(chosen) > 1 and not has_delivery and (why := _overlap(staged, period, chosen, by_index, fed_periods)):
         facts = replace(
             context.version_facts(period, (by_index[i].digest for i in chosen), delivered_at),
             files=fed_by(files, fed_periods, feeding, period, chosen),
@@ -365,7 +365,7 @@ def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: di
 
 
 def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused]) -> dict[str, SourceRefused]:
-    """Return the periods a bad file would have fed, by its path or by what it fed before. Without either, its error is raised."""
+    """Return the periods that a bad file belongs to, by its path or by its rows in earlier loads. If neither is known, the file's error is raised."""
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():
         periods = {history.period for history in context.histories.values() if any(f.name == name for f in history.files)}

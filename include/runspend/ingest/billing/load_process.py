@@ -104,8 +104,8 @@ def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
     """Return why a process ended without a result, as text for a person."""
     took = f"{_size(failed.peak_bytes)} of memory"
     if failed.why == "memory":
-        allowed, said = limits.memory_bytes or 0, allowed_memory(settings)
-        return f"reading it took {took}, and `memory: {_size(said)}` allows {_size(allowed)} (with a margin of {_size(allowed - said)})"
+        allowed, configured = limits.memory_bytes or 0, allowed_memory(settings)
+        return f"reading it took {took}, and `memory: {_size(configured)}` allows {_size(allowed)} (with a margin of {_size(allowed - configured)})"
     if failed.why == "time":
         return f"it was not read within `load_timeout: {settings.load_timeout.total_seconds() / 3600:g}h`"
     if failed.why == "idle":

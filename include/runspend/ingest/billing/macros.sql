@@ -35,10 +35,10 @@ create macro instant(t) as case when is_time(t) then try_cast(t as timestamptz) 
 create macro is_plausible(t) as
   coalesce(t >= timestamptz '2000-01-01 00:00:00+00' and t < timestamptz '2101-01-01 00:00:00+00', false);
 
--- A text that begins with a key instead of an object lacks its braces: Azure's tags and details.
+-- A string that begins with a key instead of an object lacks its braces: Azure's tags and details.
 create macro json_braces(t) as case when trim(t) = '""' then null when starts_with(ltrim(t), '"') then '{' || t || '}' else t end;
 
--- Days of Azure exports, whose order only the format shows. Null for all other texts.
+-- Days of Azure exports, whose order only the format shows. Null for all other strings.
 create macro azure_day(t) as case
   when regexp_full_match(t, '\d{4}-\d\d-\d\d([T ]\d\d:\d\d:\d\d([.]\d+)?(Z|[+]00(:?00)?)?)?') then cast(timezone('UTC', instant(t)) as date)
   when regexp_full_match(t, '\d\d/\d\d/\d{4}') then cast(try_strptime(t, '%m/%d/%Y') as date)

@@ -210,9 +210,9 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
     period = period_of_name(entry.name)
 
     def problem(why: str) -> Delivery:
-        told = f"manifest {entry.name} {why}"
+        complaint = f"manifest {entry.name} {why}"
         return Delivery(
-            entry.name, (), _run_time(entry.name) or entry.modified_at, period, told, _folder_of(entry.name), is_unreadable=True
+            entry.name, (), _run_time(entry.name) or entry.modified_at, period, complaint, _folder_of(entry.name), is_unreadable=True
         )
 
     if entry.bytes > MAX_MANIFEST_BYTES:

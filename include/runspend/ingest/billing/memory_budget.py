@@ -23,9 +23,9 @@ class Room:
     engine_bytes: int  # DuckDB's limit, beyond which it spills
     kept_bytes: int  # of staged rows
     asked_rows: int  # distinct values, or rows, in one SQL query
-    share_rows: int  # rows as texts at once, while two more batches are read and normalized
+    share_rows: int  # rows as strings at once, while two more batches are read and normalized
     part_bytes: int  # CSV parsed at once, for a format that SQL maps
-    quick_part_bytes: int  # the same for FOCUS, whose texts are parsed directly into their types
+    quick_part_bytes: int  # the same for FOCUS, whose strings are parsed directly into their types
     is_tight: bool  # so little memory that freed memory kept by libraries matters from the start
 
 

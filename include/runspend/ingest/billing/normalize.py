@@ -1,7 +1,7 @@
-"""Normalizes rows once at load, for every format: canonical texts; the run, job and machine behind a line; pools; scope.
+"""Normalizes rows once at load, for every format: canonical strings; the run, job and machine behind a line; pools; scope.
 
-Belongs here: the order of these steps and the small rules about texts. Tags are read in `tags.py`, resources are identified in
-`core/resource_keys.py`, and coded texts are in `columns.py`. Versions of a bill are in `versions.py`. Results depend only on the line
+Belongs here: the order of these steps and the small rules about strings. Tags are read in `tags.py`, resources are identified in
+`core/resource_keys.py`, and coded strings are in `columns.py`. Versions of a bill are in `versions.py`. Results depend only on the line
 and the configuration, never on runs.
 """
 
@@ -332,9 +332,12 @@ def _find_storage(staged: Staged) -> None:
         return
     names = ("sku_price_details", "delivered_instance_type", "sku_meter")
     codes, distinct = columns.combine([staged.column(name) for name in names], names)
-    said = ["json_extract_string(sku_price_details, '$.StorageClass')", "json_extract_string(sku_price_details, '$.x_StorageClass')"]
+    stated_classes = [
+        "json_extract_string(sku_price_details, '$.StorageClass')",
+        "json_extract_string(sku_price_details, '$.x_StorageClass')",
+    ]
     [classes] = staged.ask(
-        distinct, f"coalesce({', '.join(storage_class_sql(text) for text in (*said, 'delivered_instance_type', 'sku_meter'))})"
+        distinct, f"coalesce({', '.join(storage_class_sql(text) for text in (*stated_classes, 'delivered_instance_type', 'sku_meter'))})"
     )
     spoken = columns.spread(codes, classes)
     staged.set(storage_key=key, storage_class=columns.only_where(pc.is_valid(key), spoken))
@@ -425,8 +428,8 @@ def _normalize_scope(staged: Staged, source: str, rules: Rules, found: dict[str,
         if left_out := rows - named.true_count:
             found["lines_left_out_by_only"] = left_out
         inside = pc.and_(inside, named)
-    is_said = bool(scope.include or scope.exclude)
-    codes = pc.if_else(inside, pa.scalar(0 if is_said else None, pa.int32()), pa.scalar(1, pa.int32()))
+    has_scope = bool(scope.include or scope.exclude)
+    codes = pc.if_else(inside, pa.scalar(0 if has_scope else None, pa.int32()), pa.scalar(1, pa.int32()))
     lost = []
     for selector in rules.shared:
         named = select_rows(staged, selector, source)

@@ -1,7 +1,7 @@
-"""Reads columns of a Parquet file as coded texts, without making a text for every row.
+"""Reads columns of a Parquet file as coded strings, without making a string for every row.
 
-Belongs here: the kinds of columns whose distinct values are found before they become texts: strings, numbers, times, and maps of
-strings. If any wanted column is of another kind, `texts.read_slowly` reads the file and gives the same texts.
+Belongs here: the kinds of columns whose distinct values are found before they become strings: strings, numbers, times, and maps of
+strings. If any wanted column is of another kind, `texts.read_slowly` reads the file and gives the same strings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def can_read(path: Path, wanted: Sequence[str]) -> bool:
 
 
 def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], share: int) -> Iterator[list[pa.Array]]:
-    """Yield the wanted columns of `share` rows at a time; empty texts are null."""
+    """Yield the wanted columns of `share` rows at a time; empty strings are null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -50,7 +50,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
 
 
 def _batches(opened: pq.ParquetFile, wanted: Sequence[str], share: int) -> Iterator[pa.RecordBatch]:
-    """Yield row groups one by one: a reader that continues to the next group keeps all texts of earlier ones."""
+    """Yield row groups one by one: a reader that continues to the next group keeps all strings of earlier ones."""
     for group in range(opened.num_row_groups):
         yield from opened.iter_batches(batch_size=share, columns=wanted, row_groups=[group])
 

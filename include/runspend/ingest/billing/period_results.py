@@ -100,7 +100,7 @@ def build_period(
     with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:  # one of two cores is idle while lines are written
         telling = executor.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, context.source.name, period, chosen, context.load_id, path, is_scoped=context.rules.is_scoped)
-        day_sums, told = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
+        day_sums, day_facts = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
     is_again = version == history.version  # its rows were damaged: the version is recorded already
     number = history.current[0]["version_number"] if is_again else history.next_number
     changes = versions.add_changes(
@@ -129,7 +129,7 @@ def build_period(
         "dropped_columns": sorted({c for f in files if f.staged and f.index in chosen for c in f.staged.dropped_columns}),
         "unreadable": _summed(f.staged.unreadable for f in files if f.staged and f.index in chosen),
         "skip_reasons": _summed(f.staged.skip_reasons for f in files if f.staged and f.index in chosen),
-        **told,
+        **day_facts,
     }
     error = None if extra["rows"] else unreadable(context, period, quarantine)
     return PeriodLoad(period, "loaded", tables, error, extra)

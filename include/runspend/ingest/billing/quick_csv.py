@@ -1,4 +1,4 @@
-"""Reads a FOCUS CSV without odd rows the fast way: Arrow's reader codes texts while it parses.
+"""Reads a FOCUS CSV without odd rows the fast way: Arrow's reader codes strings while it parses.
 
 Belongs here: what a file must fulfill to be read this way. Failing a condition is not an error: `focus.py` then reads the file again,
 slowly, keeps odd rows, and reports what is wrong with them.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
-# A text that Arrow and `instant` of macros.sql both read as the same moment: Arrow takes offsets up to 23:59.
+# A string that Arrow and `instant` of macros.sql both read as the same moment: Arrow takes offsets up to 23:59.
 PLAIN_TIME = r"^2[01]\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-3])(:?[0-5]\d)?|[+-]14(:?00)?)$"
 PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
 
@@ -84,7 +84,7 @@ def _parse(part: texts.LineRange, header: Sequence[str]) -> dict[str, pa.Array] 
 
 
 def _read_times(column: pa.DictionaryArray) -> pa.Array | None:
-    """Return texts as moments, each distinct one read once; None if one is not in the usual form of bills."""
+    """Return strings as moments, each distinct one read once; None if one is not in the usual form of bills."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -122,7 +122,7 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
     )
     if not pc.all(known, min_count=0).as_py():
         return None
-    said, distinct = columns.combine([delivered.get(name, nothing) for name in PROVIDERS], PROVIDERS)
+    providers, distinct = columns.combine([delivered.get(name, nothing) for name in PROVIDERS], PROVIDERS)
     service, host = staged.ask(
         distinct,
         "service_provider(service_provider_name, provider_name, publisher_name)",
@@ -132,8 +132,8 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
     firsts = pa.array([date(t.year, t.month, 1) for t in months.dictionary.to_pylist()], pa.date32())
     made = {
         "billing_currency": columns.remap(currency, codes),
-        "service_provider_name": columns.spread(said, service),
-        "host_provider_name": columns.spread(said, host),
+        "service_provider_name": columns.spread(providers, service),
+        "host_provider_name": columns.spread(providers, host),
         "delivered_instance_type": columns.first_of([delivered[name] for name in INSTANCE_COLUMNS if name in delivered] or [nothing]),
         "billing_period": firsts.take(months.indices),
         "file_index": pa.repeat(pa.scalar(file_index, pa.int32()), rows),

@@ -63,12 +63,12 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
             )
             if seen.setdefault(file.sha256, entry.name) != entry.name:
                 continue  # the same bytes again
-            told = module.stage(staged, Delivered(source, entry.name, file, index))
-            if odd := next((why for why in told.skip_reasons if why.startswith("unreadable")), None):
+            staged_file = module.stage(staged, Delivered(source, entry.name, file, index))
+            if odd := next((why for why in staged_file.skip_reasons if why.startswith("unreadable")), None):
                 raise SourceRefused(
                     source.name, f"cannot read {entry.name} of {source.name}: {odd}: its time or its cost cannot be read. Export it again."
                 )
-            for why, count in told.skip_reasons.items():
+            for why, count in staged_file.skip_reasons.items():
                 skip_reasons[why] = skip_reasons.get(why, 0) + count
         if OWN not in staged.aside:
             raise SourceRefused(
@@ -112,7 +112,7 @@ def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, 
     if nameless:
         raise SourceRefused(
             source.name,
-            f"cannot read {source.name}: {nameless} allocations do not name a machine, {example} for one. Ask OpenCost without `aggregate`, or by `aggregate=node,pod`; "
+            f"cannot read {source.name}: {nameless} allocations do not name a machine, such as {example}. Ask OpenCost without `aggregate`, or by `aggregate=node,pod`; "
             "or select the lines of the cluster's machines in billing[].lines: `lines: {tag.aws:eks:cluster-name: ml}`.",
         )
     if idle:

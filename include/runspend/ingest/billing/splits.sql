@@ -89,7 +89,7 @@ from (
   group by all
 );
 
--- the pods, as numbers in the order of their ids: weights are many, their texts few
+-- the pods, as numbers in the order of their ids: weights are many, their strings few
 create or replace temp table split_pods as
 select
   row_number() over (order by part_id, part_name, part_tags) as pod, dense_rank() over (order by part_id) as part, part_id, part_name, part_tags

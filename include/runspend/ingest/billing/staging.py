@@ -199,7 +199,7 @@ class Staged:
         return frozenset(self._aside)
 
     def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
-        """Keep rows that are not charges as the table `name` (all texts, and `file_index`), for the SQL of rows that are."""
+        """Keep rows that are not charges as the table `name` (all strings, and `file_index`), for the SQL of rows that are."""
         self._con.register("aside", table)
         self._con.execute(
             f"create table if not exists {name} as select *, {file_index} as file_index from aside limit 0; "
@@ -240,7 +240,7 @@ class Staged:
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
         """Run SQL expressions over a table of distinct values and return the answers in its order.
 
-        Large tables are asked one part at a time. For a text that differs in every row, the question, the answer and the copy that joins
+        Large tables are asked one part at a time. For a string that differs in every row, the question, the answer and the copy that joins
         the answers are each as large as a bill.
         """
         import pyarrow as pa
@@ -342,12 +342,12 @@ class Staged:
     def _map(self, table: pa.Table) -> pa.Table:
         import pyarrow as pa
 
-        said = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
-        if not said:
+        filled = [name for name in table.column_names if table.column(name).null_count < table.num_rows]
+        if not filled:
             return table
         path = self._workdir / f"staged-{self._mapped}.arrow"
         self._mapped += 1
-        written = table.select(said)  # all empty columns share one column of nulls in memory
+        written = table.select(filled)  # all empty columns share one column of nulls in memory
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, written.schema) as writer:
             writer.write_table(written)
         with path.open("rb") as file:
@@ -355,7 +355,7 @@ class Staged:
         path.unlink()  # the map keeps the file until its last reader is gone
         self._maps.add(bytes_of_file)
         mapped = pa.ipc.open_file(pa.py_buffer(bytes_of_file)).read_all()
-        return pa.table({name: mapped.column(name) if name in said else table.column(name) for name in table.column_names})
+        return pa.table({name: mapped.column(name) if name in filled else table.column(name) for name in table.column_names})
 
     @property
     def is_mapped(self) -> bool:

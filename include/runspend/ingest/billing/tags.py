@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 _CLUSTER = "^[0-9]{4}-[0-9]{6}-[0-9a-z]+$"
 PROVIDERS = ("host_provider_name", "service_provider_name")
 AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
-# A flat object of texts, as most bills write tags. Anything else is read value by value.
+# A flat object of strings, as most bills write tags. Anything else is read value by value.
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
 def normalize_tags(staged: Staged, found: dict[str, Any]) -> None:
-    """Make tags a JSON object of texts, or null."""
+    """Make tags a JSON object of strings, or null."""
     column = staged.column("tags")
     if not len(column.dictionary):
         return
@@ -63,7 +63,7 @@ def normalize_tags(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def canonical_tags(text: str) -> str | None:
-    """Return tags as a flat JSON object of texts and nulls; None if they are not one (nested, a repeated key, invalid JSON).
+    """Return tags as a flat JSON object of strings and nulls; None if they are not one (nested, a repeated key, invalid JSON).
 
     A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some tags without braces.
     """
@@ -150,7 +150,7 @@ def _job_run_sql(tags: Tags, keys: KeySettings) -> str:
 
 
 class Tags:
-    """SQL for the values of tags, over the distinct texts of the bill. Keys that the bill does not have cost nothing."""
+    """SQL for the values of tags, over the distinct strings of the bill. Keys that the bill does not have cost nothing."""
 
     def __init__(self, staged: Staged, name: str) -> None:
         import pyarrow as pa

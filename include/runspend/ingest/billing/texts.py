@@ -1,10 +1,10 @@
-"""Reads the rows of verified files as texts, from CSV, Parquet or JSON.
+"""Reads the rows of verified files as strings, from CSV, Parquet or JSON.
 
 Belongs here: how files are parsed, with every dialect fixed, and the errors for files that cannot be parsed. The meaning of columns
 belongs to the formats; `quick_csv.py` has the fast path for FOCUS.
 
 Columns have the names of the header. A field of a struct or of a JSON object is named with dots (`service.id`). Lists and maps are
-JSON texts. A number of a Parquet file becomes the shortest text that reads back as the same number.
+JSON strings. A number of a Parquet file becomes the shortest text that reads back as the same number.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class NotPlain(Exception):
 def read_quickly(
     con: duckdb.DuckDBPyConnection, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str], room: Room
 ) -> Iterator[pa.Table]:
-    """Yield the wanted columns a batch at a time, as dictionary-coded texts, with null for empty. The last column is `row_number`.
+    """Yield the wanted columns a batch at a time, as dictionary-coded strings, with null for empty. The last column is `row_number`.
 
     It reads a CSV in which every record is one line, or a Parquet file of plain columns and maps. Raises NotPlain, perhaps after some
     batches: discard those, and read the file with `read_slowly`.
@@ -303,7 +303,7 @@ def find_delimiter(path: Path) -> str:
 def _relation(
     con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
 ) -> str:
-    """Return SQL for the wanted columns as texts, and for `row_number`, which starts at 1."""
+    """Return SQL for the wanted columns as strings, and for `row_number`, which starts at 1."""
     if file.kind == "parquet":
         path = narrowed(file.readable, work_folder(con))
         leaves = _parquet_leaves(path)
@@ -345,7 +345,7 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
 
 
 def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], share_rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of a query a batch at a time, with coded texts."""
+    """Yield the rows of a query a batch at a time, with coded strings."""
     import pyarrow as pa
 
     con.execute(f"create or replace temp table texts as {query}")
@@ -383,7 +383,7 @@ def exact_json_sql(path: Path) -> str:
     """Return SQL for the objects of a JSON file that keeps every digit of a number.
 
     DuckDB reads a number with a decimal point or an exponent as a double, which keeps only 15 digits reliably. If an object has a
-    longer number, its numbers outside of texts become texts. All other objects stay as they are, which is much faster.
+    longer number, its numbers outside of strings become strings. All other objects stay as they are, which is much faster.
     """
     objects = f"read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
     pieces = f"regexp_extract_all(written, {sql_text(JSON_PIECES)})"

@@ -1,6 +1,6 @@
 """Counts and sums staged rows: periods, accounts, totals per currency, sums per day, and quarantined rows.
 
-Belongs here: questions about staged rows with small answers. The rows are written by `billing_lines.py`.
+Belongs here: queries of staged rows that return few values. `billing_lines.py` writes the rows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
 
 
 def _rounded(staged: Staged) -> dict[str, Decimal]:
-    """Return, per currency, the exact sum of delivered minus loaded BilledCost over texts with more than 22 decimals."""
+    """Return, per currency, the exact sum of delivered minus loaded BilledCost over strings with more than 22 decimals."""
     sums: dict[str, Decimal] = {}
     for currency, text, loaded, rows in staged.con.execute(
         "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
@@ -172,7 +172,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
 
 
 def read_charge_range(staged: Staged | SecondConnection) -> dict[str, str | None]:
-    """Return the first and last instant that the chosen lines charge for, as ISO texts. Only runs within them can overlap the lines."""
+    """Return the first and last instant that the chosen lines charge for, as ISO strings. Only runs within them can overlap the lines."""
     [(first, last)] = staged.con.execute(
         f"select min(charge_period_start), max(charge_period_end) from staged where reject_reason is null and {CHOSEN}"
     ).fetchall()

@@ -1,6 +1,6 @@
 """Converts Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC, which the engine would read as doubles.
 
-Belongs here: how such a file becomes one that the engine reads exactly: its wide decimals become texts, at any depth of a structure.
+Belongs here: how such a file becomes one that the engine reads exactly: its wide decimals become strings, at any depth of a structure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BATCH_ROWS = 65_536
 
 
 def narrowed(path: Path, folder: Path) -> Path:
-    """Return the file itself, or if it has wide decimals, a copy in `folder` with texts in their place."""
+    """Return the file itself, or if it has wide decimals, a copy in `folder` with strings in their place."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -33,7 +33,7 @@ def narrowed(path: Path, folder: Path) -> Path:
 
 
 def _narrow(kind: pa.DataType) -> pa.DataType:
-    """Return a type with texts in the place of wide decimals."""
+    """Return a type with strings in the place of wide decimals."""
     import pyarrow as pa
 
     if pa.types.is_decimal256(kind):

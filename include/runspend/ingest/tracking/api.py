@@ -405,14 +405,14 @@ def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
 
 def _trace_row(trace: Any, *, has_tokens: bool) -> tuple[Any, ...] | None:
     """Return a trace as in `raw.trace_schema`; None if MLflow computed no cost for it and, with `has_tokens`, if it has no tokens either."""
-    said = trace.trace_metadata
-    cost = _finite(_figures(said.get("mlflow.trace.cost")).get("total_cost"))
-    tokens = _figures(said.get("mlflow.trace.tokenUsage"))
+    metadata = trace.trace_metadata
+    cost = _finite(_figures(metadata.get("mlflow.trace.cost")).get("total_cost"))
+    tokens = _figures(metadata.get("mlflow.trace.tokenUsage"))
     counts = [tokens[k] if isinstance(tokens.get(k), int) else -1 for k in ("input_tokens", "output_tokens")]
     if cost is None and not (has_tokens and max(counts) > 0):
         return None
-    user = said.get("mlflow.user", trace.tags.get("mlflow.user")) or ""
-    source_run, trace_user = said.get("mlflow.sourceRun") or "", said.get("mlflow.trace.user") or ""
+    user = metadata.get("mlflow.user", trace.tags.get("mlflow.user")) or ""
+    source_run, trace_user = metadata.get("mlflow.sourceRun") or "", metadata.get("mlflow.trace.user") or ""
     return trace.trace_id, trace.experiment_id or "", source_run, trace_user, user, trace.request_time or 0, *counts, cost
 
 

@@ -1,6 +1,6 @@
 """Sources of a run's dimensions, job and pool: the configuration as pieces of `runs.sql`.
 
-Belongs here: how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: texts are
+Belongs here: how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: strings are
 passed as variables of the connection, and the pieces refer to their positions. Nothing here reads a bill: values that a run got
 from a charge must not be used to match it to charges.
 """
@@ -93,7 +93,7 @@ class DimensionSources:
             *(tag_sql(tags, k) for k in self.tags),
             *(param_sql(params, k) for k in self.params),
             *(self.experiment_tag_sql(k) for k in self.experiment_tags),
-            *(f"said(value_at(periods, {i + 1}, instant(start_ms)))" for i in range(len(self.files))),
+            *(f"trimmed(value_at(periods, {i + 1}, instant(start_ms)))" for i in range(len(self.files))),
             "user_name",
         ]
         columns: dict[str, str] = {}
@@ -104,15 +104,15 @@ class DimensionSources:
         return columns
 
     def experiment_tag_sql(self, key: str) -> str:
-        return f"said(dimension_values[{self.experiment_tags.index(key) + 1}])"
+        return f"trimmed(dimension_values[{self.experiment_tags.index(key) + 1}])"
 
 
 def tag_sql(tags: Sequence[str], key: str) -> str:
-    return f"said(t[{tags.index(key) + 1}])" if key in tags else "null::varchar"
+    return f"trimmed(t[{tags.index(key) + 1}])" if key in tags else "null::varchar"
 
 
 def param_sql(params: Sequence[str], key: str) -> str:
-    return f"said(p[{params.index(key) + 1}])" if key in params else "null::varchar"
+    return f"trimmed(p[{params.index(key) + 1}])" if key in params else "null::varchar"
 
 
 _KEY_READ = re.compile(r"\b(stated|tag_value)\('([^']+)'\)")
@@ -182,7 +182,7 @@ class PoolColumns:
 
 
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """Return SQL of `said_job`, the first stated job key (a tag before a param of the same name), and of `said_job_key`, as in bills.
+    """Return SQL of `stated_job`, the first stated job key (a tag before a param of the same name), and of `stated_job_key`, as in bills.
 
     If the run states them, the key of a SLURM job includes its cluster, and that of a Databricks job run or Azure ML job its workspace.
     """
@@ -196,14 +196,14 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
     azure = [key for key in keys if key in AZURE_JOB_KEYS]
     subscription, group, workspace = (place([key]) for key in AZURE_WORKSPACE_KEYS)
     path = f"('/subscriptions/' || {subscription} || '/resourceGroups/' || {group} || '/providers/Microsoft.MachineLearningServices/workspaces/' || {workspace})"
-    job = job_key_sql("said_job")
+    job = job_key_sql("stated_job")
     cases = [
-        *([f"when said_job = {place(databricks)} then {cluster_job_sql(job, place(DATABRICKS_WORKSPACE_KEYS))}"] if databricks else []),
-        *([f"when said_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
-        *([f"when said_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
+        *([f"when stated_job = {place(databricks)} then {cluster_job_sql(job, place(DATABRICKS_WORKSPACE_KEYS))}"] if databricks else []),
+        *([f"when stated_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
+        *([f"when stated_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
     ]
-    said = f"coalesce({', '.join([*stated, 'null::varchar'])})"
-    return {"said_job": said, "said_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
+    job_text = f"coalesce({', '.join([*stated, 'null::varchar'])})"
+    return {"stated_job": job_text, "stated_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str]) -> str:
@@ -213,7 +213,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
         for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name)
         if file.name.endswith(".sql")
     ]
-    said = {
+    digested = {
         "copy": server.copy_.model_dump(mode="json"),
         "dimensions": {
             d: [s if isinstance(s, str) else {"user": Path(s["user"]).name} for s in getattr(settings.dimensions, d) if not is_of_line(s)]
@@ -229,7 +229,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
             macros_sql(),
             resolve_keys("stated('key') tag_value('key')", ["key"], ["key"]),
             resource_key_sql("resource_id"),
-            principal_key_sql("said_principal"),
+            principal_key_sql("stated_principal"),
             *job_columns(settings.job_keys, [*settings.job_keys, *JOB_PLACE_KEYS], []).values(),
             *place_rules,
         ],
@@ -237,7 +237,7 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
         "measured": [settings.measured.resource_ids, settings.measured.of_pool],
         "links": [settings.links.kinds, settings.links.metrics, *([settings.links.only_last] if settings.links.only_last else [])],
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(digested, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read_users(number: int, path: Path) -> list[UserLine]:

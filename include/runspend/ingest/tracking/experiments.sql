@@ -1,6 +1,6 @@
 -- One row per experiment, from `raw_experiments`. Text that looks like a secret is replaced everywhere.
 insert into fresh_experiments by name
--- All texts of an experiment in one list: DuckDB plans the many patterns of `redacted` again for each mention.
+-- All strings of an experiment in one list: DuckDB plans the many patterns of `redacted` again for each mention.
 with texts as (
   select
     e.*,

@@ -1,7 +1,7 @@
 -- How stated values are parsed. Unusable text becomes null, never an error, because tags are free text.
 
 -- Blank text counts as not stated.
-create macro said(value) as nullif(trim(value, e' \t\n\r'), '');
+create macro trimmed(value) as nullif(trim(value, e' \t\n\r'), '');
 
 -- A person's value in a users file at an instant: the first line valid then. `periods` are the person's lines of all files, in file order.
 create macro value_at(periods, number, moment) as
@@ -53,7 +53,7 @@ create macro pairs_of(document) as map_entries(cast(cast(document as json) as ma
 create macro redacted_document(document) as
   cast(to_json(map_from_entries(list_transform(pairs_of(document), lambda pair: {'key': pair.key, 'value': redacted(pair.value)}))) as varchar);
 
--- The same in two steps, so that one mention of `redacted` serves several texts: the values, and the object with others in their order.
+-- `redacted_document` in two steps, so that a query needs `redacted` only once for several documents: the values of an object, and the object with new values in the same order.
 create macro values_of(document) as coalesce(map_values(cast(cast(document as json) as map(varchar, varchar))), []);
 create macro with_values(document, texts) as
   case when document is not null then cast(to_json(map(map_keys(cast(cast(document as json) as map(varchar, varchar))), texts)) as varchar) end;
@@ -85,11 +85,11 @@ create macro further_machines(document) as
        then list_filter(
          list_transform(
            list_filter(pairs_of(document), lambda pair: starts_with(pair.key, 'runspend.machine.further.')),
-           lambda pair: said(pair.value)),
+           lambda pair: trimmed(pair.value)),
          lambda id: id is not null)
        else [] end;
 
--- All keys except those that look like a secret, by name or by value. A text that is not `is_suspect` needs no check of its values.
+-- All keys except those that look like a secret, by name or by value. A string that is not `is_suspect` needs no check of its values.
 create macro is_secret_key(key) as
   regexp_matches(key, '(?i)(passw|passwd|\bpwd\b|secret|token|api[_-]?key|apikey|access[_-]?key|private[_-]?key|credential|\bauth\b|\bauthorization\b|connection[_-]?string|\bdsn\b|\bsas\b)');
 create macro is_secret_value(value) as
@@ -118,10 +118,10 @@ create macro money(x) as try_cast(cast(x as varchar) as decimal(38, 22));
 
 -- Where machines are and how they were bought, in the form used to compare bills:
 -- lower case, regions without spaces, accounts without their prefix.
-create macro region_name(value) as nullif(replace(lower(said(value)), ' ', ''), '');
+create macro region_name(value) as nullif(replace(lower(trimmed(value)), ' ', ''), '');
 create macro account_name(value) as
-  case when regexp_full_match(said(value), '[0-9]{4}-[0-9]{4}-[0-9]{4}') then replace(said(value), '-', '')
-       else nullif(regexp_replace(lower(said(value)), '^/?(subscriptions|projects)/', ''), '') end;
+  case when regexp_full_match(trimmed(value), '[0-9]{4}-[0-9]{4}-[0-9]{4}') then replace(trimmed(value), '-', '')
+       else nullif(regexp_replace(lower(trimmed(value)), '^/?(subscriptions|projects)/', ''), '') end;
 -- A project number is not usable: bills have the project ID.
 create macro project_name(value) as case when not regexp_full_match(account_name(value), '[0-9]+') then account_name(value) end;
 -- A plain word counts only if it looks like a cloud's:
@@ -137,7 +137,7 @@ create macro region_of_zone(zone) as
 -- SageMaker's True, SkyPilot's use_spot, EKS' SPOT, Google's SPOT and preemptible, Azure's Low and LowPriority. Other words mean nothing.
 create macro purchase_option(value) as
   case
-    when replace(replace(lower(said(value)), '-', '_'), ' ', '_') in ('true', '1', 'yes', 'spot', 'preemptible', 'dynamic', 'low', 'low_priority', 'lowpriority') then 'spot'
-    when replace(replace(lower(said(value)), '-', '_'), ' ', '_') in
+    when replace(replace(lower(trimmed(value)), '-', '_'), ' ', '_') in ('true', '1', 'yes', 'spot', 'preemptible', 'dynamic', 'low', 'low_priority', 'lowpriority') then 'spot'
+    when replace(replace(lower(trimmed(value)), '-', '_'), ' ', '_') in
       ('false', '0', 'no', 'on_demand', 'ondemand', 'standard', 'regular', 'dedicated', 'reserved', 'committed', 'capacity_block') then 'on_demand'
   end;

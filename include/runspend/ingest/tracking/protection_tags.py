@@ -13,12 +13,12 @@ NO = ("false", "no", "0")
 
 def holding_tag(tags: Mapping[str, str], whose: str, today: date) -> str | None:
     """Return which tag protects the artifacts, in words; `whose` is "its" or "its experiment's". A date in runspend.keep is inclusive."""
-    said = {key: tags[key].strip().lower() for key in ("runspend.hold", "runspend.keep", "stage") if key in tags}
-    if said.get("runspend.hold", "no") not in NO:
+    stated = {key: tags[key].strip().lower() for key in ("runspend.hold", "runspend.keep", "stage") if key in tags}
+    if stated.get("runspend.hold", "no") not in NO:
         return f"legal hold: {whose} tag runspend.hold"
-    if said.get("runspend.keep", "no") not in NO and not _is_past(said["runspend.keep"], today):
+    if stated.get("runspend.keep", "no") not in NO and not _is_past(stated["runspend.keep"], today):
         return f"{whose} tag runspend.keep"
-    if said.get("stage") == "production":
+    if stated.get("stage") == "production":
         return f"{whose} tag stage is production"
     return None
 

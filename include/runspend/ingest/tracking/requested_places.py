@@ -58,7 +58,7 @@ PLACE_KEYS = (
 
 
 def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """Return SQL of `said_account`, `said_region`, `said_zone` and `said_option`.
+    """Return SQL of `stated_account`, `stated_region`, `stated_zone` and `stated_option`.
 
     Each is the value of the first usable key, a tag before a param of the same name.
     """
@@ -74,13 +74,15 @@ def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
         return f"coalesce({', '.join([*found, 'null::varchar'])})"
 
     return {
-        "said_account": first(
+        "stated_account": first(
             (ACCOUNT_KEYS, "account_name"),
             (PROJECT_KEYS, "project_name"),
             (SHAPED_ACCOUNT_KEYS, "account_shaped"),
             ((machine_tags.ACCOUNT,), "account_name"),
         ),
-        "said_region": first((REGION_KEYS, "region_name"), (SHAPED_REGION_KEYS, "region_shaped"), ((machine_tags.REGION,), "region_name")),
-        "said_zone": first((ZONE_KEYS, "region_name"), (SHAPED_ZONE_KEYS, "zone_shaped"), ((machine_tags.ZONE,), "region_name")),
-        "said_option": first((OPTION_KEYS, "purchase_option"), ((machine_tags.PURCHASE_OPTION,), "purchase_option")),
+        "stated_region": first(
+            (REGION_KEYS, "region_name"), (SHAPED_REGION_KEYS, "region_shaped"), ((machine_tags.REGION,), "region_name")
+        ),
+        "stated_zone": first((ZONE_KEYS, "region_name"), (SHAPED_ZONE_KEYS, "zone_shaped"), ((machine_tags.ZONE,), "region_name")),
+        "stated_option": first((OPTION_KEYS, "purchase_option"), ((machine_tags.PURCHASE_OPTION,), "purchase_option")),
     }

@@ -84,7 +84,7 @@ MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.so
 
 # Allowed clock difference before an end or a metric's time counts as being in the future …
 BELIEVED_AHEAD_MS = 3_600_000
-# … and how long a run with such an end counts as alive after its last sign of life, like a run without an end.
+# … and how long a run with such an end counts as alive after its last sign of activity, like a run without an end.
 ALIVE_HOURS = 6
 
 # Stored in place of a month's settings if an end was rejected that the real clock has already passed: the pipeline ran as of an earlier
@@ -206,7 +206,7 @@ class Rows:
             **self._places.dimension_columns(tags, params),
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
-            "principal_key": principal_key_sql("said_principal"),
+            "principal_key": principal_key_sql("stated_principal"),
             # Only where one of them may be copied, because the search for them takes time.
             "tags_of_people": "without_costs(tags)" if every_tag or {*COST_TAGS, RECORD, NOTE} & set(tags) else "tags",
             **place_columns(tags, params),
@@ -582,7 +582,7 @@ def _plain_texts(table: Table, names: Sequence[str]) -> list[str]:
 
 
 def _clean(table: Table, names: Sequence[str]) -> str:
-    """Return SQL for `clean`, the list from which `_cleaned` takes the texts. Written once for all texts, it is planned once. For one
+    """Return SQL for `clean`, the list from which `_cleaned` takes the strings. Written once for all strings, it is planned once. For one
     run, 30 separate plans took a second."""
     return f"list_transform([{', '.join(_plain_texts(table, names))}], lambda text: redacted(text)) as clean"
 
@@ -601,7 +601,7 @@ def _plain(names: Sequence[str]) -> str:
 
 def _every_pair(document: str) -> str:
     """Return SQL for all pairs of a run's tags or params, except those that look like a secret."""
-    return f"case when is_suspected then all_but_secrets(said_{document}) else all_but_secret_keys({document}) end"
+    return f"case when is_suspected then all_but_secrets(stated_{document}) else all_but_secret_keys({document}) end"
 
 
 def _iso(moment: datetime | None) -> str | None:

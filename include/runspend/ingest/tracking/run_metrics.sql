@@ -5,7 +5,7 @@
 with runs as (
   select workspace, run_id, start_month from fresh_runs where start_month = cast($month as date)
 ),
-told as (
+points as (
   select run_id, model_id, metric, step, value, logged_ms, true as is_last from raw_last
   union all
   select run_id, model_id, metric, step, value, logged_ms, false from raw_points
@@ -17,7 +17,7 @@ told as (
 ),
 placed as (
   select r.workspace, r.start_month, t.*
-  from told t join runs r using (run_id)
+  from points t join runs r using (run_id)
   qualify row_number() over (partition by r.workspace, t.run_id, t.model_id, t.metric, t.step order by t.is_last desc, t.logged_ms desc nulls last, t.value desc) = 1
 )
 select $server as tracking_server, workspace, run_id, start_month, model_id, metric, step, value, is_last, $load_id as load_id

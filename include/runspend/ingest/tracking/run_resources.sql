@@ -9,8 +9,8 @@ listed as (
   select
     tracking_server, workspace, run_id, start_month, load_id,
     case json_type(element) when 'OBJECT' then json_extract_string(element, '/id') when 'VARCHAR' then json_extract_string(element, '$') end as resource_id,
-    said(case when json_type(element) = 'OBJECT' then json_extract_string(element, '/from') end) as used_from,
-    said(case when json_type(element) = 'OBJECT' then json_extract_string(element, '/to') end) as used_to
+    trimmed(case when json_type(element) = 'OBJECT' then json_extract_string(element, '/from') end) as used_from,
+    trimmed(case when json_type(element) = 'OBJECT' then json_extract_string(element, '/to') end) as used_to
   from elements
 ),
 separated as (
@@ -22,7 +22,7 @@ separated as (
 claims as (
   select distinct
     tracking_server, workspace, run_id, start_month, load_id,
-    said(resource_id) as resource_id,
+    trimmed(resource_id) as resource_id,
     written_instant(used_from) as used_from,
     written_instant(used_to) as used_to,
     (used_from is not null and written_instant(used_from) is null) or (used_to is not null and written_instant(used_to) is null) as has_bad_time

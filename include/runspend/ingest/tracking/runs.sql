@@ -3,14 +3,14 @@
 -- is known. `dimension_sources.py` writes the sources of the dimensions ({team} and so on), the job and the pool. `resource_kind` and
 -- `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
 insert into fresh_runs by name
--- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `said_tags` and `said_params`.
+-- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `stated_tags` and `stated_params`.
 with looked_at as (
   select
     r.* replace ({tags_of_people} as tags),
     is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected
   from raw_runs r
 ),
--- All texts of a suspected run in one list: DuckDB plans the many patterns of `redacted` again for each mention.
+-- All strings of a suspected run in one list: DuckDB plans the many patterns of `redacted` again for each mention.
 texts as (
   select
     l.*,
@@ -38,8 +38,8 @@ cleaned as (
       case when is_suspected then with_values(tags, clean[4:3 + len(tag_values)]) else tags end as tags,
       case when is_suspected then with_values(params, clean[4 + len(tag_values):]) else params end as params
     ),
-    tags as said_tags,
-    params as said_params
+    tags as stated_tags,
+    params as stated_params
   from redacted_texts x
 ),
 found as (
@@ -50,7 +50,7 @@ found as (
   from cleaned c
 ),
 people as (
-  select f.*, coalesce(said(tag_value('mlflow.user')), nullif(said(user_id), 'unknown')) as person from found f
+  select f.*, coalesce(trimmed(tag_value('mlflow.user')), nullif(trimmed(user_id), 'unknown')) as person from found f
 ),
 user_periods as (
   select person, list({'file': file, 'value': value, 'valid_from': valid_from, 'valid_to': valid_to} order by number) as periods from user_lines group by person
@@ -83,29 +83,29 @@ says as (
     -- Written by the plug-in; counts only if nothing else is stated.
     stated('runspend.machine.id') as first_machine,
     further_machines(tags) as further_machines,
-    coalesce(stated('instance_type'), stated('runspend.machine.type')) as said_instance_type,
-    stated('num_workers') as said_workers,
-    stated('num_nodes') as said_nodes,
+    coalesce(stated('instance_type'), stated('runspend.machine.type')) as stated_instance_type,
+    stated('num_workers') as stated_workers,
+    stated('num_nodes') as stated_nodes,
     coalesce(
       stated('mlflow.databricks.cluster.id'), stated('mlflow.databricks.notebookID'), stated('mlflow.databricks.jobRunID')
     ) is not null as is_on_databricks,
-    coalesce(stated('gpu_type'), stated('runspend.machine.gpu_type')) as said_gpu_type,
-    slice_of_gpu(stated('gpu_type')) as said_slice,
-    stated('gpu_count') as said_gpu_count,
+    coalesce(stated('gpu_type'), stated('runspend.machine.gpu_type')) as stated_gpu_type,
+    slice_of_gpu(stated('gpu_type')) as stated_slice,
+    stated('gpu_count') as stated_gpu_count,
     stated('runspend.machine.gpu_count') as seen_gpu_count,
-    coalesce(stated('gpu_memory_gb'), stated('gpu_memory')) as said_gpu_memory,
-    coalesce(stated('cpu_request'), stated('cpu_limit'), stated('cpu_cores'), stated('runspend.machine.cores')) as said_cpu,
-    coalesce(stated('memory_request'), stated('memory_limit'), stated('runspend.machine.memory')) as said_memory,
-    stated('max_retries') as said_retries,
-    stated('timeout_seconds') as said_timeout,
-    stated('early_stopping_rounds') as said_rounds,
-    coalesce(stated('runspend.iam_principal'), stated('iam_principal')) as said_principal,
-    {said_account} as said_account,
-    {said_region} as said_region,
-    {said_zone} as said_zone,
-    {said_option} as said_option,
-    {said_job} as said_job,
-    {said_job_key} as said_job_key,
+    coalesce(stated('gpu_memory_gb'), stated('gpu_memory')) as stated_gpu_memory,
+    coalesce(stated('cpu_request'), stated('cpu_limit'), stated('cpu_cores'), stated('runspend.machine.cores')) as stated_cpu,
+    coalesce(stated('memory_request'), stated('memory_limit'), stated('runspend.machine.memory')) as stated_memory,
+    stated('max_retries') as stated_retries,
+    stated('timeout_seconds') as stated_timeout,
+    stated('early_stopping_rounds') as stated_rounds,
+    coalesce(stated('runspend.iam_principal'), stated('iam_principal')) as stated_principal,
+    {stated_account} as stated_account,
+    {stated_region} as stated_region,
+    {stated_zone} as stated_zone,
+    {stated_option} as stated_option,
+    {stated_job} as stated_job,
+    {stated_job_key} as stated_job_key,
     {pool_number} as pool_number
   from named n
 ),
@@ -131,14 +131,14 @@ typed as (
     nullif(status, '') as run_status,
     nullif(lifecycle_stage, '') as lifecycle_stage,
     instant(start_ms) as start_time,
-    -- An end time later than the read is rejected: the run ends at its last sign of life plus $alive_ms.
+    -- An end time later than the read is rejected: the run ends at its last sign of activity plus $alive_ms.
     instant(case when end_ms > $believed_ms then least(end_ms, greatest(start_ms, last_metric_ms) + $alive_ms) else end_ms end) as end_time,
     case when end_ms > $believed_ms then instant(end_ms) end as future_end_time,
     case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
     nullif(artifact_uri, '') as artifact_uri,
-    said(tag_value('mlflow.parentRunId')) as parent_run_id,
+    trimmed(tag_value('mlflow.parentRunId')) as parent_run_id,
     nullif(tag_value('mlflow.source.name'), '') as source_name,
-    said(tag_value('mlflow.source.git.commit')) as git_commit,
+    trimmed(tag_value('mlflow.source.git.commit')) as git_commit,
     {team} as team,
     {project} as project,
     {cost_center} as cost_center,
@@ -147,26 +147,26 @@ typed as (
     {project_from} as project_from,
     {cost_center_from} as cost_center_from,
     {owner_from} as owner_from,
-    said_instance_type as instance_type,
+    stated_instance_type as instance_type,
     -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines in addition to the driver.
-    coalesce(whole_number(said_nodes), whole_number(said_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
-    said_gpu_type as gpu_type,
+    coalesce(whole_number(stated_nodes), whole_number(stated_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
+    stated_gpu_type as gpu_type,
     exact_gpus(coalesce(
-      slices_as_gpus(none_or_more(try_cast(said_gpu_count as double)), said_slice), none_or_more(try_cast(seen_gpu_count as double)), said_slice
+      slices_as_gpus(none_or_more(try_cast(stated_gpu_count as double)), stated_slice), none_or_more(try_cast(seen_gpu_count as double)), stated_slice
     )) as gpu_count,
-    gibibytes(said_gpu_memory) as gpu_memory_gb,
-    cores(said_cpu) as cpu_request,
-    gibibytes(said_memory) as memory_request_gb,
-    whole_number(said_retries) as max_retries,
-    positive(try_cast(said_timeout as double)) as timeout_seconds,
-    whole_number(said_rounds) as early_stopping_rounds,
-    said_account as sub_account_id,
-    coalesce(said_region, region_of_zone(said_zone)) as region_id,
-    said_zone as availability_zone,
-    said_option as purchase_option,
-    said_job as job_id,
-    said_job_key as job_key,
-    said_principal as iam_principal,
+    gibibytes(stated_gpu_memory) as gpu_memory_gb,
+    cores(stated_cpu) as cpu_request,
+    gibibytes(stated_memory) as memory_request_gb,
+    whole_number(stated_retries) as max_retries,
+    positive(try_cast(stated_timeout as double)) as timeout_seconds,
+    whole_number(stated_rounds) as early_stopping_rounds,
+    stated_account as sub_account_id,
+    coalesce(stated_region, region_of_zone(stated_zone)) as region_id,
+    stated_zone as availability_zone,
+    stated_option as purchase_option,
+    stated_job as job_id,
+    stated_job_key as job_key,
+    stated_principal as iam_principal,
     {principal_key} as principal_key,
     -- Not JSON: params come in the order in which they were logged, and joined text is cheaper to build and sort.
     -- `nullif`, because with `case` every list is built and sorted twice.

@@ -64,10 +64,10 @@ def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
         from runspend.warehouse.factory import open_warehouse
         from runspend.warehouse.records import Records
 
-        settings, said_by = context.settings, by or getpass.getuser()
+        settings, author = context.settings, by or getpass.getuser()
         day = until.date() if until else None
         with open_warehouse(settings).reader() as reader:
-            quiet = say_quiet(reader, settings, Records(settings.home), QuietRequest(budget, kind, day, said_by, note), context.now)
+            quiet = say_quiet(reader, settings, Records(settings.home), QuietRequest(budget, kind, day, author, note), context.now)
         if context.as_json:
             print_json(vars(quiet))
         else:

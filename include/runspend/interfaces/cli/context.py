@@ -45,7 +45,7 @@ class Context:
     as_json: bool
     quiet: bool
     is_now_given: bool = False
-    told_at: float = 0.0
+    reported_at: float = 0.0
     loaded: ClassVar[Settings | None] = None  # the settings of this process: output hides their secrets
     root: ClassVar[click.Group]  # of all commands
     given: ClassVar[Path | None] = None  # the configuration that was named on the command line: commands in messages name it too
@@ -65,8 +65,8 @@ class Context:
     def progress(self, text: str) -> None:
         """Print one line on standard error that overwrites itself, for a person who watches."""
         moment = time.monotonic()
-        if not self.quiet and sys.stderr.isatty() and (not text or moment - self.told_at > 0.1):
-            self.told_at = moment
+        if not self.quiet and sys.stderr.isatty() and (not text or moment - self.reported_at > 0.1):
+            self.reported_at = moment
             click.echo(f"\r\033[K{text}", nl=False, err=True)
 
     def clear_progress(self) -> None:
@@ -132,7 +132,7 @@ def shown(text: str) -> str:
 
 
 def pasteable(text: str) -> str:
-    """Return a text in which every command of Runspend has the `--config` of this command. Without a `--config`, nothing changes."""
+    """Return a string in which every command of Runspend has the `--config` of this command. Without a `--config`, nothing changes."""
     if Context.given is None:
         return text
     option = f" --config {shlex.quote(str(Context.given))}"

@@ -101,8 +101,8 @@ def identify(as_json: bool) -> None:
         for key, value, origin in rows:
             click.echo(f"{key:{widths[0]}}  {value:{widths[1]}}  {origin}")
     click.echo("\nMetadata services:")
-    for name, said in say_of_services().items():
-        click.echo(f"  {name}: {said}")
+    for name, answer in say_of_services().items():
+        click.echo(f"  {name}: {answer}")
 
 
 @click.command()

@@ -78,8 +78,8 @@ def find_complete_identity(seconds: float, pause: Callable[[float], object] = ti
 def say_of_services() -> dict[str, str]:
     """Return what each metadata service did, by name, as of the last question to it."""
     question = _Question.current
-    said = {} if question is None else question.said
-    return {name: said.get(name) or why_not_asked(name) for name in SERVICES}
+    answers = {} if question is None else question.answers
+    return {name: answers.get(name) or why_not_asked(name) for name in SERVICES}
 
 
 def _find_machine(question: _Question) -> list[Found]:
@@ -107,7 +107,7 @@ class _Question:
         self.has_waited = False
         self.services_answered, self.gpus_known = Event(), Event()
         self._left = possible_services()
-        self.said = dict.fromkeys(self._left, f"asked, no answer yet (time {attempt} of {ATTEMPTS})")
+        self.answers = dict.fromkeys(self._left, f"asked, no answer yet (time {attempt} of {ATTEMPTS})")
         if not self._left:
             self.services_answered.set()
         try:
@@ -121,17 +121,17 @@ class _Question:
         answer: list[Found] = []
         try:
             answer = service()
-            said = "answered" if answer else "answered, but the bill does not name the machine below"
+            answers = "answered" if answer else "answered, but the bill does not name the machine below"
         except TimeoutError:
             self.is_unanswered = not self.answer
-            said = f"no answer within {SECONDS:g} s (asked {self.attempt} times)"
+            answers = f"no answer within {SECONDS:g} s (asked {self.attempt} times)"
         except ConnectionError as error:
-            said = f"refused the connection: {error}"
+            answers = f"refused the connection: {error}"
         except Exception as error:  # noqa: BLE001 (whatever a stranger on this address answers)
-            said = f"no answer as documented: {error}"
-        self.said[name] = said
+            answers = f"no answer as documented: {error}"
+        self.answers[name] = answers
         if not answer:
-            log.debug("the metadata service of %s: %s", name, said)
+            log.debug("the metadata service of %s: %s", name, answers)
         if answer:
             self.answer, self.is_unanswered = answer, False
         self._left.pop(name, None)

@@ -92,7 +92,7 @@ class _Meter:
         self._looker = threading.Thread(target=self._look_on, name="runspend-live-looks", daemon=True)
         self._writer = threading.Thread(target=self._write_on, name="runspend-live-writes", daemon=True)
         self._price: Price | None = None
-        self._typical: Mapping[str, Any] | None = None  # what runs like the only one cost
+        self._typical: Mapping[str, Any] | None = None  # the usual cost of similar runs, if only one run is active
         self._seconds: dict[str, float] = {}  # run -> its share of the time
         self._experiments: dict[str, str] = {}  # run -> experiment id
         self._to_write: set[str] = set()

@@ -104,7 +104,7 @@ def ask_ec2() -> list[Found]:
         life = ""
     if life in ("spot", "on-demand", "capacity-block", "scheduled"):
         found[machine_tags.PURCHASE_OPTION] = "spot" if life == "spot" else "on-demand"
-    return _told(found, "EC2's metadata service")
+    return _as_found(found, "EC2's metadata service")
 
 
 def ask_compute_engine() -> list[Found]:
@@ -130,7 +130,7 @@ def ask_compute_engine() -> list[Found]:
     if isinstance(scheduling, Mapping) and str(scheduling.get("preemptible")).upper() in ("TRUE", "FALSE"):
         is_spot = str(scheduling["preemptible"]).upper() == "TRUE"
         found[machine_tags.PURCHASE_OPTION] = "spot" if is_spot else "on-demand"
-    return _told(found, "Compute Engine's metadata service")
+    return _as_found(found, "Compute Engine's metadata service")
 
 
 def ask_azure() -> list[Found]:
@@ -148,7 +148,7 @@ def ask_azure() -> list[Found]:
         machine_tags.REGION: _optional(machine, "location", r"[A-Za-z0-9 ]{3,40}"),
         machine_tags.PURCHASE_OPTION: "spot" if str(machine.get("priority")).lower() in ("spot", "low") else "on-demand",
     }
-    return _told(found, "Azure's metadata service")
+    return _as_found(found, "Azure's metadata service")
 
 
 def ask_ecs() -> list[Found]:
@@ -164,7 +164,7 @@ def ask_ecs() -> list[Found]:
     parts = arn.split(":")
     found = {machine_tags.ID: arn, machine_tags.ACCOUNT: parts[4], machine_tags.REGION: parts[3]}
     found[machine_tags.ZONE] = _optional(task, "AvailabilityZone", r"[a-z0-9-]{5,40}")
-    return _told(found, "ECS's task metadata endpoint")
+    return _as_found(found, "ECS's task metadata endpoint")
 
 
 SERVICES: dict[str, Callable[[], list[Found]]] = {
@@ -245,7 +245,7 @@ def _optional(found: Mapping[str, Any], key: str, pattern: str) -> str:
     return value if isinstance(value, str) and re.fullmatch(pattern, value) else ""
 
 
-def _told(found: Mapping[str, str], origin: str) -> list[Found]:
+def _as_found(found: Mapping[str, str], origin: str) -> list[Found]:
     """Return the tags with a value. Raises ValueError for a tag that MLflow might refuse, because a refusal would end the training job."""
     if not all(as_text(value) == value for value in found.values()):
         raise ValueError("a value is too long or not printable")

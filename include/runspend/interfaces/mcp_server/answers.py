@@ -1,6 +1,6 @@
 """The forms of the tools: their arguments and answers. An assistant sees them as JSON schemas.
 
-Amounts are decimal texts with all their digits, because JSON numbers lose some digits. Finding the values does not belong here.
+Amounts are decimal strings with all their digits, because JSON numbers lose some digits. Finding the values does not belong here.
 """
 
 from __future__ import annotations

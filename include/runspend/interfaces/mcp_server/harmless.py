@@ -1,4 +1,4 @@
-"""Texts from outside in a form that is safe for an assistant: no control characters, no endless names, no addresses of hidden people.
+"""Strings from outside in a form that is safe for an assistant: no control characters, no endless names, no addresses of hidden people.
 
 A name can still contain any words. The descriptions of the tools say that names are data, and no tool acts.
 """
@@ -11,13 +11,13 @@ from typing import Any
 from runspend.core.text import visible, without_person
 
 LONGEST = 1000  # characters of one text
-LONGEST_PAGE = 30_000  # … of a text with lines
-PAGES = ("text",)  # keys of texts with lines
+LONGEST_PAGE = 30_000  # … of a string with lines
+PAGES = ("text",)  # keys of strings with lines
 SAFE = 2**53  # larger integers lose digits in JavaScript
 
 
 def harmless(value: Any, *, hides_people: bool, is_page: bool = False) -> Any:
-    """Return a JSON value whose texts cannot hide, reverse or break anything, nor fill the context of an assistant.
+    """Return a JSON value whose strings cannot hide, reverse or break anything, nor fill the context of an assistant.
 
     Numbers that JSON or JavaScript cannot hold become text. `hides_people` removes the names in `/Users/NAME/…`, as Databricks
     calls experiments.
@@ -39,7 +39,7 @@ def harmless(value: Any, *, hides_people: bool, is_page: bool = False) -> Any:
 
 
 def harmless_text(text: str, *, hides_people: bool, is_page: bool = False) -> str:
-    """Return a text without control characters and of limited length; line breaks stay in a page."""
+    """Return a string without control characters and of limited length; line breaks stay in a page."""
     longest = LONGEST_PAGE if is_page else LONGEST
     kept = text[: longest + 1]
     kept = "\n".join(map(visible, kept.split("\n"))) if is_page else visible(kept)

@@ -455,7 +455,7 @@ def _figures(settings: Settings, query: list[tuple[str, str]]) -> Figures:
 
 
 def _search_page(settings: Settings, text: str) -> tuple[str, int]:
-    """Return the search results page for a text, and its number of rows."""
+    """Return the search results page for a string, and its number of rows."""
     with asked(), open_published(settings).reader() as reader:
         found = search(reader, text, hidden=hidden_people(settings))
     return found_as_page(found), len(found.runs) + len(found.names)

@@ -49,7 +49,7 @@ def read_metrics(settings: Settings, now: datetime) -> str:
         Gauge("build_info", "1; the label is the version of Runspend.", (({"version": __version__}, Decimal(1)),)),
         Gauge(
             "budget_percent",
-            "Spent part of a budget in its current period at the last alert step, in percent. Budgets that were not judged are left out.",
+            "Percentage of a budget spent in its current period, at the last alert step. Budgets that were not judged are left out.",
             tuple(({"budget": row["budget"]}, row["percent"]) for row in budgets if row["percent"] is not None),
         ),
         Gauge(

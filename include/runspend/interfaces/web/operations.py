@@ -286,7 +286,7 @@ def openapi_document() -> dict[str, Any]:
             "title": "Runspend",
             "version": __version__,
             "description": "What every MLflow run costs. Read-only: GET is the only method. Amounts are exact decimals, as text in JSON and CSV; times are UTC."
-            " Unknown parameters are errors. In CSV, text that a spreadsheet would take for a formula has a quote before it.",
+            " Unknown parameters are errors. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.",
         },
         "servers": [{"url": "../v1", "description": "This server."}],
         "paths": paths,

@@ -15,14 +15,14 @@ from runspend.core.text import quoted_value
 
 __all__ = ["Parameter", "Query", "read_query"]
 
-LONGEST = 5000  # characters of a text
+LONGEST = 5000  # characters of a string
 DAY_OR_MONTH = r"[0-9]{4}-[0-9]{2}(-[0-9]{2})?"
 MONTH = r"[0-9]{4}-[0-9]{2}"
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an address. `least` and `most` limit a number; `longest` the characters of a text."""
+    """One parameter of an address. `least` and `most` limit a number; `longest` the characters of a string."""
 
     name: str
     meaning: str

@@ -185,7 +185,13 @@ class Jobs:
                 return send()
             except Conflict:
                 return self.client.get_job(job_id, location=self.location)
-            except (ConnectionLost, Timeout, RetryError, ServerError, NotFound):  # not found: an upload that had ended was continued
+            except (
+                ConnectionLost,
+                Timeout,
+                RetryError,
+                ServerError,
+                NotFound,
+            ):  # not found: Runspend continued an upload that had already ended
                 job = self.find(job_id)
                 if job is not None:
                     return job
@@ -290,8 +296,8 @@ class Jobs:
 
 def is_transient(error: Exception) -> bool:
     """Whether the error means that a retry shortly afterwards may succeed."""
-    said = f"{error} {error.__cause__}"  # Runspend's error omits the reason
-    return any(text in said for text in TRANSIENT)
+    messages = f"{error} {error.__cause__}"  # Runspend's error omits the reason
+    return any(text in messages for text in TRANSIENT)
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:

@@ -275,7 +275,7 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
         try:
             with jobs.translate_errors():
                 jobs.client.update_table(found, ["schema", "description"])
-        except Changed:  # by another task of the same version, to the same texts
+        except Changed:  # by another task of the same version, to the same strings
             return
 
 

@@ -175,7 +175,7 @@ def _exact(column: Column, found: str) -> str:
 
 
 def _numbers(texts: Sequence[str]) -> str:
-    """Return an ENUM type of these texts, in their order. Any other text is a conversion error."""
+    """Return an ENUM type of these strings, in their order. Any other text is a conversion error."""
     return f"enum ({', '.join(sql_text(text) for text in sorted(texts))})"
 
 

@@ -191,7 +191,7 @@ class Folder:
             with self.exclusive():
                 self._sweep()
             return
-        if not os.path.lexists(self.locks.file) or not self._is_anybody_dead():
+        if not os.path.lexists(self.locks.file) or not self._has_abandoned_stage():
             return
         with self.locks.at_once() as is_ours:  # otherwise there are readers or a publisher: the next call sweeps
             if is_ours:
@@ -294,7 +294,7 @@ class Folder:
             return True
         return any(source.startswith(prefix) for source, _ in journal["moves"])
 
-    def _is_anybody_dead(self) -> bool:
+    def _has_abandoned_stage(self) -> bool:
         """Whether a staging folder looks abandoned. A sweep, which blocks readers, checks again."""
         for path in self._stages.iterdir() if self._stages.exists() else ():
             try:

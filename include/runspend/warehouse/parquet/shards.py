@@ -327,7 +327,7 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     name = sql_name(column)
     if low is None and high is None:
         return "true"
-    if type_.startswith("ENUM"):  # naming the type would list all its texts
+    if type_.startswith("ENUM"):  # naming the type would list all its strings
         name, type_ = f"cast({name} as varchar)", "varchar"
     below = f"{name} < cast({sql_text(high)} as {type_})"
     if low is None:
@@ -342,7 +342,7 @@ def _select_with_enums(
     """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
 
     sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
-    by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the texts. `family` separates the
+    by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the strings. `family` separates the
     types of one call from those of others.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in ENUM_COLUMNS] for name, (types, _) in sources.items()}
@@ -353,7 +353,7 @@ def _select_with_enums(
                 f"select {', '.join(f'approx_count_distinct({sql_name(c)})' for c in columns)} from {sources[name][1]}"
             ).fetchall()[0]
             many |= {column for column, count in zip(columns, counts, strict=True) if count > MAX_ENUM_TEXTS}
-    found: dict[str, list[str]] = {}  # column -> queries of its texts
+    found: dict[str, list[str]] = {}  # column -> queries for its distinct strings
     for number, (name, columns) in enumerate(texts.items()):
         if few := [column for column in columns if column not in many]:
             lists = ", ".join(f"list(distinct {sql_name(c)}) as {sql_name(c)}" for c in few)

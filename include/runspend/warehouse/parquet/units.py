@@ -133,9 +133,9 @@ def _check_extra(extra: Any, where: object) -> None:
     if not isinstance(extra, dict):
         raise refused(where, f"extra is {extra!r}")
     for name in (*_TEXTS, *_TIMES):
-        told = extra.get(name)
-        if told is not None and not (isinstance(told, str) and (name in _TEXTS or is_time(told))):
-            raise refused(where, f"{name} of extra is {told!r}")
+        stored = extra.get(name)
+        if stored is not None and not (isinstance(stored, str) and (name in _TEXTS or is_time(stored))):
+            raise refused(where, f"{name} of extra is {stored!r}")
     if not isinstance(extra.get("lags", {}), dict):
         raise refused(where, f"lags of extra is {extra['lags']!r}")
 

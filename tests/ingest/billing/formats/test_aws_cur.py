@@ -60,8 +60,8 @@ def covered(cost: str, effective: str, **other: str) -> dict[str, str]:
 
 
 def plan_fee(cost: str, commitment: str = "", used: str = "", **other: str) -> dict[str, str]:
-    said = {"savings_plan_total_commitment_to_date": commitment, "savings_plan_used_commitment": used}
-    return line("SavingsPlanRecurringFee", cost, savings_plan_savings_plan_a_r_n=PLAN, line_item_resource_id=PLAN, **said, **other)
+    given = {"savings_plan_total_commitment_to_date": commitment, "savings_plan_used_commitment": used}
+    return line("SavingsPlanRecurringFee", cost, savings_plan_savings_plan_a_r_n=PLAN, line_item_resource_id=PLAN, **given, **other)
 
 
 def negation(cost: str) -> dict[str, str]:
@@ -73,17 +73,17 @@ def discounted(effective: str, **other: str) -> dict[str, str]:
 
 
 def reservation_fee(cost: str, unused: str, upfront: str = "0", **other: str) -> dict[str, str]:
-    said = {
+    given = {
         "reservation_unused_recurring_fee": unused,
         "reservation_unused_amortized_upfront_fee_for_billing_period": upfront,
         "line_item_usage_amount": "744",
     }
-    return line("RIFee", cost, reservation_reservation_a_r_n=RESERVATION, **said, **other)
+    return line("RIFee", cost, reservation_reservation_a_r_n=RESERVATION, **given, **other)
 
 
-def tags(**said: str) -> str:
+def tags(**given: str) -> str:
     """Tags as a CSV of CUR 2.0 has them."""
-    return json.dumps(said, separators=(",", ":"))
+    return json.dumps(given, separators=(",", ":"))
 
 
 def hours(first: datetime, count: int) -> list[dict[str, str]]:
@@ -113,8 +113,8 @@ PLAN_HOUR = [covered("1.006", "0.6036"), negation("-1.006"), plan_fee("0.70", "0
 @pytest.mark.parametrize("write", ["quick", "slow"])
 def test_a_fee_whose_unused_part_the_export_does_not_state_is_reported(tmp_path: Path, write: str) -> None:
     """Without the report, the unused part of the plan would be missing from all sums unnoticed."""
-    said = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
-    lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **said)]
+    given = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
+    lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **given)]
     path = tmp_path / "cur.csv"
     missing = ("savings_plan_total_commitment_to_date", "reservation_unused_recurring_fee")
     cur = without(lines, *missing)
@@ -123,8 +123,8 @@ def test_a_fee_whose_unused_part_the_export_does_not_state_is_reported(tmp_path:
         writer.writeheader()
         writer.writerows(cur)
     bill = nights(tmp_path, path, format="aws-cur")
-    told = only(bill.load()).extra["unreadable"]
-    assert told == {"savings_plan_total_commitment_to_date": 2, "reservation_unused_recurring_fee": 1}
+    reported = only(bill.load()).extra["unreadable"]
+    assert reported == {"savings_plan_total_commitment_to_date": 2, "reservation_unused_recurring_fee": 1}
     assert both(bill) == (Decimal("47.04"), Decimal("1.6036"))
 
 
@@ -219,7 +219,7 @@ def test_a_cost_that_the_report_does_not_state_is_null_and_counted(tmp_path: Pat
 
 def test_what_a_line_says_of_its_place_and_machine(tmp_path: Path) -> None:
     [found] = loaded(tmp_path, [line(bill_invoice_id="42", pricing_rate_code="SKU1.T.R", pricing_public_on_demand_rate="32.77")]).lines()
-    said = {
+    given = {
         "billing_account_id": "012345678901", "sub_account_id": "000000000042", "invoice_id": "42", "invoice_issuer_name": "Amazon Web Services, Inc.",
         "service_provider_name": "AWS", "host_provider_name": "AWS", "service_name": "Amazon Elastic Compute Cloud", "service_category": "Compute",
         "region_id": "us-east-1", "availability_zone": "us-east-1a", "resource_id": "i-0123456789abcdef0", "sku_id": "SKU1", "sku_price_id": "SKU1.T.R",
@@ -227,7 +227,7 @@ def test_what_a_line_says_of_its_place_and_machine(tmp_path: Path) -> None:
         "billed_nanoseconds": 3600 * 10**9, "billing_currency": "USD", "charge_description": "an hour",
         "charge_period_start": datetime(2026, 10, 5, 10, tzinfo=timezone.utc), "charge_period_end": datetime(2026, 10, 5, 11, tzinfo=timezone.utc),
     }  # fmt: skip
-    assert {name: found[name] for name in said} == said
+    assert {name: found[name] for name in given} == given
 
 
 SERVICES = [
@@ -246,7 +246,7 @@ SERVICES = [
 
 
 def test_services_by_name_and_category(tmp_path: Path) -> None:
-    bill = loaded(tmp_path, in_accounts(line(**{"product": "", **said}) for said, _, _ in SERVICES))
+    bill = loaded(tmp_path, in_accounts(line(**{"product": "", **given}) for given, _, _ in SERVICES))
     assert [(found["service_name"], found["service_category"]) for found in by_account(bill)] == [
         (name, category) for _, name, category in SERVICES
     ]
@@ -267,13 +267,13 @@ def test_spot_is_recognized_by_usage_type(tmp_path: Path) -> None:
 
 
 def test_buckets_and_storage_classes_are_recognized_by_usage_type(tmp_path: Path) -> None:
-    said = {
+    given = {
         "line_item_product_code": "AmazonS3",
         "line_item_usage_type": "USE1-TimedStorage-SIA-ByteHrs",
         "product_instance_type": "",
         "pricing_unit": "GB-Mo",
     }
-    [found] = loaded(tmp_path, [line(**said, line_item_resource_id="my-models")]).lines()
+    [found] = loaded(tmp_path, [line(**given, line_item_resource_id="my-models")]).lines()
     assert (found["storage_key"], found["storage_class"], found["billed_nanoseconds"]) == ("my-models", "STANDARD_IA", None)
 
 
@@ -340,10 +340,10 @@ def test_every_spelling_and_kind_of_file_gives_the_same_lines(tmp_path: Path, ex
 def test_the_format_is_found_by_its_header(tmp_path: Path) -> None:
     for name, lines in (("legacy.csv", legacy([line()])), ("two.csv", [line()]), ("focus.csv", [row()])):
         write_csv(tmp_path / name, lines)
-    told = {
+    reported = {
         name: probe_source(BillSource(name="bill", uri=str(tmp_path / name)))["format"] for name in ("legacy.csv", "two.csv", "focus.csv")
     }
-    assert told == {"legacy.csv": "aws-cur", "two.csv": "aws-cur", "focus.csv": "focus"}
+    assert reported == {"legacy.csv": "aws-cur", "two.csv": "aws-cur", "focus.csv": "focus"}
 
 
 def test_a_missing_column_is_named(tmp_path: Path) -> None:
@@ -444,9 +444,9 @@ def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> Non
     }
     with staging.Staged(tmp_path) as staged:
         staged.con.register("bill", rows)
-        told = {query: distinct._find_needs(staged.con, rows.column_names, query, ["kind"], "") for query in queries}
-    assert {query: needs is not None for query, needs in told.items()} == queries
-    assert "kind" in told["select kind, row_number from bill"]["kind"]  # type: ignore[index]
+        reported = {query: distinct._find_needs(staged.con, rows.column_names, query, ["kind"], "") for query in queries}
+    assert {query: needs is not None for query, needs in reported.items()} == queries
+    assert "kind" in reported["select kind, row_number from bill"]["kind"]  # type: ignore[index]
 
 
 def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path) -> None:
@@ -523,7 +523,7 @@ def test_a_newer_execution_with_a_file_missing_leaves_the_month(tmp_path: Path) 
     assert bill.total() == Decimal("9.00")
 
 
-def test_the_legacy_layout_with_both_its_manifests(tmp_path: Path, samples: Path) -> None:
+def test_the_header_counts_if_the_manifest_names_fewer_columns(tmp_path: Path, samples: Path) -> None:
     """25e: the manifest names 57 columns, the CSV has 196: the header wins."""
     named = json.loads(next((samples / "cur_legacy_nise").rglob("mlcur-Manifest.json")).read_text())["columns"]
     bill = nights(tmp_path, samples / "cur_legacy_nise/bucket")
@@ -569,10 +569,10 @@ def test_a_legacy_manifest_names_the_assembly_that_counts_at_any_file_times(tmp_
     folder = "cur/mlcur/20261001-20261101"
     for assembly, cost, days in (("aaaa", "5.00", 2), ("bbbb", "6.00", 3), ("cccc", "7.00", 1)):
         write_csv(tmp_path / "in" / folder / assembly / "mlcur-1.csv.gz", legacy([line("Usage", cost)]))
-        said = {"assemblyId": assembly, "reportKeys": [f"{folder}/{assembly}/mlcur-1.csv.gz"]}
+        given = {"assemblyId": assembly, "reportKeys": [f"{folder}/{assembly}/mlcur-1.csv.gz"]}
         for where in (assembly, "") if assembly == "bbbb" else (assembly,):
             path = tmp_path / "in" / folder / where / "mlcur-Manifest.json"
-            write_bytes(path, json.dumps(said).encode(), at=NOW - timedelta(days=days))
+            write_bytes(path, json.dumps(given).encode(), at=NOW - timedelta(days=days))
     bill = nights(tmp_path, tmp_path / "in")
     assert (only(bill.load()).state, bill.total()) == ("loaded", Decimal("6.00"))
     (tmp_path / "in" / folder / "bbbb/mlcur-1.csv.gz").unlink()
@@ -723,8 +723,8 @@ def test_hours_are_those_of_usage_alone(tmp_path: Path) -> None:
 
 
 def split(pod: str, parent: str, cost: str, unused: str, operation: str = "EKSPod-EC2") -> dict[str, str]:
-    said = {"split_line_item_parent_resource_id": parent, "split_line_item_split_cost": cost, "split_line_item_unused_cost": unused}
-    return line("Usage", "0", line_item_operation=operation, line_item_resource_id=f"arn:aws:eks:us-east-1:1:pod/{pod}", **said)
+    given = {"split_line_item_parent_resource_id": parent, "split_line_item_split_cost": cost, "split_line_item_unused_cost": unused}
+    return line("Usage", "0", line_item_operation=operation, line_item_resource_id=f"arn:aws:eks:us-east-1:1:pod/{pod}", **given)
 
 
 def test_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
@@ -819,7 +819,7 @@ TAGS = [
 
 @pytest.mark.parametrize("name", ["cur.csv", "cur.parquet"])
 def test_runs_and_jobs_are_found_by_tags_of_cur_2(tmp_path: Path, name: str) -> None:
-    bill = nights(tmp_path, write_cur(tmp_path / name, in_accounts(line(resource_tags=json.dumps(said)) for said, _, _ in TAGS)))
+    bill = nights(tmp_path, write_cur(tmp_path / name, in_accounts(line(resource_tags=json.dumps(given)) for given, _, _ in TAGS)))
     bill.load()
     assert [(json.loads(found["tags"]), found["run_tag"], found["job_key"]) for found in by_account(bill)] == TAGS
 
@@ -856,15 +856,15 @@ def test_the_cost_of_a_line_with_unreadable_tags_is_kept(tmp_path: Path) -> None
 @pytest.mark.parametrize("named", ["resource_tags", "tags"])
 def test_empty_tags_in_one_column_do_not_hide_those_in_the_other(tmp_path: Path, named: str) -> None:
     """CUR 2.0 has two columns of tags; an empty map is not a value."""
-    said = {"resource_tags": "{}", "tags": "{}", named: tags(user_mlflow_run_id=RUN)}
-    [found] = loaded(tmp_path, [line(**said)]).lines()
+    given = {"resource_tags": "{}", "tags": "{}", named: tags(user_mlflow_run_id=RUN)}
+    [found] = loaded(tmp_path, [line(**given)]).lines()
     assert (json.loads(found["tags"]), found["run_tag"]) == ({"user_mlflow_run_id": RUN}, RUN)
 
 
 def test_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> None:
-    said = {"bill_payer_account_id": "0099999999999", "product_sku": "1E5", "line_item_resource_id": "i-A"}
-    nothing = [line(**said, product_region_code=word) for word in ("NULL", "null", "(null)", "", "nan")]
-    text = "\ufeff" + csv_text([*nothing, line(**{**said, "line_item_resource_id": "i-a"}, resource_tags='{"user_team":"NULL"}')]) + "\n"
+    given = {"bill_payer_account_id": "0099999999999", "product_sku": "1E5", "line_item_resource_id": "i-A"}
+    nothing = [line(**given, product_region_code=word) for word in ("NULL", "null", "(null)", "", "nan")]
+    text = "\ufeff" + csv_text([*nothing, line(**{**given, "line_item_resource_id": "i-a"}, resource_tags='{"user_team":"NULL"}')]) + "\n"
     bill = nights(tmp_path, write_bytes(tmp_path / "cur.csv", text.encode()))
     bill.load()
     lines = bill.lines()
@@ -927,12 +927,12 @@ def test_net_costs_are_used_for_every_column_or_for_none(tmp_path: Path, kind: s
 
 
 def test_unused_fees_are_net_where_fees_are(tmp_path: Path) -> None:
-    said = {
+    given = {
         "line_item_net_unblended_cost": "8.00",
         "reservation_net_unused_recurring_fee": "2.40",
         "reservation_net_unused_amortized_upfront_fee_for_billing_period": "0.80",
     }
-    bill = loaded(tmp_path, [{**NET, **reservation_fee("10.00", "3.00", "1.00"), **said}])
+    bill = loaded(tmp_path, [{**NET, **reservation_fee("10.00", "3.00", "1.00"), **given}])
     assert both(bill) == (Decimal("8.00"), Decimal("3.20"))
 
 
@@ -1022,14 +1022,14 @@ def test_the_same_month_as_cur_and_as_focus_costs_the_same(tmp_path: Path) -> No
         start, end = hour["line_item_usage_start_date"], hour["line_item_usage_end_date"]
         for machine, run in runs.items():
             cost = str(Decimal(n + 1) / 8)
-            said = {"resource_tags": tags(user_mlflow_run_id=run), "line_item_resource_id": machine, **hour}
+            given = {"resource_tags": tags(user_mlflow_run_id=run), "line_item_resource_id": machine, **hour}
             as_focus = {
                 "ChargePeriodStart": start,
                 "ChargePeriodEnd": end,
                 "ResourceId": machine,
                 "Tags": json.dumps({"mlflow_run_id": run}),
             }
-            cur += [covered("9.00", cost, **said), negation("-9.00")] if n % 2 else [line("Usage", cost, **said)]
+            cur += [covered("9.00", cost, **given), negation("-9.00")] if n % 2 else [line("Usage", cost, **given)]
             focus += [row("0" if n % 2 else cost, **as_focus) | {"EffectiveCost": cost}]
     found = []
     for name, bill in (

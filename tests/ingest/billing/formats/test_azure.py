@@ -1,4 +1,4 @@
-"""Azure cost exports: what each header, day, unit and charge type becomes, and that no money is lost or counted twice.
+"""Azure cost exports: how headers, days, units and charge types are converted, and that no money is lost or counted twice.
 
 Which run of an export counts is in `test_azure_deliveries.py`.
 """
@@ -113,7 +113,7 @@ def test_an_unknown_currency_code_sets_every_row_aside(tmp_path: Path, samples: 
 
 
 def test_a_file_without_a_currency_is_refused_until_the_source_says_it(tmp_path: Path, samples: Path) -> None:
-    """A currency cannot be guessed. Rows of this file have a field less than its header, which is refused too; here they get it."""
+    """Runspend does not guess a currency. Rows of this file have a field less than its header, which is refused too; here they get it."""
     header, *rows = (samples / "azure_export/opencost_Template.csv").read_text(encoding="utf-8").splitlines()
     place = write_bytes(
         tmp_path / "bill.csv", "\n".join([header, *(f"{row}," if len(next(csv.reader([row]))) == 10 else row for row in rows), ""]).encode()
@@ -352,7 +352,7 @@ def test_actual_cost_alone_is_billed_and_effective_and_that_is_stated(tmp_path: 
     load = bill.load()
     assert (bill.total(), bill.total(column="effective_cost")) == (BILLED, BILLED)
     assert load.extra["warnings"] == {"actual_cost_without_amortized": ["2026-10"]}
-    assert "bill: actual cost without amortized: ['2026-10']" in bill.said
+    assert "bill: actual cost without amortized: ['2026-10']" in bill.progress
 
 
 def test_amortized_cost_alone_lacks_the_fees_and_that_is_stated(tmp_path: Path) -> None:
@@ -421,9 +421,9 @@ def test_actual_cost_that_has_nothing_to_add_is_not_read_again(tmp_path: Path) -
     bill = nights(tmp_path, tmp_path / "in", format="azure")
     bill.load()
     assert (bill.total(), bill.total(column="effective_cost"), len(bill.lines())) == (Decimal("18.39"), Decimal("36.39"), 6)
-    bill.said.clear()
+    bill.progress.clear()
     assert [(p.state, p.tables) for p in bill.load().periods] == [("unchanged", {})]
-    assert not [line for line in bill.said if "reading" in line]
+    assert not [line for line in bill.progress if "reading" in line]
 
 
 def test_a_month_that_only_actual_cost_has_loses_nothing_to_another_months_amortized_cost(tmp_path: Path) -> None:
@@ -642,8 +642,8 @@ def test_details_state_the_size_of_a_machine_and_its_name(tmp_path: Path) -> Non
         cost("1.00", AdditionalInfo="nonsense"),
     ]
     lines = loaded(tmp_path, rows).lines()
-    told = {(line["instance_type"], line["machine_gpus"], line["machine_cpus"], line["resource_name"]) for line in lines}
-    assert told == {("Standard_NC6s_v3", 1, 6, "pool_2"), ("Standard_Q9_v9", None, 9, "gpu-1"), (None, None, None, "gpu-1")}
+    machines = {(line["instance_type"], line["machine_gpus"], line["machine_cpus"], line["resource_name"]) for line in lines}
+    assert machines == {("Standard_NC6s_v3", 1, 6, "pool_2"), ("Standard_Q9_v9", None, 9, "gpu-1"), (None, None, None, "gpu-1")}
 
 
 METERS = [
@@ -791,7 +791,7 @@ def test_only_the_named_lines_count_and_the_others_are_summed_not_lost(tmp_path:
     dbu = {"MeterCategory": "Azure Databricks", "UnitOfMeasure": "1", "ResourceId": "/subscriptions/s/w/1"}
     rows = [cost("6.00", Tags='"ClusterId":"0103-1"'), cost("4.00", **dbu), cost("0.50", **dbu)]
     bill = loaded(tmp_path, rows, only={"tag.ClusterId": "*"})
-    assert "bill: lines left out by only: 2" in bill.said
+    assert "bill: lines left out by only: 2" in bill.progress
     assert [
         (line["scope"], line["service_name"], line["effective_cost"])
         for line in sorted(bill.lines(), key=lambda line: line["service_name"])

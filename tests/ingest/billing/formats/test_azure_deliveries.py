@@ -206,7 +206,7 @@ def test_exports_with_the_same_bytes_are_actual_and_amortized_all_the_same(tmp_p
     bill = nights(tmp_path, tmp_path, format="azure")
     bill.load()
     assert (bill.total(), bill.total(column="effective_cost"), len(bill.lines())) == (Decimal(20), Decimal(20), 2)
-    assert not [line for line in bill.said if "without" in line], "both are there"
+    assert not [line for line in bill.progress if "without" in line], "both are there"
 
 
 def test_months_of_one_export_are_loaded_apart(tmp_path: Path) -> None:

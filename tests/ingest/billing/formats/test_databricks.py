@@ -339,8 +339,8 @@ def test_any_product_is_the_decimal_one(engine: Any, quantity: int, price: int) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_line_in_focus_columns(tmp_path: Path, kind: str) -> None:
-    """The same from structs and maps as from JSON texts."""
+def test_structs_and_json_strings_give_the_same_focus_columns(tmp_path: Path, kind: str) -> None:
+    """The same from structs and maps as from JSON strings."""
     metadata = {
         "cluster_id": CLUSTER,
         "job_id": "7",
@@ -412,7 +412,7 @@ def test_the_resource_is_the_first_of_its_ids(tmp_path: Path) -> None:
     assert found == {product: (resource, category) for product, _, resource, category in PRODUCTS}
 
 
-def test_regions_clouds_and_generative_models(tmp_path: Path) -> None:
+def test_regions_clouds_and_generative_models_are_recognized(tmp_path: Path) -> None:
     sku = "ENTERPRISE_SERVERLESS_REAL_TIME_INFERENCE_EUROPE_IRELAND"
     rows = [
         usage(

@@ -1,4 +1,4 @@
-"""Rows of FOCUS bills: exact money, odd texts, schema drift, and what is settled from them at load."""
+"""Rows of FOCUS bills: exact money, odd strings, schema drift, and what is settled from them at load."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(tmp_path: Path) -> 
 
 
 def exact(text: str) -> Decimal:
-    """What 22 decimals keep of a text, rounded half away from zero."""
+    """What 22 decimals keep of a string, rounded half away from zero."""
     return Decimal(text).quantize(Decimal(1).scaleb(-22), rounding=ROUND_HALF_UP, context=WIDE)
 
 
@@ -138,7 +138,7 @@ def test_currencies_are_never_added(tmp_path: Path) -> None:
 
 
 UNREADABLE = [
-    # column, its value, the cost that is known all the same
+    # column, its value, the cost that is known anyway
     ("BilledCost", "$10,000.00 ", None),
     ("BilledCost", "", None),
     ("BilledCost", "NULL", None),
@@ -153,7 +153,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("name", ["bill.jsonl", "bill.ndjson.gz"])
 def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
-    """Numbers keep every digit, objects are what their texts are in a CSV, and what is null or left out is null."""
+    """Numbers keep every digit, objects are what their strings are in a CSV, and what is null or left out is null."""
     odd = [
         row("0.0000000600000000000001", Tags='{"team":"vision","n":"1"}', RegionId="NULL"),
         row("1.5", ConsumedQuantity="12", SkuPriceDetails='{"InstanceType":"m6i.large"}'),
@@ -161,9 +161,9 @@ def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
     ]
     objects = []
     for each in odd:
-        told = {k: json.loads(v) if k in ("Tags", "SkuPriceDetails") and v else v for k, v in each.items()}
+        reported = {k: json.loads(v) if k in ("Tags", "SkuPriceDetails") and v else v for k, v in each.items()}
         objects.append(
-            json.dumps({**told, "Tags": told["Tags"] or None}).replace(
+            json.dumps({**reported, "Tags": reported["Tags"] or None}).replace(
                 f'"BilledCost": "{each["BilledCost"]}"', f'"BilledCost": {each["BilledCost"]}'
             )
         )
@@ -289,14 +289,14 @@ TAGS = [
 ]
 
 
-@pytest.mark.parametrize("said", [TAGS, [('{"a":"two\nlines"}', None)]], ids=["all", "over two lines"])
-def test_tags_are_an_object_of_texts_or_null_and_the_cost_stays(tmp_path: Path, said: list[tuple[str, str | None]]) -> None:
-    write_csv(tmp_path / "oct.csv", [row("9.00", Tags=tags, ResourceId=f"r{n:02}") for n, (tags, _) in enumerate(said)])
+@pytest.mark.parametrize("given_tags", [TAGS, [('{"a":"two\nlines"}', None)]], ids=["all", "over two lines"])
+def test_tags_are_an_object_of_texts_or_null_and_the_cost_stays(tmp_path: Path, given_tags: list[tuple[str, str | None]]) -> None:
+    write_csv(tmp_path / "oct.csv", [row("9.00", Tags=tags, ResourceId=f"r{n:02}") for n, (tags, _) in enumerate(given_tags)])
     bill = nights(tmp_path, tmp_path / "oct.csv")
     load = bill.load()
     lines = sorted(bill.lines(), key=lambda line: str(line["resource_id"]))
-    assert [(line["tags"], line["billed_cost"]) for line in lines] == [(kept, Decimal(9)) for _, kept in said]
-    assert load.extra["warnings"].get("unreadable_tags") == [kept for _, kept in said].count(None)
+    assert [(line["tags"], line["billed_cost"]) for line in lines] == [(kept, Decimal(9)) for _, kept in given_tags]
+    assert load.extra["warnings"].get("unreadable_tags") == [kept for _, kept in given_tags].count(None)
 
 
 def test_corrections_keep_their_charge_month_and_refunds_their_sign(tmp_path: Path) -> None:
@@ -500,12 +500,12 @@ def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(
     assert marked() == {"include": [Decimal(5)], "shared": [Decimal(3), Decimal(4)], "exclude": [Decimal(2)]}
     assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"service": "AmazonRDS"}]))).state == "loaded"
     assert marked() == {"exclude": [Decimal(3), Decimal(5)], "shared": [Decimal(2), Decimal(4)]}
-    warned = [text for text in bill.said if "shared.lines" in text]
+    warned = [text for text in bill.progress if "shared.lines" in text]
     assert warned == [
         'bill: entries of shared.lines whose charges are all out of scope: {resource: "*:natgateway/*"}. Include them in `scope`, or remove them'
     ]
     assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"account": "nobody"}]))).state == "loaded"
-    assert len([text for text in bill.said if "shared.lines" in text]) == 1, "a bill that is out of scope as a whole misses nothing"
+    assert len([text for text in bill.progress if "shared.lines" in text]) == 1, "a bill that is out of scope as a whole misses nothing"
     assert only(bill.load()).state == "loaded"
     assert marked() == {None: [Decimal(2), Decimal(3), Decimal(4), Decimal(5)]}
 
@@ -586,16 +586,16 @@ def test_the_machines_time_zone_changes_nothing(tmp_path: Path, zone: str, monke
 
 
 def test_a_probe_lists_what_a_bill_holds(tmp_path: Path, samples: Path) -> None:
-    told = probe_source(BillSource(name="bill", uri=str(samples / "focus_1_0/focus_sample.csv")))
-    assert (told["periods"], told["rows"], told["version"], told["billed"]) == (
+    reported = probe_source(BillSource(name="bill", uri=str(samples / "focus_1_0/focus_sample.csv")))
+    assert (reported["periods"], reported["rows"], reported["version"], reported["billed"]) == (
         ["2024-09", "2024-10"],
         1000,
         "1.0",
         {"USD": Decimal("20.52022672899")},
     )
-    assert told["problems"] == []
+    assert reported["problems"] == []
     write_csv(tmp_path / "in/a.csv", [row()])
     write_bytes(tmp_path / "in/b.csv", b"no,bill\n1,2\n")
-    told = probe_source(BillSource(name="bill", uri=str(tmp_path / "in")))
-    assert told["rows"] == 1
-    assert "b.csv" in told["problems"][0]
+    reported = probe_source(BillSource(name="bill", uri=str(tmp_path / "in")))
+    assert reported["rows"] == 1
+    assert "b.csv" in reported["problems"][0]

@@ -1,6 +1,6 @@
 """Traps of bill ingestion, as FOCUS rows with the totals they must have: amortization, signs, currencies, precision, time.
 
-Traps of delivery and restatement are in `test_focus_deliveries.py`, of texts and keys in
+Traps of delivery and restatement are in `test_focus_deliveries.py`, of strings and keys in
 `test_focus_rows.py` and `test_focus_identity.py`, of splitting money over runs in `tests/allocation/test_traps.py`.
 """
 
@@ -384,7 +384,7 @@ def test_enumerations_are_respelled_with_a_count_and_unknown_values_reported(tmp
 
 
 def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path, samples: Path) -> None:
-    """A blank line sends a file the slow way; ids, texts, times and money are those of the fast one."""
+    """A blank line makes the loader use the slow reader. Ids, strings, times and money are the same as from the fast reader."""
     delivered = (samples / "focus_synthetic/focus_1_2_cost_and_usage_aws.csv").read_text()
     found = []
     for name, text in (("fast", delivered), ("slow", delivered + "\n")):

@@ -1,6 +1,6 @@
 """Google Cloud's detailed and standard export as files: exact sums, credits, months of Los Angeles, labels, machines.
 
-Sums are counted here in decimals from the texts, not taken from what the loader says. The export read from BigQuery itself is in
+Sums are counted here in decimals from the strings, not taken from what the loader says. The export read from BigQuery itself is in
 `tests/ingest/billing/remote/test_bigquery.py`, Google's own FOCUS in `test_gcp_focus.py`.
 """
 
@@ -126,7 +126,7 @@ def test_digits_finer_than_the_warehouse_are_counted_as_rounded(tmp_path: Path) 
 
 SPOILT = [
     "[{'name': 'FreeTrial', 'amount': -5e-06",  # cut
-    "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape JSON has not
+    "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape that JSON does not have
     "[{'amount': nan}]",
     "[{'amount': Decimal('-5')}]",
     "[{'name': 'no amount'}]",
@@ -170,13 +170,13 @@ def test_credits_of_committed_use_stay_in_the_net_cost_of_their_line(tmp_path: P
     plain = gcp("1.00", credits=[credit("-0.10")])
     bill = loaded(tmp_path, [fee, covered, spend, plain])
     assert bill.total() == bill.total(column="effective_cost") == Decimal("2.35")
-    told = {
+    reported = {
         (line["contracted_cost"], line["billed_cost"]): (
             line["pricing_category"], line["commitment_discount_category"], line["commitment_discount_id"], line["commitment_discount_status"],
         )
         for line in bill.lines()
     }  # fmt: skip
-    assert told == {
+    assert reported == {
         (Decimal("0.70"), Decimal("0.70")): ("Committed", None, None, None),
         (Decimal("1.00"), Decimal("0.00")): ("Committed", "Usage", "cud-1", "Used"),
         (Decimal("1.00"), Decimal("0.75")): ("Committed", "Spend", None, None),
@@ -250,7 +250,9 @@ def test_a_row_that_cannot_be_placed_is_set_aside_with_its_reason(tmp_path: Path
 @pytest.mark.parametrize(("write", "ending"), FILES)
 def test_a_label_names_the_run(tmp_path: Path, write: Write, ending: str) -> None:
     named = [{"mlflow-run-id": RUN}, {"mlflow_run_id": "0" * 32}, {"team": "vision"}]
-    rows = [gcp(str(n), labels=[{"key": key, "value": value} for key, value in said.items()]) for n, said in enumerate(named)]
+    rows = [
+        gcp(str(n), labels=[{"key": key, "value": value} for key, value in given_labels.items()]) for n, given_labels in enumerate(named)
+    ]
     bill = loaded(tmp_path, rows, write, ending)
     assert {line["run_tag"]: line["billed_cost"] for line in bill.lines()} == {RUN: 0, "0" * 32: 1, None: 2}
 
@@ -388,14 +390,14 @@ def test_all_ways_to_export_a_table_are_one_bill(tmp_path: Path) -> None:
         gcp("0.25", credits=[credit("-0.05")], system_labels=of_machine("n1-standard-8", "8")),
         gcp("7", "2026-11-03T10:00:00Z", "202611", project=None),
     ]
-    told = []
+    reported = []
     for write, ending in ((write_csv, "csv"), (as_python, "csv"), (write_jsonl, "jsonl"), (write_parquet, "parquet")):
         folder = tmp_path / f"{write.__name__}"
         bill = loaded(folder, rows, write, ending)
-        told.append(
+        reported.append(
             [{k: v for k, v in line.items() if k not in ("load_id", "line_id")} for p in ("2026-10", "2026-11") for line in bill.lines(p)]
         )
-    by = [sorted(lines, key=lambda line: str(line["billed_cost"])) for lines in told]
+    by = [sorted(lines, key=lambda line: str(line["billed_cost"])) for lines in reported]
     assert by[0] == by[1] == by[2] == by[3]
     assert len(by[0]) == 3
 
@@ -464,7 +466,7 @@ def test_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
 
 
 def test_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
-    """Readers of JSON make doubles of numbers, which hold 17 digits; texts that look like numbers stay texts."""
+    """Readers of JSON make doubles of numbers, which hold 17 digits; strings that look like numbers stay strings."""
     amounts = ["0.1234567890123456789012", "123456.123456789012345678", "0.0000000000000000000007"]
     rows = [gcp(a, labels=[{"key": "note", "value": f'say "{a}" \\'}]) for a in amounts]
     rows.append(gcp("1.00", credits=[credit("-0.1000000000000000000001")]))

@@ -88,7 +88,7 @@ def native(cost: str = "1.00", **other: Any) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """JSON lines in which BigQuery's NUMERIC are texts."""
+    """JSON lines in which BigQuery's NUMERIC are strings."""
     return write_bytes(path, "".join(json.dumps(line) + "\n" for line in rows).encode())
 
 
@@ -131,18 +131,18 @@ def test_the_view_becomes_what_focus_means(
     assert (bill.total(), bill.total(column="effective_cost"), bill.total(column="contracted_cost"), bill.total(column="list_cost")) == (
         Decimal("2.123456790"), Decimal("2.123456790"), 3, 4,
     )  # fmt: skip
-    told = {name: {line[name] for line in lines} for name in lines[0] if name != "group_keys"}
-    assert {(s.isoformat(), e.isoformat()) for s in told["billing_period_start"] for e in told["billing_period_end"]} == {
+    values = {name: {line[name] for line in lines} for name in lines[0] if name != "group_keys"}
+    assert {(s.isoformat(), e.isoformat()) for s in values["billing_period_start"] for e in values["billing_period_end"]} == {
         ("2026-10-01T00:00:00+00:00", "2026-11-01T00:00:00+00:00")
     }
-    assert (told["charge_category"], told["pricing_category"], told["service_category"]) == ({"Usage"}, {"Standard"}, {"Compute"})
-    assert (told["sub_account_id"], told["sub_account_name"], told["resource_key"], told["run_tag"]) == (
+    assert (values["charge_category"], values["pricing_category"], values["service_category"]) == ({"Usage"}, {"Standard"}, {"Compute"})
+    assert (values["sub_account_id"], values["sub_account_name"], values["resource_key"], values["run_tag"]) == (
         {"ml"},
         {"ML"},
         {"projects/ml/zones/us-central1-a/instances/4711"},
         {RUN},
     )
-    assert (told["service_provider_name"], told["invoice_issuer_name"]) == ({"Google Cloud"}, {"Google Cloud"})
+    assert (values["service_provider_name"], values["invoice_issuer_name"]) == ({"Google Cloud"}, {"Google Cloud"})
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)

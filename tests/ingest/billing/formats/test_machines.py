@@ -51,7 +51,7 @@ def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("period", "hours"), [("2026-02", 672), ("2026-03", 744), ("2026-04", 720)])
 def test_a_month_has_its_rent_for_any_number_of_hours(tmp_path: Path, period: str, hours: int) -> None:
-    """800 / 744 is not a decimal, 744 of its shares are 800 all the same."""
+    """800 / 744 is not a decimal, 744 of its shares are 800 anyway."""
     nights = loaded(tmp_path, BOX)
     assert len(nights.lines(period)) == hours
     assert nights.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
@@ -135,7 +135,7 @@ def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
 
 
 def test_a_new_price_from_a_day_on_leaves_the_months_before(tmp_path: Path) -> None:
-    """A second entry that repeats the purchase with its first day: November is half the one and half the other, October has no new version."""
+    """A second entry that repeats the purchase with its first day: November has both prices, and October gets no new version."""
     nights = loaded(tmp_path, BOX)
     first, second = (
         {**BOX, "to": "2026-11-15"},
@@ -221,8 +221,8 @@ def test_measured_watts_are_paid_where_they_are_measured(tmp_path: Path) -> None
     hourly = [Fraction(1010, 720) + power_of({0: hours[n]} if n in hours else {}, 1) for n in (4, 5, 6, 7, 719)]
     for n, cost in zip((4, 5, 6, 7, 719), hourly, strict=True):
         assert abs(Fraction(lines[n]["billed_cost"]) - cost) < Fraction(3, 10**10), n
-    said = [json.loads(lines[n]["sku_price_details"]) for n in (4, 5, 7, 719)]
-    assert said == [
+    details = [json.loads(lines[n]["sku_price_details"]) for n in (4, 5, 7, 719)]
+    assert details == [
         {"GpuCount": 4, "x_IdleWatts": 87.5, "x_IdleSeconds": 3600.0},
         {"GpuCount": 4, "x_MeasuredWatts": 1287.123, "x_MeasuredSeconds": 3600.0},
         {"GpuCount": 4, "x_MeasuredWatts": 999.999, "x_MeasuredSeconds": 1200.0, "x_IdleWatts": 87.5, "x_IdleSeconds": 2400.0},
@@ -232,7 +232,7 @@ def test_measured_watts_are_paid_where_they_are_measured(tmp_path: Path) -> None
 
 
 def test_a_month_measured_at_650_watts_is_the_one_of_the_start_page(tmp_path: Path) -> None:
-    """The same watts, measured or written down: the same 1,155.08."""
+    """650 watts cost the same 1,155.08, measured or configured."""
     nights = Nights(tmp_path / "work", bill(MEASURED))
     nights.load(now=DECEMBER, drawn=drawn(dict.fromkeys(range(720), (650_000, 3_600_000))))
     assert nights.total("2026-11") == Decimal("1155.08")
@@ -279,7 +279,7 @@ def test_a_look_without_loading(tmp_path: Path) -> None:
     assert seen["billed"] == {"EUR": Decimal("2305.324")}  # 2 x 1010 and 0.2015 for 1416 hours
 
 
-def test_the_months_of_a_purchase() -> None:
+def test_a_purchase_is_spread_over_calendar_months() -> None:
     """The n-th month ends n calendar months after the first day, on the month's last day where it has no such day."""
     machine = bill({"resource_id": "a", "from": "2027-10-31", "purchase": {"amount": 3, "months": 5}}).machines[0]
     start, end = datetime(2028, 2, 1, tzinfo=timezone.utc), datetime(2028, 3, 1, tzinfo=timezone.utc)

@@ -77,10 +77,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obje
 
 @pytest.mark.parametrize("format_name", ["kiesel", "auto"])
 def test_the_example_loads_to_the_sum_the_page_states(loaded: dict[str, dict[str, object]], format_name: str) -> None:
-    told = loaded[format_name]
-    lines = told["lines"]
+    reported = loaded[format_name]
+    lines = reported["lines"]
     assert isinstance(lines, list)
-    assert (told["period"], told["state"], told["quarantined"], told["format"]) == ("2026-10", "loaded", 0, "kiesel")
+    assert (reported["period"], reported["state"], reported["quarantined"], reported["format"]) == ("2026-10", "loaded", 0, "kiesel")
     assert "161.60 EUR in all" in PAGE.read_text(encoding="utf-8")
     assert sum(Decimal(line["effective_cost"]) for line in lines) == Decimal("161.60")
     vision = next(line for line in lines if line["resource_id"] == "gpu-2")
@@ -89,12 +89,12 @@ def test_the_example_loads_to_the_sum_the_page_states(loaded: dict[str, dict[str
 
 
 def test_a_row_that_cannot_be_read_is_set_aside_whole_with_its_number(loaded: dict[str, dict[str, object]]) -> None:
-    told = loaded["spoilt"]
-    aside = told["set_aside"]
+    reported = loaded["spoilt"]
+    aside = reported["set_aside"]
     assert isinstance(aside, list)
     by_row = {row["row_number"]: row for row in aside}
     assert set(by_row) == {5, 6}
     assert by_row[5]["reason"] == "day is '2026-13-01', which is not a date such as 2026-10-01"
     assert by_row[6]["reason"] == "BilledCost is 'one', which is not a plain decimal number"
     assert json.loads(by_row[5]["raw"])["note"] == "spoilt"
-    assert len(told["lines"]) == 4  # type: ignore[arg-type]
+    assert len(reported["lines"]) == 4  # type: ignore[arg-type]

@@ -165,7 +165,7 @@ def test_the_csv_export_splits_all_lines_that_lines_names(tmp_path: Path) -> Non
 
 
 def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
-    """Weights are split before machines are described; the type of a line is known all the same, in any case."""
+    """Weights are split before machines are described; the type of a line is known anyway, in any case."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
     large = {"SkuPriceDetails": '{"InstanceType":"m5.large"}'}
     rows = [row("6.00", ResourceId="i-1", **large), row("5.00", ResourceId="i-2", SkuPriceDetails='{"InstanceType":"c5.large"}')]
@@ -176,7 +176,7 @@ def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
 def test_without_lines_weights_must_name_machines(tmp_path: Path) -> None:
     """A pod that names no machine would be missing on it, and pass for idle."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
-    with pytest.raises(SourceRefused, match=r"1 allocations do not name a machine, a for one\. Ask OpenCost without `aggregate`"):
+    with pytest.raises(SourceRefused, match=r"1 allocations do not name a machine, such as a\. Ask OpenCost without `aggregate`"):
         read(tmp_path)
 
 
@@ -271,14 +271,14 @@ def test_without_an_idle_row_idle_cost_stays_idle_unless_pods_share_it(
     tmp_path: Path, idle: str, cost: str, expected: dict[Any, str]
 ) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 3)]))
-    bill, told = split(tmp_path, [row(cost, **WHOLE_DAY, ResourceId=NODE)], idle=idle)
+    bill, reported = split(tmp_path, [row(cost, **WHOLE_DAY, ResourceId=NODE)], idle=idle)
     assert parts(bill) == {name: Decimal(each) for name, each in expected.items()}
-    assert told.get("windows_whose_pods_claim_more_than_the_machine_cost", 0) == (cost == "3.50")
+    assert reported.get("windows_whose_pods_claim_more_than_the_machine_cost", 0) == (cost == "3.50")
     assert {json.loads(each["allocated_method_details"]).get("is_scaled", False) for each in bill.lines()} == {cost == "3.50"}
 
 
 def test_traffic_is_split_as_the_machine_is_and_does_not_make_it_idle(tmp_path: Path) -> None:
-    """Pods 7.00 on a machine of 10.00 leave 3.00 of it; its traffic of 2.00 goes the same way."""
+    """Pods of 7.00 on a machine of 10.00 leave 3.00 idle. The machine's traffic of 2.00 is split in the same way."""
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 7)]))
     day = {**WHOLE_DAY, "ResourceId": NODE}
     bill, _ = split(tmp_path, [row("10.00", **day, ServiceCategory="Compute"), row("2.00", **day, ServiceCategory="Networking")])
@@ -348,12 +348,12 @@ def config(tmp_path: Path) -> Path:
     return write_config(tmp_path, splits=["aws"])
 
 
-def write_config(folder: Path, **said: Any) -> Path:
+def write_config(folder: Path, **given: Any) -> Path:
     late = {"late_after": "400d"}
     billing = [
         {"name": "aws", "uri": "bills/aws", **late},
         {"name": "other", "uri": "bills/other", **late},
-        {"name": "k8s", "format": "opencost", "uri": "opencost", **late, **said},
+        {"name": "k8s", "format": "opencost", "uri": "opencost", **late, **given},
     ]
     path = folder / "runspend.yaml"
     path.write_text(yaml.safe_dump({"home": "home", "billing": billing, "mail": {"backend": "none"}}))
@@ -381,9 +381,9 @@ def test_a_load_splits_the_bills_that_are_named(config: Path) -> None:
     assert outcome.exit_code == 0, outcome.problems
     assert published(settings, "aws") == [("a", Decimal("4.00")), ("b", Decimal("6.00"))]
     assert published(settings, "other") == [(None, Decimal("10.00"))]
-    told = sources(settings)["k8s"]
-    assert (told["kind"], told["state"], told["row_count"]) == ("splits", "ok", 2)
-    assert told["covered_until"] == datetime(2026, 10, 6, tzinfo=timezone.utc)
+    reported = sources(settings)["k8s"]
+    assert (reported["kind"], reported["state"], reported["row_count"]) == ("splits", "ok", 2)
+    assert reported["covered_until"] == datetime(2026, 10, 6, tzinfo=timezone.utc)
     assert {unit.table for unit in open_warehouse(settings).states() if unit.writer == "k8s"} == {"sources"}
     assert pipeline.load(settings, now=NOW).changed == []
 
@@ -412,21 +412,23 @@ def test_a_source_that_cannot_be_read_keeps_the_bills_it_splits_as_they_were(con
     assert outcome.exit_code == 3
     assert published(settings, "aws") == [("a", Decimal("4.00")), ("b", Decimal("6.00"))]
     assert published(settings, "other") == [(None, Decimal("20.00"))]
-    told = sources(settings)
-    assert told["aws"]["state"] == "refused" and "its lines are split by k8s, which cannot be read" in told["aws"]["last_error"]
-    assert told["k8s"]["state"] == ("unreachable" if broken == "gone" else "refused")
-    assert (told["k8s"]["row_count"], told["other"]["state"]) == (2, "ok")
+    reported = sources(settings)
+    assert reported["aws"]["state"] == "refused" and "its lines are split by k8s, which cannot be read" in reported["aws"]["last_error"]
+    assert reported["k8s"]["state"] == ("unreachable" if broken == "gone" else "refused")
+    assert (reported["k8s"]["row_count"], reported["other"]["state"]) == (2, "ok")
 
 
 def test_the_doctor_says_what_it_weighs(config: Path) -> None:
     settings = load_settings(config)
-    said = [(f.level, f.text) for f in doctor.diagnose(settings, now=NOW) if f.name == "k8s"]
-    assert said[0][0] == "ok" and "opencost, 1 file, 2 weights of pods on 1 machine, cluster ml, complete to 06 Oct 00:00 UTC" in said[0][1]
-    assert any(level == "WARN" and "it has no __idle__ allocation" in text for level, text in said)
+    given = [(f.level, f.text) for f in doctor.diagnose(settings, now=NOW) if f.name == "k8s"]
+    assert (
+        given[0][0] == "ok" and "opencost, 1 file, 2 weights of pods on 1 machine, cluster ml, complete to 06 Oct 00:00 UTC" in given[0][1]
+    )
+    assert any(level == "WARN" and "it has no __idle__ allocation" in text for level, text in given)
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("given", "why"),
     [
         ({"splits": ["gcp"]}, "'gcp' is not a bill whose lines can be split. Bills are aws, other"),
         ({"splits": ["k8s"]}, "'k8s' is not a bill whose lines can be split"),
@@ -435,12 +437,12 @@ def test_the_doctor_says_what_it_weighs(config: Path) -> None:
         ({"format": "focus", "lines": {"service": "*"}}, "`lines:` belongs to `format: opencost`"),
     ],
 )
-def test_mistakes_in_the_configuration_are_reported(config: Path, said: dict[str, Any], why: str) -> None:
+def test_mistakes_in_the_configuration_are_reported(config: Path, given: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        load_settings(write_config(config.parent, **said))
+        load_settings(write_config(config.parent, **given))
 
 
 def test_a_bill_without_weights_of_its_own_month_stays_whole(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4, at=("2026-06-05T00:00:00Z", "2026-06-06T00:00:00Z"))]))
-    bill, told = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)])
-    assert (parts(bill), told) == ({None: Decimal("10.00")}, {})
+    bill, reported = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)])
+    assert (parts(bill), reported) == ({None: Decimal("10.00")}, {})

@@ -258,7 +258,7 @@ def test_a_file_is_charged_for_the_month_it_is_named_after(tmp_path: Path) -> No
     assert {line["resource_id"] for line in early} == {"7", "8"}, "the first hour of Berlin's November is still October in UTC"
 
 
-def test_a_file_a_day(tmp_path: Path) -> None:
+def test_a_daily_file_is_charged_for_the_day_in_its_name(tmp_path: Path) -> None:
     """With one_file_per: day the name's day is what counts, also where the lists of two days are the same bytes."""
     night = job(Start="2026-10-05T22:00:00", End="2026-10-07T01:00:00", AllocTRES="cpu=50")
     for day in ("2026-10-05", "2026-10-06", "2026-10-07"):
@@ -287,7 +287,7 @@ def test_a_file_a_day(tmp_path: Path) -> None:
     ],
 )
 def test_what_a_name_says(tmp_path: Path, name: str, per: str, expected: str | None) -> None:
-    """A whole month or day in the file's own name; anything else says nothing."""
+    """Only a whole month or day in the file name counts."""
     assert slurm.stands_for(source(tmp_path, {**CARD, "one_file_per": per}), name) == expected
 
 

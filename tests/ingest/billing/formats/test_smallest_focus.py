@@ -56,7 +56,7 @@ def test_the_page_names_the_required_columns_first(bill: str) -> None:
         (["name", "color"], None),
     ],
 )
-def test_the_error_of_an_unknown_header(header: list[str], hint: str | None) -> None:
+def test_the_error_for_an_unknown_header_names_the_closest_format(header: list[str], hint: str | None) -> None:
     with pytest.raises(SourceRefused) as refused:
         find_format(BillSource.model_validate({"name": "bill", "uri": "bills"}), "lab.csv", header)
     assert ("The closest is" in str(refused.value)) == (hint is not None)

@@ -68,8 +68,8 @@ class Table:
 
 def fetched(bill: Nights) -> list[str]:
     """The months the last night read."""
-    last = [line for line in bill.said if "reading" in line]
-    bill.said.clear()
+    last = [line for line in bill.progress if "reading" in line]
+    bill.progress.clear()
     return sorted(line.split("billing_period=")[1][:7] for line in last)
 
 
@@ -119,13 +119,13 @@ def test_what_a_new_warehouse_reads_is_what_is_there(bigquery_server: BigQuerySe
     table = Table(bigquery_server, "again")
     rows = [gcp(f"0.{n:02d}", f"2026-10-05T{n:02d}:00:00Z") for n in range(1, 20)] + [gcp("0.05"), gcp("0.05")]
     table.append(rows)
-    told = []
+    states = []
     for folder in ("one", "two"):
         bill = table.bill(tmp_path / folder)
         bill.load()
-        told.append([{k: v for k, v in line.items() if k != "load_id"} for line in bill.lines()])
-    assert told[0] == told[1]
-    assert sum(line["billed_cost"] for line in told[0]) == sum(Decimal(row["cost"]) for row in rows)
+        states.append([{k: v for k, v in line.items() if k != "load_id"} for line in bill.lines()])
+    assert states[0] == states[1]
+    assert sum(line["billed_cost"] for line in states[0]) == sum(Decimal(row["cost"]) for row in rows)
 
 
 def test_a_change_of_settings_reads_all_months_again(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
@@ -267,7 +267,7 @@ def test_every_question_only_reads_has_a_limit_and_a_label(fake: FakeClient, tmp
         assert (config.maximum_bytes_billed, config.labels) == (1 << 40, {"runspend": "bill"})
     listing = fake.asked[0][0]
     assert "invoice.month" in listing and "max(export_time)" in listing and "cost" not in listing
-    assert "seller_name" not in fake.asked[1][0]  # a column this table has not
+    assert "seller_name" not in fake.asked[1][0]  # a column that this table does not have
 
 
 def test_rows_that_arrive_between_two_queries_wait_for_the_next_load(fake: FakeClient, tmp_path: Path) -> None:
@@ -285,9 +285,9 @@ def test_a_month_that_does_not_come_whole_is_refused_and_the_old_one_stays(fake:
     bill.load()
     fake.rows.append(gcp("5") | {"export_time": "2026-11-20T05:00:00Z"})
     fake.grows_by = [gcp("7") | {"export_time": "2026-11-20T05:00:00Z"}]  # at the same moment as the newest that was counted
-    told = {p.period: (p.state, str(p.error)) for p in bill.load().periods}
-    assert told["2026-10"][0] == "refused" and "it has 5 rows where 4 were counted, so it changed" in told["2026-10"][1]
-    assert told["2026-11"][0] == "unchanged"
+    states = {p.period: (p.state, str(p.error)) for p in bill.load().periods}
+    assert states["2026-10"][0] == "refused" and "it has 5 rows where 4 were counted, so it changed" in states["2026-10"][1]
+    assert states["2026-11"][0] == "unchanged"
     assert (bill.total("2026-10"), bill.total("2026-11")) == (6, 4)
 
 
@@ -313,7 +313,7 @@ def test_rows_without_a_month_of_an_invoice_are_set_aside(fake: FakeClient, tmp_
     "uri",
     ["bigquery://my-project/billing/export", "bigquery://my-project.billing.export", "bigquery://example.com:my-project/billing/export"],
 )
-def test_addresses_of_tables(fake: FakeClient, tmp_path: Path, uri: str) -> None:
+def test_addresses_of_tables_are_parsed(fake: FakeClient, tmp_path: Path, uri: str) -> None:
     of_fake(tmp_path, uri).load()
     assert f"`{uri.removeprefix('bigquery://').replace('/', '.')}`" in fake.asked[0][0]
 

@@ -23,7 +23,7 @@ def read_totals(reader: Reader, asset: str) -> pa.Table:
 
 
 def as_json(totals: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows for JSON: amounts as texts with all their digits, months as YYYY-MM."""
+    """Return the rows for JSON: amounts as strings with all their digits, months as YYYY-MM."""
     return [
         {name: value if isinstance(value, (str, int)) or value is None else _text(value) for name, value in row.items()}
         for row in totals.to_pylist()

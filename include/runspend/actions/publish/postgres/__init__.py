@@ -1,7 +1,7 @@
 """Publishes to a schema of PostgreSQL, in one transaction: readers see all of the old rows, or all of the new ones.
 
 Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow writes: Arrow's own driver for PostgreSQL takes longer
-(docs/benchmarks.md). Tables stay the same ones, so grants on them and views of other people over them stay too. If the process is killed,
+(docs/benchmarks.md). Tables are never recreated, so grants on them and other people's views over them stay. If the process is killed,
 the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
 
 cost_daily has rounded costs in four further columns, and costs_for_dashboards is a view over it, with the rights of its owner: so each row
@@ -113,7 +113,7 @@ def _commit(connection: Any, target: PostgresTarget) -> None:
             raise
         raise SourceUnreachable(
             target.name,
-            f"cannot tell whether {target.name} was published to: {_reason(error)}. The schema {target.schema_name} has all of the new rows, or"
+            f"cannot tell whether the publish to {target.name} succeeded: {_reason(error)}. The schema {target.schema_name} has all of the new rows, or"
             " what it had before. The next publish brings it up to date.",
         ) from error
 
@@ -172,7 +172,7 @@ class _Schema:
         self._connection = connection
         self._target = target
         self._schema = target.schema_name
-        self._found: dict[str, list[_FoundColumn]] = {}  # of each table that is there
+        self._found: dict[str, list[_FoundColumn]] = {}  # of each existing table
         self._made: set[str] = set()  # tables that this transaction creates
         self._altered: set[str] = set()  # tables whose columns this transaction changes
         self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
@@ -374,7 +374,7 @@ class _Schema:
         return f"{before}FROM {self._name(COST_DAILY)}){after}"
 
     def _make_view(self, is_wanted: bool) -> None:
-        """Make costs_for_dashboards a view over cost_daily, with the rights that others had to read it, and its options. It has no rows if it is no longer wanted.
+        """Make costs_for_dashboards a view over cost_daily, with the former options and the former read rights of others. If `is_wanted` is false, the view has no rows.
 
         Done last: from here on, readers wait.
         """

@@ -48,7 +48,7 @@ def write_csv(rows: Any) -> Iterator[memoryview]:
 
 
 def _array_literals(lists: Any) -> Any:
-    """Return lists of texts as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
+    """Return lists of strings as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -61,7 +61,7 @@ def _array_literals(lists: Any) -> Any:
 
 
 def _without_nul(rows: Any) -> Any:
-    """Return the rows without NUL characters, which PostgreSQL's texts cannot have and names in MLflow can."""
+    """Return the rows without NUL characters, which PostgreSQL's strings cannot have and names in MLflow can."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,7 +1,7 @@
 -- Budgets whose period starts in the month or earlier in its year, with the newest alert for each.
 -- An alert can cover several thresholds. Its name is the one in its subject, chosen by Decision.lead: the highest
 -- threshold already exceeded if the budget is over, otherwise the highest one that will be.
-with told as (
+with candidates as (
   select
     budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,
     safe_cast(regexp_extract(threshold, r'^[0-9.]+') as float64) * case when ends_with(threshold, '%') then cast(amount as float64) / 100 else 1 end as level
@@ -12,7 +12,7 @@ mails as (
   select
     budget, budget_period, case when kind = 'actual' then threshold else concat(kind, ' ', threshold) end as threshold, decided_at,
     row_number() over (partition by budget, budget_period order by decided_at desc, is_subject desc, level desc, alert_id desc) as place
-  from told
+  from candidates
 )
 select
   b.budget, b.budget_period, b.amount, b.spent, b.currency, b.measure, b.threshold_reached, b.covered_until, b.owner,

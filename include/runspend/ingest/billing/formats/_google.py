@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def add_macros(staged: Staged) -> None:
-    """Add macros for the SQL of a format: lists of structs as texts, tags, and service categories."""
+    """Add macros for the SQL of a format: lists of structs as strings, tags, and service categories."""
     staged.con.execute(files("runspend.ingest.billing.formats").joinpath("_google.sql").read_text(encoding="utf-8"))

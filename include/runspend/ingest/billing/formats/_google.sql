@@ -10,7 +10,7 @@ create or replace macro google_json_token(token) as case
   when token = 'None' then 'null'
   when token = 'True' then 'true'
   when token = 'False' then 'false'
-  -- Between single quotes, Python leaves " as it is. In a text with both kinds of quotes, it escapes the '.
+  -- Between single quotes, Python leaves " as it is. In a string with both kinds of quotes, it escapes the '.
   when token[1] = '''' then '"' || replace(replace(token[2:-2], '\''', ''''), '"', '\"') || '"'
   -- Money: JSON readers turn numbers into doubles.
   when regexp_matches(token, '^[-0-9]') then '"' || token || '"'
@@ -31,7 +31,7 @@ create or replace macro google_has_long_number(list_text) as regexp_matches(list
 );
 
 -- The list as JSON, null if the text is not a list. JSON with short numbers is used as it is: DuckDB's double of a
--- short text is the same number. All other lists have texts for numbers.
+-- short text is the same number. All other lists have strings for numbers.
 create or replace macro google_json(list_text) as list_transform(
   [case when not google_has_long_number(list_text) and json_valid(list_text) then list_text else google_rewritten(list_text) end],
   lambda found: case
@@ -41,7 +41,7 @@ create or replace macro google_json(list_text) as list_transform(
 )[1];
 
 -- Keys and values of a list of labels (its JSON, and where each has its key and its value); null where one has no key, or a value
--- that is not a text.
+-- that is not a string.
 create or replace macro google_labels(list_json, key_path, value_path) as case
   when len(json_extract_string(list_json, key_path)) = json_array_length(list_json)
     and len(json_extract_string(list_json, value_path)) = json_array_length(list_json)

@@ -148,10 +148,10 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
     def look(rows: pa.Table) -> None:
         nonlocal zeros
-        said = [text for column in NET_COLUMNS for text in rows.column(column).chunk(0).dictionary.to_pylist() if text]
-        if any(_is_amount(text) for text in said):
+        net_costs = [text for column in NET_COLUMNS for text in rows.column(column).chunk(0).dictionary.to_pylist() if text]
+        if any(_is_amount(text) for text in net_costs):
             raise _NetCosts
-        zeros = zeros or bool(said)
+        zeros = zeros or bool(net_costs)
 
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
@@ -212,7 +212,7 @@ def _spelled(column: str, header: Sequence[str]) -> str | None:
 
 
 def _is_amount(text: str) -> bool:
-    """Return whether a text is a number other than zero."""
+    """Return whether a string is a number other than zero."""
     try:
         return Decimal(text) != 0
     except InvalidOperation:

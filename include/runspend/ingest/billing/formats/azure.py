@@ -159,11 +159,11 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
     effective = staged.ask_rows(f"case when {actual} and {FEE} and {is_described} then cast(0 as decimal(38, 22)) else effective_cost end")
     staged.set(effective_cost=effective)
     staged.keep(staged.ask_rows(f"coalesce(not ({actual} and not {FEE} and {is_repeated}), true)"))
-    told = {
+    months_by_problem = {
         "actual_cost_without_amortized": _months(staged, f"{actual} and not {FEE}"),
         "amortized_cost_without_actual": without_actual,
     }
-    return {what: months for what, months in told.items() if months}
+    return {what: months for what, months in months_by_problem.items() if months}
 
 
 def _months(staged: Staged, condition: str) -> list[str]:

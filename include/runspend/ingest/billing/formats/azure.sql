@@ -86,7 +86,7 @@ with service_categories(meter, category, subcategory) as (
     ('media services', 'Media', null)
 ),
 -- Exports write days as 2026-02-28 or as 02/28/2026, month first in every language. Localized files may separate days with
--- points, day first. The form of a text shows its order, so values are never used to guess; all other texts are quarantined.
+-- points, day first. The form of a string shows its order, so values are never used to guess; all other strings are quarantined.
 dated as (
   select
     * replace (
@@ -101,7 +101,7 @@ dated as (
     case when json_valid(json_braces(additional_info)) then json_braces(additional_info) end as details
   from azure
 ),
--- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few distinct texts, each in many rows.
+-- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few distinct strings, each in many rows.
 blocks as materialized (
   select
     unit,

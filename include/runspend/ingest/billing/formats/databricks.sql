@@ -11,7 +11,7 @@ with records as (
   from databricks_usage
 ),
 -- A CSV has the struct as one JSON text, Parquet and JSON lines have a column per field.
-told as (
+readable as (
   select
     row_number, account_id, workspace_id, trim(sku_name) as sku_name, cloud, cloud_name, trim(usage_unit) as usage_unit, usage_quantity, quantity, started_at, ended_at,
     usage_start_time, usage_end_time, record_type, usage_type, product, billing_origin_product,
@@ -61,7 +61,7 @@ priced as (
     l.currency_code as list_currency,
     a.valid_from as account_from,
     l.valid_from as list_from
-  from told u
+  from readable u
   left join account_prices a
     on a.sku_name = u.sku_name and a.cloud = u.cloud_name and a.usage_unit = u.usage_unit and (a.account_id is null or a.account_id = u.account_id)
     and a.valid_from <= u.ended_at and (a.valid_to is null or u.ended_at < a.valid_to)

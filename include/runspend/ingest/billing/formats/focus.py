@@ -1,6 +1,6 @@
 """Reads FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
 
-Belongs here: what is specific to FOCUS: how its versions are recognized, which columns are required, how texts become types. The steps
+Belongs here: what is specific to FOCUS: how its versions are recognized, which columns are required, how strings become types. The steps
 after that are the same for every bill and are in `normalize.py`. This module does not use `format_spec.py`: FOCUS columns are the
 warehouse's own, so `quick_csv.py` reads them with their types.
 
@@ -127,7 +127,7 @@ def _read_tolerantly(
 def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> int:
     """Check and stage the rows of the view `delivered` one by one, and return their number.
 
-    They are handled a batch at a time, as the engine returns them: all of them as uncoded texts are many times the file.
+    They are handled a batch at a time, as the engine returns them: all of them as uncoded strings are many times the file.
     """
     import pyarrow as pa
 
@@ -165,7 +165,7 @@ def _typed(text: str, kind: str) -> str:
 
 
 def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:
-    """Stage rows of a Parquet file. Returns (rows, texts per column that could not be read as numbers or times)."""
+    """Stage rows of a Parquet file. Returns (rows, strings per column that could not be read as numbers or times)."""
     relation = f"read_parquet({sql_text(str(narrowed(path, texts.work_folder(staged.con))))}, file_row_number = true)"
     with staged.cursor() as con:
         as_texts = _view_parquet(con, relation, file_index)
@@ -176,7 +176,7 @@ def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dic
 def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int) -> dict[str, str]:
     """Create the view from Parquet's own types, through text: the shortest text of a double is the number its writer meant.
 
-    Returns the columns that are texts.
+    Returns the columns that are strings.
     """
     kinds = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe select * from {relation}").fetchall()}
     kinds.pop("file_row_number")

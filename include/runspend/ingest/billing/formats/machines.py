@@ -210,8 +210,8 @@ def _details(machine: Machine, hour: Hour | None = None) -> str | None:
         details |= {"x_MeasuredWatts": hour.milliwatts / 1000, "x_MeasuredSeconds": hour.milliseconds / 1000}
     if hour is not None and hour.milliseconds < HOUR_MILLISECONDS and machine.power is not None and machine.power.idle_watts is not None:
         details |= {"x_IdleWatts": float(machine.power.idle_watts), "x_IdleSeconds": (HOUR_MILLISECONDS - hour.milliseconds) / 1000}
-    said = {key: value for key, value in details.items() if value is not None}
-    return json.dumps(said) if said else None
+    known = {key: value for key, value in details.items() if value is not None}
+    return json.dumps(known) if known else None
 
 
 def _described(machine: Machine) -> list[Any]:

@@ -1,8 +1,8 @@
 -- One row per allocation (a container, a pod, or the unit OpenCost aggregates by) and step: its claim on its machine.
--- View `opencost`, all texts. The weight is the cost of CPU, GPU and memory with OpenCost's adjustments. Disks, network and load
+-- View `opencost`, all strings. The weight is the cost of CPU, GPU and memory with OpenCost's adjustments. Disks, network and load
 -- balancers are other lines of the bill. `shared` and `external` costs do not belong to a machine.
 -- Source: OpenCost, "Allocation API" and "CSV export"; opencost-parquet-exporter.
-with said as (
+with readable as (
   select
     *,
     coalesce(name, concat_ws('/', namespace, pod)) as called,
@@ -27,7 +27,7 @@ read as (
     contains(called, '__unmounted__') as is_unmounted,
     coalesce(instant(run_start), step_from) as started_at,
     coalesce(instant(run_end), step_to) as ended_at
-  from said
+  from readable
 )
 select
   coalesce(provider_id, node) as resource,

@@ -161,7 +161,7 @@ class BigQueryTable:
         return rows
 
     def _columns(self) -> list[str]:
-        """Return the columns that are read and that the table has. Types that Parquet lacks are read as texts."""
+        """Return the columns that are read and that the table has. Types that Parquet lacks are read as strings."""
         there = {field.name: field.field_type for field in self._description().schema}
         wanted = [name for name in self._export.columns if name in there]
         return [f"cast({name} as string) as {name}" if there[name] in ("BIGNUMERIC", "BIGDECIMAL") else name for name in wanted]

@@ -112,8 +112,8 @@ class RegistryQuestions:
         found = self._client.find(lambda: self._client.registry.get_model_version(name, version))
         aliases = sorted(found.aliases) if found is not None else []
         stage = found.current_stage if found is not None else None
-        said = f"alias {', '.join(aliases)} on " if aliases else "registered as "
-        return f"{said}{name}/{version}{f' in stage {stage}' if stage in ('Production', 'Staging') else ''}"
+        prefix = f"alias {', '.join(aliases)} on " if aliases else "registered as "
+        return f"{prefix}{name}/{version}{f' in stage {stage}' if stage in ('Production', 'Staging') else ''}"
 
 
 def _may_be(version: Any, model_id: str | None) -> bool:

@@ -345,7 +345,7 @@ class LiveServer:
 
 
 def _filter_text(text: str) -> str:
-    """Return a text in MLflow's filter language, which has no escapes. Raises SourceUnreachable for a text that cannot be quoted."""
+    """Return a string in MLflow's filter language, which has no escapes. Raises SourceUnreachable for a string that cannot be quoted."""
     if '"' not in text:
         return f'"{text}"'
     if "'" not in text:
