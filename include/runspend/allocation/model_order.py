@@ -161,7 +161,10 @@ def ledger_models(period: str) -> list[Model]:
         *POOLED_MODELS,
         *LATER_MODELS,
         *CHARGE_MODELS,
-        *(Model(name, shard_by="target_key") for name in ("charge_sums", "attached_sums", "charge_parts", "followed_parts", "followed_shares")),
+        *(
+            Model(name, shard_by="target_key")
+            for name in ("charge_sums", "attached_sums", "charge_parts", "followed_parts", "followed_shares")
+        ),
         Model("pooled_charges", makes="charge_targets", shard_by="target_key", inline=True),
         Model("cost_allocations", into=into, fills="cost_allocations", shard_by="target_key"),
         Model("attached_targets"),
