@@ -6,9 +6,15 @@ with windows as (
   select distinct target_key, window_start, window_end, is_shared from later_lines
 ),
 met as (
-  select target_key, window_start, window_end, charge_period_start, charge_period_end from attached_windows
-  union distinct
-  select target_key, window_start, window_end, charge_period_start, charge_period_end from later_windows
+  -- Redundant: without `distinct`, an engine may join windows to parts by their key alone.
+  select distinct w.target_key, w.window_start, w.window_end, m.charge_period_start, m.charge_period_end
+  from windows w
+  join (
+    select target_key, window_start, window_end, charge_period_start, charge_period_end from attached_windows
+    union distinct
+    select target_key, window_start, window_end, charge_period_start, charge_period_end from later_windows
+  ) m on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
+  where not w.is_shared
 ),
 asked as (
   select resource_key, charge_period_start, charge_period_end, max(match_method) as match_method
@@ -53,26 +59,28 @@ stated as (
   ) f on f.resource_key = a.resource_key and f.charge_period_start = a.charge_period_start and f.charge_period_end = a.charge_period_end
   where a.resource_key is not null
 ),
-followed as (
+followed_times as (
   -- The time of machines that no run states, by pool or instance type.
   select
-    w.target_key, w.window_start, w.window_end, f.match_method, f.target_key as followed_key, f.window_start as followed_start, f.window_end as followed_end,
+    k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key as followed_key, f.window_start as followed_start, f.window_end as followed_end,
     cast(sum(f.nanoseconds) as int64) as nanoseconds
-  from windows w
-  join met m on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
-  join attach_keys k on k.target_key = m.target_key
-  join followed_machines f on f.resource_key = k.resource_key and f.charge_period_start = m.charge_period_start and f.charge_period_end = m.charge_period_end
-  where not w.is_shared
-  group by w.target_key, w.window_start, w.window_end, f.match_method, f.target_key, f.window_start, f.window_end
+  from followed_machines f
+  join attach_keys k on k.resource_key = f.resource_key
+  group by k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key, f.window_start, f.window_end
+),
+followed as (
+  select
+    m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end, cast(sum(f.nanoseconds) as int64) as nanoseconds
+  from met m
+  join followed_times f on f.target_key = m.target_key and f.charge_period_start = m.charge_period_start and f.charge_period_end = m.charge_period_end
+  group by m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end
 ),
 all_parts as (
   select
-    w.target_key, w.window_start, w.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous,
+    m.target_key, m.window_start, m.window_end, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, p.is_scaled, p.is_ambiguous,
     p.doubt, p.nanoseconds
-  from windows w
-  join met m on m.target_key = w.target_key and m.window_start = w.window_start and m.window_end = w.window_end
+  from met m
   join stated p on p.target_key = m.target_key and p.charge_period_start = m.charge_period_start and p.charge_period_end = m.charge_period_end
-  where not w.is_shared
   union all
   select
     f.target_key, f.window_start, f.window_end, s.allocated_to, s.tracking_server, s.workspace, s.run_id, s.run_end_rule, s.weight_kind, s.is_scaled, false,
