@@ -53,6 +53,7 @@ DIRECT_MODELS = tuple(
         "type_claims",
         "wanted_types",
         "machine_types",
+        "usable_machines",
         "attachable_machines",
         "attachable_groups",
         "group_regions",

@@ -15,11 +15,7 @@ with other_keys as (
 machines as (
   select distinct resource_key from known_machines
   union distinct
-  select l.resource_key
-  from billing_lines l
-  left join machine_types t on t.resource_key = l.resource_key
-  left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
-  where l.billing_period = @period and array_length(l.group_keys) > 0 and (l.run_tag is not null or l.pool_key is not null or w.instance_type is not null)
+  select resource_key from usable_machines
 ),
 sets as (
   -- There are few sets of keys and many charges. `tags.py` splits the text at this separator, which no key contains.

@@ -10,10 +10,9 @@ sets_of_machines as (
   from billing_lines l
   left join (select distinct resource_key from known_machines) m on m.resource_key = l.resource_key
   left join (select distinct job_key from allocated_jobs) j on j.job_key = l.job_key
-  left join machine_types t on t.resource_key = l.resource_key
-  left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
+  left join usable_machines u on u.resource_key = l.resource_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
-    and (m.resource_key is not null or j.job_key is not null or (l.resource_key is not null and (l.run_tag is not null or l.pool_key is not null or w.instance_type is not null)))
+    and (m.resource_key is not null or j.job_key is not null or u.resource_key is not null)
 ),
 keys_of_machines as (
   select distinct group_key

@@ -10,12 +10,7 @@ machines as (
   from job_machines j
   join (select distinct job_key, life from job_lives) l on l.job_key = j.job_key and l.life = j.life
   union distinct
-  select l.resource_key
-  from billing_lines l
-  join named n on n.attached_to = l.resource_key
-  left join machine_types t on t.resource_key = l.resource_key
-  left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t.instance_type)
-  where l.billing_period = @period and (l.run_tag is not null or l.pool_key is not null or w.instance_type is not null)
+  select resource_key from usable_machines
 )
 select n.attached_to
 from named n
