@@ -53,7 +53,8 @@ spread as (
   group by m.cell_number
 ),
 given as (
-  select target_key, cast(sum(nanoseconds) as int64) as nanoseconds
+  -- Microseconds, because an INT64 holds the nanoseconds of fewer than 3,500 machines in a month.
+  select target_key, cast(sum(div(nanoseconds, 1000)) as int64) as microseconds
   from type_targets
   where allocated_to = 'run'
   group by target_key
@@ -86,7 +87,7 @@ select
   b.microseconds / 1e6 as billed_seconds,
   coalesce(s.milliseconds, 0) / 1e3 as claimed_seconds,
   coalesce(s.open_milliseconds, 0) / 1e3 as open_seconds,
-  coalesce(g.nanoseconds, 0) / 1e9 as allocated_seconds,
+  coalesce(g.microseconds, 0) / 1e6 as allocated_seconds,
   coalesce(s.milliseconds, 0) * 1000.0 / b.microseconds as claimed_ratio,
   p.lowest as lowest_hour_cost, p.highest as highest_hour_cost, p.billing_currency
 from billed b
