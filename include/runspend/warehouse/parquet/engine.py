@@ -52,6 +52,8 @@ def _open() -> duckdb.DuckDBPyConnection:
         }
     )
     engine.execute("set global TimeZone = 'UTC'")
+    # A checkpoint tidies up a file. In memory it only costs time, while all other queries wait.
+    engine.execute("set global checkpoint_threshold = '1TB'")
     return engine
 
 
