@@ -1,6 +1,6 @@
-"""The bucket of a world on the tests' S3 server: it has the objects that the world defines for a pipeline run.
+"""The S3 bucket of a world, on the tests' server. It holds the objects that the world defines for a pipeline run.
 
-Which objects there are belongs in `worlds.py`.
+`worlds.py` decides which objects there are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.servers.s3 import S3Server
 
 
 def open_bucket(server: S3Server, name: str) -> Callable[[Night], None]:
-    """Make a bucket; the answer puts a night's objects into it and takes away all others."""
+    """Create a bucket. The returned function puts a night's objects into it and deletes all others."""
     client = server.client()
     client.create_bucket(Bucket=name)
 

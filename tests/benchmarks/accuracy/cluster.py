@@ -1,7 +1,7 @@
-"""A cluster whose truth is known: machines, runs and bill lines, and what every line truly gives to whom, in exact fractions.
+"""A cluster whose truth is known: its machines, runs and bill lines, and who truly gets which exact fraction of every line.
 
-Written from the rules of the split (exclusive time, billed time, units), by slicing time: no SQL, nothing of the product. Which
-machines and runs there are belongs in `worlds.py`; how they are written to files in `files.py`.
+It follows the rules of the split (exclusive time, billed time, units) by slicing time. It uses no SQL and no code of the product.
+`worlds.py` decides which machines and runs there are, and `files.py` writes them to files.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from fractions import Fraction
 from itertools import pairwise
 
 SECOND, MINUTE, HOUR, DAY = 1_000, 60_000, 3_600_000, 86_400_000
-IDLE, SHARED, NOBODY, ORPHAN = "idle", "shared", "nobody", "orphan"  # targets of money that no run has
+IDLE, SHARED, NOBODY, ORPHAN = "idle", "shared", "nobody", "orphan"  # who gets the money that no run gets
 ACCOUNT = "111122223333"
 TEN = Decimal("0.0000000001")
 
 Span = tuple[int, int]  # epoch milliseconds, half-open
-Shares = dict[str, Fraction]  # run id or one of the words above -> part of a charge
+Shares = dict[str, Fraction]  # run id or one of the four words above -> part of a charge
 
 
 def millis(text: str) -> int:
-    """Epoch milliseconds of a UTC time."""
+    """Return a UTC time in epoch milliseconds."""
     return int(dt.datetime.fromisoformat(text).replace(tzinfo=dt.timezone.utc).timestamp() * 1000)
 
 
 def moment(instant: int) -> dt.datetime:
-    """The UTC time of epoch milliseconds."""
+    """Return the UTC time of epoch milliseconds."""
     return dt.datetime.fromtimestamp(instant / 1000, tz=dt.timezone.utc)
 
 
 @dataclass(frozen=True)
 class MachineType:
-    """A machine type: its list price an hour, and what it has."""
+    """A machine type with its list price per hour and its sizes."""
 
     name: str
     price: Decimal
@@ -53,34 +53,34 @@ M5 = MachineType("m5.4xlarge", Decimal("0.768"), 0, 16, 64)
 
 @dataclass(eq=False)
 class Run:
-    """One run: when MLflow says it was (`end` None: it does not know), and what it truly had of which machine, when."""
+    """One run: its times according to MLflow, and the machines it really used, with times. `end` is None if MLflow does not know it."""
 
     run_id: str
     start: int
     end: int | None
     experiment: str = "exp-0"
     parent: Run | None = None
-    takes: Fraction | None = None  # GPUs or cores it has of each machine, where the machine hands them out; None: it runs anywhere on it
+    takes: Fraction | None = None  # GPUs or cores it has of each machine that hands them out; None: it shares machines evenly
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     last_metric: int | None = None
     uses: list[tuple[Machine, int, int]] = field(default_factory=list)
 
     def use(self, machine: Machine, start: int, end: int) -> None:
-        """The run is on the machine from `start` to `end`, which the machine must be up for."""
+        """Put the run on the machine from `start` to `end`. The machine must be up for all of that time."""
         assert any(a <= start and end <= b for a, b in machine.up), (machine.name, start, end, machine.up)
         assert start < end
         self.uses.append((machine, start, end))
         machine.uses.append((self, start, end))
 
     def ancestors(self) -> list[Run]:
-        """Its parent, its parent's parent, …"""
+        """Return its parent, its parent's parent and so on."""
         return [] if self.parent is None else [self.parent, *self.parent.ancestors()]
 
 
 @dataclass(eq=False)
 class Machine:
-    """One machine: the id that runs know, the one on the bill, when it was up (and billed), and who was on it."""
+    """One machine: the id that runs know, the id on the bill, the times it was up (and billed), and the runs on it."""
 
     name: str
     kind: MachineType
@@ -88,18 +88,21 @@ class Machine:
     billed_as: str = ""
     account: str = ACCOUNT
     region: str = "eu-west-1"
-    price: Decimal | None = None  # an hour, list; None: the kind's
+    price: Decimal | None = None  # list price per hour; None: the type's
     tags: dict[str, str] = field(default_factory=dict)
-    hands_out: int | None = None  # GPUs or cores it hands out to runs; None: runs share it evenly
+    hands_out: int | None = None  # GPUs or cores that it hands out to runs; None: runs share it evenly
     uses: list[tuple[Run, int, int]] = field(default_factory=list)
     _slices: list[tuple[int, int, Shares]] | None = None
 
     def uptime(self, start: int, end: int) -> int:
-        """Milliseconds it was up in a window."""
+        """Return how many milliseconds of a window it was up."""
         return sum(max(0, min(b, end) - max(a, start)) for a, b in self.up)
 
     def slices(self) -> list[tuple[int, int, Shares]]:
-        """Its life cut at every start and stop of a run; in each piece the part of the machine every run has. Leaves only: a parent has what no descendant is there for."""
+        """Cut its time at every start and end of a run, and return each run's part of the machine in each piece.
+
+        A parent has a part only while none of its descendants is on the machine.
+        """
         if self._slices is None:
             self._slices = []
             marks = sorted({t for _, start, end in self.uses for t in (start, end)})
@@ -122,7 +125,7 @@ class Machine:
         return {run_id: take / whole for run_id, take in asked.items()}
 
     def time_of_runs(self, start: int, end: int) -> Shares:
-        """Run -> its own milliseconds of the machine in a window."""
+        """Return each run's own milliseconds of the machine in a window."""
         pieces, times = self.slices(), defaultdict(Fraction)
         for a, b, parts in pieces[max(0, bisect.bisect_right(pieces, start, key=lambda piece: piece[0]) - 1) :]:
             if a >= end:
@@ -134,12 +137,12 @@ class Machine:
         return times
 
     def serves(self, month: str) -> bool:
-        """Whether any run was on it in a calendar month; its empty time there is idle, otherwise unallocated."""
+        """True if a run was on it in a calendar month. Its empty time in that month is then idle, otherwise unallocated."""
         return any(f"{moment(start):%Y-%m}" <= month <= f"{moment(end - 1):%Y-%m}" for _, start, end in self.uses)
 
 
 def machine_shares(machines: Iterable[Machine], start: int, end: int) -> Shares:
-    """Return each run's share of these machines in a window, by its own time; time without a run is idle."""
+    """Return each run's share of these machines in a window, by its own time. Time without a run is idle or unallocated."""
     shares: Shares = defaultdict(Fraction)
     total, month = 0, f"{moment(start):%Y-%m}"
     for machine in machines:
@@ -153,7 +156,7 @@ def machine_shares(machines: Iterable[Machine], start: int, end: int) -> Shares:
 
 @dataclass(eq=False)
 class Line:
-    """One bill line as FOCUS writes it, and who truly has which part of it."""
+    """One bill line as FOCUS writes it, and everyone's true part of it."""
 
     row: dict[str, str]
     shares: Shares
@@ -163,7 +166,7 @@ class Line:
 
 
 def bill_line(start: int, end: int, list_cost: Decimal, shares: Mapping[str, Fraction], **columns: str) -> Line:
-    """A line with four costs, no two alike, of ten decimals each. Columns that are not given are those of an AWS usage line."""
+    """Return a line whose four costs all differ and have ten decimals. Columns that are not given have the values of an AWS usage line."""
     month = moment(start).replace(day=1, hour=0, minute=0, second=0)
     row = {
         "ListCost": str(list_cost.quantize(TEN)),
@@ -199,12 +202,12 @@ def time_text(when: dt.datetime) -> str:
 
 
 def quantity_text(time: int) -> str:
-    """Milliseconds as hours, to ten decimals."""
+    """Return milliseconds as hours, with ten decimals."""
     return str((Decimal(time) / HOUR).quantize(TEN))
 
 
 def machine_lines(machine: Machine, until: int, *, step: int = HOUR, columns: Mapping[str, str] | None = None) -> list[Line]:
-    """What the machine itself costs: a line a window (an hour, a day), its uptime as the quantity."""
+    """Return the machine's own cost: one line per window (an hour or a day), with its uptime as the quantity."""
     lines = []
     for start in windows_of(machine.up, step):
         end = start + step
@@ -225,7 +228,7 @@ def machine_lines(machine: Machine, until: int, *, step: int = HOUR, columns: Ma
 
 
 def machine_columns(machine: Machine) -> dict[str, str]:
-    """The columns that say which machine a line is about, and what it has."""
+    """Return the columns that identify a line's machine and state its size."""
     kind = machine.kind
     details = (
         {"InstanceType": kind.name}
@@ -245,7 +248,7 @@ def machine_columns(machine: Machine) -> dict[str, str]:
 
 
 def windows_of(spans: Iterable[Span], step: int) -> list[int]:
-    """Starts of the windows of a length that these stretches of time touch."""
+    """Return the starts of all windows of length `step` that overlap these time ranges."""
     return sorted({start for a, b in spans for start in range(a - a % step, b, step)})
 
 

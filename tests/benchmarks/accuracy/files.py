@@ -1,6 +1,6 @@
-"""A world as its user has it: an MLflow store (SQLite, MLflow's own schema), a FOCUS bill as CSV, runspend.yaml, a bucket.
+"""Write a world as its user would have it: an MLflow store (SQLite, MLflow's own schema), FOCUS bills as CSV, and a runspend.yaml.
 
-Rows go into the store by plain SQL, as MLflow's client would have left them: a hundred thousand runs in seconds.
+Plain SQL inserts the rows that MLflow's client would have written. That takes seconds for a hundred thousand runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.mlflow_store import make_schema as make_schema
 
 
 def write_store(schema: Path, path: Path, world: World, artifact_root: str) -> None:
-    """All runs of the world, their tags and params, and one metric each that says when it was last heard of."""
+    """Write all runs of the world with their tags and params, and one metric each that shows when the run was last active."""
     shutil.copyfile(schema, path)
     experiments = {name: number for number, name in enumerate(sorted({run.experiment for run in world.runs}), 1)}
     with sqlite3.connect(path) as db:
@@ -64,13 +64,13 @@ def _last_heard(run: Run) -> int | None:
     return run.end if run.last_metric is None else run.last_metric
 
 
-# Columns a version of FOCUS does not have, and what it calls others.
+# The columns that a version of FOCUS does not have, and its other names for columns.
 LACKS = {"1.0": {"InvoiceId", "ServiceSubcategory", "SkuMeter", "SkuPriceDetails"}, "1.2": set(), "1.3": set()}
 CALLS = {"1.0": {}, "1.2": {}, "1.3": {"ProviderName": "ServiceProviderName", "PublisherName": "HostProviderName"}}
 
 
 def write_bill(folder: Path, lines: Iterable[Line], bucket: str, version: str) -> None:
-    """One CSV a billing period, each written again: what was delivered before is replaced."""
+    """Write one CSV per billing period. It replaces the earlier delivery of that period."""
     columns = [c for c in COLUMNS if c not in LACKS[version]]
     folder.mkdir(exist_ok=True)
     by_period: dict[str, list[dict[str, str]]] = {}
@@ -85,7 +85,7 @@ def write_bill(folder: Path, lines: Iterable[Line], bucket: str, version: str) -
 
 
 def write_settings(folder: Path, more: str) -> Path:
-    """The shortest runspend.yaml that reads them, and what the world adds."""
+    """Write the shortest runspend.yaml that reads the store and the bills, followed by the world's own settings."""
     path = folder / "runspend.yaml"
     path.write_text(
         f"home: home\nmail: {{backend: none}}\ntracking:\n  - {{name: lab, uri: 'sqlite:///{folder}/mlflow.db'}}\nbilling:\n  - {{name: bill, format: focus, uri: bills}}\n{more}",

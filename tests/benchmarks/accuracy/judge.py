@@ -1,7 +1,12 @@
-"""Runs the product over a world as its user would, and compares what it says with the truth: by rule, by run, to the last decimal.
+"""Run the product over a world as its user would, and compare its results with the truth: by rule and by run, to the last decimal.
 
-What must hold for every world (`verdict`): the ledger is the bill, in all four measures; no run gets anything of a charge in which it had no
-part in above confidence `medium`; costs are within the world's bar. What happens in a world does not belong here.
+`_verdict` and its neighbors state what must hold in every world:
+
+* The ledger equals the bill in all four measures.
+* Above confidence `medium`, no run gets money of a charge in which it had no part.
+* Costs are within the world's bar.
+
+What happens in a world belongs in `worlds.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from tests.benchmarks.accuracy.worlds import WITH_IDS, Night, World
 MEASURES = {"list_cost": "ListCost", "contracted_cost": "ContractedCost", "effective_cost": "EffectiveCost", "billed_cost": "BilledCost"}
 POTS = {"idle": IDLE, "shared": SHARED, "unallocated": NOBODY, "out_of_scope": NOBODY}
 CERTAIN = ("exact", "high")
-BY_ID = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes")  # rules that know, and do not estimate
+BY_ID = ("run_tag", "job_id", "resource_id", "attached", "artifact_bytes")  # rules that know the run and do not estimate
 NO_COST = Fraction(0)
 
 RunNight = Callable[[Path, str], None]  # folder of runspend.yaml, --now
@@ -31,19 +36,19 @@ RunNight = Callable[[Path, str], None]  # folder of runspend.yaml, --now
 
 @dataclass
 class Rule:
-    """What one allocation rule did in a world (`all`: all of them, and what no rule settled)."""
+    """What one allocation rule did in a world. The rule `all` is the sum of all of them."""
 
     name: str
-    truth: Fraction = NO_COST  # what runs truly have of the charges it settled
+    truth: Fraction = NO_COST  # the runs' true cost in the charges that the rule allocated
     error: Fraction = NO_COST  # Σ over runs |cost - truth|
-    settled: Fraction = NO_COST  # Σ of the charges it settled, idle time included
+    settled: Fraction = NO_COST  # Σ of the charges that the rule allocated, idle time included
     to_runs: Fraction = NO_COST
-    estimated: Fraction = NO_COST  # money of runs with a confidence below `high`
-    scaled: Fraction = NO_COST  # money of runs that claimed more than was billed
-    false_matches: int = 0  # (charge, run) with money where the run truly has none
+    estimated: Fraction = NO_COST  # cost of runs with a confidence below `high`
+    scaled: Fraction = NO_COST  # cost of runs that claimed more than was billed
+    false_matches: int = 0  # pairs (charge, run) with money where the run truly has none
     false_money: Fraction = NO_COST
-    certain_false_matches: int = 0  # … of these, above confidence medium
-    worst_run: tuple[Fraction, str] = (NO_COST, "")  # |cost - truth| of one run, its id
+    certain_false_matches: int = 0  # those of them with a confidence above medium
+    worst_run: tuple[Fraction, str] = (NO_COST, "")  # largest |cost - truth| of a run, and the run's id
 
     @property
     def relative_error(self) -> Fraction:
@@ -52,7 +57,7 @@ class Rule:
 
 @dataclass
 class Judgement:
-    """A world's result."""
+    """The result of a world."""
 
     world: World
     bill: Fraction
@@ -75,7 +80,7 @@ def play(
     endpoint: str = "",
     put: Callable[[Night], None] | None = None,
 ) -> Judgement:
-    """Write the world, run its nights, judge the last one."""
+    """Write the world, run all its nights, and judge the last one."""
     folder.mkdir(parents=True, exist_ok=True)
     write_settings(folder, world.settings.replace("{bucket}", bucket).replace("{endpoint}", endpoint))
     write_store(schema, folder / "mlflow.db", world, world.artifact_root.replace("{bucket}", bucket))
@@ -109,7 +114,7 @@ def _read(warehouse: Path, table: str) -> list[dict[str, Any]]:
 
 
 def _conservation(world: World, allocations: list[dict[str, Any]]) -> list[str]:
-    """Exactly, per billing period and measure."""
+    """Compare the sums of ledger and bill exactly, per billing period and measure."""
     billed: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     found: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for measure, column in MEASURES.items():
@@ -125,7 +130,7 @@ def _conservation(world: World, allocations: list[dict[str, Any]]) -> list[str]:
 
 
 def _charges(warehouse: Path) -> dict[str, list[int]]:
-    """Charge -> numbers of the lines it represents."""
+    """Return the numbers of the lines that each charge represents."""
     numbers = {row["line_id"]: int(row["charge_description"].removeprefix("line ")) for row in _read(warehouse, "billing_lines")}
     charges = {line_id: [number] for line_id, number in numbers.items()}
     made: dict[str, list[int]] = defaultdict(list)
@@ -135,22 +140,22 @@ def _charges(warehouse: Path) -> dict[str, list[int]]:
 
 
 def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str, list[int]]) -> dict[str, Rule]:
-    """By rule and for all of them: what runs got of the charges it settled, beside what they truly have of them."""
+    """Compare, for each rule and for all rules together, what runs got of its charges with what they truly have of them."""
     runs = {run.run_id for run in world.runs}
     got: dict[str, dict[str, Shares]] = defaultdict(lambda: defaultdict(lambda: defaultdict(Fraction)))  # rule -> charge -> run -> cost
     rules = {"all": Rule("all")}
-    offered: set[int] = set()  # lines of machines that runs state, whose rest was another rule's to give
+    offered: set[int] = set()  # lines of machines that runs state; another rule was offered their unclaimed time
     for row in allocations:
         name, cost = row["match_method"], Fraction(row["effective_cost"])
         rule = rules.setdefault(name, Rule(name))
         rule.settled += cost
         target = row["run_id"] if row["allocated_to"] == "run" else row["owner_id"] if row["allocated_to"] == "logged_model" else None
-        # idle time of a machine that runs state keeps that rule, though another had its offer
-        is_offered = "|" not in row["charge_id"] and row["pool_key"] is not None  # and not reached: under the line's own id
+        # idle time of a machine that runs state belongs to that rule, even if the time was offered to another rule
+        is_offered = "|" not in row["charge_id"] and row["pool_key"] is not None  # but no run reached it: it has the line's own id
         offered |= set(charges[row["charge_id"]]) if is_offered else set()
         is_own = row["allocated_to"] != "idle" or (row["charge_id"].startswith(f"{name}|") if "|" in row["charge_id"] else not is_offered)
         if row["charge_id"] in charges and is_own:
-            of_charge = got[name][row["charge_id"]]  # counts if this rule allocated the charge, to any run
+            of_charge = got[name][row["charge_id"]]  # counts if this rule allocated the charge to any run
             if target is not None:
                 of_charge[target] += cost
                 rule.to_runs += cost
@@ -161,7 +166,7 @@ def _compare(world: World, allocations: list[dict[str, Any]], charges: dict[str,
                     rule.false_money += abs(cost)
                     rule.certain_false_matches += row["confidence"] in CERTAIN
     costs_of_all: Shares = defaultdict(Fraction)
-    # a line that runs of its machine share is in two charges: their part, and the rest for all others
+    # A line that runs of its machine share is in two charges: one with their part, and one with the rest for all other runs.
     pooled = {number for charge, of in charges.items() if "|" in charge for number in of} | offered
     by_machine = got.get("resource_id", {})
     stated = {
@@ -192,7 +197,10 @@ def whole_lines(world: World) -> Iterable[tuple[int, set[str] | None, bool]]:
 
 
 def _truth_of_runs(world: World, parts: Iterable[tuple[int, set[str] | None, bool]], runs: set[str]) -> Shares:
-    """What runs truly have of these parts of lines: (number, runs that state the machine, whether the part is theirs); None: the whole line."""
+    """Return what runs truly have of these parts of lines. A part is a line's number, the runs that state its machine, and whether the part is theirs.
+
+    Without stated runs (None), the part is the whole line.
+    """
     truth: Shares = defaultdict(Fraction)
     for number, stated, is_theirs in parts:
         line = world.lines[number]
@@ -224,7 +232,8 @@ def _verdict(judgement: Judgement) -> list[str]:
                 f"{rule.name}: {rule.certain_false_matches} charges went, above confidence medium, to runs that had no part in them"
             )
     for name in BY_ID:
-        # What is attached to machines that runs of a pool or a type have is as sure as these rules: the world's bar is for all together.
+        # Lines attached to machines that runs of a pool or a type may have are only as accurate as those rules. The world's bar then covers
+        # all of them together.
         is_estimated = name == "attached" and name in judgement.rules and judgement.rules[name].estimated and world.bar != WITH_IDS
         if world.bar is not None and name in judgement.rules and judgement.rules[name].relative_error > WITH_IDS and not is_estimated:
             faults.append(f"{name}: error {float(judgement.rules[name].relative_error):.3g} of the truth, more than {float(WITH_IDS):g}")
@@ -237,7 +246,7 @@ def _verdict(judgement: Judgement) -> list[str]:
 
 
 def _run_costs(world: World, warehouse: Path, allocations: list[dict[str, Any]]) -> list[str]:
-    """`run_costs` has every run, and the same sums as the ledger."""
+    """Check that `run_costs` has every run, and the same sums as the ledger."""
     sums: Shares = defaultdict(Fraction)
     for row in allocations:
         if row["allocated_to"] == "run":
@@ -252,7 +261,7 @@ def _run_costs(world: World, warehouse: Path, allocations: list[dict[str, Any]])
 
 
 def _pots(world: World, allocations: list[dict[str, Any]]) -> list[str]:
-    """With ids on the runs, idle, shared and unallocated cost are known as well."""
+    """Check idle, shared and unallocated cost too: if runs state their ids, all three are known."""
     found: Shares = defaultdict(Fraction)
     truth: Shares = defaultdict(Fraction)
     for row in allocations:

@@ -1,15 +1,17 @@
 """Three published formulas, re-implemented from their descriptions, over the same runs and lines.
 
-Each gets what its authors have: runs with start and end, the machines they state, the lines of those machines. None of them
-knows more than that; a run that states no machine costs nothing in any of them.
+Each formula gets the data that its authors have: runs with start and end, the machines that runs state, and the lines of those machines.
+If a run states no machine, its cost is zero in all of them.
 
-* `mozilla`: mozilla/bigquery-etl, sql/moz-fx-data-shared-prod/fxci_derived/task_run_costs_v1/query.sql with worker_costs_v1:
-  duration ÷ uptime × cost of the machine, both summed over the 30 days before the run's last day; inner joins drop what has no
-  machine, and runs longer than the uptime are left out (`uptime >= duration` since May 2026).
-* `optscale`: hystax/optscale, rest_api/rest_api_server/controllers/profiling/base.py, `_get_run_costs`: cost of the machine over the
-  whole days from the first to the last run of a task × duration ÷ hours billed in them; k runs at once each pay the whole.
-* `snowpatrol`: astronomer/snowpatrol, include/sql/initial_setup/view_reporting_dag_cost.sql with reporting_query_history.sql and
-  reporting_warehouse_credits.sql: elapsed time ÷ all elapsed time of the day the run ended × the day's cost of the machine.
+* `mozilla`: duration ÷ uptime × cost of the machine. Uptime and cost are summed over the 30 days before the run's last day. Inner joins
+  drop runs without a machine. Runs longer than the uptime are left out (`uptime >= duration`, since May 2026). Source:
+  mozilla/bigquery-etl, sql/moz-fx-data-shared-prod/fxci_derived/task_run_costs_v1/query.sql with worker_costs_v1.
+* `optscale`: cost of the machine over the whole days from the first to the last run of a task × duration ÷ hours billed in them. Each of
+  k simultaneous runs pays the whole cost. Source: hystax/optscale, rest_api/rest_api_server/controllers/profiling/base.py,
+  `_get_run_costs`.
+* `snowpatrol`: elapsed time ÷ all elapsed time of the day on which the run ended × the machine's cost on that day. Source:
+  astronomer/snowpatrol, include/sql/initial_setup/view_reporting_dag_cost.sql with reporting_query_history.sql and
+  reporting_warehouse_credits.sql.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ DAYS_BACK = 30
 
 
 class _Bill:
-    """Cost and billed time of each machine and day, as the bill states them, under the id runs know."""
+    """Cost and billed time of each machine and day according to the bill, under the id that runs know."""
 
     def __init__(self, world: World) -> None:
         names = {machine.billed_as or machine.name: machine.name for machine in world.machines}
@@ -49,7 +51,7 @@ class _Bill:
 
 
 def stated_machines(run: Run) -> list[str]:
-    """The machines a run names itself, however it does."""
+    """Return the machines that a run states, in any of the three tags."""
     if "runspend.resources" in run.tags:
         return sorted({machine["id"] for machine in json.loads(run.tags["runspend.resources"])})
     if "runspend.resource_ids" in run.tags:
@@ -61,7 +63,7 @@ def mozilla(world: World) -> Costs:
     bill, costs = _Bill(world), defaultdict(float)
     for run in world.runs:
         if run.end is None:
-            continue  # `resolved` is null, and with it the duration
+            continue  # `resolved` is null, so the duration is null too
         last = moment(run.end).date()
         for machine in stated_machines(run):
             uptime = bill.time_of(machine, last - timedelta(days=DAYS_BACK), last)

@@ -1,6 +1,6 @@
 """Write docs/accuracy.md from judgements: the accuracy of each rule and world, compared with three published formulas.
 
-What is measured belongs in `judge.py`.
+`judge.py` decides what is measured.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ example that a run pays for the idle time around it.
 make bench ARGS="-k accuracy"          # writes this page: seed {seed}, {machines} machines at a time, {days} days a world
 ```
 
-A simulator (`tests/benchmarks/accuracy`) creates clusters in which everything is known. It decides which runs run where and when. It slices time in
-exact fractions and applies the policy to each charge. A machine's time belongs to the runs on it, in proportion to what they requested. The rest
-is idle. The tables call this the truth. The simulator then writes what a user has: an MLflow store and a FOCUS bill. `runspend nightly` runs over
-both. The simulator shares no code with Runspend.
+A simulator (`tests/benchmarks/accuracy`) creates clusters in which everything is known. It decides which runs use which machines, and when. It
+cuts time into exact fractions and applies the policy to each charge. A machine's time belongs to the runs on it, in proportion to what they
+requested. The rest is idle. The tables below call this result the truth. The simulator then writes the data that a user would have: an MLflow
+store and a FOCUS bill. `runspend nightly` processes both. The simulator shares no code with Runspend.
 
 The error is Σ over runs |cost − truth| ÷ Σ truth. The benchmark fails unless all of these are true:
 
@@ -61,7 +61,7 @@ when they died. Mozilla excludes runs without an end. Runspend charges them for 
 def write_report(judgements: Sequence[Judgement], *, seed: int, size: Size) -> str:
     """Return the page."""
     faults = [f"* `{j.world.name}`: {fault}." for j in judgements for fault in j.faults]
-    met = "Some of them were not true in this run: see the end." if faults else "All of them were true in this run."
+    met = "This run did not meet all of these conditions: see the end." if faults else "This run met all of these conditions."
     parts = [
         HEAD.format(seed=seed, machines=size.machines, days=size.days, met=met),
         "## By rule\n",
@@ -127,7 +127,7 @@ def _worlds(judgements: Sequence[Judgement]) -> list[str]:
 
 
 def _silent(judgements: Sequence[Judgement]) -> str:
-    """Compare the errors in the world whose runs end unseen, for the text."""
+    """Return a phrase that compares two errors in the world whose runs die silently."""
     found = next(j for j in judgements if j.world.name == "silent_dead")
     return f"error {_error(found.others['Mozilla'].relative_error)}, compared with {_error(found.whole.relative_error)}"
 

@@ -1,6 +1,10 @@
-"""How right the costs are, on big worlds whose truth is known; writes docs/accuracy.md. The same worlds, small, run in `make test`.
+"""Measure how accurate the costs are, in large worlds whose truth is known, and write docs/accuracy.md.
 
-Goals: the ledger is the bill exactly; error ≤ 1e-6 with ids on the runs, ≤ 5% with types and times alone; no false match above `medium`.
+`make test` runs the same worlds at a small size. The goals:
+
+* The ledger equals the bill exactly.
+* The error is at most 1e-6 if runs state ids, and at most 5% if only types and times are known.
+* No false match has a confidence above `medium`.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ def run_night(folder: Path, now: str) -> None:
 
 
 def test_accuracy_of_every_world(tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each world in a home of its own, each night a process as a user would start it."""
+    """Every world meets its goals. Each has its own home, and each night is a process, as users start it."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     schema = make_schema(tmp_path / "schema.db")

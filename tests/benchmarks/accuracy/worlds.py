@@ -1,6 +1,7 @@
-"""Worlds: what happened on a cluster, what MLflow knows of it and what was billed. One function each; the same seed and size give the same world.
+"""Worlds: what happened on a cluster, what MLflow knows of it, and what was billed. Each world is one function.
 
-Put a world here by what happens in it. What a line truly costs whom is worked out in `cluster.py`.
+The same seed and size give the same world. Put a world into the section for the situation it shows. `cluster.py` computes who truly pays
+for a line.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ WITH_IDS, WITHOUT_IDS = Fraction(1, 10**6), Fraction(5, 100)  # how far costs ma
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it: machines at a time, and days."""
+    """The size of a world: its simultaneous machines, and its days."""
 
     machines: int
     days: int
@@ -58,7 +59,7 @@ SMALL, LARGE = Size(5, 2), Size(40, 14)
 
 @dataclass(frozen=True)
 class Object:
-    """A file in the bucket: its owner (run id, `orphan` or none), size and storage class."""
+    """A file in the bucket with its size and storage class."""
 
     key: str
     size: int
@@ -76,37 +77,40 @@ class Night:
 
 @dataclass
 class World:
-    """Everything there is to know. `bar`: how far the costs of runs may be from the truth, as a share of it; None where nothing can tell."""
+    """All facts of a world.
+
+    `bar` is the largest allowed error of the runs' costs, as a share of the truth; None if the data cannot show the truth.
+    """
 
     name: str
     draw: random.Random
     size: Size
     bar: Fraction | None = WITH_IDS
-    is_identified: bool = True  # whether anything in the data tells who was where; False: false matches are counted and not held against it
-    idle_is_known: bool = True  # False: of machines that no run ever states, nothing tells idle time from another department's
+    is_identified: bool = True  # whether the data shows which run was where; if False, false matches are counted but are not faults
+    idle_is_known: bool = True  # if False, the idle time of machines that no run ever states looks like another department's time
     begin: int = BEGIN
     runs: list[Run] = field(default_factory=list)
     machines: list[Machine] = field(default_factory=list)
     lines: list[Line] = field(default_factory=list)
     last: int | None = None
-    billed: int = 0  # machines whose lines are there already
-    earlier: list[Night] = field(default_factory=list)  # nights before the last
+    billed: int = 0  # number of machines that are already billed
+    earlier: list[Night] = field(default_factory=list)  # nights before the last one
     objects: list[Object] = field(default_factory=list)
-    settings: str = ""  # more of runspend.yaml; {bucket} and {endpoint} are filled in
+    settings: str = ""  # added to runspend.yaml, with {bucket} and {endpoint} filled in
     focus: str = "1.2"  # version of the bill's columns
     artifact_root: str = "s3://acme-elsewhere"
     experiment_tags: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def end(self) -> int:
-        """Where the bill ends."""
+        """Return the time at which the bill ends."""
         return self.begin + self.size.days * DAY if self.last is None else self.last
 
     def instance(self) -> str:
         return f"i-{self.draw.getrandbits(68):017x}"
 
     def machine(self, kind: MachineType, up: list[tuple[int, int]], name: str = "", **more: object) -> Machine:
-        """An EC2 instance (unless named otherwise) that is up at these times."""
+        """Add a machine that is up at these times: an EC2 instance, unless it has a name."""
         made = Machine(name or self.instance(), kind, up, **more)
         if not name:
             made.billed_as = f"arn:aws:ec2:eu-west-1:{made.account}:instance/{made.name}"
@@ -114,7 +118,7 @@ class World:
         return made
 
     def run(self, start: int, end: int | None, on: Machine | None = None, *, states: bool = True, **more: object) -> Run:
-        """A run; on a machine from start to end if one is given, and it says so unless `states` is False."""
+        """Add a run. If `on` is given, the run is on that machine from start to end, and states it unless `states` is False."""
         drawn = f"exp-{self.draw.randrange(3)}"
         made = Run(f"{self.draw.getrandbits(128):032x}", start, end, **{"experiment": drawn} | more)
         self.runs.append(made)
@@ -131,7 +135,7 @@ class World:
         self.billed = len(self.machines)
 
     def span(self, shortest: int, longest: int) -> int:
-        """A length of time in whole milliseconds."""
+        """Return a random length of time in whole milliseconds."""
         return self.draw.randrange(shortest, longest)
 
     def now(self) -> int:
@@ -139,7 +143,7 @@ class World:
 
 
 def bill_the_rest(world: World) -> None:
-    """Adds the rest of every bill: tax, support, a credit without a run, an unused commitment, another department's database."""
+    """Add the rest of every bill: tax, support, a credit without a run, an unused commitment, and another department's database."""
     start, end = world.begin, world.begin + HOUR
     rest = {"ServiceCategory": "Other", "ChargeFrequency": "Recurring"} | {
         c: world.lines[0].row[c] for c in ("SubAccountId", "BillingAccountId")
@@ -194,7 +198,7 @@ def bill_the_rest(world: World) -> None:
 
 
 def fill(world: World, machine: Machine, *, gap: tuple[int, int], length: tuple[int, int], **more: object) -> list[Run]:
-    """One run after the other on a machine for as long as it is up."""
+    """Add one run after the other to a machine, for as long as it is up."""
     runs = []
     for up, down in machine.up:
         start = up + world.span(SECOND, max(2 * SECOND, gap[1]))
@@ -295,7 +299,7 @@ def _add_children(world: World, parent: Run, machines: list[Machine], depth: int
 
 
 def multi_node(world: World) -> None:
-    """Runs use two to four machines, each with its own start and end. Some runs only list the machines."""
+    """Runs use two to four machines, each with its own start and end. Some runs list their machines without times."""
     machines = [world.machine(P4D, [(world.begin, world.end)]) for _ in range(max(4, world.size.machines))]
     for _ in range(world.size.machines * world.size.days * 2):
         start = world.begin + world.span(0, world.end - world.begin - 7 * HOUR)
@@ -313,7 +317,7 @@ def multi_node(world: World) -> None:
 
 
 def shared_gpus(world: World) -> None:
-    """Nodes have eight GPUs. Runs request half a GPU to eight, wait until a node has them free, and state the number."""
+    """Nodes have eight GPUs. A run requests half a GPU to eight GPUs, states the number, and waits until a node has that many free."""
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
     for run, _ in schedule(world, nodes, [Fraction(1, 2), Fraction(1), Fraction(2), Fraction(4), Fraction(8)], busy=0.8):
         run.params["gpu_count"] = f"{float(run.takes or 0):g}"
@@ -321,7 +325,7 @@ def shared_gpus(world: World) -> None:
 
 
 def gpu_slices(world: World) -> None:
-    """The same with slices (MIG): runs have one to four of a GPU's seven, half a GPU or a whole one. The plug-in states the share, or the run states a number of slices."""
+    """Like `shared_gpus`, but with MIG slices: a run has one to four sevenths of a GPU, half a GPU or a whole one. The plug-in states the share, or the run states a number of slices."""
     nodes = [world.machine(P4D, [(world.begin, world.end)], hands_out=8) for _ in range(world.size.machines)]
     slices = [Fraction(n, 7) for n in (1, 2, 3, 4)]
     for run, _ in schedule(world, nodes, [*slices, Fraction(1, 2), Fraction(1)], busy=0.8):
@@ -334,7 +338,7 @@ def gpu_slices(world: World) -> None:
 
 
 def shared_cores(world: World) -> None:
-    """The same with cores: a node has 16, and runs request some in millicores, cores and halves."""
+    """Like `shared_gpus`, but with CPU cores: a node has 16. Runs request half a core to eight cores, in cores or millicores."""
     nodes = [world.machine(M5, [(world.begin, world.end)], hands_out=16) for _ in range(world.size.machines)]
     for run, _ in schedule(world, nodes, [Fraction(1, 2), Fraction(1), Fraction(3), Fraction(8)], busy=0.8):
         run.params["cpu_request"] = f"{int((run.takes or 0) * 1000)}m" if world.draw.random() < 0.5 else f"{float(run.takes or 0):g}"
@@ -344,7 +348,7 @@ def shared_cores(world: World) -> None:
 def schedule(
     world: World, nodes: list[Machine], sizes: list[Fraction], *, busy: float, states: bool = True
 ) -> Iterator[tuple[Run, Machine]]:
-    """Runs that queue for a part of a node, first come first served, so that about `busy` of all parts are in use."""
+    """Yield runs that queue for a part of a node, first come, first served. On average, about `busy` of all parts are in use."""
     free_at: dict[Machine, list[tuple[int, Fraction]]] = {node: [] for node in nodes}
     capacity = sum(node.hands_out or 0 for node in nodes)
     mean_length, mean_size = 2.25 * HOUR, float(sum(sizes)) / len(sizes)
@@ -365,7 +369,7 @@ def schedule(
 
 
 def autoscaled(world: World) -> None:
-    """A machine is started for a few runs and stopped some time after them. Hours are billed in part, as on Google Cloud, by numeric id, in FOCUS 1.0."""
+    """A machine starts for a few runs and stops some time after them. The bill has partial hours and numeric ids, as on Google Cloud (FOCUS 1.0)."""
     world.focus = "1.0"
     for _ in range(world.size.machines * world.size.days * 3):
         boot = world.begin + world.span(0, world.end - world.begin - 12 * HOUR)
@@ -389,7 +393,7 @@ def autoscaled(world: World) -> None:
     }
     google |= {"SubAccountId": "acme-ml", "BillingAccountId": "01AB23-45CD67-89EF01"}
     world.bill_machines(columns=google)
-    for line in list(world.lines):  # a license by the hour, which makes the machine no longer
+    for line in list(world.lines):  # a license billed by the hour does not add time to the machine
         licence = bill_line(millis_of(line), millis_of(line) + HOUR, Decimal(line.row["ConsumedQuantity"]) * 2, line.shares)
         world.lines.append(
             Line(
@@ -420,7 +424,7 @@ def spot(world: World) -> None:
 
 
 def daily_bills(world: World) -> None:
-    """Azure bills one charge per day with the hours of that day. Its ids differ in case from those of the runs."""
+    """As on Azure, one charge covers the hours of one day. The bill writes machine ids in a different case than the runs do."""
     for number in range(world.size.machines):
         path = f"/subscriptions/1b2c/resourceGroups/RG-ML/providers/Microsoft.Compute/virtualMachines/vm-{number}"
         up = [(world.begin, world.end)]
@@ -471,7 +475,7 @@ def reused_names(world: World) -> None:
             machine = world.machine(world.draw.choice((G5, P4D)), [(clock, stop)], name=name)
             if world.draw.random() < 0.6:
                 fill(world, machine, gap=(0, HOUR), length=(5 * MINUTE, 4 * HOUR))
-            else:  # a run of another place states the same name while nothing of that name is billed
+            else:  # a run in another place states the same name while the bill has no such machine
                 gap = world.span(1, 4) * HOUR
                 stray = world.run(stop, stop + gap)
                 stray.tags["runspend.instance_id"] = name
@@ -481,7 +485,7 @@ def reused_names(world: World) -> None:
     for machine in world.machines:
         lines = machine_lines(machine, world.end)
         if not machine.uses and machine.name in named:
-            for line in lines:  # a name that runs know this month: its empty time is idle
+            for line in lines:  # runs state this name in the month, so the machine's empty time is idle
                 line.shares = {IDLE: Fraction(1)}
         world.lines += lines
 
@@ -553,7 +557,7 @@ def rented(world: World) -> None:
 
 
 def jobs(world: World) -> None:
-    """Training jobs with one to four runs each, with start-up, gaps and shutdown around them (SageMaker by ARN, SLURM by tag). Job numbers are reused days later."""
+    """A training job has one to four runs, with start-up, gaps and shutdown around them. SageMaker names jobs by ARN, SLURM by tag. Some SLURM job numbers are used again a day later."""
     world.last = world.begin + (world.size.days + 3) * DAY
     for number in range(world.size.machines * world.size.days * 2):
         boot = world.begin + world.span(0, world.size.days * DAY)
@@ -565,7 +569,7 @@ def jobs(world: World) -> None:
 
 
 def run_job(world: World, name: str, boot: int, *, is_sagemaker: bool) -> int:
-    """One job, and its lines; returns when it was over."""
+    """Add one job with its lines, and return the time at which it ended."""
     arn = f"arn:aws:sagemaker:eu-west-1:{ACCOUNT}:training-job/{name.lower()}"
     machine = world.machine(P4D, [], name=arn if is_sagemaker else f"slurm-{name}-{boot}")
     start, spans = boot + world.span(2 * MINUTE, 70 * MINUTE), []
@@ -590,7 +594,10 @@ def run_job(world: World, name: str, boot: int, *, is_sagemaker: bool) -> int:
 
 
 def job_shares(machine: Machine, whole: Shares, start: int, end: int) -> Shares:
-    """A window of a job: to each run its own time, and of the time no run had a part in proportion to its own time in the whole job."""
+    """Return each run's share of a window of a job.
+
+    A run gets its own time in the window. Time that no run used is split by the runs' own time in the whole job.
+    """
     times, up = machine.time_of_runs(start, end), machine.uptime(start, end)
     overhead = up - sum(times.values())
     return {run_id: (times.get(run_id, Fraction(0)) + overhead * time / sum(whole.values())) / up for run_id, time in whole.items()}
@@ -649,7 +656,7 @@ def bill_disk(world: World, machine: Machine, **columns: str) -> None:
 
 
 def platform_lines(world: World) -> None:
-    """`shared` declares databases, control planes, gateways, load balancers and registries as shared cost, although a pool, a group and a type would match them. Disks follow their machines."""
+    """`shared` declares databases, control planes, gateways, load balancers and registries as shared cost. A pool, a group and a type would match them too. Disks follow their machines."""
     nodes = [
         world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "gpu", "aws:eks:cluster-name": "ml"})
         for _ in range(max(2, world.size.machines))
@@ -665,7 +672,7 @@ def platform_lines(world: World) -> None:
         )
         bill_disk(world, node)
         if number == 1:
-            # a run's own tag is stronger than the declaration
+            # a run's own tag takes precedence over the declaration
             own = {
                 "ResourceId": f"arn:aws:rds:eu-west-1:{ACCOUNT}:db:scratch",
                 "ServiceName": "Amazon RDS",
@@ -780,7 +787,7 @@ def pools(world: World) -> None:
     for run, _ in one_at_a_time(world, fleet(world, P4D, world.size.machines, tags={"eks:nodegroup-name": "gpu-whole"})):
         run.experiment = "whole"
     for run in fill(world, world.machine(P4D, [(world.begin, world.end)]), gap=(0, HOUR), length=(HOUR, 5 * HOUR)):
-        run.experiment = "whole"  # has a machine of its own, and takes nothing of the pool
+        run.experiment = "whole"  # has a machine of its own and claims nothing from the pool
     for number in range(world.size.machines):
         node = world.machine(
             G5, [(world.begin, world.end)], hands_out=4, tags={"eks:nodegroup-name": "gpu-parts"}, price=G5.price * (100 + number % 3) / 100
@@ -805,7 +812,7 @@ def pools(world: World) -> None:
 
 
 def fleet(world: World, kind: MachineType, machines: int, **more: object) -> list[Machine]:
-    """Machines of a type in two accounts, prices of the zones 2% apart; every third is switched off at night."""
+    """Return machines of a type in two accounts. Prices of the zones differ by 2%, and every third machine is off at night."""
     made = []
     for number in range(machines):
         up = [(world.begin, world.end)]
@@ -819,7 +826,7 @@ def fleet(world: World, kind: MachineType, machines: int, **more: object) -> lis
 
 
 def one_at_a_time(world: World, machines: list[Machine]) -> Iterator[tuple[Run, Machine]]:
-    """Runs that state nothing, alone on their machine, seven tenths of its time."""
+    """Add runs that state nothing and are alone on their machine, which they use 70% of the time."""
     for machine in machines:
         for run in fill(world, machine, gap=(0, 130 * MINUTE), length=(5 * MINUTE, 5 * HOUR), states=False):
             yield run, machine
@@ -834,7 +841,7 @@ def types_alone(world: World) -> None:
         if machines.index(machine) % 4 == 3:
             run.tags["runspend.instance_id"] = machine.name
     nodes = [world.machine(G5, [(world.begin, world.end)]) for _ in range(4 * max(1, world.size.machines // 4))]
-    for first in range(0, len(nodes), 4):  # four that are always taken together, by two or by four
+    for first in range(0, len(nodes), 4):  # groups of four machines; runs take two or all four of them
         clock = world.begin
         while (end := clock + world.span(20 * MINUTE, 5 * HOUR)) < world.end:
             for group in world.draw.choice(([nodes[first : first + 4]], [nodes[first : first + 2], nodes[first + 2 : first + 4]])):
@@ -842,7 +849,7 @@ def types_alone(world: World) -> None:
                 for node in group:
                     run.use(node, clock, end)
             clock = end + world.span(0, 130 * MINUTE)
-    for _ in range(4 * world.size.machines * world.size.days):  # and some that are started for one run each
+    for _ in range(4 * world.size.machines * world.size.days):  # and some machines that are started for one run each
         boot = world.begin + world.span(0, world.end - world.begin - 6 * HOUR)
         start = boot + world.span(MINUTE, 8 * MINUTE)
         end = start + world.span(10 * MINUTE, 5 * HOUR)
@@ -864,7 +871,7 @@ def types_gpus(world: World) -> None:
 
 
 def types_shared(world: World) -> None:
-    """Runs share machines and state only the type. The data does not show how many were on one machine."""
+    """Runs share machines and state only the type. The data does not show how many runs were on a machine."""
     world.bar = None
     for machine in fleet(world, G5, world.size.machines):
         for _ in range(3):
@@ -874,7 +881,7 @@ def types_shared(world: World) -> None:
 
 
 def partial_ids(world: World) -> None:
-    """Machines of one type and price are always up. All runs state the type, and from day to day more of them state their machine: none, 5, 50, 90 and 95 of 100, all."""
+    """Machines of one type and price are always up. All runs state the type. The share of runs that also state their machine grows from day to day: 0, 5, 50, 90, 95 and 100%."""
     shares = (0.0, 0.05, 0.5, 0.9, 0.95, 1.0)
     for run, machine in one_at_a_time(world, [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]):
         run.params["instance_type"] = machine.kind.name
@@ -885,7 +892,7 @@ def partial_ids(world: World) -> None:
 
 
 def one_tag(world: World) -> None:
-    """A month of runs that state only their type or belong to a pool, with four five-minute smoke tests that state their machine."""
+    """For a month, runs state only their type or belong to a pool. Four five-minute smoke tests also state their machine."""
     world.idle_is_known = False
     typed = [world.machine(P4D, [(world.begin, world.end)]) for _ in range(world.size.machines)]
     pooled = [world.machine(G5, [(world.begin, world.end)], tags={"eks:nodegroup-name": "one-tag"}) for _ in range(world.size.machines)]
@@ -912,7 +919,7 @@ def one_tag(world: World) -> None:
 
 
 def pool_and_ids(world: World) -> None:
-    """Two teams share a pool and the GPUs of its nodes. The runs of one team state their machine, those of the other state nothing."""
+    """Two teams share a pool and the GPUs of its nodes. One team's runs state their machine; the other team's runs state nothing."""
     nodes = [
         world.machine(P4D, [(world.begin, world.end)], hands_out=8, tags={"eks:nodegroup-name": "two-teams"})
         for _ in range(world.size.machines)
@@ -927,7 +934,7 @@ def pool_and_ids(world: World) -> None:
 
 
 STRANGER = "444455556666"  # another account
-# How the platforms let a run say what it was bought as: SageMaker's estimator, SkyPilot, EKS, Google Cloud, Azure.
+# The ways in which platforms let a run state its purchase option: SageMaker's estimator, SkyPilot, EKS, Google Cloud, Azure.
 SAYS_SPOT = (
     {"use_spot_instances": "True"},
     {"use_spot": "true"},
@@ -945,7 +952,7 @@ SAYS_ON_DEMAND = (
 
 
 def mixed_purchases(world: World, states: float) -> None:
-    """Machines of one type, half of them spot at two fifths of the price, a run at a time; this share of the runs states which it had."""
+    """Add machines of one type with one run at a time. Half of them are spot, at 40% of the price. A given share of the runs states which it had."""
     for number in range(2 * world.size.machines):
         is_spot = number % 2 == 1
         price = P4D.price * (100 + number % 3) / 100 * (Decimal("0.4") if is_spot else 1)
@@ -958,7 +965,7 @@ def mixed_purchases(world: World, states: float) -> None:
 
 
 def spot_mix(world: World) -> None:
-    """Half of the machines are spot, half on demand, and runs state which. Machines of another type are in two regions at two prices, and runs state the region or the zone."""
+    """Half of the machines are spot and half are on demand; each run states which it had. Machines of another type are in two regions at two prices, and runs state the region or the zone."""
     world.bar = WITHOUT_IDS
     mixed_purchases(world, states=1.0)
     for number in range(world.size.machines):
@@ -972,13 +979,13 @@ def spot_mix(world: World) -> None:
 
 
 def spot_mix_unstated(world: World) -> None:
-    """The same machines, but no run states which it had, and the data does not show it. Runspend reports the range of prices."""
+    """The machines of `spot_mix`, but no run states which it had, and the data does not show it. Runspend reports the range of prices."""
     world.bar = None
     mixed_purchases(world, states=0.0)
 
 
 def shared_type(world: World) -> None:
-    """Another team without MLflow uses machines of the same type. Some runs state their account. Runs that share machines claim too much, and the other team's machines absorb it."""
+    """Another team, which does not use MLflow, has machines of the same type. Some runs state their account. Runs that share a machine claim more than they used; the excess comes from the other team's machines."""
     world.bar = None
     for number in range(world.size.machines):
         for kind in (P4D, G5):
@@ -1026,7 +1033,7 @@ def same_names(world: World) -> None:
 
 
 def named_job(world: World, billed: str, tags: dict[str, str], stated: dict[str, str], *, is_used: bool) -> None:
-    """A job in the middle of the world's time on a machine of its own, with one or two runs or none."""
+    """Add a job with one run, two runs or none, on its own machine, in the middle of the world's time."""
     boot = world.begin + world.span(HOUR, 4 * HOUR)
     down = boot + world.span(5 * HOUR, 9 * HOUR)
     machine = world.machine(P4D, [(boot, down)], name=billed, tags=tags)
@@ -1054,18 +1061,18 @@ def mixed(world: World) -> None:
 
 
 def iso(instant: int) -> str:
-    """A time as a program would log it, to the millisecond."""
+    """Return a time as a program would log it, to the millisecond."""
     return moment(instant).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def millis_of(line: Line) -> int:
-    """When a line's charge period begins."""
+    """Return when a line's charge period begins."""
     return millis(line.row["ChargePeriodStart"].removesuffix("Z"))
 
 
 Maker = Callable[[World], None]
 
-# By the allocation rule that settles most of them.
+# By the allocation rule that allocates most of their charges.
 WORLDS: dict[str, tuple[Maker, ...]] = {
     "run_tag": (rented,),
     "job_id": (jobs, same_names),
@@ -1080,7 +1087,10 @@ WORLDS: dict[str, tuple[Maker, ...]] = {
 
 
 def together(name: str, *parts: Maker) -> Maker:
-    """Several worlds in one cluster and one bill. What looks at all machines comes first; jobs, billed for three days more, come last."""
+    """Put several worlds into one cluster and one bill.
+
+    Worlds whose lines cover all machines come first; `jobs`, billed for three days longer, comes last.
+    """
 
     def make(world: World) -> None:
         for part in parts:
@@ -1094,7 +1104,7 @@ def together(name: str, *parts: Maker) -> Maker:
 
 
 def make_world(maker: Maker, size: Size, seed: int) -> World:
-    """The world of a seed. Its bill lines are numbered, so that they can be found again."""
+    """Create the world of a seed. Its bill lines are numbered, so that `judge.py` can find them again."""
     world = World(maker.__name__, random.Random(f"{seed} {maker.__name__}"), size)
     if maker is month_ends:
         world.begin = millis("2026-11-01") - max(1, size.days // 2) * DAY
