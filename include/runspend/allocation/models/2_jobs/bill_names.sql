@@ -1,7 +1,8 @@
 -- one row per name of a machine or job on the period's bills.
--- is_several: one bill has it in several accounts or regions, or several bills of SLURM have it: their numbers and nodes name no cluster.
--- The accounts of Databricks are workspaces. is_of_only_workspace: a job run of the only workspace on these bills, which its number alone names.
--- A machine's short name and a pod's cluster name say no account either: two clouds, or two zones of Google Kubernetes Engine, may have them.
+-- is_several: the name may mean several machines or jobs. One bill has it in several accounts or regions, or several bills of SLURM have it,
+-- whose job numbers and node names do not name their cluster. A machine's short name and a pod's cluster name do not name their account:
+-- two clouds, or two zones of Google Kubernetes Engine, may have the same ones.
+-- is_of_only_workspace: the bills have one Databricks workspace (its account), so a job run's number alone names a run of it.
 with places as (
   select distinct
     source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, sub_account_id, availability_zone, service_provider_name,
@@ -14,7 +15,7 @@ with places as (
   where billing_period = @period and (resource_key is not null or job_key is not null)
 ),
 short_names as (
-  -- Other names are unique: with account and region, of an EC2 instance, or a long number.
+  -- All other names are unique: they contain account and region, or are EC2 instance ids or long numbers.
   select
     resource_key, region_id, sub_account_id, service_provider_name,
     case when starts_with(resource_key, 'k8s://') then availability_zone end as cluster_zone

@@ -1,6 +1,6 @@
 -- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
--- sole_from to sole_until: a part of the stretch in which no other job, and no line without a job, has charges.
--- There is one row per such part, so a stretch without one has no row.
+-- sole_from to sole_until: a part of the stretch in which only this job has charges, and every line has a job.
+-- A stretch has one row per such part, and no row if it has no such part.
 -- Time ranges are merged in two steps: the first one marks where a range begins (`begins`), the second one counts these marks.
 with machines as (
   select distinct j.resource_key

@@ -21,7 +21,7 @@ with lines as (
 )
 select
   l.source, l.billing_period, l.line_id,
-  -- A text is '=' plus the text with every '|' doubled; null is '-'. So two different keys never have the same text.
+  -- A string is written as '=' and the string with every '|' doubled, and null as '-'. So different keys never give the same id.
   concat(
     l.match_method, '|', replace(l.target_key, '|', '||'), '|', cast(unix_micros(l.window_start) as string), '|', cast(unix_micros(l.window_end) as string), '|',
     coalesce(concat('=', replace(l.service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.billing_account_id, '|', '||')), '-'), '|',

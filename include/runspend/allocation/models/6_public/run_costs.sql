@@ -14,7 +14,7 @@ bill_dimensions as (
   qualify row_number() over (partition by b.tracking_server, b.workspace, b.run_id order by b.billing_period desc) = 1
 ),
 days as (
-  -- A run's own costs, plus those of its descendants, which count only for the family.
+  -- A run's own costs and those of its descendants. The latter count only in cost_with_children.
   select
     d.tracking_server, d.run_id, d.billing_currency, true as is_own, d.charge_date, d.cost_kind, d.confidence, d.cost_status,
     d.list_cost, d.contracted_cost, d.effective_cost, d.billed_cost, d.unused_cost, d.overhead_cost, d.machine_seconds, d.gpu_seconds,
@@ -54,7 +54,7 @@ costs as (
 select
   m.tracking_server, m.workspace, m.run_id, m.start_month, coalesce(c.billing_currency, '') as billing_currency,
   m.run_name, m.experiment_id, m.experiment_name, m.user_name, m.run_status, m.start_time, m.end_time, m.parent_run_id,
-  -- The run's own value comes before the bill's where `dimensions` says so.
+  -- If `dimensions` says so, the run's own value takes precedence over the bill's.
   case when m.team is not null and strpos(@team_before_bill, concat('|', m.team_from, '|')) > 0 then m.team else coalesce(b.line_team, m.team) end as team,
   case when m.project is not null and strpos(@project_before_bill, concat('|', m.project_from, '|')) > 0 then m.project else coalesce(b.line_project, m.project) end as project,
   case when m.cost_center is not null and strpos(@cost_center_before_bill, concat('|', m.cost_center_from, '|')) > 0 then m.cost_center else coalesce(b.line_cost_center, m.cost_center) end as cost_center,
