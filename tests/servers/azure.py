@@ -1,6 +1,7 @@
-"""Microsoft's Azure Storage emulator (Azurite) on 127.0.0.1 for the tests. Any test can ask for the fixture `azure_server`.
+"""Microsoft's Azure Storage emulator (Azurite) on 127.0.0.1. Any test can request the fixture `azure_server`.
 
-It checks keys and SAS tokens and honours If-Match. `make test` installs it (npm) in .venv/azurite; a test that finds none is skipped.
+It checks keys and SAS tokens and honors If-Match. `make test` installs it with npm in .venv/azurite. Without it, pytest skips these
+tests.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ VERSION = "2021-08-06"
 
 @dataclass(frozen=True)
 class AzureServer:
-    """Where the server listens, and the account it knows."""
+    """The server's address, and the account that it knows."""
 
-    endpoint: str  # with the account in its path, as emulators have it
+    endpoint: str  # emulators have the account in the path
     account: str = ACCOUNT
     key: str = KEY
 
@@ -44,7 +45,7 @@ class AzureServer:
         return f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.endpoint};"
 
     def sas(self, rights: str = "rl", until: str = "2099-01-01T00:00:00Z") -> str:
-        """An account SAS token for blobs ("Create an account SAS")."""
+        """Return an account SAS token for blobs ("Create an account SAS")."""
         signed = "\n".join([self.account, rights, "b", "sco", "", until, "", "", VERSION, "", ""])
         signature = base64.b64encode(hmac.new(base64.b64decode(self.key), signed.encode(), hashlib.sha256).digest()).decode()
         return urlencode({"sv": VERSION, "ss": "b", "srt": "sco", "sp": rights, "se": until, "sig": signature})
@@ -64,7 +65,7 @@ class AzureServer:
 
 @pytest.fixture(scope="session")
 def azure_server() -> Iterator[AzureServer]:
-    """One server for all tests of a run; take a container of your own in it."""
+    """Start one server for all tests of a run. Each test creates its own container."""
     program = Path(sysconfig.get_path("data")) / "azurite/node_modules/azurite/dist/src/blob/main.js"
     node = shutil.which("node", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]))
     if node is None or not program.exists():
@@ -75,7 +76,7 @@ def azure_server() -> Iterator[AzureServer]:
 
 @contextmanager
 def serve_azure(node: str, program: Path) -> Iterator[AzureServer]:
-    """Start the server in a folder of its own, and end it."""
+    """Start the server in its own folder, and stop it at the end."""
     folder = make_folder("azure")
     port = free_port()
     server = AzureServer(f"http://127.0.0.1:{port}/{ACCOUNT}")

@@ -1,9 +1,8 @@
-"""A server that speaks BigQuery's REST API (`bqemulator`, over DuckDB) on 127.0.0.1. What it shows is shown on an emulator.
+"""A server on 127.0.0.1 that speaks BigQuery's REST API (`bqemulator`, over DuckDB). Tests show how an emulator behaves, not Google's service.
 
-It needs a virtual environment of its own, since it pins an older sqlglot and DuckDB: `make test` makes it, `.venv/bigquery`, with
-the versions of `bigquery.txt`. `bigquery_launcher.py` starts it and says what it puts right in it and what stays different.
-
-Without it the tests that take the fixture are skipped.
+It needs its own virtual environment, because it pins an older sqlglot and DuckDB. `make test` creates it in `.venv/bigquery` with the
+versions of `bigquery.txt`. `bigquery_launcher.py` starts the server and documents what it corrects and what still differs. Without the
+environment, pytest skips the tests that request the fixture.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ PROJECT = "billing-project"
 
 @dataclass(frozen=True)
 class BigQueryServer:
-    """Where the server listens: REST, and gRPC for the Storage API."""
+    """The server's addresses: REST, and gRPC for the Storage API."""
 
     endpoint: str
     storage_endpoint: str
 
     def client(self) -> Any:
-        """A client without credentials."""
+        """Return a client without credentials."""
         from google.auth.credentials import AnonymousCredentials
         from google.cloud import bigquery
 
         return bigquery.Client(project=PROJECT, credentials=AnonymousCredentials(), client_options={"api_endpoint": self.endpoint})
 
     def storage(self) -> Any:
-        """A client of the Storage API, which brings rows as Arrow."""
+        """Return a client of the Storage API, which fetches rows as Arrow."""
         import grpc
         from google.cloud.bigquery_storage import BigQueryReadClient
         from google.cloud.bigquery_storage_v1.services.big_query_read.transports import BigQueryReadGrpcTransport
@@ -53,7 +52,7 @@ class BigQueryServer:
 
 @contextmanager
 def serve_bigquery() -> Iterator[BigQueryServer]:
-    """Start the server with a home of its own, in which its DuckDB finds the extension it would else fetch, and end it."""
+    """Start the server with its own home, and stop it at the end. DuckDB finds its extension in that home and downloads nothing."""
     home = make_folder("bigquery")
     for extension in (PYTHON.parents[1] / "lib").glob("python*/site-packages/duckdb_extension_spatial/extensions/*/*.duckdb_extension"):
         into = home / ".duckdb" / "extensions" / extension.parent.name / "linux_amd64"
@@ -84,7 +83,7 @@ def serve_bigquery() -> Iterator[BigQueryServer]:
 
 @contextmanager
 def serve_tests() -> Iterator[BigQueryServer]:
-    """The server of the fixture `bigquery_server`; tests that ask for it are skipped where it is not installed."""
+    """Provide the fixture `bigquery_server`. Skip the tests that request it if the emulator is not installed."""
     if not PYTHON.exists():
         pytest.skip(f"no emulator of BigQuery in {PYTHON.parents[1]}: see tests/servers/bigquery.py for how to have it")
     with serve_bigquery() as server:

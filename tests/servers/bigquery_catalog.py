@@ -1,7 +1,7 @@
-"""What DDL does: to DuckDB, and to what the emulator says about tables, views and datasets afterwards.
+"""DDL statements: what they change in DuckDB, and what the emulator then reports about tables, views and datasets.
 
-Part of the emulator of the tests, run by its own Python. Columns, descriptions, labels, month partitions and clusters of a table
-are those of its DDL; types are those of BigQuery. Queries and HTTP do not belong here.
+Part of the tests' BigQuery emulator; its own Python runs this module. The columns, descriptions, labels, month partitions and clusters of
+a table come from its DDL. Types are BigQuery's. Queries and HTTP do not belong here.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 MAKING = threading.Lock()
 EXPIRES: dict[Name, int] = {}  # milliseconds since 1970
 
-VIEW_PLACES: dict[Name, Place] = {}  # where a view's bare names were looked for
+VIEW_PLACES: dict[Name, Place] = {}  # the place in which a view resolves unqualified names
 
 
 def set_expiration(ctx: Any, name: Name, stated: str | None = None) -> None:
-    """Set when a table expires: as stated, otherwise by its dataset's default for new tables. Nothing deletes it then."""
+    """Set the stated time at which a table expires, otherwise its dataset's default for new tables. The emulator never deletes expired tables."""
     EXPIRES.pop(name, None)
     default = require_dataset(ctx, name).default_table_expiration_ms
     if stated:
@@ -38,7 +38,7 @@ def set_expiration(ctx: Any, name: Name, stated: str | None = None) -> None:
 
 
 def fields_of(columns: list[tuple[str, str, bool]]) -> TableSchema:
-    """BigQuery's schema of columns: name, DuckDB's type, whether required."""
+    """Return BigQuery's schema of columns. A column is its name, DuckDB's type, and whether it is required."""
     return TableSchema(
         fields=tuple(
             _field(duckdb_type_to_bq_field(name, narrow_type(type_), mode="REQUIRED" if required else "NULLABLE"))
@@ -54,12 +54,12 @@ def _field(rest: dict[str, Any]) -> TableFieldSchema:
 
 
 def columns_of(ctx: Any, name: Name) -> list[tuple[str, str, bool]]:
-    """The columns of a table or view in DuckDB."""
+    """Return the columns of a table or view in DuckDB."""
     return [(row[0], row[1], row[2] == "NO") for row in ctx.engine.execute(f"describe {name.quoted}").fetchall()]
 
 
 def require_table(ctx: Any, name: Name) -> TableMeta:
-    """What is known of a table; BigQuery's words if there is none."""
+    """Return a table's entry in the catalog, or raise BigQuery's error if there is none."""
     found = ctx.catalog.get_table(name.project, name.dataset, name.table)
     if found is None:
         require_dataset(ctx, name)
@@ -68,7 +68,7 @@ def require_table(ctx: Any, name: Name) -> TableMeta:
 
 
 def require_dataset(ctx: Any, name: Name) -> DatasetMeta:
-    """What is known of the dataset of a table."""
+    """Return the catalog's entry for the dataset of a table, or raise BigQuery's error."""
     found = ctx.catalog.get_dataset(name.project, name.dataset)
     if found is None:
         raise NotFoundError(f"Not found: Dataset {name.project}:{name.dataset} was not found in location US")
@@ -76,7 +76,7 @@ def require_dataset(ctx: Any, name: Name) -> DatasetMeta:
 
 
 def count_rows(ctx: Any, name: Name) -> None:
-    """What `get_table` says of the number of rows."""
+    """Update the number of rows that `get_table` reports."""
     meta = ctx.catalog.get_table(name.project, name.dataset, name.table)
     if meta is not None:
         [rows] = ctx.engine.execute(f"select count(*) from {name.quoted}").fetchone()
@@ -84,7 +84,7 @@ def count_rows(ctx: Any, name: Name) -> None:
 
 
 def remember(ctx: Any, name: Name, kind: str = "TABLE", **known: Any) -> TableMeta:
-    """Enter a table or view that DuckDB has into the catalogue, in place of what was known under its name."""
+    """Add a table or view of DuckDB to the catalog. It replaces an earlier entry of that name."""
     now = ctx.clock.now()
     meta = TableMeta(
         project_id=name.project,
@@ -105,7 +105,7 @@ def remember(ctx: Any, name: Name, kind: str = "TABLE", **known: Any) -> TableMe
 
 
 def define(session: Session, tree: exp.Expression, sql: str) -> tuple[str, Name | None]:
-    """Run one statement of DDL. Returns what was done (BigQuery's ddlOperationPerformed) and to which table."""
+    """Run one DDL statement. Return what it did (BigQuery's ddlOperationPerformed), and to which table."""
     if isinstance(tree, exp.Create) and tree.kind in ("TABLE", "VIEW"):
         return _create(session, tree)
     if isinstance(tree, exp.Drop) and tree.args["kind"] in ("TABLE", "VIEW"):
@@ -150,7 +150,7 @@ def _create(session: Session, tree: exp.Create) -> tuple[str, Name]:
 
 
 def _columns(session: Session, source: exp.Expression | None, declared: list[exp.Expression], *, is_view: bool) -> str:
-    """What follows the name: columns, or a query in the types of BigQuery."""
+    """Return what follows the table's name: columns, or a query in BigQuery's types."""
     definitions = [d for d in declared if isinstance(d, exp.ColumnDef)]
     if source is None:
         return f"({', '.join(_definition(d) for d in definitions)})"
@@ -169,7 +169,7 @@ def _definition(column: exp.ColumnDef) -> str:
 
 
 def _known(properties: exp.Expression | None) -> dict[str, Any]:
-    """Partition, cluster and options of DDL, as the catalogue keeps them."""
+    """Return partitions, clusters and options of a DDL statement, as the catalog stores them."""
     options = set_options(properties)
     known: dict[str, Any] = {"description": options.get("description"), "labels": dict(options.get("labels") or [])}
     if properties is None:
@@ -242,7 +242,7 @@ def _schema(session: Session, tree: exp.Expression) -> str:
     project, dataset = (table.db or session.place.project), table.name
     if "." in dataset:
         project, _, dataset = dataset.partition(".")
-    if not dataset:  # sqlglot puts the names one place higher
+    if not dataset:  # sqlglot puts the names one level higher
         project, dataset = (table.catalog or session.place.project), table.db
     ctx, name = session.ctx, Name(project, dataset, "")
     there = ctx.catalog.get_dataset(project, dataset) is not None
@@ -272,14 +272,14 @@ def _schema(session: Session, tree: exp.Expression) -> str:
 
 
 def rest_field(name: str, duckdb_type: str) -> dict[str, Any]:
-    """A column as REST shows it."""
+    """Return a column in REST's form."""
     return dict(duckdb_type_to_bq_field(name, duckdb_type))
 
 
 def keep_result(ctx: Any, name: Name, rows: Any) -> None:
-    """The rows of a query as a table without a name, which tabledata.list and the Storage API read like any other."""
+    """Keep the rows of a query as an anonymous table. tabledata.list and the Storage API read it like any other table."""
     cursor = ctx.engine.connection.cursor()
-    with MAKING:  # two at once collide
+    with MAKING:  # two at the same time would collide
         cursor.execute(f'create schema if not exists "{name.project}__{name.dataset}"')
     cursor.register("result_rows", rows)
     cursor.execute(f"create table {name.quoted} as select * from result_rows")

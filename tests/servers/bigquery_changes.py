@@ -1,6 +1,6 @@
-"""Which transaction may change which table: BigQuery's rule, coarser than DuckDB's.
+"""Decide which transaction may change which table. BigQuery's rule is coarser than DuckDB's.
 
-Part of the emulator of the tests, run by its own Python.
+Part of the tests' BigQuery emulator; its own Python runs this module.
 
 Source: Google Cloud "Multi-statement transactions" ("Transaction concurrency"), "Troubleshoot queries".
 """
@@ -18,9 +18,10 @@ from tests.servers.bigquery_sql import Name
 
 
 class Changes:
-    """Who changes which table. Within a transaction, the second to update, delete, merge or truncate fails; outside, it waits.
+    """Record which job changes which table.
 
-    A transaction fails too on a table that was changed after it began: it does not see what it would overwrite.
+    If two jobs update, delete, merge or truncate the same table, the second one waits; in a transaction, it fails. A transaction also
+    fails if the table changed after the transaction began, because it would overwrite rows that it does not see.
     """
 
     def __init__(self) -> None:
@@ -31,32 +32,32 @@ class Changes:
 
     @contextmanager
     def begin(self) -> Iterator[int]:
-        """The moment a transaction begins; nothing is committed while its snapshot is taken."""
+        """Return the moment at which a transaction begins. No job commits while the transaction takes its snapshot."""
         with self._free:
             yield self._moment
 
     def claim(self, table: Name, holder: object, began: int) -> None:
-        """For a transaction: now, or never."""
+        """Reserve a table for a transaction, or raise an error at once."""
         with self._free:
             if self._holders.setdefault(table, holder) is not holder or self._changed_at.get(table, 0) > began:
                 raise aborted(table)
 
     def wait(self, table: Name, holder: object) -> None:
-        """For a statement by itself: wait until no other job changes the table."""
+        """Reserve a table for a single statement, after all other jobs have finished changing it."""
         with self._free:
             self._free.wait_for(lambda: table not in self._holders)
             self._holders[table] = holder
 
     @contextmanager
     def commit(self, holder: object) -> Iterator[None]:
-        """The commit happens inside; it is seen by all that begin afterwards."""
+        """Mark a commit: the caller commits inside, and all transactions that begin later see it."""
         with self._free:
             yield
             self._moment += 1
             self._changed_at |= {table: self._moment for table, by in self._holders.items() if by is holder}
 
     def release(self, holder: object) -> None:
-        """Whatever was committed or not, others may change the tables now."""
+        """Let others change this holder's tables again, after a commit or a rollback."""
         with self._free:
             self._holders = {table: by for table, by in self._holders.items() if by is not holder}
             self._free.notify_all()
@@ -66,7 +67,7 @@ CHANGES = Changes()
 
 
 def aborted(table: object) -> InvalidQueryError:
-    """What BigQuery says to the transaction that loses."""
+    """Return BigQuery's error for the transaction that loses."""
     return InvalidQueryError(
         f"Transaction is aborted due to concurrent update against table {table}. Transaction ID: {uuid.uuid4()}", location="query"
     )

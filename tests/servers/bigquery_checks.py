@@ -1,8 +1,8 @@
-"""What BigQuery refuses before it runs a statement: a value of another type than its column's, and more bytes than may be billed.
+"""Refuse what BigQuery refuses before it runs a statement: values of a wrong type, and queries that read more bytes than may be billed.
 
-Part of the emulator of the tests, run by its own Python.
+Part of the tests' BigQuery emulator; its own Python runs this module.
 
-Sources: Google Cloud "Conversion rules" (coercion), "Data type sizes", "Estimate and control costs" (10 MB for each table at least).
+Sources: Google Cloud "Conversion rules" (coercion), "Data type sizes", "Estimate and control costs" (at least 10 MB per table).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from sqlglot import exp
 from tests.servers import bigquery_catalog as catalog
 from tests.servers.bigquery_sql import Name, Place, Refused, duckdb_text, narrow_type, parse, quote
 
-# What a value of a type may become without a cast.
+# The types to which BigQuery converts a value without a cast.
 COERCED = {"INT64": {"NUMERIC", "BIGNUMERIC", "FLOAT64"}, "NUMERIC": {"BIGNUMERIC", "FLOAT64"}, "BIGNUMERIC": {"FLOAT64"}}
-# A literal or a parameter may become more.
+# Literals and parameters can also become these types.
 WRITTEN = {"STRING": {"DATE", "DATETIME", "TIME", "TIMESTAMP"}, "FLOAT64": {"NUMERIC", "BIGNUMERIC"}}
 SIZES = {
     "INT64": "8",
@@ -32,18 +32,18 @@ SIZES = {
     "BIGNUMERIC": "32",
 }
 MEGABYTE = 1 << 20
-LEAST = 10  # megabytes billed of each table
+LEAST = 10  # minimum megabytes billed for each table
 
 
 class TooManyBytes(DomainError):
-    """More than maximum_bytes_billed."""
+    """A query reads more than maximum_bytes_billed."""
 
     http_status = 500
     bq_reason = "bytesBilledLimitExceeded"
 
 
 def check_insert(session: Any, tree: exp.Insert, name: Name) -> None:
-    """Refuse a column of another type; `tree` names its tables as DuckDB does."""
+    """Refuse an inserted value of another type than its column's. `tree` has DuckDB's names of tables."""
     columns = {column.lower(): (column, type_) for column, type_, _ in catalog.columns_of(session.ctx, name)}
     stated = (
         [part.name for part in tree.this.expressions] if isinstance(tree.this, exp.Schema) else [column for column, _ in columns.values()]
@@ -70,12 +70,12 @@ def check_insert(session: Any, tree: exp.Insert, name: Name) -> None:
 
 
 def type_of(session: Any, value: exp.Expression) -> str:
-    """The type of an expression that names no column."""
+    """Return the type of an expression that names no column."""
     return narrow_type(session.describe_any(f"select {duckdb_text(value)} as v")[0][1])
 
 
 def google_type(duckdb_type: str) -> str:
-    """GoogleSQL's name of it."""
+    """Return GoogleSQL's name for a type of DuckDB."""
     return str(type_map.duckdb_to_bq(narrow_type(duckdb_type)))
 
 
@@ -88,7 +88,7 @@ def _fits(value: exp.Expression | None, kind: str, wanted: str) -> bool:
 
 
 def check_bytes(session: Any, tree: exp.Expression, limit: int | None) -> int:
-    """How many bytes a statement reads: all rows of the columns it names, of each table. More than may be billed is refused."""
+    """Return how many bytes a statement reads: all rows of the columns it names, in each table. Refuse more than `limit`."""
     read = [_bytes_of(session.ctx, name, columns) for name, columns in _columns_read(session, tree, session.place).items()]
     billed = sum(max(-(-size // MEGABYTE), LEAST) for size in read) * MEGABYTE
     if limit is not None and billed > limit:
@@ -100,7 +100,10 @@ CONDITIONS = (exp.Where, exp.Join, exp.Group, exp.Having, exp.Qualify, exp.Order
 
 
 def _columns_read(session: Any, tree: exp.Expression, place: Place, asked: set[str] | None = None) -> dict[Name, set[str] | None]:
-    """Tables with rows, through views, and the columns whose names the statement says; None is all of them. `asked`: of a view."""
+    """Return the tables that a statement reads, also through views, and the names of the columns in it. None means all columns.
+
+    `asked` is the set of columns that the outer statement reads from a view.
+    """
     columns = list(tree.find_all(exp.Column))
     named = {c.name.lower() for c in columns if asked is None or c.name.lower() in asked or c.find_ancestor(*CONDITIONS)}
     everything = any(star.find_ancestor(exp.Count) is None for star in tree.find_all(exp.Star))
@@ -123,7 +126,7 @@ def _columns_read(session: Any, tree: exp.Expression, place: Place, asked: set[s
     return found
 
 
-MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # since when a table is as it is, bytes of those columns someone asked for
+MEASURED: dict[Name, tuple[Any, dict[str, int]]] = {}  # the table's state, and the bytes of the columns measured in that state
 
 
 def _bytes_of(ctx: Any, name: Name, named: set[str] | None) -> int:

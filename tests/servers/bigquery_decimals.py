@@ -1,8 +1,8 @@
-"""Products and whole divisions of BIGNUMERIC, which need more than DuckDB's 38 digits.
+"""Multiply and divide BIGNUMERIC values that need more than DuckDB's 38 digits.
 
-Part of the emulator of the tests, run by its own Python. Where a statement multiplies two BIGNUMERIC, or divides or takes a
-remainder of them (as its casts and literals show), the whole arithmetic expression is one call of Python's decimals, exact,
-with its operands as strings. Everything else stays with DuckDB.
+Part of the tests' BigQuery emulator; its own Python runs this module. If casts and literals show that a statement multiplies, divides or
+takes a remainder of two BIGNUMERIC values, one call of Python's decimals computes the whole expression exactly. Its operands are strings.
+DuckDB computes everything else.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sqlglot import exp
 FUNCTION = "bigquery_exact"
 EXACT = decimal.Context(prec=160)
 ARITHMETIC = (exp.Mul, exp.Add, exp.Sub, exp.IntDiv, exp.Mod, exp.Neg, exp.Paren, exp.Abs, exp.Sign)
-DIGITS = 16  # of a literal that DuckDB can multiply with a BIGNUMERIC
+DIGITS = 16  # digits of a literal that DuckDB can multiply with a BIGNUMERIC
 
 
 def widen(tree: exp.Expression) -> None:
-    """Replace what DuckDB cannot compute."""
+    """Replace arithmetic that DuckDB cannot compute."""
     for node in [
         n for n in tree.walk() if _is_arithmetic(n) and not _is_arithmetic(n.parent) and any(_is_wide(part) for part in _parts(n))
     ]:
@@ -41,7 +41,7 @@ def _is_arithmetic(node: exp.Expression | None) -> bool:
 
 
 def _parts(node: exp.Expression) -> list[exp.Expression]:
-    """The node and what it computes with, down to what is not arithmetic."""
+    """Return the node and its operands, down to the first ones that are not arithmetic."""
     below = [part for child in node.iter_expressions() if _is_arithmetic(child) for part in _parts(child)]
     return [node, *below]
 
@@ -69,7 +69,7 @@ def _formula(node: exp.Expression, leaves: list[exp.Expression]) -> str:
 
 
 def compute(formula: str, values: list[str | None]) -> str | None:
-    """The value of a formula; null where an operand is."""
+    """Return the value of a formula, or null if an operand is null."""
     if None in values:
         return None
     with decimal.localcontext(EXACT):
@@ -87,5 +87,5 @@ def _compiled(formula: str) -> Callable[[list[decimal.Decimal]], decimal.Decimal
     }
     made: Callable[[list[decimal.Decimal]], decimal.Decimal] = eval(
         f"lambda v: {formula}", names
-    )  # made of these names and numbers of operands alone
+    )  # the formula contains only these names and numbers of operands
     return made

@@ -1,6 +1,6 @@
-"""Jobs: queries and loads with an id of their own, which run once and are known afterwards.
+"""Jobs: queries and loads with their own ids. A job runs once, and clients can ask for it afterwards.
 
-Part of the emulator of the tests, run by its own Python. Where they come from and go to over HTTP is in `bigquery_launcher.py`.
+Part of the tests' BigQuery emulator; its own Python runs this module. `bigquery_launcher.py` has their HTTP requests and answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tests.servers.bigquery_session import EMPTY, Session
 from tests.servers.bigquery_sql import DDL, DML, Name, Place, Refused, bind, duckdb_text, narrow_type, parse, prepare, target_of
 
 WORKERS = ThreadPoolExecutor(32, thread_name_prefix="job")
-PATIENCE = 5.0  # seconds the answer to jobs.insert waits for the job
+PATIENCE = 5.0  # the answer to jobs.insert waits this many seconds for the job
 CHANGED = ("INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE_TABLE")
 ABORT = re.compile(r"\s*call\s+bq\.abort_session\(\s*(?:'(\w+)')?\s*\)\s*;?\s*", re.IGNORECASE)
 
@@ -66,7 +66,7 @@ LOCATIONS: dict[tuple[str, str], str] = {}
 
 
 async def submit(ctx: Any, project: str, reference: dict[str, Any], configuration: dict[str, Any]) -> dict[str, Any]:
-    """Accept a job and start it. The answer is the job, done if it was quick. An id that was there before is refused."""
+    """Accept a job and start it. Return the job; a quick one is already done. An id that was used before is refused."""
     job_id = reference.get("jobId") or f"bqemu_{uuid4().hex[:12]}"
     job = Job(ctx, project, job_id, reference.get("location") or _location(ctx, project, configuration), configuration)
     work = _work(job)
@@ -83,7 +83,7 @@ async def submit(ctx: Any, project: str, reference: dict[str, Any], configuratio
 
 
 def resource(ctx: Any, project: str, job_id: str) -> dict[str, Any]:
-    """A job as jobs.get shows it."""
+    """Return a job in the form of jobs.get."""
     meta = ctx.catalog.get_job(project, job_id)
     if meta is None:
         raise NotFoundError(f"Not found: Job {project}:{job_id}")
@@ -124,7 +124,7 @@ def _meta(job: Job, state: str, statistics: dict[str, Any], **more: Any) -> JobM
 
 
 def _location(ctx: Any, project: str, configuration: dict[str, Any]) -> str:
-    """Where a job runs that does not say so: where its dataset is."""
+    """Return where a job runs that names no location: in its dataset's."""
     stated = configuration.get("query", {}).get("defaultDataset") or configuration.get("load", {}).get("destinationTable") or {}
     dataset = ctx.catalog.get_dataset(stated.get("projectId", project), stated.get("datasetId", ""))
     return str(dataset.location) if dataset is not None else "US"
@@ -156,7 +156,7 @@ def _place(job: Job) -> Place:
 
 
 def _session(job: Job) -> Session:
-    """What the job runs in: the session it names, or one of its own."""
+    """Return the session that the job names, or a new one for this job."""
     query = job.configuration["query"]
     for stated in query.get("connectionProperties") or []:
         if stated.get("key") == "session_id":
@@ -171,7 +171,7 @@ def _session(job: Job) -> Session:
 
 
 def run_query(job: Job) -> JobMeta:
-    """Run a query's statement or script and keep its rows for getQueryResults."""
+    """Run a query's statement or script, and keep its rows for getQueryResults."""
     sql = job.configuration["query"].get("query", "")
     if not sql.strip():
         raise InvalidQueryError("Empty query")
@@ -213,7 +213,7 @@ def _end(session: Session) -> None:
 
 
 def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[str, str]:
-    """The table a query's rows are in: its own, or one without a name."""
+    """Return the table for a query's rows: the one it names, or an anonymous one."""
     name = session.target if kind != "SELECT" and session.target else Name(job.project, "_anonymous", f"anon{uuid4().hex}")
     if name.dataset == "_anonymous" and rows.num_columns:
         catalog.keep_result(job.ctx, name, rows)
@@ -221,7 +221,7 @@ def _destination(job: Job, session: Session, kind: str, rows: pa.Table) -> dict[
 
 
 def dry_run(job: Job) -> JobMeta:
-    """What a query would give, without running it: its columns, or the error it would fail with."""
+    """Return what a query would give without running it: its columns, or its error."""
     query = job.configuration["query"]
     session, sql = Session(job.ctx, _place(job), query.get("queryParameters") or []), query.get("query", "")
     fields: list[dict[str, Any]] = []
@@ -254,7 +254,7 @@ def _columns(session: Session, tree: exp.Expression) -> list[dict[str, Any]]:
 
 
 def run_load(job: Job) -> JobMeta:
-    """Load files; Parquet by the names of its columns, the rest as the emulator does by itself."""
+    """Load files. Parquet columns are matched by name. The emulator itself loads all other formats."""
     load = job.configuration["load"]
     if str(load.get("sourceFormat", "CSV")).upper() != "PARQUET":
         done = asyncio.run(execute_load_job(job.project, job.id, job.configuration, job.ctx))

@@ -1,42 +1,43 @@
-"""The emulator of BigQuery (`bqemulator`), corrected where the product relies on what it does otherwise than BigQuery.
+"""Start the BigQuery emulator (`bqemulator`), corrected where the product relies on behavior that differs from BigQuery's.
 
-Run by the emulator's own Python, with the repository and its `include` on the path; `bigquery.py` does so. It is an emulator, so
-it is bent towards what BigQuery's documentation says and nowhere else; `tests/warehouse/bigquery/test_emulator.py` asks for each of these.
+Its own Python runs this module, with the repository and its `include` on the path; `bigquery.py` starts it. Every correction follows
+BigQuery's documentation. `tests/warehouse/bigquery/test_emulator.py` tests each of them.
 
 Corrected
-* Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC DECIMAL(38, 9), in tables by API, DDL, query and load, in results and in
-  their description; integers of any width are INT64; REST's names of types (INTEGER, FLOAT) are shown; required columns refuse
-  nulls, and lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.
-* GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) in place of the emulator's chain of rewritten strings;
-  0.5 is FLOAT64; x / 0, div(x, 0) and mod(x, 0) are errors; dates stay DATE; cast(bignumeric as string) has no zeros at its end;
-  bignumeric x bignumeric, div and mod of them are exact (`bigquery_decimals.py`); a WITH hides the table of its name outside of
-  itself; results without a name are f0_. Refused are two results of one name, an UPDATE or DELETE without WHERE, an unqualified
-  table without a default dataset, a value inserted into a column of another type.
-* Parameters. In scripts and DDL too, typed, nulls, lists and structs among them.
-* Transactions. DuckDB's own, a connection a job: all or nothing, and readers see before or after. An error without a handler, and
-  the end of a script without a commit, roll back. A second transaction that updates, deletes or merges a table another one has
-  changed fails with BigQuery's words; a single statement waits. DDL within a transaction is refused. Sessions keep a transaction
-  over several jobs. `assert` and @@row_count are known.
-* Errors. error('text') fails with its text, in scripts as "Query error: text at [line:column]".
-* Jobs. The id of a query or an upload is known afterwards with what was asked and how it ended; a second of the same id is a 409.
-  A job runs outside of the request: the answer comes when it is done, after five seconds at the latest. Resumable uploads find
-  out about the id at their end. Uploads in one request (multipart) are read at all.
-* Loads of Parquet. Columns by name; a column too much, another type, a required one missing or a list without list inference is
-  an error; all rows or none; WRITE_TRUNCATE and WRITE_EMPTY.
-* Datasets and tables. Views by REST; columns added by REST; datasets listed by label, deleted only when empty or with contents;
-  expirations are shown; results of queries are tables that tabledata.list and the Storage API read.
-* Bytes. A query reads all rows of the columns it names (of every table, if it says *), in BigQuery's sizes; maximum_bytes_billed
-  holds, for each statement, with 10 MB a table at least. A dry run says bytes, columns and errors.
+* Types. BIGNUMERIC is DECIMAL(38, 22) and NUMERIC is DECIMAL(38, 9): in tables made by API, DDL, query and load, in results, and in
+  descriptions. Integers of any width are INT64. REST's names of types (INTEGER, FLOAT) are shown. Required columns refuse nulls, and
+  lists in tables are never null. Arrow's BIGNUMERIC has 76 digits.
+* GoogleSQL. The product's own translation (`runspend.warehouse.dialect`) replaces the emulator's chain of string replacements. 0.5 is
+  FLOAT64. x / 0, div(x, 0) and mod(x, 0) are errors. Dates stay DATE. cast(bignumeric as string) has no trailing zeros. Products, div and
+  mod of two bignumeric values are exact (`bigquery_decimals.py`). A WITH hides the table of its name outside of itself. Unnamed results
+  are f0_. Refused are two results of one name, an UPDATE or DELETE without WHERE, an unqualified table without a default dataset, and a
+  value inserted into a column of another type.
+* Parameters. They are typed and work in scripts and DDL too, including nulls, lists and structs.
+* Transactions. They are DuckDB's own, with one connection per job: all or nothing, and readers see the state before or after. An
+  unhandled error and the end of a script without a commit roll back. If another transaction has changed a table, a second one that
+  updates, deletes or merges it fails with BigQuery's message; a single statement waits. DDL within a transaction is refused. In a
+  session, a transaction can span several jobs. `assert` and @@row_count work.
+* Errors. error('text') fails with its text, and in scripts with "Query error: text at [line:column]".
+* Jobs. A query or an upload can be found by its id, with its configuration and its result. A second one with the same id is a 409. A job
+  runs outside of the request: the answer comes when it is done, or after five seconds. A resumable upload checks its id at the end.
+  Uploads in one request (multipart) work.
+* Loads of Parquet. Columns are matched by name. An extra column, another type, a missing required column, or a list without list
+  inference is an error. All rows are loaded or none. WRITE_TRUNCATE and WRITE_EMPTY work.
+* Datasets and tables. REST creates views and adds columns. Datasets are listed by label, and deleted only if empty or with their
+  contents. Expirations are shown. Results of queries are tables that tabledata.list and the Storage API read.
+* Bytes. A query reads all rows of the columns it names (of every table, if it has a *), in BigQuery's sizes. maximum_bytes_billed applies
+  to each statement, with at least 10 MB per table. A dry run returns bytes, columns and errors.
 
-Different still
-* Bytes know no partitions and no clusters; a name counts in every table that has it. No rights, no quotas, no streaming buffer.
-* 16 digits before the point of a stored BIGNUMERIC, where BigQuery has 38; 22 behind it, where it has 38. A decimal that is not
-  NUMERIC's (38, 9) is shown as BIGNUMERIC, a product of two NUMERIC too. bignumeric / x and avg(bignumeric) are FLOAT64.
-* Implicit casts outside of INSERT: DuckDB compares a string with a number and updates one by the other, BigQuery refuses it.
-* Functions are those of DuckDB under GoogleSQL's names, with the faults `runspend.warehouse.dialect.lint` lists.
-* Partitions and clusters are kept in the catalogue and change nothing; tables do not expire; no time travel, no temporary tables,
-  no legacy SQL, no cancelling; an EXCEPTION block can roll back only. Locations are remembered, not obeyed, but by jobs.get.
-* INFORMATION_SCHEMA, wildcard tables and materialized views are left to the emulator as it is, without parameters.
+Still different
+* Bytes ignore partitions and clusters, and a column name counts in every table that has it. There are no permissions, quotas or streaming
+  buffer.
+* A stored BIGNUMERIC has 16 digits before the point and 22 after it; BigQuery has 38 and 38. A decimal other than NUMERIC's (38, 9) is
+  shown as BIGNUMERIC, even the product of two NUMERIC. bignumeric / x and avg(bignumeric) are FLOAT64.
+* Implicit casts outside of INSERT: DuckDB compares a string with a number and updates one with the other. BigQuery refuses both.
+* Functions are DuckDB's under GoogleSQL's names, with the differences that `runspend.warehouse.dialect.lint` lists.
+* The catalog keeps partitions and clusters, but they have no effect. Tables do not expire. There is no time travel, no temporary table,
+  no legacy SQL and no cancellation. An EXCEPTION block can only roll back. Locations are remembered, but only jobs.get uses them.
+* The emulator itself answers INFORMATION_SCHEMA, wildcard tables and materialized views, without parameters.
 """
 
 from __future__ import annotations
@@ -75,12 +76,12 @@ _Ctx, _Caller = job_routes._Ctx, job_routes._Caller
 
 
 def decimal_name(type_: pa.DataType) -> str:
-    """What BigQuery calls a decimal of DuckDB."""
+    """Return BigQuery's name for a decimal type of DuckDB."""
     return "NUMERIC" if (type_.precision, type_.scale) == (38, 9) else "BIGNUMERIC"
 
 
 def put_types_right() -> None:
-    """BIGNUMERIC is DECIMAL(38, 22) everywhere, and NUMERIC alone is DECIMAL(38, 9)."""
+    """Make BIGNUMERIC DECIMAL(38, 22) everywhere, and only NUMERIC DECIMAL(38, 9)."""
     type_map._BQ_TO_DUCKDB |= {"BIGNUMERIC": "DECIMAL(38, 22)", "BIGDECIMAL": "DECIMAL(38, 22)", "DECIMAL": "DECIMAL(38, 9)"}
     known = type_map.duckdb_to_bq
 
@@ -104,25 +105,28 @@ def put_types_right() -> None:
 
 
 class Shared(dict[Any, Any]):
-    """A dict that one thread may look through while another changes it."""
+    """A dict that one thread may read while another changes it."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(list(self.keys()))
 
     def items(self) -> Any:
-        """As they are now."""
+        """Return a copy of the current items."""
         return list(super().items())
 
     def values(self) -> Any:
-        """As they are now."""
+        """Return a copy of the current values."""
         return list(super().values())
 
 
 def put_connections_right() -> None:
-    """Each statement has a connection, where two on one would take each other's rows; BIGNUMERIC in Arrow is as wide as BigQuery's."""
+    """Give each statement its own connection, and make Arrow's BIGNUMERIC as wide as BigQuery's.
+
+    Two statements on one connection would take each other's rows.
+    """
 
     def execute(self: DuckDBEngine, sql: str, parameters: list[Any] | None = None) -> Any:
-        # rows the emulator registers under a name of its own are seen on its first connection only
+        # only the emulator's first connection sees the rows that it registers under its own names
         cursor = self.connection if "_bqemu_" in sql else self.connection.cursor()
         return cursor.execute(sql, parameters) if parameters is not None else cursor.execute(sql)
 
@@ -152,20 +156,20 @@ def put_connections_right() -> None:
 
     DuckDBEngine.execute, DuckDBEngine.fetch_arrow, MemoryCatalogRepository.__init__ = execute, fetch_arrow, make
     DuckDBEngine._apply_session_pragmas = set_zone
-    SnapshotManager.capture = lambda *_, **__: None  # a copy of every table at every change, for time travel, which no test uses
+    SnapshotManager.capture = lambda *_, **__: None  # it would copy every table at every change, for time travel
 
 
 # --- jobs ---
 
 
 async def insert_job(project_id: str, request: Request, ctx: _Ctx, caller: _Caller) -> dict[str, Any]:  # type: ignore[valid-type]
-    """jobs.insert: a query, load, copy or extract job under its id."""
+    """jobs.insert: start a query, load, copy or extract job under its id."""
     body = await request.json()
     return await jobs.submit(ctx, project_id, body.get("jobReference") or {}, body.get("configuration") or {})
 
 
 async def query(project_id: str, request: Request, ctx: _Ctx, caller: _Caller) -> dict[str, Any]:  # type: ignore[valid-type]
-    """jobs.query: a query job that waits for its rows."""
+    """jobs.query: run a query job and wait for its rows."""
     body = await request.json()
     names = ("query", "defaultDataset", "queryParameters", "parameterMode", "useLegacySql", "maximumBytesBilled")
     configuration = {
@@ -197,12 +201,12 @@ async def get_query_results(
     pageToken: str | None = Query(default=None),
     timeoutMs: int = Query(default=10000),
 ) -> dict[str, Any]:
-    """jobs.getQueryResults: a page of rows, or the job's error, or that it still runs."""
+    """jobs.getQueryResults: return a page of rows or the job's error, or state that the job is still running."""
     return await results(ctx, project_id, job_id, maxResults, int(pageToken) if pageToken else startIndex, timeoutMs)
 
 
 async def results(ctx: Any, project: str, job_id: str, limit: int, offset: int, timeout_ms: int) -> dict[str, Any]:
-    """A page of a query's rows once it is done."""
+    """Return a page of a query's rows once the query is done."""
     if task := jobs.RUNNING.get((project, job_id)):
         await asyncio.wait([task], timeout=min(timeout_ms, 10000) / 1000)
     job = jobs.resource(ctx, project, job_id)
@@ -232,7 +236,7 @@ def _error_of(error: dict[str, Any]) -> Exception:
 
 
 def get_job(project_id: str, job_id: str, ctx: _Ctx, location: str | None = Query(default=None)) -> dict[str, Any]:  # type: ignore[valid-type]
-    """jobs.get. A job is found in its own location only, if one is named."""
+    """jobs.get: return a job. If the request names a location, the job must be in it."""
     found = jobs.resource(ctx, project_id, job_id)
     if location and location.lower() != found["jobReference"]["location"].lower():
         raise NotFoundError(f"Not found: Job {project_id}:{location}.{job_id}")
@@ -240,7 +244,7 @@ def get_job(project_id: str, job_id: str, ctx: _Ctx, location: str | None = Quer
 
 
 def put_speed_right() -> None:
-    """No metrics, no access log, no ids in logs: they took an eighth of its time in the tests."""
+    """Switch off metrics, the access log and ids in logs. In the tests, they took an eighth of its time."""
     create = server.create_app
 
     def create_app(context: Any) -> Any:
@@ -254,7 +258,7 @@ def put_speed_right() -> None:
 
 
 def replace_route(router: APIRouter, name: str, endpoint: Any) -> None:
-    """Answer a route of the emulator by ourselves."""
+    """Handle a route of the emulator with our own function."""
     [route] = [r for r in router.routes if r.name == name]
     place = router.routes.index(route)
     router.add_api_route(
@@ -264,7 +268,7 @@ def replace_route(router: APIRouter, name: str, endpoint: Any) -> None:
 
 
 def main() -> None:
-    """Put it right and run it: REST port and gRPC port as arguments, 0 for any."""
+    """Apply all corrections and run the emulator. The arguments are the REST port and the gRPC port; 0 takes any."""
     put_types_right()
     resources.put_schemas_right()
     put_connections_right()

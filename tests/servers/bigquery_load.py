@@ -1,6 +1,6 @@
-"""Parquet loads, as BigQuery's documentation of them says: columns by name, types checked, all rows or none.
+"""Load Parquet as BigQuery's documentation describes it: columns by name, types checked, all rows or none.
 
-Part of the emulator of the tests, run by its own Python.
+Part of the tests' BigQuery emulator; its own Python runs this module.
 
 Source: Google Cloud "Loading Parquet data from Cloud Storage".
 """
@@ -20,12 +20,12 @@ from tests.servers import bigquery_catalog as catalog
 from tests.servers.bigquery_session import Session
 from tests.servers.bigquery_sql import Name, Place, quote
 
-# Other types that a column of the file may become.
+# The other types to which a column of the file may be converted.
 ALSO = {"NUMERIC": {"BIGNUMERIC"}, "BIGNUMERIC": {"NUMERIC"}, "STRING": {"JSON"}, "INTEGER": set(), "DATE": set()}
 
 
 def load_parquet(ctx: Any, project: str, load: dict[str, Any]) -> int:
-    """Append the files' rows to the table, or replace it by them. Returns how many rows were read."""
+    """Append the files' rows to the table, or replace its rows. Return the number of rows read."""
     stated = load["destinationTable"]
     name = Name(stated.get("projectId") or project, stated["datasetId"], stated["tableId"])
     catalog.require_dataset(ctx, name)
@@ -86,7 +86,7 @@ def _write(
 
 
 def column_definitions(schema: TableSchema) -> str:
-    """Columns as DuckDB's CREATE TABLE takes them; those that are required refuse nulls."""
+    """Return columns for DuckDB's CREATE TABLE. Required columns refuse nulls."""
     types = tables.bq_schema_to_duckdb_columns([tables._field_to_rest(field) for field in schema.fields])
     return ", ".join(f"{quote(name)} {type_}" for name, type_ in types)
 

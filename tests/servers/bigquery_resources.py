@@ -1,6 +1,6 @@
-"""Datasets and tables over REST, where the emulator answers otherwise than BigQuery.
+"""Datasets and tables over REST, where the emulator's answers differ from BigQuery's.
 
-Part of the emulator of the tests, run by its own Python.
+Part of the tests' BigQuery emulator; its own Python runs this module.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from tests.servers.bigquery_sql import Name, Place, quote
 
 _Ctx = tables._Ctx
 SHOWN = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN", "STRUCT": "RECORD", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}
-MODES = {"REQUIRED": " not null", "REPEATED": " default []"}  # there are no null lists in a table of BigQuery
+MODES = {"REQUIRED": " not null", "REPEATED": " default []"}  # tables of BigQuery have no null lists
 
 
 def put_schemas_right() -> None:
-    """A schema is shown with REST's names of types, whichever it was written with, and required columns refuse nulls."""
+    """Show schemas with REST's names of types, even if they were written with other names. Required columns refuse nulls."""
     read, show = tables._parse_schema_fields, tables._table_to_rest
 
     def parse_schema_fields(fields: list[dict[str, Any]]) -> Any:
@@ -50,7 +50,7 @@ def put_schemas_right() -> None:
 
 
 async def insert_table(project_id: str, dataset_id: str, request: Request, ctx: _Ctx) -> dict[str, Any]:  # type: ignore[valid-type]
-    """tables.insert, of a view too."""
+    """tables.insert: create a table or a view."""
     body = await request.json()
     name = Name(project_id, dataset_id, body["tableReference"]["tableId"])
     catalog.require_dataset(ctx, name)
@@ -66,7 +66,7 @@ async def insert_table(project_id: str, dataset_id: str, request: Request, ctx: 
 
 
 async def patch_table(project_id: str, dataset_id: str, table_id: str, request: Request, ctx: _Ctx) -> dict[str, Any]:  # type: ignore[valid-type]
-    """tables.patch and tables.update: columns that are new in the schema are added to the table."""
+    """tables.patch and tables.update: add the columns that are new in the schema."""
     body, name = await request.json(), Name(project_id, dataset_id, table_id)
     there = (
         {column.lower() for column, _, _ in catalog.columns_of(ctx, name)}
@@ -86,7 +86,7 @@ async def patch_table(project_id: str, dataset_id: str, table_id: str, request: 
 
 
 async def delete_table(project_id: str, dataset_id: str, table_id: str, ctx: _Ctx) -> Response:  # type: ignore[valid-type]
-    """tables.delete, of a view too."""
+    """tables.delete: delete a table or a view."""
     name = Name(project_id, dataset_id, table_id)
     kind = catalog.require_table(ctx, name).table_type
     ctx.engine.execute(f"drop {'view' if kind == 'VIEW' else 'table'} {name.quoted}")
@@ -101,7 +101,7 @@ def list_datasets(
     maxResults: int = Query(default=1000),
     pageToken: str = Query(default="0"),
 ) -> dict[str, Any]:
-    """datasets.list; a filter is labels.key or labels.key:value, several of them all at once."""
+    """datasets.list: list datasets. A filter is labels.key or labels.key:value; a dataset must match all of several filters."""
     wanted = [part.removeprefix("labels.").partition(":") for part in filter.split()]
     found = [
         ds
@@ -120,7 +120,7 @@ def list_tables(
     maxResults: int = Query(default=1000),
     pageToken: str = Query(default="0"),
 ) -> dict[str, Any]:
-    """tables.list."""
+    """tables.list: list tables."""
     catalog.require_dataset(ctx, Name(project_id, dataset_id, ""))
     found, first = ctx.catalog.list_tables(project_id, dataset_id), int(pageToken)
     shown = {
@@ -132,7 +132,7 @@ def list_tables(
 
 
 async def delete_dataset(project_id: str, dataset_id: str, ctx: _Ctx, deleteContents: bool = Query(default=False)) -> Response:  # type: ignore[valid-type]
-    """datasets.delete; one that is not empty only with its contents."""
+    """datasets.delete: delete a dataset, and its contents only if the request asks for that."""
     catalog.require_dataset(ctx, Name(project_id, dataset_id, ""))
     if ctx.catalog.list_tables(project_id, dataset_id) and not deleteContents:
         raise ResourceInUseError(f"Dataset {project_id}:{dataset_id} is still in use")

@@ -1,6 +1,7 @@
-"""Scripts: several statements in one query, and what is not SQL by itself (declare, if, raise, assert).
+"""Scripts: several statements in one query, and statements that exist only in scripts (declare, if, raise, assert).
 
-Part of the emulator of the tests, run by its own Python. The emulator reads and walks the script; every statement is the job's.
+Part of the tests' BigQuery emulator; its own Python runs this module. The emulator parses and steps through the script; the job runs
+every statement.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ASSERT = re.compile(
 
 
 class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
-    """A multi-statement query. Its end without a commit, and any error without a handler, roll back what is open, outside of a session."""
+    """A multi-statement query. Outside of a session, an unhandled error or an end without a commit rolls back the open transaction."""
 
     def __init__(self, session: Session) -> None:
         super().__init__(session.ctx, session.place.project, caller=session.ctx_caller())
@@ -35,7 +36,7 @@ class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
         self.source, self.at = "", 0
 
     async def run(self, source: str) -> Any:
-        """All statements, one after the other."""
+        """Run all statements in order."""
         self.source = source
         try:
             for statement in parse_script(source).statements:
@@ -56,7 +57,7 @@ class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
             if operation:
                 self.session.control(operation)
                 self._final_table = None
-            elif found := ASSERT.fullmatch(sql):  # sqlglot knows no assert
+            elif found := ASSERT.fullmatch(sql):  # sqlglot does not parse assert
                 await self._assert(found["condition"], found["text"])
             else:
                 rows = await self._run_query(sql)
@@ -76,7 +77,7 @@ class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
         return self.session.run(bq_sql)
 
     async def _drop_txn_snapshots(self) -> None:
-        """Transactions are DuckDB's: an EXCEPTION block finds its own still open."""
+        """Keep DuckDB's own transactions, so that an EXCEPTION block finds its transaction still open."""
 
     def _position(self, sql: str) -> str:
         found = self.source.find(sql, self.at)
@@ -86,7 +87,7 @@ class Script(ScriptInterpreter):  # type: ignore[misc]  # without types
 
 
 def literal_of(variable: Any) -> exp.Expression:
-    """A variable of a script as a literal of its type."""
+    """Return a variable of a script as a literal of its type."""
     name = str(variable.type_name).upper()
     if name not in TYPES:
         raise Refused(f"The emulator takes no variables of type {name}", "notImplemented")
@@ -96,13 +97,13 @@ def literal_of(variable: Any) -> exp.Expression:
 
 @lru_cache(maxsize=512)
 def is_script(sql: str) -> bool:
-    """Whether a query is more than one statement, or one that is not SQL by itself."""
+    """True if a query has several statements, or one that exists only in scripts."""
     statements = parse_script(sql).statements
     return len(statements) != 1 or not isinstance(statements[0], SqlStmt) or bool(ASSERT.fullmatch(sql) or transaction_word(sql))
 
 
 def statement_type(sql: str) -> str:
-    """BigQuery's word for a query."""
+    """Return BigQuery's name for the kind of a query."""
     if is_script(sql):
         word = transaction_word(sql.strip())
         return f"{word}_TRANSACTION" if word else "SCRIPT"

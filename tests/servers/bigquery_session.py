@@ -1,8 +1,8 @@
-"""One query job on DuckDB, or several of one session: statements and transactions.
+"""One query job on DuckDB, or several jobs of one session, with statements and transactions.
 
-Part of the emulator of the tests, run by its own Python. A job has a connection of its own, so that DuckDB's snapshots are
-BigQuery's: a query sees the tables as they were when it began, a transaction as they were at its `begin transaction`. Which
-transaction may change which table is decided in `bigquery_changes.py`. HTTP does not belong here.
+Part of the tests' BigQuery emulator; its own Python runs this module. Each job has its own connection, so that DuckDB's snapshots match
+BigQuery's: a query sees the tables as they were when it began, and a transaction sees them as they were at its `begin transaction`.
+`bigquery_changes.py` decides which transaction may change which table. HTTP does not belong here.
 
 Source: Google Cloud "Multi-statement transactions", "Work with sessions".
 """
@@ -56,11 +56,11 @@ ITS_OWN = re.compile(
 )
 REASONS = {"invalid": ValidationError, "duplicate": AlreadyExistsError, "notImplemented": UnsupportedFeatureError}
 EMPTY = pa.table({})
-ANYWHERE = Place("\x01", "\x02")  # represents a place in the strings that are kept
+ANYWHERE = Place("\x01", "\x02")  # a placeholder in cached SQL
 
 
 def query_text(sql: str, parameters: Sequence[Mapping[str, Any]], place: Place) -> str:
-    """A query as DuckDB runs it. The same question is asked again and again, of one dataset or another: it is translated once."""
+    """Return a query in DuckDB's SQL. Tests repeat the same queries on different datasets, so each query is translated once."""
     if place.dataset is None:
         return duckdb_text(prepare(bind(parse(sql), parameters, {}), place), copy=False)
     text = _query_text(sql, json.dumps(parameters))
@@ -74,7 +74,7 @@ def _query_text(sql: str, parameters: str) -> str:
 
 @dataclass(eq=False)
 class Session:
-    """A job's connection and what it was given. With an id it outlives the job, and its transaction does too."""
+    """A job's connection and its parameters. A session with an id outlives the job, and so does its transaction."""
 
     ctx: Any
     place: Place
@@ -97,13 +97,13 @@ class Session:
     # --- transactions ---
 
     def control(self, operation: str) -> None:
-        """BEGIN, COMMIT or ROLLBACK."""
+        """Run BEGIN, COMMIT or ROLLBACK."""
         if operation == "BEGIN":
             if self.began is not None:
                 raise InvalidQueryError("Transactions cannot be nested", location="query")
             with CHANGES.begin() as self.began:
                 self.cursor.execute("begin transaction")
-                self.cursor.execute("select 1 from duckdb_schemas() limit 1").fetchall()  # DuckDB takes its snapshot at the first look
+                self.cursor.execute("select 1 from duckdb_schemas() limit 1").fetchall()  # DuckDB takes its snapshot at the first read
         elif self.began is None:
             raise InvalidQueryError(f"There is no active transaction to {operation.lower()}", location="query")
         elif operation == "ROLLBACK":
@@ -116,9 +116,9 @@ class Session:
             self._count_rows()
 
     def rollback(self) -> None:
-        """End an open transaction without a trace; nothing if none is open."""
+        """Roll back the open transaction, if there is one."""
         if self.began is not None:
-            with suppress(duckdb.Error):  # a commit that failed has done so already
+            with suppress(duckdb.Error):  # a failed commit has already done so
                 self.cursor.execute("rollback")
             self.began = None
         self.touched.clear()
@@ -132,7 +132,7 @@ class Session:
     # --- statements ---
 
     def run(self, sql: str) -> pa.Table:
-        """The rows of one statement; none for all but queries."""
+        """Return the rows of one statement; None unless it is a query."""
         self.affected = self.ddl = self.schema = self.target = None
         with self.errors(sql):
             if ITS_OWN.search(sql):
@@ -153,11 +153,11 @@ class Session:
             raise Refused(f"Statement not supported: {tree.key.upper()}", "notImplemented")
 
     def describe_any(self, sql: str) -> list[tuple[str, str]]:
-        """Columns of a query and DuckDB's types of them."""
+        """Return the columns of a query with DuckDB's types."""
         return [(str(row[0]), str(row[1])) for row in self.cursor.execute(f"describe {sql}").fetchall()]
 
     def describe(self, sql: str) -> list[tuple[str, str]]:
-        """The same of a result, which has no two columns of one name."""
+        """Return the columns of a result. It must not have two columns of one name."""
         columns = self.describe_any(sql)
         names = [name for name, _ in columns]
         if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -165,7 +165,10 @@ class Session:
         return columns
 
     def typed(self, sql: str, *, stored: bool = False) -> tuple[str, list[str]]:
-        """The query, each of its columns in a type BigQuery has, and their names; `stored`: no null lists, which a table of BigQuery has not."""
+        """Return the query with every column cast to a type that BigQuery has, and the column names.
+
+        If `stored`, null lists become empty lists, because tables of BigQuery have no null lists.
+        """
         columns = self.describe(sql)
         names = [name for name, _ in columns]
         if all(type_ == narrow_type(type_) and not (stored and type_.endswith("[]")) for _, type_ in columns):
@@ -229,21 +232,21 @@ class Session:
 
     @staticmethod
     def ctx_caller() -> Any:
-        """Return an arbitrary caller: rights are not part of this emulator."""
+        """Return an arbitrary caller, because this emulator has no permissions."""
         from bqemulator.row_access.identity import CallerIdentity
 
         return CallerIdentity(principal="user:anonymous@bqemulator.local", is_authenticated=False)
 
     @contextmanager
     def errors(self, sql: str) -> Iterator[None]:
-        """Errors as BigQuery would say them."""
+        """Raise DuckDB's errors as BigQuery's errors."""
         try:
             yield
         except Refused as refused:
             raise REASONS.get(refused.reason, InvalidQueryError)(refused.message, location="query") from refused
         except duckdb.TransactionException as error:
             raise aborted(self.target) from error
-        except duckdb.InvalidInputException as error:  # what error('…') says, and divisions by zero
+        except duckdb.InvalidInputException as error:  # errors from error('…') and divisions by zero
             raise InvalidQueryError(str(error).removeprefix("Invalid Input Error: "), location="query") from error
         except duckdb.ConstraintException as error:
             column = re.search(r"NOT NULL constraint failed: \w+\.(\w+)", str(error))
@@ -259,6 +262,6 @@ def _column(name: str, type_: str, stored: bool) -> str:
 
 
 def transaction_word(sql: str) -> str | None:
-    """BEGIN, COMMIT or ROLLBACK, if a statement is one of these."""
+    """Return BEGIN, COMMIT or ROLLBACK if the statement is one of them."""
     found: str | None = _classify_txn_statement(sql)
     return found

@@ -1,8 +1,8 @@
-"""One GoogleSQL statement as DuckDB's, with the meaning BigQuery's documentation gives it.
+"""Translate one GoogleSQL statement into DuckDB's SQL, with the meaning that BigQuery's documentation gives it.
 
-Part of the emulator of the tests, run by its own Python. The translation of types, literals and functions is the product's
-(`runspend.warehouse.googlesql`); this module adds what BigQuery has and a folder of files does not have: parameters with types, names of
-tables with a project and a dataset, errors of a division by zero, DDL and DML. Running statements does not belong here.
+Part of the tests' BigQuery emulator; its own Python runs this module. The product translates types, literals and functions
+(`runspend.warehouse.googlesql`). This module adds what a folder of files does not have: typed parameters, table names with project and
+dataset, errors of a division by zero, DDL and DML. Running statements does not belong here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runspend.warehouse import googlesql
 from tests.servers.bigquery_decimals import widen
 
 DML = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)
-MUTATIONS = (exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)  # what two transactions cannot both do to a table
+MUTATIONS = (exp.Update, exp.Delete, exp.Merge, exp.TruncateTable)  # changes that two transactions cannot both make to a table
 DDL = (exp.Create, exp.Drop, exp.Alter)
 
 # BigQuery's type of a parameter or a column of DDL -> DuckDB's.
@@ -44,7 +44,7 @@ TYPES = {
     "JSON": "JSON",
 }
 NUMERIC = re.compile(r"DECIMAL\(38, ?9\)")
-# What DuckDB calls a result -> the type of the same kind that BigQuery has.
+# DuckDB's type of a result -> BigQuery's type of the same kind
 NARROWED = (
     (re.compile(r"\b(?:U?HUGEINT|U?INTEGER|U?SMALLINT|U?TINYINT|UBIGINT)\b"), "BIGINT"),
     (re.compile(r"\bDECIMAL\((?!38, ?9\))\d+, ?\d+\)"), "DECIMAL(38,22)"),
@@ -53,7 +53,7 @@ NARROWED = (
 
 
 class Refused(Exception):
-    """BigQuery refuses the statement: what it says, and its reason."""
+    """BigQuery refuses the statement: its message and its reason."""
 
     def __init__(self, message: str, reason: str = "invalidQuery") -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Name:
-    """A table by its three names."""
+    """A table by its three names: project, dataset and table."""
 
     project: str
     dataset: str
@@ -70,7 +70,7 @@ class Name:
 
     @property
     def quoted(self) -> str:
-        """Its place in DuckDB: a schema for each dataset."""
+        """Return its name in DuckDB, which has a schema for each dataset."""
         return f'"{self.project}__{self.dataset}"."{self.table}"'
 
     def __str__(self) -> str:
@@ -79,26 +79,26 @@ class Name:
 
 @dataclass(frozen=True)
 class Place:
-    """Where bare names of tables are looked for."""
+    """Where unqualified table names are resolved."""
 
     project: str
     dataset: str | None = None
 
     def name_of(self, table: exp.Table) -> Name:
-        """The three names of a table of a statement."""
+        """Return the three names of a statement's table."""
         if not table.db and self.dataset is None:
             raise Refused(f'Table "{table.name}" must be qualified with a dataset (e.g. dataset.table).', "invalid")
         return Name(table.catalog or self.project, table.db or str(self.dataset), table.name)
 
 
 def parse(sql: str) -> exp.Expression:
-    """The tree of one statement, the caller's to change."""
+    """Return the tree of one statement. The caller may change it."""
     return read_tree(sql).copy()
 
 
 @lru_cache(maxsize=512)
 def read_tree(sql: str) -> exp.Expression:
-    """The tree of one statement, everyone's: to look at."""
+    """Return the shared tree of one statement. The caller must not change it."""
     try:
         trees = [tree for tree in sqlglot.parse(sql, read="bigquery") if tree is not None and not isinstance(tree, exp.Semicolon)]
     except SqlglotError as error:
@@ -111,7 +111,7 @@ def read_tree(sql: str) -> exp.Expression:
 
 
 def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variables: Mapping[str, exp.Expression]) -> exp.Expression:
-    """The statement, changed in place: each `@name`, each `?` and each variable of the script is a literal of its type."""
+    """Replace each `@name`, each `?` and each variable of the script by a literal of its type. Changes the tree in place."""
     named = {str(p["name"]).lower(): p for p in parameters if p.get("name")}
     unnamed = iter([p for p in parameters if not p.get("name")])
 
@@ -139,13 +139,13 @@ def bind(tree: exp.Expression, parameters: Sequence[Mapping[str, Any]], variable
 
 
 def typed_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.Expression:
-    """The literal of a parameter as the client sends it: {"type": "INT64"}, {"value": "5"}."""
+    """Return a parameter as a literal. The client sends it as {"type": "INT64"}, {"value": "5"}."""
     value = _untyped_literal(kind, given)
     return value if isinstance(value, exp.Anonymous) else exp.cast(value, exp.DataType.build(duckdb_type(kind), dialect="duckdb"))
 
 
 def duckdb_type(kind: Mapping[str, Any]) -> str:
-    """DuckDB's type of a parameter."""
+    """Return DuckDB's type for a parameter."""
     name = str(kind.get("type", "STRING")).upper()
     if name == "ARRAY":
         return f"{duckdb_type(kind['arrayType'])}[]"
@@ -171,7 +171,7 @@ def _untyped_literal(kind: Mapping[str, Any], given: Mapping[str, Any]) -> exp.E
 
 
 def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
-    """The statement, changed in place: BigQuery's meaning of literals, divisions and dates, and every table by the name it has in DuckDB."""
+    """Give literals, divisions and dates BigQuery's meaning, and tables their names in DuckDB. Changes the tree in place."""
     widen(tree)
     tree = tree.transform(_literal, copy=False)
     _raise_on_zero(tree)
@@ -182,7 +182,7 @@ def prepare(tree: exp.Expression, place: Place) -> exp.Expression:
 
 
 def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
-    """What DuckDB runs. SQL that sqlglot cannot translate is an error. Without a copy the tree is spent."""
+    """Return DuckDB's SQL for a tree. SQL that sqlglot cannot translate is an error. With `copy=False`, the tree cannot be used again."""
     try:
         tree = tree.copy() if copy else tree
         googlesql.rewrite_for_duckdb(tree)
@@ -192,19 +192,22 @@ def duckdb_text(tree: exp.Expression, *, copy: bool = True) -> str:
 
 
 def narrow_type(duckdb_type: str) -> str:
-    """The type BigQuery gives what DuckDB calls so: HUGEINT is INT64, and a decimal is BIGNUMERIC, or NUMERIC if it is exactly that."""
+    """Return BigQuery's type for a type of DuckDB: HUGEINT is INT64, DECIMAL(38, 9) is NUMERIC, and any other decimal is BIGNUMERIC."""
     for pattern, name in NARROWED:
         duckdb_type = pattern.sub(name, duckdb_type)
     return duckdb_type
 
 
 def quote(name: str) -> str:
-    """An identifier."""
+    """Quote an identifier."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def _literal(node: exp.Expression) -> exp.Expression:
-    """`bignumeric '0.01'` is a decimal of its own digits, so that a product with INT64 fits; `numeric` stays NUMERIC; 0.5 is a FLOAT64."""
+    """Translate a literal.
+
+    `bignumeric '0.01'` is a decimal of its own digits, so that its product with an INT64 fits. `numeric` stays NUMERIC. 0.5 is a FLOAT64.
+    """
     if isinstance(node, exp.Cast) and not node.to.expressions and node.to.this == exp.DType.BIGDECIMAL:
         try:
             return googlesql._type_literal(node)
@@ -226,15 +229,15 @@ def _raise_on_zero(tree: exp.Expression) -> None:
         hole.replace(exp.paren(exp.Case(ifs=[exp.If(this=is_zero, true=error)], default=node), copy=False))
 
 
-TEXT_OF = "bigquery_text"  # a macro: decimals without zeros at their end
+TEXT_OF = "bigquery_text"  # a macro that removes trailing zeros of decimals
 
 
-DATES = (exp.DateTrunc, exp.DateAdd, exp.DateSub)  # a TIMESTAMP without a zone on DuckDB
+DATES = (exp.DateTrunc, exp.DateAdd, exp.DateSub)  # a TIMESTAMP without a time zone in DuckDB
 TIMES = (exp.UnixToTime, exp.StrToTime)  # the same
 
 
 def _take_out(node: exp.Expression) -> exp.Expression:
-    """Replace a node by a placeholder until another node takes its place. Copies of copies would cost more than all else."""
+    """Replace a node by a placeholder until another node takes its place. Copying nested nodes again and again would take most of the time."""
     hole = exp.Null()
     node.replace(hole)
     return hole
@@ -255,7 +258,7 @@ def _keep_types(tree: exp.Expression) -> None:
 
 
 def _name_results(tree: exp.Expression) -> None:
-    """A result without a name is f0_, f1_, …"""
+    """Name unnamed results f0_, f1_ and so on."""
     if not isinstance(tree, exp.Query) or not isinstance(select := tree.find(exp.Select), exp.Select):
         return
     unnamed = [e for e in select.expressions if not e.alias_or_name and not e.is_star]
@@ -264,7 +267,10 @@ def _name_results(tree: exp.Expression) -> None:
 
 
 def _qualify(node: exp.Expression, hidden: frozenset[str], place: Place) -> None:
-    """Give tables their name in DuckDB; the name of a WITH hides the table from there on, in itself only if it is recursive."""
+    """Give tables their names in DuckDB.
+
+    The name of a WITH hides the table of that name in everything after it, and inside it only if it is recursive.
+    """
     ctes = node.args.get("with_")
     if ctes is not None:
         if ctes.recursive:
@@ -284,7 +290,7 @@ def _qualify(node: exp.Expression, hidden: frozenset[str], place: Place) -> None
 
 
 def target_of(tree: exp.Expression, place: Place) -> Name:
-    """The table a statement of DML or DDL is about."""
+    """Return the table that a DML or DDL statement changes."""
     table = tree.this
     while isinstance(table, exp.Schema):
         table = table.this
@@ -296,7 +302,7 @@ def target_of(tree: exp.Expression, place: Place) -> Name:
 
 
 def set_options(properties: exp.Expression | None) -> dict[str, Any]:
-    """`options(description = '…', labels = [('a', 'b')])` of DDL."""
+    """Read `options(description = '…', labels = [('a', 'b')])` of DDL."""
     found: dict[str, Any] = {}
     for node in properties.find_all(exp.Property) if properties is not None else ():
         if type(node) is exp.Property:

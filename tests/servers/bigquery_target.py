@@ -1,8 +1,8 @@
-"""Where the tests of the BigQuery warehouse keep theirs: datasets of their own, on the emulator or on Google's BigQuery.
+"""Where the tests of the BigQuery warehouse keep their datasets: on the emulator, or on Google's BigQuery.
 
-The emulator is the rule. `make test-bigquery PROJECT=… DATASET=…` sets RUNSPEND_BIGQUERY=project/dataset, and then the datasets
-are `<dataset>_<random>` in that project, with whatever credentials gcloud has; they are removed at the end, and nothing else is
-touched. Tests that only one of the two can judge are marked `only_real` or `only_emulator`.
+The default is the emulator. `make test-bigquery PROJECT=… DATASET=…` sets RUNSPEND_BIGQUERY=project/dataset. The datasets are then
+`<dataset>_<random>` in that project, created with gcloud's current credentials. The tests remove them at the end and touch nothing else.
+Tests that make sense on only one of the two are marked `only_real` or `only_emulator`.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ only_emulator = pytest.mark.skipif(bool(REAL), reason="the emulator stands for w
 
 @dataclass
 class Target:
-    """A project to make datasets in."""
+    """A project in which tests create datasets."""
 
     project: str
-    prefix: str  # of every dataset's name
-    endpoint: str | None  # None: Google's
+    prefix: str  # the beginning of every dataset's name
+    endpoint: str | None  # None: Google's BigQuery
     made: list[str] = field(default_factory=list)
 
     def settings(self, **more: Any) -> WarehouseSettings:
-        """An unused warehouse, in a dataset that is not there yet."""
+        """Return settings of an unused warehouse, in a dataset that does not exist yet."""
         name = f"{self.prefix}_{uuid.uuid4().hex[:10]}"
         self.made.append(name)
         emulator = {} if self.endpoint is None else {"endpoint": self.endpoint, "credentials": "anonymous"}
@@ -52,11 +52,11 @@ class Target:
 
     @property
     def address(self) -> str:
-        """Where its API answers."""
+        """The address of its API."""
         return self.endpoint or GOOGLE
 
     def remove(self) -> None:
-        """Delete what was made: each warehouse's datasets, and no other."""
+        """Delete the datasets of all warehouses that the tests created, and no others."""
         if not self.made:
             return
         settings = self.settings()
@@ -70,7 +70,7 @@ class Target:
 
 @contextmanager
 def target_of_tests(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """The emulator, unless RUNSPEND_BIGQUERY names a dataset of Google's whose name ours begin with."""
+    """Provide the emulator, or Google's BigQuery if RUNSPEND_BIGQUERY names a project and the beginning of our datasets' names."""
     if REAL:
         project, _, dataset = REAL.partition("/")
         target = Target(project, dataset, None)
@@ -85,7 +85,7 @@ def target_of_tests(request: pytest.FixtureRequest) -> Iterator[Target]:
 
 @dataclass(frozen=True)
 class Request:
-    """What a client sent."""
+    """A client's request."""
 
     verb: str
     path: str
@@ -94,7 +94,7 @@ class Request:
 
 @dataclass
 class Proxy:
-    """A proxy between a client and the server. Of a request that `loses` names, the server's reply is read and thrown away."""
+    """A proxy between a client and the server. It reads the server's reply to each request that `loses` names, and drops it."""
 
     target: Target
     loses: Callable[[Request], bool]
@@ -103,11 +103,11 @@ class Proxy:
     seen: list[Request] = field(default_factory=list)
 
     def settings(self, settings: WarehouseSettings) -> WarehouseSettings:
-        """The same warehouse by way of this proxy."""
+        """Return settings of the same warehouse through this proxy."""
         return settings.model_copy(update={"endpoint": self.endpoint})
 
     def ask(self, request: Request, headers: dict[str, str]) -> tuple[int, list[tuple[str, str]], bytes]:
-        """The server's answer."""
+        """Send a request and return the server's answer."""
         there = urlsplit(self.target.address)
         assert there.hostname is not None
         if there.scheme == "https":
@@ -126,7 +126,10 @@ class Proxy:
 
 @contextmanager
 def losing_replies(target: Target, loses: Callable[[Request], bool], *, times: int = 1) -> Iterator[Proxy]:
-    """A proxy that loses the reply to the first `times` requests that `loses` names: the server has done the work, and the client gets no answer."""
+    """Start a proxy that drops the replies to the first `times` requests that `loses` names.
+
+    The server has done the work, but the client gets no answer.
+    """
     proxy, lock = Proxy(target, loses), threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -150,7 +153,7 @@ def losing_replies(target: Target, loses: Callable[[Request], bool], *, times: i
                 return
             self.send_response(status)
             for name, value in headers:
-                if name.lower() == "location":  # where an upload goes on
+                if name.lower() == "location":  # the address at which an upload continues
                     value = proxy.endpoint + value.removeprefix(target.address)
                 if name.lower() not in ("content-length", "transfer-encoding", "connection", "date", "server"):
                     self.send_header(name, value)
@@ -161,7 +164,7 @@ def losing_replies(target: Target, loses: Callable[[Request], bool], *, times: i
         do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
 
         def log_message(self, *_: Any) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

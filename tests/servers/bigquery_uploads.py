@@ -1,6 +1,6 @@
-"""Uploads of files, in one request or in several: load jobs under their own ids.
+"""Uploads of files, in one request or in several, as load jobs with their own ids.
 
-Part of the emulator of the tests, run by its own Python.
+Part of the tests' BigQuery emulator; its own Python runs this module.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from bqemulator.api.routes import upload
 
 from tests.servers import bigquery_jobs as jobs
 
-REFERENCE = "runspend.jobReference"  # an upload's job id travels with its configuration
+REFERENCE = "runspend.jobReference"  # the configuration carries an upload's job id
 
 
 def put_uploads_right() -> None:
-    """The job id of an upload is the job's."""
+    """Make the job id of an upload the job's id."""
     known = upload._load_configuration_from_envelope
 
     def configuration_of(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def put_uploads_right() -> None:
         made = await jobs.submit(ctx, project_id, reference, configuration)
         job_id = made["jobReference"]["jobId"]
         if task := jobs.RUNNING.get((project_id, job_id)):
-            await task  # the file goes when the upload ends
+            await task  # the file is deleted when the upload ends
         return job_id, ctx.catalog.get_job(project_id, job_id)
 
     def shown(project: str, job_id: str, meta: Any, configuration: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def put_uploads_right() -> None:
         head, tail = (part.split(b"\r\n\r\n", 1)[1] for part in (envelope, media))
         return json.loads(head), tail[: tail.rindex(b"\r\n" + mark)]
 
-    upload._parse_multipart_related = parts_of  # the emulator's own refuses the content type the client sends
+    upload._parse_multipart_related = parts_of  # the emulator's own route refuses the client's content type
     upload._load_configuration_from_envelope = configuration_of
     upload._run_load = run_load
     upload._build_job_response = shown

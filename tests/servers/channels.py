@@ -1,7 +1,7 @@
-"""Chats and pagers on this machine: Slack, Teams, Google Chat, PagerDuty, Opsgenie and ntfy, as far as their documentation says.
+"""Chats and pagers on this machine: Slack, Teams, Google Chat, PagerDuty, Opsgenie and ntfy, as documented.
 
-Each checks what it is posted by the documented rules (fields, types, lengths, sizes) and answers with the real codes and bodies. They
-also keep what people would see: posts, mentions, open incidents. `faults` make them fail in the ways of networks and proxies.
+Each service checks posts by its documented rules (fields, types, lengths, sizes) and answers with the real codes and bodies. It also
+keeps what people would see: posts, mentions and open incidents. `faults` make services fail in the ways of networks and proxies.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ class Bad(Exception):
 
 @dataclass
 class Fault:
-    """What happens to one request: a code with a body and headers, or a way in which a connection ends."""
+    """The fault for one request: a code with a body and headers, or a way in which the connection ends."""
 
     code: int = 0
     body: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
-    way: str = "answer"  # or unread, drop, cut, stall: closed before or after reading, in the answer's middle, or never ending
+    way: str = "answer"  # or unread, drop: closed before or after reading; cut: closed in the middle of the answer; stall: never ended
 
 
 @dataclass
 class Services:
-    """The services at one address, and the posts that they got."""
+    """The services at one address, and the posts that they received."""
 
     address: str = ""
-    posts: list[tuple[str, Any]] = field(default_factory=list)  # accepted: kind and document
-    bodies: list[bytes] = field(default_factory=list)  # all that was read
+    posts: list[tuple[str, Any]] = field(default_factory=list)  # accepted posts: kind and document
+    bodies: list[bytes] = field(default_factory=list)  # all requests
     refused: list[str] = field(default_factory=list)
     mentions: list[str] = field(default_factory=list)
     incidents: dict[str, str] = field(default_factory=dict)  # key -> open, resolved
-    faults: list[Fault] = field(default_factory=list)  # of the next requests, in order
+    faults: list[Fault] = field(default_factory=list)  # faults of the next requests, in order
     is_over: threading.Event = field(default_factory=threading.Event)
 
     def channel(self, kind: str, **more: Any) -> dict[str, Any]:
-        """The entry of `mail.channels` for the service of a kind."""
+        """Return the entry of `mail.channels` for a kind of service."""
         if kind == "apprise":
             return {"kind": kind, "url": f"ntfy://{urlsplit(self.address).netloc}/{SECRET}?mode=private", **more}
         key = {"key": KEY} if kind in ("pagerduty", "opsgenie") else {}
         return {"kind": kind, "url": self.address + PLACES[kind], **key, **more}
 
     def of(self, kind: str) -> list[Any]:
-        """The documents that a service accepted."""
+        """Return the documents that a service accepted."""
         return [body for found, body in self.posts if found == kind]
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all posts."""
         for kept in (self.posts, self.bodies, self.refused, self.mentions, self.incidents, self.faults):
             kept.clear()
 
@@ -123,7 +123,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(reply)
 
     def _serve(self, raw: bytes) -> tuple[int, str]:
-        """Do as the service of this path does."""
+        """Answer as the service of this path does."""
         here, split = self.services, urlsplit(self.path)
         kind, serve = next(
             (kind, serve)
@@ -226,7 +226,7 @@ def _teams_element(here: Services, element: Any) -> None:
             _keys(run, {"type", "text", "color", "fontType", "isSubtle", "size", "weight", "italic", "highlight", "selectAction"}, "run")
             _want(run["type"] == "TextRun", "inline")
             _text(run["text"], 100_000, "text")
-    elif element["type"] == "TextBlock":  # it has Markdown
+    elif element["type"] == "TextBlock":  # the field supports Markdown
         here.mentions += re.findall(r"\[[^]]*\]\([^)]*\)|<at>", element["text"])
     elif element["type"] == "ColumnSet":
         for column in element["columns"]:
@@ -301,7 +301,7 @@ def _pagerduty(here: Services, body: Any, size: int, split: Any, headers: Any) -
             _want(bool(re.match("https?://", link["href"])), "link")
         here.incidents[body["dedup_key"]] = "open"
     elif here.incidents.get(body["dedup_key"]) == "open":
-        here.incidents[body["dedup_key"]] = "resolved"  # otherwise the event is taken and does nothing
+        here.incidents[body["dedup_key"]] = "resolved"  # otherwise the event is accepted without an effect
     return 202, json.dumps({"status": "success", "message": "Event processed", "dedup_key": body["dedup_key"]})
 
 
@@ -318,7 +318,7 @@ def _opsgenie(here: Services, body: Any, size: int, split: Any, headers: Any) ->
         _text(body["source"], 100, "source")
         _want(len(body.get("note", "")) <= 25_000, "note")
         if here.incidents.get(unquote(closed[1])) == "open":
-            here.incidents[unquote(closed[1])] = "resolved"  # an unknown alias is found out later: the answer is the same
+            here.incidents[unquote(closed[1])] = "resolved"  # the answer is the same for an unknown alias, which is rejected only later
         return 202, done
     _keys(
         body,

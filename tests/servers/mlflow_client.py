@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 @contextmanager
 def mlflow_client(uri: str) -> Iterator[MlflowClient]:
-    """A client of ``uri``, which is MLflow's global address for as long: a version made from ``models:/…`` looks only there."""
+    """Yield a client of `uri`. Until the end, `uri` is also MLflow's global address: a version made from `models:/…` looks only there."""
     mlflow.set_tracking_uri(uri)
     try:
         yield MlflowClient(tracking_uri=uri, registry_uri=uri)

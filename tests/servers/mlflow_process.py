@@ -1,6 +1,6 @@
-"""MLflow in processes of its own that need not import it: they are forked from one that has. Importing takes 6 s of a processor.
+"""Run MLflow in processes that need not import it, because they are forked from one that has. The import takes 6 s of processor time.
 
-What is run in such a process is a function of this module. Nothing here may import pytest.
+These processes run functions of this module. Nothing here may import pytest.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SER
 
 @cache
 def context() -> ForkServerContext:
-    """The process that has imported MLflow; it ends with this one."""
+    """Return the process that has imported MLflow. It ends with this process."""
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["mlflow.server.handlers", "mlflow.cli", "uvicorn", "fastapi", __name__])
-    with patch.dict(os.environ, environment(), clear=True):  # which MLflow reads when it is imported
+    with patch.dict(os.environ, environment(), clear=True):  # MLflow reads them during the import
         forkserver.ensure_running()
     return forks
 
 
 def environment() -> dict[str, str]:
-    """This process's, without what it tells MLflow's client."""
+    """Return this process's environment without the variables that configure MLflow's client."""
     return {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | QUIET
 
 
 def start_server(folder: Path, options: list[str]) -> BaseProcess:
-    """`mlflow server` with these options, a group of processes of its own; its output is in `server.log` of the folder."""
-    process = context().Process(target=_serve, args=(folder, options, environment()), daemon=True)  # it does not outlive this one
+    """Start `mlflow server` with these options, as its own process group. Its output is in `server.log` of the folder."""
+    process = context().Process(target=_serve, args=(folder, options, environment()), daemon=True)  # it ends with this process
     process.start()
     return process
 
 
 def log_traces(uri: str, experiment: str, run_id: str) -> list[str]:
-    """Log the world's traces with MLflow's own client; their ids. MLflow's client keeps its server for the whole process."""
+    """Log the world's traces with MLflow's own client, and return their ids. In one process, that client always uses the same server."""
     with ProcessPoolExecutor(1, context()) as pool:
         return pool.submit(_log_traces, uri, experiment, run_id, environment()).result()
 
 
 def log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int) -> None:
-    """Log calls with tokens and no cost, with MLflow's own client, among others that have one."""
+    """Log traces with MLflow's own client: calls with tokens and no cost, among others that have a cost."""
     with ProcessPoolExecutor(1, context()) as pool:
         pool.submit(_log_unpriced_traces, uri, experiment, run_id, start_ms, environment()).result()
 
@@ -61,7 +61,7 @@ def _begin(described: Mapping[str, str]) -> None:
 
 
 def _serve(folder: Path, options: list[str], described: Mapping[str, str]) -> None:
-    """As the command does, but for uvicorn, which it would start in a second process to import everything a second time."""
+    """Serve as the command does, but start uvicorn in this process. The command would start a second process that imports everything again."""
     _begin(described)
     os.chdir(folder)
     log = os.open("server.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -118,7 +118,7 @@ def _log_traces(uri: str, experiment: str, run_id: str, described: Mapping[str, 
         trace(1793577599999, [("gpt-4o", (100, 20), 0.00125)], **of_run),  # the last of 1 November
         trace(1793577600000, [("gpt-4o", (100, 20), 0.1), ("gpt-4o", (1, 2), 0.2)], **of_run),
         trace(1793577600001, [("gpt-4o", (1, 1), 1e-07), ("opus", (10, 10), 0.7)], **{"mlflow.user": "ada"}),
-        trace(1793577600002, [("gpt-4o", None, 0.25)], own=0.5),  # the root's cost holds the call's
+        trace(1793577600002, [("gpt-4o", None, 0.25)], own=0.5),  # the root's cost includes the call's cost
         trace(1793577600003, [("of no known price", (5, 5), None)]),
         trace(1793577600004, []),
         trace(1790812800000, [(None, (3, 4), 3.0)]),  # 1 October
@@ -128,7 +128,7 @@ def _log_traces(uri: str, experiment: str, run_id: str, described: Mapping[str, 
 
 
 def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, described: Mapping[str, str]) -> None:
-    """MLflow prices the models that it knows by itself. It does not know Anthropic's short names, and the price list does."""
+    """Log the traces. MLflow prices the models that it knows. It does not know Anthropic's short names, but the price list does."""
     _begin(described)
     import mlflow
     from mlflow.tracing.trace_manager import InMemoryTraceManager
@@ -138,7 +138,7 @@ def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, 
     start = start_ms * 1_000_000
 
     def trace(calls: list[tuple[str | None, str | None, dict[str, int], float | None, int]]) -> None:
-        """Calls as model, provider, tokens, cost, and how deep below the call before."""
+        """Log a trace. A call is its model, provider, tokens, cost and depth. Depth 1 is directly below the root."""
         root = client.start_trace("chat", experiment_id=experiment, start_time_ns=start)
         open_spans = [root]
         for model, provider, tokens, dollars, depth in calls:
@@ -165,7 +165,7 @@ def _log_unpriced_traces(uri: str, experiment: str, run_id: str, start_ms: int, 
     trace([("claude-sonnet-4-0", "anthropic", used(10, 20), None, 1), ("our-own-model", None, used(7, 7), None, 1)])
     trace(
         [("claude-sonnet-4-0", None, used(50, 10), None, 1), ("claude-sonnet-4-0", None, used(50, 10), None, 2)]
-    )  # a wrapper and the call in it
+    )  # a wrapper with the actual call inside
     trace(
         [
             ("claude-3-7-sonnet-latest", "anthropic", used(1_000, 100, cache_read_input_tokens=800), None, 1),

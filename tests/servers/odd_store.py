@@ -1,5 +1,6 @@
-"""An object store that misbehaves on purpose, on 127.0.0.1: it lists and reads as Azure does ("List Blobs", "Get Blob") but for
-what a test has it do instead. What a well-behaved store does is tested against the real servers.
+"""An object store on 127.0.0.1 that misbehaves on purpose. Otherwise it lists and reads as Azure does ("List Blobs", "Get Blob").
+
+Tests of well-behaved stores use the real servers.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ MODIFIED = "Wed, 04 Nov 2026 03:00:00 GMT"
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients do not request a failed page again. A file that imports this has it in each of its tests."""
+    """Make clients retry failed pages without waiting. It applies to every test of a file that imports this fixture."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
 
 
 @dataclass
 class Request:
-    """What was asked. `answer` sends status, headers and body; a body shorter than `length` breaks off."""
+    """A client's request. `answer` sends status, headers and body. If the body is shorter than `length`, the connection breaks off."""
 
     handler: BaseHTTPRequestHandler
-    key: str  # "" for a listing
+    key: str  # "" for a listing request
     headers: Mapping[str, str]
 
     def answer(self, status: int, body: bytes = b"", length: int | None = None, **headers: str) -> None:
@@ -51,13 +52,13 @@ class Request:
 
 @dataclass
 class OddStore:
-    """`objects` are what it holds; `oddity` may answer a request in its own way and then returns True."""
+    """A store of `objects`. `oddity` may answer a request in its own way, and then returns True."""
 
     endpoint: str
     objects: dict[str, bytes] = field(default_factory=dict)
     oddity: Callable[[Request], bool] = lambda request: False
     page_size: int = 5000
-    asked: list[str] = field(default_factory=list)  # paths with their queries, and Range where there is one
+    asked: list[str] = field(default_factory=list)  # paths with their queries, and Range if the request has one
 
     def etag(self, key: str) -> str:
         return f"0x{hash(self.objects[key]) & 0xFFFFFFFF:08X}"
@@ -79,7 +80,7 @@ class OddStore:
             self.send(request, self.objects[key])
 
     def send(self, request: Request, data: bytes, *, stop_after: int | None = None, etag: str | None = None) -> None:
-        """The object, from where the request wants it on; cut off after so many bytes."""
+        """Send the object from the requested position on. Cut it off after `stop_after` bytes, if given."""
         wanted = request.headers.get("range") or request.headers.get("x-ms-range", "")
         first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
         start = int(first)
@@ -104,7 +105,10 @@ class OddStore:
 
 @contextmanager
 def serve_odd_store(host: str = "127.0.0.1", *, tls: Path | None = None) -> Iterator[OddStore]:
-    """Start it with the account `acme` in its address; end it. `tls`: a `certificate`, for clients that send tokens over TLS alone."""
+    """Start the store with the account `acme` in its address, and stop it at the end.
+
+    `tls` is a `certificate`, for clients that send tokens only over TLS.
+    """
     store = OddStore("")
 
     class Handler(BaseHTTPRequestHandler):
@@ -135,7 +139,7 @@ def serve_odd_store(host: str = "127.0.0.1", *, tls: Path | None = None) -> Iter
 
 
 def certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A certificate for 127.0.0.1, with its key, which Python's HTTP clients trust from now on."""
+    """Return a certificate with its key for 127.0.0.1. Python's HTTP clients trust it from now on."""
     key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tests")])
     now = datetime.now(timezone.utc)
     builder = x509.CertificateBuilder(
@@ -152,7 +156,7 @@ def certificate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @contextmanager
 def serve_identity(monkeypatch: pytest.MonkeyPatch) -> Iterator[OddStore]:
-    """Hand out tokens as Azure's App Service does to what runs in it ("Managed identities")."""
+    """Hand out tokens as Azure's App Service does to its applications ("Managed identities")."""
     token = b'{"access_token": "a-token", "token_type": "Bearer", "expires_in": 3600, "expires_on": "9999999999"}'
     for name in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET", "AZURE_FEDERATED_TOKEN_FILE"):
         monkeypatch.delenv(name, raising=False)

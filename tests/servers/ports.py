@@ -1,4 +1,4 @@
-"""Ports for the servers of tests."""
+"""Free ports for the tests' servers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import tempfile
 from itertools import cycle, islice
 from pathlib import Path
 
-# Below 32,768, so that outgoing connections of other tests do not take a port before its server does.
+# Below 32,768, so that no outgoing connection of another test takes a port before its server does.
 PORTS = range(20_000, 32_000)
 
-# Some servers take a minute to start. Until this process ends, no other test process on this machine takes its ports: each is a locked
-# byte of this file.
+# Some servers take a minute to start. Until this process ends, no other test process on this machine takes its ports, because this process
+# locks one byte of this file per port.
 _claims = Path(tempfile.gettempdir(), f"runspend-test-ports-{os.getuid()}").open("wb")  # noqa: SIM115 - closing it would unlock them
 _ports = cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free now, and that no other test process has taken. None comes again before all others have come."""
+    """Return ports that are free and that no other test process has taken. A port is reused only after all others were used."""
     found = list(islice(filter(is_free, islice(_ports, len(PORTS))), count))
     assert len(found) == count, f"{len(found)} of {count} ports are free"
     return found
 
 
 def is_free(port: int) -> bool:
-    """True for a port that can be used, which is then this process's own."""
+    """True if the port can be used. It then belongs to this process."""
     try:
         fcntl.lockf(_claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
     except OSError:
@@ -41,5 +41,5 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """One of them."""
+    """Return one such port."""
     return free_ports(1)[0]

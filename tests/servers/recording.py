@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def recording_server(host: str = "127.0.0.1") -> Iterator[tuple[str, list[bytes]]]:
-    """Its host with the port, and how each connection to it began."""
+    """Yield its host and port, and the first bytes of each connection."""
     seen: list[bytes] = []
 
     class Handler(socketserver.BaseRequestHandler):

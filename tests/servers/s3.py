@@ -1,6 +1,6 @@
-"""A real S3 server (SeaweedFS) on 127.0.0.1, with keys, for the tests. Any test can ask for the fixture `s3_server`.
+"""A real S3 server (SeaweedFS) on 127.0.0.1 that checks keys. Any test can request the fixture `s3_server`.
 
-It honours keys, storage classes in listings, versioning and conditional puts. What a test keeps in it belongs in the test.
+It supports keys, storage classes in listings, versioning and conditional puts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ACCESS_KEY, SECRET_KEY, REGION = "runspend-tests", "not-a-secret-only-for-tests"
 
 @dataclass(frozen=True)
 class S3Server:
-    """Where the server listens, and the key it knows."""
+    """The server's address, and the key that it knows."""
 
     endpoint: str
     access_key: str = ACCESS_KEY
@@ -38,7 +38,7 @@ class S3Server:
     region: str = REGION
 
     def client(self) -> Any:
-        """A boto3 client with the server's key."""
+        """Return a boto3 client with the server's key."""
         import boto3
         from botocore.config import Config
 
@@ -52,7 +52,7 @@ class S3Server:
         )
 
     def environment(self) -> dict[str, str]:
-        """What a process needs in its environment to reach this server, and nothing of the machine's own AWS settings."""
+        """Return the environment that a process needs to reach this server. It hides the machine's own AWS settings."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -66,8 +66,10 @@ class S3Server:
 
 @contextmanager
 def hurry_client() -> Iterator[None]:
-    """Failed requests are repeated as often as usual, but without a wait. And botocore's descriptions of services are read once:
-    each session of its own would, and most of a client's making is that."""
+    """Make boto3 faster: it retries failed requests as often as usual but without waiting, and loads its service descriptions once.
+
+    Otherwise each session loads them, which takes most of the time of creating a client.
+    """
     import botocore.retryhandler
     import botocore.session
     from botocore.retries.standard import ExponentialBackoff
@@ -82,7 +84,7 @@ def hurry_client() -> Iterator[None]:
 
 @contextmanager
 def serve_s3() -> Iterator[S3Server]:
-    """Start the server in a folder of its own, and end it with everything it started."""
+    """Start the server in its own folder. At the end, stop it and all processes that it started."""
     program = _find_program()
     folder = make_folder("s3")
     names = ("master", "volume", "filer", "s3")
@@ -107,7 +109,7 @@ def serve_s3() -> Iterator[S3Server]:
 
         try:
             start("server", "-s3", "-volume=false", f"-s3.config={keys}", *options)
-            # Where it comes before the master leads, a volume server asks again five seconds later.
+            # If a volume server starts before the master is the leader, it tries again only five seconds later.
             _wait_for(
                 started, folder / "weed.log", lambda: _ask_master(port["master"], "cluster/status", lambda status: status.get("IsLeader"))
             )
@@ -128,7 +130,7 @@ def serve_s3() -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
-    """One server for all tests of a run; take a bucket of your own in it."""
+    """Start one server for all tests of a run. Each test creates its own bucket."""
     with hurry_client(), serve_s3() as server:
         yield server
 
@@ -140,7 +142,7 @@ def _ask_master(port: int, what: str, is_so: Callable[[dict[str, Any]], Any]) ->
 
 
 def _share_volumes(filer_port: int) -> None:
-    """Keep all buckets in the same files: the first object of a bucket with files of its own waits a fifth of a second for them."""
+    """Keep all buckets in the same files. With its own files, a bucket's first object would wait a fifth of a second for them."""
     rule = json.dumps({"version": 1, "locations": [{"locationPrefix": "/buckets/", "collection": "tests"}]}).encode()
     url = f"http://127.0.0.1:{filer_port}/etc/seaweedfs/filer.conf?collection=tests"
     with urllib.request.urlopen(urllib.request.Request(url, rule, {"Content-Type": "application/json"}, method="PUT"), timeout=30):
@@ -160,7 +162,7 @@ def _find_program() -> Path:
 
 
 def _try_bucket(server: S3Server) -> None:
-    """Ready is when an object can be written and read: the S3 port opens before the volumes are there."""
+    """Write and read an object, which shows that the server is ready: its S3 port opens before the volumes exist."""
     with closing(server.client()) as client:
         client.create_bucket(Bucket="ready")
         client.put_object(Bucket="ready", Key="ready", Body=b"ready")
@@ -169,7 +171,7 @@ def _try_bucket(server: S3Server) -> None:
 
 
 def _wait_for(started: list[subprocess.Popen[bytes]], log: Path, works: Callable[[], None]) -> None:
-    """Until it does; RuntimeError when a process has ended, or after 90 seconds."""
+    """Call `works` until it raises no error. Raises RuntimeError if a process has ended, or after 90 seconds."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     deadline = time.monotonic() + 90
@@ -186,7 +188,7 @@ def _wait_for(started: list[subprocess.Popen[bytes]], log: Path, works: Callable
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill it: what it holds is thrown away, and a friendly end takes it 15 seconds."""
+    """Kill the server. An orderly stop takes it 15 seconds, and its contents are not needed."""
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

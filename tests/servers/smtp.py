@@ -1,6 +1,6 @@
-"""A real SMTP server on 127.0.0.1 for tests: TLS, logins, refusals, lost replies, and SIGKILL of its client at a chosen moment.
+"""A real SMTP server (aiosmtpd) on 127.0.0.1 with TLS, logins, refusals and lost replies. It can also SIGKILL its client at a chosen moment.
 
-Built on aiosmtpd. `script` says what to do; `accepted` holds what the server took responsibility for.
+`script` tells it what to do. `accepted` holds the messages that it took responsibility for.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from cryptography.x509.oid import NameOID
 
 @dataclass
 class Script:
-    """What the server does. Replies by recipient address; `before` and `after` are called with the name of a moment."""
+    """What the server does: replies by recipient address, and `before` and `after`, which it calls with the name of a moment."""
 
     mail_reply: str | None = None
     rcpt_replies: dict[str, str] = field(default_factory=dict)
     data_reply: str | None = None
-    keep_before_reply: bool = False  # queue the message and only then answer data_reply: the case that makes doubles
+    keep_before_reply: bool = False  # queue the message, and only then answer data_reply, which makes clients send it again
     hang_up_after_data: bool = False
-    drop_mid_data: bool = False  # the connection ends while the message is coming in
-    stall_at: str = ""  # a moment ("ehlo", "mail", "rcpt", "body_received", "queued") at which nothing comes for `stall_seconds`
+    drop_mid_data: bool = False  # close the connection while the message arrives
+    stall_at: str = ""  # a moment ("ehlo", "mail", "rcpt", "body_received", "queued") at which the server is silent for `stall_seconds`
     stall_seconds: float = 0
     at: Callable[[str], None] = lambda moment: None
 
 
 @dataclass
 class Accepted:
-    """One message the server took, whole."""
+    """A message that the server accepted completely."""
 
     sender: str
     recipients: list[str]
@@ -63,7 +63,7 @@ class Accepted:
 
 
 class Handler:
-    """Follows the script."""
+    """Handle messages as the script says."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
@@ -117,7 +117,7 @@ class Handler:
 
 
 class ScriptedSMTP(SMTP):
-    """A server that can hang up in the middle of a message."""
+    """An SMTP server that can hang up in the middle of a message."""
 
     script: Script
 
@@ -130,7 +130,7 @@ class ScriptedSMTP(SMTP):
 
 
 class Server(Controller):
-    """The server in a thread. `tls`: none, starttls or implicit; `login`: (user, password) that is then required."""
+    """The server in a thread. `tls` is none, starttls or implicit. `login` is the required (user, password)."""
 
     def __init__(
         self, script: Script, *, tls: str = "none", context: ssl.SSLContext | None = None, login: tuple[str, str] | None = None
@@ -160,7 +160,7 @@ class Server(Controller):
         return server
 
     def _trigger_server(self) -> None:
-        """aiosmtpd's own wants a fixed port; the port is known once the server listens."""
+        """Replace aiosmtpd's own check, which needs a fixed port. Here the port is known only once the server listens."""
         self.port = self.server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
         super()._trigger_server()
 
@@ -177,7 +177,7 @@ class Server(Controller):
 def smtp_server(
     script: Script | None = None, *, tls: str = "none", context: ssl.SSLContext | None = None, login: tuple[str, str] | None = None
 ) -> Iterator[Server]:
-    """A running server; `server.port` is its port."""
+    """Start a server and yield it; `server.port` is its port."""
     server = Server(script or Script(), tls=tls, context=context, login=login)
     server.start()
     try:
@@ -188,7 +188,7 @@ def smtp_server(
 
 @contextmanager
 def endless_server(line: bytes = b"2") -> Iterator[int]:
-    """A port that sends `line` to every client ten times a second, forever: no timeout of a single answer ends that."""
+    """Yield a port that sends `line` to every client ten times a second, without end. No timeout of a single answer stops it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def talk() -> None:
@@ -210,7 +210,7 @@ def endless_server(line: bytes = b"2") -> Iterator[int]:
 
 
 def make_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
-    """A certificate for 127.0.0.1 and localhost, signed by itself: the server's context, and the file clients must trust."""
+    """Create a self-signed certificate for 127.0.0.1 and localhost. Return the server's context, and the file that clients must trust."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
     today = dt.datetime.now(dt.timezone.utc)
@@ -235,7 +235,7 @@ def make_certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
 
 
 def killer(moment: str, pid_file: Path) -> Callable[[str], None]:
-    """For Script.at: SIGKILLs the process whose id is in `pid_file`, once, at a moment, and waits until it is gone."""
+    """Return a function for Script.at. At a moment, it SIGKILLs the process whose id is in `pid_file`, once, and waits until it is gone."""
     state = {"armed": True}
 
     def at(reached: str) -> None:

@@ -1,7 +1,7 @@
-"""Token services on 127.0.0.1: AWS STS, and Google's token endpoint with IAM Credentials, as far as Airflow's hooks ask them.
+"""Token services on 127.0.0.1: AWS STS, and Google's token endpoint with IAM Credentials, as far as Airflow's hooks use them.
 
 Sources: "AssumeRole" of the AWS STS API Reference; "Using OAuth 2.0 for Server to Server Applications" and
-"projects.serviceAccounts.generateAccessToken" of Google. What a role may do is for others to decide.
+"projects.serviceAccounts.generateAccessToken" of Google. They do not check what a role may do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSED = """<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><E
 
 @dataclass
 class TokenServices:
-    """Where they listen, what they were asked, and how they answer: `life` of what they give, or a refusal."""
+    """Their address, the requests that they received, and their answers: tokens with a lifetime of `life`, or a refusal."""
 
     address: str
     asked: list[dict[str, str]] = field(default_factory=list)
@@ -55,7 +55,7 @@ class TokenServices:
 
 @contextmanager
 def serve_tokens() -> Iterator[TokenServices]:
-    """Start them on a free port, and end them."""
+    """Start them on a free port, and stop them at the end."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
