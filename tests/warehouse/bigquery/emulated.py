@@ -1,4 +1,4 @@
-"""A dataset of the emulator, and how a test talks to it through Google's own client."""
+"""A dataset of the emulator, which tests use through Google's own client."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["Dataset", "dataset", "scalar"]
 
 
 class Dataset:
-    """A dataset of its own, and how a test talks to it."""
+    """A test's own dataset."""
 
     def __init__(self, client: Any, name: str) -> None:
         self.client, self.name = client, name
 
     def submit(self, sql: str, *parameters: Any, **more: Any) -> Any:
-        """A query job with this dataset as its default."""
+        """Start a query job with this dataset as its default."""
         job_id = more.pop("job_id", None)
         config = bigquery.QueryJobConfig(default_dataset=f"{PROJECT}.{self.name}", query_parameters=list(parameters), **more)
         return self.client.query(sql, job_config=config, job_id=job_id, retry=None, job_retry=None)
 
     def run(self, sql: str, *parameters: Any, **more: Any) -> list[tuple[Any, ...]]:
-        """Its rows."""
+        """Run a query and return its rows."""
         return [tuple(row.values()) for row in self.submit(sql, *parameters, **more).result(retry=None, job_retry=None, timeout=60)]
 
     def types(self, table: str) -> dict[str, str]:
-        """Columns and types of a table, as get_table shows them."""
+        """Return the columns and types of a table as get_table shows them."""
         return {field.name: field.field_type for field in self.client.get_table(f"{self.name}.{table}").schema}
 
     def load(self, table: str, rows: pa.Table, *, job_id: str | None = None, size: int | None = None, **more: Any) -> Any:
-        """Upload a Parquet file; without a size it is a resumable upload."""
+        """Upload a Parquet file. Without a size, the upload is resumable."""
         file = io.BytesIO()
         pq.write_table(rows, file)
         parquet = bigquery.ParquetOptions()

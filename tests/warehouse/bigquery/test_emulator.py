@@ -1,6 +1,6 @@
-"""The emulator the tests take for BigQuery does what BigQuery's documentation says, as far as the product relies on it.
+"""The tests' emulator behaves as BigQuery's documentation says, as far as the product relies on it.
 
-Asked through Google's own client. That the documentation is true of Google's BigQuery is not shown here.
+These tests use Google's own client. They do not show that Google's BigQuery follows its documentation.
 """
 
 from __future__ import annotations
@@ -311,7 +311,7 @@ def test_a_query_may_be_asked_in_one_request(dataset: Dataset) -> None:
 
 
 def test_jobs_run_side_by_side(dataset: Dataset) -> None:
-    """Queries, tables and lists from many threads at once."""
+    """Many threads run queries, create tables and list them at the same time."""
     failed: list[Exception] = []
 
     def work(number: int) -> None:
@@ -432,7 +432,7 @@ def test_swaps_at_once_never_mix_and_readers_see_all_or_nothing(swap: Dataset) -
 
 
 class Conversation:
-    """A session in a transaction."""
+    """A session with an open transaction."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -549,7 +549,7 @@ def test_rows_are_listed_as_they_are_after_dml_and_after_a_query(dataset: Datase
     assert [d.dataset_id for d in dataset.client.list_datasets() if d.dataset_id.startswith("_")] == []
 
 
-@pytest.mark.filterwarnings("ignore:Retrieving Arrow record batches")  # Google's client asks for pandas-gbq
+@pytest.mark.filterwarnings("ignore:Retrieving Arrow record batches")  # Google's client requires pandas-gbq
 def test_the_storage_api_brings_tables_and_results_of_queries(dataset: Dataset, bigquery_server: BigQueryServer) -> None:
     dataset.load("t", file_of(ROW, *[("b", *ROW[1:])] * 3), schema=SCHEMA).result()
     storage = bigquery_server.storage()

@@ -1,7 +1,7 @@
-"""Every model and check, in its own text, gives the rows on the emulator of BigQuery that it gives on DuckDB, one job each.
+"""Every model and check gives the same rows on the BigQuery emulator as on DuckDB, with its own SQL and one job each.
 
-The emulator runs DuckDB too, an older one: what is shown is that jobs, parameters, types and tables carry the chain. What the
-rows should be is decided by the reference implementation (`tests/allocation/test_reference.py`).
+The emulator uses an older DuckDB. So these tests show that jobs, parameters, types and tables work for the whole chain of models. The
+reference implementation decides which rows are right (`tests/allocation/test_reference.py`).
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ __all__ = ["dataset"]
 
 
 class Chain:
-    """Models and checks, one job each, over inputs loaded as Parquet: all in one dataset."""
+    """Run models and checks, one job each, in one dataset, with inputs loaded as Parquet."""
 
     def __init__(self, dataset: Dataset, inputs: Mapping[str, pa.Table], parameters: Mapping[str, Any]) -> None:
         self.dataset, self.parameters = dataset, parameters
@@ -61,13 +61,13 @@ class Chain:
             dataset.load(name, rows, schema=schema_of(TABLES[name])).result()
 
     def ask(self, before: str, folder: str, name: str) -> Any:
-        """A file's own text as a job."""
+        """Run the SQL of a file, unchanged, as a job."""
         text = read_sql(PACKAGE / folder, name)
         given = {word: self.parameters[word] for word in parameter_names(text)}
         return self.dataset.run(before + text, *(parameter_of(word, value) for word, value in given.items()))
 
     def run(self, models: Sequence[Model]) -> None:
-        """In order; a model that fills a table has exactly its columns in exactly its types."""
+        """Run all in order. A model that fills a table must have exactly its columns and types."""
         for model in models:
             made = model.target if model.into is None else f"part_of_{model.target}"
             self.ask(f"create or replace table `{made}` as\n", "models", model.name)
@@ -82,7 +82,7 @@ class Chain:
                 self.dataset.run(f"insert into {table.name} ({', '.join(columns)}) select {', '.join(columns)} from {made}")
 
     def tables(self, models: Sequence[Model]) -> dict[str, pa.Table]:
-        """What the models made."""
+        """Return the tables that the models made."""
         names = {model.target for model in models}
         return {
             name: self.dataset.client.list_rows(f"{self.dataset.name}.{name}").to_arrow(create_bqstorage_client=False) for name in names
@@ -90,7 +90,7 @@ class Chain:
 
 
 def stored(rows: pa.Table) -> pa.Table:
-    """As a table of BigQuery keeps them: there are no null lists in it, they are empty."""
+    """Return rows as a table of BigQuery stores them, with empty lists instead of null lists."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_list(field.type):
             rows = rows.set_column(index, field.name, pa.array([value or [] for value in rows.column(index).to_pylist()], field.type))
@@ -98,7 +98,7 @@ def stored(rows: pa.Table) -> pa.Table:
 
 
 def compare(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: Mapping[str, pa.Table]) -> None:
-    """Both made the same rows, temporary ones too."""
+    """Check that both made the same rows, also in temporary tables."""
     assert_equal(models, {name: stored(rows) for name, rows in ours.items()}, theirs)
 
 
@@ -108,7 +108,7 @@ def parameter_of(name: str, value: Any) -> Any:
 
 
 def compare_chain(dataset: Dataset, world: Any, root: Path, settings: Settings) -> set[str]:
-    """The ledger of October, then `run_costs`, on DuckDB and on the emulator; the models that gave rows."""
+    """Run October's ledger and then `run_costs` on DuckDB and on the emulator. Return the models that gave rows."""
     ledger, summary = model_order.ledger_models("2026-10"), model_order.run_costs_models("2026-10")
     chain = Chain(dataset, input_tables(world), parameters_of(world, DAY, settings))
     chain.run(ledger)
@@ -134,7 +134,7 @@ def test_the_models_of_the_ledger_give_the_rows_duckdb_gives(dataset: Dataset, t
 
 @pytest.mark.torture
 def test_the_models_give_the_same_rows_in_every_situation(dataset: Dataset, tmp_path: Path) -> None:
-    """All case folders and a random situation, in one build."""
+    """One build contains all case folders and a random situation."""
     worlds = {f"{f.parent.name}.{f.name}": read_world(f) for f in CASES} | {"random": random_world(1, runs=10, machines=2, hours=4)}
     compare_chain(dataset, merge_worlds(worlds), tmp_path, SETTINGS)
 
@@ -164,7 +164,7 @@ def test_the_models_of_the_estimates_give_the_rows_duckdb_gives(dataset: Dataset
 
 
 def test_the_digest_of_rows_is_the_same(dataset: Dataset) -> None:
-    """Of every type of column, nulls too."""
+    """The digest is the same for every type of column, and for nulls."""
     rows = input_tables(everything())
     for name in ("runs", "billing_lines", "artifact_bytes"):
         dataset.load(name, rows[name], schema=schema_of(TABLES[name])).result()

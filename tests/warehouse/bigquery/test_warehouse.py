@@ -1,6 +1,6 @@
-"""The warehouse in BigQuery promises what the one in a folder does. The server is an emulator, unless `make test-bigquery` names Google's.
+"""A warehouse in BigQuery keeps the same promises as one in a folder. The server is an emulator, unless `make test-bigquery` names Google's.
 
-Tests share a warehouse where they can, each with a month and writers of its own: on Google's, tables take a minute to make.
+Tests share a warehouse if they can, and each uses its own month and writers: on Google's BigQuery, creating the tables takes a minute.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from tests.warehouse.cost_allocations_model import COST_ALLOCATIONS, first_of
 
 LINES = TABLES["billing_lines"]
 SMALLEST = Decimal("0.0000000000000000000001")
-LARGEST = "9999999999999999.9999999999999999999999"  # that a Parquet file of ours holds
+LARGEST = "9999999999999999.9999999999999999999999"  # as in Runspend's Parquet files
 ODD = ["ä ß 東京 🙂", 'it\'s "quoted" \\ and\nbroken\ttwice', "e\u0301 is not \u00e9", "\u202egnirts", "'); drop table runs --", "", " "]
 
 
@@ -52,12 +52,12 @@ def warehouse(bigquery_warehouse: BigQueryWarehouse) -> BigQueryWarehouse:
 
 @pytest.fixture
 def fresh(bigquery_target: Target) -> BigQueryWarehouse:
-    """A warehouse that was not opened yet."""
+    """A warehouse that no process has opened yet."""
     return BigQueryWarehouse(bigquery_target.settings())
 
 
 def again(warehouse: BigQueryWarehouse, **more: Any) -> BigQueryWarehouse:
-    """The same tables, opened by someone else."""
+    """The same tables, opened by another process."""
     return BigQueryWarehouse(warehouse.jobs._settings, **more)
 
 
@@ -74,7 +74,7 @@ def ask(warehouse: BigQueryWarehouse, query: str, parameters: Mapping[str, Any] 
 
 
 def script(warehouse: BigQueryWarehouse, text: str) -> None:
-    """What someone else does to the tables."""
+    """Run a script, as another user of the tables would."""
     warehouse.jobs.run(Statement(text), dataset=warehouse.places.internal, labels={"step": "other"})
 
 
@@ -82,7 +82,7 @@ def script(warehouse: BigQueryWarehouse, text: str) -> None:
 
 
 def test_tables_are_made_from_tables_py(warehouse: BigQueryWarehouse) -> None:
-    """Columns, types, descriptions, month partitions, clustering and labels; who may see what is a matter of datasets."""
+    """Columns, types, descriptions, month partitions, clusters and labels come from tables.py. Access rights belong to datasets."""
     warehouse.make_ready()
     client, places = warehouse.jobs.client, warehouse.places
     for table in TABLES.values():
@@ -117,7 +117,7 @@ def test_tables_are_made_from_tables_py(warehouse: BigQueryWarehouse) -> None:
 
 
 def test_opening_makes_no_request() -> None:
-    """Where nothing listens, a warehouse can be named; asked, it says what to check."""
+    """A warehouse can be opened even if no server listens there."""
     nowhere = BigQueryWarehouse(WarehouseSettings(uri="bigquery://project/dataset", endpoint="http://127.0.0.1:9", credentials="anonymous"))
     assert nowhere.places.staging == "project.dataset_staging"
     nowhere.jobs.client._connection.API_BASE_URL  # noqa: B018 - a client is made, but no server is asked
@@ -136,7 +136,7 @@ def with_columns(table: Table, columns: Sequence[Column]) -> Table:
 
 
 def test_a_new_column_is_added_and_is_null_in_old_rows(fresh: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A table of people and one of ours; digests of old rows stay as they were, new rows fill the column."""
+    """A public and an internal table get the column. Old rows keep their digests, and new rows fill the column."""
     units = [Unit("run_costs", "2026-10", "all"), Unit("experiments", "all", "prod")]
     before = [fill(fresh, unit, rows_of(TABLES[unit.table], period=unit.period)) for unit in units]
     for unit in units:
@@ -166,7 +166,7 @@ def test_a_new_column_is_added_and_is_null_in_old_rows(fresh: BigQueryWarehouse,
 
 
 def test_former_names_and_values_are_replaced_in_place(fresh: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables of the schema version before get today's names and values with equal content, however often it is begun."""
+    """Tables of the previous schema version get the current names and values with equal content, even if an update was started before."""
     for unit in former.UNITS:
         fill(fresh, unit, former.todays_rows(unit))
     before, states = former.contents(fresh.read), fresh.states()
@@ -180,7 +180,7 @@ def test_former_names_and_values_are_replaced_in_place(fresh: BigQueryWarehouse,
     script(fresh, f"update {quoted(fresh.places.published)} set extra = '{extra}' where table_name = ''")
     with monkeypatch.context() as patched:
         patched.setattr("runspend.warehouse.bigquery.tables._rename_values", Mock(side_effect=RunspendError("killed")))
-        with pytest.raises(RunspendError, match="killed"):  # after the names, before the values
+        with pytest.raises(RunspendError, match="killed"):  # after the renamed columns, before the renamed values
             again(fresh).make_ready()
     for _ in range(2):
         upgraded = again(fresh)
@@ -219,7 +219,7 @@ def undated(table: Table) -> Table:
 def test_any_other_difference_is_refused_with_the_statement_to_run(
     warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch, change: Callable[[Table], Table], message: str
 ) -> None:
-    """Runspend does not alter such a table."""
+    """Runspend does not change such a table itself."""
     warehouse.make_ready()
     before, head = warehouse.jobs.client.get_table(warehouse.places.table(TABLES["run_costs"])), warehouse.head()
     monkeypatch.setitem(TABLES, "run_costs", change(TABLES["run_costs"]))
@@ -232,7 +232,7 @@ def test_any_other_difference_is_refused_with_the_statement_to_run(
 
 
 def test_a_newer_warehouse_is_refused(fresh: BigQueryWarehouse) -> None:
-    """A warehouse that a newer runspend wrote is neither read nor written."""
+    """Runspend neither reads nor writes a warehouse that a newer version wrote."""
     fresh.make_ready()
     extra = json.dumps({"schema_version": SCHEMA_VERSION + 1, "schema": "another"})
     script(fresh, f"update {quoted(fresh.places.published)} set extra = '{extra}' where table_name = ''")
@@ -248,7 +248,7 @@ def test_a_newer_warehouse_is_refused(fresh: BigQueryWarehouse) -> None:
 
 
 def test_an_empty_warehouse_has_every_table(warehouse: BigQueryWarehouse) -> None:
-    """Tables are there before rows are, in the types of tables.py."""
+    """Opening creates all tables, with the types in tables.py, before there are rows."""
     with warehouse.reader() as reader:
         for table in TABLES.values():
             found = reader.query(f"select * from {table.name} where false").schema
@@ -257,7 +257,7 @@ def test_an_empty_warehouse_has_every_table(warehouse: BigQueryWarehouse) -> Non
 
 
 def test_reading_states_of_nothing_makes_nothing(fresh: BigQueryWarehouse) -> None:
-    """Who only asks what is there makes no datasets."""
+    """Reading states creates no datasets."""
     assert fresh.states() == {}
     assert fresh.read(Unit("runs", "2026-10", "prod")) is None
     assert not [item for item in fresh.jobs.client.list_datasets() if item.dataset_id.startswith(fresh.places.dataset)]
@@ -267,7 +267,7 @@ def test_reading_states_of_nothing_makes_nothing(fresh: BigQueryWarehouse) -> No
 
 
 def test_odd_values_come_back_as_they_were_put(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Unicode, quotes, empty strings and lists, nulls wherever a column is not a key; the largest and the smallest money."""
+    """The values are Unicode, quotes, empty strings and lists, nulls in every column that is not a key, and the largest and smallest money."""
     rows = rows_of(LINES, period=month, count=len(ODD))
     money = [Decimal(text) for text in (f"{SMALLEST:f}", f"-{SMALLEST:f}", LARGEST, f"-{LARGEST}", "0", "0.1")] + [None]
     columns: dict[str, list[Any]] = {
@@ -286,7 +286,7 @@ def test_odd_values_come_back_as_they_were_put(warehouse: BigQueryWarehouse, mon
 
 
 def test_a_nul_in_a_text_comes_back(warehouse: BigQueryWarehouse, month: str) -> None:
-    """SQLite holds them, so do names of runs."""
+    """SQLite can store NUL characters, so names of runs may contain them."""
     rows = rows_of(TABLES["runs"], period=month, count=1)
     rows = rows.set_column(rows.column_names.index("run_name"), "run_name", pa.array(["a\0b"]))
     unit = Unit("runs", month, "prod")
@@ -296,7 +296,7 @@ def test_a_nul_in_a_text_comes_back(warehouse: BigQueryWarehouse, month: str) ->
 
 
 def test_writers_of_one_month_do_not_touch_each_other(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Put, replaced, emptied, dropped: always one writer's rows of one month, and an empty unit is one."""
+    """A writer puts, replaces, empties and drops only its own rows of one month. A unit without rows is still a unit."""
     units = {name: Unit("billing_lines", month, name) for name in ("aws", "gcp", "aws-2")}
     other = Unit("billing_lines", next(MONTHS), "aws")
     with warehouse.step("fill", "b1") as step:
@@ -333,7 +333,7 @@ def test_writers_of_one_month_do_not_touch_each_other(warehouse: BigQueryWarehou
 
 
 def test_the_digest_of_rows_that_were_put_is_the_folders(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
-    """So that a copied warehouse is up to date."""
+    """The digests are equal, so a copied warehouse is up to date."""
     rows, unit = rows_of(LINES, period=month), Unit("billing_lines", month, "aws")
     with ParquetWarehouse(tmp_path / "folder").step("fill", "fill") as step:
         wanted = step.put(*unit, rows)
@@ -343,7 +343,7 @@ def test_the_digest_of_rows_that_were_put_is_the_folders(warehouse: BigQueryWare
 
 
 def test_a_unit_takes_another_name(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Renamed rows are another writer's, whole names and beginnings of names; the old unit goes in the same moment."""
+    """Runspend renames a writer by its whole name or by the beginning of its name. The same transaction removes the old unit."""
     table = TABLES["run_costs"]
     old, new = Unit("run_costs", month, "old"), Unit("run_costs", month, "new")
     rows = rows_of(table, period=month, count=4)
@@ -370,7 +370,7 @@ def test_a_unit_takes_another_name(warehouse: BigQueryWarehouse, month: str) -> 
 
 
 def test_leaving_without_publish_leaves_only_what_expires(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Staged rows are removed when the step ends, also by an error. A staging table stays and expires by itself."""
+    """The end of the step removes staged rows, even after an error. A staging table that remains expires by itself."""
     unit = Unit("billing_lines", month, "aws")
     before = warehouse.head()
 
@@ -411,7 +411,7 @@ def step_datasets(warehouse: BigQueryWarehouse) -> list[str]:
 
 
 def test_models_fill_units(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """Models fill a unit with rows in the table's types and the build's id, from published and staged rows. Temporary tables end with the step."""
+    """Models read published and staged rows. They fill a unit with the table's types and the build's id. Temporary tables end with the step."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=20))
     (sql / "lines.sql").write_text("select * from billing_lines where billing_period = @period")
     (sql / "other_lines.sql").write_text("select * from lines where true")
@@ -436,7 +436,7 @@ def test_models_fill_units(warehouse: BigQueryWarehouse, month: str, sql: Path) 
 
 
 def test_the_digest_of_models_is_of_their_content(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """The same rows by another build, in shares or whole, in one model or two, have one digest; others have another."""
+    """The digest is the same for another build, for shards, and for two models instead of one. Other rows have another digest."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=20))
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     whole = charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))], "one")
@@ -461,7 +461,7 @@ def test_the_digest_of_models_is_of_their_content(warehouse: BigQueryWarehouse, 
 
 
 def test_a_later_model_sees_what_an_earlier_one_staged(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """Staged in place of published, dropped as gone, added to what was staged before."""
+    """It sees staged rows instead of published ones, does not see dropped rows, and sees rows added to staged ones."""
     unit = Unit("cost_allocations", month, "all")
     fill(warehouse, unit, rows_of(TABLES["cost_allocations"], period=month, count=9))
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=6))
@@ -480,7 +480,7 @@ def test_a_later_model_sees_what_an_earlier_one_staged(warehouse: BigQueryWareho
 
 
 def test_a_check_that_saw_two_builds_supersedes(warehouse: BigQueryWarehouse, month: str, sql: Path) -> None:
-    """Views show what others publish meanwhile: a check that fails then says nothing, and nothing is published."""
+    """Views show rows that others publish in the meantime. A check that fails then proves nothing, and the step publishes nothing."""
     lines, unit = Unit("billing_lines", month, "aws"), Unit("cost_allocations", month, "all")
     fill(warehouse, lines, rows_of(LINES, period=month))
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
@@ -497,7 +497,7 @@ def test_a_check_that_saw_two_builds_supersedes(warehouse: BigQueryWarehouse, mo
 
 
 def test_a_step_over_an_older_input_is_superseded(warehouse: BigQueryWarehouse, month: str) -> None:
-    """An input that changed, went or came: nothing is published."""
+    """If an input was changed, removed or added, the step publishes nothing."""
     lines, unit, other = Unit("billing_lines", month, "aws"), Unit("cost_daily", month, "all"), Unit("billing_lines", month, "gcp")
     read = fill(warehouse, lines, rows_of(LINES, period=month)).digest
     for inputs, is_published in (
@@ -519,7 +519,7 @@ def test_a_model_may_not_have_the_name_of_a_table(warehouse: BigQueryWarehouse, 
 
 
 def test_datasets_of_killed_steps_are_swept(fresh: BigQueryWarehouse) -> None:
-    """Those older than their tables live; a younger one may be someone's who works, and other datasets are none of ours."""
+    """Runspend removes datasets older than the lifetime of their tables. It keeps younger ones, which a step may still use, and other datasets."""
     jobs, places = fresh.jobs, fresh.places
     killed, unlabelled = places.step("0123456789abcdef"), places.step("fedcba9876543210")
     others = (places.public, f"{places.public}_stepson", places.step("functions"), places.step("0123456789abcdef_internal"))
@@ -544,10 +544,10 @@ def test_datasets_of_killed_steps_are_swept(fresh: BigQueryWarehouse) -> None:
 
 
 def jobs_since(warehouse: BigQueryWarehouse, moment: dt.datetime) -> list[Any]:
-    """Jobs in the project that are of this warehouse, the oldest first."""
+    """Return the jobs of this warehouse in the project, oldest first."""
     found = [
         job for job in warehouse.jobs.client.list_jobs(min_creation_time=moment) if job.created >= moment
-    ]  # the emulator lists them all
+    ]  # the emulator lists all jobs
     return sorted(
         (job for job in found if warehouse.places.dataset in repr(job.to_api_repr()["configuration"])), key=lambda job: job.created
     )
@@ -563,7 +563,7 @@ def loads(warehouse: BigQueryWarehouse, since: dt.datetime, month: str) -> list[
 
 
 def test_the_same_rows_go_up_once(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """The id of a load names step, unit and content: the same rows find the finished job, and other rows are another job."""
+    """A load's id contains step, unit and content. So the same rows find the finished job, and other rows get a new job."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     for _ in range(2):
         with warehouse.step("fill", "fill") as step:
@@ -577,7 +577,7 @@ def test_the_same_rows_go_up_once(warehouse: BigQueryWarehouse, month: str, sinc
 
 
 def test_rows_that_are_already_there_are_not_sent_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """Nothing goes up and nothing is swapped for rows that differ by the id of their load alone; other rows, or other facts, are."""
+    """Runspend uploads and swaps nothing if the rows differ only in their load id. It does if other values or the unit's metadata differ."""
     unit, table = Unit("runs", month, "prod"), TABLES["runs"]
     first = fill(warehouse, unit, rows_of(table, period=month, build_id="one"), extra={"last": "1"})
     number, sent = warehouse.head().number, len(loads(warehouse, since, month))
@@ -594,7 +594,7 @@ def test_rows_that_are_already_there_are_not_sent_again(warehouse: BigQueryWareh
 
 
 def test_rows_that_are_already_there_must_still_be_there_at_the_end(warehouse: BigQueryWarehouse, month: str) -> None:
-    """What was left there, because it was the same, is something else meanwhile: it goes up after all, unless it was to be as it was."""
+    """Another writer replaced the rows that the step had skipped as equal. The step uploads them after all, unless the unit was to stay as it was."""
     unit, other = Unit("runs", month, "prod"), Unit("run_resources", month, "prod")
     first = fill(warehouse, unit, rows_of(TABLES["runs"], period=month))
     for count, inputs, is_published in ((3, {unit: first.digest}, False), (4, {}, True)):
@@ -609,7 +609,7 @@ def test_rows_that_are_already_there_must_still_be_there_at_the_end(warehouse: B
 
 
 def test_rows_whose_digest_does_not_identify_them_are_sent_again(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """A bill's digest is of its lines, not of how they are read; a source's times are outside of its digest."""
+    """The digest of a bill covers its lines, but not the way they were read. The digest of a source does not cover its times."""
     for table in ("billing_lines", "sources"):
         unit = Unit(table, month if TABLES[table].period_column else "all", f"aws{month}")
         fill(warehouse, unit, rows_of(TABLES[table], period=unit.period))
@@ -619,7 +619,7 @@ def test_rows_whose_digest_does_not_identify_them_are_sent_again(warehouse: BigQ
 
 
 def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """A finished job's staging table has expired: the job no longer helps."""
+    """The staging table of a finished job has expired, so the job is of no further use."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     for number in (1, 2):
         with warehouse.step("fill", "fill") as step:
@@ -634,7 +634,7 @@ def test_a_load_whose_table_is_gone_is_sent_again_under_the_next_id(warehouse: B
 def test_a_load_that_failed_is_sent_again_under_the_next_id(
     warehouse: BigQueryWarehouse, month: str, since: dt.datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A failed job leaves no table, and its id cannot be used again."""
+    """A failed job leaves no table, and BigQuery does not accept its id again."""
     unit, rows, load = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month), Jobs.load
 
     def damaged(self: Jobs, file: Path, *rest: Any) -> Any:
@@ -653,7 +653,7 @@ def test_a_load_that_failed_is_sent_again_under_the_next_id(
 
 
 def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """Loaded rows are counted before the swap."""
+    """Runspend counts the loaded rows before the swap."""
     unit, rows = Unit("billing_lines", month, "aws"), rows_of(LINES, period=month)
     with warehouse.step("fill", "fill") as step:
         step.put(*unit, rows)
@@ -667,7 +667,7 @@ def test_a_staging_table_with_other_rows_is_refused(warehouse: BigQueryWarehouse
 
 
 def test_every_job_has_a_label_and_a_cost_limit(warehouse: BigQueryWarehouse, month: str, sql: Path, since: dt.datetime) -> None:
-    """Labels tell product, step and month; no query may read more than the settings allow."""
+    """Labels name product, step and month. No query may read more than the settings allow."""
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))
     charges(warehouse, sql, month, [Model("cost_allocations", (month, "all"))])
@@ -707,7 +707,7 @@ FORBIDDEN = [
 @pytest.mark.parametrize("native", [False, True])
 @pytest.mark.parametrize("statement", FORBIDDEN)
 def test_people_cannot_write(warehouse: BigQueryWarehouse, statement: str, native: bool) -> None:
-    """SQL from people is one SELECT."""
+    """SQL from users must be one SELECT."""
     before = warehouse.head()
     with warehouse.reader() as reader, pytest.raises(UsageError):
         reader.query(statement, native=native)
@@ -717,7 +717,7 @@ def test_people_cannot_write(warehouse: BigQueryWarehouse, statement: str, nativ
 
 
 def test_an_answer_may_be_limited_to_its_first_rows(warehouse: BigQueryWarehouse, month: str) -> None:
-    """So that a server holds no more rows than it sends."""
+    """A server then holds no more rows than it sends."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))
     statement = f"select line_id, billed_cost from billing_lines where billing_period = date '{month}-01' order by line_id"
     whole = warehouse.answer(statement, timeout=60)
@@ -727,7 +727,7 @@ def test_an_answer_may_be_limited_to_its_first_rows(warehouse: BigQueryWarehouse
 
 
 def test_queries_accept_every_kind_of_parameter(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Of every kind a caller has; a missing one is named, one too many is not sent; money is exact."""
+    """Callers pass every kind of parameter. A missing parameter is named in the error, a surplus one is not sent, and money is exact."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))
     with warehouse.reader() as reader:
         total = reader.query(
@@ -750,7 +750,7 @@ def test_queries_accept_every_kind_of_parameter(warehouse: BigQueryWarehouse, mo
 
 
 def test_a_question_that_fails_ends_the_moment(warehouse: BigQueryWarehouse) -> None:
-    """A later query of this reader could see another snapshot, so it is refused. A new reader answers it."""
+    """A later query of this reader could see another snapshot, so the reader refuses it. A new reader answers it."""
     with warehouse.reader() as reader:
         with pytest.raises(RunspendError, match=r"[Dd]ivision"):
             reader.query("select div(1, 0) as a from (select 1)")
@@ -760,14 +760,14 @@ def test_a_question_that_fails_ends_the_moment(warehouse: BigQueryWarehouse) -> 
 
 
 def test_money_goes_up_as_bignumeric(warehouse: BigQueryWarehouse, month: str, since: dt.datetime) -> None:
-    """Without this type, BigQuery makes NUMERIC of a Parquet file's decimals, and refuses what has more than nine."""
+    """Without this type, BigQuery stores a Parquet file's decimals as NUMERIC and refuses more than nine decimal places."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month))
     [job] = [job for job in jobs_since(warehouse, since) if job.job_type == "load"]
     assert job.to_api_repr()["configuration"]["load"]["decimalTargetTypes"] == ["BIGNUMERIC"]
 
 
 def test_rows_come_in_batches(warehouse: BigQueryWarehouse, month: str) -> None:
-    """No more rows at a time than were asked for, all of them, money exact."""
+    """A reader returns all rows, at most the requested number at a time, with exact money."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, cost="0.3333333333333333333333"))
     with warehouse.reader() as reader:
         batches = list(
@@ -782,7 +782,7 @@ def test_rows_come_in_batches(warehouse: BigQueryWarehouse, month: str) -> None:
 
 
 def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str, tmp_path: Path) -> None:
-    """All its answers, the states asked within, and the files fetched are of the moment of its first question; writers do not wait for it."""
+    """All its answers, states and fetched files are from the moment of its first query. Writers do not wait for it."""
     unit = Unit("billing_lines", month, "aws")
     old = fill(warehouse, unit, rows_of(LINES, period=month))
     query = "select max(billed_cost) as c, count(*) as n from billing_lines where billing_period = @month"
@@ -799,7 +799,7 @@ def test_a_reader_sees_one_moment(warehouse: BigQueryWarehouse, month: str, tmp_
 
 
 def test_publishing_inside_a_reader_does_not_disturb_it(warehouse: BigQueryWarehouse, month: str) -> None:
-    """A folder refuses it, because the lock would wait for itself; here nothing waits."""
+    """A folder refuses this, because the lock would wait for itself. BigQuery has no such lock."""
     unit = Unit("billing_lines", month, "aws")
     with warehouse.reader() as reader:
         assert reader.query("select 1 as a").to_pylist() == [{"a": 1}]
@@ -809,7 +809,10 @@ def test_publishing_inside_a_reader_does_not_disturb_it(warehouse: BigQueryWareh
 
 
 def test_money_in_one_currency_is_the_folders(bigquery_target: Target, tmp_path: Path) -> None:
-    """Questions of reports and of people, exchanged: the rows a folder gives, to the last decimal, at once and in batches. The other questions: on the reference."""
+    """Reports and users' queries in one currency return a folder's rows to the last decimal, at once and in batches.
+
+    The reference implementation checks the other queries.
+    """
     run_on_duckdb(exchange.world(), tmp_path)
     summarize_on_duckdb(exchange.world(), tmp_path)
     folder, copied = ParquetWarehouse(tmp_path), BigQueryWarehouse(bigquery_target.settings())
@@ -831,7 +834,7 @@ def test_money_in_one_currency_is_the_folders(bigquery_target: Target, tmp_path:
 
 
 def test_a_query_that_reads_too_much_is_refused(warehouse: BigQueryWarehouse, month: str) -> None:
-    """The setting that says otherwise is named."""
+    """The error names the setting that allows more."""
     fill(warehouse, Unit("billing_lines", month, "aws"), rows_of(LINES, period=month))
     settings = WarehouseSettings(**{**warehouse.jobs._settings.model_dump(), "maximum_bytes_billed": 1})
     with BigQueryWarehouse(settings).reader() as reader, pytest.raises(ConfigError, match=r"warehouse\.maximum_bytes_billed"):
@@ -840,7 +843,7 @@ def test_a_query_that_reads_too_much_is_refused(warehouse: BigQueryWarehouse, mo
 
 @only_real
 def test_a_month_reads_a_month(warehouse: BigQueryWarehouse, month: str) -> None:
-    """Partitions are pruned through the view of a public table and for one of ours."""
+    """BigQuery prunes partitions of internal tables, and of public tables through their views."""
     other = next(MONTHS)
     for table in (LINES, TABLES["run_costs_daily"]):
         for period in (month, other):
