@@ -223,7 +223,7 @@ def aws_column_name(key: str) -> str:
     """Spell a tag key as CUR 2.0 and Athena's columns do: `CostCenter` becomes cost_center, `aws:ecs:clusterName` becomes
     aws_ecs_cluster_name.
 
-    Every capital gets an underscore before it and becomes small. Other characters become underscores, repeated underscores become
+    Every capital letter becomes an underscore and the small letter. Other characters become underscores, repeated underscores become
     one, and those at the ends are removed. Source: AWS "Running Amazon Athena queries" (column names).
     """
     return re.sub(r"[^a-z0-9]+", "_", re.sub(r"([A-Z])", r"_\1", key).lower()).strip("_")

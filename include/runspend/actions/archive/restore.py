@@ -300,7 +300,7 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
             is_alone = False
         except OSError as error:
             raise UsageError(
-                f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder of another disk. Nothing was restored."
+                f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder on another disk. Nothing was restored."
             ) from error
         if not is_alone:  # or the lock file was removed by a restore that has just ended
             raise UsageError(

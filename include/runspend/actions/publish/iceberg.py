@@ -131,7 +131,7 @@ def _is_inside(place: str, target: IcebergTarget) -> bool:
 
 
 def _known_parts(noted: str, table: Table) -> dict[str, list[Any]]:
-    """Return the parts that a table's property names; none if it is not as `_update` writes it."""
+    """Return the parts that a table's property names. Returns none if the property is not in the format that `_update` writes."""
     try:
         known: dict[str, list[Any]] = json.loads(noted)
         for period, (build_id, rows, at) in known.items():

@@ -202,7 +202,7 @@ def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tupl
 
 
 def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[pa.Array, list[pa.Array]]:
-    """Return (the code of every number; per column its digit for each code). `digits` are earlier ones; `sizes` belong to the last ones."""
+    """Return (the code of every number; per column its digit for each code). `digits` are those of earlier columns, and `sizes` are the sizes of the last ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -75,7 +75,7 @@ class Delivery:
     problem: str | None = None
     export: str = ""
     is_unreadable: bool = False  # its manifest cannot be read
-    assembly: str = ""  # which assembly of a legacy AWS report's month its manifest names
+    assembly: str = ""  # the assembly that the manifest of a legacy AWS report names for the month
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[s
 def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callable[[str], bool]) -> bool:
     """Return whether manifests decide which files count: as `delivery` states; otherwise they do if there are manifests and data files.
 
-    Behind a wildcard, a month with several executions would be counted once for each. So manifests come first if providers write them.
+    With a wildcard, a month would count once for each of its executions. So manifests take precedence if providers write them.
     """
     if source.delivery is not None:
         return source.delivery == "manifest"

@@ -18,7 +18,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Room:
-    """The parts of the memory. More rows at a time mean less work per row up to a point, so no part is larger than is useful."""
+    """How a process divides its memory. Larger batches save work only up to a point, so no part is larger than is useful."""
 
     engine_bytes: int  # DuckDB's limit, beyond which it spills
     kept_bytes: int  # of staged rows

@@ -1,5 +1,5 @@
--- The calls that MLflow recorded tokens but no cost for, from `raw_traces` and `raw_spans`: each span with a model and tokens
--- of a trace that has no cost, or whose cost comes from other spans. A span below a span with a cost or with tokens is part of
+-- The calls with tokens but without a cost in MLflow, from `raw_traces` and `raw_spans`. One row per span with a model and tokens.
+-- Its trace has no cost, or a cost that comes from other spans. A span below a span with a cost or with tokens is part of
 -- that span, as in MLflow's own sum. A span above a span with a cost is not priced: its tokens may include those of the span below.
 create or replace temp table unpriced_calls as
 with recursive down as (

@@ -39,7 +39,7 @@ def harmless(value: Any, *, hides_people: bool, is_page: bool = False) -> Any:
 
 
 def harmless_text(text: str, *, hides_people: bool, is_page: bool = False) -> str:
-    """Return a string without control characters and of limited length; line breaks stay in a page."""
+    """Return a string of limited length, without control characters. Pages keep their line breaks."""
     longest = LONGEST_PAGE if is_page else LONGEST
     kept = text[: longest + 1]
     kept = "\n".join(map(visible, kept.split("\n"))) if is_page else visible(kept)

@@ -124,8 +124,8 @@ WHICH = (
     Parameter("workspace", "Workspace of the tracking server. Give `server` too.", example="default"),
 )
 STARTED = (
-    Parameter("since", "First day or month (UTC) of the start.", "pattern", pattern=DAY_OR_MONTH, example="2026-10-01"),
-    Parameter("until", "Last day or month (UTC) of the start.", "pattern", pattern=DAY_OR_MONTH, example="2026-10"),
+    Parameter("since", "First start day or month (UTC).", "pattern", pattern=DAY_OR_MONTH, example="2026-10-01"),
+    Parameter("until", "Last start day or month (UTC).", "pattern", pattern=DAY_OR_MONTH, example="2026-10"),
 )
 OF_VIEW = (
     Parameter("from", f"First day of the charges (UTC). At most {MOST_DAYS:,} days.", "pattern", pattern=DAY, example="2026-10-01"),

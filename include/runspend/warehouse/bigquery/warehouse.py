@@ -237,7 +237,7 @@ class BigQueryReader:
     def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
         if native:
             if self._seen is not None:
-                raise RunspendError("cannot send SQL as it is: the reader sees the rows of some teams only.")
+                raise RunspendError("cannot run native SQL: this reader may see the rows of some teams only. Use GoogleSQL.")
             return self._refuse_all_but_select(Statement(sql, parameters))
         sql = self._restricted(sql)
         tree = parse(sql)

@@ -80,7 +80,7 @@ def _is_unsealed(record: Mapping[str, Any]) -> bool:
 
 
 def _schema_of(root: Path) -> dict[str, object]:
-    """Return the columns of the files, and the version that has them; all files of a table have the same."""
+    """Return the columns of the files, and the schema version with these columns. All files of a table have the same columns."""
     import pyarrow.parquet as pq
 
     columns = {}
