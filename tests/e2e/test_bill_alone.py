@@ -1,4 +1,4 @@
-"""One bill that takes too much memory, crashes its libraries or is killed: it is refused, the other bills and the rest go on."""
+"""A bill that takes too much memory, crashes its libraries or is killed is refused. The other bills and steps continue."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ NOW = datetime(2026, 11, 24, 2, tzinfo=timezone.utc)
 
 
 def configure(folder: Path, *bills: str, **more: Any) -> Settings:
-    """Bills below `folder`, operators with a mailbox."""
+    """Configure the bills in `folder`, and operators with a mailbox."""
     bill_sources = [{"name": name, "uri": name, "late_after": "90d"} for name in bills]
     return read_settings(folder, {"home": "home", "billing": bill_sources, "mail": {"operators": ["ops@example.com"]}, **more})
 
 
 def bomb(path: Path, rows: int, width: int) -> None:
-    """A small Parquet file of many rows: 32 columns of one value each, held once."""
+    """Return a small Parquet file with many rows: 32 columns of one value each, stored once."""
     names = [*ROW, *(f"x_Column{n}" for n in range(12)), "RegionId", "SkuId", "InvoiceId", "ResourceName"]
     values = {name: ROW.get(name) or "x" * width for name in names}
     coded = {
@@ -66,14 +66,14 @@ def left_over(settings: Settings) -> list[str]:
 
 @pytest.fixture
 def two(tmp_path: Path) -> Settings:
-    """A bill and, behind it, another."""
+    """Return a hostile bill and another bill after it."""
     write_csv(tmp_path / "first" / "a.csv", [row("1.00")])
     write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
     return configure(tmp_path, "first", "second")
 
 
 def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], None]) -> None:
-    """Do something to the process that reads `first` when it says that it is at a step."""
+    """Act on the process that reads `first` when it reports a step."""
     load, begin = loading.load_bill, limits.ProcessWatch.begin
     watches: list[limits.ProcessWatch] = []
 
@@ -94,7 +94,10 @@ def at_first(monkeypatch: pytest.MonkeyPatch, step: str, do: Callable[[int], Non
 
 
 def test_a_bill_that_needs_too_much_memory_is_refused_alone(tmp_path: Path) -> None:
-    """4 MB of Parquet that become gigabytes: exit 3, a sentence with the bill, the limit and the peak, a mail; the next bill is loaded."""
+    """4 MB of Parquet become gigabytes.
+
+    The exit code is 3, and a message and a mail name the bill, the limit and the peak. The next bill is loaded.
+    """
     bomb(tmp_path / "first" / "bomb.parquet", 200_000, 4_000)
     write_csv(tmp_path / "second" / "a.csv", [row("2.00")])
     settings = configure(tmp_path, "first", "second", memory="500MB")
@@ -112,7 +115,7 @@ def test_a_bill_that_needs_too_much_memory_is_refused_alone(tmp_path: Path) -> N
 
 @pytest.mark.torture
 def test_three_million_rows_in_400_kilobytes_keep_to_the_memory_or_are_refused(tmp_path: Path) -> None:
-    """What took 3.4 GB: now the process never has more than the limit and what comes between two looks."""
+    """These rows used to take 3.4 GB. Now the process never exceeds the limit by more than it can take between two measurements."""
     bomb(tmp_path / "first" / "bomb.parquet", 3_000_000, 20)
     settings = configure(tmp_path, "first", memory="600MB")
     outcome = pipeline.load(settings, now=NOW)
@@ -126,7 +129,7 @@ def test_three_million_rows_in_400_kilobytes_keep_to_the_memory_or_are_refused(t
 def test_a_bill_whose_process_is_killed_is_refused_alone_and_loads_again(
     two: Settings, monkeypatch: pytest.MonkeyPatch, step: str, how: signal.Signals
 ) -> None:
-    """Killed at each step. How it ended only decides a word, so one crash is enough."""
+    """The process is killed at each step. The cause changes only one word of the message, so one kind of crash is enough."""
     with monkeypatch.context() as patched:
         at_first(patched, step, lambda process: os.kill(process, how))
         outcome = pipeline.load(two, now=NOW)
@@ -157,7 +160,7 @@ def test_a_bill_has_its_time(tmp_path: Path, two: Settings) -> None:
 
 
 def test_ctrl_c_ends_the_load_and_its_process(two: Settings, tmp_path: Path) -> None:
-    """SIGINT to the whole group, as a terminal sends it: nothing is left running, nothing was published, the next load is whole."""
+    """SIGINT goes to the whole group, as from a terminal. No process stays, nothing is published, and the next load is complete."""
     command = [sys.executable, "-c", "import tests.e2e.test_bill_alone as t; t.load_slowly()"]
     environment = {**os.environ, "RUNSPEND_CONFIG": str(tmp_path / "runspend.yaml")}
     loader = subprocess.Popen(
@@ -189,7 +192,7 @@ def test_ctrl_c_ends_the_load_and_its_process(two: Settings, tmp_path: Path) -> 
 
 
 def load_slowly() -> None:
-    """What the test above interrupts."""
+    """The load that the test above interrupts."""
 
     def say(text: str) -> None:
         if "reading" in text:

@@ -1,4 +1,4 @@
-"""Mails in a real browser: on a phone and a desk, by day and by night, nothing sticks out, nothing is asked of any network."""
+"""Mails in a real browser, on a phone and a desktop, in light and dark mode. They fit the screen and load nothing from a network."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SIZES = {"phone": (360, 740), "pane": (600, 800), "desk": (1100, 800)}
 
 
 def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16-384") -> dict[str, Mail]:
-    """A budget that broke with runs that are on, a stale source, and a digest: as the alert step writes them."""
+    """Write mails as the alert step does: an exceeded budget with active runs, a stale source, and a digest."""
     rows = [
         cost(f"2026-{11 - n // 30:02d}-{22 - n if n < 22 else 30 - (n - 22) % 28:02d}", f"{180 + 13 * (n % 7)}", experiment_name=name)
         for n in range(50)
@@ -83,7 +83,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
 
 
 def archive_notice(home: Path, run_name: str, experiment: str) -> Mail:
-    """A notice to operators about the folders of three owners."""
+    """Write a notice to operators about the folders of three owners."""
     data: dict[str, Any] = {
         "stores": [{"uri": "/srv/mlflow/artifacts"}, {"uri": "/srv/mlflow/archive/cold", "measure": "none"}],
         "archive": {"to": "/srv/mlflow/archive/cold"}, "site": {"url": "https://costs.acme.com"},
@@ -108,12 +108,12 @@ def archive_notice(home: Path, run_name: str, experiment: str) -> Mail:
 
 @pytest.fixture(scope="module")
 def mails(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Mail]:
-    """Written once."""
+    """The mails, written once."""
     return write_mails(tmp_path_factory.mktemp("home"))
 
 
 def open_mail(browser: Browser, mail: Mail, size: str, scheme: Any, faults: list[str]) -> Page:
-    """The HTML part as a mail program shows it, its picture in place, watched for anything a mail must not do."""
+    """Open the HTML part as a mail program shows it, with its picture, and record everything that a mail must not do."""
     width, height = SIZES[size]
     context = browser.new_context(
         viewport={"width": width, "height": height}, color_scheme=scheme, device_scale_factor=2, is_mobile=size == "phone"
@@ -130,7 +130,7 @@ def open_mail(browser: Browser, mail: Mail, size: str, scheme: Any, faults: list
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", ["budget", "digest", "operators", "archive"])
 def test_a_mail_fits_and_can_be_read(browser: Browser, mails: dict[str, Mail], name: str, size: str) -> None:
-    """No sideways scrolling, letters of 12 pixels at least and far enough from their ground in brightness, the picture whole; by day and by night."""
+    """There is no horizontal scrolling, letters have at least 12 pixels and enough contrast, and the picture is complete, in light and dark mode."""
     faults: list[str] = []
     page = open_mail(browser, mails[name], size, "light", faults)
     for scheme in ("light", "dark"):
@@ -144,7 +144,7 @@ def test_a_mail_fits_and_can_be_read(browser: Browser, mails: dict[str, Mail], n
 
 
 def assert_readable(page: Page, size: str, scheme: str) -> None:
-    """As it is shown now."""
+    """Check the page in its current state."""
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
     assert (
         page.evaluate("Math.min(...[...document.querySelectorAll('td, th, p, h2, a')].map(e => parseFloat(getComputedStyle(e).fontSize)))")
@@ -163,7 +163,10 @@ def assert_readable(page: Page, size: str, scheme: str) -> None:
 
 
 def test_a_mail_begins_with_figures_and_the_way_to_act(mails: dict[str, Mail]) -> None:
-    """The card's figures, then one button that leads to the live page; runs and budgets lead to theirs; subjects are phrases, not sentences."""
+    """The figures come first, then one button that leads to the live page.
+
+    Runs and budgets link to their pages. Subjects are phrases, not sentences.
+    """
     budget_mail = mails["budget"]
     assert budget_mail.subject == "[runspend] Budget vision: 158.2% of 5,000 USD spent in November"
     assert budget_mail.text.splitlines()[:3] == [
@@ -187,7 +190,10 @@ def test_a_mail_begins_with_figures_and_the_way_to_act(mails: dict[str, Mail]) -
 
 
 def test_an_archive_notice_says_what_each_run_saves_by_owner(mails: dict[str, Mail]) -> None:
-    """Run ids and pages, owners in order, each owner's largest saving first, and the sum; the server's folders are named by their ends."""
+    """It has run ids and pages, owners in order, each owner's largest saving first, and the sum.
+
+    The server's folders are named by their last parts.
+    """
     mail = mails["archive"]
     assert mail.subject == "[runspend] Archive from 24 Dec: 4 folders of artifacts (10.0 GB)"
     rows = [line.split() for line in mail.text.splitlines() if line.startswith("  vit-l16-384-")]
@@ -205,7 +211,7 @@ def test_an_archive_notice_says_what_each_run_saves_by_owner(mails: dict[str, Ma
 
 
 def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path) -> None:
-    """Payloads as experiment and run names: nothing runs, nothing is asked for, on a phone either."""
+    """Payloads in names of experiments and runs start no script and no request, also on a phone."""
     for number, (first, second) in enumerate(zip(PAYLOADS[::60], PAYLOADS[30::60], strict=False)):
         faults: list[str] = []
         mail = write_mails(tmp_path / str(number), first, second)["budget"]
@@ -218,7 +224,7 @@ def test_hostile_names_do_nothing(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_picture_is_in_the_mail_or_nowhere(browser: Browser, mails: dict[str, Mail]) -> None:
-    """A mail program that shows no pictures shows the words of it; and the picture is a PNG of the mail's own."""
+    """A mail program that shows no pictures shows the alternative text. The picture is a PNG inside the mail."""
     faults: list[str] = []
     page = open_mail(browser, replace(mails["budget"], picture=""), "desk", "light", faults)
     assert "against a budget of 5,000 USD" in page.evaluate("document.images[0].alt")

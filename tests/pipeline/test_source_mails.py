@@ -1,4 +1,4 @@
-"""What operators are mailed about a source: one that did not answer is not one that was refused."""
+"""The mails that operators get about a source. They distinguish a source that did not answer from a source that was refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ mail: {{backend: file, operators: [oncall@example.com]}}
 
 
 def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path: Path) -> None:
-    with socket.socket() as closed:  # bound, and does not listen
+    with socket.socket() as closed:  # bound, but not listening
         closed.bind(("127.0.0.1", 0))
         config = tmp_path / "runspend.yaml"
         config.write_text(CONFIG.format(port=closed.getsockname()[1]), encoding="utf-8")
@@ -41,7 +41,7 @@ def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path
 
 
 def test_data_of_an_earlier_read_stay_when_a_server_goes_down(tmp_path: Path) -> None:
-    """Only then do people read that they stay."""
+    """If Runspend has read the server before, the problem says that its last good data stay."""
     store = tmp_path / "mlflow.db"
     make_schema(store)
     config = tmp_path / "runspend.yaml"

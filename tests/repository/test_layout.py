@@ -1,7 +1,7 @@
-"""The layout of the package: few rooms at its root, each described, and no module that says nothing of itself.
+"""The package has few rooms at its root, and every room and module describes itself.
 
-Which room may import which is checked by import-linter (`make lint`, the contracts in pyproject.toml). Circles are checked here, because
-import-linter knows only those between the layers.
+import-linter checks which room may import which (`make lint`, the contracts in pyproject.toml). Circles are checked here, because
+import-linter finds only those between layers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
 def test_the_root_has_the_rooms_of_the_architecture_page_and_no_loose_module() -> None:
-    # a checkout that was updated keeps folders with nothing but byte code of modules that moved
+    # after an update, a checkout keeps folders that contain only byte code of moved modules
     entries = {path.name for path in PACKAGE.iterdir() if path.is_file() or any(f.suffix != ".pyc" for f in path.rglob("*") if f.is_file())}
     assert entries == {*ROOMS, "__init__.py", "py.typed"}
     page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_every_module_says_what_is_in_it(path: Path) -> None:
 
 
 def test_the_tests_mirror_the_package() -> None:
-    """Tests of a room are in a folder of its name; whatever tests more than a room has a folder of its own beside them."""
+    """Tests of one room are in a folder of its name. Tests of several rooms have folders next to them."""
     tests = PACKAGE.parents[1] / "tests"
     beside = {"benchmarks", "e2e", "faults", "fuzz", "repository"}
     folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
@@ -42,7 +42,7 @@ def test_the_tests_mirror_the_package() -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Imports inside functions and for type checking count: a circle of them is read as one module too."""
+    """Imports inside functions and for type checking count, because a reader must read such modules together."""
     sources = {module_name(path): path.read_text(encoding="utf-8") for path in MODULES}
     try:
         TopologicalSorter({name: imports_of(name, source, sources.keys()) for name, source in sources.items()}).prepare()
@@ -51,7 +51,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_functions_take_at_most_eight_arguments() -> None:
-    """More of them are a value that has no name yet. Commands are exempt: Click hands each option over as an argument."""
+    """A function with more of them needs a value that groups them. Commands are exempt, because Click passes each option as an argument."""
     wide = []
     for path in MODULES:
         if path.parent == PACKAGE / "interfaces" / "cli":
@@ -72,7 +72,7 @@ def module_name(path: Path) -> str:
 
 
 def imports_of(name: str, source: str, modules: Collection[str]) -> set[str]:
-    """Return which of the modules this one names in its import statements, wherever they are. A name from a package may be one of its modules."""
+    """Return the modules that this one imports anywhere. A name imported from a package may itself be a module."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

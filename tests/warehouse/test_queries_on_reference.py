@@ -1,7 +1,7 @@
-"""Every question that Python asks of a warehouse is GoogleSQL unchanged: Google's reference implementation takes it and gives the same rows.
+"""Every query that Python sends to a warehouse is valid GoogleSQL: Google's reference implementation runs it unchanged and returns the same rows.
 
-The commands of `questions_world.py` are run once; what they ask, of which tables, is written down and asked again. No place that
-asks is left out. What the models and checks give is compared in `tests/allocation`.
+The test runs the commands of `questions_world.py` once, records their queries with the tables they read, and repeats them. It covers
+every place in the package that queries. `tests/allocation` compares the rows of models and checks.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from tests.benchmarks.accuracy.files import make_schema
 from tests.reference import GoogleSQL, exact_rows, exact_value, googlesql_type
 from tests.warehouse import questions_world
 
-pytestmark = pytest.mark.timeout(1800)  # the reference interprets each question
+pytestmark = pytest.mark.timeout(1800)  # the reference implementation interprets each query
 
 PACKAGE = Path(runspend.__file__).parent
 Site = tuple[str, int]  # file in the package, line
 
-# Places that ask what no command of the world reaches, and why.
+# Places whose queries no command of the world reaches, with the reason.
 UNREACHED = {
     "actions/archive/protection.py": "asked and judged in tests/actions/archive/test_reference.py: `archive apply` goes by the machine's clock",
     "pipeline/archive_moving.py": "as actions/archive/protection.py",
@@ -47,22 +47,22 @@ UNREACHED = {
     "actions/archive/enclosing.py": "asked on DuckDB alone, in tests/actions/archive/test_notices.py: no folder of this world encloses another",
     "ingest/billing/measured_power.py": "asked and judged in tests/ingest/billing/test_measured_power.py, which has machines that were measured",
 }
-# What finds nothing when all is well, by a part of its text.
+# Queries that find nothing in a healthy world, by a part of their text.
 EMPTY = (
     "having sum(b.list_cost) != 0",  # bills that do not add up
-    "select 1 as found from cost_daily",  # a name that is given up
-    ") where false",  # only the columns are wanted
-    "as month from",  # a table with nothing under the name that is given up
-    "with hashed as",  # the sums by month of a table that holds nothing
+    "select 1 as found from cost_daily",  # a name that is no longer used
+    ") where false",  # reads only the columns
+    "as month from",  # a table without rows under the name that is no longer used
+    "with hashed as",  # monthly sums of an empty table
     """json_value(r.params, '$."epochs"') = @param_0""",  # a param that no run has
 )
-# What the lint would refuse and is right anyway, by a part of its text, and why.
+# Queries that the lint would refuse although they are right, by a part of their text, with the reason.
 LINTED = {"with hashed as": "sums over a table's rows: of hashes as hexadecimal text, of decimals without the zeros they end in"}
 
 
 @dataclass
 class Question:
-    """What was asked, of which tables, and DuckDB's answer."""
+    """A query, the tables that it read, and DuckDB's answer."""
 
     sql: str
     parameters: dict[str, Any]
@@ -73,16 +73,14 @@ class Question:
 
 @dataclass
 class Listener:
-    """Wraps the reader's two methods."""
+    """Record the queries that go through a reader's two methods."""
 
-    asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # the same query over the same rows is kept once
+    asked: dict[tuple[Any, ...], Question] = field(default_factory=dict)  # the same query over the same rows is recorded once
     sites: set[Site] = field(default_factory=set)
-    tables: dict[tuple[Any, ...], tuple[pa.Table, int]] = field(
-        default_factory=dict
-    )  # the rows that were read from these files, and their hash
+    tables: dict[tuple[Any, ...], tuple[pa.Table, int]] = field(default_factory=dict)  # the rows of these files, and their hash
 
     def listen(self, patch: pytest.MonkeyPatch) -> None:
-        """From now on every question is written down."""
+        """Record every query from now on."""
         query, open_reader = published.SqlReader.query, published.ParquetReader.__init__
 
         def opened(reader: Any, units: Mapping[Any, Path], *others: Any, **named: Any) -> None:
@@ -110,7 +108,7 @@ class Listener:
         patch.setattr(published.SqlReader, "batches", heard_batches)
 
     def _shown(self, reader: Any, name: str, query: Any) -> tuple[pa.Table, int]:
-        """The rows of a table and a hash of them, read once as long as its files are the same. What is in another currency is in no file."""
+        """Return the rows of a table and their hash. Files are read again only if they change. They contain no rows in another currency."""
         key = (name, *(file for file in getattr(reader, "files", ()) if file[0] == name))
         if key not in self.tables or not hasattr(reader, "files"):
             table = query(reader, f"select * from {name}")
@@ -123,7 +121,7 @@ class Listener:
 
 
 def calling_site() -> Site:
-    """The line of the package that asks."""
+    """Return the line of the package that sends the query."""
     frame = sys._getframe()
     while frame is not None:
         path = Path(frame.f_code.co_filename)
@@ -135,7 +133,7 @@ def calling_site() -> Site:
 
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory: pytest.TempPathFactory) -> Listener:
-    """Everything that was asked while the world was worked with."""
+    """All queries sent while the world's commands run."""
     root = tmp_path_factory.mktemp("questions")
     folder = root / "world"
     folder.mkdir()
@@ -165,7 +163,7 @@ def reference() -> GoogleSQL:
 
 
 def texts_of(questions: list[Question]) -> dict[str, list[Question]]:
-    """Each text with the questions that have it, those with the most rows first."""
+    """Return each text with its queries, those with the most rows first."""
     found: dict[str, list[Question]] = {}
     for question in questions:
         found.setdefault(question.sql, []).append(question)
@@ -198,7 +196,7 @@ def difference(question: Question, reference: GoogleSQL) -> str | None:
 
 
 def test_the_reference_gives_the_same_rows(questions: list[Question], reference: GoogleSQL) -> None:
-    """Each text unchanged, over the tables it was asked of: the same columns, types and rows, to the last decimal."""
+    """Each unchanged text returns the same columns, types and rows over its tables, to the last decimal."""
     compared = [many[0] for many in texts_of(questions).values()]
     assert len(compared) > 120
     found = [(q.site, q.sql, described) for q in compared if (described := difference(q, reference)) is not None]
@@ -206,9 +204,9 @@ def test_the_reference_gives_the_same_rows(questions: list[Question], reference:
 
 
 def test_every_text_passes_the_lint(questions: list[Question]) -> None:
-    """What models may not use, questions may not either; what is an exception is compared with the reference all the more."""
+    """Queries follow the rules of models. The reference implementation also runs the exceptions."""
     assert {sql: found for sql in texts_of(questions) if not any(text in sql for text in LINTED) and (found := lint(sql))} == {}
-    assert all(any(text in sql and lint(sql) for sql in texts_of(questions)) for text in LINTED)  # no exception outlives its reason
+    assert all(any(text in sql and lint(sql) for sql in texts_of(questions)) for text in LINTED)  # each exception must still be needed
 
 
 def test_every_parameter_has_a_type(questions: list[Question]) -> None:
@@ -222,13 +220,13 @@ def test_every_parameter_has_a_type(questions: list[Question]) -> None:
 
 
 def test_every_text_had_rows(questions: list[Question]) -> None:
-    """Two engines that both say nothing agree on nothing."""
+    """Two engines that return no rows do not prove anything."""
     empty = {sql: many[0].site for sql, many in texts_of(questions).items() if not many[0].rows.num_rows}
     assert {sql: site for sql, site in empty.items() if not any(text in sql for text in EMPTY)} == {}
 
 
 def places_that_ask() -> dict[str, tuple[str, int, int]]:
-    """Each call of `.query(` or `.batches(` in the package: "file function" with its first and last line."""
+    """Return each call of `.query(` or `.batches(` in the package: "file function" with its first and last line."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).as_posix()
@@ -244,21 +242,21 @@ def places_that_ask() -> dict[str, tuple[str, int, int]]:
 
 
 def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
-    """Every call that hands a string to a reader was reached, or is listed with a reason."""
+    """A command of the world reaches every call that passes a string to a reader, or the call is listed with a reason."""
     left = {
         place
         for place, (name, first, last) in places_that_ask().items()
         if not any((name, line) in heard.sites for line in range(first, last + 1))
     }
     assert {place for place in left if not any(place.startswith(start) for start in UNREACHED)} == set()
-    assert all(any(place.startswith(start) for place in left) for start in UNREACHED)  # no exception outlives its reason
+    assert all(any(place.startswith(start) for place in left) for start in UNREACHED)  # each exception must still be needed
     assert len(heard.sites) > 40
 
 
 def test_every_file_of_questions_was_asked(questions: list[Question]) -> None:
-    """Files of SQL that readers are asked begin with a comment; each was seen in a question.
+    """Each SQL file for readers begins with a comment, and a recorded query contains it.
 
-    The package does not query the views for people: test_team_views_on_reference.py asks for them. PostgreSQL's catalog is not a warehouse.
+    The package does not query the public views; test_team_views_on_reference.py does. PostgreSQL's catalog is not a warehouse.
     """
     folders = [
         PACKAGE / "actions",

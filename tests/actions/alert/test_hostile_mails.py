@@ -1,6 +1,7 @@
-"""Names that do harm, in every place of every kind of mail, sent to a real server: each arrives, its headers and HTML as those of a harmless one.
+"""Hostile names in every place of every kind of mail, sent to a real server.
 
-A few of them here, all of them under torture: 5,000 fuzzed names and every payload.
+Each mail arrives, and its headers and HTML match those of a mail with a harmless name. `make test` sends some of these mails. The torture
+tests send all: 5,000 fuzzed names and every payload.
 """
 
 from __future__ import annotations
@@ -30,36 +31,36 @@ NAMES = [*PAYLOADS, *FORMULAS, *TERMINAL]
 
 
 def fuzzed(count: int) -> list[str]:
-    """Names of any letters and of the pieces that break mails."""
+    """Names of random letters and of the sequences that break mails."""
     chance = random.Random(20261124)
     letters = lambda: chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000))  # noqa: E731  # one expression
     return ["".join(letters() for _ in range(chance.randrange(1, 9))) for _ in range(count)]
 
 
 def queue(records: MemoryRecords, number: int, name: str) -> None:
-    """A budget's mail with this name for everything that people outside can name, its subject too."""
+    """Queue a budget's mail in which this name replaces everything that outsiders can name, including the subject."""
     written = make(name, experiment=name, user=name, runbook=name).as_record()
     mail = {**written, "message_id": f"<{number}@acme.com>", "recipients": ["ana@acme.com"]}
     records.create("alerts", str(number), {"decided_at": NOW.isoformat(), "mail": mail, "budget": "vision"})
 
 
 def send_all(home: Path, names: Iterable[str]) -> dict[int, EmailMessage]:
-    """What arrives of these names' mails, by number."""
+    """Send a mail for each name, and return the mails that arrive, by number."""
     with smtp_server() as server:
         given = make_settings(home, mail=smtp_mail(server.port))
         for number, name in enumerate(names):
-            records = MemoryRecords()  # one each: many at once would become one mail
+            records = MemoryRecords()  # One mail at a time, because many at once would be combined into one.
             queue(records, number, name)
             assert [d.outcome.state for d in send_outbox(given, records, NOW)] == ["accepted"]
     return {int(str(a.message["Message-ID"]).strip("<>").partition("@")[0]): a.message for a in server.accepted}
 
 
 def check(home: Path, names: list[str]) -> None:
-    """All arrive; headers, parts and HTML elements are those of a harmless mail."""
+    """Check that all mails arrive, with the headers, parts and HTML elements of a harmless mail."""
     arrived = send_all(home, ["x", *names])
     assert sorted(arrived) == list(range(len(names) + 1))
     markup = parts(arrived[0])[1]
-    wanted = [element for element in shape(markup) if not str(element[0]).endswith("}a")]  # whether it is a link is for the name to say
+    wanted = [element for element in shape(markup) if not str(element[0]).endswith("}a")]  # the name decides whether it becomes a link
     types = [part.get_content_type() for part in arrived[0].walk()]
     for number, name in enumerate(names, 1):
         message = arrived[number]
@@ -73,21 +74,21 @@ def check(home: Path, names: list[str]) -> None:
 
 
 def test_some_hostile_names(tmp_path: Path) -> None:
-    """Every ninth payload and sixty fuzzed names."""
+    """The test sends every ninth payload and sixty fuzzed names."""
     check(tmp_path, [*NAMES[::9], *fuzzed(60)])
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
 def test_all_hostile_names(tmp_path: Path) -> None:
-    """5,000 fuzzed names and every payload there is."""
+    """The test sends 5,000 fuzzed names and every payload."""
     assert len(NAMES) >= 300
     check(tmp_path, [*NAMES, *fuzzed(5000)])
 
 
 @pytest.mark.parametrize("every", [15, pytest.param(1, marks=pytest.mark.torture)])
 def test_no_text_from_outside_changes_headers_or_elements_of_operators_mails(tmp_path: Path, every: int) -> None:
-    """A source, an error text, a headline, a detail, a store: none of them adds a header or an element."""
+    """Hostile text in a source, an error, a headline, a detail or a store adds no header and no element."""
 
     def write(given: Settings, name: str) -> MemoryRecords:
         records = MemoryRecords()

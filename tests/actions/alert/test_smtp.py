@@ -1,7 +1,7 @@
-"""Mail against a real SMTP server: TLS, logins, refusals, lost replies, and SIGKILL of the sender at every moment.
+"""Mail through a real SMTP server: TLS, logins, refusals, lost replies, and SIGKILL of the sender at every moment.
 
-What is promised: decided once, delivered at least once; a doubled mail has the same Message-ID and the same bytes, and
-happens only to a sender killed between the server's acceptance and the record of it.
+Runspend decides on a mail once and delivers it at least once. A duplicate has the same Message-ID and the same bytes. It occurs only if
+the sender is killed after the server accepts the mail and before Runspend records that.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ ANA, BEN = "ana@acme.com", "ben@acme.com"
 
 
 def smtp(home: Path, port: int, **more: Any) -> Settings:
-    """Settings that send to a server on this port."""
+    """Return settings for a mail server on this port."""
     return make_settings(home, budget(notify=[ANA, BEN]), mail=smtp_mail(port, **more))
 
 
 def queue(records: Any, name: str = "vision", recipients: tuple[str, ...] = (ANA, BEN)) -> str:
-    """A decision with its mail, as the alert step writes it; returns the Message-ID."""
+    """Write a decision and its mail as the alert step does. Return the Message-ID."""
     mail = make_mail(
         Envelope("Runspend <runspend@acme.com>", "budgets", "budget-actual"), local_id=f"budget.{name}.2026-11.actual.100.0123abcd", recipients=recipients,
         subject=f"[runspend] {name} is over budget", blocks=[Paragraph(".\n.hidden dots\n")], now=NOW,
@@ -70,7 +70,7 @@ def send(given: Settings, records: Any) -> list[Delivery]:
 
 
 def received(server: Server) -> Counter[tuple[str, str]]:
-    """How often each (Message-ID, recipient) was accepted."""
+    """Return how often the server accepted each (Message-ID, recipient)."""
     return Counter((str(a.message["Message-ID"]), r) for a in server.accepted for r in a.recipients)
 
 
@@ -79,7 +79,7 @@ def states(records: Any) -> dict[str, str]:
 
 
 def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
-    """The whole step over SMTP: one transaction, both recipients, envelope and headers as configured, then nothing more."""
+    """The whole step uses SMTP: one transaction, both recipients, and envelope and headers as configured. A second step sends nothing."""
     with smtp_server() as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
         result = alert.run(partial(nullcontext, reader), given, records, NOW)
@@ -92,14 +92,14 @@ def test_a_crossing_reaches_every_recipient(tmp_path: Path) -> None:
 
 
 def test_no_server_is_contacted_without_queued_mail(tmp_path: Path) -> None:
-    """No connection on a quiet night."""
+    """A pipeline run without queued mail opens no connection."""
     with smtp_server() as server:
         assert send(smtp(tmp_path, server.port), MemoryRecords()) == []
     assert server.commands == []
 
 
 def test_mail_is_sent_over_starttls_and_implicit_tls_with_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a certificate the machine trusts, mail goes encrypted, with the login."""
+    """If the machine trusts the certificate, Runspend logs in and sends the mail encrypted."""
     context, certificate = make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     for tls in ("starttls", "implicit"):
@@ -113,7 +113,7 @@ def test_mail_is_sent_over_starttls_and_implicit_tls_with_login(tmp_path: Path, 
 
 @pytest.mark.parametrize("echo", ["AUTH PLAIN {blob}", "no such password: pa55-canary", "x" * 280 + " {blob}"])
 def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, echo: str) -> None:
-    """Some answer "502 not implemented: AUTH PLAIN …", which would be in records, tables and mails."""
+    """Some servers answer "502 not implemented: AUTH PLAIN …". That text would reach records, tables and mails."""
     blob = base64.b64encode(b"\0runspend\0pa55-canary").decode()
     given = smtp(tmp_path, 25, tls="none", username="runspend", password="pa55-canary")
     described = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)
@@ -123,7 +123,7 @@ def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, e
 
 
 def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is lost: it goes out once the password is corrected. The password is in no outcome and no record."""
+    """Runspend sends the mail once the password is corrected. The password is in no outcome and no record."""
     context, certificate = make_certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     records = MemoryRecords()
@@ -141,7 +141,7 @@ def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monk
 
 
 def test_untrusted_certificate_or_no_tls_sends_nothing(tmp_path: Path) -> None:
-    """A server that cannot prove who it is, or does not offer STARTTLS, never sees a recipient, let alone a mail."""
+    """If a server cannot prove its identity or does not offer STARTTLS, Runspend sends it no mail, and not even a recipient."""
     context, _ = make_certificate(tmp_path)
     for offered, asked in (("starttls", "starttls"), ("implicit", "implicit"), ("none", "starttls")):
         records = MemoryRecords()
@@ -186,8 +186,10 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
 
 @pytest.mark.parametrize(("what", "script", "expected", "taken"), REPLIES, ids=[r[0].replace(" ", "-") for r in REPLIES])
 def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
-    """For each recipient, a 5xx is a refusal, and is tried again unless it is about the address or the mail. An unclear answer is tried again in
-    the next run, never in the same run."""
+    """For each recipient, a 5xx is a refusal. Runspend tries again, unless the reply is about the address or the mail.
+
+    After an unclear answer, it tries again in the next run, never in the same run.
+    """
     records = MemoryRecords()
     message_id = queue(records)
     with smtp_server(script) as server:
@@ -209,7 +211,7 @@ def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expect
 
 
 def test_a_bad_mail_does_not_stop_the_next(tmp_path: Path) -> None:
-    """A recipient's 421 or a refused message costs that mail only: the connection is made again for the next."""
+    """A recipient's 421 or a refused message affects only that mail. Runspend connects again for the next one."""
     records = MemoryRecords()
     for name, recipient in (("a", "down@acme.com"), ("b", "gone@acme.com"), ("c", ANA)):
         queue(records, name, (recipient,))
@@ -219,7 +221,7 @@ def test_a_bad_mail_does_not_stop_the_next(tmp_path: Path) -> None:
 
 
 def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
-    """A damaged record: the rest leaves, and operators are mailed."""
+    """One record is damaged. Runspend sends all other mails, and a mail to operators."""
     records = MemoryRecords()
     for name in ("a", "b"):
         queue(records, name, (ANA,))
@@ -234,7 +236,7 @@ def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
 
 
 def test_no_mail_is_lost_while_the_server_is_down(tmp_path: Path) -> None:
-    """Nothing is lost while no server answers; one failed connection is enough for all mails of a run."""
+    """Mails stay queued while no server answers. After one failed connection, a run does not try the other mails."""
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -250,7 +252,7 @@ def test_no_mail_is_lost_while_the_server_is_down(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["ehlo", "mail", "rcpt", "body_received", "queued"])
 def test_a_server_that_stalls_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
-    """Ten mails do not wait for ten timeouts; all of them are still there the next time, each with one id."""
+    """Ten mails do not wait for ten timeouts. The next run still has all of them, each with one id."""
     records = MemoryRecords()
     ids = {queue(records, f"b{n}", (ANA,)) for n in range(5)} | {queue(records, f"c{n}", (BEN,)) for n in range(5)}
     monkeypatch.setattr(outbox, "open_backend", lambda mail, home: SmtpBackend(mail, 0.2))
@@ -308,7 +310,7 @@ def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reply", ["452 4.2.2 mailbox full", "450 4.2.0 greylisted", "451 later"])
 def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply: str) -> None:
-    """Operators get one mail when deferrals repeat and one when Runspend gives up. Later runs exit with 0. Other recipients get their mail."""
+    """Operators get one mail when deferrals repeat, and one when Runspend gives up. Later runs exit with 0. Other recipients get their mail."""
     script, errors = Script(rcpt_replies={BEN: reply}), []
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
@@ -325,7 +327,7 @@ def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply:
 
 
 def test_who_is_put_off_gets_the_mail_within_four_days(tmp_path: Path) -> None:
-    """A mailbox that is emptied on the fourth day loses nothing."""
+    """A recipient who empties the mailbox on the fourth day gets every mail."""
     records, script = MemoryRecords(), Script(rcpt_replies={BEN: "452 4.2.2 mailbox full"})
     message_id = queue(records)
     with smtp_server(script) as server:
@@ -348,7 +350,7 @@ OUTAGES = {
 
 @pytest.mark.parametrize("outage", [*OUTAGES, "nothing listens"])
 def test_an_outage_of_the_server_drops_no_recipient(tmp_path: Path, outage: str) -> None:
-    """The server takes no mail for ten days, and every night reports this. When it is back, everyone gets the mail once."""
+    """The server accepts no mail for ten days, and every pipeline run reports this. When it works again, everyone gets the mail once."""
     records = MemoryRecords()
     message_id = queue(records)
     script = replace(OUTAGES.get(outage, Script()))
@@ -369,7 +371,7 @@ def test_an_outage_of_the_server_drops_no_recipient(tmp_path: Path, outage: str)
 
 
 def test_a_server_that_disconnects_at_one_recipient_does_not_delay_the_others(tmp_path: Path) -> None:
-    """421 at one of three: the others have the mail at the third try, the two spellings of one address in one."""
+    """The server answers 421 at one of three recipients. The others get the mail at the third try, and two spellings of one address get one mail."""
     records = MemoryRecords()
     message_id = queue(records, recipients=(ANA, f"Ana <{ANA}>", BEN, "eve@acme.com"))
     with smtp_server(Script(rcpt_replies={BEN: "421 closing"})) as server:
@@ -380,7 +382,7 @@ def test_a_server_that_disconnects_at_one_recipient_does_not_delay_the_others(tm
 
 
 def test_a_server_that_disconnects_at_many_recipients_does_not_block_the_others(tmp_path: Path) -> None:
-    """After three lost connections a run is over: the next begins with who was not tried."""
+    """A run ends after three lost connections. The next run begins with the recipients that were not tried."""
     records, bad = MemoryRecords(), [f"bad{n}@acme.com" for n in range(4)]
     message_id = queue(records, recipients=(*bad, ANA))
     with smtp_server(Script(rcpt_replies=dict.fromkeys(bad, "421 closing"))) as server:
@@ -391,7 +393,10 @@ def test_a_server_that_disconnects_at_many_recipients_does_not_block_the_others(
 
 
 def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At every point: giving up is reported once, no mail arrives twice, and no address is tried forever."""
+    """The sender is killed at every possible point.
+
+    Runspend reports once that it gives up, no mail arrives twice, and no address is tried without end.
+    """
     for point in ("outbox.sent", "outbox.recorded", "told"):
         records = MemoryRecords()
         queue(records)
@@ -413,31 +418,31 @@ def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path
 
 
 def send_and_tell(given: Settings, records: Any, now: datetime) -> None:
-    """What each run does, without the judging."""
+    """Run the sending part of the step, without judging budgets."""
     send_outbox(given, records, now)
     operators.tell_refused(given, records, now)
 
 
 def die_at(point: str, reached: str, *_: Any) -> None:
-    """Represents the end of the process."""
+    """Raise an exception in place of the end of the process."""
     if reached == point:
         raise InterruptedError(point)
 
 
 def test_a_refusal_recorded_by_a_killed_process_is_reported_by_the_next(tmp_path: Path) -> None:
-    """Between the record of a refusal and the mail about it nothing is lost."""
+    """The process is killed between the record of a refusal and the mail about it. The next process sends that mail."""
     records = MemoryRecords()
     queue(records)
     with smtp_server(Script(rcpt_replies={BEN: "550 gone"})) as server:
         given = smtp(tmp_path, server.port)
-        send(given, records)  # and killed here
+        send(given, records)  # the process is killed here
         for _ in range(2):
             operators.tell_refused(given, records, NOW + timedelta(days=1))
     assert [a.recipients for a in server.accepted] == [[ANA], ["oncall@acme.com"]]
 
 
 def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
-    """Exit 5, the operators are mailed once, the table keeps it, and the refused address is not tried again."""
+    """The exit code is 5, operators get one mail, the table keeps the refusal, and Runspend does not try the address again."""
     script = Script(rcpt_replies={BEN: "550 5.1.1 no such user"})
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
@@ -453,8 +458,10 @@ def test_a_refused_address_is_an_incident(tmp_path: Path) -> None:
 
 
 def test_a_refusal_that_may_be_policy_is_reported_at_once_and_retried_for_four_days(tmp_path: Path) -> None:
-    """A bare 550 is as often greylisting as a wrong address: the operators hear of the first, and the mail is not lost if the server
-    changes its mind; after four days of it the refusal is permanent."""
+    """A bare 550 is as often greylisting as a wrong address. Operators get a mail about the first one.
+
+    The recipient still gets the mail if the server accepts it later. After four days, the refusal is final.
+    """
     for days, state in ((3, "accepted"), (5, "refused")):
         records = MemoryRecords()
         queue(records)
@@ -476,7 +483,7 @@ def test_a_refusal_that_may_be_policy_is_reported_at_once_and_retried_for_four_d
 
 
 def test_a_permanent_refusal_is_reported_as_permanent(tmp_path: Path) -> None:
-    """The operators' mail tells what becomes of it."""
+    """The mail to operators says that the refusal is final."""
     records = MemoryRecords()
     queue(records)
     with smtp_server(Script(rcpt_replies={BEN: "550 5.1.1 no such user"})) as server:
@@ -487,7 +494,7 @@ def test_a_permanent_refusal_is_reported_as_permanent(tmp_path: Path) -> None:
 
 
 def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
-    """An operators' mail that is refused is reported, not answered with another one."""
+    """If a mail to operators is refused, Runspend reports that, but sends no further mail about it."""
     with smtp_server(Script(rcpt_replies={"oncall@acme.com": "550 no"})) as server:
         records, given = MemoryRecords(), smtp(tmp_path, server.port)
         done = operators.notify(given, records, "DAG FAILED", "runspend_load_bills", NOW, "runspend_load_bills failed at load")
@@ -496,7 +503,7 @@ def test_refused_operators_make_no_loop(tmp_path: Path) -> None:
 
 
 def test_an_operator_who_is_refused_is_reported_to_the_others(tmp_path: Path) -> None:
-    """One mail per refused address, sent to the other operators."""
+    """The other operators get one mail per refused address."""
     with smtp_server(Script(rcpt_replies={"gone@acme.com": "550 5.1.1 no such user"})) as server:
         records, given = MemoryRecords(), smtp(tmp_path, server.port, operators=["gone@acme.com", "oncall@acme.com"])
         for night in range(3):
@@ -564,12 +571,12 @@ CLIENT_MOMENTS = [
     "before outbox 1",
     "after outbox 1",
 ]
-# If the process dies between acceptance and its record, the mail may arrive twice: RFC 1047's gap.
+# If the process dies after acceptance and before the record of it, the mail may arrive twice: the gap of RFC 1047.
 GAP = {"body_received": 2, "queued": 2, "before outbox 0": 2, "after outbox 0": 1, "before outbox 1": 1}
 
 
 def kill_once(home: Path, script: Script, moment: str) -> Counter[tuple[str, str]]:
-    """SIGKILL a sender at a moment, then run two that nothing happens to; returns what the server accepted, how often."""
+    """SIGKILL a sender at a moment, and then run two senders undisturbed. Return how often the server accepted each mail."""
     home.mkdir()
     faults = replace(script)
     if moment in SERVER_MOMENTS:
@@ -581,7 +588,7 @@ def kill_once(home: Path, script: Script, moment: str) -> Counter[tuple[str, str
         for name in ("mail_reply", "data_reply"):
             setattr(script, name, None)
         script.rcpt_replies, script.hang_up_after_data, script.drop_mid_data, script.at = {}, False, False, lambda moment: None
-        if moment == "before alerts 0":  # nothing was decided yet: who comes next decides
+        if moment == "before alerts 0":  # no decision exists yet, so the next sender decides
             subprocess.run([*arguments[:-1], "never"], timeout=60, check=True)
         for _ in range(2):
             send(smtp(home, server.port), Records(home))
@@ -596,7 +603,7 @@ def kill_once(home: Path, script: Script, moment: str) -> Counter[tuple[str, str
 @pytest.mark.parametrize("rounds", [1, pytest.param(100, marks=[pytest.mark.torture, pytest.mark.timeout(3600)])])
 @pytest.mark.parametrize("moment", [*SERVER_MOMENTS, *CLIENT_MOMENTS])
 def test_mail_arrives_even_if_the_sender_is_killed_at_any_moment(tmp_path: Path, moment: str, rounds: int) -> None:
-    """SIGKILL once, then run again: every recipient has the mail; doubles only in the gap, with the same id and bytes."""
+    """After one SIGKILL and another run, every recipient has the mail. Duplicates occur only in the gap, with the same id and bytes."""
     for number in range(rounds):
         counts = kill_once(tmp_path / str(number), Script(), moment)
         assert {r for _, r in counts} == {ANA, BEN}
@@ -639,5 +646,5 @@ def test_two_senders_at_once_send_once(tmp_path: Path) -> None:
 
 
 def test_the_default_context_verifies() -> None:
-    """The guard behind the TLS tests: verification is not switched off for the process."""
+    """It guards the TLS tests: this process does verify certificates."""
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

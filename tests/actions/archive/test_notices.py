@@ -1,4 +1,7 @@
-"""Plan, notice and wait over a real mail server and a real warehouse: one mail an owner, the date from the server's word, kills in between."""
+"""Plan, notify and wait, with a real mail server and a real warehouse. Each owner gets one mail, even if a process is killed in between.
+
+The grace period begins when the mail server accepts the notice.
+"""
 
 from __future__ import annotations
 
@@ -35,19 +38,19 @@ RUNS = [run("a" * 32, run_name="resnet-1", **OWNED), run("b" * 32, run_name="res
 
 @pytest.fixture(autouse=True)
 def _any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this process it is whatever time a test says it is."""
+    """Let this process take any time that a test states."""
     monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """A mail server that takes everything unless a test says otherwise."""
+    """A mail server that accepts everything unless a test changes that."""
     with smtp_server() as found:
         yield found
 
 
 def settings_of(home: Path, port: int, **more: Any) -> Settings:
-    """A runspend.yaml with a policy, and a mail server."""
+    """Return a runspend.yaml with a policy and a mail server."""
     data = {
         "home": ".", "stores": STORES, "archive": {"to": "s3://cold"}, "tracking": [{"name": "prod", "uri": "http://mlflow"}],
         "mail": smtp_mail(port, **MAIL),
@@ -57,7 +60,7 @@ def settings_of(home: Path, port: int, **more: Any) -> Settings:
 
 
 def fill(settings: Settings, at: datetime = NOW, **tables: Any) -> None:
-    """The warehouse as a night at that time leaves it."""
+    """Fill the warehouse as a pipeline run at that time would."""
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     given = {
         "runs": RUNS, "artifact_bytes": [stored(row["run_id"], **month) for row in tables.get("runs", RUNS)], "experiments": [experiment()], "tracking_reads": reads(), "sources": sources(at),
@@ -76,19 +79,19 @@ def fill(settings: Settings, at: datetime = NOW, **tables: Any) -> None:
 
 
 def published(settings: Settings, now: datetime = NOW) -> dict[str, dict[str, Any]]:
-    """Rows of the plan by owner, as the warehouse has them."""
+    """Return the published rows of the plan, by owner."""
     rows = open_warehouse(settings).read(Unit("archive_plan", f"{now:%Y-%m}", "all"))
     assert rows is not None
     return {row["owner_id"][0]: row for row in rows.to_pylist()}
 
 
 def mails(server: Server) -> Counter[tuple[str, str]]:
-    """How often each recipient was sent each mail."""
+    """Return how often each recipient got each mail."""
     return Counter((str(mail.message["Message-ID"]), recipient) for mail in server.accepted for recipient in mail.recipients)
 
 
 def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Server) -> None:
-    """Text and HTML say the same; the plan has the date from then on; a second notify sends nothing."""
+    """Text and HTML have the same content. The plan then has the date, and a second notify sends nothing."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     assert pipeline.archive_plan(settings, now=NOW).exit_code == 0
@@ -122,7 +125,7 @@ def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Ser
 
 
 def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> None:
-    """A busy server: exit code 5, no date; the nightly alert sends it later, and the date is of that day."""
+    """The server is busy, so the exit code is 5 and there is no date. The nightly alert sends the mail later, and the date is of that day."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     server.script_handler.script = Script(data_reply="451 try again")
@@ -155,14 +158,14 @@ def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
     monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=1))
     monkeypatch.setattr(archiving, "wall_clock", lambda: later)
     assert pipeline.alert(settings, now=accepted_at).exit_code == 0 and server.accepted
-    assert pipeline.archive_plan(settings, now=NOW).exit_code == 0  # a question, which notes nothing
+    assert pipeline.archive_plan(settings, now=NOW).exit_code == 0  # a query, which records nothing
     assert {row["state"] for row in published(settings).values()} == {"planned"}
     assert pipeline.archive_plan(settings, now=later).exit_code == 0
     assert {(row["state"], row["announced_at"]) for row in published(settings, later).values()} == {("announced", later)}
 
 
 def test_a_dead_address_is_reported_to_operators(tmp_path: Path, server: Server) -> None:
-    """The owner's server refuses permanently: operators have it at the next notify, and the time is theirs."""
+    """The owner's server refuses permanently. Operators get the next notice, and their grace period begins with it."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "550 5.1.1 no such person"})
@@ -178,7 +181,7 @@ def test_a_dead_address_is_reported_to_operators(tmp_path: Path, server: Server)
 
 
 def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) -> None:
-    """Mail written to files is not a notice; the step says so."""
+    """A mail that is written to a file is not a notice, and the step says so."""
     settings = settings_of(tmp_path, server.port, mail={"backend": "file", "operators": ["oncall@acme.com"]})
     fill(settings)
     outcome = pipeline.archive_notify(settings, now=NOW)
@@ -189,7 +192,7 @@ def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) ->
 
 
 def test_hostile_names_reach_people_as_names(tmp_path: Path, server: Server) -> None:
-    """Names of runs, experiments and owners that try to be headers, markup or commands: the mail goes out, one of it, with the usual parts."""
+    """Names of runs, experiments and owners contain headers, markup and commands. One mail arrives, with the usual parts."""
     names = [*PAYLOADS[::5], *FORMULAS, *TERMINAL]
     runs = [
         run(f"{n:032x}", run_name=name, experiment_name=name, owner="ana@acme.com" if n % 2 else name, **AGED)
@@ -213,7 +216,7 @@ EVIL = [
 
 
 def test_owners_outside_the_allowed_domains_are_replaced_by_operators(tmp_path: Path, server: Server) -> None:
-    """Owners outside the allowed domains: one mail, to operators, that says why; it begins the grace period, and nothing is sent elsewhere."""
+    """Owners outside the allowed domains get no mail. Operators get one that says why, and it begins the grace period."""
     settings = settings_of(tmp_path, server.port)
     fill(settings, runs=[run(f"{n:032x}", owner=owner, **AGED) for n, owner in enumerate(EVIL)])
     outcome = pipeline.archive_notify(settings, now=NOW)
@@ -229,7 +232,7 @@ def test_owners_outside_the_allowed_domains_are_replaced_by_operators(tmp_path: 
 
 
 def test_names_have_addresses_in_the_configuration(tmp_path: Path, server: Server) -> None:
-    """An address in `mail.users` may have any domain; other addresses of that domain stay refused."""
+    """An address in `mail.users` may have any domain. Other addresses of that domain are still refused."""
     mail = {
         "backend": "smtp",
         "host": "127.0.0.1",
@@ -279,7 +282,7 @@ def test_an_earlier_notice_to_another_address_does_not_count(tmp_path: Path, ser
 
 
 def test_a_notice_that_waits_for_another_place_is_not_sent(tmp_path: Path, server: Server) -> None:
-    """Written under settings that allowed it, and not delivered: what is allowed when it leaves counts."""
+    """The notice was written under settings that allowed its address, but not delivered. The settings at delivery count."""
     open_to_all = {
         "backend": "smtp",
         "host": "127.0.0.1",
@@ -300,7 +303,7 @@ def test_a_notice_that_waits_for_another_place_is_not_sent(tmp_path: Path, serve
 
 
 def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: Server) -> None:
-    """In the notes of the plan, in `archive why`, and in one mail to operators, whatever is planned again."""
+    """The plan's notes, `archive why` and one mail to operators name the owner, even if the plan is made again."""
     settings = settings_of(tmp_path, server.port)
     around = run("e" * 32, run_name="oops", experiment_name="vision", artifact_uri="s3://ml", **AGED)
     fill(settings, runs=[*RUNS, around], artifact_bytes=[stored(row["run_id"]) for row in RUNS])
@@ -319,7 +322,7 @@ def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: 
 
 
 def test_a_copy_that_is_accepted_begins_nothing(tmp_path: Path, server: Server) -> None:
-    """The owner is put off and operators have their copy: no grace period."""
+    """The owner's server defers the mail while operators get their copy. No grace period begins."""
     settings = settings_of(tmp_path, server.port)
     fill(settings, runs=[run("a" * 32, owner="ana@acme.com", **AGED)])
     server.script_handler.script = Script(rcpt_replies={"ana@acme.com": "450 try again"})
@@ -329,12 +332,12 @@ def test_a_copy_that_is_accepted_begins_nothing(tmp_path: Path, server: Server) 
 
 
 def this_hour() -> datetime:
-    """What a command takes for now."""
+    """The time that commands take as now."""
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 
 def command(home: Path, *words: str, crash_at: str = "") -> subprocess.CompletedProcess[str]:
-    """The command line: here, or in a process of its own that is killed."""
+    """Run a command in this process, or in its own process that is killed."""
     arguments = [*words, "--config", str(home / "runspend.yaml")]
     if not crash_at:
         return run_here(*arguments, cwd=REPOSITORY, code=None)
@@ -343,7 +346,7 @@ def command(home: Path, *words: str, crash_at: str = "") -> subprocess.Completed
 
 @pytest.mark.parametrize("point", ["archive.notice_recorded", "archive.notice_written", "archive.notices_sent"])
 def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Server, point: str) -> None:
-    """SIGKILL between record, mail and note: the next run ends with the same mails, and a third sends nothing."""
+    """SIGKILL hits between record, mail and note. The next run ends with the same mails, and a third run sends nothing."""
     settings = settings_of(tmp_path, server.port)
     today = this_hour()
     fill(settings, today)
@@ -360,7 +363,7 @@ def test_killed_anywhere_each_owner_has_one_notice(tmp_path: Path, server: Serve
 def test_the_archive_is_planned_kept_explained_and_notified_by_commands(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """plan, keep, why and notify as people type them; a notice cannot be dated back or forth."""
+    """Users run plan, keep, why and notify. A notice can be dated neither back nor forward."""
     monkeypatch.setattr(archiving, "OTHER_TIME", OTHER_TIME)
     settings = settings_of(tmp_path, server.port)
     today = this_hour()
@@ -392,7 +395,7 @@ def test_the_archive_is_planned_kept_explained_and_notified_by_commands(
     assert done.returncode == 0, done.stderr
     assert published(settings, today)["a"]["state"] == "kept"
     before = [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")]
-    for other in (today - timedelta(days=400), today + timedelta(days=400)):  # a question, which changes nothing
+    for other in (today - timedelta(days=400), today + timedelta(days=400)):  # a query, which changes nothing
         assert command(tmp_path, "archive", "plan", "--now", other.isoformat()).returncode == 0
     assert [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")] == before
     assert len(Records(tmp_path).list("archive_keeps")) == 1
@@ -400,7 +403,7 @@ def test_the_archive_is_planned_kept_explained_and_notified_by_commands(
 
 
 def test_a_month_later_it_is_due(tmp_path: Path, server: Server) -> None:
-    """Nights in between, each reading everything again; nothing is due a day early, and a protection of the last day stops it."""
+    """Every pipeline run in between reads everything again. Nothing is due a day early, and a protection on the last day prevents the move."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0

@@ -1,4 +1,4 @@
-"""`runspend costs`, as it is typed: periods, days, values of dimensions, formats."""
+"""`runspend costs` on the command line: periods, days, values of dimensions, and formats."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.command import run_here
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse with three days of October: 8 teamless machines and a team of one run."""
+    """A warehouse with three days of October: eight machines without a team, and a team with one run."""
     folder = tmp_path_factory.mktemp("costs")
     make_explained(folder / "warehouse")
     (folder / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
@@ -23,7 +23,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def costs(config: Path, *words: str) -> list[dict[str, str]]:
-    """The rows in JSON."""
+    """Return the rows of the JSON output."""
     found: list[dict[str, str]] = json.loads(run_here("costs", *words, "--format", "json", "--config", str(config)).stdout)
     return found
 
@@ -74,7 +74,7 @@ def test_a_period_and_days_select_charges(config: Path) -> None:
 
 
 def test_cost_without_a_run_is_that_of_the_team_that_the_bill_names(tmp_path: Path) -> None:
-    """As `--where team=` finds it, also beside runs of that team: the sum of all rows stays the same."""
+    """`--where team=` finds this cost too, even in addition to runs of that team. The sum of all rows stays the same."""
     make_explained(tmp_path / "warehouse", called_by(901, "rag", "7.00"), called_by(902, "vision", "3.00"))
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\n", encoding="utf-8")

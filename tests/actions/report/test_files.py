@@ -1,4 +1,4 @@
-"""The report's files: complete, self-contained, harmless whatever people call their runs."""
+"""The report's files are complete and self-contained. Names of runs can do no harm in them."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from tests.hostile_names import FORMULAS, PAYLOADS, with_names
 
 
 def figures_with(names: dict[str, str] | None = None, **settings: object) -> ReportFigures:
-    """Figures of the small month with some strings replaced."""
+    """Return the figures of the small month with some strings replaced."""
     return plan_report(TableReader(month_world(names=names)), "2026-11", settings=Settings.model_validate(settings), now=NOW)
 
 
 @pytest.fixture(scope="module")
 def figures() -> ReportFigures:
-    """The small month."""
+    """The figures of the small month."""
     return figures_with(tracking=[{"name": "prod", "uri": "https://mlflow.example.com"}])
 
 
 def test_files_are_complete_and_stable(figures: ReportFigures, tmp_path: Path) -> None:
-    """Both pages, the index and every CSV; writing again changes no byte and leaves nothing else behind."""
+    """A report has both pages, the index and every CSV. Writing it again changes no byte and leaves no other file."""
     page = write_report(figures, tmp_path)
     assert page == tmp_path / "2026-11.html"
     names = {f"2026-11-{name}.csv" for name, _ in report_sheets(figures)} | {"2026-11.html", "2026-11-audit.html", "index.html"}
@@ -60,7 +60,7 @@ def test_files_are_complete_and_stable(figures: ReportFigures, tmp_path: Path) -
 
 
 def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: Path) -> None:
-    """Months link to their pages and CSVs that exist."""
+    """Each month links to its pages and CSVs, and these files exist."""
     write_report(plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW), tmp_path)
     write_report(figures, tmp_path)
     links = [str(a["href"]) for a in BeautifulSoup((tmp_path / "index.html").read_bytes(), "html.parser").find_all("a")]
@@ -75,7 +75,7 @@ def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: 
 
 
 def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Path) -> None:
-    """The index lists every CSV of a month: a month must not have its unallocated cost twice, once out of date."""
+    """The index lists every CSV of a month. If the old file stayed, the month would have its unallocated cost twice, once out of date."""
     (tmp_path / "2026-11-unmatched.csv").write_text("old")
     (tmp_path / "2026-10-unmatched.csv").write_text("of a month that was not written again")
     (tmp_path / "2026-11-certainty.csv").write_text("old")
@@ -85,7 +85,7 @@ def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Pa
 
 
 def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures, tmp_path: Path) -> None:
-    """Links to CSVs, the index, the other page and sections of the page exist; ids are unique."""
+    """Links lead to existing CSVs, the index, the other page and sections of the page. Ids are unique."""
     write_report(figures, tmp_path)
     for name, other in (("2026-11.html", "2026-11-audit.html"), ("2026-11-audit.html", "2026-11.html")):
         soup = BeautifulSoup((tmp_path / name).read_bytes(), "html.parser")
@@ -101,7 +101,7 @@ def test_every_relative_link_of_the_page_leads_somewhere(figures: ReportFigures,
 
 
 def test_the_month_is_for_teams_and_the_audit_for_finance(figures: ReportFigures) -> None:
-    """The sections in their order. Reconciliation and confidence are only on the audit page."""
+    """The sections have a fixed order. Only the audit page has reconciliation and confidence."""
     month, audit = (BeautifulSoup(page, "html.parser") for page in (render_page(figures), render_audit(figures)))
     assert [h.get_text() for h in month.find_all("h2")] == [
         "Teams and experiments", "Top runs", "Budgets", "Idle machines", "Waste", "Unallocated", "Costs by day", "Artifacts", "Terms"
@@ -116,7 +116,7 @@ def test_the_month_is_for_teams_and_the_audit_for_finance(figures: ReportFigures
 
 
 def test_the_head_says_the_change_and_the_probable_end() -> None:
-    """Changes are those of the same days; a forecast is asked only for a month that is not over, and knows the platform's days before."""
+    """Changes compare the same days of both months. Only a month that is not over gets a forecast, which knows the platform's earlier days."""
     asked: list[tuple[dict[tuple[date, str], Decimal], date]] = []
 
     def forecast(days: Mapping[tuple[date, str], Decimal], after: date) -> Outlook:
@@ -141,7 +141,7 @@ def test_the_head_says_the_change_and_the_probable_end() -> None:
 
 
 def test_parts_without_money_have_no_slot(figures: ReportFigures) -> None:
-    """Parts without cost are not in the head, a legend or a column of days. Neither are parts that round to 0.00."""
+    """Parts without cost, and parts that round to 0.00, are not in the head, in a legend or in a column of days."""
     world = month_world()
     for row in world["cost_daily"]:
         if row["allocated_to"] == "orphan":
@@ -153,7 +153,7 @@ def test_parts_without_money_have_no_slot(figures: ReportFigures) -> None:
 
 
 def test_idle_money_is_drawn_by_day(figures: ReportFigures) -> None:
-    """The strongest cell is the most idle money of a day, and the table has each day's money."""
+    """The strongest color marks the most idle cost of a day, and the table has the cost of each day."""
     soup = BeautifulSoup(render_page(figures), "html.parser")
     (c,) = figures.currencies
     days = [(r.name, d) for r in c.idle for d in r.idle_days]
@@ -166,7 +166,7 @@ def test_idle_money_is_drawn_by_day(figures: ReportFigures) -> None:
 
 @pytest.mark.parametrize("render", [render_page, render_audit])
 def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures, render: Callable[[ReportFigures], str]) -> None:
-    """HTML5 without errors; no script, no element or attribute that loads anything; the policy allows its one style sheet."""
+    """The HTML5 has no errors, no script, and no element or attribute that loads anything. The policy allows only the page's own style sheet."""
     page = render(figures)
     html5lib.HTMLParser(strict=True).parse(page)
     soup = BeautifulSoup(page, "html.parser")
@@ -185,7 +185,7 @@ def test_page_is_valid_and_asks_the_network_for_nothing(figures: ReportFigures, 
 
 
 def test_hostile_names_stay_text(figures: ReportFigures) -> None:
-    """Whatever a run, experiment, team, budget, machine, tag rule or user is called, the page has the same elements and attributes."""
+    """The page has the same elements and attributes for every name of a run, experiment, team, budget, machine, tag rule or user."""
     linked = replace(figures, site="https://costs.example.com")
 
     def pages(names: Iterator[str]) -> str:
@@ -205,7 +205,7 @@ def test_hostile_names_stay_text(figures: ReportFigures) -> None:
 
 
 def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
-    """Each currency has its sections, links within the page work, quarantine and bridge are shown, and the index lists both."""
+    """Each currency has its own sections. Links within the page work, quarantine and bridge are shown, and the index lists both currencies."""
     world = month_world("USD")
     for name, rows in month_world("EUR").items():
         if name in ("cost_daily", "billing_lines", "billing_loads", "cost_allocations", "unallocated_costs", "run_costs_daily"):
@@ -232,7 +232,10 @@ def test_two_currencies_share_a_page_and_no_sum(tmp_path: Path) -> None:
 
 
 def test_a_budget_is_shown_with_its_forecast() -> None:
-    """The figure, its range, the day the budget is passed around if it is not yet, and a whisker on the bar; nothing without a forecast."""
+    """The page shows the forecast, its range, a whisker on the bar and, if the budget is not yet exceeded, the expected day.
+
+    It shows none of these without a forecast.
+    """
     world = month_world()
     vision = world["budget_status"][0]
     vision |= {
@@ -258,7 +261,7 @@ def test_a_budget_is_shown_with_its_forecast() -> None:
 
 
 def test_a_budget_that_was_not_judged_says_so() -> None:
-    """Without a figure there is no bar, no percentage and no 0; such budgets come first."""
+    """Budgets without a figure have no bar, no percentage and no 0. They come first."""
     world = month_world()
     world["budget_status"][1]["spent"] = None
     figures = plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)
@@ -271,14 +274,14 @@ def test_a_budget_that_was_not_judged_says_so() -> None:
 
 
 def test_names_are_shown_as_they_are() -> None:
-    """Escaping loses nothing: emoji, other scripts, quotes and tags read as written."""
+    """Escaping preserves emoji, other scripts, quotes and tags."""
     name = "модель 🚀 <b>\"quoted\" & 'more'</b> نموذج"
     soup = BeautifulSoup(render_page(figures_with({"resnet-sweep": name})), "html.parser")
     assert any(name == span.get_text() == span["title"] for span in soup.select("td span.nm"))
 
 
 def test_an_empty_month_is_still_a_page(tmp_path: Path) -> None:
-    """Nothing loaded: the page says so."""
+    """If no bill is loaded, the page says so."""
     empty = plan_report(TableReader({}), "2026-11", settings=Settings(), now=NOW)
     page = write_report(empty, tmp_path).read_text(encoding="utf-8")
     html5lib.HTMLParser(strict=True).parse(page)
@@ -287,7 +290,7 @@ def test_an_empty_month_is_still_a_page(tmp_path: Path) -> None:
 
 
 def test_people_are_in_no_file_when_hidden(tmp_path: Path) -> None:
-    """With `people: hide` neither page nor CSV has a name or a column for one."""
+    """With `people: hide`, no page and no CSV has a person's name or a column for one."""
     names = {p: f"{p}-surname" for p in ("ana", "ben", "cleo", "dan", "eva")}
     write_report(figures_with(names, mail={"people": "hide"}), tmp_path)
     for file in tmp_path.iterdir():
@@ -300,7 +303,7 @@ def test_people_are_in_no_file_when_hidden(tmp_path: Path) -> None:
 
 
 def test_csvs_hold_exact_numbers_and_one_snapshot(figures: ReportFigures, tmp_path: Path) -> None:
-    """CSV totals equal the figures to the last decimal; every row and the page name the same snapshot."""
+    """Totals of the CSVs equal the figures to the last decimal. Every row and the page name the same snapshot."""
     page = write_report(figures, tmp_path)
     (currency,) = figures.currencies
     rows = {p.stem[8:]: list(csv.DictReader(io.StringIO(p.read_text(encoding="utf-8")))) for p in tmp_path.glob("*.csv")}
@@ -342,7 +345,7 @@ def test_one_amount_reads_the_same_everywhere(exact: str, shown: str, tmp_path: 
 
 
 def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigures) -> None:
-    """Each is its exact value, rounded, although the rounded parts make another sum."""
+    """Each total is its exact value, rounded, even if the rounded parts have another sum."""
     exact = ("3267.850762951638", "1790.346438929962", "388.5817811359", "1162.0864868067", "0", "2594.6966944192")
     (c,) = figures.currencies
     parts = {part: Costs(*[Decimal(cost)] * 4) for part, cost in zip(PARTS, exact, strict=True)}
@@ -362,7 +365,7 @@ def test_totals_read_the_same_on_both_pages_and_the_screen(figures: ReportFigure
 
 
 def test_every_group_without_a_run_is_on_the_page_and_in_a_csv(figures: ReportFigures, tmp_path: Path) -> None:
-    """The ten that cost most are open, the others folded."""
+    """The ten most expensive groups are open, and the others are folded."""
     (c,) = figures.currencies
     groups = tuple(Group(f"team={n}", {"tag.team": str(n)}, Decimal(100 - n), "add a pool") for n in range(15))
     page = write_report(replace(figures, currencies=(replace(c, groups=groups),)), tmp_path)
@@ -388,7 +391,7 @@ def test_nothing_is_compared_with_a_month_that_has_no_cost(figures: ReportFigure
 
 @pytest.mark.parametrize("text", FORMULAS)
 def test_no_text_cell_starts_a_formula(text: str) -> None:
-    """A spreadsheet shows the text; the first character is an apostrophe or harmless."""
+    """Spreadsheets show such cells as text, because they start with an apostrophe or a harmless character."""
     line = write_sheet(["name", "cost"], [[text, Decimal("-3.330")]], "s").decode("utf-8").split("\r\n", 1)[1]
     name, cost, _ = next(csv.reader(io.StringIO(line, newline="")))
     assert name.startswith("'")
@@ -397,13 +400,16 @@ def test_no_text_cell_starts_a_formula(text: str) -> None:
 
 
 def test_ordinary_text_is_left_alone() -> None:
-    """Names that no spreadsheet would run are written as they are."""
+    """Names that no spreadsheet would run are written unchanged."""
     for text in ("resnet-sweep", "a=b", "3.5", "naïve", "", "untagged", "/Users/x"):
         assert guard_text(text) == text
 
 
 def test_runs_and_the_explorer_are_linked_where_the_site_is_known() -> None:
-    """With `site.url`, a run leads to its explanation and the month to the explorer; without it, to nothing that may not be there."""
+    """With `site.url`, runs link to their explanations and the month links to the explorer.
+
+    Without it, the page does not link to pages that may not exist.
+    """
     given = {"tracking": [{"name": "prod", "uri": "https://mlflow.example.com"}]}
     alone = plan_report(TableReader(month_world()), "2026-11", settings=Settings.model_validate(given), now=NOW)
     linked = plan_report(
@@ -413,7 +419,7 @@ def test_runs_and_the_explorer_are_linked_where_the_site_is_known() -> None:
         now=NOW,
     )
     page = render_page(linked)
-    assert 'href="https://costs.example.com/explore?from=2026-11-01"' in page  # the month is not over: up to its newest charge
+    assert 'href="https://costs.example.com/explore?from=2026-11-01"' in page  # the month is not over, so it ends at its newest charge
     after = replace(linked, now=datetime(2026, 12, 1, tzinfo=timezone.utc))
     assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;to=2026-11-30"' in render_page(after)
     for run in linked.currencies[0].runs[:25]:

@@ -1,4 +1,4 @@
-"""Measuring a real S3 server: pages, storage classes, odd names, and every way a listing goes wrong."""
+"""Measure a real S3 server: pages, storage classes, odd names, and all ways in which a listing fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ RUN = "0123456789abcdef0123456789abcde"
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> None:
-    """The server's key in the environment, and none of the machine's own AWS settings."""
+    """Set the server's key in the environment, and hide the machine's own AWS settings."""
     for name in list(os.environ):
         if name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -42,7 +42,7 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> Non
 
 
 def put(server: S3Server, bucket: str, objects: dict[str, int], **more: Any) -> None:
-    """Objects of so many bytes."""
+    """Put objects of these sizes."""
     client = server.client()
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(client.put_object, Bucket=bucket, Key=k, Body=b"x" * n, **more) for k, n in objects.items()]:
@@ -53,7 +53,7 @@ def put(server: S3Server, bucket: str, objects: dict[str, int], **more: Any) -> 
 def measure(
     store: ArtifactStore, owners: pa.Table, workdir: Path, *, now: datetime = NOW, months: dict[str, pa.Table] | None = None
 ) -> Measurement:
-    """One night."""
+    """Measure once, as a pipeline run does."""
     previous: Callable[[str], pa.Table | None] = (months or {}).get
     return measure_store(store, owners, ReadJob(now, "night", workdir), previous=previous)
 
@@ -63,7 +63,7 @@ def rows(found: Measurement, month: str = "2026-10") -> list[dict[str, Any]]:
 
 
 def test_a_listing_costs_one_request_per_thousand_objects(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """2,500 objects in 500 folders: three requests, every object once, run1 apart from run10."""
+    """2,500 objects in 500 folders take three requests. Every object counts once, and run1 is not confused with run10."""
     names = [f"{RUN}{n % 10}{'0' if n >= 10 else ''}" for n in range(20)]
     put(s3_server, bucket, {f"mlflow/1/{names[n % 20]}/artifacts/{n % 500}/f{n}": 1 + n % 7 for n in range(2500)})
     put(s3_server, bucket, {"mlflow2/x": 1, "mlflow": 1, "mlflow-old/x": 1})
@@ -79,7 +79,7 @@ def test_a_listing_costs_one_request_per_thousand_objects(s3_server: S3Server, b
 
 
 def test_storage_classes_are_apart(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """One row per class of one run; a move to another class closes one row and opens another."""
+    """A run has one row per storage class. A move to another class closes one row and opens another."""
     uri, key = f"s3://{bucket}/1/{RUN}0/artifacts", f"1/{RUN}0/artifacts"
     put(s3_server, bucket, {f"{key}/a": 1, f"{key}/b": 20})
     put(s3_server, bucket, {f"{key}/c": 300}, StorageClass="GLACIER")
@@ -99,7 +99,7 @@ def test_storage_classes_are_apart(s3_server: S3Server, bucket: str, tmp_path: P
 
 
 def test_odd_names_own_what_is_theirs(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Blank, #, %41 beside A, plus, emoji, quotes, &: each its own folder, in keys and in owners' URIs."""
+    """Names have blanks, #, %41 next to A, plus, emoji, quotes and &. Each is its own folder, in keys and in owners' URIs."""
     folders = ["a b", "%41", "A", "a+b", "😀", "it's", 'q"q', "a&b", "\u00fc", "u\u0308", "<x>"]
     put(s3_server, bucket, {f"{folder}/x/{folder}": 2**n for n, folder in enumerate(folders)} | {"a#b/x": 1, "a?b/x": 1})
     store = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint)
@@ -114,7 +114,7 @@ def test_odd_names_own_what_is_theirs(s3_server: S3Server, bucket: str, tmp_path
 
 
 def test_oldest_and_newest_are_the_servers_times(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """LastModified of the first and the last object of a run."""
+    """They are the LastModified of a run's first and last object."""
     client = s3_server.client()
     put(s3_server, bucket, {f"r/{n}": 1 for n in range(5)})
     times = [o["LastModified"] for o in client.list_objects_v2(Bucket=bucket)["Contents"]]
@@ -125,7 +125,7 @@ def test_oldest_and_newest_are_the_servers_times(s3_server: S3Server, bucket: st
 
 @contextmanager
 def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """A server on loopback that answers every GET with `answer`."""
+    """Run a server on loopback that answers every GET with `answer`."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -136,7 +136,7 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[st
         do_HEAD = do_GET
 
         def log_message(self, *_: object) -> None:
-            """Tests are quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -150,7 +150,7 @@ def http_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[st
 
 
 def reply(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-    """One answer, then the connection ends."""
+    """Send one answer, and then close the connection."""
     request.send_response(status)
     for name, value in ({"Content-Type": "application/xml", "Connection": "close"} | (headers or {})).items():
         request.send_header(name, value)
@@ -162,7 +162,7 @@ def reply(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: di
 
 @contextmanager
 def broken_second_page(server: S3Server) -> Iterator[str]:
-    """The real server behind a proxy that answers 503 to every page but the first."""
+    """Run a proxy in front of the real server. It answers 503 to every page except the first."""
     target = urlsplit(server.endpoint)
 
     def forward(request: BaseHTTPRequestHandler) -> None:
@@ -182,7 +182,7 @@ def broken_second_page(server: S3Server) -> Iterator[str]:
 def test_a_page_that_fails_half_way_leaves_bytes_unknown(
     s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Page 2 of 3 answers 503: unknown where nothing was known, the good figures where they were, and the next night is right."""
+    """Page 2 of 3 answers 503. Unknown bytes stay unknown, known bytes keep their figures, and the next measurement is right."""
     monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     put(s3_server, bucket, {f"1/{RUN}{n % 2}/artifacts/{n}": 1 for n in range(201)})
     first, second = (f"s3://{bucket}/1/{RUN}{n}/artifacts" for n in range(2))
@@ -208,7 +208,7 @@ def test_a_page_that_fails_half_way_leaves_bytes_unknown(
 
 
 def test_a_missing_bucket_is_unreachable(s3_server: S3Server, tmp_path: Path) -> None:
-    """The name is in the message, and what to correct."""
+    """The message contains the bucket's name and what to correct."""
     store = ArtifactStore(uri="s3://no-such-bucket-anywhere", endpoint=s3_server.endpoint)
     found = measure(store, run_owners(), tmp_path)
     assert isinstance(found.error, SourceUnreachable)
@@ -224,7 +224,7 @@ def test_a_missing_bucket_is_unreachable(s3_server: S3Server, tmp_path: Path) ->
 def test_a_wrong_key_is_refused(
     s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, code: str
 ) -> None:
-    """The server's own word for it, and the secret nowhere in the message."""
+    """The message quotes the server's reason, and never contains the secret."""
     monkeypatch.setenv(variable, "wrong-and-secret")
     found = measure(ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint, credentials="(env)"), run_owners(), tmp_path)
     assert isinstance(found.error, SourceRefused)
@@ -233,7 +233,7 @@ def test_a_wrong_key_is_refused(
 
 
 def test_credentials_come_from_the_named_profile(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile of ~/.aws, not the environment's key; one that is not there is named."""
+    """Runspend uses the profile in ~/.aws instead of the environment's key. If the profile does not exist, the error names it."""
     (tmp_path / "credentials").write_text(
         f"[artifacts]\naws_access_key_id = {s3_server.access_key}\naws_secret_access_key = {s3_server.secret_key}\n"
     )
@@ -248,7 +248,7 @@ def test_credentials_come_from_the_named_profile(s3_server: S3Server, bucket: st
 
 
 def test_no_credentials_at_all_are_named(s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a traceback of the SDK."""
+    """The error is not a traceback of the SDK."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     found = measure(ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint), run_owners(), tmp_path)
@@ -283,7 +283,7 @@ OBJECT = (
     ],
 )
 def test_answers_that_make_no_sense_are_not_believed(tmp_path: Path, body: str, why: str) -> None:
-    """No end, another folder's objects, the same page forever, no XML: an error, not figures."""
+    """A listing without an end, with another folder's objects, with the same page again and again, or without XML gives an error, not figures."""
     with http_server(lambda request: reply(request, 200, PAGE.format(body=body).encode())) as endpoint:
         found = measure(ArtifactStore(uri="s3://b/mlflow", endpoint=endpoint), run_owners("s3://b/mlflow/1"), tmp_path)
     assert why in str(found.error)
@@ -291,7 +291,7 @@ def test_answers_that_make_no_sense_are_not_believed(tmp_path: Path, body: str, 
 
 
 def test_a_size_the_server_does_not_state_is_unknown(tmp_path: Path) -> None:
-    """Null in the listing: the owner's bytes are unknown, its neighbor's are not."""
+    """The listing has a null size, so its owner's bytes are unknown. Its neighbor's bytes are known."""
     body = "<IsTruncated>false</IsTruncated>" + "".join(
         OBJECT.format(key=key, size=size) for key, size in (("r1/a", "<Size>1</Size>"), ("r1/b", ""), ("r2/a", "<Size>5</Size>"))
     )
@@ -306,7 +306,7 @@ def test_a_size_the_server_does_not_state_is_unknown(tmp_path: Path) -> None:
     [(301, {"x-amz-bucket-region": "eu-west-1"}), (302, {}), (307, {}), (308, {}), (400, {"x-amz-bucket-region": "eu-west-1"})],
 )
 def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int, headers: dict[str, str]) -> None:
-    """The store's server points elsewhere: the other place sees no request."""
+    """The store's server redirects to another address, which gets no request."""
     seen: list[str] = []
 
     def record(request: BaseHTTPRequestHandler) -> None:
@@ -321,11 +321,14 @@ def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int
     assert seen == []
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's and SQLAlchemy's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tables of MLflow and SQLAlchemy
 def test_what_mlflow_itself_writes_finds_its_owner(
     s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run and a logged model through MLflow's own client, under the URIs it records; unknown to us they are orphans."""
+    """MLflow's own client writes a run and a logged model, and the objects match the URIs that it records.
+
+    Owners that Runspend does not know are orphans.
+    """
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
 

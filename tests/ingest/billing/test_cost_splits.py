@@ -1,6 +1,6 @@
-"""Lines of machines cut into the parts of pods and tasks: exact for all weights, and who pays for a part.
+"""Splits of a machine's lines into the parts of pods and tasks: they are exact for all weights, and the right runs pay.
 
-The weights of OpenCost itself are in tests/ingest/billing/formats/test_opencost.py.
+OpenCost's own weights are tested in tests/ingest/billing/formats/test_opencost.py.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 
 
 def pod(name: str, split: str, unused: str, parent: str = NODE, **other: str) -> dict[str, str]:
-    """A row of split cost allocation data."""
+    """Return a row of split cost allocation data."""
     return line(
         "Usage",
         "0",
@@ -48,14 +48,14 @@ def pod(name: str, split: str, unused: str, parent: str = NODE, **other: str) ->
 
 
 def loaded(tmp_path: Path, rows: Sequence[dict[str, str]], *claims: dict[str, Any], **rules: Any) -> Nights:
-    """A FOCUS bill split by these claims, one night."""
+    """Load a FOCUS bill that these claims split."""
     bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", rows, header=sorted({name for each in rows for name in each})))
     bill.load(weights=[weights(claims)], **rules)
     return bill
 
 
 def parts(bill: Nights, by: str = "allocated_resource_name", column: str = "effective_cost") -> dict[Any, Decimal]:
-    """What each part of each resource costs."""
+    """Return the cost of each part of each resource."""
     sums: dict[Any, Decimal] = defaultdict(Decimal)
     for each in bill.lines():
         sums[each[by]] += each[column]
@@ -67,7 +67,7 @@ def parts(bill: Nights, by: str = "allocated_resource_name", column: str = "effe
 
 @pytest.mark.parametrize("form", ["cur.csv", "cur.parquet", "legacy.csv"])
 def test_split_rows_replace_their_parent_and_the_sum_is_the_bill(tmp_path: Path, form: str) -> None:
-    """A 4.00, B 6.00, the node nothing, 10.00 in all, in every measure; a row without a parent is counted."""
+    """In every measure, A gets 4.00, B gets 6.00, the node nothing, and the sum is 10.00. A row without a parent is counted as such."""
     rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", "2.50", "1.50"), pod("b", "4.00", "2.00"), pod("", "0", "0", "")]
     if form == "legacy.csv":
         spelled = {name: "splitLineItem/" + name.removeprefix("split_line_item_").title().replace("_", "") for name in SPLIT}
@@ -86,7 +86,7 @@ def test_split_rows_replace_their_parent_and_the_sum_is_the_bill(tmp_path: Path,
 
 
 def test_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp_path: Path) -> None:
-    """Two rows a pod and hour; the covered and the uncovered line of a node, and its discount, are split alike."""
+    """A pod has two rows per hour. A node's covered line, uncovered line and discount are all split in the same way."""
     rows = [
         {**line("Usage", "6.00"), **SPLIT},
         {**line("EdpDiscount", "-1.00"), **SPLIT},
@@ -100,7 +100,7 @@ def test_cpu_and_memory_rows_of_a_pod_add_up_and_so_do_all_lines_of_the_node(tmp
 
 
 def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> None:
-    """FOCUS 1.3: the four amounts as Allocated* rows are the bill as they are, and are not split again."""
+    """In FOCUS 1.3, the four amounts of Allocated* rows already add up to the bill. Runspend does not split them again."""
     stated = [("a", "2.50"), ("a", "1.50"), ("b", "4.00"), ("b", "2.00")]
     rows = [
         row(
@@ -122,7 +122,7 @@ def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> Non
 
 
 def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:
-    """With `pods: whole` the node's line stays the node's, for runs that name nodes; a change of mind is another version."""
+    """With `pods: whole`, the node keeps its line, for runs that name nodes. Changing the setting creates another version."""
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [{**line("Usage", "10.00"), **SPLIT}, pod("a", "10.00", "0")]), pods="whole")
     bill.load()
     assert [(each["allocated_resource_id"], each["resource_key"]) for each in bill.lines()] == [(None, NODE)]
@@ -139,7 +139,7 @@ def test_rows_of_an_hour_split_that_hour_and_no_other(tmp_path: Path) -> None:
 
 
 def test_net_weights_go_with_net_costs(tmp_path: Path) -> None:
-    """Under a private discount the net columns count, for costs and for weights alike."""
+    """Under a private discount, net columns count both for costs and for weights."""
     net = {"line_item_net_unblended_cost": "8.00", "split_line_item_net_split_cost": "", "split_line_item_net_unused_cost": ""}
     zero = {"line_item_net_unblended_cost": "0"}
     rows = [
@@ -172,7 +172,7 @@ WEIGHT = st.integers(1, 10**26).map(lambda units: Decimal(units).scaleb(-22)) | 
 def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
     lines: list[tuple[Decimal, ...]], shares: dict[str, Decimal], idle: Decimal | None, order: Any
 ) -> None:
-    """Any sign and size: parts are the line exactly, each is its share to 16 digits, and shuffled rows and claims give the same rows."""
+    """For any sign and size, the parts equal the line exactly and each is its share to 16 digits. The order of rows and claims does not matter."""
     names = ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost")
     rows = [
         {**row(**HOUR), **{name: f"{cost:f}" for name, cost in zip(names, costs, strict=True)}, "ResourceName": f"line {n}"}
@@ -186,7 +186,7 @@ def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
         again = loaded(Path(folder) / "two", rows, *claims).lines()
     assert found == again
     assert len({each["line_id"] for each in found}) == len(found)
-    # Without an idle claim what the pods leave of the machine's cost is idle.
+    # Without an idle claim, the part of the machine's cost that no pod has is idle.
     whole = sum(Fraction(w) for w in shares.values())
     used = Fraction(sum(costs[1] for costs in lines))
     whole += Fraction(idle) if idle else max(Fraction(0), used - whole)
@@ -199,7 +199,8 @@ def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
             for each in mine:
                 if each["allocated_resource_name"] is not None:
                     fair = Fraction(cost) * Fraction(shares[each["allocated_resource_name"]]) / whole
-                    # every weight is cut to a whole one of 10^17 or more, the whole by as many as there are; then two ends to the last decimal
+                    # Each weight is cut to a whole number of at least 10^17, so their sum may be off by the number of weights. Then both ends
+                    # of a part are rounded to the last decimal.
                     cut = Fraction(len(claims) + 1, 10**17 - len(claims) - 1)
                     assert abs(Fraction(each[measure]) - fair) <= abs(Fraction(cost)) * cut + Fraction(2, 10**22)
 
@@ -218,7 +219,7 @@ def test_equal_rows_give_equal_parts_with_ids_of_their_own(tmp_path: Path) -> No
 
 
 def test_digits_rounded_at_load_are_reported_once(tmp_path: Path) -> None:
-    """A cost with 25 decimals, split in two: the sum of what was rounded away is as without parts."""
+    """A cost with 25 decimals is split in two. The sum of the rounded amounts is the same as without parts."""
     cost = "1.0000000000000000000001234"
     whole = loaded(tmp_path / "whole", [row(cost)])
     split = loaded(tmp_path / "split", [row(cost)], claim("a", "2"), claim("b", "1"))
@@ -250,7 +251,7 @@ def test_fees_taxes_unused_commitments_and_months_stay_whole(tmp_path: Path) -> 
 
 
 def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
-    """A step of a day is spread over the hours the pod ran: A 10:00 to 11:00 for 1.00, B 10:00 to 12:00 for 1.00."""
+    """A daily step is spread over the hours in which the pod ran: A from 10:00 to 11:00 for 1.00, B from 10:00 to 12:00 for 1.00."""
     rows = [
         row("3.00"),
         row("3.00", ChargePeriodStart="2026-10-05T11:00:00Z", ChargePeriodEnd="2026-10-05T12:00:00Z"),
@@ -290,7 +291,7 @@ def test_the_bills_own_weights_come_before_others(tmp_path: Path) -> None:
 
 
 def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
-    """As Kubernetes names them: aws:///, azure:/// (a scale set's bill names the set), a Compute Engine name."""
+    """Kubernetes names them aws:///, azure:/// (where the bill names the scale set), or by a Compute Engine name."""
     vmss = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool-vmss"
     rows = [
         row("1.00", ResourceId="arn:aws:ec2:eu-west-1:1:instance/i-0abcdef0123456789"),
@@ -311,7 +312,7 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
 
 
 def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
-    """OpenCost says the name alone; of two projects' instances of one name none is meant for sure."""
+    """OpenCost states only the name. If instances of two projects have the same name, Runspend matches neither."""
     place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"
     rows = [
         row("1.00", ResourceId=place.format("p", "gke-1")),
@@ -326,7 +327,10 @@ def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> No
 
 
 def test_weights_are_part_of_the_version_of_the_periods_they_reach(tmp_path: Path) -> None:
-    """The same again is unchanged; other weights are another version of the same bill; another month's change nothing."""
+    """Loading the same weights again changes nothing.
+
+    Other weights create another version of the bill. Weights of an unrelated month have no effect.
+    """
     bill = nights(tmp_path, write_csv(tmp_path / "bills" / "part.csv", [row("10.00")]))
 
     def night(*claims: dict[str, Any], **stated: Any) -> Any:
@@ -364,7 +368,7 @@ def test_other_split_rows_are_another_bill(tmp_path: Path) -> None:
 
 
 def test_each_version_of_a_bill_is_split_by_its_own_rows(tmp_path: Path) -> None:
-    """With `delivery: versions` the older file's split rows do not weigh on the newer file's lines."""
+    """With `delivery: versions`, split rows of the older file do not count for lines of the newer file."""
     for n, (a, b) in enumerate([("9.00", "1.00"), ("5.00", "5.00")]):
         rows = [{**line("Usage", "10.00"), **SPLIT}, pod("a", a, "0"), pod("b", b, "0")]
         write_csv(tmp_path / "bills" / f"{n}.csv", rows, at=moment(f"2026-11-0{n + 1}T00:00:00"))
@@ -377,7 +381,7 @@ def test_each_version_of_a_bill_is_split_by_its_own_rows(tmp_path: Path) -> None
 
 
 def ledger(tmp_path: Path, bill: Nights, *runs: dict[str, Any]) -> dict[tuple[str, str, str], Decimal]:
-    """(run or bucket, rule, reason) -> effective cost, from the bill's lines through the ledger's models."""
+    """Run the ledger's models over the lines, and return (run or bucket, rule, reason) -> effective cost."""
     world: dict[str, Any] = {"billing_lines": bill.lines(), "runs": [], "run_resources": []}
     for stated in runs:
         run, resources = make_run(**stated)
@@ -395,7 +399,7 @@ CLAIMS = (claim("a", "4.00", part_tags=json.dumps({"mlflow_run_id": RUN})), clai
 
 
 def test_a_labeled_pod_pays_its_part_and_not_that_of_another_pod(tmp_path: Path) -> None:
-    """The run of pod a has exactly 4.00; pod b is not the node's run's, who has what was idle; 10.00 in all."""
+    """Pod a's run pays exactly 4.00. The node's run does not pay for pod b, but for the node's idle time. The sum is 10.00."""
     bill = loaded(tmp_path, [row("10.00", **HOUR, Tags='{"eks:nodegroup-name":"gpu"}')], *CLAIMS, scope=ALL)
     on_node = {"id": "c" * 32, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["i-1"]}
     assert ledger(tmp_path, bill, {"id": RUN, "at": AT, "on": []}, on_node) == {
@@ -414,7 +418,7 @@ def test_without_a_scope_a_pod_without_an_owner_is_not_platform_cost(tmp_path: P
 
 
 def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
-    """NAMESPACE/NAME; the pod was there for half an hour of the line's hour, and so was the run: nothing of it is idle."""
+    """A run states NAMESPACE/NAME. The pod and the run exist for the same half of the line's hour, so none of the line is idle."""
     claims = [claim("b", "3.00", "10:00..10:30"), claim(None, "7.00")]
     bill = loaded(tmp_path, [row("10.00", **HOUR)], *claims, scope=ALL)
     run = {"id": RUN, "at": "2026-10-05T10:00:00..2026-10-05T10:30:00", "on": ["ml/b"]}
@@ -425,14 +429,14 @@ def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
     ("lines", "paid"),
     [
         ([{}], "6.00"),
-        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # covered in part: two lines of one SKU
+        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # partly covered: two lines of one SKU
         ([{}, {"line_item_usage_amount": "0.1", "product_sku": "license"}], "6.00"),  # the largest SKU is the machine
         ([{"line_item_usage_amount": "1"}], "1.50"),
         ([{"pricing_unit": "vCPU-Hours"}], "1.50"),  # not a time: the hour counts
     ],
 )
 def test_a_pod_lives_no_longer_than_its_node_was_billed(tmp_path: Path, lines: Sequence[dict[str, str]], paid: str) -> None:
-    """A node billed 8.00 for a quarter of the hour, a pod with three quarters of it, and a run that had the pod in that quarter of an hour."""
+    """The node is billed 8.00 for a quarter of an hour, and a pod has three quarters of it. A run had the pod in that quarter of an hour."""
     node = {**line("Usage", str(Decimal("8.00") / len(lines)), line_item_usage_amount="0.25"), **SPLIT}
     rows = [*({**node, **each} for each in lines), pod("a", "6.00", "0"), pod("b", "2.00", "0")]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
@@ -444,7 +448,7 @@ def test_a_pod_lives_no_longer_than_its_node_was_billed(tmp_path: Path, lines: S
 
 
 def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> None:
-    """Two nodes of three parts each are two machines to the pool: a run that had one of them has half."""
+    """For the pool, two nodes of three parts each are two machines. A run that had one of them gets half."""
     pools = [Pool.model_validate({"name": "gpu", "runs": {"tracking": "prod"}, "lines": {"resource": "i-*"}})]
     claims = [claim(name, "1.00", on=f"i-{node}") for node in (1, 2) for name in (f"x{node}", f"y{node}")]
     claims += [claim(None, "1.00", on=f"i-{node}") for node in (1, 2)]
@@ -458,7 +462,7 @@ def test_parts_in_a_pool_are_as_many_machines_as_were_billed(tmp_path: Path) -> 
 
 
 def test_a_pod_is_not_a_machine_of_the_nodes_type(tmp_path: Path) -> None:
-    """Prices and claims of an instance type are those of whole machines."""
+    """Prices and claims of an instance type are for whole machines."""
     bill = loaded(
         tmp_path,
         [row("10.00", **HOUR, x_InstanceType="p4d.24xlarge"), row("1.00", ResourceId="i-2", x_InstanceType="p4d.24xlarge")],
@@ -473,7 +477,7 @@ def test_a_pod_is_not_a_machine_of_the_nodes_type(tmp_path: Path) -> None:
 
 
 def test_a_source_that_says_nothing_changes_nothing(tmp_path: Path) -> None:
-    """A source that says nothing leaves the bill as it is."""
+    """A source without claims does not change the bill."""
     bill = nights(tmp_path, write_csv(tmp_path / "part.csv", [row("10.00")]))
     empty: Weights = weights([])
     bill.load(weights=[empty])

@@ -1,4 +1,7 @@
-"""Hostile bills of every format: times that are none, headers without end, JSON nested without end. Refused or set aside, quickly, by name."""
+"""Hostile bills of every format: invalid times, endless headers, endlessly nested JSON.
+
+Runspend refuses or quarantines them quickly, and names the problem.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +78,7 @@ def write_focus(path: Path, rows: list[dict[str, str]]) -> None:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 @pytest.mark.parametrize("column", ["ChargePeriodStart", "BillingPeriodStart"])
 def test_focus_sets_rows_with_an_invalid_time_aside(tmp_path: Path, kind: str, column: str) -> None:
-    """Never another month's charge; good rows beside them count."""
+    """Such a row never counts as another month's charge, and the valid rows next to it are loaded."""
     rows = [row("1.00"), *(row("8.00", **{column: text}) for text in NO_TIMES)]
     write_focus(tmp_path / "in" / f"bill.{kind}", rows)
     bill = nights(tmp_path, tmp_path / "in")
@@ -139,7 +142,7 @@ FORMATS = ("auto", "focus", "aws-cur", "gcp", "azure", "databricks", "slurm")
 def test_a_header_without_end_is_refused_at_once(tmp_path: Path, kind: str, format_name: str) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
-    wide = WIDE // 10 if kind == "parquet" else WIDE  # which takes minutes to write
+    wide = WIDE // 10 if kind == "parquet" else WIDE  # writing it takes minutes
     names = [*focus_files.ROW, *cur_files.LINE, *(f"column_{n}" for n in range(wide))]
     if kind == "csv":
         (folder / "bill.csv").write_text(",".join(names) + "\n" + ",".join(["1"] * len(names)) + "\n", encoding="utf-8")

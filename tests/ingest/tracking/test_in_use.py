@@ -1,4 +1,4 @@
-"""Right before bytes go, MLflow is asked once more: each sign that something is in use protects, and so does every answer that is none."""
+"""Runspend asks MLflow again right before it deletes files. Every sign of use protects them, and so does every answer that cannot be used."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.servers.faulty_proxy import FAULTS, faulty_proxy
 NOW = datetime.now(timezone.utc)
 READ_AT = NOW - timedelta(hours=3)
 OLD = int((NOW - timedelta(days=400)).timestamp() * 1000)
-DATABASES: dict[str, Path] = {}  # by the URI of the server
+DATABASES: dict[str, Path] = {}  # by the server's URI
 JUST_NOW = int((NOW - timedelta(hours=1)).timestamp() * 1000)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """What the archive asks about."""
+    """The artifact that the archive asks about."""
 
     owner_kind: str
     owner_id: str
@@ -45,19 +45,19 @@ class Owner:
 
 
 def looked_up(pairs: Mapping[str, Collection[str]]) -> Callable[[Collection[str]], frozenset[str]]:
-    """What the tables say of some keys."""
+    """Return a function that looks keys up in these pairs, as if in the tables."""
     return lambda keys: frozenset(value for key in keys for value in pairs.get(key, ()))
 
 
 @dataclass
 class World:
-    """One family of runs on the module's server: a run with a parent, a child and a model, another run that used the model, and someone registered."""
+    """A family of runs on the module's server: a run with a parent, a child and a model, and another run that used the model."""
 
     client: Any
     experiment: str
     ids: dict[str, str] = field(default_factory=dict)
-    used: dict[str, set[str]] = field(default_factory=dict)  # what the tables say: model -> runs
-    made: dict[str, set[str]] = field(default_factory=dict)  # run -> models
+    used: dict[str, set[str]] = field(default_factory=dict)  # what the tables contain: model -> runs
+    made: dict[str, set[str]] = field(default_factory=dict)  # the same: run -> models
 
     def run(self, name: str, *, parent: str | None = None, started: int = OLD, ended: bool = True) -> str:
         tags = {"mlflow.parentRunId": self.ids[parent]} if parent else {}
@@ -100,7 +100,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path]]:
-    """A server with a world in it that is made once, and a copy of its database."""
+    """A server with a world that is created once, and a copy of its database."""
     folder = tmp_path_factory.mktemp("live")
     with mlflow_server(folder, f"sqlite:///{folder / 'mlflow.db'}") as uri:
         DATABASES[uri] = folder / "mlflow.db"
@@ -110,7 +110,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, Path
 
 
 def copy_database(source: Path, target: Path) -> None:
-    """All of a database, into one that may be in use."""
+    """Copy a whole database into one that may be in use."""
     with closing(sqlite3.connect(source)) as there, closing(sqlite3.connect(target, timeout=30)) as here:
         there.backup(here)
 
@@ -139,7 +139,7 @@ def make_world(uri: str) -> World:
 
 @pytest.fixture
 def world(made: tuple[World, Path]) -> World:
-    """The world as it was made: what another test did to it is undone."""
+    """The world in its original state: changes by other tests are undone."""
     first, database = made
     copy_database(database, DATABASES[first.client.tracking_uri])
     return World(first.client, first.experiment, *deepcopy((first.ids, first.used, first.made)))
@@ -151,20 +151,20 @@ def ask(world: World, owner: Owner, known: LastExtract | None = None, **server: 
 
 
 def test_an_unused_run_or_model_is_not_protected(world: World) -> None:
-    """The world as every test of a sign finds it."""
+    """The other tests start from this world and add one sign."""
     assert ask(world, world.run_owner) is None
     assert ask(world, world.model_owner) is None
     assert ask(world, Owner("checkpoint", world.ids["run"], world.ids["run"])) is None
     assert ask(world, Owner("orphan", f"1/{'0' * 32}/artifacts")) is None
 
 
-# Before the signs below are set: each adds to what is asked, and every request is spoiled in turn.
+# These tests come before those of the signs, because each sign adds requests and every request is spoiled in turn.
 def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """Every request of a clean round, spoiled in every one of these ways; those where the answer was "nothing protects it" anyway."""
+    """Spoil every request of a clean round in each of these ways. Return the requests after which the answer was still "nothing protects it"."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     known = world.known
     with faulty_proxy(world.client.tracking_uri) as proxy:
-        assert ask(world, asked, known, uri=proxy.uri) is None  # the client remembers a server's version
+        assert ask(world, asked, known, uri=proxy.uri) is None  # the client caches a server's version
         proxy.begin()
         proxy.answers = {}
         assert ask(world, asked, known, uri=proxy.uri) is None
@@ -175,12 +175,12 @@ def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypa
             for fault, good in product(faults, range(times)):
                 monkeypatch.setenv(
                     "MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if fault == "silence" else "20"
-                )  # a busy machine alone protects nothing
+                )  # otherwise a busy machine would cause a timeout
                 proxy.begin(fault, request, good)
                 answer = ask(world, asked, known, uri=proxy.uri)
                 assert proxy.has_spoiled or good, (
                     f"not asked again: {request}"
-                )  # what was asked a second time depends on how long the round took
+                )  # the number of second requests depends on the round's duration
                 if answer is None and proxy.has_spoiled:
                     unnoticed.append((fault, request))
     return unnoticed
@@ -249,13 +249,13 @@ def use_model_in_old_open_run(w: World) -> None:
 
 
 def share_folder(w: World) -> None:
-    """Clients may name a folder of their own choice: so does the database of a server that was copied or tampered with."""
+    """Put another run into the same folder. Clients may choose any folder, and so may a database that was copied or tampered with."""
     other = w.run("sharer")
     _set_artifact_uri(w, other, w.run_owner.artifact_uri or "")
 
 
 def spell_folder(spell: Callable[[str], str]) -> Callable[[World], None]:
-    """Another run has the folder, in other words."""
+    """Give the folder to another run in another spelling."""
     return lambda w: _set_artifact_uri(w, w.run("speller"), spell(w.run_owner.artifact_uri or ""))
 
 
@@ -270,7 +270,7 @@ def _set_artifact_uri(w: World, run_id: str, uri: str) -> None:
 
 
 def make_with(w: World, maker: str, made: str, used: str, *, started: int = OLD, known: bool = True) -> str:
-    """A run that used a model and made another. Returns the model it made."""
+    """Create a run that used a model and made another. Return the model it made."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
 
     w.run(maker, started=started, ended=False)
@@ -345,30 +345,30 @@ def test_a_protecting_sign_that_is_set_after_the_extract_protects_a_model(world:
     assert expected in (ask(world, owner, known) or "")
 
 
-WAYS = ["api", "database", "both"]  # http alone, the database as the tracking URI, and http with `database:` beside it
+WAYS = ["api", "database", "both"]  # HTTP alone, the database as the tracking URI, and HTTP together with `database:`
 
 
 def asked(world: World, owner: Owner, way: str, known: LastExtract | None = None) -> str | None:
-    """The question, through one way of reading."""
+    """Ask through one way of reading."""
     database = f"sqlite:///{DATABASES[world.client.tracking_uri]}"
     return ask(world, owner, known, **{"api": {}, "database": {"uri": database}, "both": {"database": database}}[way])
 
 
 def asked_each_way(world: World, owner: Owner, known: LastExtract | None = None) -> set[str | None]:
-    """What all ways say: one thing, if they agree."""
+    """Return the answers of all ways. If they agree, it is a single one."""
     return {asked(world, owner, way, known) for way in WAYS}
 
 
 def is_free(world: World, owner: Owner, known: LastExtract) -> bool:
-    """Nothing protects it, any way: "both" asks the API and the database, and one reason of either is its answer."""
+    """True if nothing protects it. The way "both" asks the API and the database, and a reason from either one is the answer."""
     return asked(world, owner, "both", known) is None
 
 
 def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
-    """The tables know who used it and what came of that, three runs on; registered is the last of it, since they were read."""
+    """The tables contain three runs that used each other's models. The last model was registered after the tables were read."""
     for number, used in enumerate(("model", "tuned0", "tuned1")):
         make_with(world, f"tuner{number}", f"tuned{number}", used)
-    gone = f"m-{'c' * 32}"  # MLflow has lost it, and its files are left
+    gone = f"m-{'c' * 32}"  # MLflow no longer has it, but its files still exist
     world.used[gone] = {world.ids["tuner1"]}
     owners, known = (world.model_owner, world.run_owner, Owner("orphan", f"7/models/{gone}/artifacts")), world.known
     assert [is_free(world, owner, known) for owner in owners] == [True, True, True]
@@ -388,14 +388,17 @@ def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
 
 @pytest.mark.parametrize("registered", ["run", "folder", "before"])
 def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: World, registered: str) -> None:
-    """The tables know that `tuner` used the model; who used what `tuner` made came later, and so did the version, or it was known and named the run."""
+    """The tables contain only that `tuner` used the model. Another run used `tuner`'s model later.
+
+    The version that this run made is also newer than the tables, or it is known and names the run.
+    """
     make_with(world, "tuner", "tuned", "model")
     made = make_with(world, "late", "made", "tuned", started=JUST_NOW, known=False)
     known = world.known
     assert is_free(world, world.model_owner, known)
     source, run_id = ("s3://elsewhere/x", world.ids["late"]) if registered != "folder" else (f"s3://bucket/1/models/{made}/artifacts", None)
     version = world.register(f"late-{registered}", source, run_id)
-    if registered == "before":  # as if it had been registered before the tables were read: it is found by the run it names
+    if registered == "before":  # as if it had been registered before the tables were read, so the run that it names finds it
         known = replace(known, read_at=NOW + timedelta(hours=3))
     label = f"registered as late-{registered}/{version}"
     assert asked_each_way(world, world.model_owner, known) == {f"used by a run that led to a live model: {label}"}
@@ -403,14 +406,14 @@ def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: Wor
 
 
 def use_model_long_after_it_ended(w: World) -> None:
-    """MLflow takes inputs of a run that ended years ago; nothing of the run changes by it."""
+    """Add an input to a run that ended years ago. MLflow allows that and changes nothing else in the run."""
     from mlflow.entities import LoggedModelInput
 
     w.client.log_inputs(w.ids["child"], models=[LoggedModelInput(w.ids["model"])])
 
 
 def use_model_in_a_run_with_an_old_date(w: World) -> None:
-    """As a copy from another server is written."""
+    """Use the model in a run with an old date, as a copy from another server would have."""
     from mlflow.entities import LoggedModelInput
 
     w.run("copied", ended=False)
@@ -422,7 +425,7 @@ def use_model_in_a_run_with_an_old_date(w: World) -> None:
     "use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date]
 )
 def test_the_database_reports_every_use(world: World, use: Callable[[World], None]) -> None:
-    """The API shows the last two only in the answers about every single run: docs/archive.md says so."""
+    """The API shows the last two only if every single run is read, as docs/archive.md says."""
     owner, known = world.model_owner, world.known
     assert is_free(world, owner, known)
     use(world)
@@ -437,7 +440,7 @@ SPOILT = {
 
 
 def test_a_database_that_cannot_be_asked_protects(world: World, tmp_path: Path) -> None:
-    """What MLflow itself says is not enough where its database is configured beside it."""
+    """If a server's database is configured, the API's answer alone is not enough."""
     owners, known = (world.model_owner, world.run_owner), world.known
     for name, spoil in SPOILT.items():
         copy = tmp_path / f"{name}.db"
@@ -453,7 +456,7 @@ def test_a_database_that_cannot_be_asked_protects(world: World, tmp_path: Path) 
 
 
 def test_a_model_that_everything_was_made_with_is_kept(world: World) -> None:
-    """Thousands of runs cannot be asked about in a few seconds."""
+    """Runspend cannot ask about thousands of runs in a few seconds."""
     tuners = frozenset(f"{n:032x}" for n in range(5_001))
     known = replace(world.known, users_of=lambda models: tuners if world.ids["tuned"] in models else looked_up(world.used)(models))
     make_with(world, "tuner", "tuned", "model")
@@ -500,7 +503,7 @@ def test_a_version_of_a_models_run_protects_the_model_unless_it_names_another(so
 
 
 def test_another_models_version_does_not_protect_a_model(world: World) -> None:
-    """A run's other model is registered: this one is not, and the run is."""
+    """Another model of the run is registered. That protects the run, but not this model."""
     other = world.client.create_logged_model(world.experiment, name="other", source_run_id=world.ids["run"]).model_id
     world.register("nets", f"models:/{other}", world.ids["run"], other)
     assert ask(world, world.model_owner) is None
@@ -537,7 +540,7 @@ def test_a_run_whose_artifacts_have_moved_is_protected(world: World) -> None:
 
 
 def test_a_folder_of_ones_own_choice_is_found_however_it_is_spelled(world: World) -> None:
-    """Without the run's id in it: by its plain words. A sibling whose name only begins alike is another place."""
+    """The folder does not contain the run's id. Runspend compares folders in a normalized spelling. A folder whose name only begins the same is another one."""
     own = world.ids["run"]
     for number, (ours, theirs, is_shared) in enumerate((
         ("s3://ml/team a/nets", "s3a://ML/team%20a//nets/", True), ("s3://ml/team%20a/nets", "s3n://ml/x/../team a/nets/deeper", True), ("/srv/team a/nets", "file:///srv/team%20a/nets", True),
@@ -557,7 +560,7 @@ def test_an_orphan_that_mlflow_knows_is_not_an_orphan(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["d" * 32, f"m-{'d' * 32}"])
 def test_an_orphan_that_a_version_was_registered_from_is_kept(world: World, name: str) -> None:
-    """Its run or model is gone permanently, its files are not, and someone registered them since the tables were read."""
+    """Its run or model is gone permanently, but its files still exist, and a user registered them after the tables were read."""
     orphan = Owner("orphan", f"7/{name}/artifacts")
     assert ask(world, orphan) is None
     version = world.register(f"saved-{name[:3]}", f"s3://bucket/7/{name}/artifacts/model", None)
@@ -585,7 +588,7 @@ def test_a_registry_elsewhere_is_asked(world: World, tmp_path: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("owner", ["run_owner", "model_owner"])
 def test_every_spoiled_answer_protects(world: World, owner: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error, an empty page, a page that is none, half of one, silence."""
+    """The answer is an error, an empty page, an invalid page, half a page, or none."""
     assert unnoticed_faults(world, getattr(world, owner), FAULTS, monkeypatch) == []
 
 
