@@ -1,4 +1,4 @@
-"""The demo world, made once for all end-to-end tests, and the command line as a user types it."""
+"""The demo world, created once for all end-to-end tests, and the command line as a user types it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ Runspend = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def made_world() -> Path:
-    """The demo world as `runspend demo` makes it. Read-only: `world` is a copy to run nights on."""
+    """The demo world as `runspend demo` creates it. Read-only: pipeline runs use the copy `world`."""
     return made_once("demo", lambda folder: run_process("demo", str(folder), cwd=folder.parent))
 
 
 @pytest.fixture(scope="session")
 def made_night(made_world: Path) -> Path:
-    """The configuration of a home over the demo in which one night has run, as cron runs it. Read-only: copy its folder to change it."""
+    """The configuration of a home over the demo in which the pipeline ran once, as from cron. Read-only: copy its folder to change it."""
 
     def make(home: Path) -> None:
         home.mkdir()
         config = copy_world(made_world, home)
-        text = config.read_text()  # the plan has the archive's path: a copy must name the same one
+        text = config.read_text()  # the plan contains the archive's path, so a copy must use the same one
         config.write_text(text.replace("uri: archive", f"uri: {home}/archive").replace("to: archive", f"to: {home}/archive"))
         run_process("nightly", "--config", str(config), *NOW)
 
@@ -53,18 +53,18 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def world(made_world: Path, tmp_path: Path) -> Path:
-    """A home of its own over the demo's stores and bills; returns its configuration."""
+    """Return the configuration of a separate home over the demo's stores and bills."""
     return copy_world(made_world, tmp_path)
 
 
 def ask(settings: Settings, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query."""
+    """Return the rows of a query."""
     with open_warehouse(settings).reader() as reader:
         return list(reader.query(sql).to_pylist())
 
 
 def copy_world(made_world: Path, home: Path) -> Path:
-    """Copies of the demo's bills, over its stores; returns the configuration."""
+    """Copy the demo's bills, use its stores, and return the configuration."""
     text = (made_world / "runspend.yaml").read_text()
     for name in ("prod", "research"):
         text = text.replace(f"sqlite:///{name}/", f"sqlite:///{made_world}/{name}/").replace(

@@ -1,4 +1,7 @@
-"""Costs in MLflow's own tables: written once, undone by one command, and never taken for a sign of activity. A real MLflow server, half adopted."""
+"""Costs in MLflow's own tables, on a real MLflow server with partial adoption.
+
+They are written once, one command removes them, and Runspend never mistakes them for a sign of activity.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ READ_BACK = (
 
 @dataclass
 class Lab:
-    """A company's server: runs of every kind on one machine that is billed."""
+    """A company's server with runs of every kind on one billed machine."""
 
     config: Path
     proxy: FaultyProxy
@@ -52,7 +55,7 @@ class Lab:
         return run_here(*words, "--config", str(self.config), cwd=self.config.parent, code=code)
 
     def read_through(self, via: str) -> None:
-        """From now on read the server through its API, or its database."""
+        """Read the server through its API or its database from now on."""
         settings = json.loads(self.config.read_text(encoding="utf-8"))
         settings["tracking"][0]["via"] = via
         self.config.write_text(json.dumps(settings), encoding="utf-8")
@@ -64,7 +67,7 @@ class Lab:
         return [request.split()[1] for request in self.proxy.seen if any(f"/{kind} " in request for kind in WRITES)]
 
     def extracts(self) -> list[str]:
-        """Searches that an extract makes through the API: by the start of runs, as nothing else does."""
+        """Return the API searches of an extract. Only an extract searches by the start of runs."""
         return [request for request in self.proxy.seen if "/runs/search " in request and "attributes.start_time >=" in request]
 
     def owners(self) -> tuple[Any, Any]:
@@ -76,7 +79,7 @@ class Lab:
 
 
 def fill(client: Any) -> dict[str, str]:
-    """Runs that people made on the day of the bill; their ids by name. The two runs of the tiny world are there already."""
+    """Create users' runs on the day of the bill, and return their ids by name. The two runs of the tiny world already exist."""
     [vit] = client.search_experiments(filter_string="name = 'vit'")
     machine = {"runspend.resources": json.dumps([{"id": MACHINE}])}
     ids = {f"tiny {run.info.end_time}": run.info.run_id for run in client.search_runs([vit.experiment_id])}
@@ -124,7 +127,7 @@ def lab(folder: Path) -> Iterator[Lab]:
 
 
 def test_costs_stand_in_mlflow_and_are_never_read_back(tmp_path: Path) -> None:
-    """Neither from the database nor through the API: the tables stay those that were read before any cost was written."""
+    """Runspend reads them back neither from the database nor through the API: the tables stay as they were before any cost was written."""
     with lab(tmp_path) as there:
         summary = there.runspend("nightly", "--now", NOW).stdout
         assert "annotated=lab: wrote costs of 7 runs, 1 experiment, 1 model version\n" in summary
@@ -192,7 +195,7 @@ def check_searches(there: Lab) -> None:
 
 
 def check_owners(there: Lab) -> None:
-    """The experiment's total holds the deleted run; the version has its run's search, what failed before it, and no storage on this bill."""
+    """The experiment's total includes the deleted run. The version includes its run's search and the failures before it, but no storage."""
     tags = there.client.get_experiment(there.run("open").info.experiment_id).tags
     assert {key: tags[key] for key in ("cost_usd_total", "cost_usd_month_to_date")} == {
         "cost_usd_total": "560.0000",
@@ -240,7 +243,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         check_runs(there)
         assert len([write for write in (*before, *there.writes()) if "log-batch" in write]) == 7  # each run once in all
 
-        # MLflow shows the metric of the highest step: a smaller cost needs a step of its own. The run that ended has another time now.
+        # MLflow shows the metric with the highest step, so a smaller cost needs a new step. The ended run now has another time.
         bill = there.config.parent / "bills" / "bill" / "part.csv"
         bill.write_text(bill.read_text(encoding="utf-8").replace("40.0000000000", "10.0000000000"), encoding="utf-8")
         there.client.set_terminated(there.ids["open"], end_time=BEGIN + 22 * HOUR)
@@ -253,7 +256,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         assert there.run("open").data.metrics["cost_usd"] == 20
         assert there.run("open").data.tags["cost_as_of"] == "2026-11-05T06:00Z"
 
-        # A server that was restored from a backup does not show what was written: it is written again.
+        # A server restored from a backup does not show the written costs, so they are written again.
         for name in ("crashed", "trained"):
             for tag in ("cost_status", "cost_match", "cost_as_of", "runspend.costs"):
                 there.client.delete_tag(there.ids[name], tag)
@@ -261,7 +264,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         there.runspend("annotate", "--now", later)
         assert there.run("crashed").data.metrics["cost_usd"] == 10
 
-        # The machine is on the bill no longer: nothing shows a cost, what people wrote stays.
+        # The machine is no longer on the bill. No cost is shown, and what users wrote stays.
         bill.write_text(bill.read_text(encoding="utf-8").replace(MACHINE, "i-0bbbbbbbbbbbbbbbb"), encoding="utf-8")
         shutil.rmtree(there.config.parent / "home" / "annotated")
         there.runspend("load", "--now", later)

@@ -1,4 +1,4 @@
-"""From a policy to the archive and back, over a real MLflow: announced, due a month later, applied, verified, restored, by command."""
+"""From a policy to the archive and back on a real MLflow, by commands: announced, due a month later, applied, verified and restored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servers.mlflow_client import mlflow_client
 from tests.servers.smtp import smtp_server
 from tests.settings_builder import read_settings, smtp_mail
 
-NOW = datetime.now(timezone.utc)  # what is to come is never acted on: the notice is forty days old instead
+NOW = datetime.now(timezone.utc)  # Runspend never acts on a future notice, so the notice is forty days old instead
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def finish_models(uri: str, ids: dict[str, str]) -> None:
-    """A model that is still being logged is left alone."""
+    """Finish the models, because the archive does not touch a model that is still being logged."""
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModelStatus
 
@@ -43,7 +43,7 @@ def finish_models(uri: str, ids: dict[str, str]) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, dict[str, str], Path]]:
-    """A world whose owners got a notice forty days ago, and whose plan was checked since."""
+    """A world whose owners got a notice forty days ago, with a plan that was checked several times since."""
     folder = tmp_path_factory.mktemp("apply") / "world"
     folder.mkdir()
     ids = write_mlflow(folder)
@@ -69,7 +69,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, 
 
 @pytest.fixture
 def announced(world: tuple[Settings, dict[str, str], Path]) -> tuple[Settings, dict[str, str], Path]:
-    """The world as it was made, in the same place."""
+    """The world in its original state, in the same place."""
     folder = world[2]
     for name in ("home", "artifacts", "archive"):
         shutil.rmtree(folder / name)
@@ -78,7 +78,7 @@ def announced(world: tuple[Settings, dict[str, str], Path]) -> tuple[Settings, d
 
 
 def command(settings: Settings, *arguments: str, run: Callable[..., subprocess.CompletedProcess[str]] = run_here) -> tuple[int, Any]:
-    """A command of `runspend archive`; its exit code and its JSON."""
+    """Run a command of `runspend archive`. Return its exit code and its JSON."""
     done = run("archive", *arguments, "--config", str(settings.path), "--json", code=None)
     assert done.stdout, done.stderr
     return done.returncode, json.loads(done.stdout)

@@ -1,4 +1,4 @@
-"""Plan and notice over a real MLflow and real files: what MLflow says in its own ways protects, and only what is left is announced to its owner."""
+"""Plan and notify on a real MLflow and real files. Everything that MLflow protects in its own ways stays, and owners get notices about the rest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OLD = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
 
 def put(uri: str, name: str = "model/weights.bin") -> None:
-    """A file in an artifact folder, as old as the run."""
+    """Write a file into an artifact folder, as old as the run."""
     path = Path(urlsplit(uri).path) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(name.encode() * 100)
@@ -37,7 +37,7 @@ def put(uri: str, name: str = "model/weights.bin") -> None:
 
 
 def write_mlflow(folder: Path) -> dict[str, str]:
-    """Runs and models that are kept in every way, and some that nothing keeps; ids by name."""
+    """Create runs and models that are protected in every way, and some that are not. Return their ids by name."""
     with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
         return write_with(client, folder)
 
@@ -102,14 +102,14 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Set
 
 
 def read(settings: Settings, now: datetime) -> None:
-    """The part of a night that reads."""
+    """Run the reading steps of the pipeline."""
     for step in (pipeline.extract, pipeline.measure):
         outcome = step(settings, now=now)
         assert outcome.exit_code == 0, outcome.problems
 
 
 def planned(settings: Settings, ids: dict[str, str], now: datetime) -> dict[str, str]:
-    """Name -> state, or what protects."""
+    """Return each name with its state or its protection."""
     rows = open_warehouse(settings).read(Unit("archive_plan", f"{now:%Y-%m}", "all"))
     assert rows is not None
     names = {value: name for name, value in ids.items()}
@@ -124,7 +124,7 @@ KEPT = {
 
 
 def test_what_mlflow_says_protects_and_the_rest_is_announced(world: tuple[Settings, dict[str, str], Any]) -> None:
-    """Runs, experiments, versions with and without alias, lineage, a running child; a month later exactly the rest is due."""
+    """Protected are runs, experiments, versions with and without alias, lineage, and a running child. A month later, exactly the rest is due."""
     settings, ids, server = world
     read(settings, NOW)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0
@@ -143,7 +143,7 @@ def test_what_mlflow_says_protects_and_the_rest_is_announced(world: tuple[Settin
 
 
 def test_a_registration_of_the_last_day_stops_it(world: tuple[Settings, dict[str, str], Any]) -> None:
-    """Registered after the notice, on the day it would be moved."""
+    """The version is registered after the notice, on the day of the move."""
     settings, ids, _ = world
     read(settings, NOW)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0

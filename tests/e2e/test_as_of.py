@@ -1,4 +1,4 @@
-"""`runspend costs --as-of`: the bill as it was known on an earlier day, and the delivery traps of restated, corrected and late months."""
+"""`runspend costs --as-of` shows the bill as it was known on an earlier day, with restated, corrected and late months."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DAYS = [datetime(2026, 11, day, 6, tzinfo=UTC) for day in (20, 21, 22, 23)]
 
 
 class World:
-    """One bill in one folder, loaded on days of one's choice."""
+    """One bill in one folder, which tests load on chosen days."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "runspend.yaml"
@@ -46,23 +46,23 @@ class World:
         self.settings = Settings.model_validate(json.loads(self.path.read_text()), context={"base": str(folder)})
 
     def deliver(self, name: str, rows: Sequence[Mapping[str, str]], now: datetime, *, at: datetime | None = None, code: int = 0) -> None:
-        """A file is written and the bill loaded."""
+        """Write a file and load the bill."""
         write_csv(self.bills / name, rows, at=at or now)
         self.load(now, code=code)
 
     def load(self, now: datetime, *, code: int = 0) -> None:
-        """One load."""
+        """Load the bill once."""
         outcome = load(self.settings, now=now)
         assert outcome.exit_code == code, outcome.problems
 
     def costs(self, *arguments: str) -> dict[tuple[str, ...], Decimal]:
-        """What the command answers: keys -> money."""
+        """Return the command's answer: keys -> money."""
         done = CliRunner().invoke(cli, ["costs", "--config", str(self.path), "--json", *arguments], catch_exceptions=False)
         assert done.exit_code == 0, done.output
         return {tuple(str(v) for v in list(r.values())[:-2]): Decimal(list(r.values())[-1]) for r in json.loads(done.output)}
 
     def totals(self) -> dict[str, Decimal]:
-        """Billed cost by billing period, of the lines in place."""
+        """Return the billed cost by billing period of the current lines."""
         with open_warehouse(self.settings).reader() as reader:
             rows = reader.query("select billing_period, sum(billed_cost) as cost from billing_lines group by billing_period").to_pylist()
         return {f"{r['billing_period']:%Y-%m}": r["cost"] for r in rows}
@@ -78,7 +78,7 @@ NOVEMBER = month("2026-11")
 
 
 def test_an_open_month_that_is_delivered_again_counts_once(world: World) -> None:
-    """15.00 on the 20th, 12.50 from the 21st on, even if the older delivery is loaded again."""
+    """The bill is 15.00 on the 20th and 12.50 from the 21st on, even if the older delivery is loaded again."""
     first = [row("10.00", **NOVEMBER, ResourceId="a"), row("5.00", **NOVEMBER, ResourceId="b")]
     second = [row("10.00", **NOVEMBER, ResourceId="a2"), row("2.50", **NOVEMBER, ResourceId="b2")]
     world.deliver("nov.csv", first, DAYS[0])
@@ -95,7 +95,7 @@ def test_an_open_month_that_is_delivered_again_counts_once(world: World) -> None
 
 
 def test_a_closed_month_is_corrected_in_a_later_one(world: World) -> None:
-    """June's corrections of May change no invoice of May, and sum to nothing by charge month; by resource they move money."""
+    """June's corrections of May do not change May's invoice, and sum to zero by charge month. By resource, they move money."""
     may = {**month("2025-05"), "ChargePeriodStart": "2025-05-01T00:00:00Z", "ChargePeriodEnd": "2025-05-01T01:00:00Z"}
     june = {
         **may,
@@ -119,7 +119,7 @@ def test_a_closed_month_is_corrected_in_a_later_one(world: World) -> None:
 
 
 def test_charge_month_and_billing_month_may_differ(world: World, samples: Path) -> None:
-    """The whole public sample, then a later delivery of October alone: September keeps its sum to the last digit, on every day asked for."""
+    """The whole public sample is delivered, then October alone. September keeps its sum to the last digit, on every day."""
     shutil.copy(samples / "focus_1_0" / "focus_sample.csv", world.bills / "all.csv")
     world.load(DAYS[0])
     september = Decimal("20.28022672899")
@@ -130,13 +130,13 @@ def test_charge_month_and_billing_month_may_differ(world: World, samples: Path) 
     assert sum(v for (day,), v in by_day.items() if day.startswith("2024-09")) == Decimal("20.52022672899")
     with (world.bills / "all.csv").open(encoding="utf-8-sig") as file:
         october = [r for r in csv.DictReader(file) if r["BillingPeriodStart"].startswith("2024-10")]
-    world.deliver("all.csv", october, DAYS[1], code=3)  # no file has September now: it is kept, and a warning states this
+    world.deliver("all.csv", october, DAYS[1], code=3)  # no file has September now, so Runspend keeps it, with a warning
     assert world.totals() == {"2024-09": september, "2024-10": Decimal("0.24")}
     assert world.costs("--as-of", "2026-11-21", *by_period) == {("2024-09-01",): september, ("2024-10-01",): Decimal("0.24")}
 
 
 def test_a_version_that_comes_back_does_not_rewrite_history(world: World) -> None:
-    """A, B, A again: each day answers with what was in place then."""
+    """The versions are A, B and A again. Each day answers with the version of that day."""
     a, b = [row("15.00", **NOVEMBER)], [row("12.50", **NOVEMBER)]
     for day, rows in zip(DAYS, (a, b, a, b), strict=True):
         world.deliver("nov.csv", rows, day)
@@ -145,7 +145,7 @@ def test_a_version_that_comes_back_does_not_rewrite_history(world: World) -> Non
 
 
 def test_the_grain_is_source_period_service_and_account(world: World) -> None:
-    """Every combination that changed, in the measure asked for; keys of runs are refused in words, and so is a day before the first load."""
+    """The answer has every combination that changed, in the requested measure. Keys of runs and days before the first load are refused."""
     rows = [row("3.00", **NOVEMBER, SubAccountId="ml"), row("1.00", **NOVEMBER, SubAccountId="web", ServiceName="Storage")]
     world.deliver("nov.csv", rows, DAYS[0])
     world.deliver("nov.csv", rows[:1], DAYS[1])
@@ -166,7 +166,7 @@ def test_the_grain_is_source_period_service_and_account(world: World) -> None:
 
 
 def test_changes_that_do_not_add_up_give_no_answer(world: World) -> None:
-    """The totals noted at each load are the witness: a lost row of bill_changes is an error, not a smaller bill."""
+    """Each load records its totals. If a row of bill_changes is lost, the answer is an error, not a smaller bill."""
     world.deliver("nov.csv", [row("3.00", **NOVEMBER), row("1.00", **NOVEMBER, ServiceName="Storage")], DAYS[0])
     warehouse = open_warehouse(world.settings)
     unit = Unit("bill_changes", "2026-11", "aws")

@@ -15,14 +15,14 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).with_name("uv")
 CONFIG = "tracking:\n  - name: prod\n    uri: sqlite:///mlflow.db\nbilling:\n  - name: aws\n    uri: ./bills/\n"
-# Commands that come to an end without a package of an extra: they read the configuration, or find nothing to do.
+# Commands that finish without a package of an extra: they only read the configuration, or find nothing to do.
 WORKS_ALONE = {
     "config", "identify", "init", "sql", "measure", "check", "verify",
     "archive restore", "warehouse copy", "sources forget", "suggest", "statement --period",
 }  # fmt: skip
 NEEDS = re.compile(r'^error: cannot import (\S+): it is not installed\. Run: pip install "runspend\[(pipeline|demo|mcp)\]"$', re.M)
 
-# Every command in a child of one process that has imported the command line: to start Python 40 times takes most of a minute.
+# Each command is a child of one process that has imported the command line, because starting Python 40 times takes most of a minute.
 RUN_EVERY_COMMAND = """
 import json, os, sys, tempfile
 import click
@@ -67,7 +67,7 @@ json.dump(found, sys.stdout)
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """What a command printed; a failure fails the test."""
+    """Run a command and return what it printed. A failure fails the test."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV", "RUNSPEND_CONFIG")}
     done = subprocess.run([*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -76,7 +76,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of an environment with the wheel and the packages it requires, by the lock."""
+    """The Python of an environment with the wheel and its locked dependencies."""
     folder = tmp_path_factory.mktemp("base")
     run(
         UV,
@@ -103,7 +103,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def answers(python: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Each command, its exit code, and all it printed."""
+    """Return each command with its exit code and its output."""
     found: list[dict[str, Any]] = json.loads(run(python, "-c", RUN_EVERY_COMMAND, CONFIG, cwd=tmp_path_factory.mktemp("commands")))
     return found
 

@@ -1,4 +1,4 @@
-"""The same night in a folder and in BigQuery: equal rows, conserved to the last decimal; and a warehouse that moves from one to the other.
+"""The same pipeline run in a folder and in BigQuery gives equal rows, exact to the last decimal. A warehouse can move from one to the other.
 
 The server is an emulator, unless `make test-bigquery` names Google's.
 """
@@ -54,7 +54,7 @@ MEASURES = {"effective_cost": "EffectiveCost", "billed_cost": "BilledCost", "lis
 
 @dataclass(frozen=True)
 class Place:
-    """A home with its configuration, and the output of `nightly`."""
+    """A home with its configuration and the output of `nightly`."""
 
     config: Path
     printed: str
@@ -68,7 +68,7 @@ class Place:
         return open_warehouse(self.settings)
 
 
-# A sixth of the demo's jobs, from the last day of October on, and the bill of November: its ledger reaches back to runs of October.
+# A sixth of the demo's jobs, from the last day of October on, and November's bill, whose ledger includes runs of October.
 SMALLER = """
 import sys
 from dataclasses import replace
@@ -86,7 +86,7 @@ for path in folder.glob("bills/*/focus-2026-10.*"):
 
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo world with fewer runs, the last of them some days ago; vision is over budget anyway. Read-only: `make_home` copies it."""
+    """A demo world with fewer runs that end some days earlier; vision still exceeds its budget. Read-only: `make_home` copies it."""
     folder = tmp_path_factory.mktemp("demo") / "world"
     run_script(SMALLER, str(folder), cwd=folder.parent)
     return folder
@@ -106,30 +106,30 @@ def make_home(small_world: Path, home: Path, warehouse: WarehouseSettings | None
 
 
 def run_night(config: Path) -> Place:
-    """A night, and what it says."""
+    """Run the pipeline and return its output."""
     return Place(config, run_here("nightly", "--config", str(config), *NOW, cwd=config.parent).stdout.replace(str(config.parent), "HOME"))
 
 
 @pytest.fixture(scope="module")
 def folder(small_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """A night in a folder."""
+    """A home with a warehouse in a folder, after one pipeline run."""
     return run_night(make_home(small_world, tmp_path_factory.mktemp("folder") / "home", None))
 
 
 @pytest.fixture(scope="module")
 def bigquery(small_world: Path, tmp_path_factory: pytest.TempPathFactory, bigquery_target: Target) -> Place:
-    """A night in BigQuery."""
+    """A home with a warehouse in BigQuery, after one pipeline run."""
     return run_night(make_home(small_world, tmp_path_factory.mktemp("bigquery") / "home", bigquery_target.settings()))
 
 
 def contents(warehouse: Warehouse, tables: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Rows and sums of each table, month by month."""
+    """Return the rows and sums of each table, month by month."""
     with warehouse.reader() as reader:
         return {name: reader.query(sums_sql(TABLES[name], name, group_by=TABLES[name].period_column)).to_pylist() for name in tables}
 
 
 def rows(warehouse: Warehouse, name: str) -> list[tuple[Any, ...]]:
-    """All of them, without bookkeeping, in an order of their own."""
+    """Return all rows in a fixed order, without bookkeeping columns."""
     table = TABLES[name]
     columns = [c.name for c in table.columns if not c.bookkeeping]
     with warehouse.reader() as reader:
@@ -138,7 +138,7 @@ def rows(warehouse: Warehouse, name: str) -> list[tuple[Any, ...]]:
 
 
 def assert_equal(one: Warehouse, other: Warehouse, *, but: Sequence[str] = ()) -> None:
-    """Every table but these holds the same rows; those that matter most are compared one by one."""
+    """Check that every table except these has the same rows. The most important tables are compared row by row."""
     names = [name for name in TABLES if name not in but]
     here, there = contents(one, names), contents(other, names)
     assert {name for name in names if here[name] != there[name]} == set()
@@ -151,14 +151,14 @@ def assert_equal(one: Warehouse, other: Warehouse, *, but: Sequence[str] = ()) -
 
 
 def test_both_warehouses_hold_the_same_rows(folder: Place, bigquery: Place) -> None:
-    """Every table, in sums of all its columns; the ledger and what runs cost row by row, to the last decimal."""
+    """Every table has equal sums in all columns. The ledger and the costs of runs are equal row by row, to the last decimal."""
     assert_equal(folder.warehouse, bigquery.warehouse, but=OF_PLACE_AND_TIME)
     states = bigquery.warehouse.states()
     assert {u: s.rows for u, s in folder.warehouse.states().items()} == {u: s.rows for u, s in states.items()}
 
 
 def test_both_pipeline_runs_report_the_same(folder: Place, bigquery: Place) -> None:
-    """Every figure of the summary, every budget, every note; the same mails and reports."""
+    """Every figure of the summary, every budget, every note, every mail and every report is the same."""
 
     def lines(place: Place) -> list[str]:
         return [line for line in place.printed.splitlines() if not any(word in line for word in ("seconds=", "took=", ".snapshot="))]
@@ -170,7 +170,7 @@ def test_both_pipeline_runs_report_the_same(folder: Place, bigquery: Place) -> N
 
 
 def test_the_ledger_in_bigquery_is_the_bill(bigquery: Place) -> None:
-    """In all four measures, exactly."""
+    """The sums are equal in all four measures, exactly."""
     billed = bill_rows(bigquery.config.parent)
     with bigquery.warehouse.reader() as reader:
         for measure, column in MEASURES.items():
@@ -184,12 +184,12 @@ def test_the_ledger_in_bigquery_is_the_bill(bigquery: Place) -> None:
 
 
 def unchanging(states: Mapping[Unit, UnitState]) -> dict[Unit, tuple[str, int]]:
-    """What a second night may not change, in another home either: all but when it looked, and where an archive would go."""
+    """Return what a second run must not change, even in another home: everything except its times and the archive's path."""
     return {unit: (state.digest, state.rows) for unit, state in states.items() if unit.table != "archive_plan"}
 
 
 def test_a_second_pipeline_run_changes_nothing(bigquery: Place) -> None:
-    """Its content is that of the first, in every unit, and it builds no month again."""
+    """Every unit has the same content, and no month is built again."""
     warehouse = bigquery.warehouse
     before = warehouse.states()
     again = run_night(bigquery.config)
@@ -208,7 +208,7 @@ class Killed(BaseException):
 
 
 def test_a_warehouse_moves_to_bigquery(folder: Place, small_world: Path, bigquery_target: Target, tmp_path: Path) -> None:
-    """Killed half way and begun again; equal in every digest and row; and the next night finds nothing to do."""
+    """The copy is killed half way and started again. All digests and rows are equal, and the next pipeline run finds nothing to do."""
     source, home = folder.warehouse, tmp_path / "home"
     shutil.copytree(folder.config.parent, home, ignore=shutil.ignore_patterns("warehouse"))
     settings = bigquery_target.settings()
@@ -251,7 +251,7 @@ def small(bigquery_target: Target, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWarehouse, BigQueryWarehouse], tmp_path: Path) -> None:
-    """Units the other does not have, or nothing to copy: nothing is changed."""
+    """The target has units that the source does not have, or the source is empty. Nothing is changed."""
     source, target = small
     with target.step("fill", "other") as step:
         step.put("cost_daily", "2026-12", "all", rows_of(TABLES["cost_daily"], period="2026-12"))
@@ -270,7 +270,7 @@ def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWareho
 
 
 def test_a_copied_row_that_changed_is_noticed(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
-    """By the last decimal of one cost: the table and its month are named."""
+    """One cost differs in its last decimal. The error names the table and the month."""
     source, target = small
     table, first = (
         quoted(target.places.table(TABLES["cost_daily"])),
@@ -287,7 +287,7 @@ def test_a_copied_row_that_changed_is_noticed(small: tuple[ParquetWarehouse, Big
 
 
 def test_a_unit_that_changed_since_is_carried_again(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
-    """A night ran after the copy: what it built is sent, the rest is there."""
+    """A pipeline run follows the copy. The next copy sends only what that run built."""
     source, target = small
     with source.step("fill", "build-3") as step:
         step.put(
@@ -312,10 +312,13 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
 
 
-@pytest.mark.torture  # on the reference implementation they are compared every time: tests/allocation/test_accuracy_on_reference.py
+@pytest.mark.torture  # tests/allocation/test_accuracy_on_reference.py always compares these on the reference implementation
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
 def test_worlds_whose_truth_is_known_cost_the_same(maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path) -> None:
-    """The worlds of the accuracy benchmark, small, their last night: that their costs are true is shown in a folder, that they are equal here."""
+    """These are the small worlds of the accuracy benchmark, on their last night.
+
+    Other tests check the costs in a folder; this one checks equality.
+    """
     world = make_world(maker, SMALLEST, seed=7)
     write_settings(tmp_path, world.settings)
     write_store(schema, tmp_path / "mlflow.db", world, world.artifact_root)

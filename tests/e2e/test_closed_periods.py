@@ -1,4 +1,4 @@
-"""Open, final, closed: cost tables change when a month becomes final, and afterwards only with its bill or for someone who asks."""
+"""Open, final and closed months: a month's cost tables change when it becomes final. Later, only its bill or a user's request changes them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Night = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A tiny world as it was before its first night, and after each of the nights that nothing but time brought."""
+    """A tiny world before its first pipeline run, and after each run in which only time had passed."""
     world = KeptWorld(tmp_path_factory.mktemp("world"), store)
     world.keep("new")
     settings = load_settings(world.config)
@@ -47,7 +47,7 @@ def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
 
 @pytest.fixture
 def config(world: KeptWorld) -> Path:
-    """After the first night."""
+    """The configuration after the first pipeline run."""
     return world.put_back("first")
 
 
@@ -58,7 +58,7 @@ def settings(config: Path) -> Settings:
 
 
 def night(settings: Settings, now: datetime, **given: Any) -> Outcome:
-    """What a night does up to the cost tables."""
+    """Run the pipeline up to the cost tables."""
     outcome = pipeline.extract(settings, now=now)
     outcome.merge(pipeline.load(settings, now=now))
     outcome.merge(pipeline.allocate(settings, now=now, **given))
@@ -67,42 +67,42 @@ def night(settings: Settings, now: datetime, **given: Any) -> Outcome:
 
 
 def digests(settings: Settings) -> dict[Unit, str]:
-    """Content digests of the cost tables."""
+    """Return the content digests of the cost tables."""
     return {unit: state.digest for unit, state in open_warehouse(settings).states(*COST_TABLES).items()}
 
 
 def state(settings: Settings) -> dict[str, Any]:
-    """The one row of `period_states`."""
+    """Return the only row of `period_states`."""
     (row,) = ask(settings, "select * from period_states")
     return row
 
 
 def statuses(settings: Settings) -> set[str]:
-    """What the ledger says of its charges."""
+    """Return the statuses of the ledger's charges."""
     return {row["cost_status"] for row in ask(settings, "select distinct cost_status from cost_allocations")}
 
 
 def retag(config: Path, team: str) -> None:
-    """Someone changes a tag of all runs in MLflow."""
+    """Change a tag of all runs in MLflow, as a user would."""
     with sqlite3.connect(config.parent / "mlflow.db") as store:
         store.execute("update tags set value = ? where key = 'team'", [team])
 
 
 def teams(settings: Settings) -> set[str]:
-    """Teams with money, by every table that names them."""
+    """Return the teams with money, from every table that names them."""
     rows = ask(settings, "select team from cost_daily where allocated_to = 'run' union distinct select team from run_costs")
     return {row["team"] for row in rows}
 
 
 def page_of(settings: Settings, folder: Path) -> str:
-    """The month's page, and its audit page."""
+    """Return the month's page and its audit page."""
     with open_warehouse(settings).reader() as reader:
         page = write_report(plan_report(reader, "2026-11", settings=settings, now=LATER), folder)
     return page.read_text(encoding="utf-8") + page.with_name("2026-11-audit.html").read_text(encoding="utf-8")
 
 
 def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings: Settings, world: KeptWorld) -> None:
-    """Ten days unchanged and fifteen after its end; from then on the same tables forever."""
+    """The tables are unchanged after ten more days. They change fifteen days after the month's end, and not again."""
     first = digests(settings)
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
     world.put_back("december")
@@ -123,7 +123,7 @@ def test_tables_change_when_a_month_becomes_final_and_not_with_the_days(settings
 
 
 def test_a_month_that_no_pipeline_run_saw_final_is_final_once_it_is_closed(settings: Settings, world: KeptWorld) -> None:
-    """The pipeline did not run from December to February: the same figures, no longer provisional, and no change is listed as skipped."""
+    """The pipeline did not run from December to February. The figures are the same and no longer provisional, and no change is listed as skipped."""
     world.put_back("december")
     sums = "select sum(effective_cost) as cost, count(*) as charges from cost_allocations"
     before = ask(settings, sums)
@@ -157,7 +157,7 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
 
 
 def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """Someone logs a run of a closed month: no cost, and the advice is what gives it one."""
+    """A user logs a run of a closed month. It has no cost, and following the advice gives it one."""
     world.put_back("closed")
     run_id = "f" * 32
     with sqlite3.connect(config.parent / "mlflow.db") as store:
@@ -179,7 +179,7 @@ def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings,
 
 
 def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """A restated line rebuilds it, and it stays closed; the same rows in another file do not."""
+    """A restated line rebuilds the month, which stays closed. The same rows in another file do not."""
     world.put_back("closed")
     kept = digests(settings)
     part = config.parent / "bills" / "bill" / "part.csv"
@@ -240,7 +240,7 @@ def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_report
     ],
 )
 def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world: KeptWorld, team: str, damaged: Unit) -> None:
-    """The damaged file itself comes back with the same rows; tables built with it take in what changed since the month was closed."""
+    """The damaged file returns with the same rows. Tables built with it include changes since the month was closed."""
     config = world.put_back("closed")
     settings = load_settings(config)
     kept = digests(settings)
@@ -258,7 +258,7 @@ def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world
 
 
 def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """On some of them it is not, and neither in the running month."""
+    """Invoices on only some lines do not make a month final, and the current month is never final."""
     world.put_back("new")
     part = config.parent / "bills" / "bill" / "part.csv"
     header, *lines = part.read_text().splitlines()
@@ -273,7 +273,7 @@ def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Set
 
 
 def test_a_source_that_does_not_answer_proves_nothing(settings: Settings, config: Path) -> None:
-    """A bill that could not be read for ten days may have changed meanwhile: it stays open until it is read again."""
+    """A bill that could not be read for ten days may have changed in that time. The month stays open until the bill is read again."""
     bills = config.parent / "bills"
     bills.rename(config.parent / "away")
     for step in (pipeline.load, pipeline.allocate):

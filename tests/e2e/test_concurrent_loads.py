@@ -28,7 +28,7 @@ LINES = "billing_lines 2026-10 cur"
 
 
 def deliver(folder: Path, name: str, *costs: str, at: datetime, september: str | None = None) -> Path:
-    """A delivery of its own for the bill `cur` in the one home of `folder`; returns its configuration."""
+    """Write a delivery of the bill `cur` for the home in `folder`. Return its configuration."""
     rows = [line(cost=cost) for cost in costs]
     rows += [line(cost=september, **month("2026-09"))] if september else []
     write_cur(folder / name / "p.csv.gz", rows, at=at)
@@ -38,25 +38,25 @@ def deliver(folder: Path, name: str, *costs: str, at: datetime, september: str |
 
 
 def load(config: Path) -> Outcome:
-    """One load, here."""
+    """Load the bill once, in this process."""
     return pipeline.load(load_settings(config), now=NOW)
 
 
 def total(folder: Path, period: str = "2026-10", table: str = "billing_lines") -> Decimal:
-    """The billed cost of a month as it is now."""
+    """Return the current billed cost of a month."""
     rows = open_warehouse(str(folder / "home" / "warehouse")).read(Unit(table, period, "cur"))
     return sum(rows["billed_cost"].to_pylist(), Decimal(0))
 
 
 def versions(folder: Path) -> list[tuple[int, str, Decimal]]:
-    """Number, state and total of every version of October."""
+    """Return number, state and total of every version of October."""
     rows = open_warehouse(str(folder / "home" / "warehouse")).read(Unit("billing_loads", "2026-10", "cur")).to_pylist()
     return sorted((row["version_number"], row["state"], row["billed_cost"]) for row in rows)
 
 
 @pytest.fixture
 def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object], int], None]:
-    """Have something done between a load's reading and its publishing, the first so many times that it reads."""
+    """Call a function between a load's reading and publishing, the first `times` times."""
     read = loading.load_bill
 
     def arrange(do: Callable[[], object], times: int) -> None:
@@ -76,7 +76,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
 
 
 def test_a_newer_delivery_overtaken_by_an_older_one_is_read_again(tmp_path: Path, meanwhile: Callable[..., None]) -> None:
-    """The load of 12.50 is overtaken by that of 15.00 and is still what is there in the end. No month is reported twice."""
+    """A load of 15.00 finishes while the load of 12.50 runs. In the end, 12.50 counts, and no month is reported twice."""
     older = deliver(tmp_path, "d1", "10", "5", at=OLDER)
     newer = deliver(tmp_path, "d2", "10", "2.5", at=NEWER, september="7")
     meanwhile(lambda: load(older), 1)
@@ -91,7 +91,7 @@ def test_a_newer_delivery_overtaken_by_an_older_one_is_read_again(tmp_path: Path
 
 
 def test_an_older_delivery_overtaken_by_a_newer_one_is_refused(tmp_path: Path, meanwhile: Callable[..., None]) -> None:
-    """The load of 15.00 reports that it is the older one, and changes only the month that it alone has."""
+    """The load of 15.00 reports that its delivery is older. It changes only the month that no other delivery has."""
     older = deliver(tmp_path, "d1", "10", "5", at=OLDER, september="7")
     newer = deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     meanwhile(lambda: load(newer), 1)
@@ -105,7 +105,7 @@ def test_an_older_delivery_overtaken_by_a_newer_one_is_refused(tmp_path: Path, m
 
 
 def test_the_same_delivery_loaded_twice_at_once_is_one_version(tmp_path: Path, meanwhile: Callable[..., None]) -> None:
-    """The second finds what it read in place, and says that nothing changed."""
+    """The second load finds the same version, and reports that nothing changed."""
     config = deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     meanwhile(lambda: load(config), 1)
     outcome = load(config)
@@ -115,7 +115,7 @@ def test_the_same_delivery_loaded_twice_at_once_is_one_version(tmp_path: Path, m
 
 @pytest.mark.parametrize("times", [2, 3])
 def test_a_load_overtaken_each_time_gives_up_and_says_so(tmp_path: Path, meanwhile: Callable[..., None], times: int) -> None:
-    """Twice is made good; after the third time theirs stays and the load ends with 3."""
+    """The load tries again twice. After the third time, the other version stays and the exit code is 3."""
     newer = deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     older = iter(deliver(tmp_path, f"d1-{n}", "10", cost, at=OLDER + timedelta(minutes=n)) for n, cost in enumerate(("5", "5.5", "6")))
     meanwhile(lambda: load(next(older)), times)
@@ -132,8 +132,10 @@ def test_a_load_overtaken_each_time_gives_up_and_says_so(tmp_path: Path, meanwhi
 
 @pytest.mark.parametrize("publishes", [0, 1])
 def test_a_file_of_two_months_is_published_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publishes: int) -> None:
-    """A load killed before or after its first publish: the next has both months. One month alone would vouch for the file, which
-    would not be read again for the other."""
+    """A load is killed before or after its first publish. The next load publishes both months.
+
+    If only one month were published, the file would count as loaded, and the other month would never be read.
+    """
     config = deliver(tmp_path, "d2", "10", "2.5", at=NEWER, september="7")
     replace, seen = ParquetWarehouse.replace, []
 
@@ -153,7 +155,7 @@ def test_a_file_of_two_months_is_published_whole(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize("first", ["d1", "d2"])
 def test_a_second_load_at_the_same_time_publishes_the_newer_delivery_or_is_refused(tmp_path: Path, first: str) -> None:
-    """Real processes, the second a moment after the first: 12.50, and the older is in before the newer or refused."""
+    """Two real processes start a moment apart. In the end, 12.50 counts: the older delivery was published before it, or refused."""
     deliver(tmp_path, "d1", "10", "5", at=OLDER)
     deliver(tmp_path, "d2", "10", "2.5", at=NEWER)
     running = {}

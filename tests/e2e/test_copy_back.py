@@ -1,6 +1,6 @@
-"""A copy to an engine that takes other digests of the same rows: the next night there finds nothing to do anyway.
+"""A copy to an engine with other digests of the same rows: the next pipeline run there still finds nothing to do.
 
-BigQuery digests what its models made in its own way (`warehouse/content_digest.py`); here it is replaced by a folder whose digests differ.
+BigQuery computes digests of models' rows in its own way (`warehouse/content_digest.py`). Here, a folder with other digests replaces it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Databricks only, as docs/start-databricks.md has it: MLflow's own tags, exports of the system tables, the machines' bill, a night.
+"""Only Databricks, as in docs/start-databricks.md: MLflow's own tags, exports of the system tables, and the bill of the machines.
 
-A job of two tasks on a cluster, 4.00 of DBUs and 6.00 of machines, and a notebook on serverless, from end to end.
+The data are a job of two tasks on a cluster (4.00 for DBUs, 6.00 for machines), and a serverless notebook.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.servers.mlflow_client import mlflow_client
 
 CLUSTER = "1009-152321-abcd"
 BEGIN = 1791626400000  # 2026-10-10T10:00:00Z
-RUNS = [  # name, start and end in minutes, what MLflow writes on Databricks
+RUNS = [  # name, start and end in minutes, and the tags that MLflow writes on Databricks
     ("task-a", 0, 30, {"jobRunID": "901", "jobID": "7", "cluster.id": CLUSTER}),
     ("task-b", 30, 60, {"jobRunID": "902", "jobID": "7", "cluster.id": CLUSTER}),
     ("notebook", 120, 180, {"notebookID": "555"}),
@@ -25,7 +25,7 @@ RUNS = [  # name, start and end in minutes, what MLflow writes on Databricks
 
 
 def test_a_pipeline_run_loads_databricks_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
-    """Each task has half of the hour, both bills together; the notebook has its own line; nothing is left."""
+    """Each task gets half of the hour from both bills, the notebook gets its own line, and nothing is left."""
     with mlflow_client(f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}") as client:
         experiment = client.create_experiment("vit", artifact_location=(tmp_path / "artifacts").as_uri())
         for name, start, end, stated in RUNS:

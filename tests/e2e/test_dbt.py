@@ -1,4 +1,4 @@
-"""The example project of deploy/dbt: `dbt build` runs over what the demo publishes, its tests see wrong money, and its models have the ledger's sums."""
+"""The example project of deploy/dbt: `dbt build` runs over the published demo, its tests find wrong money, and its models equal the ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SINGULAR = {"daily_costs_equal_the_ledger", "team_costs_equal_the_ledger", "expe
 
 
 def dbt(folder: Path, costs: Path, *runs: list[str]) -> list[tuple[bool, dict[str, list[str]]]]:
-    """Run dbt in a copy of the project; per run whether it succeeded, and its nodes by status."""
+    """Run dbt in a copy of the project. For each run, return whether it succeeded, and its nodes by status."""
     done = subprocess.run(
         [PYTHON, Path(__file__).with_name("dbt_project.py")], cwd=folder, env={**os.environ, **QUIET, "RUNSPEND_COSTS": str(costs)},
         input="".join(f"{json.dumps([*run, '--profiles-dir', '.'])}\n" for run in runs), capture_output=True, text=True, check=False, timeout=500,

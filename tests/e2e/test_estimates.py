@@ -1,4 +1,4 @@
-"""A night whose bill is late: what runs will probably cost, until the bill is there; and nights over bills in two currencies."""
+"""Pipeline runs whose bill is late estimate the cost of runs until the bill arrives. Other runs have bills in two currencies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def config(tmp_path: Path, store: Path) -> Path:
 
 
 def deliver(config: Path, hours: int, cost: str = "40") -> None:
-    """The bill as it is when so many hours of the day are billed, the first at 40, the others at `cost`."""
+    """Write the bill after this many billed hours of the day: the first hour costs 40, the others `cost`."""
     part = config.parent / "bills" / "bill" / "part.csv"
     whole = config.parent / "whole.csv"
     if not whole.exists():
@@ -50,7 +50,7 @@ def rows(settings: Settings, sql: str) -> list[dict[str, Any]]:
 
 
 def night(settings: Settings, hour: int) -> Outcome:
-    """A night up to its tables; `whole_night` also tells people."""
+    """Run the pipeline up to its tables. `whole_night` also sends mails."""
     outcome = pipeline.extract(settings, now=DAY + timedelta(hours=hour))
     for step in (pipeline.load, pipeline.settle):
         outcome.merge(step(settings, now=DAY + timedelta(hours=hour)))
@@ -94,7 +94,10 @@ def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
 
 
 def test_an_estimate_is_kept_until_its_hour_is_billed_and_then_is_judged(guessed: KeptWorld) -> None:
-    """The first hour billed: three are estimated at its price. Two more come at 50: one is left, the error is 20. All come: none is left."""
+    """With one billed hour, three hours are estimated at its price.
+
+    Two more arrive at 50 each: one is left, and the error is 20. Then none is left.
+    """
     config = guessed.put_back("at six")
     settings = load_settings(config)
     assert estimates(settings) == [(1, 40), (2, 40), (3, 40)]
@@ -128,7 +131,7 @@ def test_an_estimate_is_kept_until_its_hour_is_billed_and_then_is_judged(guessed
 
 
 def test_estimates_change_no_figure_of_the_bill(guessed: KeptWorld) -> None:
-    """The cost tables of a night depend on the bill alone: some hours later, with another estimate, they are the same."""
+    """Cost tables depend only on the bill. Some hours later, with another estimate, they are the same."""
     settings = load_settings(guessed.put_back("at two"))
     before, first = digests(settings), estimates(settings)
     guessed.put_back("at six")
@@ -137,7 +140,7 @@ def test_estimates_change_no_figure_of_the_bill(guessed: KeptWorld) -> None:
 
 
 def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> None:
-    """The screen, the page and the budget's mail say what is estimated; a later night says how good it was."""
+    """The screen, the page and the budget's mail show the estimate. A later pipeline run shows how accurate it was."""
     settings = load_settings(config)
     settings = settings.model_copy(update={"budget_entries": [settings.budgets[0].model_copy(update={"amount": Decimal(40)})]})
     deliver(config, 1)
@@ -158,7 +161,7 @@ def test_people_see_estimates_next_to_the_sums_and_not_in_them(config: Path) -> 
 
 
 def test_the_price_list_prices_a_machine_that_is_on_no_bill(config: Path) -> None:
-    """`rates.prices` by instance type; without it the run is counted, and no figure is made up."""
+    """`rates.prices` has prices by instance type. Without it, the run is counted, but no cost is invented."""
     deliver(config, 1)
     text = json.loads(config.read_text())
     part = config.parent / "bills" / "bill" / "part.csv"
@@ -186,7 +189,7 @@ getattr(pipeline, sys.argv[1])(load_settings(Path(sys.argv[2])), now=datetime.fr
 
 
 def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes]:
-    """A step of the pipeline in a process of its own, at seven."""
+    """Start a step of the pipeline in its own process, at seven."""
     command = [sys.executable, "-c", KILLED, step, str(config), (DAY + timedelta(hours=7)).isoformat()]
     return subprocess.Popen(
         command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -202,7 +205,7 @@ def begin(step: str, config: Path, **environment: str) -> subprocess.Popen[bytes
     ],
 )
 def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld, point: str) -> None:
-    """Killed while hours turn from estimated to billed: the next night ends as one that was never killed."""
+    """The process is killed while hours change from estimated to billed. The next run ends like one that was never killed."""
     config = guessed.put_back("allocated")
     assert begin("estimate", config, RUNSPEND_CRASH_AT=point).wait(120) == -signal.SIGKILL
     assert_judged_once(config)
@@ -211,7 +214,7 @@ def test_a_killed_estimate_neither_loses_nor_doubles_an_error(guessed: KeptWorld
 @pytest.mark.torture
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_a_killed_pipeline_run_neither_loses_nor_doubles_an_error(guessed: KeptWorld, after: int) -> None:
-    """The same of a whole night, killed at several moments."""
+    """The whole pipeline run is killed at several moments, with the same result."""
     config = guessed.put_back("delivered")
     child = begin("nightly", config)
     try:
@@ -230,7 +233,7 @@ def assert_judged_once(config: Path) -> None:
 
 
 def test_bills_in_two_currencies_need_a_rate(config: Path) -> None:
-    """Without a rate: exit 3, the pair and the date are named, everything else is done. With it: one screen, one budget, in dollars."""
+    """Without a rate, the exit code is 3, the pair and the date are named, and everything else is done. With it, screen and budget are in dollars."""
     other = config.parent / "bills" / "euro" / "part.csv"
     other.parent.mkdir()
     other.write_text(
@@ -266,7 +269,7 @@ def test_bills_in_two_currencies_need_a_rate(config: Path) -> None:
 
 
 def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
-    """MLflow prices tokens in dollars. Under `currency: EUR` and without a rate they are shown in dollars, and the night is fine."""
+    """MLflow prices tokens in dollars. Under `currency: EUR` without a rate, they are shown in dollars, and the pipeline run succeeds."""
     part = config.parent / "bills" / "bill" / "part.csv"
     part.write_text(part.read_text().replace(",USD,", ",EUR,"))
     with closing(sqlite3.connect(config.parent / "mlflow.db")) as db, db:

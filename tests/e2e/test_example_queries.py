@@ -1,6 +1,6 @@
-"""The queries of docs/tables.md answer what they say, to the last decimal, through the product's reader and on Google's own engine.
+"""The queries of docs/tables.md give the expected rows, to the last decimal, in the product's reader and on Google's engine.
 
-The page's snippets for other readers are run unchanged.
+The page's snippets for other readers run unchanged.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def world() -> World:
 
 
 D = Decimal
-# A third of 10 is 3.333333333333333 and what the floats make of the digits behind; the parts add up to 10.
+# A third of 10 is 3.333333333333333 followed by rounding digits of floats. The parts still add up to 10.
 EXPECTED: dict[str, list[tuple[Any, ...]]] = {
     "1_where_the_bill_went": [
         ("2026-10-01", "EUR", "run", D("10"), D("10")),
@@ -113,7 +113,7 @@ def reference() -> GoogleSQL:
 
 
 def test_there_are_six_and_each_says_what_it_answers() -> None:
-    """Every file has a question in its first line, is in the page, and is tested here."""
+    """Every file has a question in its first line, is on the page, and is tested here."""
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     assert QUERIES.keys() == EXPECTED.keys()
     for sql in QUERIES.values():
@@ -126,7 +126,7 @@ def test_there_are_six_and_each_says_what_it_answers() -> None:
 
 @pytest.mark.parametrize("name", QUERIES)
 def test_each_query_gives_the_expected_rows(warehouse: ParquetWarehouse, reference: GoogleSQL, name: str) -> None:
-    """The rows, in the order asked for; Google's engine gives the same ones."""
+    """The rows come in the requested order, and Google's engine gives the same ones."""
     with warehouse.reader() as reader:
         answer = reader.query(QUERIES[name])
     got = [tuple(as_text(value) for value in row.values()) for row in answer.to_pylist()]
@@ -139,12 +139,12 @@ def test_each_query_gives_the_expected_rows(warehouse: ParquetWarehouse, referen
 
 
 def as_text(value: Any) -> Any:
-    """A date as it is written; the rest as it is."""
+    """Return a date as a string, and other values unchanged."""
     return f"{value:%Y-%m-%d}" if hasattr(value, "year") and not hasattr(value, "hour") else value
 
 
 def test_the_snippets_for_other_readers_give_the_same_sum(warehouse: ParquetWarehouse) -> None:
-    """pandas, polars, pyarrow, DuckDB and plain Python as the page tells: each total is the bill, to the last decimal."""
+    """The page's code for pandas, polars, pyarrow, DuckDB and plain Python gives the bill as its total, to the last decimal."""
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(snippets) == 5

@@ -1,4 +1,4 @@
-"""`explain` and `export focus` as a person types them, after a night; the run's page in a real browser."""
+"""`explain` and `export focus` on the command line after a pipeline run, and the run's page in a real browser."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CHROMIUM = shutil.which("chromium")
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny world after its night."""
+    """The tiny world after its pipeline run."""
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "store").mkdir()
     make_store(folder / "store")
@@ -40,14 +40,14 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_ids(config: Path) -> list[str]:
-    """The two runs, the three-hour one first."""
+    """The two runs; the three-hour run comes first."""
     with ParquetWarehouse(config.parent / "home" / "warehouse").reader() as reader:
         ids: list[str] = reader.query("select run_id from runs order by start_time").column(0).to_pylist()
     return ids
 
 
 def test_the_command_line_explains_a_run_a_resource_and_a_line(config: Path, runspend: Runspend) -> None:
-    """The night's run explained: the text has the sum and its tick, JSON the same digits, and each printed line can be asked for."""
+    """The text has the run's sum with a check mark, JSON has the same digits, and each printed line can be explained too."""
     first, second = run_ids(config)
     here = ("--config", str(config), "--now", "2026-11-04T06:00")
     text = runspend("explain", first[:8], *here).stdout
@@ -64,7 +64,7 @@ def test_the_command_line_explains_a_run_a_resource_and_a_line(config: Path, run
 
 
 def test_what_cannot_be_explained_is_wrong_use(config: Path, runspend: Runspend) -> None:
-    """Exit code 2 and one sentence: nothing named, two things named, an unknown run, a machine no bill has."""
+    """The exit code is 2, with one sentence, for no name, two names, an unknown run, or a machine that no bill has."""
     here = ("--config", str(config))
     for arguments, words in (
         ((), "exactly one of RUN"),
@@ -78,7 +78,7 @@ def test_what_cannot_be_explained_is_wrong_use(config: Path, runspend: Runspend)
 
 
 def test_export_writes_the_bill(config: Path, runspend: Runspend, tmp_path: Path) -> None:
-    """One row per charge and target; the file's sum is the bill's; a wrong month or ending writes nothing."""
+    """The export has one row per charge and target, and its sum is the bill's. A wrong month or file ending writes nothing."""
     out = tmp_path / "november.csv"
     done = runspend("export", "focus", "--period", "2026-11", "--out", str(out), "--config", str(config))
     assert "rows, FOCUS 1.3" in done.stdout and "= the bill" in done.stdout
@@ -100,7 +100,7 @@ def test_export_writes_the_bill(config: Path, runspend: Runspend, tmp_path: Path
 
 @pytest.fixture
 def served(config: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """The application on a loopback port over a copy of the warehouse whose runs have hostile names; and a run's id."""
+    """The application on a loopback port over a copy of the warehouse whose runs have hostile names, and a run's id."""
     shutil.copytree(config.parent, tmp_path / "world", symlinks=True)
     warehouse = ParquetWarehouse(tmp_path / "world" / "home" / "warehouse")
     names = cycle(PAYLOADS)
@@ -128,7 +128,7 @@ def served(config: Path, tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 def test_the_run_page_works_in_a_browser(served: tuple[str, str], tmp_path: Path) -> None:
-    """Nothing runs, nothing is asked of the network, nothing sticks out, the strip is seen; on a phone and on a desk, light and dark."""
+    """No script runs, no request leaves, the page fits, and the timeline is visible, on a phone and a desktop, in light and dark mode."""
     from playwright.sync_api import sync_playwright
 
     address, run_id = served

@@ -1,4 +1,4 @@
-"""The cost explorer in a real browser: from a team to a run and back by links and the form, with and without its script, on a phone and a desk."""
+"""The cost explorer in a real browser: from a team to a run and back by links and the form, with and without script, on a phone and a desktop."""
 
 from __future__ import annotations
 

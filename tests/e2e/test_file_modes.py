@@ -1,6 +1,6 @@
-"""Who may read what Runspend writes: another account of the machine cannot, a member of the group that is named can.
+"""Who can read the files that Runspend writes: other accounts of the machine cannot, but members of the configured group can.
 
-Accounts are tried with `setpriv`, which needs root; without it the modes alone are looked at.
+The tests use other accounts through `setpriv`, which needs root. Without root, they check only file modes.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ is_root = pytest.mark.skipif(
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every account can enter, as /srv is: pytest closes its own whenever another run of it begins."""
+    """A folder that every account can enter, like /srv. pytest closes its own folders whenever another test run begins."""
     with tempfile.TemporaryDirectory(prefix="runspend-modes-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
 def run_all(folder: Path, store: Path, **files: object) -> Path:
-    """A night and what else writes files: an export, the demo, a new configuration. Returns the home."""
+    """Run the pipeline, an export, the demo and `init`, which write all kinds of files. Return the home."""
     config = make_tiny_world(folder / "world", store)
     if files:
         config.write_text(json.dumps({**json.loads(config.read_text()), "files": files}))
@@ -67,14 +67,14 @@ def modes(home: Path) -> dict[str, int]:
 
 
 def can_read(path: Path, *groups: int) -> bool:
-    """Whether an account without files of its own, in these groups alone, may read a file or list a folder."""
+    """Return whether an account that owns no file and has only these groups can read a file or list a folder."""
     group = ["--regid", str(NOBODY), "--groups", ",".join(map(str, groups))] if groups else ["--regid", str(NOBODY), "--clear-groups"]
     command = ["setpriv", "--reuid", str(NOBODY), *group, "sh", "-c", 'if [ -d "$1" ]; then ls "$1"; else cat "$1"; fi', "sh", str(path)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 def test_by_default_everything_is_the_accounts_own(open_folder: Path, store: Path) -> None:
-    """Folders 0700, files 0600: tables, states, records, reports, mails, exports, a new configuration."""
+    """Folders have mode 0700 and files 0600: tables, states, records, reports, mails, exports and a new configuration."""
     home = run_all(open_folder, store)
     found = modes(home)
     assert {name for name, mode in found.items() if mode & 0o077} == set()
@@ -88,7 +88,7 @@ def test_by_default_everything_is_the_accounts_own(open_folder: Path, store: Pat
 
 @is_root
 def test_only_a_group_that_is_named_may_read(open_folder: Path, store: Path) -> None:
-    """Whatever is made under home is the group's, by the folders it is made in; what is made before a configuration is read is not."""
+    """Everything under home belongs to the group, through its folders. Files written before a configuration is read do not."""
     file, folder = 0o640, 0o2750
     group = next(found.gr_gid for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
     home = run_all(open_folder, store, group=grp.getgrgid(group).gr_name)
@@ -149,7 +149,7 @@ WRONG = {
 
 @pytest.mark.parametrize(("text", "files"), WRONG.items())
 def test_a_group_that_cannot_be_used_is_an_error_in_words(tmp_path: Path, text: str, files: dict[str, object]) -> None:
-    """Exit code 2, and nothing was made."""
+    """The exit code is 2, and nothing was written."""
     (tmp_path / "runspend.yaml").write_text(json.dumps({"home": "home", "files": files}))
     done = run_here("nightly", cwd=tmp_path, code=2)
     assert any(part in done.stderr for part in text.split("|"))
@@ -159,7 +159,7 @@ def test_a_group_that_cannot_be_used_is_an_error_in_words(tmp_path: Path, text: 
 
 @is_root
 def test_an_account_outside_the_group_gets_a_clear_error(open_folder: Path) -> None:
-    """It cannot give files to the group."""
+    """Such an account cannot give files to the group."""
     group = next(found for found in grp.getgrall() if found.gr_gid not in (0, NOBODY))
     place = open_folder / "open"
     place.mkdir()
@@ -182,7 +182,7 @@ def test_an_account_outside_the_group_gets_a_clear_error(open_folder: Path) -> N
 
 
 def test_doctor_says_what_is_wider_and_how_to_narrow_it(tmp_path: Path) -> None:
-    """What was made before stays as it is; the command that is named makes it narrow, and the doctor content."""
+    """Existing files keep their modes. The suggested command narrows them, and doctor then reports nothing."""
     home = tmp_path / "home"
     (home / "reports").mkdir(parents=True)
     (home / "reports" / "page.html").write_text("a page")
@@ -220,7 +220,7 @@ MADE_BEFORE = {
 @is_root
 @pytest.mark.parametrize("name", MADE_BEFORE)
 def test_a_home_that_was_made_before_shares_nothing_with_a_wrong_group(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Its files stay private, a warning and the doctor say so; the command that is named makes them the group's from then on."""
+    """Its files stay private, and a warning and doctor say so. The suggested command gives them to the group from then on."""
     mode, is_the_groups = MADE_BEFORE[name]
     named, other = [found.gr_gid for found in grp.getgrall() if found.gr_gid not in (0, NOBODY)][:2]
     home = tmp_path / "home"

@@ -1,4 +1,4 @@
-"""The first day with one's own data, of which nothing is tagged: `try` finds most of the money, and leaves what works the day after."""
+"""The first day with a company's own data without tags: `try` allocates most of the cost, and its configuration works the next day."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.command import run_here
 from tests.mixed_world import NOW, MixedWorld, Shape, make_mixed_world, write_mixed_world
 
 OCTOBER = date(2026, 10, 1)
-# Of many kinds; none of them is what anything was tuned to.
+# Several kinds of companies. The code was not tuned to any of them.
 SHAPES = {
     "two teams": Shape(seed=21, teams=2, spot_groups=2),
     "four spot groups, shared": Shape(seed=22, spot_groups=4),
@@ -35,7 +35,7 @@ SHAPES = {
 
 @dataclass(frozen=True)
 class Day:
-    """What a trial printed, and what its folder holds."""
+    """The output of a trial, and the contents of its folder."""
 
     world: MixedWorld
     folder: Path
@@ -48,7 +48,7 @@ class Day:
 
 
 def first_day(folder: Path, shape: Shape) -> Day:
-    """One `try` on the world of a shape."""
+    """Run `try` once on a world of this shape."""
     world = make_mixed_world(shape)
     tracking, bill = write_mixed_world(folder / "company", world)
     done = run_here("try", "--tracking", tracking, "--bill", str(bill), "--folder", str(folder / "trial"), "--now", NOW, cwd=folder)
@@ -56,7 +56,7 @@ def first_day(folder: Path, shape: Shape) -> Day:
 
 
 def given(day: Day) -> dict[str, Decimal]:
-    """Where the bill's money went, by `allocated_to`."""
+    """Return the bill's cost by `allocated_to`."""
     with open_warehouse(load_settings(day.config)).reader() as reader:
         rows = reader.query(
             "select allocated_to, sum(effective_cost) as cost from cost_allocations where billing_period = @first group by allocated_to",
@@ -66,7 +66,7 @@ def given(day: Day) -> dict[str, Decimal]:
 
 
 def rightly_given(day: Day) -> Decimal:
-    """Part of the runs' money that is of machines of the group they really ran on."""
+    """Return the share of the runs' cost that comes from machines of the group that they really used."""
     groups, of = {m.resource_id: m.group for m in day.world.machines}, day.world.machine_of
     with open_warehouse(load_settings(day.config)).reader() as reader:
         rows = reader.query(
@@ -82,12 +82,12 @@ def rightly_given(day: Day) -> Decimal:
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """The plainest company's first day."""
+    """The first day of the simplest company."""
     return first_day(tmp_path_factory.mktemp("first-day"), Shape())
 
 
 def test_most_of_the_money_finds_its_runs(day: Day) -> None:
-    """Of what is the ML platform's; the web account stays out, and nothing is lost on the way."""
+    """Most of the ML platform's cost goes to runs. The web account stays out, and no cost is lost."""
     found = given(day)
     assert sum(found.values()) == sum(Decimal(each["line_item_unblended_cost"]) for each in day.world.lines)
     platform = sum(found.values()) - found["out_of_scope"]
@@ -112,7 +112,7 @@ def test_both_figures_are_shown(day: Day) -> None:
 
 
 def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path: Path) -> None:
-    """`nightly` finds nothing to do again, `suggest` nothing to propose; the commands under "next" can be pasted."""
+    """`nightly` and `suggest` find nothing more to do. The commands under "next" can be pasted."""
     config = ("--config", str(day.config), "--now", NOW)
     before = given(day)
     again = run_here("nightly", *config, cwd=tmp_path)
@@ -128,7 +128,7 @@ def test_the_file_it_leaves_works_with_every_command_it_names(day: Day, tmp_path
 
 
 def test_a_trial_does_not_throw_away_what_someone_corrected(day: Day, tmp_path: Path) -> None:
-    """The folder is emptied by the next trial, unless its file is another than the trial wrote."""
+    """The next trial empties the folder, unless its file differs from what the trial wrote."""
     text = day.config.read_text()
     try:
         day.config.write_text(text.replace("currency: USD", "currency: USD   # ours"))
@@ -145,7 +145,10 @@ def test_a_trial_does_not_throw_away_what_someone_corrected(day: Day, tmp_path: 
 @pytest.mark.torture
 @pytest.mark.parametrize("name", SHAPES)
 def test_nearly_all_cost_of_machines_with_runs_gets_runs_in_companies_of_every_kind(tmp_path: Path, name: str) -> None:
-    """The money of nearly all the time in which machines had runs has runs, 60% of the ML platform's if so much was used, and nearly all of it runs that were there."""
+    """Runs get the cost of nearly all time in which they used machines, and nearly all of it goes to the right runs.
+
+    They get at least 60% of the ML platform's cost, if they used that much.
+    """
     day = first_day(tmp_path, SHAPES[name])
     found = given(day)
     platform = sum(found.values()) - found["out_of_scope"]

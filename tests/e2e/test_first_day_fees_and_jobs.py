@@ -1,4 +1,4 @@
-"""The first day of a company that trains in managed jobs and pays support and taxes without an account: what it reads, and what it may paste."""
+"""The first day of a company with managed training jobs, and with support and taxes on no account: what it reads, and what it can paste."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.command import run_here
 from tests.mixed_world import ML, NOW, WEB, MixedWorld, Shape, make_mixed_world, write_mixed_world
 
 OCTOBER = date(2026, 10, 1)
-# Bill lines without an account: what they are, their amount and service. Web machines have the service of the last one too.
+# Bill lines without an account, with their amount and service. Web machines also have the last line's service.
 FEES = (("Fee", "310.00", "AWSSupportBusiness"), ("Tax", "88.00", "AmazonRegistrar"), ("Credit", "-40.00", "AmazonEC2"))
 
 
@@ -37,7 +37,7 @@ class Day:
 
 
 def untidy_world() -> MixedWorld:
-    """The plain company, whose rented machines are those of SageMaker's jobs, and whose payer has fees."""
+    """The simple company, with SageMaker's jobs as rented machines, and fees of its payer account."""
     world = make_mixed_world(Shape(seed=3))
     rented = [m.resource_id for m in world.machines if m.group != "box"]
     jobs = {machine: f"arn:aws:sagemaker:us-east-1:{ML}:training-job/train-{number}" for number, machine in enumerate(rented)}
@@ -62,7 +62,7 @@ def untidy_world() -> MixedWorld:
 
 @pytest.fixture(scope="module")
 def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
-    """One trial on it."""
+    """Run one trial on it."""
     folder = tmp_path_factory.mktemp("first-day")
     tracking, bill = write_mixed_world(folder / "company", untidy_world())
     trial = folder / "trial"
@@ -71,13 +71,13 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def doctor(config: Path) -> list[tuple[str, str]]:
-    """What `doctor` foresees with a file: names and strings."""
+    """Return doctor's forecast for a file: names and strings."""
     done = run_here("doctor", "--config", str(config), "--now", NOW, "--json", code=None)
     return [(each["name"], each["text"]) for each in json.loads(done.stdout) if each["section"] == "outlook"]
 
 
 def fees(config: Path) -> dict[tuple[str, str], Decimal]:
-    """Where the fees without an account went: (allocated_to, service) -> cost."""
+    """Return (allocated_to, service) -> cost for the fees without an account."""
     with open_warehouse(load_settings(config)).reader() as reader:
         rows = reader.query(
             "select allocated_to, service_name, sum(effective_cost) as cost from cost_allocations"
@@ -88,7 +88,7 @@ def fees(config: Path) -> dict[tuple[str, str], Decimal]:
 
 
 def with_scope(day: Day, folder: Path, scope: str) -> Path:
-    """The trial's file in a folder of its own, with a scope, after a pipeline run."""
+    """The trial's file with a scope, in its own folder, after a pipeline run."""
     shutil.copytree(day.folder, folder)
     config = folder / "runspend.yaml"
     config.write_text(config.read_text() + "\n" + scope)
@@ -97,7 +97,7 @@ def with_scope(day: Day, folder: Path, scope: str) -> Path:
 
 
 def test_the_json_has_both_shares_and_the_pools(day: Day) -> None:
-    """And the costs behind them, which are those of the ledger."""
+    """It also has the costs behind the shares, which equal the ledger's."""
     trial = day.printed["trial"]
     assert (trial["config"], trial["billing_period"], trial["no_pools_because"]) == (str(day.config), "2026-10", None)
     (result,) = trial["results"]
@@ -118,7 +118,7 @@ def test_the_json_has_both_shares_and_the_pools(day: Day) -> None:
 
 
 def test_a_pool_of_jobs_and_the_advice_about_jobs_agree(day: Day, tmp_path: Path) -> None:
-    """A pool works now, a stated job is exact: the comment says so, and so does the advice where no pool is in the file yet."""
+    """A pool works now, and a stated job is exact. The comment says so, and so does the advice while the file has no pool."""
     assert {pool["name"]: pool["has_jobs"] for pool in day.printed["trial"]["pools"]} == {"p3.8xlarge": False, "ml.c5.9xlarge": True}
     text = day.config.read_text()
     above = text[: text.index('- name: "ml.c5.9xlarge"')].splitlines()
@@ -131,7 +131,7 @@ def test_a_pool_of_jobs_and_the_advice_about_jobs_agree(day: Day, tmp_path: Path
 
 
 def test_the_proposed_scope_loses_no_fee_without_a_word(day: Day, tmp_path: Path) -> None:
-    """What can be pasted keeps support and taxes; a comment names the credit, and how to keep it."""
+    """The scope to paste keeps support and taxes. A comment names the credit, and how to keep it."""
     outlook = [text for name, text in doctor(day.config) if name == "paste"]
     config = with_scope(day, tmp_path / "pasted", "\n".join(outlook) + "\n")
     assert fees(config) == {

@@ -1,4 +1,4 @@
-"""Every kind of page in a real browser: axe finds nothing to complain about, and the script sorts, filters and tells what a chart shows."""
+"""Every kind of page in a real browser: axe finds no violation, and the script sorts, filters and shows the values of charts."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def visited(browser: Browser, address: str, *, width: int = 1280, scheme: str = 
 def test_axe_finds_no_violation(
     kind: str, width: int, scheme: str, browser: Browser, address: str, sweep: str, paths: dict[str, str]
 ) -> None:
-    """Also with every fold opened; nothing is wider than the window."""
+    """This also holds with every fold open. Nothing is wider than the window."""
     place = f"{sweep}/{MORE_KINDS[kind]}" if kind in MORE_KINDS else f"{address}/{paths[kind]}"
     page = visited(browser, place, width=width, scheme=scheme)
     assert ("Cannot show" in page.locator("body").inner_text()) is (kind == "error")
@@ -111,7 +111,7 @@ def test_axe_finds_no_violation(
 
 
 def test_axe_finds_a_violation_that_is_there(browser: Browser, address: str) -> None:
-    """The test above can fail: a header without a string, a button without a name, text that is too pale."""
+    """It shows that the test above can fail: a header without text, a button without a name, and text that is too pale."""
     page = visited(browser, f"{address}/")
     page.evaluate(
         """() => {
@@ -135,7 +135,7 @@ def number_of(text: str) -> float:
 
 
 def test_a_click_on_a_column_sorts_by_it_and_back(browser: Browser, address: str) -> None:
-    """Numbers from the largest, then from the smallest; rows without a value, and sums, stay last."""
+    """Numbers sort from the largest, then from the smallest. Rows without a value, and sums, stay last."""
     page = visited(browser, f"{address}/explore?by=experiment")
     table, before = page.locator("#groups table"), page.url
     failed = table.get_by_role("button", name="failed")
@@ -182,7 +182,7 @@ def test_a_phone_sorts_by_a_list(browser: Browser, address: str) -> None:
 
 
 def test_a_long_table_can_be_searched(browser: Browser, address: str, paths: dict[str, str]) -> None:
-    """The rows with the text stay, headings with their rows, and sums go. Short tables have no field."""
+    """Rows with the text stay together with their headings, and sums disappear. Short tables have no search field."""
     page = visited(browser, f"{address}/{paths['run']}")
     section = page.locator("section", has=page.get_by_label("find in this table")).first
     section.get_by_label("find in this table").fill("18:00")
@@ -199,7 +199,7 @@ def test_a_long_table_can_be_searched(browser: Browser, address: str, paths: dic
 
 
 def test_a_chart_tells_what_it_shows_by_pointer_and_by_keys(browser: Browser, address: str) -> None:
-    """At once under the pointer; with the focus, arrow keys go from column to column and within one; Escape ends it."""
+    """The text appears at once under the pointer. With the focus, arrow keys move between columns and within one, and Escape ends it."""
     page = visited(browser, f"{address}/")
     bubble, chart = page.locator(".bubble"), page.locator("#months svg.wide")
     assert not bubble.is_visible()
@@ -220,7 +220,7 @@ def test_a_chart_tells_what_it_shows_by_pointer_and_by_keys(browser: Browser, ad
 
 
 def test_a_finger_reads_a_chart(browser: Browser, address: str) -> None:
-    """The text stays when the finger is lifted, within the window, until another place is touched."""
+    """The text stays inside the window after the finger is lifted, until another place is touched."""
     context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     page = context.new_page()
     page.goto(f"{address}/")
@@ -249,7 +249,7 @@ def test_a_point_of_a_sweep_says_its_run_when_it_has_the_focus(browser: Browser,
 
 
 def test_only_our_script_may_run(browser: Browser, address: str, paths: dict[str, str]) -> None:
-    """A script that got into a page does not run, and the report's files have none at all."""
+    """A script injected into a page does not run, and the report's files contain no script."""
     page = visited(browser, f"{address}/{paths['run']}")
     refused: list[str] = []
     page.on("console", lambda message: refused.append(message.text))

@@ -1,4 +1,4 @@
-"""The box under a desk with `watts: measured`: MLflow's own store with metrics of power in it, nights, the bill of the month."""
+"""The machine under a desk with `watts: measured`: MLflow's own store with power metrics, pipeline runs, and the bill of the month."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NIGHT = "2026-12-01T07:00"
 
 
 def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
-    """Runs that log their four GPUs' watts once a minute, as MLflow's client writes them."""
+    """Create runs that log the watts of their four GPUs once a minute, as MLflow's client writes them."""
     with mlflow_client(f"sqlite:///{folder / 'mlflow.db'}") as client:
         found = client.get_experiment_by_name("vit")
         experiment = found.experiment_id if found else client.create_experiment("vit", artifact_location=(folder / "artifacts").as_uri())
@@ -39,7 +39,7 @@ def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
 
 
 def power(*runs: tuple[str, int, int, float]) -> Fraction:
-    """What November's power costs, minute by minute: in each the GPUs' mean over the runs of that hour, or 120 W."""
+    """Return the cost of November's power, minute by minute: the GPUs' mean over the runs of that hour, or 120 W."""
     cost = Fraction(0)
     for hour in range(720):
         minutes = [minute for minute in range(hour * 60, hour * 60 + 60) if any(start <= minute < end for _, start, end, _ in runs)]
@@ -62,7 +62,7 @@ def exactly(cost: Fraction) -> Decimal:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's file, measured; two runs that overlap; the night of the first of December behind it."""
+    """The page's file with measured power, and two runs that overlap, after the pipeline run of 1 December."""
     folder = tmp_path_factory.mktemp("measured-box")
     make_schema(folder / "mlflow.db")
     log(folder, EARLY)
@@ -89,7 +89,7 @@ def facts(text: str) -> dict[str, str]:
 
 
 def test_november_is_what_the_box_drew(box: Path) -> None:
-    """800 + 210, and each hour's power by what its runs measured and 120 W; every hour is a run's or idle, and the month is final."""
+    """The bill is 800 + 210 plus each hour's power, by measurement or at 120 W. Every hour is a run's or idle, and the month is final."""
     expected = exactly(1010 + power(*EARLY))
     assert total(box) == expected
     first = facts((box / "first.txt").read_text())
@@ -125,13 +125,13 @@ def test_the_doctor_says_what_is_measured(box: Path) -> None:
 
 
 def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
-    """Nothing new was measured: the same bytes."""
+    """Nothing new was measured, so the bytes are the same."""
     again = facts(night(box))
     assert (again["rebuilt"], again["exit"]) == ("", "0")
 
 
 def test_through_the_api_the_bill_is_the_same(box: Path) -> None:
-    """The other way of reading MLflow, into a warehouse of its own."""
+    """Reading MLflow through the API into another warehouse gives the same bill."""
     text = (box / "runspend.yaml").read_text(encoding="utf-8").replace('mlflow.db"}', 'mlflow.db", via: api}')
     assert "via: api" in text
     (box / "api.yaml").write_text(f"home: .api\nwarehouse: {{uri: .api/warehouse}}\n{text}", encoding="utf-8")
@@ -147,7 +147,7 @@ def test_through_the_api_the_bill_is_the_same(box: Path) -> None:
 
 
 def test_late_measurements_restate_the_month(box: Path) -> None:
-    """A run that comes to light later, of half an hour at hardly any watts: November has a second version, and says what it is less by."""
+    """A run of half an hour at very few watts appears late. November gets a second version, which states by how much it is lower."""
     before = total(box)
     log(box, LATE)
     found = facts(night(box))

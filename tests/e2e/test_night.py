@@ -1,4 +1,4 @@
-"""A whole night over the demo world, as a user runs it: every cent against the files and a brute force, and the same twice."""
+"""A whole pipeline run over the demo world, as a user starts it. Every cent is checked against the files and a brute force, twice."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from tests.notebooks import code_cells, read_notebook, run_cells, shown
 
 @pytest.fixture(scope="module")
 def night(made_night: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The configuration of a world over which one night has run, as cron runs it. To change it, ask for `own_night`."""
+    """The configuration of a world after one pipeline run, as from cron. Tests that change it use `own_night`."""
     return shutil.copytree(made_night.parent, tmp_path_factory.mktemp("night"), dirs_exist_ok=True) / "runspend.yaml"
 
 
 @pytest.fixture
 def own_night(night: Path, tmp_path: Path) -> Iterator[Path]:
-    """The same one, to be changed: it is put back afterwards."""
+    """The same world for tests that change it. It is restored afterwards."""
     kept = shutil.copytree(night.parent, tmp_path / "kept")
     yield night
     shutil.rmtree(night.parent)
@@ -42,7 +42,7 @@ def own_night(night: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 def bill_rows(folder: Path) -> list[dict[str, str]]:
-    """The rows of the world's bills, by nothing but the csv module."""
+    """Return the rows of the world's bills, read only with the csv module."""
     rows = []
     for path in sorted(folder.glob("bills/*/*")):
         text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
@@ -51,7 +51,7 @@ def bill_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def digests(config: Path) -> dict[Any, str]:
-    """Content digest of every unit in the warehouse."""
+    """Return the content digest of every unit in the warehouse."""
     return {unit: state.digest for unit, state in open_warehouse(str(config.parent / "warehouse")).states().items()}
 
 
@@ -64,7 +64,7 @@ def test_the_notebook_shows_what_its_cells_give(night: Path) -> None:
 
 
 def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, made_world: Path) -> None:
-    """In all four measures the ledger sums to the files; each run costs what a brute force in fractions says, to 1e-6."""
+    """The ledger equals the files in all four measures. Each run's cost equals a brute force in fractions, to 1e-6."""
     rows = bill_rows(night.parent)
     with open_warehouse(str(night.parent / "warehouse")).reader() as reader:
         for measure, column in (
@@ -84,7 +84,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
             where allocated_to = 'run' and (match_method = 'instance_type_time' or match_method = 'attached' and confidence <> 'high')
             group by run_id, confidence
         """
-        # a machine's time that no run states, and its disks, go to runs that asked for its type: never with high confidence
+        # a machine's time that no run states, and its disks, go to runs that asked for its type, never with high confidence
         for guess in reader.query(guesses).to_pylist():
             assert guess["confidence"] == "low"
             costs[guess["run_id"]] -= Fraction(guess["cost"])
@@ -105,7 +105,10 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
 
 
 def disk_cost(disks: dict[tuple[str, str], list[dict[str, str]]], row: dict[str, str]) -> Fraction:
-    """Cost of the disks that are attached to the machine of this line, in its hour: split as the machine is. Disks with a run's id in a tag are that run's already."""
+    """Return the cost of the disks attached to this line's machine in its hour, split as the machine is.
+
+    Disks with a run's id in a tag already belong to that run.
+    """
     machine = row["ResourceId"].rpartition("/")[2]
     if ":instance/" not in row["ResourceId"] or row["ChargeClass"] or "mlflow_run_id" in row["Tags"]:
         return Fraction(0)
@@ -122,7 +125,7 @@ def disks_of(rows: list[dict[str, str]]) -> dict[tuple[str, str], list[dict[str,
 
 
 def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> World:
-    """The bill and the runs of a period for the brute force, read without any of our code."""
+    """Return the bill and the runs of a period for the brute force, read without Runspend's code."""
     lines = []
     for number, row in enumerate(rows):
         if not row["BillingPeriodStart"].startswith(period):
@@ -197,7 +200,7 @@ def test_a_repeated_pipeline_run_changes_nothing(night: Path, runspend: Runspend
 
 
 def test_an_exceeded_budget_is_mailed_once(night: Path) -> None:
-    """vision is over, nlp passed 80%: two mails, to whom the budgets say, with the figure the tables have."""
+    """vision exceeded its budget, and nlp reached 80%. The budgets' recipients get two mails, with the figures of the tables."""
     mails = [message_from_bytes(p.read_bytes(), policy=policy.default) for p in sorted((night.parent / "mail").glob("*.eml"))]
     assert [m["To"] for m in mails] == ["nlp-leads@acme.example", "vision-leads@acme.example"]
     over = mails[1]
@@ -210,7 +213,7 @@ def test_an_exceeded_budget_is_mailed_once(night: Path) -> None:
 
 
 def test_a_dead_source_does_not_stop_the_pipeline_run(own_night: Path, runspend: Runspend) -> None:
-    """A broken bill file and a dead server: exit 3, their good data stay, operators are mailed, the rest goes on."""
+    """A bill file is broken and a server is down. The exit code is 3, their good data stay, operators get a mail, and the rest continues."""
     before = digests(own_night)
     broken = own_night.parent / "bills" / "aws" / "focus-2026-11.csv.gz"
     broken.write_bytes(broken.read_bytes()[:-9])
@@ -229,7 +232,7 @@ def test_a_dead_source_does_not_stop_the_pipeline_run(own_night: Path, runspend:
 
 
 def test_questions_have_answers(night: Path, runspend: Runspend) -> None:
-    """costs, sql, sql --tables, status, check: real answers, and exit codes as documented."""
+    """costs, sql, sql --tables, status and check give real answers with the documented exit codes."""
     by_team = json.loads(runspend("costs", "--by", "team", "--json", "--config", str(night)).stdout)
     whole = json.loads(
         runspend(

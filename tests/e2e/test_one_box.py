@@ -1,4 +1,4 @@
-"""One machine under a desk, as docs/start-one-box.md has it: a store of MLflow's own, the page's file, a night."""
+"""One machine under a desk, as in docs/start-one-box.md: MLflow's own store, the page's file, and a pipeline run."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def ask(folder: Path, query: str) -> list[dict[str, Any]]:
 
 
 def test_november_is_what_the_box_cost(box: Path) -> None:
-    """1,155.08: every hour of it is a run's or idle, the bill equals the export, the month is final on its first morning."""
+    """The bill is 1,155.08. Every hour of it is a run's or idle, it equals the export, and the month is final on its first morning."""
     printed = dict(line.split("=", 1) for line in (box / "first.txt").read_text().splitlines() if "=" in line)
     assert (printed["2026-11.EUR.bill"], printed["2026-11.EUR.equals_loaded_bill"], printed["exit"]) == ("1155.08", "true", "0")
     assert printed["2026-11.EUR.covered_until"] == "2026-12-01T00:00:00Z"
@@ -73,7 +73,7 @@ def test_november_is_what_the_box_cost(box: Path) -> None:
 
 
 def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
-    """Of four GPUs: two hours alone with all, four hours with 4 + 2 asked for, four with 2; a day with 2. The rest was unused."""
+    """Of four GPUs, runs request all for two hours, 4 + 2 for four hours, two for four hours, and two for a day. The rest is unused."""
     hour = Decimal("1155.08") / 720
     expected = {
         "ana": hour * 2 + hour * 4 * 4 / 6,

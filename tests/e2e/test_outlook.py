@@ -1,4 +1,4 @@
-"""`runspend doctor` and `runspend try` say what one would see: before any night, after one, and with other settings."""
+"""`runspend doctor` and `runspend try` predict the results: before any pipeline run, after one, and with other settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AT = f"{NOW:%Y-%m-%dT%H:%M}"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A tiny world before its first night and after it: 24 hours of a machine, 4 of them used by runs."""
+    """A tiny world before and after its first pipeline run: 24 hours of a machine, of which runs used 4."""
     world = KeptWorld(tmp_path_factory.mktemp("world"), store)
     world.keep("new")
     pipeline.nightly(load_settings(world.config), now=NOW)
@@ -42,20 +42,20 @@ def after(world: KeptWorld) -> Path:
 
 
 def say(*arguments: str) -> str:
-    """What the command prints."""
+    """Return what the command prints."""
     done = CliRunner().invoke(cli, [*arguments, "--now", AT], catch_exceptions=False)
     assert done.exit_code in (0, 3), done.output
     return done.output
 
 
 def rule_line(screen: str, words: str) -> str:
-    """The line of one rule."""
+    """Return the line of one rule."""
     (line,) = [line for line in screen.splitlines() if line.strip().startswith(words)]
     return re.sub(r" +", " ", line.strip())
 
 
 def test_before_the_first_pipeline_run_a_trial_keeps_nothing(config: Path, world: KeptWorld) -> None:
-    """The dry run shows what the night will."""
+    """The trial predicts the results of the first pipeline run."""
     before = sorted(p for p in config.parent.rglob("*"))
     screen = say("doctor", "--config", str(config))
     assert "(trial run, nothing was kept; artifact stores were not listed)" in screen
@@ -81,7 +81,7 @@ def test_other_settings_start_another_trial(after: Path) -> None:
 
 
 def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
-    """One list of findings, the outlook among them under its own section."""
+    """The JSON has one list of findings. The outlook is in its own section of it."""
     assert "preview of" not in say("doctor", "--config", str(config), "--quick")
     found = json.loads(say("doctor", "--config", str(config), "--json"))
     assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
@@ -89,7 +89,7 @@ def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
 
 
 def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
-    """Nothing is made up about a bill that no night could split; without a bill nothing is tried at all."""
+    """Runspend predicts nothing for a bill that cannot be split. Without a bill, it tries nothing."""
     part = config.parent / "bills" / "bill" / "part.csv"
     part.write_text("nonsense\n1\n")
     screen = say("doctor", "--config", str(config))
@@ -99,7 +99,7 @@ def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
 
 
 def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> None:
-    """The same words under the trial's summary, and the scope to paste."""
+    """The trial's summary ends with the same words, and with the scope to paste."""
     bill = str(config.parent / "bills" / "bill")
     screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))
     assert rule_line(screen, "by machine").startswith("by machine 100.0% 960.00 USD")
@@ -107,7 +107,7 @@ def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> N
 
 
 def test_a_pool_without_runs_is_reported(config: Path) -> None:
-    """Before and by the first pipeline run."""
+    """The note appears before the first pipeline run and in it."""
     pool = {"name": "pasted", "runs": {"experiment": "EXPERIMENT"}, "lines": {"resource": MACHINE}}
     config.write_text(json.dumps({**json.loads(config.read_text()), "pools": [pool]}))
     words = 'no run matches its `runs`, {experiment: ["EXPERIMENT"]}. Time of its machines that no run claims stays idle.'
@@ -124,7 +124,7 @@ def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
 
 
 def test_a_month_after_the_newest_bill_is_reported(config: Path) -> None:
-    """`--since` is not silently ignored, neither for a night nor for a question."""
+    """`--since` is not silently ignored, neither by a pipeline run nor by a query."""
     done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(config), "--now", AT])
     assert done.exit_code == 2
     assert "cannot build since 2027-01: no bill is loaded for that month or a later one. The newest is 2026-11." in done.output

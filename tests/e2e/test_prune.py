@@ -1,4 +1,4 @@
-"""Runs and experiments that are not needed are deleted in MLflow after notice and wait, come back from there, and keep their bytes."""
+"""Runs and experiments that are no longer needed are deleted in MLflow after a notice and a grace period. They can be restored, with their bytes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
 
 
 class KilledError(BaseException):
-    """As if the process had ended here."""
+    """Represents the end of the process."""
 
 
 def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`runspend sources rename OLD NEW`: the rows of a renamed server or bill stay, in one publish, and closed months keep every figure."""
+"""`runspend sources rename OLD NEW` keeps the rows of a renamed server or bill in one publish. Closed months keep every figure."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ POINTS = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A tiny world with two bills, as it was after its first night and when its month was closed."""
+    """A tiny world with two bills, after its first pipeline run and after its month was closed."""
     world = KeptWorld(tmp_path_factory.mktemp("world"), store, BILLS)
     settings = load_settings(world.config)
     night(settings)
@@ -65,7 +65,7 @@ def closed(world: KeptWorld) -> Path:
 
 
 def night(settings: Settings, now: datetime = NOW) -> list[str]:
-    """What a night does up to the cost tables; returns its notes."""
+    """Run the pipeline up to the cost tables, and return its notes."""
     notes = []
     for step in (pipeline.extract, pipeline.measure, pipeline.load, pipeline.allocate):
         outcome = step(settings, now=now)
@@ -75,7 +75,7 @@ def night(settings: Settings, now: datetime = NOW) -> list[str]:
 
 
 def name(config: Path, key: str, old: str, new: str) -> Settings:
-    """The settings after someone wrote another name into the file."""
+    """Return the settings after a user changed a name in the file."""
     data = json.loads(config.read_text())
     data[key] = [{**entry, "name": new if entry["name"] == old else entry["name"]} for entry in data[key]]
     config.write_text(json.dumps(data))
@@ -83,12 +83,12 @@ def name(config: Path, key: str, old: str, new: str) -> Settings:
 
 
 def digests(settings: Settings) -> dict[Unit, str]:
-    """Content digest of every unit."""
+    """Return the content digest of every unit."""
     return {unit: state.digest for unit, state in open_warehouse(settings).states().items()}
 
 
 def mentions(settings: Settings, text: str) -> set[str]:
-    """Tables in which some cell is this text, or begins with it and a slash."""
+    """Return the tables with a cell that equals this text, or begins with it and a slash."""
     found = set()
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
@@ -101,7 +101,7 @@ def mentions(settings: Settings, text: str) -> set[str]:
 
 
 def rename_both(config: Path, now: datetime) -> Settings:
-    """A server and a bill get other names, one after the other; the settings afterwards."""
+    """Rename a server and then a bill. Return the settings afterwards."""
     settings = load_settings(config)
     for number, (key, old, new) in enumerate(RENAMES, 1):
         settings = name(config, key, old, new)
@@ -113,7 +113,7 @@ def rename_both(config: Path, now: datetime) -> Settings:
 
 
 def test_after_the_next_pipeline_run_all_rows_have_the_new_name(config: Path, tmp_path: Path, store: Path) -> None:
-    """Rows, records of reads and history come along; the cost tables have the digests of a warehouse that never knew the old names."""
+    """Rows, records of reads and history get the new name. The cost tables have the digests of a warehouse that never had the old names."""
     tries = "select last_good_at, row_count, covered_until from sources order by row_count, covered_until"
     before = ask(load_settings(config), tries)
     settings = rename_both(config, NOW)
@@ -136,7 +136,7 @@ def test_after_the_next_pipeline_run_all_rows_have_the_new_name(config: Path, tm
 
 
 def test_a_closed_month_is_renamed_in_place(closed: Path) -> None:
-    """Nothing is built again and no figure moves; the month does not look changed afterwards."""
+    """Nothing is built again, no figure changes, and the month does not look changed afterwards."""
     sums = "select allocated_to, charge_date, run_id, sum(effective_cost) as cost from cost_allocations group by allocated_to, charge_date, run_id order by 1, 2, 3"
     before = ask(load_settings(closed), sums)
     settings = rename_both(closed, LATER)
@@ -150,7 +150,7 @@ def test_a_closed_month_is_renamed_in_place(closed: Path) -> None:
 
 
 def test_names_that_do_not_fit_are_refused(config: Path) -> None:
-    """What is still configured, what is not yet, what has rows, what is of another kind, what is unknown; each time nothing changes."""
+    """Names that are still configured, not yet configured, without rows, of another kind, or unknown are refused. Nothing changes."""
     settings = load_settings(config)
     before = digests(settings)
     with pytest.raises(ConfigError, match="'lab': it is still configured"):
@@ -170,7 +170,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
 
 
 def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
-    """At each point of the publish; the next command finishes it, and the same rename then says that it is done."""
+    """The command is killed at each point of the publish. The next command finishes it, and renaming again then says that it is done."""
     settings = name(config, "tracking", "lab", "zoo")
     before = digests(settings)
     home, kept = settings.home, settings.home.with_name("kept")

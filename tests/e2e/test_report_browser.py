@@ -1,4 +1,4 @@
-"""The report in a real browser: nothing runs, nothing is asked of the network, nothing sticks out."""
+"""The report in a real browser: no script runs, no request leaves, and nothing is wider than the screen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def figures() -> ReportFigures:
 
 @pytest.fixture(scope="module")
 def served(figures: ReportFigures, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The pages on a loopback port, with their folder: one plain month and six of hostile names."""
+    """Pages on a loopback port with their folder: one plain month and six with hostile names."""
     home = tmp_path_factory.mktemp("home")
     write_report(figures, home / "reports")
     names = cycle(PAYLOADS)
@@ -44,7 +44,7 @@ def served(figures: ReportFigures, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 class Watched:
-    """A page, and everything it did that a report must not do."""
+    """A page, and a record of everything that a report must not do."""
 
     def __init__(self, page: Page, allowed: str) -> None:
         self.page, self.allowed = page, allowed
@@ -59,14 +59,14 @@ class Watched:
 
 
 def open_page(browser: Browser, address: str, allowed: str, **context: Any) -> Watched:
-    """The page, watched from before it loads."""
+    """Open a page, watched from before it loads."""
     watched = Watched(browser.new_context(**context).new_page(), allowed)
     watched.page.goto(address)
     return watched
 
 
 def test_hostile_names_run_nothing_and_ask_for_nothing(browser: Browser, served: tuple[str, Path]) -> None:
-    """300 and more payloads, from disk and served: no dialog, no request but the page, no script, every fold opened."""
+    """More than 300 payloads, from disk and from a server, open no dialog, send no request and run no script, with every fold open."""
     address, folder = served
     watched = Watched(browser.new_page(), address)
     for month in range(1, 7):
@@ -83,7 +83,7 @@ def test_hostile_names_run_nothing_and_ask_for_nothing(browser: Browser, served:
 
 
 def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[str, Path]) -> None:
-    """A page someone wrote a script and an event handler into runs neither: the watch above can see, and the policy works."""
+    """A page with an injected script and event handler runs neither. This shows that the watch above works, and the policy too."""
     address, folder = served
     page = (folder / "2026-11.html").read_text(encoding="utf-8")
     (folder / "2030-01.html").write_text(
@@ -101,7 +101,7 @@ def test_the_policy_stops_a_script_that_got_in(browser: Browser, served: tuple[s
 
 @pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html", "2027-01.html", "2027-01-audit.html", "index.html"])
 def test_pages_fit_at_any_width(browser: Browser, served: tuple[str, Path], name: str) -> None:
-    """No sideways scrolling, folds open; the style sheet applies; text is visible on its background."""
+    """With folds open, there is no horizontal scrolling, the style sheet applies, and text is visible on its background."""
     address, _ = served
     watched = open_page(browser, f"{address}/{name}", f"{address}/{name}")
     watched.page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
@@ -118,7 +118,7 @@ def test_pages_fit_at_any_width(browser: Browser, served: tuple[str, Path], name
 
 
 def test_phone_and_desktop_have_a_chart_each(browser: Browser, served: tuple[str, Path]) -> None:
-    """Wide charts on a desk, narrow ones on a phone, so that their letters stay readable."""
+    """Wide charts are for desktops and narrow ones for phones, so that their letters stay readable."""
     address, _ = served
     for width, shown, hidden in ((390, "narrow", "wide"), (1280, "wide", "narrow")):
         page = open_page(browser, f"{address}/2026-11.html", f"{address}/2026-11.html", viewport={"width": width, "height": 844}).page
@@ -132,7 +132,7 @@ def test_phone_and_desktop_have_a_chart_each(browser: Browser, served: tuple[str
 
 
 def test_paper_shows_what_is_folded(browser: Browser, served: tuple[str, Path]) -> None:
-    """Printed, the experiments are there without a click, in black on white even in dark mode."""
+    """A printed page shows the experiments without a click, in black on white even in dark mode."""
     address, _ = served
     page = open_page(browser, f"{address}/2026-11.html", f"{address}/2026-11.html", color_scheme="dark").page
     row = page.locator("tr.exp", has_text="vit-pretrain").first
@@ -146,7 +146,7 @@ def test_paper_shows_what_is_folded(browser: Browser, served: tuple[str, Path]) 
 
 
 def test_a_phone_shows_headings_and_opens_what_is_asked_for(browser: Browser, served: tuple[str, Path]) -> None:
-    """Sections are folded but for the first; the bar of links stays in sight and opens them. On a desk everything is open."""
+    """All sections except the first are folded. The bar of links stays visible and opens them. On a desktop, all sections are open."""
     address, _ = served
     phone: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "reduced_motion": "reduce"}
     page = open_page(browser, f"{address}/2026-11.html", address, **phone).page
@@ -167,7 +167,7 @@ def test_a_phone_shows_headings_and_opens_what_is_asked_for(browser: Browser, se
 
 
 def test_drawings_tell_their_numbers_to_the_keyboard(browser: Browser, served: tuple[str, Path]) -> None:
-    """Tab reaches the parts of a chart; the one that has the focus says its numbers, in sight and for screen readers."""
+    """Tab reaches the parts of a chart. The part with the focus shows its numbers, and screen readers read them."""
     address, _ = served
     page = open_page(browser, f"{address}/2026-11.html", address, viewport={"width": 1280, "height": 900}).page
     page.locator("nav.toc >> text=Days").focus()
@@ -188,7 +188,7 @@ def test_drawings_tell_their_numbers_to_the_keyboard(browser: Browser, served: t
 
 
 def test_who_copies_a_short_name_gets_the_whole(browser: Browser, served: tuple[str, Path], figures: ReportFigures) -> None:
-    """A machine shows the last part of its id. Hover and the clipboard have all of it; no name takes more than three lines."""
+    """A machine shows the last part of its id. Hover and the clipboard have the whole id, and no name takes more than three lines."""
     address, folder = served
     machine = "arn:aws:ec2:eu-west-1:111122223333:instance/i-f508dfdc8d9d790f3"
     (c,) = figures.currencies
@@ -219,7 +219,7 @@ def test_who_copies_a_short_name_gets_the_whole(browser: Browser, served: tuple[
 @pytest.mark.parametrize("name", ["2026-11.html", "2026-11-audit.html"])
 @pytest.mark.parametrize("paper", ["A4", "Letter"])
 def test_no_heading_is_left_behind_on_paper(browser: Browser, served: tuple[str, Path], name: str, paper: str) -> None:
-    """On every printed page something follows a heading, and the last page has more than a line."""
+    """On every printed page, something follows each heading. The last page has more than one line."""
     address, _ = served
     page = open_page(browser, f"{address}/{name}", address).page
     headings = {h.strip() for h in page.locator("h2").all_text_contents()}
@@ -239,7 +239,7 @@ def lines_of(sheet: PageObject) -> list[str]:
 
 
 def test_links_between_pages_work(browser: Browser, served: tuple[str, Path]) -> None:
-    """From the newest page to its audit page, the list of months and back, and a CSV is a download."""
+    """Links lead from the newest page to its audit page, to the list of months, and back. A CSV is a download."""
     address, _ = served
     page = open_page(browser, f"{address}/2026-11.html", address).page
     page.click("header >> text=audit")

@@ -1,4 +1,4 @@
-"""Pairs of jobs and machines of one name, in two accounts, regions, projects, workspaces and clusters: each run pays for its own alone."""
+"""Pairs of jobs and machines with one name, in two accounts, regions, projects, workspaces and clusters: each run pays only for its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AZURE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearningS
 INSTANCE = "//compute.googleapis.com/projects/{}/zones/{}/instances/trainer"
 POD = "arn:aws:eks:us-east-1:111111111111:pod/{}/train/a/uid-of-{}"
 WORKSPACE = {"AZUREML_ARM_SUBSCRIPTION": "s", "AZUREML_ARM_RESOURCEGROUP": "ml", "AZUREML_RUN_ID": "mango"}
-# What each run states, and the line that is its own; the other line of the pair is of someone without MLflow.
+# What each run states, and its own line. The other line of the pair belongs to users without MLflow.
 PAIRS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
     "accounts": ({"TRAINING_JOB_ARN": SAGEMAKER.format("us-east-1", 1)}, {"ResourceId": SAGEMAKER.format("us-east-1", 1)}, {"ResourceId": SAGEMAKER.format("us-east-1", 2)}),
     "regions": ({"TRAINING_JOB_ARN": SAGEMAKER.format("eu-west-1", 3)}, {"ResourceId": SAGEMAKER.format("eu-west-1", 3)}, {"ResourceId": SAGEMAKER.format("eu-west-3", 3)}),

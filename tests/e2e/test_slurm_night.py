@@ -1,4 +1,4 @@
-"""A cluster's job list and a store of MLflow's own, as docs/start-slurm.md has them: a job's runs pay the job, exactly."""
+"""A cluster's job list and MLflow's own store, as in docs/start-slurm.md: a job's runs pay exactly for the job."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ RUNS = [  # job, user, start and end in minutes
 
 
 def fence(language: str) -> str:
-    """The page's first block in a language."""
+    """Return the page's first block in a language."""
     return PAGE.read_text(encoding="utf-8").split(f"```{language}\n", 1)[1].split("```", 1)[0]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's configuration and job list beside a store."""
+    """The page's configuration and job list, and a store."""
     folder = tmp_path_factory.mktemp("cluster")
     with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
         experiment = client.create_experiment("segment", artifact_location=(folder / "artifacts").as_uri())
@@ -43,7 +43,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_pay_their_jobs(cluster: Path, runspend: Runspend) -> None:
-    """10 hours of 16 cores, 128 GiB and 2 A100; 2 hours of 8 cores, 32 GiB and a GPU, the second such shared by two runs."""
+    """One job has 16 cores, 128 GiB and 2 A100 for 10 hours.
+
+    Two have 8 cores, 32 GiB and a GPU for 2 hours, and two runs share the second of them.
+    """
     printed = dict(
         line.split("=", 1) for line in runspend("nightly", "--now", "2026-11-25T02:00", cwd=cluster).stdout.splitlines() if "=" in line
     )

@@ -1,4 +1,4 @@
-"""What a night does around its sources: late ones, forgotten ones, those read by two at once, folders of killed nights."""
+"""How a pipeline run treats its sources: late ones, forgotten ones, sources read twice at the same time, and folders of killed runs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def config(tmp_path: Path, store: Path) -> Path:
 
 
 def change(config: Path, **keys: object) -> Settings:
-    """The settings after some keys of the file were rewritten."""
+    """Change some keys of the file, and return its settings."""
     config.write_text(json.dumps({**json.loads(config.read_text()), **keys}))
     return load_settings(config)
 
 
 def test_a_late_bill_is_reported_and_the_command_exits_with_3(config: Path) -> None:
-    """Older than `late_after`: exit 3, one mail to operators for the night, figures as good as they are."""
+    """The bill is older than `late_after`. The exit code is 3, operators get one mail per pipeline run, and the figures use the available data."""
     billing = [{**bill, "late_after": "24h"} for bill in json.loads(config.read_text())["billing"][:1]]
     settings = change(config, billing=billing)
     outcome = pipeline.nightly(settings, now=NOW)
@@ -44,13 +44,13 @@ def test_a_late_bill_is_reported_and_the_command_exits_with_3(config: Path) -> N
 
 
 def build(settings: Settings) -> None:
-    """What a night does with bills, up to the cost tables; trouble fails the test."""
+    """Run the bill's steps up to the cost tables. A problem fails the test."""
     for step in (pipeline.load, pipeline.allocate):
         assert step(settings, now=NOW).problems == []
 
 
 def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> None:
-    """Kept and reported until it is forgotten; afterwards the ledger is that of a night that never had it."""
+    """Runspend keeps and reports the bill until it is forgotten. The ledger is then that of a pipeline run that never had it."""
     settings = load_settings(config)
     pipeline.extract(settings, now=NOW)
     build(settings)
@@ -71,7 +71,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
 
 
 def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two loads of one bill at once: the one that read first and publishes last reads again, finds nothing new, and says so."""
+    """Two loads of one bill run at once. The one that read first and publishes last reads again, finds nothing new, and says so."""
     from runspend.ingest.billing import load_process as loading
 
     settings = load_settings(config)
@@ -99,7 +99,7 @@ def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: p
 def test_rows_replaced_by_another_process_are_not_reported_as_changed(
     config: Path, monkeypatch: pytest.MonkeyPatch, step: str, module: str, function: str
 ) -> None:
-    """Two reads of one server or store at once: the slower one drops what it read, and reports a note and nothing else."""
+    """Two processes read one server or store at once. The slower one drops its rows and reports only a note."""
     settings = load_settings(config)
     owner = importlib.import_module(f"runspend.{module}")
     read, run = getattr(owner, function), getattr(pipeline, step)
@@ -117,7 +117,7 @@ def test_rows_replaced_by_another_process_are_not_reported_as_changed(
 
 
 def test_folders_of_killed_pipeline_runs_are_removed(config: Path) -> None:
-    """A work folder with a free lock is gone after the next step that needs one."""
+    """The next step that needs a work folder removes those whose lock is free."""
     settings = load_settings(config)
     left = settings.home / "work" / "work-killed"
     left.mkdir(parents=True)

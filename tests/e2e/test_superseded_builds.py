@@ -1,4 +1,4 @@
-"""Cost tables whose inputs are replaced while they are built: they are built again, at once, and the budget's mail is sent."""
+"""The inputs of cost tables are replaced while the tables are built. Runspend builds them again at once and sends the budget's mail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def settings(world: KeptWorld) -> Settings:
 
 
 def overtake(settings: Settings, times: int, messages: list[str]) -> Callable[[str], None]:
-    """Another process that publishes new artifact bytes each time the ledger is about to be built, so many times."""
+    """Return a callback that publishes new artifact bytes before each of the first `times` builds, as another process would."""
 
     warehouse = open_warehouse(settings)
     (unit,) = [unit for unit in warehouse.states("artifact_bytes") if unit.period == "2026-11"]
@@ -55,17 +55,17 @@ def overtake(settings: Settings, times: int, messages: list[str]) -> Callable[[s
 
 
 def is_built(settings: Settings) -> bool:
-    """Whether the ledger of the month is there."""
+    """Return whether the month's ledger exists."""
     return Unit("cost_allocations", "2026-11", "all") in open_warehouse(settings).states("cost_allocations")
 
 
 def mails(settings: Settings) -> list[str]:
-    """Subjects of the mails under `home`."""
+    """Return the subjects of the mails under `home`."""
     return [message_from_bytes(file.read_bytes(), policy=policy.default)["Subject"] for file in (settings.home / "mail").rglob("*.eml")]
 
 
 def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
-    """`measure` ends while allocation runs, and wakes no step: without a second build, no costs and no mail until the next morning."""
+    """`measure` ends during allocation and starts no step. Without a second build, there would be no costs and no mail until the next morning."""
     messages: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 1, messages))
     assert messages.count("allocate 2026-11: building") == 2
@@ -77,7 +77,7 @@ def test_a_build_that_was_overtaken_is_built_again(settings: Settings) -> None:
 
 
 def test_a_named_month_that_was_overtaken_is_built_again(settings: Settings) -> None:
-    """With `--period` too, also where nothing else differs; each build is reported once."""
+    """This also holds with `--period`, and if nothing else differs. Each build is reported once."""
     pipeline.settle(settings, now=NOW)
     messages: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, periods=["2026-11"], progress=overtake(settings, 1, messages))
@@ -87,7 +87,7 @@ def test_a_named_month_that_was_overtaken_is_built_again(settings: Settings) -> 
 
 
 def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
-    """Shows that the race is real: one try is dropped, and with it the costs and the mail."""
+    """It shows that the race is real: Runspend drops one try, with the costs and the mail."""
     messages: list[str] = []
     outcome = pipeline.allocate(settings, now=NOW, progress=overtake(settings, 1, messages))
     assert outcome.superseded and not is_built(settings)
@@ -96,7 +96,7 @@ def test_allocation_alone_does_not_build_again(settings: Settings) -> None:
 
 
 def test_a_build_that_is_always_overtaken_is_reported(settings: Settings) -> None:
-    """After three tries it ends, the note says so, and Airflow's task tries again later."""
+    """After three tries, the build ends with a note, and Airflow's task tries again later."""
     messages: list[str] = []
     outcome = pipeline.settle(settings, now=NOW, progress=overtake(settings, 99, messages))
     assert messages.count("allocate 2026-11: building") == BUILD_TRIES

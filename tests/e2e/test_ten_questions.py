@@ -1,6 +1,7 @@
-"""Questions that people really have, each answered from the home page in at most three clicks, in a real browser over the demo.
+"""Real questions of users, each answered from the home page in at most three clicks, in a real browser over the demo.
 
-At a desk by pointer, on a phone in the dark, and by the keyboard alone. The HTTP API and Python give the same figures, to the last digit.
+The tests use a pointer on a desktop, a phone in dark mode, and only the keyboard. The HTTP API and Python give the same figures, to the
+last digit.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def address(made_night: Path) -> Iterator[str]:
 
 
 class Visitor:
-    """Someone who begins at the home page. Counts the links followed and the buttons pressed."""
+    """A person who begins at the home page. Counts followed links and pressed buttons."""
 
     def __init__(self, page: Page, address: str, *, by_keyboard: bool) -> None:
         self.page, self.by_keyboard, self.clicks = page, by_keyboard, 0
@@ -97,19 +98,19 @@ class Visitor:
 
 
 class Programs:
-    """The same questions from programs: the HTTP API, and Python."""
+    """Programs that ask the same questions: the HTTP API and Python."""
 
     def __init__(self, address: str, config: Path) -> None:
         self.address, self.python = address, runspend.connect(config)
 
     def get(self, path: str, **parameters: str) -> Any:
-        """The API's answer."""
+        """Return the API's answer."""
         answer = httpx.get(f"{self.address}/api/v1/{path}", params=parameters, timeout=60)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def row(self, days: dict[str, str], by: str, value: str, **filters: str) -> dict[str, Any]:
-        """A row of the explorer in some days, on which API and Python agree to the last digit."""
+        """Return a row of the explorer for some days. API and Python must agree to the last digit."""
         (found,) = [row for row in self.get("costs", **days, by=by, **filters)["rows"] if row[by] == value and row["part"] in ("run", None)]
         ours = self.python.explore(by=by, since=days["from"], until=days["to"], where=filters).to_dicts()
         (same,) = [row for row in ours if row[by] == value and row["part"] in ("run", None)]
@@ -119,7 +120,7 @@ class Programs:
         return found
 
     def sql(self, statement: str) -> list[dict[str, Any]]:
-        """The rows of a statement, on which API and Python agree."""
+        """Return the rows of a statement. API and Python must agree."""
         rows = self.get("sql", q=statement)["rows"]
         same = self.python.sql(statement).to_dicts()
         assert [{key: str(value) for key, value in row.items()} for row in rows] == [
@@ -211,7 +212,7 @@ def whole_bill(v: Visitor, p: Programs) -> None:
 
 
 def idle_machine(v: Visitor, p: Programs) -> None:
-    """A platform engineer: which machine stood idle the most, and when?"""
+    """A platform engineer: which machine was idle the most, and when?"""
     v.follow(v.link(re.compile("^Idle "), "#actions"))
     row = v.page.locator("#groups tbody tr").first
     name, cost = row.locator("[title]").first.get_attribute("title") or "", row.locator("td[data-l=cost]").inner_text()
@@ -273,7 +274,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("question", "way"),
     [
-        # `make test` asks each question one way, `make torture` the two other ways.
+        # `make test` asks each question in one way, and `make torture` in the two other ways.
         pytest.param(question, way, id=f"{question.__name__}-{way}", marks=() if (place - turn) % 3 == 0 else pytest.mark.torture)
         for place, question in enumerate(QUESTIONS)
         for turn, way in enumerate(WAYS)

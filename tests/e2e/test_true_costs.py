@@ -1,6 +1,6 @@
-"""Small clusters whose truth is known, a night over each: what every run pays is what it truly cost, and the sum is the bill.
+"""Small clusters whose truth is known, with a pipeline run over each: every run pays its true cost, and the sum is the bill.
 
-The same worlds, large, are `make bench ARGS="-k accuracy"`; how they are made and judged is in tests/benchmarks/accuracy.
+`make bench ARGS="-k accuracy"` runs the same worlds at full size. tests/benchmarks/accuracy creates and judges them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, ma
 from tests.servers.s3 import S3Server
 
 SEED = 7
-# A night takes two seconds however little happened: what differs only in what happened on the machines happens in one cluster.
+# A pipeline run takes two seconds however small it is. So worlds that differ only in what happened on machines share one cluster.
 ALIKE = (
     worlds.reused_names,
     worlds.one_run_a_machine,
@@ -52,7 +52,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_night(folder: Path, now: str) -> None:
-    """A night up to the ledger, in this process; trouble fails the test."""
+    """Run the pipeline up to the ledger in this process. A problem fails the test."""
     settings = load_settings(folder / "runspend.yaml")
     for verb in (extract, measure, load, allocate):
         outcome = verb(settings, now=dt.datetime.fromisoformat(now).replace(tzinfo=dt.timezone.utc))
@@ -65,7 +65,7 @@ def judged(maker: Maker, folder: Path, schema: Path, **more: object) -> Judgemen
 
 @pytest.fixture(scope="module")
 def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Maker], tuple[Path, Judgement]]:
-    """A world's folder and its judgement. Each world is played once, for the first test that asks. Read-only."""
+    """Return a world's folder and its judgement. Each world is played once, for the first test that requests it. Read-only."""
 
     @cache
     def play_once(maker: Maker) -> tuple[Path, Judgement]:
@@ -77,7 +77,7 @@ def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 
 @pytest.mark.parametrize(("rule", "maker"), CASES, ids=lambda each: getattr(each, "__name__", each))
 def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
-    """Conserved exactly; within the world's bar; no false match above `medium`; the rule that should settle the world does."""
+    """Sums are exact, the error is within the world's bar, no false match is above `medium`, and the intended rule allocates the charges."""
     _, judgement = played(maker)
     faults, settled, world = judgement.faults, judgement.rules[rule].to_runs, judgement.world  # pytest would write down the whole judgement
     assert faults == []
@@ -88,7 +88,7 @@ def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple
 
 
 def test_cost_that_the_data_cannot_attribute_is_reported(played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
-    """Where runs do not state how their machines were bought, doctor says how far the prices differ; where they claim more than their part of a shared type, how much."""
+    """If runs do not state their purchase option, doctor shows how far prices differ. If runs claim too much of a shared type, it shows how much."""
     unstated, _ = played(worlds.spot_mix_unstated)
     claims = [hours.words for hours in _claimed(unstated)]
     assert len(claims) == 1
@@ -112,7 +112,7 @@ def _claimed(folder: Path) -> tuple[ClaimedHours, ...]:
 
 
 def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bucket on a real S3 server, measured on three nights."""
+    """A bucket on a real S3 server is measured in three pipeline runs."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     judgement = judged(
@@ -126,7 +126,10 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
 def test_declared_platform_services_are_shared_and_can_be_spread(
     tmp_path: Path, schema: Path, played: Callable[[Maker], tuple[Path, Judgement]]
 ) -> None:
-    """Every one of their lines, with the reason `platform`; spread over runs, no shared cost is left and the sum is still the bill."""
+    """Each of their lines is shared with the reason `platform`.
+
+    After spreading it over runs, no shared cost is left and the sum is still the bill.
+    """
     folder, judgement = played(worlds.platform_lines)
     faults, world = judgement.faults, make_world(worlds.platform_lines, SMALL, SEED)
     assert faults == []
@@ -158,11 +161,11 @@ def test_declared_platform_services_are_shared_and_can_be_spread(
 
 
 def test_the_judge_sees_what_is_wrong(tmp_path: Path, schema: Path) -> None:
-    """Against another truth the same night fails: shares of neighboring lines swapped, a line lost."""
+    """The same pipeline run fails against another truth: with swapped shares of neighboring lines, and with a lost line."""
     right = judged(parallel_runs, tmp_path / "world", schema)
     world = right.world
     others = {name: float(rule.relative_error) for name, rule in right.others.items()}
-    assert right.faults == [] and others["OptScale"] > 0.5  # k runs at once are charged k times
+    assert right.faults == [] and others["OptScale"] > 0.5  # each of k simultaneous runs is charged the whole
     timed = [line for line in world.lines if len(line.shares) > 1]
     for line, other in zip(timed[::2], timed[1::2], strict=False):
         line.shares, other.shares = other.shares, line.shares

@@ -1,4 +1,4 @@
-"""Whole nights with someone watching: the heartbeat after a good one, silence and mail after any other, a test mail by command."""
+"""Monitoring of whole pipeline runs: a heartbeat after a good run, silence and mail after any other, and a test mail by command."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny_world import NOW, OPERATORS, make_store, make_tiny_world
 
 @pytest.fixture
 def calls() -> Iterator[tuple[list[str], str]]:
-    """A heartbeat address on this machine, and what was called there."""
+    """A heartbeat address on this machine, and the calls that it received."""
     seen: list[str] = []
 
     class Here(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def calls() -> Iterator[tuple[list[str], str]]:
 
 
 def test_the_heartbeat_follows_a_good_pipeline_run_and_no_other(tmp_path: Path, calls: tuple[list[str], str]) -> None:
-    """The whole pipeline: called once for each good run, not when a bill is gone, again when it is back. A mail reports when runs stop."""
+    """The heartbeat is called once for each good run, not while a bill is missing, and again when it is back. A mail reports when runs stop."""
     seen, address = calls
     store = tmp_path / "store"
     store.mkdir()
@@ -72,7 +72,7 @@ def test_the_heartbeat_follows_a_good_pipeline_run_and_no_other(tmp_path: Path, 
 
 
 def test_the_command_sends_one_test_mail_and_prints_its_outcome(tmp_path: Path) -> None:
-    """One mail to the address given, its outcome printed; what is not an address is wrong use."""
+    """The command sends one mail to the given address and prints its outcome. Anything but an address is wrong use."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: home\nmail: {backend: file}\n")
     done = CliRunner().invoke(cli, ["alert", "--config", str(config), "--test-mail", "ana@example.com"])
