@@ -25,18 +25,18 @@ UTC = timezone.utc
 
 
 class Killed(BaseException):
-    """Represents SIGKILL: nothing in the library catches it."""
+    """Represents SIGKILL: no code in the library catches it."""
 
 
 def count_down(left: list[int], operation: str) -> None:
-    """A kill at the moment whose number is in `left`."""
+    """Return a function that raises Killed at the moment whose number is in `left`."""
     left[0] -= 1
     if left[0] < 0:
         raise Killed(operation)
 
 
 class MemoryRecords:
-    """The once-only records in a dict. `on_operation` is called before and after each change, with its name: for kills."""
+    """The once-only records in a dict. `on_operation` is called with the name of each change, before and after it, for kills."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
@@ -74,7 +74,7 @@ class MemoryRecords:
 
 
 def cost(day: str, amount: str | Decimal, **names: Any) -> dict[str, Any]:
-    """One row of cost_daily."""
+    """Return one row of cost_daily."""
     on = date.fromisoformat(day)
     row = {
         "source": "aws", "billing_period": on.replace(day=1), "charge_date": on, "service_provider_name": "AWS", "cost_kind": "compute", "allocated_to": "run",
@@ -86,7 +86,7 @@ def cost(day: str, amount: str | Decimal, **names: Any) -> dict[str, Any]:
 
 
 def run(run_id: str, **facts: Any) -> dict[str, Any]:
-    """One row of runs."""
+    """Return one row of runs."""
     row = {
         "tracking_server": "prod", "workspace": "default", "run_id": run_id, "run_name": run_id, "experiment_id": "12", "experiment_name": "resnet-sweep",
         "user_name": "ana", "team": "vision", "run_status": "FINISHED", "lifecycle_stage": "active", "start_time": datetime(2026, 11, 20, 8, tzinfo=UTC),
@@ -96,23 +96,23 @@ def run(run_id: str, **facts: Any) -> dict[str, Any]:
 
 
 def source(name: str = "aws", until: datetime = datetime(2026, 11, 22, 23, tzinfo=UTC)) -> dict[str, Any]:
-    """One row of sources."""
+    """Return one row of sources."""
     return {"source": name, "kind": "bill", "state": "ok", "covered_until": until, "usual_lag_seconds": 86400.0}
 
 
 def budget(name: str = "vision", amount: str = "5000", **more: Any) -> dict[str, Any]:
-    """One entry of budgets."""
+    """Return one entry of budgets."""
     return {"name": name, "for": {"team": "vision"}, "amount": amount, "notify": ["vision-leads@acme.com"], **more}
 
 
 class MemoryReader:
-    """What a warehouse's reader answers, over rows in memory that stay as they are: a question is worked out once."""
+    """A warehouse's reader over fixed rows in memory. It computes the answer to each query once."""
 
     def __init__(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         self._tables = tables
         self._known: set[str] = set()
         self._answers: dict[tuple[str, str], pa.Table] = {}
-        self._connection = _database().cursor()  # rows that are registered are a connection's own
+        self._connection = _database().cursor()  # a connection has its own registered rows
         self._connection.execute("set TimeZone = 'UTC'")
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
@@ -133,12 +133,12 @@ class MemoryReader:
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """One engine for all readers of a process, with one thread: opening one takes as long as a question of so few rows."""
+    """One engine with one thread for all readers of a process, because opening one takes as long as a query of so few rows."""
     return duckdb.connect(config={"threads": 1})
 
 
 def in_memory(**tables: Sequence[Mapping[str, Any]]) -> Reader:
-    """A reader over these rows and nothing else."""
+    """Return a reader over these rows only."""
     assert tables.keys() <= TABLES.keys()
     reader: Any = MemoryReader(tables)
     return reader
@@ -146,7 +146,7 @@ def in_memory(**tables: Sequence[Mapping[str, Any]]) -> Reader:
 
 @contextmanager
 def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
-    """The same of a real warehouse."""
+    """Return the same for a real warehouse."""
     house = ParquetWarehouse(root)
     with house.step("test", "b1") as step:
         for name, rows in tables.items():
@@ -163,7 +163,7 @@ def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Rea
 
 
 def text_of(message: EmailMessage) -> str:
-    """What a mail says to those who read plain text."""
+    """Return the plain text of a mail."""
     body = message.get_body(("plain",))
     assert body is not None
     return str(body.get_content())

@@ -1,4 +1,4 @@
-"""Days far above their own history: in percent and in money, both; quiet for new series."""
+"""Days that are far more expensive than their own history, both in percent and in money. New series give no alert."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DAY = date(2026, 11, 22)  # a Sunday
 
 
 def series(last: str, usual: str = "100", *, weeks: int = 8, **days: str) -> dict[date, Decimal]:
-    """`usual` on every day of so many weeks before DAY, `last` on DAY; "d3" is three days before it."""
+    """Return `usual` on every day of this many weeks before DAY, and `last` on DAY. "d3" is three days before it."""
     found = {DAY - timedelta(days=n): Decimal(usual) for n in range(1, 7 * weeks + 1)}
     return found | {DAY - timedelta(days=int(n[1:])): Decimal(cost) for n, cost in days.items()} | {DAY: Decimal(last)}
 
@@ -26,12 +26,12 @@ def found(days: dict[date, Decimal], *, ratio: str = "1", level: str = "50", sin
 @pytest.mark.parametrize(
     ("days", "options", "is_one"),
     [
-        (series("200"), {}, True),  # exactly as far as both say
+        (series("200"), {}, True),  # exactly at both limits
         (series("199.99"), {}, False),
         (series("200"), {"level": "100.01"}, False),  # much in percent, little in money
         (series("2000", "1900"), {"level": "50"}, False),  # much in money, little in percent
         (series("500", d9="600"), {}, False),  # there was a more expensive day within four weeks
-        (series("500", d29="600"), {}, True),  # longer ago than that is forgotten
+        (series("500", d29="600"), {}, True),  # too long ago to count
         (series("500", weeks=4), {}, True),
         (series("500", weeks=3), {}, False),  # a new series
         (series("500", d7="450", d14="450", d21="450", d28="450", d35="450"), {}, False),  # every Sunday is expensive
@@ -43,18 +43,18 @@ def found(days: dict[date, Decimal], *, ratio: str = "1", level: str = "50", sin
 def test_a_day_is_an_anomaly_if_it_reaches_both_limits_and_has_a_history(
     days: dict[date, Decimal], options: dict[str, str], is_one: bool
 ) -> None:
-    """Both limits are reached, the day is more expensive than each of four weeks, and there is a history to say so."""
+    """A day must reach both limits and be more expensive than in each of the last four weeks. The series needs such a history."""
     assert bool(found(days, **options)) is is_one
 
 
 def test_a_step_to_a_new_level_is_reported_once() -> None:
-    """The first day of it; the next ones are not more expensive than that."""
+    """Only the first day is reported, because the next ones are not more expensive."""
     days = series("400", d3="400", d2="400", d1="400")
     assert [ago for ago, _, _ in found(days, since=7)] == [3]
 
 
 def test_a_day_not_wholly_billed_is_not_judged() -> None:
-    """It may be expensive already, but it is judged with all its hours."""
+    """A partly billed day may already be expensive, but Runspend judges it only when all its hours are billed."""
     days = series("100") | {DAY + timedelta(days=1): Decimal(900)}
     assert found(days) == []
 

@@ -20,7 +20,7 @@ NOVEMBER = current_period("month", date(2026, 11, 24))
 
 
 def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[date, str], Decimal], **estimated: Decimal) -> Status:
-    """A status of billed money, and of estimates by day of November ("d24")."""
+    """Return a status from billed money, and from estimates by day of November ("d24")."""
     of_days = {(date(2026, 11, int(day[1:])), currency): cost for day, cost in estimated.items()}
     return judge_budget(given, currency, period, Series(billed=spend, estimated=of_days))
 
@@ -56,7 +56,7 @@ def test_a_day_is_in_the_period_that_people_call_by_its_name(every: str, day: st
     ],
 )
 def test_costs_are_compared_with_the_same_days_of_the_period_before(every: str, day: str, until: str, before: tuple[str, str]) -> None:
-    """The previous period is compared with as many days as have passed in this period, but never with more days than it had."""
+    """The previous period counts as many days as have passed in this period, but never more days than it had."""
     period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
     assert tuple(d.isoformat() for d in same_days_before(period, date.fromisoformat(until))) == before
 
@@ -91,7 +91,10 @@ def at(text: str) -> datetime:
 def test_a_period_that_ended_is_judged_while_its_bill_may_change(
     every: str, now: str, first_judged: str, covered: str | None, names: list[str]
 ) -> None:
-    """Fifteen days long, or until the bill is there, and only if the budget was judged while it ran: a new installation says nothing of last month."""
+    """A budget is judged for fifteen days or until the bill arrives, but only if it was judged while the period ran.
+
+    So a new installation sends no alert about last month.
+    """
     open_day = None if covered is None else date.fromisoformat(covered)
     found = periods_to_judge(every, at(now), at(first_judged), open_day)  # type: ignore[arg-type]  # the five literals
     assert [p.name for p in found] == names
@@ -99,7 +102,7 @@ def test_a_period_that_ended_is_judged_while_its_bill_may_change(
 
 @pytest.mark.parametrize(("every", "hours"), [("day", 6), ("week", 24), ("month", 24), ("quarter", 24), ("year", 24)])
 def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
-    """A quarter of a day, a day of everything longer."""
+    """Runspend waits for a quarter of a day, or for a day in longer periods."""
     period = current_period(every, date(2026, 11, 24))  # type: ignore[arg-type]  # the five literals
     assert period.quiet_until == at(f"{period.start}T00:00") + timedelta(hours=hours)
 
@@ -129,7 +132,7 @@ def test_a_threshold_without_a_meaning_is_refused(text: str) -> None:
 
 
 def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
-    """0.7 + 0.1 reaches 0.8 (in floats it does not); one unit of the 22nd decimal below does not."""
+    """0.7 + 0.1 reaches 0.8, which it does not in floats. One unit of the 22nd decimal less does not."""
     spend = {(date(2026, 11, 1), "USD"): Decimal("0.7"), (date(2026, 11, 2), "USD"): Decimal("0.1")}
     status = judge(make_budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
     assert [c.on for c in status.crossed] == [date(2026, 11, 2)]
@@ -145,7 +148,7 @@ def test_percent_is_cut_not_rounded() -> None:
 
 
 def test_money_of_another_currency_is_never_added() -> None:
-    """No rate: no verdict, in words; another currency that comes to nothing on every day is not an obstacle."""
+    """Without a rate there is no result, and a message says so. Another currency whose daily sums are zero does not matter."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
     status = judge(make_budget(), "USD", NOVEMBER, spend)
     assert (status.spent, status.crossed, status.not_judged) == (
@@ -157,7 +160,7 @@ def test_money_of_another_currency_is_never_added() -> None:
 
 
 def test_version_is_of_what_the_budget_decides_by() -> None:
-    """Owner, notify, runbook and spelling make no new version; amount, currency, selector, period, measure and thresholds do."""
+    """Owner, notify, runbook and spelling do not change the version. Amount, currency, selector, period, measure and thresholds do."""
     plain = make_budget("1000", **{"for": {"team": ["b", "a"]}})
     same = [
         make_budget("1000.00", **{"for": {"team": ["a", "b"]}}),
@@ -178,7 +181,7 @@ def test_version_is_of_what_the_budget_decides_by() -> None:
 
 
 def test_alert_ids_fit_a_message_id_and_differ() -> None:
-    """Names with dots where a Message-ID may not have them still give ids of their own."""
+    """Names with dots that a Message-ID cannot contain still get different ids."""
     ids = set()
     for name in ("a.b", "a..b", "a.b.", "a-b", "a-b-"):
         status = judge(make_budget("1", name=name), "USD", NOVEMBER, {})
@@ -199,14 +202,14 @@ def test_estimates_count_only_where_the_budget_says_so() -> None:
 
 
 def test_the_day_the_amount_is_exceeded_is_known_for_any_thresholds() -> None:
-    """Also where no threshold is 100%."""
+    """This also holds if no threshold is 100%."""
     spend = {(date(2026, 11, day), "USD"): Decimal(400) for day in (3, 8, 20)}
     assert judge(make_budget("1000", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() == date(2026, 11, 20)
     assert judge(make_budget("1300", actual=["50%"]), "USD", NOVEMBER, spend).exceeded_on() is None
 
 
 def test_a_series_depends_on_the_selected_money_not_on_the_amount() -> None:
-    """Editing an amount or a threshold tells of no anomaly again; editing the selector or the measure does."""
+    """After an edit of an amount or a threshold, no anomaly is reported again. After an edit of the selector or the measure, it is."""
     plain = make_budget("1000", **{"for": {"team": ["a", "b"]}})
     same = [make_budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
     other = [make_budget("1000", **{"for": {"team": "a"}}), make_budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]

@@ -1,4 +1,4 @@
-"""Chats and pagers beside mail, through the same outbox: real local servers check the documented rules and fail in many ways."""
+"""Chats and pagers next to mail, through the same outbox. Real local servers check the documented rules and fail in many ways."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ HTTP_KINDS = tuple(kind for kind in CHANNEL_KINDS if kind != "apprise")
 
 
 class Killed(BaseException):
-    """Represents SIGKILL: nothing in the library catches it."""
+    """Represents SIGKILL: no code in the library catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def queue(
     recipients: Sequence[str] = ("leads@acme.com",),
     **more: Any,
 ) -> str:
-    """A decided alert with its mail, as `record` writes it; its id."""
+    """Queue a decided alert with its mail, as `record` writes it. Return its id."""
     key = f"b{number}.2026-11.{kind}.100.v"
     mail = make_mail(
         Envelope("Runspend <runspend@acme.com>", "budgets", f"budget-{kind}"), local_id=f"budget.{key}", recipients=recipients,
@@ -147,7 +147,7 @@ def test_a_crossing_and_its_correction_reach_every_channel_once(tmp_path: Path, 
 
 
 def test_a_post_that_arrives_with_the_mail_about_another_is_not_a_failure(tmp_path: Path, services: Services) -> None:
-    """Slack refuses its post; Teams answers when the mail about that is sent."""
+    """Slack refuses its post. Teams accepts the alert when the mail about the refusal is sent."""
     given, records = world(tmp_path, services, "slack", "teams"), MemoryRecords()
     services.faults += [Fault(400, "invalid_payload"), Fault(way="unread")]
     (error,) = spend(given, records).errors
@@ -196,7 +196,7 @@ def test_what_each_answer_means(tmp_path: Path, services: Services, kind: str, f
     """Runspend retries unclear answers and wrong keys or addresses with the same bytes, long enough for operators to act. Operators get a mail about every refusal."""
     given, records = world(tmp_path, services, kind), MemoryRecords()
     queue_since(given, records)
-    services.faults += [fault] * (2 if state == "refused" else 1)  # the mail about a refusal takes along what is retried
+    services.faults += [fault] * (2 if state == "refused" else 1)  # the mail about a refusal also sends the waiting posts
     first = [d for d in send_outbox(given, records, NOW) if d.recipient == f"channel:{kind}"]
     operators.tell_refused(given, records, NOW)
     assert [d.outcome.state for d in first] == [state]
@@ -210,7 +210,7 @@ def test_what_each_answer_means(tmp_path: Path, services: Services, kind: str, f
 
 
 def queue_since(given: Settings, records: Any, count: int = 1) -> list[str]:
-    """Decisions made after the channels were configured."""
+    """Queue decisions made after the channels were configured."""
     send_outbox(given, records, NOW - DAY)
     return [queue(records, number) for number in range(count)]
 
@@ -219,7 +219,7 @@ def queue_since(given: Settings, records: Any, count: int = 1) -> list[str]:
 def test_a_service_that_asks_to_wait_is_left_alone_for_that_long(
     tmp_path: Path, services: Services, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A short pause is waited for; a long one ends its turn, also at the next run, and nothing is lost."""
+    """Runspend waits for a short pause. A long pause ends the channel's turn, also in the next run, and no post is lost."""
     waited = list[float]()
     monkeypatch.setattr(channels, "sleep", waited.append)
     given, records = world(tmp_path, services, kind), MemoryRecords()
@@ -255,7 +255,7 @@ def test_retry_after_is_seconds_or_a_date(header: str, seconds: float | None) ->
 def test_a_server_that_never_ends_its_answer_is_asked_once_a_run(
     tmp_path: Path, services: Services, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A letter at a time is within every timeout of a read. Who has the mail is on record before; other channels go on."""
+    """One byte at a time stays within every read timeout. The record shows who has the mail, and other channels continue."""
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 0.3)
     given, records = world(tmp_path, services, kind, "slack"), MemoryRecords()
     queue_since(given, records, 3)
@@ -268,7 +268,7 @@ def test_a_server_that_never_ends_its_answer_is_asked_once_a_run(
 
 
 def test_a_slow_channel_has_its_turn_and_no_more(tmp_path: Path, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it did not take in its time is sent by the next run."""
+    """The next run sends the posts that the channel did not take in its turn."""
     given, records = world(tmp_path, services, "opsgenie"), MemoryRecords()
     queue_since(given, records, 3)
     monkeypatch.setattr(channels, "RUN_SECONDS", -1.0)
@@ -282,7 +282,7 @@ def test_a_slow_channel_has_its_turn_and_no_more(tmp_path: Path, services: Servi
 def test_a_killed_sender_posts_again_with_the_same_bytes(
     tmp_path: Path, services: Services, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after the service's yes and before the record of it: one post twice at most, and in a pager that is one incident."""
+    """The sender is killed between the service's answer and the record of it. The service gets at most two posts, and a pager has one incident."""
     given, records = world(tmp_path, services, *CHANNEL_KINDS), Records(tmp_path)
     send_outbox(given, records, NOW - DAY)
     key = queue(records)
@@ -312,7 +312,7 @@ def test_a_killed_sender_posts_again_with_the_same_bytes(
 
 
 def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_again(tmp_path: Path, services: Services) -> None:
-    """A real SIGKILL between the answer and its record: the same event twice, one incident."""
+    """A real SIGKILL hits between the answer and its record. The pager gets the same event twice, which is one incident."""
     text = json.dumps({"mail": {"from": "Runspend <runspend@acme.com>", "channels": [services.channel("pagerduty", about=[])]}})
     given, records = read_settings(tmp_path, text), Records(tmp_path / ".runspend")
     key = queue(records, recipients=["channel:pagerduty"])
@@ -330,7 +330,7 @@ def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_agai
 
 
 def test_a_decision_that_was_taken_back_meanwhile_opens_no_incident(tmp_path: Path, services: Services) -> None:
-    """The pager was down from the crossing to its correction. If the pager may have got the alert although it did not answer, its incident is resolved."""
+    """The pager was down from the alert to its correction. If it may have received the alert without answering, its incident is resolved."""
     given, records = world(tmp_path, services, "pagerduty", "opsgenie"), MemoryRecords()
     services.faults += [Fault(way="drop"), Fault(way="unread")]
     spend(given, records)
@@ -345,7 +345,7 @@ def test_a_decision_that_was_taken_back_meanwhile_opens_no_incident(tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["slack", "pagerduty"])
 def test_a_channel_hears_what_it_is_about(tmp_path: Path, services: Services, kind: str) -> None:
-    """A pager by default of spent budgets and failures, a chat of all budgets; `about` decides."""
+    """By default, a pager gets exceeded budgets and failures, and a chat gets all budgets. `about` changes that."""
     thresholds = {"actual": ["80%", "100%"], "forecast": []}
     for about, expected in (
         (None, ["80", "REFUSED", "100"] if kind == "slack" else ["REFUSED", "100"]),
@@ -368,7 +368,7 @@ def test_a_channel_hears_what_it_is_about(tmp_path: Path, services: Services, ki
 
 
 def test_budgets_name_the_channels_of_their_teams_and_levels(tmp_path: Path, services: Services) -> None:
-    """`notify` takes `channel:NAME` beside addresses: everyone at 80%, the pager at 100%."""
+    """`notify` takes `channel:NAME` as well as addresses: here everyone at 80%, and the pager at 100%."""
     notify = {"80%": ["leads@acme.com", "channel:vision"], "100%": ["channel:vision", "channel:pagerduty"]}
     entries = [
         services.channel("slack", name="vision", about=[]),
@@ -388,7 +388,7 @@ def test_budgets_name_the_channels_of_their_teams_and_levels(tmp_path: Path, ser
 
 
 def test_many_alerts_are_few_posts_in_a_chat_and_one_incident_each_in_a_pager(tmp_path: Path, services: Services) -> None:
-    """A chat gets the mail that lists them all; an incident must have the id of its own decision to be resolved."""
+    """A chat gets one post that lists all alerts. A pager needs an incident per decision, to resolve each by its id."""
     given, records = world(tmp_path, services, "slack", "teams", "google_chat", "pagerduty", "opsgenie"), MemoryRecords()
     assert len(queue_since(given, records, 500)) == 500
     for night in range(2):
@@ -424,7 +424,7 @@ def test_the_same_cause_on_the_next_day_is_the_same_incident(tmp_path: Path, ser
 
 
 def test_operators_hear_of_a_channel_that_refuses_through_the_others(tmp_path: Path, services: Services) -> None:
-    """Once for each post, and never through a chain of posts about posts."""
+    """The other channel gets one post about each refused post, and no post about those posts."""
     given, records = world(tmp_path, services, "slack", "teams", about=["budgets", "operators"], mail={"operators": []}), MemoryRecords()
     queue_since(given, records)
     services.faults.append(Fault(400, "invalid_payload"))
@@ -437,7 +437,7 @@ def test_operators_hear_of_a_channel_that_refuses_through_the_others(tmp_path: P
 
 
 def test_decisions_from_before_a_channel_was_configured_are_not_posted(tmp_path: Path, services: Services) -> None:
-    """Switched on later, or again, it does not post a year of crossings. Its removal loses no mail."""
+    """A channel that is configured later, or again, does not post a year of alerts. Removing it loses no mail."""
     records = MemoryRecords()
     spend(make_settings(tmp_path, budget()), records)
     given = world(tmp_path, services, "slack")
@@ -455,7 +455,7 @@ def test_decisions_from_before_a_channel_was_configured_are_not_posted(tmp_path:
 
 
 def test_the_short_form_is_a_channel_named_webhook(tmp_path: Path, services: Services) -> None:
-    """`mail.webhook`, also one that was configured by an earlier version: posts that wait for it are not lost."""
+    """`mail.webhook` is such a channel. If an earlier version configured it, its waiting posts are not lost."""
     given, records = make_settings(tmp_path, budget(), mail={"webhook": services.channel("slack")}), MemoryRecords()
     records.create("webhooks", "since", {"since": (NOW - DAY).isoformat()})
     spend(given, records)
@@ -465,7 +465,7 @@ def test_the_short_form_is_a_channel_named_webhook(tmp_path: Path, services: Ser
 
 @pytest.mark.parametrize("payload", ["<!channel> <!here|x> <@U123> <http://evil|click> <users/all>", "@everyone [x](http://evil) <at>Ana</at>", "``` <!channel> ```", "&lt;!channel&gt;", *PAYLOADS[::24]])  # fmt: skip
 def test_names_stay_names(tmp_path: Path, services: Services, payload: str) -> None:
-    """Nothing in a name mentions anybody, is a link, is markup, or ends the block it is in; every service takes the post."""
+    """Nothing in a name mentions a user, becomes a link or markup, or ends its block. Every service accepts the post."""
     given, records = world(tmp_path, services, *CHANNEL_KINDS), MemoryRecords()
     send_outbox(given, records, NOW - DAY)
     queue(records, name=payload)
@@ -477,7 +477,7 @@ def test_names_stay_names(tmp_path: Path, services: Services, payload: str) -> N
 
 @pytest.mark.parametrize("letter", ["x", "&", "<", "ä", "\N{CJK UNIFIED IDEOGRAPH-4E00}", "\N{FIRE}", '"'])
 def test_a_post_keeps_to_the_limits_of_each_service(tmp_path: Path, services: Services, letter: str) -> None:
-    """Escaped or encoded, in lines or in one: what is left out is counted, and the mail has it."""
+    """This holds for escaped and encoded text, and for one line or many. The post counts what it leaves out, and the mail has it."""
     given, records = world(tmp_path, services, *CHANNEL_KINDS), MemoryRecords()
     send_outbox(given, records, NOW - DAY)
     for number, lines in enumerate((400, 1)):
@@ -499,7 +499,7 @@ def test_a_post_keeps_to_the_limits_of_each_service(tmp_path: Path, services: Se
 
 
 def test_ids_that_are_too_long_stay_different() -> None:
-    """A budget's name may be part of two ids of which a pager would see the same beginning."""
+    """A budget's name may be part of two ids whose beginnings, which a pager shows, are equal."""
     first, second = (short_key(f"{'b' * 600}.{end}") for end in "xy")
     assert first != second and max(len(first), len(second)) <= LONGEST_KEY
     assert short_key("vision.2026-11.actual.100.v") == "vision.2026-11.actual.100.v"
@@ -540,7 +540,7 @@ def test_no_secret_is_shown_or_logged(tmp_path: Path, services: Services, caplog
     ],
 )
 def test_mistakes_in_channels_are_named(tmp_path: Path, entry: str, why: str) -> None:
-    """With the line and what is allowed, and without the secret."""
+    """The error names the line and the allowed values, but not the secret."""
     with pytest.raises(ConfigError) as caught:
         read_settings(tmp_path, f"mail:\n  channels: [{entry}]\n")
     assert why in str(caught.value)
@@ -549,7 +549,7 @@ def test_mistakes_in_channels_are_named(tmp_path: Path, entry: str, why: str) ->
 
 
 def test_a_budget_can_name_only_a_channel_that_is_there(tmp_path: Path) -> None:
-    """Keys come from the environment; the defaults of addresses are the services' own."""
+    """Keys come from the environment, and addresses default to the services' own."""
     text = "mail: {channels: [{kind: pagerduty, name: oncall, key: '${PAGER_KEY}'}]}\nbudgets: [{name: a, amount: 1, notify: [NAME]}]\n"
     given = read_settings(tmp_path, text.replace("NAME", "'channel:oncall'"), {"PAGER_KEY": KEY})
     (channel,) = given.mail.channels
@@ -565,7 +565,7 @@ def test_a_budget_can_name_only_a_channel_that_is_there(tmp_path: Path) -> None:
 
 
 def test_each_channel_takes_a_test(tmp_path: Path, services: Services) -> None:
-    """A pager's incident is opened with the least severity and resolved at once; no record is made; an unknown channel is named."""
+    """A pager's test incident has the lowest severity and is resolved at once. Tests make no record, and an unknown channel is named."""
     given = world(tmp_path, services, *CHANNEL_KINDS)
     for kind in CHANNEL_KINDS:
         outcome = send_test_mail(given, f"channel:{kind}", NOW)

@@ -23,7 +23,7 @@ NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 
 
 def status_of(given: Budget, days: dict[date, Decimal], period: BudgetPeriod = NOVEMBER, foreseen: tuple[str, ...] = ()) -> Status:
-    """A status of these days, whose forecast passes the thresholds `foreseen` where the spend does not."""
+    """Return a status for these days. Its forecast reaches the thresholds in `foreseen` that the cost does not."""
     status = judge_budget(given, "USD", period, Series({(day, "USD"): cost for day, cost in days.items()}))
     coming = [parse_threshold(t, given.amount, "USD") for t in foreseen]
     assert status.spent is not None
@@ -35,7 +35,7 @@ def on(day: int, cost: str) -> dict[date, Decimal]:
 
 
 def tell(alerted: dict[str, date | None], decisions: list[Decision]) -> list[tuple[str, str]]:
-    """Record decisions as the step does; returns the alerts as (kind, threshold)."""
+    """Record decisions as the step does. Return the alerts as (kind, threshold)."""
     found = []
     for decision in decisions:
         for item in decision.items:
@@ -45,7 +45,7 @@ def tell(alerted: dict[str, date | None], decisions: list[Decision]) -> list[tup
 
 
 def test_crossings_and_forecast_of_one_pipeline_run_are_one_mail() -> None:
-    """Below the amount the forecast names it, over the amount what is passed does."""
+    """If the cost is below the amount, the mail names the forecast; otherwise it names the reached threshold."""
     status = status_of(make_budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
     assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (
@@ -59,7 +59,7 @@ def test_crossings_and_forecast_of_one_pipeline_run_are_one_mail() -> None:
 
 
 def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
-    """Down: one correction. Up again, down again: nothing more, not even the crossing."""
+    """The first fall is corrected. Rising and falling again sends no mail, not even about the threshold."""
     alerted: dict[str, date | None] = {}
     nights = [
         tell(alerted, decide([status_of(make_budget(actual=["100%"]), on(5, cost))], alerted, NOW))
@@ -69,7 +69,7 @@ def test_a_restatement_that_undoes_a_crossing_is_corrected_once() -> None:
 
 
 def test_a_later_credit_is_not_a_correction() -> None:
-    """An alert was true when it was sent: only the days it was based on can correct it."""
+    """The alert was true when it was sent. Only days that it was based on can correct it."""
     alerted: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
     tell(alerted, decide([status_of(given, on(5, "1000"))], alerted, NOW))
@@ -78,7 +78,7 @@ def test_a_later_credit_is_not_a_correction() -> None:
 
 
 def test_a_crossing_restated_to_a_later_day_is_not_corrected() -> None:
-    """The budget is still exceeded, by other days than the alert named: nothing to correct."""
+    """The budget is still exceeded because of other days, so there is nothing to correct."""
     alerted: dict[str, date | None] = {}
     given = make_budget(actual=["100%"])
     tell(alerted, decide([status_of(given, on(5, "1000"))], alerted, NOW))
@@ -86,7 +86,7 @@ def test_a_crossing_restated_to_a_later_day_is_not_corrected() -> None:
 
 
 def test_what_was_passed_is_not_foreseen_afterwards() -> None:
-    """After a correction, no mail says that the same threshold will be passed."""
+    """After a correction, no mail forecasts the same threshold again."""
     alerted: dict[str, date | None] = {}
     tell(alerted, decide([status_of(make_budget(), on(5, "1000"))], alerted, NOW))
     found = tell(alerted, decide([status_of(make_budget(), on(5, "990"), foreseen=("100%",))], alerted, NOW))

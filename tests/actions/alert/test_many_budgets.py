@@ -1,4 +1,4 @@
-"""Many budgets at once: one series for the same money, one scan for every experiment with a budget in its tags."""
+"""Many budgets at the same time: one series for the same money, and one scan for all experiments with a budget in their tags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.settings_builder import make_settings
 
 
 def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Decimal | None, Decimal]], int]:
-    """Title -> spent and estimated of so many experiments, each more expensive than the one before, and how many queries that took."""
+    """Return title -> spent and estimated for this many experiments, each more expensive than the one before, and the number of queries."""
     numbers = range(1, count + 1)
     rows = [cost("2026-11-05", str(n), experiment_id=str(n), experiment_name=f"e{n}") for n in numbers]
     rows += [cost("2026-11-06", "0.5", experiment_id=str(n), experiment_name=f"e{n}", allocated_to="idle") for n in numbers]
@@ -53,14 +53,14 @@ def test_a_thousand_experiments_cost_no_more_queries_than_two(tmp_path: Path) ->
 
 
 def test_more_budgets_in_tags_than_the_limit_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mistake, or an attack: it costs a bounded time, and a note."""
+    """This can be a mistake or an attack. It takes limited time and gives a note."""
     monkeypatch.setattr(tag_budgets, "MOST", 3)
     found, _ = judged(tmp_path, 5)
     assert len(found) == 3
 
 
 def test_budgets_of_the_same_money_are_read_once(tmp_path: Path) -> None:
-    """A day's, a month's and a year's budget of a team: one sum of the query, and each its own period."""
+    """A team's daily, monthly and yearly budgets use one sum of the query, each with its own period."""
     entries = [Budget.model_validate(budget(name, "5", every=every)) for name, every in (("a", "day"), ("b", "month"), ("c", "year"))]
     with warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "7")]) as reader:
         listening = Listening(reader)
@@ -70,7 +70,7 @@ def test_budgets_of_the_same_money_are_read_once(tmp_path: Path) -> None:
 
 
 def test_a_storm_of_alerts_queries_nothing_for_mails_it_does_not_send(tmp_path: Path) -> None:
-    """Twenty budgets of one recipient are exceeded: one mail lists them. A recipient of one alone gets its whole mail."""
+    """Twenty budgets of one recipient are exceeded, and one mail lists them. A recipient of only one gets the whole mail."""
     entries = [budget(f"b{n:02d}", str(100 + n), actual=["100%"], forecast=[]) for n in range(20)]
     given = make_settings(tmp_path, *entries, budget("alone", "50", notify=["solo@acme.com", "vision-leads@acme.com"], forecast=[]))
     records = MemoryRecords()

@@ -1,4 +1,4 @@
-"""Notices of other steps: written once under their own id, sent with everything else, and asked about afterwards."""
+"""Notices of other steps are written once under their own id, sent with all other mail, and can be looked up afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(given: Settings, records: RecordStore, words: str = "412 checkpoints m
 
 
 def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
-    """Before, waiting; then the moment of the server's yes, which later nights do not move; the refused one never has it."""
+    """It is first waiting. Then it has the time of the server's acceptance, which later runs do not change. A refused notice never has one."""
     records = MemoryRecords()
     with smtp_server(Script(rcpt_replies={BEN: "550 no such user"})) as server:
         given = make_settings(tmp_path, mail=smtp_mail(server.port))
@@ -41,7 +41,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
 
 
 def test_writing_mail_to_a_file_is_not_an_acceptance(tmp_path: Path) -> None:
-    """With `backend: file` the mail is written to disk and was not delivered."""
+    """With `backend: file`, the mail is written to disk but not delivered."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     write(given, records)
     alert.send(given, records, NOW)

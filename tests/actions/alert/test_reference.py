@@ -23,7 +23,7 @@ from tests.settings_builder import make_settings
 
 
 class Listening:
-    """A reader that keeps what it was asked and what came back."""
+    """A reader that records its queries and answers."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
@@ -36,7 +36,7 @@ class Listening:
 
 
 def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
-    """Selectors with globs, quotes and maps; nulls; money of 22 decimals; running, failed and old runs; stored bytes and rates."""
+    """Covers selectors with globs, quotes and maps; nulls; money of 22 decimals; running, failed and old runs; stored bytes and rates."""
     start = datetime(2026, 11, 22, 20, tzinfo=UTC)
     runs = [
         run("a", run_status="RUNNING", end_time=None, last_sign_at=NOW, start_time=start),
@@ -113,7 +113,7 @@ def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
 
 
 def plain(rows: list[dict[str, Any]]) -> list[list[Any]]:
-    """Values without what only their spelling tells: zones of one instant, trailing zeros."""
+    """Return values without differences of spelling: time zones of one instant, and trailing zeros."""
 
     def value(found: Any) -> Any:
         if isinstance(found, datetime):

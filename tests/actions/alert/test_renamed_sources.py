@@ -1,4 +1,4 @@
-"""A tracking server or bill gets another name: alerts of budgets that select by it are neither sent again nor corrected."""
+"""A tracking server or bill gets another name. Alerts of budgets that select by it are neither sent again nor corrected."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def of(column: str, name: str, rows: list[dict[str, Any]] = OVER) -> list[dict[s
 
 @pytest.mark.parametrize(("kind", "key", "column", "old"), KINDS)
 def test_nothing_is_mailed_again_or_corrected(tmp_path: Path, kind: Any, key: str, column: str, old: str) -> None:
-    """Also where budgets are judged between the rename and the night that builds the cost tables; and the name may come back."""
+    """This holds if budgets are judged between the rename and the next build of the cost tables, and if the name changes back."""
     records, now = MemoryRecords(), NOW
     given = {name: make_settings(tmp_path, budget(**{"for": {key: [name, "z"]}})) for name in (old, "new")}
     tables = {name: {"cost_daily": of(column, name), "sources": [source()]} for name in given}
@@ -44,7 +44,7 @@ def test_nothing_is_mailed_again_or_corrected(tmp_path: Path, kind: Any, key: st
 
 
 def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(tmp_path: Path) -> None:
-    """The new name keeps the mails of the old one: threshold, day, and beginning."""
+    """The new name keeps the old name's mails: threshold, day and beginning."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "new"}}))
     step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "prod"}})), cost_daily=OVER)
     note_rename(records, "tracking", "prod", "new")
@@ -56,7 +56,7 @@ def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(t
 
 
 def test_a_budget_in_an_experiment_tag_is_the_same_budget(tmp_path: Path) -> None:
-    """Its name holds the server's: decisions, expensive days and who is quiet come along, whatever was killed on the way."""
+    """The budget's name contains the server's. Decisions, expensive days and snoozes follow it, even if a process is killed in between."""
     usual = [cost(f"2026-{day:%m-%d}", "10") for day in (date(2026, 10, 18) + timedelta(days=n) for n in range(34))]
     rows, tags = [*usual, cost("2026-11-21", "900")], [tagged("500 USD / month")]
     after = {"cost_daily": of("tracking_server", "new", rows), "experiments": of("tracking_server", "new", tags), "sources": [source()]}
@@ -133,7 +133,7 @@ def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> No
 
 
 def test_a_rename_that_is_taken_back_forgets_no_month(tmp_path: Path) -> None:
-    """What the bill says late of the month before is judged since when the budget was, whatever it was called meanwhile."""
+    """A late bill of the previous month is still judged, because the budget's start stays the same under every name."""
     records, given = MemoryRecords(), {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("prod", "new")}
     december, low = NOW + timedelta(days=8), OVER[:1]
     step(tmp_path, records, given["prod"], cost_daily=low)

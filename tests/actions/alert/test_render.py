@@ -1,4 +1,4 @@
-"""Names are hostile: whatever they hold, the mail is made, its headers are exactly those expected, its HTML holds no new element."""
+"""Mails with hostile names: every mail is written, its headers are exactly the expected ones, and its HTML has no new element."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_mail_leads_to_the_budgets_page_where_there_is_a_site() -> None:
 
 
 def test_top_runs_and_users_are_named_as_people_may_be() -> None:
-    """The budget's most expensive runs and users; a pseudonym for each name, or neither name nor table."""
+    """The mail shows the budget's most expensive runs and users, with a pseudonym for each name, or without names and table."""
     shown, hidden, others = (make("vit-l16", experiment="/Users/ana@acme.com/llm", people=p).text for p in ("show", "hide", "pseudonym"))
     for text in (shown, hidden, others):
         assert re.search(r"vit-l16 .* 4,000.00", text[text.index("TOP RUNS") :])
@@ -106,7 +106,7 @@ def test_top_runs_and_users_are_named_as_people_may_be() -> None:
 
 
 def mails_of_a_hidden_person(people: str, **selector: str) -> list[Mail]:
-    """Every kind of mail about a budget in the tag of a person's experiment, or about one that selects by `selector`."""
+    """Return every kind of mail about a budget in the tag of a person's experiment, or about one that selects by `selector`."""
     named = {"name": "tag.12.abcd1234", "amount": "5000", "notify": ["leads@acme.com"], "owner": "boss@acme.com"}
     budget = (
         Budget.model_validate(named | {"for": selector})
@@ -137,7 +137,7 @@ def mails_of_a_hidden_person(people: str, **selector: str) -> list[Mail]:
 
 @pytest.mark.parametrize("people", ["show", "pseudonym", "hide"])
 def test_no_mail_names_the_person_in_whose_folder_an_experiment_is(people: str) -> None:
-    """Neither in its subject nor in its body; nor the budget's owner, who gets the replies."""
+    """The name is neither in the subject nor in the body. The budget's owner, who gets the replies, is not named either."""
     mails = mails_of_a_hidden_person(people)
     for mail in mails:
         read = f"{mail.subject} {mail.text} {mail.html}"
@@ -154,7 +154,7 @@ def test_no_mail_names_the_person_in_whose_folder_an_experiment_is(people: str) 
     ("selector", "is_personal"), [({"user": "ana@acme.com"}, True), ({"owner": "ana@acme.com"}, True), ({"experiment": "/Users/ana@acme.com/llm"}, True), ({"team": "vision"}, False)],
 )  # fmt: skip
 def test_a_command_that_selects_a_hidden_person_is_left_out(selector: dict[str, str], is_personal: bool) -> None:
-    """With names shown, or without a person in it, the mail has it."""
+    """If names are shown, or if the command contains no person, the mail has the command."""
     for people in ("show", "pseudonym", "hide"):
         for mail in mails_of_a_hidden_person(people, **selector)[:4]:
             assert ("See the costs" in mail.text) == (people == "show" or not is_personal), mail.text
@@ -162,7 +162,7 @@ def test_a_command_that_selects_a_hidden_person_is_left_out(selector: dict[str, 
 
 
 def charted(local_id: str = "charted") -> Mail:
-    """A mail with the picture: 22 days of November, and a forecast to its end."""
+    """Return a mail with the picture: 22 days of November, and a forecast to its end."""
     drawn = chart.SpendChart(
         date(2026, 11, 1), date(2026, 12, 1), tuple(Decimal("227.8355") * n for n in range(1, 23)), Decimal(5000), "USD",
         tuple(chart.ForecastDay(*(Decimal("5012.381") + (Decimal(end) - Decimal("5012.381")) * n / 8 for end in (6000, 6500, 7000))) for n in range(1, 9)),
@@ -183,14 +183,14 @@ def parsed(mail: Mail) -> EmailMessage:
 
 
 def shape(document: str) -> list[Any]:
-    """Elements and attribute names, and values of style, in document order."""
+    """Return elements, attribute names and values of style, in document order."""
     tree = html5lib.HTMLParser(strict=False).parse(document)
     return [(element.tag, sorted(element.attrib), element.attrib.get("style"), element.attrib.get("href")) for element in tree.iter()]
 
 
 @cache
 def harmless_shape() -> list[Any]:
-    """Of a mail with no hostile name."""
+    """Return the shape of a mail without a hostile name."""
     return shape(make("x", runbook="x").html)
 
 
@@ -203,14 +203,14 @@ def parts(message: EmailMessage) -> tuple[str, str]:
 
 @pytest.mark.parametrize("names", [500, pytest.param(5000, marks=pytest.mark.torture)])
 def test_fuzzed_names_make_as_many_mails(names: int) -> None:
-    """Newline, NUL, surrogates, RTL, encoded words, huge: the header set is exactly the expected one and the body is whole."""
+    """Newlines, NUL, surrogates, RTL, encoded words and huge names: the headers are exactly the expected ones, and the body is complete."""
     chance = random.Random(20261124)
     reference = make("x")
     for _ in range(names):
         name = "".join(
             chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000)) for _ in range(chance.randrange(1, 9))
         )
-        # The expensive part, the two renderings, is fuzzed elsewhere; here the name goes to every header that could carry one.
+        # Other tests fuzz the two renderings, which take long. Here the name is in every header that could contain one.
         mail = Mail(
             **{
                 **reference.__dict__,
@@ -234,7 +234,7 @@ def test_fuzzed_names_make_as_many_mails(names: int) -> None:
     st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=20)), max_size=6).map("".join), st.text(max_size=30), st.text(max_size=30)
 )
 def test_any_name_gives_the_same_structure(name: str, experiment: str, user: str) -> None:
-    """The HTML has the elements of a harmless mail, no more; the text stays 72 wide with no control character; headers are exact."""
+    """The HTML has only the elements of a harmless mail. The text is at most 72 wide without control characters, and headers are exact."""
     mail = make(name, experiment=experiment, user=user or "ana", runbook=name or "x")
     assert shape(mail.html) == harmless_shape()
     assert parsed(mail).keys() == HEADERS
@@ -245,7 +245,7 @@ def test_any_name_gives_the_same_structure(name: str, experiment: str, user: str
 
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_markup_in_names_stays_text(payload: str) -> None:
-    """Known payloads, in ten places each: no element, attribute or address beyond the template's, and nothing that is fetched."""
+    """Known payloads in ten places each add no element, attribute or address, and nothing is fetched."""
     found = shape(make(payload, experiment=payload, user=payload, runbook=payload).html)
     assert found == harmless_shape()
     tags = {str(element[0]).rpartition("}")[2] for element in found}
@@ -270,7 +270,7 @@ def test_text_and_html_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_is_fetched_from_elsewhere() -> None:
-    """No image but the mail's own, no style sheet, font or script."""
+    """The mail has no image except its own, and no style sheet, font or script."""
     markup = re.sub(r'<img src="cid:picture"', "", CHARTED.html + make("x").html)
     assert not re.search(r"(?i)<(img|link|script|iframe|object|embed|video|audio|source|picture)\b|@import|url\(|src=|background=", markup)
 
@@ -294,7 +294,7 @@ def test_the_chart_is_inside_the_mail() -> None:
 
 
 def test_without_a_way_to_draw_the_html_has_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Pillow, no picture, no broken one either; not a figure is missing."""
+    """Without Pillow, there is no picture, not even a broken one, and the table has every figure."""
     monkeypatch.setitem(sys.modules, "PIL", None)
     mail = charted()
     assert mail.picture is None
@@ -305,7 +305,7 @@ def test_without_a_way_to_draw_the_html_has_the_table(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("amounts", [(), ("0",), ("0", "0"), ("-5", "-7.5"), ("5000",) * 31, ("1e30", "2e30"), ("0.0000001", "0.0000002")])
 def test_any_spend_can_be_drawn(amounts: tuple[str, ...]) -> None:
-    """Nothing spent, credits only, the budget met to the cent, sums of any size: a picture or none, never an error."""
+    """Zero cost, only credits, a budget reached to the cent, and sums of any size give a picture or none, but never an error."""
     spent = tuple(Decimal(a) for a in amounts)
     for forecast in ((), (chart.ForecastDay(Decimal(-1), Decimal(0), Decimal("1e9")),)):
         drawn = chart.SpendChart(date(2026, 11, 1), date(2026, 12, 1), spent, Decimal(5000), "USD", forecast)
@@ -322,7 +322,7 @@ def test_mails_of_a_budget_and_period_are_one_conversation() -> None:
 
 
 def test_the_same_mail_gives_the_same_bytes() -> None:
-    """A mail written down and read back is sent byte for byte as it was; lines are short enough for any server."""
+    """A mail that is written and read back is sent with the same bytes. Its lines are short enough for every server."""
     mail = make("ünï\r\ncode")
     again = Mail.from_record(json.loads(json.dumps(mail.as_record())))
     assert (again, as_bytes(again)) == (mail, as_bytes(mail))
@@ -333,7 +333,7 @@ def test_the_same_mail_gives_the_same_bytes() -> None:
 
 @given(st.text(max_size=200), st.integers(2, 80))
 def test_clean_is_one_visible_line(text: str, limit: int) -> None:
-    """Never empty, never wider than the limit, never two lines."""
+    """It is never empty, never wider than the limit, and never two lines."""
     cleaned = clean(text, limit)
     assert cleaned == cleaned.strip() != ""
     assert width(cleaned) <= max(limit, len("(no name)"))
@@ -344,7 +344,7 @@ def test_clean_is_one_visible_line(text: str, limit: int) -> None:
 @hypothesis_settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=90), st.text("0123456789,.", max_size=20), st.text(max_size=9)), max_size=4))
 def test_tables_fit_the_width(rows: list[tuple[str, str, str]]) -> None:
-    """Columns line up within 72, wide letters counted as two; the first column gives way."""
+    """Columns are aligned within 72 characters, wide letters count as two, and the first column is cut."""
     cleaned = tuple((clean(a, 60), b, clean(c, 9)) for a, b, c in rows)
     text = render_text([MailTable("TOP COSTS", ("", "November", "before"), "lrl", cleaned)])
     assert all(width(line) <= WIDTH for line in text.splitlines())
@@ -361,11 +361,11 @@ def test_tables_fit_the_width(rows: list[tuple[str, str, str]]) -> None:
     ],
 )  # fmt: skip
 def test_only_addresses_that_plain_smtp_carries_are_taken(text: str, address: str | None) -> None:
-    """What plain SMTP can carry, and nothing that could be two recipients or another header."""
+    """They can be sent by plain SMTP, and cannot be two recipients or another header."""
     assert address_of(text) == address
 
 
 def test_money_and_cut() -> None:
-    """Round amounts do not need .00; a cut text shows that it was cut."""
+    """Round amounts have no .00, and a cut text shows that it was cut."""
     assert (money(Decimal(5000), short=True), money(Decimal("5000.50"), short=True)) == ("5,000", "5,000.50")
     assert (cut("日本語日本語", 7), width(cut("日本語日本語", 7))) == ("日本語…", 7)

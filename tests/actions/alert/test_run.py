@@ -1,4 +1,4 @@
-"""The alert step: once per threshold, nothing lost at a crash, many budgets in one mail."""
+"""The alert step sends one alert per threshold, loses nothing at a crash, and puts many budgets into one mail."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def step(home: Path, records: Any, given: Any, now: datetime = NOW, **tables: An
 def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
     tmp_path: Path, thresholds: dict[str, list[str]], spend: list[dict[str, Any]], named: str
 ) -> None:
-    """Thresholds crossed in one pipeline run are in one mail; the report, its CSV and the list of budgets name the same one."""
+    """All thresholds reached in one pipeline run are in one mail. The report, its CSV and the list of budgets name the same threshold."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(**thresholds))
     result = step(tmp_path, records, given, cost_daily=spend)
     assert result.alerts.num_rows > 1 and len(subjects(tmp_path)) == 1
@@ -113,7 +113,7 @@ def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
 def test_the_text_and_the_picture_of_a_mail_name_one_sum(
     tmp_path: Path, now: datetime, covered: datetime, partly_billed: list[dict[str, Any]]
 ) -> None:
-    """Also where the last days are billed in part: the text counts them, so the picture does."""
+    """This also holds if the last days are only partly billed: the text and the picture both count them."""
     days = [cost(f"2026-{month}-{day:02}", "200") for month, until in ((10, 31), (11, 21)) for day in range(1, until + 1)]
     given = make_settings(tmp_path, budget(actual=["80%"], forecast=[]))
     run_tables = {"sources": [source(until=covered)], "cost_daily": [*days, *partly_billed]}
@@ -140,7 +140,7 @@ def test_an_acknowledged_budget_is_listed_with_the_highest_threshold_passed(tmp_
 
 
 def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path: Path) -> None:
-    """The mail names the highest; the table has a row for each; the next night sends nothing."""
+    """The mail names the highest threshold. The table has a row for each, and the next run sends nothing."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["50%", "80%", "100%", "120%"], owner="ana@acme.com"))
     result = step(tmp_path, records, given, cost_daily=OVER)
     assert subjects(tmp_path) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November"]
@@ -162,7 +162,7 @@ def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path:
 
 
 def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) -> None:
-    """budget_status holds every row of the months it touches: a quarter's row does not push out October's own budgets."""
+    """budget_status keeps every row of the months it contains: a quarter's row does not remove October's other budgets."""
     october = {
         "budget": "old",
         "month": date(2026, 10, 1),
@@ -180,14 +180,14 @@ def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) 
 
 
 def test_a_budget_no_longer_configured_leaves_the_running_period(tmp_path: Path) -> None:
-    """Its last verdict is not shown as if it still held; the months it was judged in keep their rows."""
+    """Its last result is no longer shown as current. The months in which it was judged keep their rows."""
     gone = {"budget": "gone", "month": date(2026, 11, 1), "budget_period": "2026-11", "spent": Decimal(2)}
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), cost_daily=OVER, budget_status=[gone])
     assert result.budget_status["budget"].to_pylist() == ["vision"]
 
 
 def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: Path) -> None:
-    """A bill that is corrected below the threshold is mailed once; crossing it again in the same period, and falling again, is not news."""
+    """One mail reports that the corrected bill is below the threshold. Reaching the threshold again in the same period sends no mail."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     for night, amount in enumerate(["4999.9999", "5000", "100", "5001", "99"]):
         step(tmp_path, records, given, NOW + timedelta(days=night), cost_daily=[cost("2026-11-05", amount)])
@@ -198,7 +198,7 @@ def test_restated_down_and_up_again_fires_once_and_is_corrected_once(tmp_path: P
 
 
 def test_an_edited_budget_is_judged_again(tmp_path: Path) -> None:
-    """Another amount is another version; another recipient is not."""
+    """Another amount makes another version, but another recipient does not."""
     records = MemoryRecords()
     step(tmp_path, records, make_settings(tmp_path, budget()), cost_daily=OVER)
     step(tmp_path, records, make_settings(tmp_path, budget(notify=["new@acme.com"])), cost_daily=OVER)
@@ -208,14 +208,14 @@ def test_an_edited_budget_is_judged_again(tmp_path: Path) -> None:
 
 
 def test_only_the_budgets_period_counts(tmp_path: Path) -> None:
-    """In the first hours of a month last month's spend makes no alert (E8)."""
+    """In the first hours of a month, last month's cost gives no alert (E8)."""
     first_hour = datetime(2026, 12, 1, 0, 0, tzinfo=UTC)
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), first_hour, cost_daily=OVER)
     assert (mails(tmp_path), result.budget_status["spent"].to_pylist()) == ({}, [Decimal(0)])
 
 
 def test_a_crossing_in_the_last_hours_of_a_month_is_not_lost_to_a_late_bill(tmp_path: Path) -> None:
-    """The bill of 30 November arrives on 2 December: the November budget is still mailed, once, as November's."""
+    """The bill of 30 November arrives on 2 December. One mail about the November budget is still sent, as November's."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
     late = [*OVER[:2], cost("2026-11-30", "2000")]
@@ -242,7 +242,7 @@ def test_an_edit_at_the_months_beginning_leaves_the_old_month_its_rules(tmp_path
 
 
 def test_a_bill_that_comes_after_the_fifteen_days_is_still_judged(tmp_path: Path) -> None:
-    """November's last days are billed on 20 December, whole at once: the night that sees them is the first that can tell."""
+    """November's last days are billed on 20 December, all at once. The pipeline run that sees them is the first that can judge them."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"]))
     late = [*OVER[:2], cost("2026-11-30", "2000")]
     status = list[dict[str, Any]]()
@@ -312,7 +312,7 @@ def test_each_budget_is_judged_by_its_own_measure(tmp_path: Path) -> None:
 
 
 def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> None:
-    """No verdict, a line in the summary, one operators' mail a night."""
+    """There is no result, but a line in the summary, and one mail to operators per pipeline run."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget())
     rows = [*OVER, cost("2026-11-06", "1", billing_currency="EUR")]
     for _ in range(2):
@@ -327,7 +327,7 @@ def test_another_currency_is_reported_to_operators_not_added(tmp_path: Path) -> 
 
 
 def test_budgets_of_runs_are_not_judged_before_any_server_was_read(tmp_path: Path) -> None:
-    """A spend of zero would be wrong. A budget on a bill is judged, and so are all once one server was read."""
+    """A cost of zero would be wrong. Budgets on bills are judged, and so are all budgets once one server was read."""
     given = make_settings(tmp_path, budget(), budget("everything", **{"for": {"source": "aws"}}))
     down = {"source": "prod", "kind": "tracking", "state": "unreachable", "last_good_at": None}
     read = {"source": "lab", "kind": "tracking", "state": "ok", "last_good_at": NOW}
@@ -341,7 +341,7 @@ def test_budgets_of_runs_are_not_judged_before_any_server_was_read(tmp_path: Pat
 
 
 def test_a_month_without_a_rate_is_reported_by_each_run_until_it_has_one(tmp_path: Path) -> None:
-    """However long it is over, and however well the months after it were judged: by name, never in silence; then it is judged, once."""
+    """The month is reported by name, even if it ended long ago and later months were judged. Once it has a rate, it is judged once."""
     records, status = MemoryRecords(), list[dict[str, Any]]()
     rows = [*OVER, cost("2026-11-06", "1000", billing_currency="EUR"), cost("2026-12-02", "10"), cost("2027-01-02", "10")]
 
@@ -368,7 +368,7 @@ def test_a_month_without_a_rate_is_reported_by_each_run_until_it_has_one(tmp_pat
 
 
 def test_the_mail_has_active_runs_cost_drivers_and_confidence(tmp_path: Path) -> None:
-    """Figures of the tables, in the order people need them; a run of another team, an ended and a silent one are not running now."""
+    """The figures equal the tables and come in the order people need. Runs of another team, ended runs and silent runs are not active."""
     start = datetime(2026, 11, 22, 20, tzinfo=UTC)
     on = {"run_status": "RUNNING", "end_time": None, "start_time": start}
     runs = [
@@ -431,7 +431,7 @@ def test_people_are_named_as_configured(tmp_path: Path, people: str, shown: str)
 
 
 def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> None:
-    """Killed before or after each record is written: in the end one decision per threshold, one mail, the same Message-ID."""
+    """The process is killed before or after each record. In the end there is one decision per threshold, one mail, and the same Message-ID."""
     reference = MemoryRecords()
     given = make_settings(tmp_path / "ref", budget(), budget("small", "100"))
     want = step(tmp_path, reference, given, cost_daily=OVER)
@@ -456,7 +456,7 @@ def test_killed_at_any_write_the_next_run_makes_up_for_it(tmp_path: Path) -> Non
 
 
 def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -> None:
-    """Grouped per recipient, nothing dropped, sent once (E6)."""
+    """Each recipient gets one mail with all budgets, once (E6)."""
     records = MemoryRecords()
     given = make_settings(
         tmp_path, *[budget(f"b{n:03d}", str(100 + n), actual=["100%"]) for n in range(200)], budget("one", "1", notify=["solo@acme.com"])
@@ -475,7 +475,7 @@ def test_two_hundred_budgets_make_one_mail_that_lists_them_all(tmp_path: Path) -
 
 
 def test_without_a_mail_backend_nothing_is_sent_now_or_later(tmp_path: Path) -> None:
-    """Mail switched on later does not send what was decided while it was off."""
+    """If mail is switched on later, earlier decisions are not sent."""
     records = MemoryRecords()
     result = step(tmp_path, records, make_settings(tmp_path, budget(), mail={"backend": "none"}), cost_daily=OVER)
     assert (result.sent, result.errors) == ([], [])
@@ -485,7 +485,7 @@ def test_without_a_mail_backend_nothing_is_sent_now_or_later(tmp_path: Path) -> 
 
 
 def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
-    """`notify: [owner]` goes to the owner; a budget without one has no recipient, and its alert is recorded anyway."""
+    """`notify: [owner]` sends to the owner. A budget without an owner has no recipient, but its alert is recorded."""
     given = make_settings(tmp_path, budget(notify=["owner"], owner="ana@acme.com"), budget("orphan", notify=["owner"]))
     result = step(tmp_path, MemoryRecords(), given, cost_daily=OVER)
     assert [m["To"] for m in mails(tmp_path).values()] == ["ana@acme.com"]
@@ -527,7 +527,7 @@ def test_sql_is_plain_googlesql() -> None:
     for path in files("runspend.actions.alert").iterdir():
         if path.name.endswith(".sql"):
             text = sql(path.name.removesuffix(".sql"))
-            if path.name == "joined_runs.sql":  # others have it after their columns
+            if path.name == "joined_runs.sql":  # other rows have it after their columns
                 text = f"select c.run_id {text}"
             for name, stands_for in (
                 ("budgets", "sum(effective_cost) as b0"),
@@ -540,14 +540,14 @@ def test_sql_is_plain_googlesql() -> None:
 
 
 def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
-    """No budgets: two empty tables, no mail, no complaint."""
+    """Without budgets there are two empty tables, no mail and no error."""
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path))
     assert (result.budget_status.num_rows, result.alerts.num_rows, result.errors) == (0, 0, [])
     assert isinstance(result.alerts, pa.Table)
 
 
 def test_the_warehouse_is_released_before_mail_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mail server may take minutes: others publish meanwhile."""
+    """A mail server may take minutes, and other steps can publish in the meantime."""
     with warehouse(tmp_path / "w", cost_daily=OVER, sources=[source()]):
         pass
     house, deliver = ParquetWarehouse(tmp_path / "w"), FileBackend.deliver

@@ -1,4 +1,7 @@
-"""A simulated quarter of nights (a year in torture): late bills, restatements, crashes; every crossing mailed, none twice, none false."""
+"""A simulated quarter of pipeline runs (a year under torture) with late bills, restatements and crashes.
+
+Every alert is sent once, and none is false.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ BEGIN = date(2026, 1, 1)
 
 @dataclass
 class Bill:
-    """What each day truly costs a team, what was billed of it at first, when it arrives, and when it is restated to the truth."""
+    """What each day truly costs a team, what was billed first, when the bill arrives, and when it is restated to the truth."""
 
     draw: random.Random
     level: Decimal
@@ -36,7 +39,7 @@ class Bill:
     restated: dict[date, datetime] = field(default_factory=dict)
 
     def bill(self, day: date) -> None:
-        """A weekday costs its level, a weekend a third; now and then ten times as much; one day in eight is restated later, some months later."""
+        """A weekday costs its level and a weekend a third, sometimes ten times as much. One day in eight is restated later, some after months."""
         usual = self.level / 3 if day.weekday() > 4 else self.level
         factor = Decimal(self.draw.randrange(80, 121)) / 100 * (10 if self.draw.random() < 0.02 else 1)
         self.truth[day] = (usual * factor).quantize(Decimal("0.0001"))
@@ -56,7 +59,7 @@ class Bill:
             )
 
     def known(self, now: datetime) -> dict[date, Decimal]:
-        """What the bill says at a time."""
+        """Return the bill as known at a time."""
         return {
             day: self.truth[day] if self.restated.get(day, now + timedelta(1)) <= now or day not in self.restated else self.first[day]
             for day, at in self.arrives.items()
@@ -64,19 +67,19 @@ class Bill:
         }
 
     def covered(self, now: datetime) -> date:
-        """The first day not billed yet."""
+        """Return the first day that is not billed yet."""
         return max((day for day, at in self.arrives.items() if at <= now), default=BEGIN - timedelta(days=1)) + timedelta(days=1)
 
 
 def reading(now: datetime, bills: dict[str, Bill]) -> Reader:
-    """The warehouse as that night's load left it."""
+    """Return the warehouse as that run's load left it."""
     rows = [cost(day.isoformat(), amount, team=team) for team, bill in bills.items() for day, amount in bill.known(now).items()]
     until = min(bill.covered(now) for bill in bills.values())
     return in_memory(cost_daily=rows, sources=[source(until=datetime(until.year, until.month, until.day, tzinfo=UTC))])
 
 
 def mails(home: Path) -> Counter[str]:
-    """Message-IDs of the .eml files; the same one twice is the same file."""
+    """Return the Message-IDs of the .eml files. The same id twice is the same file."""
     return Counter(str(message_from_bytes(path.read_bytes())["Message-ID"]) for path in (home / "mail").glob("*.eml"))
 
 
@@ -110,7 +113,7 @@ class Oracle:
 
 
 def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int, ...] = (6,)) -> tuple[Oracle, pa.Table, int]:
-    """Every night at six, or at these hours; some are killed at some write and run again."""
+    """Run every day at six, or at these hours. Some runs are killed at a write and started again."""
     draw = random.Random(seed)
     bills = {team: Bill(random.Random(f"{seed} {team}"), Decimal(level)) for team, level in (("vision", 100), ("nlp", 40), ("ops", 7))}
     amounts = {"vision": Decimal(2600), "nlp": Decimal(1000), "ops": Decimal(150)}
@@ -128,7 +131,7 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
         for hour in hours:
             now = datetime(BEGIN.year, 1, 1, hour, tzinfo=UTC) + timedelta(days=number)
             if number < 3:
-                continue  # nothing is billed yet
+                continue  # no day is billed yet
             reader = reading(now, bills)
             first = first or now
             if draw.random() < crashes:
@@ -145,7 +148,7 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
 
 
 def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
-    """Decisions are the oracle's; each has one mail that names it, every mail is of a decision."""
+    """Check that decisions equal the oracle's, each has one mail that names it, and every mail belongs to a decision."""
     rows = alerts.to_pylist()
     alerted = {
         (r["budget"], r["budget_period"], r["kind"], int(r["threshold"].removesuffix("%")))
@@ -161,7 +164,7 @@ def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
 
 
 def test_a_quarter_of_nightly_runs_mails_every_crossing_once(tmp_path: Path) -> None:
-    """Three budgets, half of the nights killed at some write, if there is one."""
+    """Three budgets; half of the pipeline runs are killed at a write, if there is one."""
     oracle, alerts, kills = simulate(tmp_path, 92, 20261125, 0.5)
     check(tmp_path, oracle, alerts)
     kinds = Counter(alerts["kind"].to_pylist())

@@ -1,4 +1,4 @@
-"""What is judged of which version: edits, bills restated long after, and money that only seems to have gone."""
+"""Which version of a budget is judged: edits, bills restated long afterwards, and money that only seems to have disappeared."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def at(day: str) -> datetime:
 def night(
     home: Path, records: MemoryRecords, given: Any, day: str, rows: list[dict[str, Any]], status: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
-    """One night with every bill there is; the rows of budget_status it leaves."""
+    """Run the pipeline once with all bills that exist, and return its rows of budget_status."""
     now = at(day)
     return step(
         home, records, given, now, cost_daily=rows, sources=[source(until=now)], budget_status=status or []
@@ -38,13 +38,13 @@ def night(
 
 @given_any(st.dates(date(2020, 1, 1), date(2035, 12, 31)), st.sampled_from(EVERY))
 def test_a_period_is_found_by_its_name(day: date, every: Any) -> None:
-    """Whatever a record calls it."""
+    """This holds for every spelling of the name in a record."""
     assert period_named(current_period(every, day).name) == current_period(every, day)
 
 
 @pytest.mark.parametrize("day", ["2026-12-20", "2027-03-10", "2027-12-30"])
 def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, day: str) -> None:
-    """Sent alerts stay watched; the table has the new figure, and nothing else is decided of a period that is over."""
+    """Sent alerts stay under observation. The table has the new figure, and no other decision is made about a period that is over."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     status = night(tmp_path, records, given, "2026-11-24", OVER)
     status = night(tmp_path, records, given, "2026-12-01", OVER, status)
@@ -76,7 +76,7 @@ def test_corrections_end_and_lost_bills_correct_nothing(tmp_path: Path) -> None:
 
 
 def test_an_alert_of_an_older_version_is_corrected_too(tmp_path: Path) -> None:
-    """The amount was edited in between: the correction names the old amount, 5,000."""
+    """The amount was edited in between. The correction names the old amount, 5,000."""
     records = MemoryRecords()
     before, after = (make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])) for amount in ("5000", "9000"))
     night(tmp_path, records, before, "2026-11-24", OVER)
@@ -88,7 +88,7 @@ def test_an_alert_of_an_older_version_is_corrected_too(tmp_path: Path) -> None:
 
 
 def test_an_alert_of_an_edit_is_corrected_after_the_edit_was_reverted(tmp_path: Path) -> None:
-    """9,000, for a day 5,000, then 9,000 again."""
+    """The amount is 9,000, then 5,000 for a day, then 9,000 again."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "9000"), ("2026-11-25", "5000"), ("2026-11-26", "9000")):
         night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER)
@@ -99,7 +99,7 @@ def test_an_alert_of_an_edit_is_corrected_after_the_edit_was_reverted(tmp_path: 
 
 
 def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path: Path) -> None:
-    """Two edits in December; November's last bill comes after both."""
+    """There are two edits in December, and November's last bill arrives after both."""
     records = MemoryRecords()
     for day, amount in (("2026-11-24", "5000"), ("2026-12-01", "9000"), ("2026-12-02", "9500")):
         night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
@@ -109,7 +109,7 @@ def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path
 
 
 def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
-    """All amounts are edited: each budget is judged again and mailed as usual, not in a summary of a new installation."""
+    """All amounts are edited. Each budget is judged again with normal mails, not with the summary of a new installation."""
     records = MemoryRecords()
     for day, factor in (("2026-11-24", 1), ("2026-11-25", 2)):
         entries = [budget(name, str(100 * factor + n), forecast=[], actual=["100%"]) for n, name in enumerate(("a", "b", "c"))]
@@ -120,7 +120,7 @@ def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
 
 
 def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:
-    """The day was billed two days later, the amount edited in between: the budget is watched since before, and tells."""
+    """The day was billed two days later, and the amount was edited in between. The budget existed before, so the alert is sent."""
     records, rows = MemoryRecords(), [*every_day(last="2026-11-23"), cost("2026-11-24", "900")]
     night(tmp_path, records, make_settings(tmp_path, budget(amount="8000")), "2026-11-24", rows[:-1])
     night(tmp_path, records, make_settings(tmp_path, budget(amount="9000")), "2026-11-26", rows[:-1])
@@ -133,7 +133,10 @@ def test_an_edit_loses_no_expensive_day(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("then", ["9500", "5000"])
 def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_path: Path, then: str) -> None:
-    """9,000, for a day 5,000 by mistake, 9,000 again to the month's end; whatever is written in December, November was within 9,000."""
+    """The amount is 9,000, by mistake 5,000 for a day, and 9,000 again until the month's end.
+
+    November stayed within 9,000, despite edits in December.
+    """
     records = MemoryRecords()
     for day, amount in (("2026-11-23", "9000"), ("2026-11-24", "5000"), ("2026-11-25", "9000"), ("2026-11-30", "9000")):
         night(tmp_path, records, make_settings(tmp_path, budget(amount=amount, forecast=[], actual=["100%"])), day, OVER[:2])
@@ -151,7 +154,7 @@ def test_an_edit_that_was_taken_back_judges_no_month_that_ended_without_it(tmp_p
 
 
 def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_path: Path) -> None:
-    """After a month without pipeline runs, each week that exceeded its budget meanwhile is mailed once. Weeks before the setup are not."""
+    """After a month without pipeline runs, each week that exceeded its budget gets one mail. Weeks before the setup get none."""
     records, given = (
         MemoryRecords(),
         make_settings(tmp_path, budget(every="week", amount="500", forecast=[], actual=["100%"], anomalies=False)),
@@ -167,7 +170,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
 
 
 def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
-    """The warehouse was lost and is built again: empty, then one of two bills, then bills that begin later, then all, restated."""
+    """The warehouse was lost and is rebuilt: empty, with one of two bills, with bills that begin later, and with all bills, restated."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
     rows = [cost("2026-10-01", "10"), *OVER[:2], cost("2026-11-22", "912.255", source="gcp")]
     now = at("2026-11-25")
