@@ -27,18 +27,18 @@ FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 300_000,
 
 
 def settings_of(folder: Path) -> Settings:
-    """`source` and `archive` are the stores, `home` has the records."""
+    """Return settings with `source` and `archive` as stores. `home` has the records."""
     stores = ({"uri": str(folder / name), "delete_credentials": "local"} for name in ("source", "archive"))
     return make_archive_settings(folder / "home", *stores)
 
 
 def item_of(folder: Path) -> Item:
-    """The one run there is."""
+    """Return the item of the only run."""
     return make_item(store=str(folder / "source"), artifact_uri=str(folder / "source" / PREFIX))
 
 
 def make(folder: Path) -> None:
-    """The stores and the run's files, old enough."""
+    """Create the stores and the run's files, old enough for the archive."""
     for name, body in FILES.items():
         path = folder / "source" / PREFIX / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def make(folder: Path) -> None:
 
 
 def run(folder: Path) -> list[str]:
-    """One run; the state of the item."""
+    """Run the archive once, and return the state of the item."""
     now = datetime.now(timezone.utc)
     results = apply(
         [item_of(folder)],
@@ -64,7 +64,7 @@ def run(folder: Path) -> list[str]:
 
 
 def stop_at(number: int) -> None:
-    """Let the lease last two seconds, and stop before it is asked for the nth time."""
+    """Let the lease last two seconds, and stop the process before it asks for the lease the nth time."""
     engine.LASTS = timedelta(seconds=2)  # type: ignore[misc]
     asked = 0
     check = Lease.check

@@ -13,13 +13,13 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
 NOW = "2026-11-04T06:00"
-# What no damage of is a fault: notes that only spare hashing, and locks.
+# Files whose damage is not a fault: notes that only save hashing, and locks.
 NOTES = {"verified.json", "verified.lock", "lock"}
 
 
 @dataclass(frozen=True)
 class Flip:
-    """One bit, and whether the file keeps its time and size: a faulty disk does that, an editor does not."""
+    """One flipped bit. `is_silent` says whether the file keeps its time and size, as after a fault of the disk; an editor changes them."""
 
     path: Path
     byte: int
@@ -30,7 +30,7 @@ class Flip:
         before = self.path.stat()
         data = bytearray(self.path.read_bytes())
         data[self.byte] ^= 1 << self.bit
-        with self.path.open("r+b") as file:  # in place: the same inode
+        with self.path.open("r+b") as file:  # in place: the inode stays the same
             file.seek(self.byte)
             file.write(data[self.byte : self.byte + 1])
         if self.is_silent:
@@ -38,12 +38,12 @@ class Flip:
 
 
 def files_of(root: Path) -> list[Path]:
-    """Every file of a warehouse that holds something: units, their state files, schema and index."""
+    """Return every file of a warehouse with content: units, their state files, schema and index."""
     return sorted(path for path in root.rglob("*") if path.is_file() and path.name not in NOTES and path.stat().st_size)
 
 
 def choose_flips(root: Path, count: int, seed: int, *, is_silent: bool | None = None) -> list[Flip]:
-    """Seeded flips in as many files as there are, tables before anything twice: pages and footers of Parquet files, state files, schema, index."""
+    """Choose random flips in as many different files as possible, first one file per table: Parquet files, state files, schema and index."""
     moments = random.Random(seed)
     files = files_of(root)
     moments.shuffle(files)
@@ -60,7 +60,7 @@ def choose_flips(root: Path, count: int, seed: int, *, is_silent: bool | None = 
 
 
 def _kind(root: Path, path: Path) -> str:
-    """The table a Parquet file is of; state files and books each are a kind of their own."""
+    """Return the table of a Parquet file. State files and books are separate kinds."""
     parts = path.relative_to(root).parts
     if parts[0] == "_runspend":
         return "/".join(parts[:2])
@@ -68,7 +68,7 @@ def _kind(root: Path, path: Path) -> str:
 
 
 def unit_of(root: Path, path: Path) -> Unit:
-    """The unit that damage of this file is reported as."""
+    """Return the unit that is reported if this file is damaged."""
     parts = path.relative_to(root).parts
     if parts[:2] == ("_runspend", "units"):
         return Unit(parts[2], parts[3], path.stem)
@@ -80,11 +80,11 @@ def unit_of(root: Path, path: Path) -> Unit:
 
 
 def digests(root: Path) -> dict[Unit, str]:
-    """Content digest of every unit."""
+    """Return the content digest of every unit."""
     return {unit: state.digest for unit, state in ParquetWarehouse(root).states().items()}
 
 
 def copy_of(home: Path, target: Path) -> Path:
-    """A copy of a world: its configuration. Files keep their times, as a backup keeps them."""
+    """Copy a world, and return its configuration. Files keep their times, as in a backup."""
     shutil.copytree(home, target, symlinks=True)
     return target / "runspend.yaml"

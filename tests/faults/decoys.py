@@ -1,4 +1,4 @@
-"""What an attack must not change: files of someone else's, and every file of a folder as it was."""
+"""What an attack must not change: other users' files, and every file of a folder as it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["make_decoys", "seen"]
 
 
 def make_decoys(folder: Path) -> Path:
-    """A folder of files that must not be touched."""
+    """Create a folder of files that must not be touched."""
     (folder / "below").mkdir(parents=True)
     (folder / "victim.txt").write_text("someone else's")
     (folder / "below" / "victim.parquet").write_text("someone else's, too")
@@ -19,7 +19,7 @@ def make_decoys(folder: Path) -> Path:
 
 
 def seen(folder: Path) -> dict[str, object]:
-    """Every name below a folder and what it holds: bytes of files, targets of links."""
+    """Return every name below a folder with its content: bytes of files, and targets of links."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         kind = path.lstat().st_mode

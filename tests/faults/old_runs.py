@@ -40,7 +40,7 @@ def milliseconds(moment: datetime) -> int:
 
 @dataclass
 class Place:
-    """One MLflow on SQLite with a folder of artifacts, and the settings of a Runspend beside it."""
+    """An MLflow on SQLite with a folder of artifacts, and the settings of a Runspend for it."""
 
     folder: Path
     bucket: str | None = None
@@ -57,7 +57,7 @@ class Place:
         self.art = self.folder / "art"
         self.experiment = self.make_experiment("fraud")
         self.plain = self.run("plain")
-        self.young = self.run("young", moment=NOW - timedelta(days=1), size=100_000)  # so that a percentage of the store allows the rest
+        self.young = self.run("young", moment=NOW - timedelta(days=1), size=100_000)  # makes the store large enough
 
     def make_experiment(self, name: str) -> str:
         location = f"s3://{self.bucket}/{name}" if self.bucket else str(self.art / name)
@@ -105,7 +105,7 @@ class Place:
     # --- mlflow gc -------------------------------------------------------------------------------------------------------
 
     def gc(self, *options: str) -> tuple[int, str]:
-        """What an operator types, after the runs were deleted in MLflow's page."""
+        """Run the commands that an operator types after deleting the runs on MLflow's page."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | {
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
@@ -156,7 +156,7 @@ class Place:
         pipeline.measure(settings, now=now)
 
     def announce(self, settings: Settings) -> None:
-        """The notice nine days ago, and a look every three days since: its seven days are over."""
+        """Send the notice nine days ago, and check every three days since, so that the seven days of the grace period are over."""
         for days in (9, 6, 3, 0):
             moment = NOW - timedelta(days=days)
             self.night(settings, moment)
@@ -164,7 +164,7 @@ class Place:
                 (pipeline.archive_notify if days == 9 else pipeline.archive_plan)(settings, now=moment)
 
     def act(self, settings: Settings) -> dict[str, Result]:
-        """What is due now, by owner."""
+        """Move what is due now, and return it by owner."""
         warehouse, records = open_warehouse(settings), Records(settings.home)
         with warehouse.reader() as reader:
             items = due_items(reader, records, settings, NOW)
@@ -186,5 +186,5 @@ class Place:
         return self.act(settings)
 
     def is_archived(self, results: dict[str, Result], run_id: str, uri: str) -> bool:
-        """Whether the run was archived, whole, and its bytes are gone from their place and in the archive."""
+        """Return whether the run was archived completely: its bytes are in the archive, and no longer in their old place."""
         return run_id in results and results[run_id].state == "archived" and not self.there(run_id, uri)

@@ -1,4 +1,4 @@
-"""The archive over real folders, killed by SIGKILL at every named point, stopped while another takes over, and out of disk."""
+"""The archive over real folders: killed by SIGKILL at every named point, stopped while another archiver takes over, and without disk space."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ OTHERS = {
     "archive.after_tier",
     "archive.tombstone",
     "archive.after_expire",
-}  # killed in memory: tests/actions/archive/test_run.py
-OTHERS |= {"archive.tagged", "archive.before_prune", "archive.pruned"}  # killed beside a real MLflow: tests/e2e/test_prune.py
+}  # tests/actions/archive/test_run.py kills it in memory
+OTHERS |= {"archive.tagged", "archive.before_prune", "archive.pruned"}  # tests/e2e/test_prune.py kills it with a real MLflow
 POINTS = sorted(
     {name for path in (REPOSITORY / "include/runspend/actions/archive").glob("*.py") for name in NAMED.findall(path.read_text())} - OTHERS
 )
@@ -53,12 +53,12 @@ def here(folder: Path) -> dict[str, bytes]:
 
 
 def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Every file of the stores and of home, with its inode."""
+    """Return every file of the stores and of home, with its inode."""
     return {str(path): (path.stat().st_ino, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
 def whole(folder: Path, place: str) -> bool:
-    """Each byte is in its place, or comes back from the archive."""
+    """Check that each byte is in its place or can be restored from the archive."""
     there = here(folder)
     if FILES.items() <= there.items():
         return True
@@ -73,7 +73,7 @@ def test_the_points_are_those_of_the_code() -> None:
 
 @pytest.mark.parametrize("point", [p for p in POINTS if not p.startswith("archive.notice")])
 def test_killed_at_a_named_point(folder: Path, point: str) -> None:
-    """Killed in the first run and in the second; two clean runs reach the end, a third one does nothing."""
+    """The archiver is killed in the first and in the second run. Two clean runs then finish the work, and a third one does nothing."""
     killed = run_forked("tests.faults.archiver", str(folder), RUNSPEND_CRASH_AT=point)
     assert killed.returncode == -signal.SIGKILL, f"{point} is never passed"
     assert whole(folder, "back1")
@@ -88,7 +88,7 @@ def test_killed_at_a_named_point(folder: Path, point: str) -> None:
 
 @pytest.fixture
 def stop(tmp_path: Path) -> Iterator[Callable[[int], tuple[Path, subprocess.Popen[str]]]]:
-    """An archiver that is stopped in the middle of its work, in a folder of its own."""
+    """Start an archiver in its own folder that is stopped in the middle of its work."""
     processes: list[subprocess.Popen[str]] = []
 
     def stop(number: int) -> tuple[Path, subprocess.Popen[str]]:
@@ -110,14 +110,14 @@ def stop(tmp_path: Path) -> Iterator[Callable[[int], tuple[Path, subprocess.Pope
 
 
 def test_a_holder_that_sleeps_too_long_changes_nothing_when_it_wakes(stop: Callable[[int], tuple[Path, subprocess.Popen[str]]]) -> None:
-    """Stopped before it asks for the lease the second, fifth, ninth and thirteenth time, and woken when another has done the work."""
+    """It stops before it asks for the lease the second, fifth, ninth and thirteenth time. It wakes when another archiver has done the work."""
     held = []
     for number in (2, 5, 9, 13):
         folder, holder = stop(number)
         held.append((folder, holder, run_early(folder, holder)))
     time.sleep(2.2)
     for folder, holder, printed in held:
-        if printed != "archived\n":  # so soon after, the first still held the lease
+        if printed != "archived\n":  # the first archiver may still hold the lease so soon after
             assert run(folder) == ["archived"]
         before = everything(folder)
         holder.send_signal(signal.SIGCONT)
@@ -128,7 +128,7 @@ def test_a_holder_that_sleeps_too_long_changes_nothing_when_it_wakes(stop: Calla
 
 
 def run_early(folder: Path, holder: subprocess.Popen[str]) -> str:
-    """A run while another is stopped: it is refused if the lease of that one is not over yet. What it says."""
+    """Run an archiver while another is stopped, and return its output. It is refused until the other's lease ends."""
     early = start(folder)
     printed, _ = early.communicate(timeout=120)
     assert (early.returncode, printed) == (0, "archived\n") or (early.returncode == 5 and f"process {holder.pid}" in printed)
@@ -136,7 +136,7 @@ def run_early(folder: Path, holder: subprocess.Popen[str]) -> str:
 
 
 def test_no_room_left_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The nth write of bytes to the disk fails, for every n until a run meets no failure: nothing is lost, and a clean run ends it."""
+    """The nth write to the disk fails, for every n until a run has no failure. No byte is lost, and a clean run finishes the work."""
     real, left = os.write, 0
 
     def write(descriptor: int, data: bytes) -> int:

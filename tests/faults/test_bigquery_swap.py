@@ -1,7 +1,7 @@
-"""BigQuery: killed at any moment, unheard, or one of many, a publish has one effect: old or new, never torn, never twice.
+"""A publish to BigQuery has one effect if it is killed at any moment, gets no reply, or competes with others: never half, never twice.
 
-`python -m tests.faults.test_bigquery_swap SETTINGS publish VERSION` publishes one version of several tables at once;
-`python -m tests.faults.test_bigquery_swap SETTINGS rounds WRITER COUNT` publishes again and again, each time over what it read.
+`python -m tests.faults.test_bigquery_swap SETTINGS publish VERSION` publishes one version of several tables together.
+`python -m tests.faults.test_bigquery_swap SETTINGS rounds WRITER COUNT` publishes again and again, each time over the rows that it read.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POINTS = {"load.done": "old", "publish.staged": "old", "publish.before_commit": 
 
 
 def publish_version(warehouse: BigQueryWarehouse, version: int) -> None:
-    """Replace one unit of each table of TOGETHER by its next version, all at once; from version 2 on a unit of billing_lines goes."""
+    """Replace one unit of each table of TOGETHER by its next version, all together. Version 2 also drops a unit of billing_lines."""
     with warehouse.step("fault", f"build-{version}") as step:
         for name in TOGETHER:
             step.put(name, PERIOD, "all", rows_of(TABLES[name], cost=str(version), build_id=f"build-{version}"))
@@ -50,10 +50,10 @@ def publish_version(warehouse: BigQueryWarehouse, version: int) -> None:
 
 
 def add_in_rounds(warehouse: BigQueryWarehouse, writer: str, count: int) -> int:
-    """Add one row to the same unit `count` times, each time to the rows just read; return how often another writer published first."""
+    """Add one row to the same unit `count` times, each time to the rows just read. Return how often another writer published first."""
     superseded = done = 0
     while done < count:
-        with warehouse.reader():  # states and rows of one moment
+        with warehouse.reader():  # states and rows of the same moment
             state, old = warehouse.states("bill_changes").get(CHANGES), warehouse.read(CHANGES)
         new = rows_of(TABLES["bill_changes"], count=1, source=f"{writer}-{done}")
         with warehouse.step("rounds", f"{writer}-{done}") as step:
@@ -66,7 +66,7 @@ def add_in_rounds(warehouse: BigQueryWarehouse, writer: str, count: int) -> int:
 
 
 def counted(warehouse: BigQueryWarehouse) -> tuple[str, bool]:
-    """The one build in all tables of TOGETHER and in their states, each with its fifty rows; and whether the unit that goes is there."""
+    """Return the only build in all tables of TOGETHER and in their states, with fifty rows each, and whether the dropped unit exists."""
     sql = " union all ".join(
         f"select '{name}' as name, build_id, count(*) as n, cast(sum(billed_cost) as int64) as c from {name} group by build_id"
         for name in TOGETHER
@@ -85,7 +85,7 @@ def counted(warehouse: BigQueryWarehouse) -> tuple[str, bool]:
 
 @pytest.fixture(scope="module")
 def shared(bigquery_target: Target) -> BigQueryWarehouse:
-    """The warehouse of these tests: each begins with version 1 of everything."""
+    """The warehouse that these tests share. Each test begins with version 1."""
     return BigQueryWarehouse(bigquery_target.settings())
 
 
@@ -108,7 +108,7 @@ def run(warehouse: BigQueryWarehouse, *arguments: str, crash_at: str = "") -> su
 
 
 def jobs_of(warehouse: BigQueryWarehouse, kind: str, *words: str) -> list[str]:
-    """Jobs of a kind whose ids have these words."""
+    """Return the jobs of a kind whose ids contain these words."""
     return [
         job.job_id
         for job in warehouse.jobs.client.list_jobs(min_creation_time=BEGAN)
@@ -121,7 +121,7 @@ def jobs_of(warehouse: BigQueryWarehouse, kind: str, *words: str) -> list[str]:
 
 @pytest.mark.parametrize("point", [pytest.param(point, marks=() if point.endswith("_commit") else pytest.mark.torture) for point in POINTS])
 def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse, point: str) -> None:
-    """Before the commit the old version is read, from then on the new one, dropped units included; the next try comes to the new one."""
+    """Before the commit, readers see the old version. From then on they see the new one, without dropped units, and the next try completes it."""
     process = run(warehouse, "publish", "2", crash_at=point)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
@@ -133,7 +133,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse
 
 
 def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWarehouse) -> None:
-    """The next try finds the loads of the killed one by their ids."""
+    """The next try finds the finished loads of the killed one by their ids."""
     before = set(jobs_of(warehouse, "load"))
     process = run(warehouse, "publish", "3", crash_at="publish.before_commit")
     process.communicate()
@@ -145,7 +145,7 @@ def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWa
 
 
 def test_a_kill_at_any_moment_leaves_old_or_new(warehouse: BigQueryWarehouse) -> None:
-    """Wherever a publish is when its process is killed, the server finishes a request that it got, or never began it."""
+    """The process is killed at any moment of a publish. The server finishes the request that it received, or never began it."""
     for number, after in enumerate((0.05, 0.2, 0.4), 4):
         process = run(warehouse, "publish", str(number))
         assert process.stdout is not None and process.stdout.readline() == "begun\n"
@@ -205,7 +205,7 @@ def test_a_lost_reply_has_one_effect(warehouse: BigQueryWarehouse, bigquery_targ
 def test_a_publish_without_a_reply_is_visible_to_the_next(
     warehouse: BigQueryWarehouse, bigquery_target: Target, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every reply about the swap is lost: the step fails in words, its effect is there once, and trying again does it no second time."""
+    """All replies about the swap are lost. The step fails with a message, its effect exists once, and another try does not repeat it."""
     number = warehouse.head().number
     monkeypatch.setattr("google.cloud.bigquery.retry._DEFAULT_RETRY_DEADLINE", 1.0)
 
@@ -243,7 +243,7 @@ def test_writers_at_once_end_in_a_serial_order(warehouse: BigQueryWarehouse) -> 
 
 
 def test_a_reader_never_sees_two_builds(warehouse: BigQueryWarehouse) -> None:
-    """While versions are published without pause, each reader's answers are of one build, however many questions it asks."""
+    """Versions are published without pause. All answers of a reader come from one build, however many queries it sends."""
     stop, seen, faults = threading.Event(), set(), []
 
     def publish() -> None:
@@ -278,7 +278,7 @@ def test_a_reader_never_sees_two_builds(warehouse: BigQueryWarehouse) -> None:
 
 
 def test_a_transaction_that_lost_is_tried_again(warehouse: BigQueryWarehouse) -> None:
-    """Someone else's transaction holds the head, and rolls back: the next try, which is another job, goes through."""
+    """Another user's transaction holds the head and rolls back. The next try, which is another job, succeeds."""
     places = warehouse.places
     session = warehouse.jobs.begin_session(dataset=places.internal, labels={"step": "other"})
     held = f"update {quoted(places.published)} set row_count = row_count + 1 where table_name = ''"
@@ -296,7 +296,7 @@ def test_a_transaction_that_lost_is_tried_again(warehouse: BigQueryWarehouse) ->
 
 
 def test_who_never_gets_through_says_so(warehouse: BigQueryWarehouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Others publish each time between the reading of the head and the swap: after so many tries an error, and nothing changed."""
+    """Another writer publishes each time between reading the head and the swap. After several tries there is an error, and no change."""
     monkeypatch.setattr(swap_module, "TRIES", 2)
     monkeypatch.setattr(swap_module.time, "sleep", lambda _: None)
     other, run_once, sizes = BigQueryWarehouse(warehouse.jobs._settings), warehouse.jobs.run_once, itertools.count(1)

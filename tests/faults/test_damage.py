@@ -1,4 +1,7 @@
-"""Damage in the warehouse: every flipped bit, cut, lost or exchanged file is found by the next pipeline run, mailed, refused by readers, and mended."""
+"""Damage in the warehouse. The next pipeline run finds every flipped bit and every cut, lost or exchanged file, mails it and repairs it.
+
+Until then, readers refuse the damaged files.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,13 @@ def _make(folder: Path) -> None:
 
 @pytest.fixture(scope="session")
 def made() -> Path:
-    """A world whose pipeline ran once. Read-only."""
+    """A world after one pipeline run. Read-only."""
     return made_once("damaged-world", _make)
 
 
 @pytest.fixture
 def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in which a pipeline run found all well: so that its files are known by how they look."""
+    """A copy of it, in which a pipeline run found no damage, so it knows the files by their time and size."""
     path = copy_of(made / "world", tmp_path / "world")
     monkeypatch.chdir(path.parent)
     run_here("verify", "--full", "--config", str(path))
@@ -48,12 +51,12 @@ def root_of(config: Path) -> Path:
 
 
 def mails(config: Path) -> list[str]:
-    """Strings of the mails about damage."""
+    """Return the text of the mails about damage."""
     return [text for path in (config.parent / "home" / "mail").glob("*.eml") if "DAMAGED" in (text := path.read_text())]
 
 
 def assert_found_and_mended(config: Path, damaged: set[Unit], wanted: dict[Unit, str]) -> None:
-    """The next pipeline run names every one, ends with 4, mails once, and leaves what was there before; the one after has nothing to say."""
+    """Check that the next pipeline run names each damage, ends with 4, mails once and restores the files. The run after it reports nothing."""
     done = run_here("nightly", "--config", str(config), "--now", NOW, "--json", code=4)
     printed = json.dumps(json.loads(done.stdout.partition("\n}\n")[0] + "\n}"), ensure_ascii=False)
     missed = [unit for unit in damaged if " ".join(unit) not in printed]
@@ -96,7 +99,7 @@ def lose(path: Path) -> None:
 
 
 def lose_both(path: Path) -> None:
-    """The file and its state file: only the index knows of the unit."""
+    """Remove the file and its state file, so that only the index has the unit."""
     root = next(parent for parent in path.parents if parent.name == "warehouse")
     ParquetWarehouse(root).state_path(unit_of(root, path)).unlink()
     path.unlink()
@@ -108,7 +111,7 @@ def lose_state(path: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """Another unit's file and state, both as they were published, under this unit's name."""
+    """Put another unit's file and state, as they were published, under this unit's name."""
     root = next(parent for parent in path.parents if parent.name == "warehouse")
     warehouse = ParquetWarehouse(root)
     unit = unit_of(root, path)
@@ -130,7 +133,7 @@ HARMS: dict[Unit, Callable[[Path], None]] = {
 
 
 def test_units_cut_emptied_lost_and_exchanged_are_refused_then_replaced(config: Path) -> None:
-    """Between the harm and the next pipeline run no reader gets a figure from any of them; afterwards everything is as it was."""
+    """Until the next pipeline run, no reader gets a figure from them. Afterwards everything is as before."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     assert wanted.keys() >= HARMS.keys()
     for unit, harm in HARMS.items():
@@ -155,12 +158,12 @@ def test_every_kind_of_harm_to_units_chosen_at_random(config: Path, harm: Callab
     for unit in chosen:
         harm(warehouse.path(unit))
     harmed = {unit for unit in chosen if contents(warehouse, unit) != before[unit]}
-    assert len(harmed) >= 6  # two that were exchanged for each other have their own file again
+    assert len(harmed) >= 6  # two exchanged units have their own files again
     assert_found_and_mended(config, harmed, wanted)
 
 
 def contents(warehouse: ParquetWarehouse, unit: Unit) -> list[bytes | None]:
-    """A unit's file and its state; None for one that is lost."""
+    """Return a unit's file and its state, or None if the file is lost."""
     return [path.read_bytes() if path.exists() else None for path in (warehouse.path(unit), warehouse.state_path(unit))]
 
 
@@ -175,14 +178,14 @@ def test_a_reader_refuses_a_flipped_bit_that_was_written(config: Path) -> None:
                 flip = Flip(path, int(path.stat().st_size * place), 3, is_silent=False)
                 flip.make()
                 assert " ".join(unit) in run_here("sql", sql, "--config", str(config), code=4).stderr
-                flip.make()  # back again: the bytes are what they were
+                flip.make()  # restore the bytes
                 tried += 1
             run_here("sql", sql, "--config", str(config))
     assert tried >= 10
 
 
 def test_a_bit_that_rotted_is_refused_from_the_verification_on(config: Path) -> None:
-    """Nothing shows that the disk changed it. Once it was found, readers refuse it until it is replaced, or restored."""
+    """The disk changed the bit without any sign. Once a verification finds it, readers refuse the file until it is replaced or restored."""
     path = ParquetWarehouse(root_of(config)).path(DAILY)
     flip = Flip(path, path.stat().st_size // 3, 0, is_silent=True)
     flip.make()
@@ -208,7 +211,7 @@ def test_books_are_made_again_from_the_files(config: Path, name: str) -> None:
 
 
 def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(config: Path) -> None:
-    """The other bill's month is built; the damaged one says what to do, and may be given up by name."""
+    """The other bill's month is built. The damaged bill's message says what to do, and the operator may give the bill up by name."""
     root = root_of(config)
     path = ParquetWarehouse(root).path(LINES)
     cut(path)
@@ -222,7 +225,7 @@ def test_a_bill_that_cannot_be_read_again_stays_refused_and_the_rest_goes_on(con
     for now, is_priced in (
         (NOW, False),
         ("2027-06-04T06:00", True),
-    ):  # what artifacts cost does not wait for a bill that is too old to tell a rate
+    ):  # cost of artifacts does not need a bill that is too old to show a rate
         done = json.loads(run_here("allocate", "--json", "--config", str(config), "--now", now, code=4).stdout)
         assert ("artifact_stores all all" in done["changed"] + done["unchanged"]) is is_priced
         assert any("cannot read damaged data" in problem for problem in done["problems"])
@@ -254,7 +257,7 @@ def test_a_warehouse_of_a_version_without_checksums_gets_them(config: Path) -> N
 
 
 def test_what_deletes_artifacts_is_refused_what_a_disk_changed(config: Path) -> None:
-    """Nothing shows the change but the hash: `archive apply` looks before it decides."""
+    """Only the hash shows the change. `archive apply` compares it before it decides."""
     warehouse = ParquetWarehouse(root_of(config))
     path = warehouse.path(RUNS)
     Flip(path, path.stat().st_size // 2, 2, is_silent=True).make()
@@ -265,7 +268,7 @@ def test_what_deletes_artifacts_is_refused_what_a_disk_changed(config: Path) -> 
 
 @pytest.mark.parametrize("command", ["notify", "apply", "plan"])
 def test_damage_of_two_tables_is_one_mail(config: Path, command: str) -> None:
-    """A reader names one table at a time; the mail named both."""
+    """A reader names one table at a time, but the mail names both."""
     warehouse = ParquetWarehouse(root_of(config))
     for unit in (RUNS, Unit("artifact_owners", "all", "lab"), Unit("sources", "all", "lab")):
         path = warehouse.path(unit)

@@ -1,4 +1,4 @@
-"""Notes beside the tables that are missing, tampered with or locked: saved work is done again, and no figure is wrong."""
+"""Notes next to the tables are missing, tampered with or locked. Runspend repeats the work that they would save, and no figure is wrong."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_tables_whose_state_files_are_all_gone_are_damaged_not_empty(config: Pat
     ],
 )
 def test_a_month_is_not_forgotten_with_the_index(config: Path, harm: object) -> None:
-    """A state file and the index are gone: the Parquet file still says that there is a unit."""
+    """A state file and the index are lost, but the Parquet file still shows that the unit exists."""
     warehouse = ParquetWarehouse(root_of(config))
     harm(root_of(config) / "_runspend" / "index.json")  # type: ignore[operator]
     warehouse.state_path(DAILY).unlink()
@@ -64,7 +64,7 @@ def test_a_month_is_not_forgotten_with_the_index(config: Path, harm: object) -> 
 
 
 def test_looking_at_files_is_not_hashing_them(config: Path) -> None:
-    """A plain verification during a pipeline run keeps nothing from being hashed in it."""
+    """A verification that only looks at files does not keep a later one from hashing them."""
     warehouse = ParquetWarehouse(root_of(config))
     Flip(warehouse.path(DAILY), 300, 2, is_silent=True).make()
     began = time.time()
@@ -73,7 +73,7 @@ def test_looking_at_files_is_not_hashing_them(config: Path) -> None:
 
 
 def test_what_was_verified_in_the_future_is_verified_again(config: Path) -> None:
-    """A clock was wrong, or one bit of the notes is: 1795… s becomes 9795… s."""
+    """A wrong clock, or one bit in the notes, changes 1795… s to 9795… s."""
     warehouse = ParquetWarehouse(root_of(config))
     notes = root_of(config) / "_runspend" / "verified.json"
     value = json.loads(notes.read_text())
@@ -124,7 +124,7 @@ def test_a_lock_of_notes_that_is_held_or_a_link_does_not_block(
 
 
 def test_damage_is_mended_and_mailed_even_if_a_record_is_refused(config: Path) -> None:
-    """A malformed record does not keep damage from being mailed; a well-formed one does, see docs/security.md."""
+    """Damage is mailed even if a record is malformed. A well-formed record can prevent the mail, see docs/security.md."""
     warehouse, wanted = ParquetWarehouse(root_of(config)), digests(root_of(config))
     home = config.parent / "home"
     run_here("verify", "--config", str(config))
@@ -142,7 +142,7 @@ def test_damage_is_mended_and_mailed_even_if_a_record_is_refused(config: Path) -
 
 
 def test_states_without_a_checksum_get_one_also_after_something_else_was_published(config: Path) -> None:
-    """Whichever command is the first of a newer version: `forget` publishes, and does not look at the books."""
+    """This holds for every first command of a newer version: `forget` publishes without reading the books."""
     warehouse = ParquetWarehouse(root_of(config))
     state = warehouse.state_path(DAILY)
     value = json.loads(state.read_text())

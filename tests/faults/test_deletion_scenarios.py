@@ -149,7 +149,7 @@ def test_the_champion_of_the_registry_stays(places: Callable[..., Place]) -> Non
 
 @contextmanager
 def refusing_deletes(server: S3Server) -> Iterator[S3Server]:
-    """The same S3, but every delete of an object is denied: DeleteObjects in a 200 reply, as S3 does."""
+    """The same S3 server, but it denies every delete of an object: DeleteObjects in a 200 reply, as in S3."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -192,7 +192,7 @@ def refusing_deletes(server: S3Server) -> Iterator[S3Server]:
         do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = answer
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     proxy.daemon_threads = True
@@ -231,7 +231,7 @@ def test_deletes_that_are_denied_in_a_good_reply_are_reported(
         settings = place.given()
         monkeypatch.setattr(
             "runspend.actions.archive.context.Work.cutoff", property(lambda work: datetime.now(timezone.utc) + timedelta(days=1))
-        )  # S3 dates what is written today
+        )  # S3 sets today's date
         place.night(settings, NOW)
         result = _act_on(place, settings, place.plain)
     assert not result.is_whole and result.state in ("partial", "failed"), result
@@ -240,7 +240,7 @@ def test_deletes_that_are_denied_in_a_good_reply_are_reported(
 
 
 def _act_on(place: Place, settings: Settings, run_id: str) -> Result:
-    """Act on one run as if its notice were old: on S3 nothing can be older than today."""
+    """Act on one run as if its notice were old, because no object on S3 can be older than today."""
     from runspend.actions.archive.items import Item
 
     uri = place.uri_of(run_id)
@@ -372,7 +372,7 @@ def test_a_tag_set_during_the_grace_period_protects(places: Callable[..., Place]
 
 
 def test_a_registry_that_does_not_answer_protects(places: Callable[..., Place]) -> None:
-    """The registry is elsewhere and down. Who cannot ask whether a model is needed must not delete it."""
+    """The registry is on another server, which is down. If Runspend cannot ask whether a model is needed, it does not delete it."""
     place = places("gc")
     victim = place.run("victim")
     uri = place.uri_of(victim)
@@ -421,7 +421,10 @@ def test_a_file_written_meanwhile_stays(places: Callable[..., Place]) -> None:
 
 
 def test_every_scenario_was_played_and_gc_is_what_it_was(tmp_path: Path) -> None:
-    """Last of all: twelve rows, and in each of them `mlflow gc` did what its row states. A fixed gc is good news that belongs in the papers."""
+    """This test runs last: there are twelve rows, and in each `mlflow gc` did what its row states.
+
+    If MLflow fixes gc, this test fails, and the documentation should say so.
+    """
     if len(TABLE) < 12:
         pytest.skip("only some of the scenarios were played")
     assert [row for row in TABLE if not row[1].startswith(("lost", "aborted"))] == []

@@ -19,11 +19,11 @@ from tests import reaper
 from tests.servers.ports import is_free
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20  # within which all processes must have ended; 2 to 5 on an idle machine
+SECONDS = 20  # seconds in which all processes must end; 2 to 5 on an idle machine
 OURS = "TESTS_OF_KILLED_RUNS"  # in the environment of every process of a killed run, except those that hide
 
-# A test that starts servers and processes that are hard to find or end: in their own session, orphaned, without the mark, ignoring
-# signals. It then writes a file, and never ends.
+#  A test that starts servers and processes that are hard to find or stop: in their own session, orphaned, without the mark, or ignoring
+# signals. It then writes a file and never ends.
 RUN = """
 import os, subprocess, sys, time
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_that_never_ends(number, request):
 
 
 def words_of(process: int) -> set[bytes]:
-    """Return the environment of a process, as NAME=value; nothing of one that has ended."""
+    """Return the environment of a process as NAME=value, or nothing if it has ended."""
     try:
         return set(Path("/proc", str(process), "environ").read_bytes().split(b"\0"))
     except OSError:
@@ -61,7 +61,7 @@ def words_of(process: int) -> set[bytes]:
 
 
 def command_of(process: int) -> str:
-    """Return the command of a process; nothing of one that has ended."""
+    """Return the command of a process, or nothing if it has ended."""
     try:
         return Path("/proc", str(process), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:400]
     except OSError:
@@ -69,7 +69,7 @@ def command_of(process: int) -> str:
 
 
 def watchers(process: int) -> list[int]:
-    """The reapers that watch a run."""
+    """Return the reapers that watch a run."""
     words = [str(process).encode()]
     return [p for p in reaper.living() if reaper.is_reaper(p) and Path("/proc", str(p), "cmdline").read_bytes().split(b"\0")[4:5] == words]
 
@@ -80,7 +80,7 @@ class Run:
     def __init__(self, folder: Path, *, workers: int = 0, make: bool = False, fixtures: tuple[str, ...] = ("s3_server", "gcs_server"), imports: str = "") -> None:  # fmt: skip
         self.folder, self.mark, self.tests = folder, uuid.uuid4().hex, max(workers, 1)
         self.hidden: list[int] = []
-        self.marks = {f"{OURS}={self.mark}".encode()}  # and the one that the run makes for itself: some servers inherit that alone
+        self.marks = {f"{OURS}={self.mark}".encode()}  # and the mark that the run makes for itself: some servers inherit only that
         folder.mkdir()
         (folder / "test_waits.py").write_text(RUN.format(folder=str(folder), tests=self.tests, fixtures=fixtures, imports=imports))
         (folder / "conftest.py").write_text("from tests.conftest import *\n")
@@ -104,7 +104,7 @@ class Run:
         self.hidden = [int((self.folder / f"hidden-{n}").read_text()) for n in range(self.tests)]
 
     def left(self) -> dict[int, str]:
-        """Return its running processes: id and command."""
+        """Return the id and the command of its running processes."""
         environments = {process: words_of(process) for process in reaper.living()}
         for words in environments.values():
             if words & self.marks:
@@ -116,14 +116,14 @@ class Run:
         }
 
     def end(self) -> None:
-        """Kill all processes of this run, also when the test failed."""
+        """Kill all processes of this run, even if the test failed."""
         for process in self.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
         self.process.wait()
 
     def wait_until_gone(self) -> float:
-        """Return the seconds until no process was left; fails after `SECONDS`."""
+        """Return the seconds until no process was left. Fails after `SECONDS`."""
         began = time.monotonic()
         while found := self.left():
             if time.monotonic() > began + SECONDS:
@@ -142,7 +142,7 @@ def bystander() -> Iterator[int]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
-    """Start runs; the fixture ends them."""
+    """Start test runs. The fixture ends them."""
     runs: list[Run] = []
 
     def start(name: str, **options: Any) -> Run:
@@ -155,7 +155,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Run]]:
 
 
 def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander: int) -> None:
-    """Only the first process of a run gets the signal: pytest, pytest with workers, or make. The runs wait side by side."""
+    """Only the first process of a run gets the signal: pytest, pytest with workers, or make. The runs wait at the same time."""
     runs = [
         (start("int"), signal.SIGINT),
         (start("term"), signal.SIGTERM),
@@ -170,14 +170,14 @@ def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander
     for run, number in runs:
         run.process.send_signal(number)
     for run, _ in runs:
-        run.process.wait(150)  # servers that were just started end slowly on a busy machine
+        run.process.wait(150)  # servers that have just started end slowly on a busy machine
     for run, _ in runs:
         run.wait_until_gone()
     assert reaper.look_at(bystander) is not None
 
 
 def test_a_port_belongs_to_one_test_process_until_that_is_killed() -> None:
-    """Servers take up to a minute until they listen, so other processes cannot see meanwhile that a port is taken."""
+    """A server may listen only after a minute. Until then, other processes cannot see that its port is taken."""
     take = "import time; from tests.servers.ports import free_ports; print(*free_ports(8), flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", take], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -1,6 +1,6 @@
-"""Disks that are full, read-only or forbidden: one sentence, exit code 6, one mail that needs no disk, figures intact, and the next run completes.
+"""Disks that are full, read-only or forbidden: the message is one sentence, the exit code is 6, and operators get a mail that needs no disk.
 
-The disks are real: a tmpfs of a few megabytes, mounted for the test.
+Figures stay intact, and the next run completes. The disks are real: a tmpfs of a few megabytes, mounted for the test.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tests.tiny_world import make_store, make_tiny_world, write_bill
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small file system of its own."""
+    """A small separate file system."""
     place = tmp_path / "disk"
     place.mkdir()
     done = subprocess.run(
@@ -51,7 +51,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def leave(disk: Path, left: int) -> None:
-    """Fill the disk but for so many bytes."""
+    """Fill the disk except for this many bytes."""
     filler = disk / "filler"
     with filler.open("ab", buffering=0) as file:
         while (room := shutil.disk_usage(disk).free - left) > 0:
@@ -75,7 +75,7 @@ def _make(folder: Path) -> None:
 
 @pytest.fixture
 def config(tmp_path: Path, disk: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A world whose home is on the small disk, after one pipeline run; a bill of another content waits for the next."""
+    """A world with its home on the small disk, after one pipeline run. The next run gets a bill with other content."""
     path = copy_of(made_once("machine-world", _make) / "world", tmp_path / "world")
     shutil.move(path.parent / "home", disk)
     settings = json.loads(path.read_text())
@@ -120,7 +120,7 @@ def fill_and_recover(config: Path, disk: Path, server: Server, left: int) -> Non
     leave(disk, left)
     done = run_here("nightly", "--config", str(config), "--now", NOW, code=None)
     if done.returncode == 0:
-        return  # there was room for all of it
+        return  # all of it fit on the disk
     assert done.returncode == 6, done.stderr
     assert_one_sentence(done, "the disk is full")
     about = [accepted.message for accepted in server.accepted if "MACHINE FAILED" in accepted.message["Subject"]]
@@ -168,7 +168,7 @@ def test_a_read_only_disk_is_a_sentence_and_a_mail_and_can_still_be_read(config:
 
 
 def test_without_a_mail_server_the_sentence_must_do(config: Path, disk: Path, server: Server) -> None:
-    """Mails as files need the disk that is full."""
+    """Mails written as files would need the full disk."""
     settings = json.loads(config.read_text())
     settings["mail"] = {"backend": "file", "operators": ["operators@example.com"]}
     config.write_text(json.dumps(settings))
@@ -178,7 +178,7 @@ def test_without_a_mail_server_the_sentence_must_do(config: Path, disk: Path, se
 
 
 def test_a_home_that_may_not_be_written_is_a_sentence(config: Path, disk: Path) -> None:
-    """Permissions count for root too, once it may not override them."""
+    """Root obeys permissions too, once it has lost the capability to override them."""
     for path in (disk / "home").rglob("*"):
         if path.is_dir():
             path.chmod(0o555)
@@ -202,7 +202,7 @@ def test_a_home_that_may_not_be_written_is_a_sentence(config: Path, disk: Path) 
 
 
 def test_engines_say_the_same_of_a_full_disk(disk: Path) -> None:
-    """DuckDB that spills, Arrow, SQLite and plain files, each on a disk that is really full."""
+    """DuckDB that spills, Arrow, SQLite and plain files, each on a disk that is really full, give the same message."""
     sqlite = sqlite3.connect(disk / "a.db")
     sqlite.execute("create table t (x blob)")
     leave(disk, 2 << 20)
@@ -236,7 +236,7 @@ def test_engines_say_the_same_of_a_full_disk(disk: Path) -> None:
     with (
         pytest.raises(SqlRefused, match="Ask for less"),
         _temporary_files_bounded(),
-    ):  # a question of people is too big; the machine is well
+    ):  # a user's query is too large, but the machine is well
         spill()
 
 
@@ -275,7 +275,7 @@ STATEMENTS = (
 
 @pytest.mark.parametrize("statement", STATEMENTS)
 def test_words_of_a_statement_are_not_the_machines(statement: str) -> None:
-    """Nor are words of a cell or file name that an engine quotes."""
+    """The same holds for words of a cell or a file name that an engine quotes."""
     with pytest.raises(duckdb.Error) as raised:
         duckdb.sql(statement).fetchall()
     assert machine_failed(raised.value) is None

@@ -1,4 +1,4 @@
-"""A publish killed at any moment leaves old or new, never torn, never both; the next command finishes it."""
+"""A publish killed at any moment leaves the old or the new version, never half, never both. The next command completes it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_kill_at_each_named_point_leaves_old_or_new(root: Path, point: str) -> None:
-    """Before the journal is written, the old version is read; from then on the new one, dropped units included."""
+    """Until the journal is written, readers see the old version. From then on they see the new one, without dropped units."""
     publish_version(root, 1)
     killed = run_forked("tests.faults.world", str(root), "publish", "2", RUNSPEND_CRASH_AT=point)
     assert killed.returncode == -signal.SIGKILL
@@ -68,7 +68,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(root: Path, point: str) -> N
 
 
 def test_drop_takes_the_file_and_its_state(root: Path) -> None:
-    """A dropped unit is gone from states, from queries and from disk."""
+    """A dropped unit is in no state, no query and no file."""
     unit = Unit("billing_lines", PERIOD, "gone")
     warehouse = ParquetWarehouse(root)
     assert warehouse.path(unit).exists()
@@ -79,7 +79,7 @@ def test_drop_takes_the_file_and_its_state(root: Path) -> None:
 
 
 def test_a_reader_never_sees_two_builds(root: Path) -> None:
-    """While versions are published without pause and their writer is killed, each read is of one build."""
+    """Versions are published without pause and their writer is killed. Each read comes from one build."""
     moments = random.Random(7)
     version = 1
     publish_version(root, version)
@@ -112,7 +112,7 @@ def test_writers_at_once_end_in_a_serial_order(tmp_path: Path) -> None:
 
 
 def test_a_stale_build_is_superseded(tmp_path: Path) -> None:
-    """A step that read an older input publishes nothing and says so."""
+    """A step that read an older input publishes nothing, and says so."""
     root = tmp_path / "warehouse"
     add_in_rounds(root, "a", 1)
     warehouse = ParquetWarehouse(root)
@@ -128,7 +128,7 @@ def test_a_stale_build_is_superseded(tmp_path: Path) -> None:
 
 
 def test_sweep_spares_the_stage_of_a_live_writer(root: Path) -> None:
-    """Staging folders of the dead are swept by the next opening, those of the living never."""
+    """The next opening removes the staging folders of dead processes, and never those of living ones."""
     dead = root / "_runspend" / "stage" / "dead-1"
     dead.mkdir(parents=True)
     (dead / "scrap.parquet").write_bytes(b"scrap")
@@ -141,7 +141,7 @@ def test_sweep_spares_the_stage_of_a_live_writer(root: Path) -> None:
 
 
 def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever file operation of a publish fails (disk full), old or new is readable, and the next publish goes through."""
+    """Any file operation of a publish may fail (disk full). The old or the new version is readable, and the next publish succeeds."""
     real = {name: getattr(os, name) for name in ("fsync", "replace", "unlink", "mkdir", "rmdir")}
     calls = 0
 
@@ -185,13 +185,13 @@ def test_a_disk_that_fails_at_any_call_leaves_old_or_new(tmp_path: Path, monkeyp
     "closed", ["cost_daily/period=2026-10", "_runspend/units/unallocated_costs", "_runspend/units/billing_lines/2026-10"]
 )
 def test_a_folder_that_may_not_be_written_is_found_before_the_first_move(closed: str) -> None:
-    """Another account may have made the folder. A publish with half of its moves would lock out both accounts."""
+    """Another account may have created the folder. A publish that stops after half of its moves would lock out both accounts."""
     with tempfile.TemporaryDirectory(prefix="runspend-publish-") as folder:
         root = Path(folder) / "warehouse"
         publish_version(root, 1)
         publish_gone(root)
         new = root / closed
-        if closed.endswith("unallocated_costs"):  # where a folder would have to be made
+        if closed.endswith("unallocated_costs"):  # where a folder would have to be created
             shutil.rmtree(new)
             new.mkdir()
         with without_rights_of_root(Path(folder)):
@@ -207,14 +207,14 @@ def test_a_folder_that_may_not_be_written_is_found_before_the_first_move(closed:
 
 
 def publish_gone(root: Path) -> None:
-    """The unit that version 2 drops."""
+    """Publish the unit that version 2 drops."""
     with ParquetWarehouse(root).step("first", "build-1") as step:
         step.put("billing_lines", PERIOD, "gone", rows_of(TABLES["billing_lines"], source="gone", build_id="build-1"))
         step.publish()
 
 
 def test_torture_finds_equal_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The night's torture on a small publish: killed and repeated, it comes to the digests of the unharmed run."""
+    """The torture of whole pipeline runs is tried on a small publish. Killed and repeated, it gives the digests of the undisturbed run."""
     monkeypatch.chdir(REPOSITORY)
     root = tmp_path / "state" / "warehouse"
     publish_version(root, 1)
@@ -225,7 +225,7 @@ def test_torture_finds_equal_digests(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_torture_notices_a_difference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command whose result depends on when it was killed does not pass."""
+    """If a command's result depends on the moment of the kill, torture reports it."""
     monkeypatch.chdir(REPOSITORY)
     root = tmp_path / "state" / "warehouse"
     publish_version(root, 1)

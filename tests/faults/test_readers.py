@@ -1,4 +1,4 @@
-"""Readers and publishers at once: no publish waits for readers, no reader sees two builds, even if one of them is killed."""
+"""Readers and publishers at the same time: no publish waits for readers, and no reader sees two builds, even if one of them is killed."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ print(time.monotonic() - started, waited)
 
 @contextlib.contextmanager
 def readers(root: Path, count: int, slow: float) -> Iterator[list[subprocess.Popen[str]]]:
-    """So many processes that read in a loop, each reading by the time this is entered."""
+    """Start this many processes that read in a loop. On entry, all of them are reading."""
     command = [sys.executable, "-c", READ, str(root), str(slow)]
     started = [subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
@@ -78,7 +78,7 @@ def readers(root: Path, count: int, slow: float) -> Iterator[list[subprocess.Pop
 
 
 def publish(root: Path, version: int) -> tuple[float, float]:
-    """Seconds a publish took in a process of its own, and seconds of them it waited for locks."""
+    """Return the seconds that a publish in its own process took, and how many of them it waited for locks."""
     done = subprocess.run(
         [sys.executable, "-c", PUBLISH, str(root), str(version)], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=300
     )
@@ -87,7 +87,7 @@ def publish(root: Path, version: int) -> tuple[float, float]:
 
 
 def assert_alive(started: list[subprocess.Popen[str]]) -> None:
-    """No reader saw two builds, or failed in another way."""
+    """Check that no reader saw two builds or failed in another way."""
     assert [process.poll() for process in started] == [None] * len(started)
 
 
@@ -106,7 +106,7 @@ def test_a_publish_does_not_wait_for_readers(tmp_path: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.timeout(1200)
 def test_twenty_readers_in_a_loop_hold_no_publish_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty processes that do nothing but open, ask and close: a publish waits for its turn five seconds at most, all in all."""
+    """Twenty processes only open, query and close. A publish waits for its turn for at most five seconds in total."""
     root = tmp_path / "warehouse"
     waits: list[float] = []
     until_locked = Patience.until_locked

@@ -1,4 +1,4 @@
-"""Opening a warehouse removes what dead processes left, and never what a living one is just removing."""
+"""Opening a warehouse removes the files of dead processes, and never files that a living process is just removing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _open(root: Path, rounds: int) -> None:
 
 
 def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
-    """Steps that end and openings at the same time: neither finds its files gone, and nothing is left."""
+    """Steps end while the warehouse is opened again and again. Neither finds its files missing, and no file is left."""
     root = tmp_path / "warehouse"
     with ParquetWarehouse(root).step("first", "build") as step:
         step.publish()
@@ -45,7 +45,7 @@ def test_opening_does_not_disturb_a_step_that_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["work/work-dead", "warehouse/_runspend/stage/dead-1"])
 def test_a_closed_folder_of_another_account_does_not_block_the_warehouse(name: str) -> None:
-    """A killed command of another account in the group: its folder waits for that account, and everyone else goes on."""
+    """A command of another account in the group was killed. Its folder stays until that account removes it, and all others continue."""
     with tempfile.TemporaryDirectory(prefix="runspend-sweep-") as folder:
         home = Path(folder)
         settings = Settings(home=home)

@@ -1,4 +1,4 @@
-"""A journal, state, schema or stage that someone else wrote: refused by name, nothing moved, nothing removed, here or elsewhere."""
+"""Runspend names and refuses a journal, state, schema or stage that another user wrote. It moves and removes nothing, here or elsewhere."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.faults.decoys import make_decoys, seen
 from tests.faults.world import PERIOD, publish_version, rows_of
 
 UNIT = Unit("cost_daily", PERIOD, "all")
-GOOD = "_runspend/stage/step-1/1.parquet"  # as a killed publish leaves it
+GOOD = "_runspend/stage/step-1/1.parquet"  # as left by a killed publish
 OTHER = "_runspend/stage/step-1/2.parquet"
 TABLE = f"cost_daily/period={PERIOD}/all.parquet"
 STATE = f"_runspend/units/cost_daily/{PERIOD}/all.json"
@@ -132,7 +132,7 @@ JOURNALS = {
 
 @pytest.mark.parametrize("text", JOURNALS.values(), ids=JOURNALS)
 def test_a_tampered_journal_is_refused_and_nothing_is_done(root: Path, decoys: Path, tmp_path: Path, text: str) -> None:
-    """Opening the warehouse names the journal; every file is what it was, and the warehouse is as it was once the journal is gone."""
+    """Opening the warehouse names the journal. No file changes, and without the journal the warehouse is as before."""
     path = root / "_runspend" / "journal.json"
     path.write_text(text.replace("DECOYS", str(decoys)), encoding="utf-8", errors="surrogateescape")
     before = seen(tmp_path)
@@ -149,7 +149,7 @@ def test_a_tampered_journal_is_refused_and_nothing_is_done(root: Path, decoys: P
 
 @pytest.mark.parametrize("text", JOURNALS.values(), ids=JOURNALS)
 def test_a_warehouse_that_is_open_obeys_no_tampered_journal(root: Path, decoys: Path, tmp_path: Path, text: str) -> None:
-    """A reader and a publisher that were there before meet it as well."""
+    """A reader and a publisher that were open before also refuse it."""
     warehouse = ParquetWarehouse(root)
     path = root / "_runspend" / "journal.json"
     path.write_text(text.replace("DECOYS", str(decoys)), encoding="utf-8", errors="surrogateescape")
@@ -173,10 +173,10 @@ LINKED = {
 
 @pytest.mark.parametrize(("name", "target"), LINKED.items())
 def test_a_folder_that_is_a_link_takes_and_gives_no_file(root: Path, decoys: Path, name: str, target: str) -> None:
-    """Neither by an existing journal nor by a new publish: the link is named."""
+    """Neither an existing journal nor a new publish follows the link, and the error names it."""
     (root / name).rename(root.parent / "aside")
     (root / name).symlink_to(decoys, target_is_directory=True)
-    (decoys / "1.parquet").write_text("someone's")  # what the stage's link would give
+    (decoys / "1.parquet").write_text("someone's")  # files that the stage's link would publish
     path, before = root / "_runspend" / "journal.json", seen(decoys)
     path.write_text(to(target))
     with pytest.raises(RecordRefused, match="is a link") as error:
@@ -192,7 +192,7 @@ def test_a_folder_that_is_a_link_takes_and_gives_no_file(root: Path, decoys: Pat
 
 @pytest.mark.parametrize("name", [GOOD, TABLE])
 def test_a_file_that_is_a_link_is_neither_moved_nor_replaced(root: Path, decoys: Path, name: str) -> None:
-    """What a link would publish is someone else's file."""
+    """A link would publish another user's file."""
     (root / name).unlink()
     (root / name).symlink_to(decoys / "victim.txt")
     (root / "_runspend" / "journal.json").write_text(to(TABLE))
@@ -225,7 +225,7 @@ def make_huge(path: Path, _: Path) -> None:
 
 @pytest.mark.parametrize("make", [make_link, make_dangling, make_pipe, make_folder, make_huge])
 def test_a_journal_that_is_not_a_file_of_a_journals_size_is_refused(root: Path, decoys: Path, make: Callable[[Path, Path], None]) -> None:
-    """At once: a pipe is not waited for, ten gigabytes are not read."""
+    """They are refused at once: Runspend does not wait for a pipe and does not read ten gigabytes."""
     path = root / "_runspend" / "journal.json"
     make(path, decoys)
     before = seen(decoys)
@@ -235,7 +235,7 @@ def test_a_journal_that_is_not_a_file_of_a_journals_size_is_refused(root: Path, 
 
 
 def test_a_link_in_place_of_the_journals_draft_is_replaced_not_followed(root: Path, decoys: Path) -> None:
-    """A publish writes its journal into a file of its own."""
+    """A publish writes its journal into a new file of its own."""
     (root / "_runspend" / "journal.json.tmp").symlink_to(decoys / "victim.txt")
     before = seen(decoys)
     publish_version(root, 2)
@@ -244,7 +244,7 @@ def test_a_link_in_place_of_the_journals_draft_is_replaced_not_followed(root: Pa
 
 
 def test_what_a_killed_publish_leaves_is_finished(root: Path) -> None:
-    """The corpus is refused for what is wrong in it: the same journal with nothing wrong is obeyed."""
+    """The other journals are refused for one fault each. The same journal without a fault is executed."""
     ParquetWarehouse(root)  # sweeps the stage
     with ParquetWarehouse(root).step("next", "next") as step:
         step.put(*UNIT, rows_of(TABLES["cost_daily"], build_id="next"))
@@ -266,7 +266,7 @@ def test_what_a_killed_publish_leaves_is_finished(root: Path) -> None:
 
 
 def test_a_link_in_the_stage_leads_the_sweep_nowhere(root: Path, decoys: Path) -> None:
-    """Nothing is written or removed where it leads; what is not a folder of a step stays, and commands go on."""
+    """Nothing is written or removed at the link's target. Entries that are not folders of steps stay, and commands continue."""
     stage = root / "_runspend" / "stage"
     (stage / "a-1").symlink_to(decoys, target_is_directory=True)
     (stage / "a-2").write_text("a file")
@@ -289,7 +289,7 @@ def test_a_link_in_the_stage_leads_the_sweep_nowhere(root: Path, decoys: Path) -
 
 @pytest.mark.parametrize("name", ["_runspend", "_runspend/stage"])
 def test_a_stage_that_is_a_link_is_refused(root: Path, decoys: Path, name: str) -> None:
-    """Its folders would be removed."""
+    """Runspend would remove the target's folders."""
     (root / name).rename(root.parent / "aside")
     (root / name).symlink_to(decoys, target_is_directory=True)
     before = seen(decoys)
@@ -330,7 +330,7 @@ STATES: dict[str, Callable[[dict[str, Any]], object]] = {
 @pytest.mark.parametrize("is_sealed", [True, False], ids=["with its checksum", "without"])
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
 def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[str, Any]], object], is_sealed: bool) -> None:
-    """Readers of its rows get an error that names the file, with or without a valid checksum; no figure comes from it."""
+    """Readers of its rows get an error that names the file, with or without a valid checksum, and no figure."""
     path = root / STATE
     value = change(json.loads(path.read_text()))
     value = seal(value) if is_sealed and isinstance(value, dict) else value
@@ -344,7 +344,7 @@ def test_a_tampered_state_is_refused_by_name(root: Path, change: Callable[[dict[
 
 @pytest.mark.parametrize("name", ["2026-13/all.json", "2026-10/..json", "2026-10/-x.json", "all/all.json", "2026-10/a b.json"])
 def test_a_state_under_a_name_no_unit_has_is_refused(root: Path, name: str) -> None:
-    """Its file would be in a place without units."""
+    """Its file would be in a place where no unit can be."""
     path = root / "_runspend" / "units" / "cost_daily" / name
     path.parent.mkdir(exist_ok=True)
     path.write_text((root / STATE).read_text())

@@ -1,4 +1,4 @@
-"""Records under home that someone else wrote: refused by name, or kept to the places and addresses that runspend.yaml names."""
+"""Records under home that another user wrote are refused by name, or can reach only the places and addresses in runspend.yaml."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ GOOD: dict[str, tuple[str, dict[str, Any]]] = {
     "statement_texts": ("2026-10/vision/1", {"number": "2026-10-vision-1", "page": "<html>", "csv": "number\n"}),
 }  # fmt: skip
 
-# kind, where in the value, what someone wrote there
+# kind, place in the value, and the value that was written there
 TAMPERED: list[tuple[str, str, Any]] = [
     ("notices", "mail.message_id", "<a@acme.com>\r\nBcc: mallory@evil.example"),
     ("notices", "mail.message_id", "../../../../tmp/x"),
@@ -202,7 +202,7 @@ TAMPERED: list[tuple[str, str, Any]] = [
 
 
 def write(home: Path, kind: str, key: str, value: object) -> Path:
-    """A record as anybody could write it."""
+    """Write a record as anyone could."""
     path = Records(home).where(kind, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"key": key, "value": value, "nonce": "0"}))
@@ -221,7 +221,7 @@ def changed(value: dict[str, Any], where: str, to: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", GOOD)
 def test_records_as_runspend_writes_them_are_believed(home: Path, kind: str) -> None:
-    """What is refused below is refused for what was changed in it."""
+    """It shows that the records below are refused only for their changes."""
     key, value = GOOD[kind]
     write(home, kind, key, value)
     assert Records(home).list(kind) == {key: value}
@@ -229,7 +229,7 @@ def test_records_as_runspend_writes_them_are_believed(home: Path, kind: str) -> 
 
 @pytest.mark.parametrize(("kind", "where", "to"), TAMPERED)
 def test_a_tampered_record_is_refused_by_name(home: Path, tmp_path: Path, decoys: Path, kind: str, where: str, to: Any) -> None:
-    """Nothing is done by it, and it stays where it is, to be looked at."""
+    """The record has no effect, and its file stays so that operators can examine it."""
     key, value = GOOD[kind]
     path = write(home, kind, key, changed(value, where, to))
     before = seen(tmp_path)
@@ -319,7 +319,7 @@ def test_no_queued_mail_leaves_for_a_domain_that_the_settings_do_not_name(home: 
 
 
 def test_a_tampered_record_keeps_its_own_mail_alone(home: Path, mailbox: tuple[Settings, Any]) -> None:
-    """The others are sent, then it is named; a mail whose delivery cannot be believed is not sent twice."""
+    """The other mails are sent, and then the error names the record. A mail whose delivery is doubtful is not sent twice."""
     given, server = mailbox
     records = Records(home)
     for name in ("a", "b", "c"):
@@ -346,7 +346,7 @@ def operators_mails(home: Path) -> list[str]:
 
 
 def test_a_refused_journal_is_mailed_once_and_shown_by_status(tmp_path: Path, home: Path, decoys: Path) -> None:
-    """A pipeline run that meets it ends with 4 and one mail, however often it is run; `status` and single steps say the same."""
+    """Each pipeline run that finds it ends with 4, and all of them send one mail. `status` and single steps report the same."""
     config = tmp_path / "runspend.yaml"
     config.write_text(json.dumps({"home": "home", "mail": {"backend": "file", "operators": ["oncall@acme.com"]}}))
     journal = home / "warehouse" / "_runspend" / "journal.json"
@@ -360,14 +360,14 @@ def test_a_refused_journal_is_mailed_once_and_shown_by_status(tmp_path: Path, ho
         done = run_here(*command, "--config", str(config), "--now", "2026-11-24T06:00", code=4)
         assert "journal.json" in done.stdout + done.stderr
         assert "Traceback" not in done.stdout + done.stderr
-        [mail] = operators_mails(home)  # the first of them sent it
+        [mail] = operators_mails(home)  # the first run sent it
         assert "journal.json" in mail
     assert seen(decoys) == before
     assert journal.exists()
 
 
 def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
-    """Operators get a mail about a notice that cannot be believed, through the same kind of record."""
+    """Operators get a mail about a notice whose record is refused, although the mail uses the same kind of record."""
     bad = write(home, "notices", "archive.1", changed(GOOD["notices"][1], "mail.message_id", "x"))
     outcome = pipeline.nightly(make_settings(home), now=NOW)
     assert outcome.exit_code == 4
@@ -383,7 +383,7 @@ def test_a_refused_record_does_not_silence_its_own_alarm(home: Path) -> None:
     "until", ["9999-12-31T23:59:59+00:00", (datetime.now(timezone.utc) + timedelta(days=30)).isoformat()], ids=["9999", "a month ahead"]
 )
 def test_a_lease_without_end_or_holder_is_refused(home: Path, until: str) -> None:
-    """It would stop every archiver and restore; someone has to look at it."""
+    """It would block every archiver and every restore, so an operator must examine it."""
     path = write(
         home, "archive_lease", "lease", {"number": 3, "until": until, "host": "elsewhere", "process": 1, "machine": "m", "began": "1"}
     )
@@ -400,7 +400,7 @@ def test_a_lease_without_end_or_holder_is_refused(home: Path, until: str) -> Non
 
 
 def test_a_listing_removes_only_what_a_listing_makes(home: Path, decoys: Path) -> None:
-    """Its folder may hold, or be a link to, what is someone else's."""
+    """Its folder may contain other users' files, or be a link to them."""
     folder = home / "listing"
     folder.mkdir()
     (folder / "notes.txt").write_text("mine")
@@ -426,14 +426,14 @@ STATES += [
 
 @pytest.mark.parametrize("text", STATES)
 def test_a_listings_state_that_is_not_ours_begins_it_again(home: Path, text: str) -> None:
-    """Nothing is counted that was not listed."""
+    """Objects that were not listed are not counted."""
     (home / "state.json").write_text(text)
     staging = Staging(home, listing := Listing(), what={}, now=NOW)
     assert (staging.parts, staging.after, listing.objects) == (0, None, 0)
 
 
 def test_a_work_folder_that_is_a_link_is_not_swept(home: Path, decoys: Path) -> None:
-    """Folders of killed processes are removed in a folder of our own only."""
+    """Runspend removes folders of killed processes only in its own folder."""
     (decoys / "work-abcdefgh").mkdir()
     (decoys / "work-abcdefgh" / "thesis.txt").write_text("mine")
     before = seen(decoys)
@@ -458,7 +458,7 @@ LOCKS = {
 
 @pytest.mark.parametrize(("name", "act"), LOCKS.items())
 def test_a_lock_that_is_a_link_is_refused(home: Path, decoys: Path, name: str, act: Callable[[Path], object]) -> None:
-    """A lock that was opened for writing emptied the file that a link led to."""
+    """Opening such a lock for writing would empty the link's target."""
     (home / name).parent.mkdir(parents=True)
     for target in (decoys / "victim.txt", decoys / "new.lock"):
         (home / name).symlink_to(target)
@@ -470,7 +470,7 @@ def test_a_lock_that_is_a_link_is_refused(home: Path, decoys: Path, name: str, a
 
 
 def test_a_pages_marker_that_is_a_link_is_replaced(home: Path, decoys: Path) -> None:
-    """What it leads to is not written over."""
+    """The link's target is not overwritten."""
     before = seen(decoys)
     (home / ".builds").mkdir()
     (home / ".builds" / "2026-11").symlink_to(decoys / "victim.txt")
@@ -480,7 +480,7 @@ def test_a_pages_marker_that_is_a_link_is_replaced(home: Path, decoys: Path) -> 
 
 
 def test_a_mail_file_that_is_a_link_is_replaced(home: Path, decoys: Path) -> None:
-    """As is the draft that it had until now."""
+    """The same holds for the mail's earlier draft."""
     before = seen(decoys)
     (home / "mail").mkdir()
     for name in ("archive.1.eml", ".archive.1.part"):
@@ -492,7 +492,7 @@ def test_a_mail_file_that_is_a_link_is_replaced(home: Path, decoys: Path) -> Non
 
 
 def test_the_demo_removes_no_bills_of_others(tmp_path: Path) -> None:
-    """It removes what a killed attempt left: a folder that holds anything else is refused."""
+    """The demo removes only what a killed attempt left. It refuses a folder with anything else."""
     for name in ("bills", "prod", "research"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "mine.csv").write_text("mine")
@@ -503,7 +503,7 @@ def test_the_demo_removes_no_bills_of_others(tmp_path: Path) -> None:
 
 
 def test_a_trial_does_not_empty_what_a_link_leads_to(tmp_path: Path, decoys: Path) -> None:
-    """Not even with the marker of a trial."""
+    """This holds even if the target has the marker of a trial."""
     (decoys / ".trial").touch()
     before = seen(decoys)
     (tmp_path / "trial").symlink_to(decoys, target_is_directory=True)

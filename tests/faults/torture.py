@@ -28,13 +28,13 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
-# Tables that one build publishes together, and the month they have in common.
+# Tables that one build publishes together, with the month that they share.
 TOGETHER = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs")
 
 
 @dataclass
 class Report:
-    """What happened. `faults` is empty when every promise held."""
+    """The result. `faults` is empty if every guarantee held."""
 
     kills: int = 0
     finished: int = 0  # runs that ended before their kill
@@ -52,7 +52,7 @@ def torture(
     watch: bool = True,
     repeat: Callable[[], object] | None = None,
 ) -> Report:
-    """Kill `command` `kills` times, each time from the state the folder is in now. `repeat`: how it is run after a kill, if not as it is."""
+    """Kill `command` `kills` times, each time from the folder's present state. `repeat` is the command after a kill, if it differs."""
     report = Report()
     moments = random.Random(seed)
     kept = state.with_name(state.name + ".before-torture")
@@ -88,12 +88,12 @@ def torture(
 
 
 def digests(warehouse: Path) -> dict[Unit, str]:
-    """Content digest of every published unit."""
+    """Return the content digest of every published unit."""
     return {unit: state.digest for unit, state in ParquetWarehouse(warehouse).states().items()}
 
 
 def torn_files(warehouse: Path) -> list[str]:
-    """Files under table folders that a reader of another kind could not read, and anything there that is not a table file."""
+    """Return files in table folders that other readers could not read, and files that do not belong there."""
     faults = []
     for name, table in TABLES.items():
         folder = warehouse / name if table.is_public else warehouse / "_internal" / name
@@ -109,7 +109,7 @@ def torn_files(warehouse: Path) -> list[str]:
 
 
 def mixed_builds(warehouse: Path) -> list[str]:
-    """Months whose tables a reader of ours sees from more than one build."""
+    """Return the months whose tables come from more than one build for a reader of Runspend."""
     queries = (f"select '{name}' as name, billing_period, build_id from {name} group by billing_period, build_id" for name in TOGETHER)
     with ParquetWarehouse(warehouse).reader() as reader:
         seen = reader.query(" union all ".join(queries)).to_pylist()
@@ -128,7 +128,7 @@ def _kill_once(command: Sequence[str], after: float, warehouse: Path, report: Re
             report.reads += 1
         time.sleep(min(0.05, max(left, 0)))
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)  # its own group: the command and what it started
+        os.killpg(process.pid, signal.SIGKILL)  # the command and the processes it starts have their own group
         report.kills += 1
     else:
         report.finished += 1

@@ -1,7 +1,7 @@
-"""A small warehouse whose rows tell which version they are of, and what writers and readers of the fault tests do with it.
+"""A small warehouse whose rows show their version, and what writers and readers of the fault tests do with it.
 
-`python -m tests.faults.world ROOT publish VERSION` publishes one version of several tables at once;
-`python -m tests.faults.world ROOT rounds WRITER COUNT` publishes again and again, each time over what it read.
+`python -m tests.faults.world ROOT publish VERSION` publishes one version of several tables together.
+`python -m tests.faults.world ROOT rounds WRITER COUNT` publishes again and again, each time over the rows that it read.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROWS = 50
 def rows_of(
     table: Table, *, count: int = ROWS, period: str = PERIOD, source: str = "aws", cost: str = "1", build_id: str = "b"
 ) -> pa.Table:
-    """Rows with every key filled, all costs equal to `cost`, and something in every column."""
+    """Return rows with all keys filled, all costs equal to `cost`, and a value in every column."""
     first = dt.date.fromisoformat(f"{period}-01") if period != "all" else dt.date(2026, 10, 1)
     when = dt.datetime(2026, 10, 3, 12, tzinfo=dt.timezone.utc)
 
@@ -54,7 +54,7 @@ def rows_of(
 
 
 def with_new_column(table: Table) -> Table:
-    """The table as a later version may have it."""
+    """Return the table as a later version may define it."""
     return Table(
         table.name, table.grain, table.meaning, (*table.columns, Column("new_cost", "BIGNUMERIC", "New.")), is_public=True,
         period_column=table.period_column, sort=table.sort,
@@ -62,7 +62,7 @@ def with_new_column(table: Table) -> Table:
 
 
 def publish_version(root: Path, version: int, tables: Sequence[str] = TOGETHER) -> None:
-    """Replace one unit of each table by its next version, all at once; from version 2 on a unit of billing_lines goes."""
+    """Replace one unit of each table by its next version, all together. Version 2 also drops a unit of billing_lines."""
     with ParquetWarehouse(root).step("fault", f"build-{version}") as step:
         for name in tables:
             step.put(name, PERIOD, "all", rows_of(TABLES[name], cost=str(version), build_id=f"build-{version}"))
@@ -72,14 +72,14 @@ def publish_version(root: Path, version: int, tables: Sequence[str] = TOGETHER) 
 
 
 def versions_seen(root: Path, tables: Sequence[str] = TOGETHER) -> set[str]:
-    """The builds a reader of ours sees in these tables: always one."""
+    """Return the builds that a reader sees in these tables. There must be only one."""
     sql = " union distinct ".join(f"select distinct build_id from {name}" for name in tables)
     with ParquetWarehouse(root).reader() as reader:
         return set(reader.query(sql)["build_id"].to_pylist())
 
 
 def add_in_rounds(root: Path, writer: str, count: int) -> int:
-    """Add one row to the same unit `count` times, each time to the rows just read; return how often another writer published first."""
+    """Add one row to the same unit `count` times, each time to the rows just read. Return how often another writer published first."""
     unit = Unit("bill_changes", PERIOD, "all")
     table = TABLES["bill_changes"]
     warehouse = ParquetWarehouse(root)
