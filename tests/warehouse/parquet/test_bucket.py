@@ -1,6 +1,6 @@
-"""The warehouse in a bucket promises what the one in a folder does. The server is SeaweedFS: what it shows is shown on an emulator.
+"""A warehouse in a bucket keeps the same promises as one in a folder. The server is SeaweedFS, an emulator of S3.
 
-`python -m tests.warehouse.parquet.test_bucket ENDPOINT BUCKET CACHE VERSION` publishes one version of several tables at once.
+`python -m tests.warehouse.parquet.test_bucket ENDPOINT BUCKET CACHE VERSION` publishes one version of several tables together.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ Open = Callable[..., BucketWarehouse]
 
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A bucket of the test's own, and the server's key in the environment."""
+    """A test's own bucket, with the server's key in the environment."""
     for name, value in s3_server.environment().items():
         monkeypatch.setenv(name, value)
     name = f"warehouse-{uuid.uuid4().hex[:12]}"
@@ -64,7 +64,7 @@ def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def opened(s3_server: S3Server, bucket: str, tmp_path: Path) -> Open:
-    """Open the warehouse as a machine of that name does; without a lease, no machine waits for a killed one."""
+    """Open the warehouse as a machine of that name does. Without a lease, no machine waits for a killed one."""
 
     def open_it(machine: str = "here", **options: Any) -> BucketWarehouse:
         return open_bucket(s3_server.endpoint, bucket, tmp_path / machine, **options)
@@ -94,7 +94,7 @@ def keys(server: S3Server, bucket: str) -> list[str]:
 
 
 def publish_version(warehouse: BucketWarehouse, version: int) -> None:
-    """Replace one unit of each table of TOGETHER by its next version, all at once; from version 2 on a unit of billing_lines goes."""
+    """Replace one unit of each table of TOGETHER by its next version, all together. Version 2 also drops a unit of billing_lines."""
     with warehouse.step("fault", f"build-{version}") as step:
         for name in TOGETHER:
             step.put(name, PERIOD, "all", rows_of(TABLES[name], cost=str(version), build_id=f"build-{version}"))
@@ -114,7 +114,7 @@ def builds_seen(warehouse: BucketWarehouse) -> set[Any]:
 
 
 def test_layout_states_and_rows(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Names, digests, states and rows are those of the folder; only finished files are under a table's name."""
+    """Names, digests, states and rows equal the folder's. Only finished files are under a table's name."""
     digests = []
     for warehouse in (opened(), ParquetWarehouse(tmp_path / "folder")):
         assert warehouse.states() == {}
@@ -140,7 +140,7 @@ def test_layout_states_and_rows(opened: Open, s3_server: S3Server, bucket: str, 
 
 
 def test_models_and_checks(opened: Open, tmp_path: Path) -> None:
-    """Models read what another machine published; a failed check publishes nothing."""
+    """Models read rows that another machine published. A failed check publishes nothing."""
     sql = tmp_path / "sql"
     sql.mkdir()
     columns = ", ".join(c.name for c in TABLES["billing_lines"].columns)
@@ -183,7 +183,7 @@ def test_superseded_and_dropped(opened: Open, s3_server: S3Server, bucket: str) 
 
 
 def test_pyarrow_and_polars_read_the_bucket_as_a_folder(opened: Open, s3_server: S3Server, bucket: str) -> None:
-    """pyarrow and polars read the bucket as they read the folder: every table alone, with the month from the name."""
+    """They read every table alone, with the month from the name."""
     warehouse = opened()
     for version in (1, 2):
         publish_version(warehouse, version)
@@ -209,7 +209,7 @@ def test_pyarrow_and_polars_read_the_bucket_as_a_folder(opened: Open, s3_server:
 
 
 def test_writers_of_two_machines_end_in_a_serial_order(opened: Open) -> None:
-    """Each adds a row over what it read, again and again: no row is lost, and those who were late know it."""
+    """Each machine adds a row to the rows it read, again and again. No row is lost, and a writer that was too late is told so by the result."""
     late: list[str] = []
 
     def add(machine: str) -> None:
@@ -238,7 +238,7 @@ def test_writers_of_two_machines_end_in_a_serial_order(opened: Open) -> None:
 
 
 def test_a_reader_never_sees_two_builds(opened: Open) -> None:
-    """While another machine publishes version after version every reader sees one of them whole, and later ones never an older."""
+    """Another machine publishes version after version. Every reader sees one complete version, and later readers never an older one."""
     publish_version(opened(), 1)
     stop, seen = threading.Event(), []
 
@@ -262,7 +262,7 @@ def test_a_reader_never_sees_two_builds(opened: Open) -> None:
 
 @pytest.mark.parametrize("native", [False, True])
 def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
-    """SQL from people is answered over the cached files, and cannot write into them either."""
+    """SQL from users reads the cached files and cannot write to them."""
     warehouse = opened()
     with warehouse.step("fill", "b") as step:
         step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
@@ -296,7 +296,7 @@ AFTER = ("publish.after_journal", "publish.after_first_move", "publish.after_mov
 
 
 def killed_publish(server: S3Server, bucket: str, folder: Path, crash_at: str) -> None:
-    """Another process publishes version 2 and is killed at a named place."""
+    """Let another process publish version 2, and kill it at a named point."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.warehouse.parquet.test_bucket", server.endpoint, bucket, str(folder / "killed"), "2"],
         cwd=Path(__file__).parents[3], env={**os.environ, "RUNSPEND_CRASH_AT": crash_at}, check=False, capture_output=True, text=True,
@@ -312,7 +312,7 @@ def killed_publish(server: S3Server, bucket: str, folder: Path, crash_at: str) -
     ],
 )
 def test_a_killed_publish(crash_at: str, opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Killed before the head it changed nothing; after it, readers see it whole at once and the next opening brings the objects."""
+    """Before the head is written, nothing changes. After it, readers see the whole version at once, and the next opening moves the objects."""
     publish_version(opened(), 1)
     killed_publish(s3_server, bucket, tmp_path, crash_at)
     build = "build-1" if crash_at in BEFORE else "build-2"
@@ -332,7 +332,7 @@ def test_a_killed_publish(crash_at: str, opened: Open, s3_server: S3Server, buck
 
 
 def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """The store's clock decides: a publish that was killed is finished by the next once the lease has run out."""
+    """The store's clock decides. Once the lease has expired, the next publish completes the killed one."""
     publish_version(opened(), 1)
     killed_publish(s3_server, bucket, tmp_path, "publish.after_first_move")
     warehouse = opened("next", lease=3)
@@ -343,7 +343,10 @@ def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s
 
 @pytest.mark.parametrize("pause_at", ["copy", "delete"])
 def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A publisher sleeps in the middle; another finishes its work, publishes over it and brings back what it drops; it wakes to no effect."""
+    """A publisher sleeps in the middle.
+
+    Another one completes its work, publishes over it and restores what it drops. When it wakes, it has no effect.
+    """
     publish_version(opened(), 1)
     sleeper = opened("sleeper")
     asleep, awake = threading.Event(), threading.Event()
@@ -371,7 +374,7 @@ def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeyp
 
 
 def test_who_read_an_older_head_is_refused_by_the_store(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between reading the head and replacing it another publishes: the put fails and the inputs are compared again."""
+    """Another writer publishes between reading and replacing the head. The put fails, and the inputs are compared again."""
     digest = fill(opened(), rows_of(LINES))
     slow = opened("slow")
     real = slow._put
@@ -447,7 +450,7 @@ def test_a_tampered_head_is_refused_and_nothing_is_done(opened: Open, s3_server:
 
 
 def test_a_damaged_object_is_named_to_those_who_need_it(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Bytes that are not what was published are never read as data; who reads other units, or replaces this one, is not kept from it."""
+    """Readers never use bytes that differ from the published ones. Readers of other units, and writers of this one, continue."""
     fill(opened(), rows_of(LINES))
     costs = Unit("run_costs", PERIOD, "all")
     fill(opened(), rows_of(TABLES["run_costs"]), costs)
@@ -479,7 +482,7 @@ def test_a_newer_warehouse_is_refused(opened: Open, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_new_column_is_added_before_the_next_publish(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers see it as null at once; the next publish rewrites the files that lack it, digests of old rows stay."""
+    """Readers see it as null at once. The next publish rewrites the files without it, and old rows keep their digests."""
     unit = Unit("run_costs", PERIOD, "all")
     digest = fill(opened(), rows_of(TABLES["run_costs"]), unit)
     wider = with_new_column(TABLES["run_costs"])
@@ -529,7 +532,7 @@ def test_former_names_and_values_are_read_and_the_next_publish_replaces_them(
 
 
 def asked(warehouse: Any) -> dict[Unit, pa.Table]:
-    """What queries see of the units."""
+    """Return what queries see of the units."""
     with warehouse.reader() as reader:
         return former.contents(lambda unit: reader.query(f"select * from {unit.table}"))
 
@@ -537,7 +540,7 @@ def asked(warehouse: Any) -> dict[Unit, pa.Table]:
 def test_a_damaged_object_does_not_prevent_publishing_new_columns(
     opened: Open, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stays refused until it is restored and the next publish gives it the columns of its table."""
+    """The object is refused until it is restored. Then the next publish gives it the columns of its table."""
     good, bad = Unit("run_costs", PERIOD, "all"), Unit("run_costs", PERIOD, "other")
     for unit, cost in ((good, "1"), (bad, "2")):
         fill(opened(), rows_of(TABLES["run_costs"], cost=cost), unit)
@@ -565,7 +568,7 @@ def test_a_damaged_object_does_not_prevent_publishing_new_columns(
 def test_a_bucket_that_cannot_be_opened_is_a_sentence(
     change: dict[str, str], message: str, s3_server: S3Server, bucket: str, tmp_path: Path
 ) -> None:
-    """A wrong bucket, endpoint or profile names itself and what to do."""
+    """The error for a wrong bucket, endpoint or profile names it and what to do."""
     place = WarehouseSettings(**{"uri": f"s3://{bucket}", "endpoint": s3_server.endpoint, **change})
     with pytest.raises(RunspendError, match=message):
         open_warehouse(Settings(home=tmp_path, warehouse=place))
@@ -577,13 +580,13 @@ def test_a_store_without_conditional_puts_is_refused(header: str, s3_server: S3S
     careless = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
     careless._client.meta.events.register("before-sign.s3.PutObject", lambda request, **_: request.headers.__delitem__(header))
     for _ in range(2):
-        with pytest.raises(ConfigError, match=r"does not keep the conditions of a put .* Set warehouse.uri to a folder"):
+        with pytest.raises(ConfigError, match=r"ignores the conditions of a put .* Set warehouse.uri to a folder"):
             BucketWarehouse(careless, tmp_path / "cache")
     assert keys(s3_server, bucket) == []
 
 
 def test_who_may_only_read_reads(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """A key without the right to write opens what is published, a killed publish too; an empty bucket it cannot open."""
+    """A key without write access opens published data, even after a killed publish. It cannot open an empty bucket."""
     reading = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
 
     def deny(**_: Any) -> None:
@@ -617,7 +620,10 @@ def flipped(data: bytes) -> bytes:
 
 
 def test_a_changed_and_a_deleted_object_are_found_and_refused(opened: Open, s3_server: S3Server, bucket: str) -> None:
-    """By their ETag without a download; a machine that has no copy refuses them; one that has reads what was published."""
+    """Runspend finds them by their ETag without a download.
+
+    Machines without a copy refuse them, and machines with a copy read the published bytes.
+    """
     publish_version(opened(), 1)
     began = time.time()
     assert opened().find_damage() == {}
@@ -641,7 +647,7 @@ def test_a_changed_and_a_deleted_object_are_found_and_refused(opened: Open, s3_s
 
 @pytest.mark.parametrize("is_silent", [False, True])
 def test_a_damaged_copy_on_the_machine_is_taken_from_the_bucket_again(opened: Open, tmp_path: Path, is_silent: bool) -> None:
-    """Written to, it is noticed by the next reader; changed by the disk, by the next verification."""
+    """The next reader notices a write to the copy. The next verification notices a change by the disk."""
     warehouse = opened()
     fill(warehouse, rows_of(LINES))
     [copy] = (tmp_path / "here" / "files").glob("*.parquet")
@@ -656,7 +662,7 @@ def test_a_damaged_copy_on_the_machine_is_taken_from_the_bucket_again(opened: Op
 
 
 def test_copies_are_hashed_with_their_objects_only(opened: Open, tmp_path: Path) -> None:
-    """Once a pipeline run, not at each look at ETags. A copy that is gone meanwhile is not an error."""
+    """This happens once per pipeline run, not at each check of ETags. A copy that has disappeared is not an error."""
     warehouse = opened()
     fill(warehouse, rows_of(LINES))
     assert opened().find_damage() == {}
@@ -704,7 +710,7 @@ def test_a_bucket_whose_head_is_gone_is_damaged_not_empty(opened: Open, s3_serve
 
 
 def test_a_pipeline_run_in_a_bucket_equals_one_in_a_folder(store: Path, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """`runspend nightly` writes the same content digests into both, into the bucket twice; SQL and doctor work over the bucket."""
+    """`runspend nightly` writes the same content digests into both, and twice into the bucket. SQL and doctor work on the bucket."""
     found = []
     world = make_tiny_world(tmp_path / "world", store)
     for name, nights in (("folder", 1), ("bucket", 2)):

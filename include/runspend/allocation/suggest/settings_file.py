@@ -57,7 +57,7 @@ def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
     if root is None:
         return len(text), "  ", ["pools:"]
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
-        raise UsageError(f"cannot write {path}: its keys are in braces ({{…}}), and only a block can get lines. {PASTE}")
+        raise UsageError(f"cannot write {path}: its keys are in braces ({{…}}), so no lines can be added. {PASTE}")
     for key, value in root.value:
         if key.value != "pools":
             continue

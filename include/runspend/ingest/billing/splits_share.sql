@@ -21,7 +21,7 @@ cut as (
     l.place, p.is_idle, p.pod, case when l.tells_time then least(p.to_us - p.from_us, coalesce(g.billed_us, p.to_us - p.from_us)) end as life_us, p.upto = p.total as is_last, p.is_scaled,
     r.source, r.method,
     part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
-    -- mostly the same amount again
+    -- usually equal to effective_cost, so only other amounts are computed
     case when l.billed_cost is distinct from l.effective_cost then part_of(l.billed_cost, p.weight, p.upto, p.total) end as other_billed_cost,
     case when l.list_cost is distinct from l.effective_cost then part_of(l.list_cost, p.weight, p.upto, p.total) end as other_list_cost,
     case when l.contracted_cost is distinct from l.effective_cost then part_of(l.contracted_cost, p.weight, p.upto, p.total) end as other_contracted_cost,

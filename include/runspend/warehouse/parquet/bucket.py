@@ -222,7 +222,7 @@ class BucketWarehouse(QueriedFiles):
         return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
 
     def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> KnownDamage:
-        """Return the copies on this machine that were not written to since they were hashed, found by the mark of `_keep` in their time."""
+        """Return the copies on this machine that were not changed since they were hashed. `_keep` leaves a mark in their time."""
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
         return KnownDamage(
             {"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {}
@@ -404,8 +404,8 @@ class BucketWarehouse(QueriedFiles):
             self.bucket.delete(key)
         if etag is None or twice is not None or wrong is not None or right is None:
             raise ConfigError(
-                f"cannot use {self.bucket.where} as a warehouse: the store does not keep the conditions of a put (If-None-Match, If-Match), "
-                "so two publishers could overwrite each other. Set warehouse.uri to a folder, or to a store that keeps them."
+                f"cannot use {self.bucket.where} as a warehouse: the store ignores the conditions of a put (If-None-Match, If-Match), "
+                "so two publishers could overwrite each other. Set warehouse.uri to a folder, or to a store that applies them."
             )
         cache.mkdir(parents=True, exist_ok=True)
         proven.touch()
