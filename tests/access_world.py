@@ -1,6 +1,6 @@
-"""A warehouse of two teams: `vision`, whose members look, and another one, whose names all have the mark DECOY.
+"""A warehouse of two teams: `vision`, whose members read it, and another team, whose names all contain the mark DECOY.
 
-Both have a run on the machine m1 and in the experiment exp. Every table has a row of the other team with the mark in every text.
+Both teams have a run on the machine m1 and in the experiment exp. Every table has a row of the other team with the mark in every string.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
 DECOY = "dec0de"
 OTHER = f"{DECOY}-team"
 MINE, THEIRS = "0a11e000000000000000000000000001", f"{DECOY}00000000000000000000000001"
-BESIDE = "0a11e000000000000000000000000002"  # of vision, on a machine that the bill gives to the other team
-BY_TYPE = "0a11e000000000000000000000000003"  # of vision, on some machine of its instance type
-# Strings that code compares with: their values are words, not names.
+BESIDE = "0a11e000000000000000000000000002"  # of vision, on a machine that the bill assigns to the other team
+BY_TYPE = "0a11e000000000000000000000000003"  # of vision, on an unknown machine of its instance type
+# Strings that code compares with. Their values are keywords, not names.
 WORDS = {
     "billing_currency": "USD",
     "currency": "USD",
@@ -33,12 +33,12 @@ WORDS = {
     "lifecycle_stage": "active",
     "run_status": "FINISHED",
 }
-# Rows that everyone may see: no team's own, and only of the configuration or of the pipeline.
+# Rows that everyone may see: they belong to no team, or only to the configuration or the pipeline.
 OF_NOBODY = ("price_list", "builds")
 
 
 def two_teams() -> World:
-    """What bill and MLflow say."""
+    """Return the data of the bill and of MLflow."""
     names = {
         "experiment_id": f"{DECOY}-9",
         "experiment_name": f"{DECOY}-secret",
@@ -69,7 +69,7 @@ def two_teams() -> World:
         line(40 + n, on=machine, at="00:00..04:00", cost="5.00", hours=4, instance_type="g5")
         for n, machine in enumerate(("m8", f"{DECOY}-m9"))
     ]
-    # Machines of others that have the name of vision's: at another site, and in another account of the same bill.
+    # Other teams' machines with the name of vision's machine: at another site, and in another account of the same bill.
     lines += [
         line(n, on="m1", at=f"{n - 40}:00..{n - 39}:00", cost="70.00", hours=1, instance_type=f"{DECOY}-type", **{**secret, **more})
         for n, more in ((50, {"source": f"{DECOY}-site"}), (51, {}))
@@ -91,7 +91,7 @@ tag_budget = json.dumps({"runspend.budget": "500 USD / month", "owner": f"{DECOY
 
 
 def decoy(table: Table, **known: Any) -> dict[str, Any]:
-    """A row of the other team, with the mark in every text."""
+    """Return a row of the other team, with the mark in every string."""
     return {c.name: known.get(c.name, _value(c)) for c in table.columns}
 
 
@@ -112,7 +112,7 @@ def _value(column: Column) -> Any:
 
 
 def make_two_teams(home: Path) -> Settings:
-    """The warehouse, the reports and the configuration in `home`."""
+    """Write the warehouse, the reports and the configuration to `home`."""
     copy_made_once("two-teams", _make, home)
     return load_settings(home / "runspend.yaml")
 

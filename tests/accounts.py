@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_rights_of_root(folder: Path) -> Iterator[None]:
-    """As someone whom modes of files keep out, and who owns everything in a folder."""
+    """Run as an account that owns everything in a folder, but that file modes restrict."""
     if os.geteuid() != 0:
         yield
         return

@@ -21,7 +21,7 @@ OLD = datetime(2025, 1, 1, tzinfo=timezone.utc).timestamp()
 
 
 class Disk:
-    """Two folders and a home: a store with one run in it, and an archive."""
+    """A store with one run in it, an archive, and a home, all on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Disk:
         return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
 
     def apply(self, *items: Item, is_old: bool = False) -> list[str]:
-        """One run of the archive, of files that were all written long ago: they are made old, unless they are already."""
+        """Run the archive once. Files that are not old yet are first made old."""
         for path in [] if is_old else [self.source, *self.source.rglob("*")]:
             os.utime(path, (OLD, OLD))
         now = datetime.now(timezone.utc)
@@ -53,18 +53,18 @@ class Disk:
         return [result.state for result in results]
 
     def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
-        """As always, but for the bucket that planted manifests name as their place."""
+        """Open a store as usual, except the bucket that planted manifests name as their place."""
         return self.bucket if store.uri == SOURCE else open_objects(store, purpose)
 
     @property
     def archived(self) -> Path:
-        """The folder of the only archive."""
+        """Return the folder of the only archive."""
         [found] = (self.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1").iterdir()
         return found
 
 
 def fill(folder: Path, tree: dict[str, bytes]) -> None:
-    """Files, and for names that end in "/" folders."""
+    """Create files, and folders for names that end in "/"."""
     for name, body in tree.items():
         path = folder / name
         if name.endswith("/"):
@@ -75,7 +75,7 @@ def fill(folder: Path, tree: dict[str, bytes]) -> None:
 
 
 def tree_of(folder: Path) -> dict[str, bytes | None]:
-    """Every file with its bytes and every folder, links not followed; the note is not of the tree."""
+    """Return every file with its bytes and every folder, without following links. Notes are left out."""
     found: dict[str, bytes | None] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))

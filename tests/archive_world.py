@@ -1,7 +1,7 @@
-"""A store in memory that does what a test tells it to do wrong, records in memory, and a small world around one run's folder.
+"""A store in memory that misbehaves as a test tells it to, records in memory, and a small world around one run's folder.
 
-The store keeps the protocol of `storage/objects.py`: conditions, three outcomes, etags that change with every write. Its faults
-are those of networks and servers: no reply before or after the fact, a refusal, bytes cut off or flipped, a kill.
+The store follows the protocol of `storage/objects.py`: conditions, three outcomes, etags that change with every write. Its faults are
+those of networks and servers: no reply before or after the change, a refusal, lost or flipped bytes, a kill.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class MemoryStore:
         self.writes = 0
 
     def put(self, key: str, body: bytes, modified: datetime | None = None) -> None:
-        """What someone else writes, whether there is something or not."""
+        """Write an object as another user would, even if it exists."""
         self.writes += 1
         self.objects[key] = Kept(body, f'"{hashlib.sha256(body).hexdigest()[:12]}-{self.writes}"', modified or self.now)
 
@@ -136,7 +136,7 @@ class MemoryStore:
 
 @dataclass
 class Faults:
-    """What goes wrong at which call: the fifth of all, or the second "write s3://archive/cold/"."""
+    """Which fault occurs at which call: for example at the fifth of all, or at the second "write s3://archive/cold/"."""
 
     plan: dict[int | tuple[str, int], str] = field(default_factory=dict)  # call -> kind
     calls: int = 0
@@ -145,7 +145,7 @@ class Faults:
     after: Callable[[], None] = lambda: None
 
     def next(self, what: str) -> str | None:
-        """Count a call; the fault it is to have."""
+        """Count a call, and return its fault."""
         if self.is_dead:
             raise Killed
         self.calls += 1
@@ -160,7 +160,7 @@ class Faults:
         raise Killed
 
     def done(self, kind: str | None) -> None:
-        """The call was carried out: every invariant must hold; then its fault."""
+        """Check all invariants after a call was carried out, and then apply its fault."""
         self.after()
         if kind == "kill after":
             self.die()
@@ -174,7 +174,7 @@ KINDS = ("kill before", "kill after", "refused", "no reply before", "no reply af
 
 
 class FaultyStore:
-    """A memory store seen through faults."""
+    """A memory store with faults."""
 
     def __init__(self, store: MemoryStore, faults: Faults) -> None:
         self.uri = store.uri
@@ -227,7 +227,7 @@ class FaultyStore:
         kind = self._ask("write")
         body = b"".join(chunks)
         found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, metadata=metadata)
-        if kind in ("short", "flipped"):  # the store kept something else than it was given, and says that all is well
+        if kind in ("short", "flipped"):  # the store kept other bytes than it was given, and reports success
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)
         elif kind == "lie":
@@ -282,7 +282,7 @@ class FaultyStore:
 
 
 def flipped(body: bytes) -> bytes:
-    """One bit of it is another."""
+    """Return the bytes with one flipped bit."""
     return bytes([body[0] ^ 1]) + body[1:] if body else b"?"
 
 
@@ -317,7 +317,7 @@ class MemoryRecords:
 
 
 def make_item(**changes: Any) -> Item:
-    """One run's artifacts, to be archived."""
+    """Return one run's artifacts as an item to archive."""
     fields = {
         "policy": "old runs", "policy_digest": "0" * 8, "action": "archive", "to": None, "tracking_server": "prod", "workspace": "default",
         "owner_kind": "run", "owner_id": "run1", "experiment_id": "1", "run_id": "run1", "artifact_uri": f"{SOURCE}{PREFIX}", "store": SOURCE,
@@ -327,7 +327,7 @@ def make_item(**changes: Any) -> Item:
 
 
 class World:
-    """A source, an archive, records, and what the archive run is asked to do. Nothing is on a disk but a scratch folder."""
+    """A source, an archive, records, and the work of an archive run. Only a scratch folder is on disk."""
 
     def __init__(self, **archive: Any) -> None:
         self.folder = tempfile.mkdtemp(prefix="runspend-archive-")
@@ -361,7 +361,7 @@ class World:
             store.now = self.now
 
     def apply(self, *items: Item, **options: Any) -> list[Result]:
-        """One run of the archive, one call at a time."""
+        """Run the archive once, one call at a time."""
         self.advance(seconds=1)
         self.faults.is_dead, self.faults.calls, self.faults.made = False, 0, Counter()
         own = {name: options.pop(name) for name in ("open_store", "workers", "clock", "progress") if name in options}
@@ -372,7 +372,7 @@ class World:
         return apply(items or [make_item()], self.settings, self.records, **{**given, **options})  # type: ignore[arg-type]
 
     def apply_faulty(self, plan: dict[int | tuple[str, int], str]) -> list[Result]:
-        """One run with faults; a kill ends it."""
+        """Run it once with faults. A kill ends the run."""
         self.faults.plan = plan
         try:
             return self.apply()
@@ -384,7 +384,7 @@ class World:
 
     @property
     def changes_made(self) -> int:
-        """Changes of stores and records in the last run."""
+        """Return the changes of stores and records in the last run."""
         return sum(count for what, count in self.faults.made.items() if what.split()[0] in (*CHANGES, "record"))
 
     def restorable(self, owner: str = "run1") -> dict[str, bytes]:
@@ -413,14 +413,14 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take_lease_of_the_dead(self) -> None:
-        """The process that was "killed" is this one, which lives: say that its lease is free, as a look at its number would."""
+        """Release this process's lease. The "killed" process is this one, so a check of its id would find it alive."""
         found = self.records.get("archive_lease", "lease")
         if found is not None:
             self.records.values["archive_lease", "lease"] = {**found[0], "until": None}, found[1]
 
 
 def scratch_home(folder: Path) -> Path:
-    """A home for records on a disk."""
+    """Return a home for records on a disk."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     return home

@@ -1,4 +1,4 @@
-"""The command line as a user types it: in a process of its own, or here, where nothing has to come up first."""
+"""The command line as a user types it, in its own process or, for tests that need no new process, in this one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> 
 
 
 def run_process(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """The same in a process of its own."""
+    """Run `runspend …` in its own process."""
     command = [sys.executable, "-m", "runspend.interfaces.cli", *arguments]
     return _checked(
         subprocess.run(command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=500, check=False), code

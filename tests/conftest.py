@@ -1,6 +1,6 @@
-"""What holds for every test: a clean environment, no network but loopback, no telemetry, an Airflow home of the session's own.
+"""Every test has a clean environment, no network except loopback, no telemetry, and the session's own Airflow home.
 
-Fixtures of one folder's tests belong in that folder.
+Fixtures for the tests of one folder belong in that folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import pytest
 from tests import reaper
 from tests.kept import FOLDER
 
-# Fixtures that several folders use. A file that imports one itself starts a server of its own.
+# Fixtures for several folders. A file that imports one starts its own server.
 from tests.servers.azure import azure_server as azure_server
 from tests.servers.gcs import gcs_server as gcs_server
 from tests.servers.s3 import s3_server as s3_server
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = Path(os.environ.get("RUNSPEND_SAMPLES", ROOT.parent / "shared" / "data"))
 
-# No test is timed; in CI the same examples are tried each time.
+# Hypothesis sets no deadline for an example. In CI, it tries the same examples every time.
 hypothesis.settings.register_profile("runspend", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
 hypothesis.settings.load_profile("runspend")
 
-# What a person's shell may hold and a test must not see.
+# Variables of a user's shell that tests must not see.
 FOREIGN = (
     "AIRFLOW",
     "ARM_",
@@ -67,13 +67,13 @@ QUIET = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Clean the environment before anything is imported: Airflow reads its own once and for all."""
-    gc.disable()  # importing Airflow, MLflow and 6,000 tests makes much to look through and no garbage: 4 of 12 s
+    """Clean the environment before any import, because Airflow reads its own only once."""
+    gc.disable()  # importing Airflow, MLflow and 6,000 tests creates many objects and no garbage: 4 of 12 s
     if IS_GOOGLE:
         os.environ.setdefault("CLOUDSDK_CONFIG", str(Path.home() / ".config" / "gcloud"))
     kept = ("RUNSPEND_SAMPLES", *(WITH_GOOGLE if IS_GOOGLE else ()))
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name not in kept]:
-        del os.environ[name]  # where the samples are, the workers need to know too
+        del os.environ[name]  # the workers also need to know where the samples are
     is_worker = hasattr(config, "workerinput")
     if not is_worker:
         reaper.start()
@@ -98,7 +98,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-# Files that share a server which starts slowly: one worker runs them, one after the other.
+# Files that share a server with a slow start. One worker runs them one after the other.
 TOGETHER = {
     "airflow": ("airflow/test_dag_files", "airflow/test_dag_runs", "airflow/test_plugin", "airflow/test_settings", "airflow/test_wake_ups"),
     "bigquery": ("warehouse/test_engine_contract", "warehouse/bigquery/test_emulator", "warehouse/bigquery/test_models", "warehouse/bigquery/test_warehouse", "ingest/billing/remote/test_bigquery", "e2e/test_bigquery_night", "faults/test_bigquery_swap"),
@@ -123,7 +123,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _turn(nodeid: str) -> int:
-    """Return when a test has its turn: the place in `FIRST`, or after all others if it is in `LAST`."""
+    """Return a test's position in the order: its place in `FIRST`, or after all others if it is in `LAST`."""
     first = next((place for place, name in enumerate(FIRST) if nodeid.startswith(name)), len(FIRST))
     return first + nodeid.startswith(LAST)
 
@@ -142,7 +142,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """All is imported, and stays. A process that only hands tests out imports none and does not come here."""
+    """Exclude all imported objects from garbage collection. A process that only distributes tests imports none, and does not call this."""
     gc.freeze()  # there is no garbage in it; full collections took 2 % of the tests' time
     gc.set_threshold(10_000, 10, 20)
     gc.enable()
@@ -150,7 +150,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _umask_as_it_was() -> Iterator[None]:
-    """A command that runs in this process narrows its umask; the next test has the usual one."""
+    """Restore the umask, which commands in this process narrow."""
     before = os.umask(0o022)
     os.umask(before)
     yield
@@ -159,7 +159,7 @@ def _umask_as_it_was() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test starts in an empty folder with the session's environment, and leaves both as they were. So with the umask, which commands narrow."""
+    """Start each test in an empty folder with the session's environment and umask, and restore both afterwards."""
     before, umask = dict(os.environ), os.umask(0o022)
     monkeypatch.chdir(tmp_path)
     yield
@@ -170,7 +170,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
 
 @pytest.fixture(scope="session", autouse=True)
 def loopback_only() -> Iterator[None]:
-    """Any connection or name look-up that would leave this machine fails the test that tries it."""
+    """Fail a test that connects to another machine or looks up its name."""
     if IS_GOOGLE:
         yield
         return
@@ -219,12 +219,12 @@ def samples() -> Path:
     return SAMPLES
 
 
-# What several folders use is brought in here, once a worker, when the first test asks for it: nothing of it is imported before.
+# Imported only when the first test of a worker requests it.
 
 
 @pytest.fixture(scope="session")
 def bigquery_server() -> Iterator[BigQueryServer]:
-    """One emulator of BigQuery for all tests of a run; take a dataset of your own in it."""
+    """Start one BigQuery emulator for all tests of a run. Each test creates its own dataset."""
     from tests.servers.bigquery import serve_tests
 
     with serve_tests() as server:
@@ -233,7 +233,7 @@ def bigquery_server() -> Iterator[BigQueryServer]:
 
 @pytest.fixture(scope="session")
 def bigquery_target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """Where warehouses in BigQuery are made: a project of the emulator, or of Google's in `make test-bigquery`."""
+    """Where tests create warehouses in BigQuery: a project of the emulator, or of Google's in `make test-bigquery`."""
     from tests.servers.bigquery_target import target_of_tests
 
     with target_of_tests(request) as target:

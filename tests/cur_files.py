@@ -1,4 +1,4 @@
-"""Cost and Usage Reports for tests: line items by their CUR 2.0 names, written as any of the files AWS delivers.
+"""Cost and Usage Reports for tests: line items with their CUR 2.0 names, written in each kind of file that AWS delivers.
 
 Real reports from outside this repository come from the `samples` fixture.
 """
@@ -57,7 +57,7 @@ LINE = {
     "savings_plan_used_commitment": "",
     "resource_tags": "",
 }
-# How the legacy report spells them ("Cost and Usage Report data dictionary"); it has one column per tag.
+# Their names in the legacy report ("Cost and Usage Report data dictionary"), which has one column per tag.
 LEGACY = {
     "bill_invoice_id": "bill/InvoiceId",
     "bill_invoicing_entity": "bill/InvoicingEntity",
@@ -101,7 +101,7 @@ LEGACY = {
     "savings_plan_total_commitment_to_date": "savingsPlan/TotalCommitmentToDate",
     "savings_plan_used_commitment": "savingsPlan/UsedCommitment",
 }
-# Beside the amounts of LINE, the same net of private discounts: only payers who have such a discount get them.
+# The same amounts net of private discounts. Only payers with such a discount get these columns.
 NET = {
     "line_item_net_unblended_cost": "",
     "reservation_net_effective_cost": "",
@@ -113,12 +113,12 @@ AMOUNTS = ("cost", "amount", "rate", "fee", "commitment", "commitment_to_date", 
 
 
 def line(kind: str = "Usage", cost: str = "1.00", **other: str) -> dict[str, str]:
-    """One line item of that type and unblended cost, and whatever else is stated, by names of CUR 2.0."""
+    """Return a line item of this type and unblended cost. `more` sets other columns by their CUR 2.0 names."""
     return {**LINE, "line_item_line_item_type": kind, "line_item_unblended_cost": cost, **other}
 
 
 def month(period: str) -> dict[str, str]:
-    """The time columns of a line in another month: an hour of its fifth day."""
+    """Return the time columns of a line in another month: an hour of its fifth day."""
     year, number = (int(part) for part in period.split("-"))
     return {
         "bill_billing_period_start_date": f"{period}-01T00:00:00Z",
@@ -129,7 +129,7 @@ def month(period: str) -> dict[str, str]:
 
 
 def legacy(lines: Sequence[Mapping[str, str]], prefix: str = "resourceTags/user:") -> list[dict[str, str]]:
-    """The lines as the legacy report spells them: a tag `user_k` becomes a column `resourceTags/user:k`."""
+    """Return the lines with names of the legacy report: a tag `user_k` becomes a column `resourceTags/user:k`."""
     tags = [json.loads(each["resource_tags"] or "{}") for each in lines]
     keys = sorted({key for each in tags for key in each})
     return [
@@ -140,7 +140,7 @@ def legacy(lines: Sequence[Mapping[str, str]], prefix: str = "resourceTags/user:
 
 
 def athena(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The lines as legacy Parquet and Athena spell them: snake case, a column `resource_tags_user_k` per tag."""
+    """Return the lines with names of legacy Parquet and Athena: snake case, and a column `resource_tags_user_k` per tag."""
     tags = legacy(lines, prefix="resource_tags_user_")
     return [
         {name: value for name, value in each.items() if name != "resource_tags"}

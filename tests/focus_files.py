@@ -1,4 +1,4 @@
-"""FOCUS files for tests: rows with every mandatory column filled in, and what a load of them looks like from the pipeline.
+"""FOCUS files for tests: rows with every mandatory column, and loads as the pipeline does them.
 
 Real bills from outside this repository come from the `samples` fixture.
 """
@@ -47,12 +47,12 @@ ROW = {
 
 
 def row(cost: str = "1.00", **other: str) -> dict[str, str]:
-    """One FOCUS row with the cost in all four measures, and whatever else is stated."""
+    """Return a FOCUS row with this cost in all four measures. `more` sets other columns."""
     return {**ROW, **dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost), **other}
 
 
 def month(period: str) -> dict[str, str]:
-    """The time columns of a row in another month."""
+    """Return the time columns of a row in another month."""
     year, number = (int(part) for part in period.split("-"))
     following = f"{year + number // 12}-{number % 12 + 1:02d}"
     return {
@@ -64,7 +64,7 @@ def month(period: str) -> dict[str, str]:
 
 
 def csv_text(rows: Sequence[Mapping[str, str]], header: Sequence[str] | None = None) -> str:
-    """Rows as CSV; the header is the first row's unless given."""
+    """Return rows as CSV. The header is the first row's unless it is given."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(header or (rows[0] if rows else ROW)), lineterminator="\n", restval="")
     writer.writeheader()
@@ -73,7 +73,7 @@ def csv_text(rows: Sequence[Mapping[str, str]], header: Sequence[str] | None = N
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]], *, at: datetime | None = None, header: Sequence[str] | None = None) -> Path:
-    """A CSV file, packed if its name ends in .gz, last modified at `at`."""
+    """Write a CSV file, compressed if its name ends in .gz, and last modified at `at`."""
     data = csv_text(rows, header).encode()
     return write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data, at=at)
 
@@ -89,7 +89,7 @@ def write_bytes(path: Path, data: bytes, *, at: datetime | None = None) -> Path:
 
 @dataclass
 class Nights:
-    """A bill loaded night after night: keeps what each load publishes, the way the pipeline does."""
+    """Load a bill again and again, and keep what each load publishes, as the pipeline does."""
 
     workdir: Path
     source: BillSource
@@ -106,7 +106,7 @@ class Nights:
         now: datetime = NOW,
         **rules: Any,
     ) -> Load:
-        """One night. `rules`: pools, dimensions, keys."""
+        """Load the bill once. `rules` are pools, dimensions and keys."""
         self.count += 1
         source = source or self.source
         options = {key: rules.pop(key) for key in ("drawn", "memory") if key in rules}
@@ -139,5 +139,5 @@ def nights(tmp_path: Path, uri: Path | str, **settings: Any) -> Nights:
 
 
 def only(load: Load, period: str = "2026-10") -> PeriodLoad:
-    """The outcome of one period."""
+    """Return the outcome of the only period."""
     return next(p for p in load.periods if p.period == period)

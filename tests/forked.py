@@ -1,4 +1,4 @@
-"""Modules run as processes of their own, which are forked from one that has imported what they need: `python -m` in a third of the time."""
+"""Run modules in processes that are forked from one that has imported their dependencies. That takes a third of the time of `python -m`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-# What a run imports late.
+# Modules that a run imports late.
 NEEDED = (
     "duckdb",
     "pyarrow.parquet",
@@ -25,7 +25,7 @@ NEEDED = (
 
 
 def run_forked(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m module …`, with more environment; its exit code and what it wrote to standard output."""
+    """Run `python -m module …` with additional environment. Return its exit code and its standard output."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     server.stdin.write(json.dumps([module, arguments, {**os.environ, **environment}, os.getcwd()]) + "\n")
@@ -36,7 +36,7 @@ def run_forked(module: str, *arguments: str, **environment: str) -> subprocess.C
 
 @cache
 def _server() -> subprocess.Popen[str]:
-    """One for each process that runs tests; it ends with it."""
+    """Start one server for each process that runs tests. It ends with that process."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"], cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -45,7 +45,7 @@ def _server() -> subprocess.Popen[str]:
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], folder: str) -> tuple[int, str]:
-    importlib.import_module(module)  # it runs again in each child; what it imports does not
+    importlib.import_module(module)  # each child runs the module again, but not its imports
     reading, writing = os.pipe()
     if not (child := os.fork()):
         code = 1

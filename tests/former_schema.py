@@ -1,4 +1,4 @@
-"""Rows and files as the schema version before wrote them: today's, renamed back."""
+"""Rows and files as the previous schema version wrote them: today's, renamed back."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FORMER_VERSION = VALUES_VERSION - 1
 
 
 def todays_rows(unit: Unit) -> pa.Table:
-    """Rows of today's schema. Half of them hold a value that was renamed."""
+    """Return rows of today's schema. Half of them contain a renamed value."""
     rows = rows_of(TABLES[unit.table], period=unit.period)
     for column in VALUE_COLUMNS.get(unit.table, ()):
         for now in RENAMED_VALUES.values():
@@ -34,7 +34,7 @@ def todays_rows(unit: Unit) -> pa.Table:
 
 
 def former_rows(table: str, rows: pa.Table) -> pa.Table:
-    """The same rows under former names and with former values."""
+    """Return the same rows with former names and former values."""
     for column in VALUE_COLUMNS.get(table, ()):
         for before, now in RENAMED_VALUES.items():
             values = rows.column(column)
@@ -43,12 +43,12 @@ def former_rows(table: str, rows: pa.Table) -> pa.Table:
 
 
 def rewrite(path: Path, table: str) -> None:
-    """Make a file of today's schema one of the schema before."""
+    """Rewrite a file of today's schema with the previous one."""
     pq.write_table(former_rows(table, pq.read_table(path, partitioning=None)), path, compression="zstd")
 
 
 def make_former(root: Path) -> None:
-    """Make a folder warehouse of today's schema one of the schema before. Only its books and the files of `UNITS` differ."""
+    """Convert a folder warehouse to the previous schema. Only its books and the files of `UNITS` change."""
     warehouse = ParquetWarehouse(root)
     for unit, record in warehouse.records().items():
         if unit.table in {u.table for u in UNITS}:
@@ -61,7 +61,7 @@ def make_former(root: Path) -> None:
 
 
 def contents(read: Callable[[Unit], pa.Table | None]) -> dict[Unit, pa.Table]:
-    """The rows of every unit of `UNITS`, in one order."""
+    """Return the rows of every unit of `UNITS` in a fixed order."""
     found = {unit: read(unit) for unit in UNITS}
     return {
         unit: rows.sort_by([(name, "ascending") for name in TABLES[unit.table].key or rows.column_names[:1]])

@@ -1,4 +1,4 @@
-"""What takes long to make and is only read or copied: made once for all workers of a run, by the first that asks."""
+"""Data that take long to create and are only read or copied. The first worker that needs them creates them for all workers of a run."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-FOLDER = "TESTS_KEPT"  # environment variable, set by `conftest.py`: a folder that goes when the run ends
+FOLDER = "TESTS_KEPT"  # environment variable set by `conftest.py`: a folder that is deleted when the run ends
 
 
 def made_once(name: str, make: Callable[[Path], object]) -> Path:
-    """The folder of this name, once `make` has filled it. It is given where the folder will be, which does not exist."""
+    """Return the folder of this name after `make` has filled it. `make` gets the folder's future path, which does not exist yet."""
     kept = Path(os.environ[FOLDER])
     with (kept / f"{name}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # others wait for it
         done = kept / f"{name}.done"
         if not done.exists():
-            shutil.rmtree(kept / name, ignore_errors=True)  # of one that failed
+            shutil.rmtree(kept / name, ignore_errors=True)  # left by a failed attempt
             make(kept / name)
             done.touch()
     return kept / name

@@ -1,6 +1,6 @@
-"""A tiny world whose nights several tests begin after: they run once.
+"""A tiny world for several tests that begin after the same pipeline runs, which run only once.
 
-What a night wrote names the paths and times of files, so each test finds the world in the same place, put back to a moment.
+A pipeline run writes paths and times of files. So each test finds the world in the same place, restored to a moment.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.tiny_world import make_tiny_world
 
 
 class KeptWorld:
-    """A tiny world in `folder`, and copies of what it was."""
+    """A tiny world in `folder`, and copies of its earlier states."""
 
     def __init__(self, folder: Path, store: Path, bills: Mapping[str, int] | None = None) -> None:
         self._folder = folder
@@ -21,11 +21,11 @@ class KeptWorld:
         self.config = make_tiny_world(self._place, store, bills)
 
     def keep(self, moment: str) -> None:
-        """The world as it is now, by a name."""
+        """Keep a copy of the current world under a name."""
         shutil.copytree(self._place, self._folder / moment)
 
     def put_back(self, moment: str) -> Path:
-        """The world as it was; returns its configuration."""
+        """Restore the world to a kept state, and return its configuration."""
         shutil.rmtree(self._place)
         shutil.copytree(self._folder / moment, self._place)
         return self.config

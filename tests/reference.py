@@ -1,7 +1,7 @@
-"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline): which decides whether models are right.
+"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline). It decides whether models are right.
 
-`GoogleSQL().query(sql, tables, parameters)` answers with typed rows. It is exact and slow: small tables only. What is compared
-with it does not belong here.
+`GoogleSQL().query(sql, tables, parameters)` returns typed rows. It is exact and slow, so use small tables. Comparisons with it do not
+belong here.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Result:
         return [name for name, _ in self.columns]
 
     def to_pylist(self) -> list[dict[str, Any]]:
-        """The rows as dicts, as Arrow tables give them."""
+        """Return the rows as dicts, as Arrow tables do."""
         return [dict(zip(self.names, row, strict=True)) for row in self.rows]
 
     def to_arrow(self) -> pa.Table:
-        """The rows as a table, so that one model's rows can be the next one's input. Money is decimal128(38, 22)."""
+        """Return the rows as a table that can be the next model's input. Money is decimal128(38, 22)."""
         schema = pa.schema([(name, arrow_type(type_)) for name, type_ in self.columns])
         values = [pa.array([_stored(row[i]) for row in self.rows], schema.field(i).type) for i in range(len(schema))]
         return pa.table(values, schema=schema)
@@ -64,7 +64,7 @@ class GoogleSQL:
     """The reference implementation, started once per process (0.3 s when its compiled form is cached, 12 s the first time)."""
 
     def query(self, sql: str, tables: Mapping[str, pa.Table] | None = None, parameters: Mapping[str, Any] | None = None) -> Result:
-        """Rows of one statement over these tables. A parameter is a value, or (value, Arrow type) where the value cannot tell."""
+        """Return the rows of one statement over these tables. A parameter is a value, or (value, Arrow type) if the value does not show its type."""
         engine = self._engine
         request = engine.messages.EvaluateQueryRequest(sql=sql)
         request.options.CopyFrom(engine.options)
@@ -90,7 +90,7 @@ class GoogleSQL:
     def output_types(
         self, sql: str, schemas: Mapping[str, pa.Schema], parameters: Mapping[str, Any] | None = None
     ) -> list[tuple[str, str]]:
-        """Column names and types of a query over tables of these schemas, without any data."""
+        """Return column names and types of a query over tables of these schemas, without data."""
         return self.query(sql, {name: schema.empty_table() for name, schema in schemas.items()}, parameters).columns
 
     @cached_property
@@ -169,7 +169,7 @@ _started: list[_Engine] = []
 
 
 def _start_engine() -> _Engine:
-    """One engine for the process: it holds a compiled WebAssembly module of 7.8 MB."""
+    """Start one engine per process, because it holds a compiled WebAssembly module of 7.8 MB."""
     if _started:
         return _started[0]
     import wasmtime
@@ -186,18 +186,18 @@ def _start_engine() -> _Engine:
     settings = folder / "cache.toml"
 
     class CachingConfig(wasmtime.Config):
-        """Keeps the compiled module on disk: the second start takes 0.3 s instead of 12."""
+        """Keep the compiled module on disk, so that the second start takes 0.3 s instead of 12."""
 
         def __init__(self) -> None:
             super().__init__()
             self.cache = str(settings)
 
     wasm_client.Config = CachingConfig
-    # The package copies memory byte by byte; a model's tables take minutes that way.
+    # The package copies memory byte by byte, which takes minutes for a model's tables.
     wasm_client.WasmClient.write_bytes = _write_bytes
     wasm_client.WasmClient.read_bytes = _read_bytes
 
-    with (folder / "lock").open("w") as lock:  # of several processes the first compiles, the others wait for it
+    with (folder / "lock").open("w") as lock:  # the first of several processes compiles, and the others wait
         fcntl.flock(lock, fcntl.LOCK_EX)
         settings.write_text(f'[cache]\ndirectory = "{folder}"\n', encoding="utf-8")
         client = ZetaSqlLocalService.get_instance().wasm_client
@@ -226,7 +226,7 @@ def _read_bytes(client: Any, pointer: int, size: int) -> bytes:
 
 
 def encoder(type_: pa.DataType) -> Callable[[Any, Any], None]:
-    """Puts a value of a type into a message of the service; an empty message is NULL."""
+    """Return a function that puts a value of a type into a message of the service. An empty message is NULL."""
     if pa.types.is_list(type_):
         write = _list_encoder(encoder(type_.value_type))
     elif pa.types.is_struct(type_):
@@ -283,7 +283,7 @@ ENCODERS: dict[str, Callable[[Any, Any], None]] = {
 
 
 def _stored(value: Any) -> Any:
-    """A decimal in the 22 places that tables keep; one with more is an error, for the engines would round it differently."""
+    """Return a decimal with the 22 places that tables keep. More places are an error, because the engines would round them differently."""
     if isinstance(value, decimal.Decimal):
         return value.quantize(decimal.Decimal("1e-22"), context=decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation]))
     return value
@@ -294,7 +294,7 @@ def _bytes_decimal(data: bytes, scale: int) -> decimal.Decimal:
 
 
 def googlesql_type(type_: pa.DataType) -> str:
-    """The GoogleSQL type of an Arrow type, as tables.py writes it."""
+    """Return the GoogleSQL type of an Arrow type, as in tables.py."""
     tests = {
         "STRING": pa.types.is_string(type_) or pa.types.is_large_string(type_),
         "INT64": pa.types.is_integer(type_),
@@ -314,7 +314,7 @@ def googlesql_type(type_: pa.DataType) -> str:
 
 
 def arrow_type(name: str) -> pa.DataType:
-    """The Arrow type of a GoogleSQL type."""
+    """Return the Arrow type of a GoogleSQL type."""
     if name.startswith("ARRAY<"):
         return pa.list_(arrow_type(name[6:-1]))
     return {
@@ -330,7 +330,7 @@ def arrow_type(name: str) -> pa.DataType:
 
 
 def exact_value(value: Any) -> Any:
-    """A value in the form both engines' answers are compared in: decimals without trailing zeros, times in UTC, lists as tuples."""
+    """Return a value in the form in which both engines' answers are compared: decimals without trailing zeros, UTC times, tuples for lists."""
     if isinstance(value, decimal.Decimal):
         return decimal.Decimal(0) if value == 0 else value.normalize(decimal.Context(prec=80))
     if isinstance(value, dt.datetime):
@@ -341,6 +341,6 @@ def exact_value(value: Any) -> Any:
 
 
 def exact_rows(rows: list[tuple[Any, ...]] | list[dict[str, Any]]) -> list[tuple[Any, ...]]:
-    """Rows in one order and form, so that equal answers are equal lists."""
+    """Return rows in a fixed order and form, so that equal answers are equal lists."""
     values = [tuple(row.values()) if isinstance(row, dict) else row for row in rows]
     return sorted((tuple(exact_value(v) for v in row) for row in values), key=lambda row: [(v is None, str(v)) for v in row])

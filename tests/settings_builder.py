@@ -1,4 +1,4 @@
-"""Settings for tests: of keys in memory, or of a `runspend.yaml` that is written and read as a command reads it."""
+"""Settings for tests, from keys in memory or from a `runspend.yaml` that is written and then read as a command reads it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAIL = {"from": "Runspend <runspend@acme.com>", "operators": ["oncall@acme.com"]
 
 
 def make_settings(home: Path, *budgets: Mapping[str, Any], mail: Mapping[str, Any] | None = None, **more: Any) -> Settings:
-    """Settings with a home, budgets, a mail sender and operators. `mail` adds to the sender; each other key is one of runspend.yaml."""
+    """Return settings with a home, budgets, a mail sender and operators. `mail` adds to the sender; each other key is one of runspend.yaml."""
     return Settings.model_validate({"home": home, "budgets": [dict(b) for b in budgets], "mail": MAIL | dict(mail or {}), **more})
 
 
@@ -29,24 +29,24 @@ def read_settings(folder: Path, given: str | Mapping[str, Any], env: Mapping[str
 
 
 def refused(folder: Path, given: str | Mapping[str, Any], env: Mapping[str, str] | None = None) -> str:
-    """What reading these settings is refused with."""
+    """Return the error of reading these settings."""
     with pytest.raises(ConfigError) as caught:
         read_settings(folder, given, env)
     return str(caught.value)
 
 
 def make_archive_settings(home: Path, source: Mapping[str, Any], archive: Mapping[str, Any], **limits: Any) -> Settings:
-    """Settings with two stores, the second of which is the archive. One run of it may take nearly all there is."""
+    """Return settings with two stores; the second is the archive. One archive run may move nearly everything."""
     return Settings.model_validate(
         {"home": home, "stores": [source, archive], "archive": {"to": archive["uri"], "max_percent": "99%", **limits}}
     )
 
 
 def smtp_mail(port: int, **more: Any) -> dict[str, Any]:
-    """The key `mail` for a server on this port of this machine, without TLS."""
+    """Return the key `mail` for a server on this port of this machine, without TLS."""
     return {"backend": "smtp", "host": "127.0.0.1", "port": port, "tls": "none", **more}
 
 
 def make_budget(amount: str = "1000", **more: Any) -> Budget:
-    """A budget of all money, with someone to mail."""
+    """Return a budget of all cost, with a recipient."""
     return Budget.model_validate({"name": "vision", "amount": amount, "notify": ["a@acme.com"], **more})

@@ -1,6 +1,7 @@
-"""The smallest world a night can run on: one MLflow store written by MLflow's own client, and FOCUS bills of any size beside it.
+"""The smallest world for a pipeline run: one MLflow store, written by MLflow's own client, and FOCUS bills of any size.
 
-Two runs on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00. The bill has one line for each hour of that machine's day.
+Two runs are on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00. The bill has one line for each hour of that machine's
+day.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None =
 
 
 def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: datetime = DAY) -> None:
-    """A FOCUS CSV: the machine's first hours of the day at 40 an hour, then as many other lines of a cent as are asked for."""
+    """Write a FOCUS CSV: the machine's first hours of the day at 40 an hour, then the requested number of other lines of a cent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     month = day.replace(day=1)
     next_month = (month + timedelta(days=32)).replace(day=1)
@@ -100,5 +101,5 @@ def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: da
 
 
 def as_text(moment: datetime) -> str:
-    """As FOCUS writes times."""
+    """Return times in FOCUS's form."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

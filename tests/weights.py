@@ -1,4 +1,4 @@
-"""Weights for tests: claims of pods on machines, as sources next to a bill state them, and OpenCost's outputs with the same content."""
+"""Weights for tests: claims of pods on machines, as sources next to a bill state them, and OpenCost's output with the same content."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ SCHEMA = pa.schema(
 
 
 def time(text: str) -> datetime:
-    """`HH:MM` of 5 October 2026, or a whole ISO time."""
+    """Return `HH:MM` on 5 October 2026, or a full ISO time."""
     if "T" not in text:
         text = f"2026-10-05T{text}"
     return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
 
 
 def claim(pod: str | None, weight: str | Decimal, at: str = "10:00..11:00", on: str = "i-1", **other: Any) -> dict[str, Any]:
-    """What a pod weighs on a machine in a window; without a pod, what is idle."""
+    """Return a pod's weight on a machine in a window. Without a pod, it is the idle part."""
     start, end = (time(text) for text in at.split(".."))
     named = {"part_id": f"k8s://c/ml/{pod}", "part_name": pod} if pod else {"is_idle": True}
     return {"resource": on, "from_time": start, "to_time": end, "weight": Decimal(weight), "is_idle": False, **named, **other}
 
 
 def weights(claims: Sequence[dict[str, Any]], source: str = "k8s", **settings: Any) -> Weights:
-    """A source that states these claims."""
+    """Return a source that states these claims."""
     rows = pa.Table.from_pylist([dict(each) for each in claims], schema=SCHEMA)
     return Weights(source, "opencost", rows, digest_rows(rows), **settings)

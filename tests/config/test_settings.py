@@ -432,7 +432,7 @@ NO_DURATIONS = [
 
 @pytest.mark.parametrize("text", NO_DURATIONS)
 def test_a_length_of_time_that_means_now_or_everything_is_refused(tmp_path: Path, text: str) -> None:
-    """Empty, zero, negative and 'all' are how other tools deleted everything: an age and a grace period refuse them alike."""
+    """In other tools, empty, zero, negative and 'all' deleted everything. Here, ages and grace periods refuse them."""
     with pytest.raises(ValueError, match="length of time"):
         parse_duration(text)
     quoted = json.dumps(text)

@@ -1,4 +1,4 @@
-"""What tests of `own_process` have done in a process of its own."""
+"""Calls that tests of `own_process` make in another process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from runspend.core.errors import CheckFailed, SourceRefused
 
 
 def warm() -> None:
-    """Nothing is to be imported."""
+    """Import nothing."""
 
 
 def warm_otherwise() -> None:
-    """Nothing either, for another kind of call."""
+    """Import nothing, for another kind of call."""
 
 
 def add(one: int, other: int, *, ask: Callable[[int], int], note: Callable[[str], None]) -> tuple[int, int]:
@@ -77,7 +77,7 @@ def reserve(gigabytes: int) -> int:
 
 
 def read_mapped(path: str) -> int:
-    """Every page of a file that is mapped."""
+    """Read every page of a mapped file."""
     import mmap
 
     with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:

@@ -1,4 +1,4 @@
-"""Numbers read by people add up as printed, and machines get them exactly."""
+"""Rounded numbers for people add up as printed, and machines get exact numbers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def test_a_difference_keeps_every_digit() -> None:
 
 @given(MONEY)
 def test_plain_numbers_keep_every_digit(value: Decimal) -> None:
-    """Text for machines reads back as the same number, without exponent or separators."""
+    """Text for machines reads back as the same number, without exponents or separators."""
     assert Decimal(plain(value)) == value
     assert not set(plain(value)) - set("-0123456789.")
 
 
 def test_money_rounds_half_up_with_a_real_minus() -> None:
-    """0.125 is 0.13, 0.135 is 0.14, a credit as far from zero as a charge; nothing prints as minus zero."""
+    """0.125 becomes 0.13, 0.135 becomes 0.14, and credits round away from zero like charges. No amount prints as minus zero."""
     shown = {
         "0.125": "0.13",
         "0.135": "0.14",
@@ -53,7 +53,7 @@ def test_money_rounds_half_up_with_a_real_minus() -> None:
 
 
 def test_each_share_is_rounded_on_its_own_and_half_up() -> None:
-    """Three thirds print as 33.3 each, half a tenth goes up, and a bill of credits has no shares."""
+    """Three thirds print as 33.3 each, and half a tenth rounds up. A bill of credits has no shares."""
     assert [percent(share_of(Decimal(1), Decimal(3)))] * 3 == ["33.3%", "33.3%", "33.3%"]
     assert [percent(share_of(Decimal(part), Decimal(1000))) for part in ("684.5", "685.5", "-0.1")] == ["68.5%", "68.6%", "0.0%"]
     assert share_of(Decimal(-5), Decimal(-5)) is None

@@ -1,4 +1,4 @@
-"""Ctrl-C during a query of the main thread, by real signals to this process."""
+"""Ctrl-C during a query in the main thread, with real signals to this process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from runspend.core.ctrl_c import let_ctrl_c_interrupt, raise_ctrl_c, watch_for_ctrl_c
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 
-ENDLESS = "select sum(hash(n)::double) from range(1000000000000) as t(n)"  # one thread of DuckDB does all of the work
+ENDLESS = "select sum(hash(n)::double) from range(1000000000000) as t(n)"  # one thread of DuckDB does all the work
 
 
 @pytest.fixture(autouse=True)
 def heeded() -> Iterator[None]:
-    """A shell that starts pytest in the background has SIGINT ignored."""
+    """Handle SIGINT, because a shell that starts pytest in the background ignores it."""
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, former)
@@ -29,7 +29,7 @@ def heeded() -> Iterator[None]:
 
 @contextmanager
 def pressed(after: float) -> Iterator[None]:
-    """Ctrl-C after these seconds."""
+    """Send Ctrl-C after this many seconds."""
     timer = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     yield
@@ -52,7 +52,7 @@ def test_it_interrupts_a_query_whichever_thread_does_the_work(attempt: int) -> N
 
 @pytest.mark.parametrize("attempt", range(4))
 def test_it_interrupts_a_reader_that_exchanges_money(attempt: int, tmp_path: Path) -> None:
-    """It reads with a cursor of its own."""
+    """Such a reader uses its own cursor."""
     many = "unnest(generate_array(1, 100000))"
     endless = f"select sum(mod(a + b + c, 7)) as s from {many} as a cross join {many} as b cross join {many} as c"
     began = time.monotonic()
@@ -97,7 +97,7 @@ def test_pressed_twice_it_spares_the_queries_that_clean_up() -> None:
 
 
 def test_elsewhere_nothing_changes() -> None:
-    """In other threads, and where the process ignores Ctrl-C or handles it in its own way."""
+    """Nothing changes in other threads, or if the process ignores Ctrl-C or handles it itself."""
     found = []
 
     def watch() -> None:

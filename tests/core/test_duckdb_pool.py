@@ -1,4 +1,4 @@
-"""Engines are borrowed and kept for the next user, who finds nothing of the one before and can set all options."""
+"""Engines are borrowed, and kept for the next user, who finds no trace of the previous one and can set all options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make() -> duckdb.DuckDBPyConnection:
 
 @pytest.fixture(autouse=True)
 def none_idle() -> Iterator[None]:
-    """Each test begins with no engine, and leaves none."""
+    """Each test begins and ends without an engine."""
     made.clear()
     yield
     for engine in engines._idle.pop("test", []):
@@ -38,7 +38,7 @@ def lent(tmp_path: Path, memory: str = "200MB") -> AbstractContextManager[duckdb
 
 
 def test_a_borrowed_connection_has_nothing_of_its_former_user(tmp_path: Path) -> None:
-    """Tables, views, types, temporary and registered ones, variables and settings of the connection; what was made with the engine stays."""
+    """This covers tables, views, types, temporary and registered ones, variables and settings of the connection. Options of the engine stay."""
     with lent(tmp_path) as con:
         con.execute('create type colour as enum (\'red\'); create table "a ""b" (c colour); create view v as select * from "a ""b"')
         con.execute(
@@ -78,7 +78,7 @@ def test_two_at_once_are_two(tmp_path: Path) -> None:
 
 
 def test_many_at_once_are_not_all_kept(tmp_path: Path) -> None:
-    """A burst of requests to the web pages leaves no engine a request, each with its threads."""
+    """After a burst of requests, the web pages do not keep an engine for each request, each with its threads."""
     with ExitStack() as several:
         for number in range(engines.KEPT + 3):
             several.enter_context(lent(tmp_path / str(number)))
@@ -87,7 +87,7 @@ def test_many_at_once_are_not_all_kept(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say what memory a process has")
 def test_memory_is_given_back(tmp_path: Path) -> None:
-    """An engine that waits holds nothing of what it held."""
+    """A waiting engine keeps none of its memory."""
     found = subprocess.run([sys.executable, "-c", FILLED], cwd=tmp_path, check=True, timeout=120, capture_output=True, text=True)
     before, full, after = map(int, found.stdout.split())
     assert full - before > 300 and after - before < (full - before) / 3, found.stdout
@@ -116,7 +116,7 @@ def test_one_that_is_locked_is_closed(tmp_path: Path) -> None:
 
 
 def test_one_that_spilled_is_closed(tmp_path: Path) -> None:
-    """DuckDB does not take another folder for an engine that has used one."""
+    """DuckDB accepts no other folder for an engine that has already spilled."""
     with lent(tmp_path, "60MB") as con:
         con.execute("set threads = 1; create table t as select range as a, repeat(hash(range)::varchar, 8) as b from range(600_000)")
         assert (tmp_path / "spill").exists()
@@ -165,12 +165,12 @@ ask()
 
 
 def test_a_child_has_engines_of_its_own(tmp_path: Path) -> None:
-    """The threads of an engine do not live on in a child: one that it took over would wait for them forever."""
+    """An engine's threads do not exist in a child process. If the child used the engine, it would wait for them forever."""
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], cwd=tmp_path, check=True, timeout=120)
 
 
 def test_ctrl_c_during_a_query_is_no_error_of_the_engine(tmp_path: Path) -> None:
-    """DuckDB's RuntimeError would be taken for a bug, and mailed. Any other stays what it is; the engine is closed after both."""
+    """DuckDB's RuntimeError would look like a bug and be mailed. Other errors stay as they are. The engine is closed after both."""
     for shown, raised in (("Query interrupted", KeyboardInterrupt), ("Something else", RuntimeError)):
         with pytest.raises(raised), lent(tmp_path):
             raise RuntimeError(shown)

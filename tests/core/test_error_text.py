@@ -1,4 +1,4 @@
-"""What an error says on a terminal: text that others wrote may be part of it."""
+"""Errors on a terminal may contain text from outside."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def test_an_error_moves_no_cursor(tmp_path: Path, hostile: str) -> None:
 
 
 def test_an_error_that_names_half_a_character_is_text() -> None:
-    """A file whose name is not UTF-8 is refused like any other: the error can be stored and mailed."""
+    """A file whose name is not UTF-8 is refused like any other, and the error can be stored and mailed."""
     assert str(SourceRefused("aws", "cannot load p\udcff.csv")) == "cannot load p\\udcff.csv"

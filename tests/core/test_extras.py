@@ -1,4 +1,4 @@
-"""A missing package becomes a sentence that names the extra with it; another mistake stays what it is."""
+"""The error for a missing package names the extra that contains it. Other import errors stay as they are."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from runspend.core.extras import EXTRA_OF, missing_extra
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# The three packages of the base install and what they bring along.
+# The three packages of the base install, and their dependencies.
 BASE = {"click", "pydantic", "pydantic_core", "yaml", "runspend"}
 
 
 def imported() -> set[str]:
-    """Top-level modules that runspend imports anywhere, from outside."""
+    """Return the top-level modules from outside that runspend imports anywhere."""
     found = set[str]()
     for path in (ROOT / "include" / "runspend").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -57,6 +57,6 @@ def test_a_module_of_runspend_that_is_missing_stays_a_bug() -> None:
 
 @pytest.mark.parametrize("module", ["databricks.sql", "databricks.sql.client"])
 def test_a_missing_part_of_a_shared_namespace_names_its_extra(module: str) -> None:
-    """Other packages put modules under `databricks` too, so the namespace alone says nothing."""
+    """Other packages also put modules under `databricks`, so the namespace alone does not name the extra."""
     sentence = 'cannot import databricks-sql-connector: it is not installed. Run: pip install "runspend[databricks]"'
     assert str(missing_extra(ModuleNotFoundError("no", name=module))) == sentence

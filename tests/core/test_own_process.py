@@ -30,7 +30,7 @@ def run(name: str, *given: Any, limits: Limits | None = None, **named: Any) -> A
 
 
 def is_alive(process: int) -> bool:
-    """Running, or stopped: a zombie is dead."""
+    """Return whether a process is running or stopped. A zombie counts as dead."""
     try:
         return Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -62,7 +62,7 @@ def test_each_call_has_a_process_of_its_own_and_the_callers_environment(monkeypa
 
 
 def test_a_key_lent_in_memory_can_be_read(tmp_path: Path) -> None:
-    """By a path that only the caller could open: the descriptor travels."""
+    """Only the caller could open this path, so the call receives its descriptor."""
     descriptor = os.memfd_create("key")
     os.write(descriptor, b"secret")
     assert run("read", f"/proc/{os.getpid()}/fd/{descriptor}") == "secret"
@@ -113,7 +113,7 @@ def test_memory_beyond_the_limit_ends_the_call_and_no_other() -> None:
 
 
 def test_address_space_and_mapped_files_are_not_memory(tmp_path: Path) -> None:
-    """Libraries reserve much more than they use; pages of files the system takes back."""
+    """Libraries reserve much more than they use, and the system takes back pages of files."""
     assert run("reserve", 8, limits=Limits(memory_bytes=200 * MB)) == 8 << 30
     large = tmp_path / "large"
     large.write_bytes(b"\1" * 300 * MB)
@@ -146,7 +146,7 @@ def test_a_waiting_process_that_died_is_replaced() -> None:
 
 
 def test_a_process_is_kept_though_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of another kind of call, and dead ones, which no call takes: the one that has waited longest makes room."""
+    """The waiting processes are for another kind of call, or dead. The one that has waited longest makes room."""
     monkeypatch.setattr(calls, "_idle", [])
     for _ in range(calls.MAX_IDLE):
         calls._keep(calls._Server(f"{HERE}:warm_otherwise"))
@@ -190,7 +190,7 @@ def test_calls_at_once_do_not_know_each_other() -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("name", ["wait", "work"])
 def test_neither_process_outlives_the_caller(how: int, name: str) -> None:
-    """However the caller ends: the call and the process that made it end with it, at work or asleep."""
+    """If the caller ends for any reason, the call and the process that started it end too, while working or waiting."""
     script = textwrap.dedent(f"""
         import signal
         from runspend.core import own_process
@@ -226,7 +226,7 @@ def test_a_fork_of_the_caller_leaves_its_processes_alone() -> None:
 
 
 def server_that(folder: Path, does: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A waiting process that is not ours, in place of ours; no other waits."""
+    """Start a foreign waiting process in place of ours. No other process waits."""
     (folder / "server.py").write_text(does)
     monkeypatch.setattr(calls, "SERVER", folder / "server.py")
     monkeypatch.setattr(calls, "_idle", [])
@@ -247,7 +247,7 @@ def children_of_this_thread() -> set[int]:
 
 
 def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would outlive its caller."""
+    """Otherwise it would outlive its caller."""
     server_that(tmp_path, "import time\ntime.sleep(300)", monkeypatch)
     monkeypatch.setattr(calls, "ENDS_WITHIN", 0.2)
     server = calls._Server(f"{HERE}:warm")
@@ -256,7 +256,7 @@ def test_a_process_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pyte
 
 
 def test_no_more_processes_wait_than_are_allowed() -> None:
-    """However many calls end at the same time."""
+    """This holds even if many calls end at the same time."""
     threads = [threading.Thread(target=run, args=("environment", "PATH")) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -266,7 +266,7 @@ def test_no_more_processes_wait_than_are_allowed() -> None:
 
 
 def test_a_fork_while_another_thread_takes_a_process_can_call() -> None:
-    """The lock that the other thread had is free in the fork."""
+    """In the fork, the lock that the other thread held is free."""
     with calls._taking:
         child = os.fork()
         if child == 0:

@@ -1,4 +1,4 @@
-"""Secrets in MLflow's own strings: each shape is found by Python and by DuckDB alike, and what is harmless stays as it is."""
+"""Secrets in MLflow's own strings. Python and DuckDB find the same shapes, and harmless strings stay unchanged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runspend.ingest.tracking.artifact_folders import find_folders
 from runspend.storage.uris import folder_within, parse_root
 from tests.ingest.tracking.tracking_world import World
 
-# Made up, and put together here: no scanner of repositories should find one in this file.
+# Invented secrets, assembled here, so that no scanner of repositories finds one in this file.
 B40 = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEX" + "AMPLEKEY"
 HEX32, HEX40 = "0123456789abcdef" * 2, "0123456789abcdef0123456789abcdef01234567"
 WORD = "Zx9Kq7Lm3Np5Rt8Vw2Yb4Cd6Fg1Hj0Ks"
@@ -76,7 +76,7 @@ def engine() -> Any:
 
 @pytest.mark.parametrize(("text", "secret"), SECRETS, ids=range(len(SECRETS)))
 def test_no_shape_of_secret_is_kept(text: str, secret: str) -> None:
-    """Alone, in a sentence, in brackets, on a second line, and as one of two."""
+    """The secret is alone, in a sentence, in brackets, on a second line, and one of two."""
     for around in ("{}", "see {} here", "({})", "first\n{}", "{},{}", "a={}", "/{}"):
         assert secret not in redact_secrets(around.replace("{}", text)), around
 
@@ -87,7 +87,7 @@ def test_harmless_texts_stay(text: str) -> None:
 
 
 def test_duckdb_says_what_python_says(engine: Any) -> None:
-    """Over the corpus, each text alone and each beside each other one's beginning; nothing is changed twice."""
+    """Each text of the corpus is tried alone and next to the beginning of every other one. Redacting twice changes nothing more."""
     texts = [*(text for text, _ in SECRETS), *HARMLESS]
     texts += [f"{one} {other}"[:400] for one in texts for other in texts[::29]]
     found = [row[0] for row in engine.execute("select redacted(t) from (select unnest($texts) as t)", {"texts": texts}).fetchall()]
@@ -111,7 +111,7 @@ def test_python_and_duckdb_redact_any_text_equally(engine: Any, text: str) -> No
     assert engine.execute("select redacted($text)", {"text": text}).fetchone()[0] == redact_secrets(text)
 
 
-# Each begins a match over and over and ends none.
+# Each starts a match again and again, and completes none.
 ALMOST = (
     "a", "://", "password", "://a:", "token=", "-----BEGIN PRIVATE KEY-----", "eyJ", "_token", "%3A%2F%2F", "authorization: ", "://a:b", "%3a%2f%2fa", "nvapi-", "sk-proj-",
     "-eyJaaaaaaaa", "pwd:::", "eyJabcdefgh.", " --password", "s3://k:p/", "-" + "a" * 16, "-", "pwd=\\", "xQ~",
@@ -120,7 +120,7 @@ ENDS = ("", " @", " %40 token=", "@", "/@", "%40", "a" * 20, "-" + "b" * 16 + "-
 
 
 def test_python_and_duckdb_redact_near_matches_equally(engine: Any) -> None:
-    """Where Python looks at a part of a string alone, it finds what DuckDB finds in all of it."""
+    """Python tries a part of a string alone, and finds what DuckDB finds in the whole string."""
     texts = [
         f"{start}{almost * count}{end}" for almost in ALMOST for end in ENDS for count in (1, 3, 20) for start in ("", "@ ", "b" * 16 + "-")
     ]
@@ -131,7 +131,7 @@ def test_python_and_duckdb_redact_near_matches_equally(engine: Any) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("almost", ALMOST)
 def test_long_texts_take_no_longer_than_their_length(almost: str) -> None:
-    """96 kB that almost match end in seconds; with a pattern that tried over and over, minutes. The bound is generous, for busy machines."""
+    """96 kB that almost match take seconds. A pattern with backtracking would take minutes. The limit is generous, for busy machines."""
     began = time.perf_counter()
     for end in ENDS:
         redact_secrets((almost * (96_000 // len(almost) + 1))[:96_000] + end)
@@ -168,7 +168,7 @@ PLACES = [
 
 @pytest.mark.parametrize("uri", PLACES)
 def test_the_path_of_a_place_stays_and_nothing_else(engine: Any, uri: str) -> None:
-    """Folder names may look like secrets. If one were hidden, its files would have no owner."""
+    """Names of folders may look like secrets. If one were hidden, its files would have no owner."""
     for text in (
         uri,
         f"{uri}?sig=canary9",
@@ -211,7 +211,7 @@ TOKEN = f"ghp_{WORD}"
 
 
 def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
-    """A canary in each field of runs, experiments, machines, owners and traces; the month that holds what an older version copied is cleaned too."""
+    """Each field of runs, experiments, machines, owners and traces has a canary. A month that an older version copied is cleaned too."""
     world = World(tmp_path)
     at = 1762041600000  # 2025-11-02
     run_tags = {

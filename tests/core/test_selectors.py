@@ -12,7 +12,7 @@ from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS,
 
 
 def test_values_become_lists_of_texts() -> None:
-    """A string, a number and a list are all lists of patterns afterwards."""
+    """A string, a number and a list all become lists of patterns."""
     raw = {"tracking": "prod", "experiment": ["a", "b*"], "param.batch": 32, "tag.team": "vision"}
     assert parse_selector(raw, RUN_KEYS, RUN_MAPS) == {
         "tracking": ["prod"],
@@ -44,20 +44,20 @@ def test_a_tag_key_keeps_its_dots_and_colons() -> None:
     ],
 )
 def test_a_selector_without_a_pattern_is_refused(raw: object) -> None:
-    """Nothing that could be read as "everything" passes."""
+    """No pattern that could mean "everything" is accepted."""
     with pytest.raises(ValueError, match="selector"):
         parse_selector(raw, RUN_KEYS, RUN_MAPS)
 
 
 @pytest.mark.parametrize("key", ["trackin", "tag", "tag.", "account", "TAG.team", "experiment.tag"])
 def test_an_unknown_key_is_named_with_those_allowed(key: str) -> None:
-    """The message holds the key and the list to choose from."""
+    """The message contains the key and the allowed keys."""
     with pytest.raises(ValueError, match=f"unknown selector key '{re.escape(key)}'; allowed keys are tracking, .*experiment_tag.KEY"):
         parse_selector({key: "x"}, RUN_KEYS, RUN_MAPS)
 
 
 def test_budgets_have_keys_and_no_maps() -> None:
-    """`for` takes the columns of cost_daily that people own money by."""
+    """`for` accepts the columns of cost_daily by which teams own cost."""
     assert parse_selector(dict.fromkeys(BUDGET_KEYS, "x"), BUDGET_KEYS, ()) == {key: ["x"] for key in BUDGET_KEYS}
     with pytest.raises(ValueError, match=r"tag\.team"):
         parse_selector({"tag.team": "x"}, BUDGET_KEYS, ())

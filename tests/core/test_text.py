@@ -1,4 +1,4 @@
-"""Strings as people read them: numbers with their nouns, and paths that are cut; addresses and names are not."""
+"""Strings as people read them: numbers with their nouns, and shortened paths. Addresses and names are not shortened."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the step says of costs that it did not write."""
+"""What the step reports about costs that it did not write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `archive apply` says: each thing once, and why when there is nothing to do."""
+"""The output of `archive apply` states each fact once, and gives a reason if there is nothing to do."""
 
 from __future__ import annotations
 
@@ -124,7 +124,10 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
 def test_what_was_begun_and_is_selected_no_more_is_not_finished(
     tmp_path: Path, change: dict[str, str], select: dict[str, str], objects: int | None, is_kept: bool
 ) -> None:
-    """Cut off half-way, and used again since: its notice was taken back. Where nothing but the note is left, or only half as much, it is finished."""
+    """The move was interrupted, and the run was used again, so its notice was withdrawn.
+
+    If only the note or half of the objects is left, the move is finished.
+    """
     policy = {"name": "cold", "select": {"unused_for": "90d", **select}, "action": change.get("action", "archive")}
     settings = Settings.model_validate(
         {"home": str(tmp_path), "retention": [policy], "stores": [{"uri": SOURCE}, {"uri": ARCHIVE}], "archive": {"to": ARCHIVE}}

@@ -1,4 +1,4 @@
-"""What is not built while data that cannot be replaced is damaged, and what goes on."""
+"""Which tables are not built while irreplaceable data are damaged, and which are."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def damage_of(*units: Unit) -> Damage:
 @pytest.mark.parametrize(
     ("unit", "blocked"),
     [
-        (Unit("billing_lines", "2026-10", "aws"), {"2026-09", "2026-10", "2026-11"}),  # jobs go on in the month beside
+        (Unit("billing_lines", "2026-10", "aws"), {"2026-09", "2026-10", "2026-11"}),  # jobs continue in the next month
         (Unit("billing_loads", "2026-10", "aws"), {"2026-10"}),
-        (Unit("runs", "2026-10", "prod"), {"2026-09", "2026-10", "2026-11", "2026-12"}),  # later runs may descend from them
+        (Unit("runs", "2026-10", "prod"), {"2026-09", "2026-10", "2026-11", "2026-12"}),  # later runs may be descendants
         (Unit("artifact_bytes", "2026-10", "store"), {"2026-10"}),
         (Unit("experiments", "all", "prod"), {"2026-08", "2026-09", "2026-10", "2026-11", "2026-12"}),
         (Unit("budget_status", "2026-10", "all"), set()),
@@ -32,7 +32,7 @@ def test_billing_periods_that_do_not_need_what_is_damaged_are_built(unit: Unit, 
 
 
 def test_costs_of_runs_wait_for_the_billing_periods_that_may_hold_them() -> None:
-    """A damaged period keeps its own and earlier start months; what started well after it goes on."""
+    """A damaged period blocks its own and earlier start months. Months that started well after it are built."""
     damage = damage_of(Unit("run_costs_daily", "2026-10", "all"))
     assert [month for month in ("2026-09", "2026-10", "2026-11", "2026-12") if damage.lacking_of_month(month)] == [
         "2026-09",

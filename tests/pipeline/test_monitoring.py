@@ -58,7 +58,7 @@ def watcher() -> Iterator[tuple[type[Watcher], str]]:
 
 
 def world(home: Path, **mail: Any) -> Settings:
-    """One bill, one server, a warehouse that holds a budget's spend."""
+    """One bill, one server, and a warehouse with a budget's cost."""
     place = home / "warehouse"
     if not place.exists():
         with warehouse(place, cost_daily=[cost("2026-11-05", "100")], sources=[source()]):
@@ -67,7 +67,7 @@ def world(home: Path, **mail: Any) -> Settings:
 
 
 def note_night(given: Settings, now: datetime, **more: Any) -> None:
-    """What a good night leaves: both sources read, the cost tables built."""
+    """Record a good pipeline run: both sources read, the cost tables built."""
     records = Records(given.home)
     note_done(records, "aws", "bill", now, was_done=True, is_good=True, covered_until=now - 5 * HOUR, late_after=48 * HOUR, **more)
     note_done(records, "prod", "tracking", now, was_done=True, is_good=True, covered_until=now, late_after=30 * HOUR)
@@ -84,7 +84,7 @@ def inbox(home: Path) -> list[EmailMessage]:
 
 
 def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
-    """The last night was at 04:00. The six-hourly clock judges on; at 06:00 of the next day, 26 hours later, there is one mail, and one a day from then on."""
+    """The last run was at 04:00. At 06:00 the next day, 26 hours later, the six-hourly check sends one mail, and then one a day."""
     given, last = world(tmp_path), datetime(2026, 11, 24, 4, tzinfo=timezone.utc)
     note_night(given, last)
     notices = []
@@ -102,7 +102,7 @@ def test_loads_that_stop_are_mailed_within_26_hours(tmp_path: Path) -> None:
 
 
 def test_a_source_that_never_arrived_is_mailed_too(tmp_path: Path) -> None:
-    """A DAG that stays paused from the first day on: it counts from the first look."""
+    """A DAG that stays paused from the first day counts from the first check."""
     given = world(tmp_path)
     assert [pipeline.alert(given, now=NOW + hours * HOUR).exit_code for hours in (0, 24, 25)] == [0, 0, 3]
     assert "never so far" in text_of(inbox(tmp_path)[0])
@@ -122,7 +122,7 @@ def test_a_source_that_fails_in_every_run_has_its_own_mail_alone(tmp_path: Path)
 
 
 def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path) -> None:
-    """Its `late_after`, from the note alone."""
+    """Runspend knows the bill's `late_after` from the note alone."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     note_done(records, "aws", "bill", NOW, was_done=True, is_good=True, covered_until=NOW - 53 * HOUR, late_after=48 * HOUR)
@@ -132,7 +132,7 @@ def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path)
 
 
 def test_a_source_that_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
-    """A bill taken out of runspend.yaml, and a later `--now` in the past, make no alarm."""
+    """Removing a bill from runspend.yaml, or a later `--now` in the past, gives no alarm."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     note_done(records, "old", "bill", NOW - 900 * HOUR, was_done=True, is_good=True)
@@ -141,7 +141,7 @@ def test_a_source_that_is_no_longer_configured_is_not_missed(tmp_path: Path) -> 
 
 
 def test_a_warehouse_that_cannot_be_read_is_mailed_once(tmp_path: Path) -> None:
-    """Something else is in the place of its files: no budget is judged, and operators have one mail that names them."""
+    """Another file replaces the warehouse's files. No budget is judged, and operators get one mail that names the files."""
     given = world(tmp_path)
     note_night(given, NOW)
     for path in (tmp_path / "warehouse" / "cost_daily").rglob("*.parquet"):
@@ -154,7 +154,7 @@ def test_a_warehouse_that_cannot_be_read_is_mailed_once(tmp_path: Path) -> None:
 
 
 def test_every_mail_says_how_old_the_figures_are(tmp_path: Path) -> None:
-    """A bill's reach and the last build; nothing before there was a night."""
+    """Mails state how far each bill reaches and when the tables were built. Before the first pipeline run, they state neither."""
     given, records = world(tmp_path), Records(tmp_path)
     assert figures_are_this_old(records, NOW) is None
     note_night(given, NOW - 10 * HOUR)
@@ -167,15 +167,15 @@ def test_every_mail_says_how_old_the_figures_are(tmp_path: Path) -> None:
 
 
 def test_the_heartbeat_is_called_once_after_a_good_run_and_after_no_other(tmp_path: Path, watcher: tuple[type[Watcher], str]) -> None:
-    """Silence is the alarm: a source that failed, stale notes, a mail that is stuck or an address that does not answer keep it silent."""
+    """Silence is the alarm: a failed source, stale notes, waiting mail and an address without an answer all prevent the call."""
     here, address = watcher
     given = world(tmp_path, heartbeat=address)
     ring_heartbeat(given, Outcome("alert"), NOW)
-    assert here.calls == []  # there was no night yet
+    assert here.calls == []  # before the first pipeline run
     note_night(given, NOW)
     more = given.model_copy(update={"billing": [*given.billing, given.billing[0].model_copy(update={"name": "new"})]})
     assert pipeline.alert(more, now=NOW).exit_code == 0
-    assert here.calls == []  # a bill that no night has read yet
+    assert here.calls == []  # a bill that no pipeline run has read yet
     for _ in range(2):
         assert pipeline.alert(given, now=NOW).exit_code == 0
     assert here.calls == ["/canary"]
@@ -217,7 +217,7 @@ def test_a_mail_server_that_is_down_shows_in_exit_code_and_silence(tmp_path: Pat
 
 
 def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> None:
-    """It says that it is a test, has a picture, and no record of it is made."""
+    """The mail says that it is a test and has a picture. No record of it is made."""
     with smtp_server() as server:
         given = make_settings(tmp_path, mail=smtp_mail(server.port))
         outcome = send_test_mail(given, "ana@acme.com", NOW)
@@ -225,7 +225,7 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
     assert (outcome.exit_code, taken.recipients, taken.message["Subject"]) == (0, ["ana@acme.com"], "[runspend] TEST: mail delivery")
     assert "image/png" in [part.get_content_type() for part in taken.message.walk()]
     assert not (tmp_path / "records").exists()
-    assert send_test_mail(given, "ana@acme.com", NOW).exit_code == 5  # the server is gone
+    assert send_test_mail(given, "ana@acme.com", NOW).exit_code == 5  # the server no longer runs
 
 
 @pytest.mark.parametrize(("errors", "was_done"), [
@@ -233,7 +233,7 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
     ([WarehouseDamaged({"billing_lines 2025-01 aws": "its file is gone"})], True), ([], True),
 ])  # fmt: skip
 def test_a_step_with_a_failed_check_is_not_done_even_if_more_failed(tmp_path: Path, errors: list[RunspendError], was_done: bool) -> None:
-    """A higher exit code hides the check's; damage, which has the same, is not a check."""
+    """A higher exit code hides the check's code. Damage has the same code, but is not a check."""
     outcome = Outcome("settle")
     for error in errors:
         outcome.fail(error)

@@ -1,4 +1,4 @@
-"""The step `publish`: what it reports, that one target does not stop another, and its part of the pipeline run's summary."""
+"""The step `publish`: its report, its independent targets, and its part of the pipeline run's summary."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def settings_of(folder: Path, *targets: str) -> Settings:
 
 
 def test_one_target_does_not_stop_another(folder: Path) -> None:
-    """The failed one keeps what it had, and operators get one mail, without the password."""
+    """The failed target keeps its data, and operators get one mail, without the password."""
     settings = settings_of(folder, GONE, LAPTOP)
     outcome = publish(settings, now=access_world.NOW)
     assert (outcome.exit_code, outcome.is_worth_retrying) == (3, True)
@@ -76,7 +76,7 @@ def test_rounded_costs_are_only_looked_at_for_who_has_them(folder: Path, monkeyp
 
 
 def test_an_empty_warehouse_empties_no_target(folder: Path) -> None:
-    """A volume that was lost, or a wrong `home`: what others look at stays, and the command says so."""
+    """After a lost volume or with a wrong `home`, other users' copies stay, and the command says so."""
     publish(settings_of(folder, LAPTOP), now=access_world.NOW)
     before = (folder / "costs.duckdb").read_bytes()
     shutil.rmtree(folder / "home")
@@ -105,7 +105,7 @@ def test_a_path_that_cannot_be_a_file_does_not_stop_the_others(folder: Path) -> 
 
 
 def test_a_file_that_others_hold_does_not_stop_the_others(folder: Path) -> None:
-    """A program that has a DuckDB file open to write, and a link in the place of a lock."""
+    """Another program has a DuckDB file open for writing, and a link is in the place of a lock."""
     settings = settings_of(folder, *(LAPTOP.replace("laptop", name).replace("costs", name) for name in ("held", "linked", "free")))
     publish(settings, now=access_world.NOW, targets=["held"])
     (folder / ".linked.duckdb.lock").symlink_to(folder / "elsewhere")

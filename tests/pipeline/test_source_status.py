@@ -1,4 +1,4 @@
-"""Sentences about the parts of a bill that were not read."""
+"""Messages about the parts of a bill that were not read."""
 
 from __future__ import annotations
 

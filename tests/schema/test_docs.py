@@ -1,4 +1,4 @@
-"""docs/tables.md is what `schema/tables.py` and the example queries say."""
+"""docs/tables.md matches `schema/tables.py` and the example queries."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ PAGE = ROOT / "docs" / "tables.md"
 
 
 def sections(page: str) -> dict[str, str]:
-    """The text under each heading of the third level, up to the next heading."""
+    """Return the text under each third-level heading."""
     return {found[1]: found[2] for found in re.finditer(r"^### (.+)\n((?:(?!^##).*\n?)*)", page, re.MULTILINE)}
 
 
 def test_the_page_is_up_to_date() -> None:
-    """What the command writes is the file in the repository."""
+    """The command writes exactly the file in the repository."""
     written = subprocess.run(
         [sys.executable, "-m", "runspend.schema.docs"], cwd=ROOT, check=True, capture_output=True, text=True, encoding="utf-8"
     ).stdout
@@ -28,7 +28,7 @@ def test_the_page_is_up_to_date() -> None:
 
 
 def test_every_column_of_every_table_is_explained() -> None:
-    """Public tables come first; each table has one line per column, in order, with type, meaning and marks."""
+    """Public tables come first. Each table has one line per column, in order, with type, meaning and marks."""
     found = sections(render_tables(read_queries(ROOT / "docs" / "example_queries")))
     tables = [name for name in found if name in TABLES]
     assert sorted(tables) == sorted(TABLES)
@@ -44,7 +44,7 @@ def test_every_column_of_every_table_is_explained() -> None:
 
 
 def test_every_meaning_is_a_sentence() -> None:
-    """A column without a meaning is not documented; a table says what it is for."""
+    """Every column has a meaning, and every table says what it is for."""
     for table in TABLES.values():
         assert table.meaning.endswith("."), table.name
         assert [c.name for c in table.columns if not c.meaning.endswith((".", ".)"))] == []

@@ -1,4 +1,4 @@
-"""The views for people: their columns are those described, on both engines; rounded costs add up to the ledger."""
+"""The public views have the documented columns on both engines, and their rounded costs add up to the ledger."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
 def daily(count: int = 60) -> pa.Table:
-    """Rows of two bills in two periods, in two currencies: most amounts are fractions of a cent, some names are null."""
+    """Return rows of two bills in two periods and two currencies. Most amounts are fractions of a cent, and some names are null."""
     rows = []
     teams, targets = itertools.cycle([None, "nlp", "vision"]), itertools.cycle(ALLOCATED_TO)
     for n, team, target in zip(range(count), teams, targets, strict=False):
@@ -52,7 +52,7 @@ def daily(count: int = 60) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def view() -> duckdb.DuckDBPyConnection:
-    """A database with the view, and the table that it reads."""
+    """A database with the view and the table that it reads."""
     connection = duckdb.connect()
     connection.register("cost_daily", daily())
     connection.execute(f"create view costs_for_dashboards as {duckdb_sql(COSTS_FOR_DASHBOARDS.sql)}")
@@ -93,7 +93,7 @@ def cents(amount: Decimal) -> Decimal:
 
 @pytest.mark.parametrize("cost", ["contracted_cost", "effective_cost", "billed_cost"])
 def test_rounded_costs_add_up_to_the_ledger(cost: str, view: duckdb.DuckDBPyConnection) -> None:
-    """Those of a period to the cent; those of a bill, a day of it, and a row are at most a cent from it. Floats add up for any rows."""
+    """A period's costs add up to the cent. A bill, its day and a row differ from the ledger by at most a cent. Floats of any rows add up."""
 
     def sums(*keys: str) -> list[tuple[Any, ...]]:
         return view.execute(

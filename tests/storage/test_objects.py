@@ -1,4 +1,4 @@
-"""What the archive asks of a store's objects, the same of every kind: a folder, S3, Azure, Google. And replies that never come."""
+"""What the archive requires of a store's objects, the same for a folder, S3, Azure and Google. Some tests lose replies."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.servers.gcs_conditions import serve_conditions
 from tests.servers.odd_store import OddStore, Request, certificate, no_waiting, serve_identity, serve_odd_store
 from tests.servers.s3 import S3Server
 
-__all__ = ["no_waiting"]  # a fixture for every test here
+__all__ = ["no_waiting"]  # a fixture for every test of this file
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 
 
 @dataclass
 class Place:
-    """A store of a test's own, and how someone else overwrites in it."""
+    """A test's own store, and a function that overwrites objects in it as another user."""
 
     store: ArtifactStore
     overwrite: Callable[[str, bytes], object]
@@ -87,7 +87,7 @@ def content(objects: ObjectStore, obj: StoredObject) -> bytes:
 
 
 def test_what_is_written_is_there(place: Place) -> None:
-    """Written, looked at, listed, read: one object, the same each time."""
+    """The object is written, looked up, listed and read, with the same result each time."""
     objects = place.open()
     written = objects.write("run1/a/b.bin", iter([b"abc", b"", b"de"]), size=5)
     assert (written.key, written.size) == ("run1/a/b.bin", 5)
@@ -98,7 +98,7 @@ def test_what_is_written_is_there(place: Place) -> None:
 
 
 def test_nothing_is_overwritten(place: Place) -> None:
-    """A key that is taken stays what it is."""
+    """An existing key keeps its content."""
     objects = place.open()
     first = objects.write("x", [b"first"], size=5)
     with pytest.raises(NotDone):
@@ -108,7 +108,7 @@ def test_nothing_is_overwritten(place: Place) -> None:
 
 @pytest.mark.parametrize("size", [0, 4, 6])
 def test_bytes_of_another_number_than_stated_are_not_written(place: Place, size: int) -> None:
-    """A short or long copy leaves nothing."""
+    """A copy that is too short or too long leaves no object."""
     objects = place.open()
     with pytest.raises(NotDone):
         objects.write("x", iter([b"ab", b"cde"]), size=size)
@@ -116,14 +116,14 @@ def test_bytes_of_another_number_than_stated_are_not_written(place: Place, size:
 
 
 def test_empty_objects_are_objects(place: Place) -> None:
-    """No bytes, and still there."""
+    """An object without bytes still exists."""
     objects = place.open()
     written = objects.write("r/empty", [], size=0)
     assert (written.size, content(objects, written)) == (0, b"")
 
 
 def test_markers_of_folders_are_objects(place: Place) -> None:
-    """Empty, with a key that ends in a slash: listed, read, renewed and deleted on its condition like any other."""
+    """A marker is empty and its key ends in a slash. It is listed, read, renewed and deleted on its condition like any other object."""
     objects, deleting = place.open(), place.open("delete")
     objects.write("r/m/x", [b"x"], size=1)
     if place.store.uri.startswith(("s3:", "gs:", "abfss:")):
@@ -134,7 +134,7 @@ def test_markers_of_folders_are_objects(place: Place) -> None:
     assert (content(objects, empty), objects.head("r/empty/"), objects.head("r/empty")) == (b"", empty, None)
     are_names = place.store.uri.startswith(
         ("gs:", "abfss:")
-    )  # the test's S3 server makes folders of them, and keeps those that hold something
+    )  # the tests' S3 server turns them into folders, and keeps those that are not empty
     for key in ("r/empty/", "r/m/", "r/") if are_names else ("r/empty/",):
         marker = objects.head(key)
         assert marker is not None and marker.size == 0
@@ -144,7 +144,7 @@ def test_markers_of_folders_are_objects(place: Place) -> None:
 
 
 def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None:
-    """Someone overwrites it, in the same size: neither happens to theirs."""
+    """Another user overwrites the object with the same size. That new object is neither read nor deleted."""
     objects, deleting = place.open("read"), place.open("delete")
     meant = place.open().write("r/x", [b"mine"], size=4)
     place.overwrite("r/x", b"hers")
@@ -157,14 +157,14 @@ def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None
     assert content(objects, theirs) == b"hers"
     deleting.delete(theirs)
     assert objects.head("r/x") is None
-    deleting.delete(theirs)  # gone already: done
+    deleting.delete(theirs)  # already deleted, so the delete succeeds
     with pytest.raises(NotDone):
         content(objects, theirs)
 
 
 @pytest.mark.parametrize("body", [b"abc", b""])
 def test_rewriting_the_same_bytes_makes_a_pending_delete_fail(place: Place, body: bytes) -> None:
-    """In its place, or after it was deleted; and not of what someone wrote meanwhile."""
+    """The object is rewritten in place or after its delete, but not if another user wrote it in the meantime."""
     objects, deleting = place.open(), place.open("delete")
     first = objects.write("r/x", [body], size=len(body))
     second = objects.renew(first)
@@ -190,13 +190,13 @@ SAYS = {
 
 
 def as_named(place: Place, name: str) -> str:
-    """S3's names of metadata are in lower case, whatever is sent."""
+    """Return metadata names as the store does: S3 stores them in lower case."""
     return name.lower() if place.store.uri.startswith("s3:") else name
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_metadata_of_an_object_is_read_back_as_written(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    """By `head`, whatever way it was written; a folder has modes and nothing else, the others have no modes."""
+    """`head` returns the metadata for every way of writing. Folders have only modes, and the other stores have none."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
     monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
@@ -216,7 +216,7 @@ CLASSES = {"s3": "STANDARD_IA", "abfss": "COOL", "gs": "NEARLINE"}
 
 @pytest.mark.parametrize("large", [False, True])
 def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    """Where the store has any; a folder refuses. (fake-gcs-server keeps the class.)"""
+    """Stores with classes write the object in a class, and a folder refuses. (fake-gcs-server keeps the class.)"""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
     monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
@@ -252,7 +252,7 @@ def test_a_folder_ends_at_its_slash(place: Place) -> None:
 
 
 def test_odd_names_are_themselves(place: Place) -> None:
-    """Each key names its own object."""
+    """Each key names only its own object."""
     objects = place.open()
     for n, name in enumerate(ODD_NAMES):
         objects.write(f"{name}/{name}", [name.encode()], size=len(name.encode()))
@@ -266,7 +266,7 @@ def test_odd_names_are_themselves(place: Place) -> None:
 
 @pytest.mark.parametrize("key", ["../x", "a/../../x", "a//x", "./x", "a/.", ""])
 def test_keys_that_lead_elsewhere_are_not_written(place: Place, key: str) -> None:
-    """S3 takes them as names, which is why the archive never makes one; folders and Azure refuse."""
+    """S3 accepts such keys as names, so the archive never creates one. Folders and Azure refuse them."""
     if place.store.uri.startswith("s3://"):
         pytest.skip("to S3 they are names like others")
     with pytest.raises(NotDone):
@@ -278,13 +278,13 @@ def test_the_clock_is_the_stores(place: Place) -> None:
 
 
 def test_nothing_is_deleted_without_credentials_for_it(place: Place) -> None:
-    """Absent by default."""
+    """By default there are no such credentials."""
     with pytest.raises(NotDone, match="delete_credentials"):
         open_objects(place.store.model_copy(update={"delete_credentials": None}), "delete")
 
 
 def test_a_class_is_set_on_condition_of_the_generation(gcs_server: GcsServer, gcs_with_conditions: str) -> None:
-    """Of Google: rewritten in place; an object that is another meanwhile is left alone. (fake-gcs-server keeps the class.)"""
+    """Google rewrites the object in place. An object that has changed in the meantime is left alone. (fake-gcs-server keeps the class.)"""
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     objects = open_objects(ArtifactStore(uri=f"gs://{name}/root", endpoint=gcs_with_conditions, credentials="anonymous"), "archive")
@@ -327,7 +327,7 @@ def test_metadata_of_an_object_is_sent_again_to_google(
 def test_a_large_object_is_sent_to_google_as_it_comes(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Never held whole; one that ends early is not an object."""
+    """The object is never completely in memory. An upload that ends early leaves no object."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
@@ -355,7 +355,7 @@ def azure(azure_server: AzureServer) -> ArtifactStore:
 
 
 def test_a_large_blob_is_written_in_blocks_on_the_same_condition(azure: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three blocks, one list of them; a taken key is left alone."""
+    """Three blocks make one blob. An existing key keeps its content."""
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000)
     objects = open_objects(azure, "archive")
     data = bytes(range(256)) * 10
@@ -369,7 +369,7 @@ def test_a_large_blob_is_written_in_blocks_on_the_same_condition(azure: Artifact
 
 
 def test_a_tier_is_set_in_place(azure: ArtifactStore) -> None:
-    """The same bytes in another class; not of an object that is another meanwhile."""
+    """The same bytes get another class, unless the object has changed in the meantime."""
     objects = open_objects(azure, "archive")
     hot = objects.write("r/x", [b"abc"], size=3)
     cool = objects.set_class(hot, "COOL")
@@ -379,7 +379,7 @@ def test_a_tier_is_set_in_place(azure: ArtifactStore) -> None:
 
 
 def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server: AzureServer) -> None:
-    """Reads may be all it allows; the token is in no message."""
+    """A token may allow only reads. No message contains the token."""
     objects = open_objects(azure.model_copy(update={"credentials": azure_server.sas("rl")}), "archive")
     with pytest.raises(NotDone, match="403") as refused:
         objects.write("r/x", [b"abc"], size=3)
@@ -387,7 +387,7 @@ def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server
 
 
 def test_an_identity_of_the_machine_deletes_on_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without credentials in runspend.yaml, the machine's identity signs, and the etag is the condition."""
+    """Without credentials in runspend.yaml, the machine's identity signs the request, and the etag is the condition."""
     seen = list[tuple[Any, ...]]()
 
     def look(request: Request) -> bool:
@@ -404,7 +404,7 @@ def test_an_identity_of_the_machine_deletes_on_a_condition(tmp_path: Path, monke
 
 @pytest.fixture(params=["abfss", "gs"])
 def rude(request: pytest.FixtureRequest) -> Iterator[tuple[OddStore, ObjectStore]]:
-    """A store that answers every request as the test says."""
+    """A store that answers every request as the test specifies."""
     uri = {"abfss": "abfss://ccc@acme.dfs.core.windows.net/m", "gs": "gs://b/m"}[request.param]
     with serve_odd_store() as server:
         store = ArtifactStore(uri=uri, endpoint=server.endpoint, credentials="anonymous", delete_credentials="anonymous")
@@ -442,7 +442,7 @@ def answers(status: int, body: bytes = b"", length: int | None = None) -> Callab
 def test_each_call_ends_in_one_of_three_ways(
     rude: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
 ) -> None:
-    """A status that says nothing leaves the outcome unknown; a refusal is one."""
+    """If the status is unclear, the outcome is unknown. A refusal is a refusal."""
     server, objects = rude
     server.oddity = oddity
     server.objects = {"m/x": b"abc"}
@@ -459,7 +459,7 @@ def test_each_call_ends_in_one_of_three_ways(
 
 
 def test_a_delete_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is asked again by itself would be so whatever protects by then."""
+    """If a client repeated a delete by itself, it could delete an object that is protected by then."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "anybody")
     obj = StoredObject("x", 3, "1", None, "STANDARD", datetime.now(timezone.utc))
@@ -491,7 +491,7 @@ def test_a_listing_that_names_other_folders_is_not_believed(odd: tuple[OddStore,
 
 
 def test_where_versions_are_kept_nothing_is_deleted(odd: tuple[OddStore, ObjectStore]) -> None:
-    """Its bytes would stay as a version: no request is made."""
+    """The bytes would stay as an old version, so no request is sent."""
     server, objects = odd
     with pytest.raises(NotDone, match="keeps versions"):
         objects.delete(StoredObject("x", 3, '"0x1"', "2026-01-01", "HOT", datetime.now(timezone.utc)))

@@ -1,4 +1,4 @@
-"""What every warehouse engine promises. An engine is added to these tests by adding it to ENGINES."""
+"""The guarantees of every warehouse engine. To test another engine, add it to ENGINES."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LINES = TABLES["billing_lines"]
 
 @dataclass(frozen=True)
 class Engine:
-    """A warehouse that tests share, each with a month of its own."""
+    """A warehouse that tests share. Each test uses its own month."""
 
     open: Callable[..., Warehouse]  # with the folders of models and checks
-    leftovers: Callable[[], list[Any]]  # what steps made for themselves and left
+    leftovers: Callable[[], list[Any]]  # what steps created for themselves and did not remove
 
     def fill(self, unit: Unit, rows: pa.Table, **more: Any) -> UnitState:
         with self.open().step("fill", "fill") as step:
@@ -38,7 +38,7 @@ class Engine:
         return state
 
     def allocate(self, sql: Path, month: str, *checks: str) -> None:
-        """Run the one model of `sql`, then these checks of it."""
+        """Run the only model of `sql`, and then these checks."""
         with self.open(models=sql, checks=sql).step("allocate", "b") as step:
             step.run([Model("cost_allocations", (month, "all"))], {"period": first_of(month)})
             step.check(checks, {"period": first_of(month)})
@@ -61,7 +61,10 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize("table", TABLES.values(), ids=lambda table: table.name)
 def test_rows_come_back_as_they_were_put(engine: Engine, month: str, table: Table, tmp_path: Path) -> None:
-    """Every table and type, to the last decimal, in the table's order; states tell rows, build and extra facts without reading them."""
+    """All tables and types keep their rows, to the last decimal, in the table's order.
+
+    States return rows, build and extra values without reading the rows.
+    """
     unit = Unit(table.name, month if table.period_column else "all", f"w-{month}")
     rows = rows_of(table, period=unit.period, cost="1234567.0000000000000000000001", count=20)
     state = engine.fill(unit, rows, extra={"last": f"{month}-28", "ä": [1, None]})
@@ -78,7 +81,7 @@ def test_rows_come_back_as_they_were_put(engine: Engine, month: str, table: Tabl
 
 
 def test_a_file_is_taken_and_its_schema_must_fit(engine: Engine, month: str, tmp_path: Path) -> None:
-    """A Parquet file with exactly the table's columns and types is taken; any other is refused by what differs, and stays."""
+    """A Parquet file must have exactly the table's columns and types. Otherwise the error names the difference, and the file stays."""
     good, bad, other = tmp_path / "good.parquet", tmp_path / "bad.parquet", tmp_path / "other.parquet"
     rows = rows_of(LINES, period=month)
     pq.write_table(rows, good)
@@ -99,7 +102,7 @@ def test_a_file_is_taken_and_its_schema_must_fit(engine: Engine, month: str, tmp
 
 
 def test_a_row_of_another_month_is_refused(engine: Engine, month: str) -> None:
-    """One row outside the unit's month would be lost at the next replace: nothing changes."""
+    """One row belongs to another month, and the next replacement would lose it. So the whole put is refused."""
     unit = Unit("billing_lines", month, "aws")
     before = engine.fill(unit, rows_of(LINES, period=month))
     rows = pa.concat_tables([rows_of(LINES, period=month), rows_of(LINES, count=1, period="1999-11")])
@@ -114,7 +117,7 @@ def test_a_row_of_another_month_is_refused(engine: Engine, month: str) -> None:
      ("billing_lines", "2026-10", "../aws"), ("billing_lines", "2026-10", "_aws"), ("billing_lines", "2026-10", ""), ("billing_lines", "2026-10", "a' or true --")],
 )  # fmt: skip
 def test_impossible_units_are_refused(engine: Engine, table: str, period: str, writer: str) -> None:
-    """No unit is possible in one warehouse and not in the other, has an odd path or is skipped by readers."""
+    """A name that only one warehouse accepts, that gives an odd path, or that readers skip is refused."""
     with engine.open().step("fill", "b") as step:
         with pytest.raises(ValueError, match="cannot write"):
             step.put(table, period, writer, rows_of(LINES))
@@ -123,7 +126,7 @@ def test_impossible_units_are_refused(engine: Engine, table: str, period: str, w
 
 
 def test_a_step_publishes_once(engine: Engine) -> None:
-    """A second publish is a mistake of the caller."""
+    """A second publish is an error of the caller."""
     with engine.open().step("fill", "b") as step:
         assert step.publish()
         with pytest.raises(RunspendError, match="twice"):
@@ -131,7 +134,7 @@ def test_a_step_publishes_once(engine: Engine) -> None:
 
 
 def test_a_failed_check_keeps_the_tables(engine: Engine, month: str, sql: Path) -> None:
-    """Checks see staged rows in place of published ones; failing rows are the error, twenty of them, and nothing is published."""
+    """Checks see staged rows instead of published ones. The error shows up to twenty failing rows, and nothing is published."""
     lines, unit = Unit("billing_lines", month, "aws"), Unit("cost_allocations", month, "all")
     engine.fill(lines, rows_of(LINES, period=month, count=30))
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
@@ -162,7 +165,7 @@ def test_a_failed_check_keeps_the_tables(engine: Engine, month: str, sql: Path) 
     ],
 )
 def test_a_model_must_select_the_table(engine: Engine, month: str, sql: Path, change: tuple[str, str], message: str) -> None:
-    """A column too few or too many, a float where money belongs, a row of another month are errors that name it."""
+    """A missing or extra column, a float instead of money, and a row of another month are errors that name the problem."""
     engine.fill(Unit("billing_lines", month, "aws"), rows_of(LINES, period=month, count=5))
     (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines").replace(*change))
     with pytest.raises(RunspendError, match=message):

@@ -209,7 +209,7 @@ def test_pyarrow_and_polars_read_the_bucket_as_a_folder(opened: Open, s3_server:
 
 
 def test_writers_of_two_machines_end_in_a_serial_order(opened: Open) -> None:
-    """Each machine adds a row to the rows it read, again and again. No row is lost, and a writer that was too late is told so by the result."""
+    """Each machine adds a row to the rows it read, again and again. No row is lost, and the result shows which writers were too late."""
     late: list[str] = []
 
     def add(machine: str) -> None:
