@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
-NORMALIZE_VERSION = 8
+NORMALIZE_VERSION = 9
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -273,7 +273,10 @@ def _find_machines(staged: Staged) -> None:
 
 
 def _find_billed_time(staged: Staged) -> None:
-    """Set the billed time in nanoseconds if the unit is a plain time. A negative quantity is a reversal, never the time a machine ran."""
+    """Set the billed time in nanoseconds if the unit is a plain time. A negative quantity is a reversal, never the time a machine ran.
+
+    Fargate bills vCPU-hours and GB-hours under the unit "Hours" (AWS' FOCUS sample, usage types `Fargate-vCPU-Hours`, `Fargate-GB-Hours`).
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -281,6 +284,10 @@ def _find_billed_time(staged: Staged) -> None:
     nanoseconds = pa.array([plain_time(unit) for unit in units.dictionary.to_pylist()], pa.int64())
     unit_nanoseconds = columns.spread(units.indices, nanoseconds)
     is_time = pc.and_(pc.is_valid(unit_nanoseconds), pc.is_null(staged.column("allocated_method_id")))
+    for name in ("sku_meter", "charge_description"):
+        column = staged.column(name)
+        [is_part] = staged.ask_of(name, f"coalesce(regexp_matches({name}, '(?i)fargate.*(vcpu|memory|gb-hours)'), false)")
+        is_time = pc.and_not(is_time, pc.fill_null(columns.spread(column.indices, is_part), False))
     billed = pa.nulls(len(units), pa.int64())
     if pc.any(is_time, min_count=0).as_py():
         quantities = staged.column("consumed_quantity").filter(is_time)

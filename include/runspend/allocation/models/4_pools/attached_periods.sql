@@ -1,8 +1,8 @@
 -- one row per attachment key and charge period in which its machines have time
-select target_key, charge_period_start, charge_period_end
+select target_key, charge_period_start, charge_period_end, true as is_reached
 from attached_parts
 where nanoseconds > 0
 union distinct
-select target_key, charge_period_start, charge_period_end
+select target_key, charge_period_start, charge_period_end, true
 from job_attached_parts
 where nanoseconds > 0

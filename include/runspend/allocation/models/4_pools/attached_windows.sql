@@ -1,4 +1,5 @@
--- one row per attachment key, charge period of the lines that may be attached by it, and charge period of its machines that overlaps it
+-- one row per attachment key, charge period of the lines that may be attached by it, and charge period of its machines that overlaps it.
+-- is_reached: a rule may give the machines to runs then
 with windows as (
   select distinct target_key, window_start, window_end
   from attached_candidates
@@ -9,16 +10,16 @@ window_days as (
   cross join unnest(generate_date_array(date(window_start), date(timestamp_sub(window_end, interval 1 microsecond)))) as day
 ),
 period_days as (
-  select target_key, charge_period_start, charge_period_end, day
+  select target_key, charge_period_start, charge_period_end, is_reached, day
   from attached_periods
   cross join unnest(generate_date_array(date(charge_period_start), date(timestamp_sub(charge_period_end, interval 1 microsecond)))) as day
 )
 -- Equal hours join directly. Longer charge periods on either side join by day.
-select w.target_key, w.window_start, w.window_end, p.charge_period_start, p.charge_period_end
+select w.target_key, w.window_start, w.window_end, p.charge_period_start, p.charge_period_end, p.is_reached
 from windows w
 join attached_periods p on p.target_key = w.target_key and p.charge_period_start = w.window_start and p.charge_period_end = w.window_end
 union all
-select w.target_key, w.window_start, w.window_end, p.charge_period_start, p.charge_period_end
+select w.target_key, w.window_start, w.window_end, p.charge_period_start, p.charge_period_end, p.is_reached
 from window_days w
 join period_days p on p.target_key = w.target_key and p.day = w.day
 where p.charge_period_start < w.window_end and p.charge_period_end > w.window_start

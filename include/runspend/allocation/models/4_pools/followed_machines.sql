@@ -1,35 +1,36 @@
--- one row per machine that no run states and other lines may be attached to, and charge period with runs of a pool or an instance type
--- that may have it: its billed time
+-- one row per machine that no run states and other lines may be attached to, and charge period in which it is of a pool or of an instance
+-- type that runs ask for: its billed time, and whether runs may have it then
 with lines as (
   select
     c.match_method, c.target_key, c.window_start, c.window_end, c.resource_key, c.charge_period_start, c.charge_period_end, c.source,
-    coalesce(c.sku_id, '') as sku_id, c.billed_nanoseconds
+    coalesce(c.sku_id, '') as sku_id, c.billed_nanoseconds, l.line_id is not null as is_reached
   from timed_candidates c
   join (select distinct resource_key from attach_keys) a on a.resource_key = c.resource_key
-  join (
+  left join (
     select source, line_id from pool_lines
     union all
     select source, line_id from type_lines
   ) l on l.source = c.source and l.line_id = c.line_id
-  where c.cost_kind = 'compute' and c.charge_category = 'Usage' and c.charge_class is null
+  where (l.line_id is not null or c.match_method = 'instance_type_time')
+    and c.cost_kind = 'compute' and c.charge_category = 'Usage' and c.charge_class is null
 ),
 skus as (
   -- As in machine_slots. A license may be in no pool while its machine is.
   select
-    resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id,
+    resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id, is_reached,
     sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds
   from lines
-  group by resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id
+  group by resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id, is_reached
 ),
 longest as (
   select
-    match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end, nanoseconds
+    match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end, is_reached, nanoseconds
   from skus
   qualify row_number() over (
     partition by resource_key, charge_period_start, charge_period_end
-    order by match_method desc, nanoseconds desc, target_key, source, sku_id) = 1
+    order by is_reached desc, match_method desc, nanoseconds desc, target_key, source, sku_id) = 1
 )
 select
-  match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end,
+  match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end, is_reached,
   cast(coalesce(nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as int64) as nanoseconds
 from longest

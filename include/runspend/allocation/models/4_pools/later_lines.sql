@@ -10,7 +10,7 @@ with settled as (
   select source, line_id from llm_lines
 ),
 windows as (
-  select target_key, window_start, window_end from later_windows
+  select target_key, window_start, window_end from later_windows where is_reached
   union distinct
   select target_key, window_start, window_end from attached_windows
   union distinct

@@ -1,23 +1,24 @@
 -- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill, and their total time.
+-- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran.
 -- The rest of stated machines (offered_times) and machines that no run states are separate rows.
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
-    c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb,
-    c.resource_key,
+    case when c.charge_category = 'Usage' and c.charge_class is null then c.billed_nanoseconds end as billed_nanoseconds,
+    c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.resource_key,
     -- Lines that name no resource count as one group of machines per account, region and type.
     case when c.resource_key is null then concat(
       c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
       coalesce(lower(c.instance_type), '')) end as pile,
     -- A pool's disks, addresses and traffic are not machines.
     case
-      when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null) then 1
+      when c.cost_kind = 'compute' and (c.billed_nanoseconds > 0 or c.instance_type is not null or c.charge_period_end <= timestamp(@period)) then 1
       when c.cost_kind = 'compute' then 2
       else 3
     end as likeness
   from timed_candidates c
   join pools p on p.match_method = c.match_method and p.target_key = c.target_key
-  where c.charge_category = 'Usage' and c.charge_class is null
+  where ((c.charge_category = 'Usage' and c.charge_class is null) or (c.resource_key is not null and c.charge_period_end <= timestamp(@period)))
     -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(c.billed_nanoseconds = 0 and c.effective_cost = 0, false)
 ),

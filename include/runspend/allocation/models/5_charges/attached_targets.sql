@@ -34,7 +34,7 @@ stated as (
     1, j.nanoseconds
   from job_attached_parts j
   -- The job may have had another machine by then.
-  left join (select distinct resource_key, charge_period_start, charge_period_end from followed_machines) f
+  left join (select distinct resource_key, charge_period_start, charge_period_end from followed_machines where is_reached) f
     on concat('machine|', f.resource_key) = j.target_key and f.charge_period_start = j.charge_period_start and f.charge_period_end = j.charge_period_end
   where f.resource_key is null
   union all
@@ -63,17 +63,19 @@ followed_times as (
   -- The time of machines that no run states, by pool or instance type.
   select
     k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key as followed_key, f.window_start as followed_start, f.window_end as followed_end,
-    cast(sum(f.nanoseconds) as int64) as nanoseconds
+    f.is_reached, cast(sum(f.nanoseconds) as int64) as nanoseconds
   from followed_machines f
   join attach_keys k on k.resource_key = f.resource_key
-  group by k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key, f.window_start, f.window_end
+  where f.is_reached or k.target_key = concat('machine|', f.resource_key)
+  group by k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key, f.window_start, f.window_end, f.is_reached
 ),
 followed as (
   select
-    m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end, cast(sum(f.nanoseconds) as int64) as nanoseconds
+    m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end, f.is_reached,
+    cast(sum(f.nanoseconds) as int64) as nanoseconds
   from met m
   join followed_times f on f.target_key = m.target_key and f.charge_period_start = m.charge_period_start and f.charge_period_end = m.charge_period_end
-  group by m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end
+  group by m.target_key, m.window_start, m.window_end, f.match_method, f.followed_key, f.followed_start, f.followed_end, f.is_reached
 ),
 all_parts as (
   select
@@ -89,6 +91,13 @@ all_parts as (
   join followed_shares s
     on s.match_method = f.match_method and s.target_key = f.followed_key and s.window_start = f.followed_start and s.window_end = f.followed_end
   union all
+  -- Time of the machine that no run reaches.
+  select
+    target_key, window_start, window_end, 'rest', cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, false,
+    3, nanoseconds
+  from followed
+  where not is_reached
+  union all
   select
     w.target_key, w.window_start, w.window_end, s.allocated_to, s.tracking_server, s.workspace, s.run_id, s.run_end_rule, s.weight_kind, s.is_scaled, false,
     case s.match_method when 'pool_time' then 2 else 3 end, s.part
@@ -103,7 +112,7 @@ all_parts as (
   from tail_windows w
   join job_tails p on p.target_key = w.target_key
   -- A machine that a pool or an instance type has at that time serves their runs, not the job.
-  left join (select distinct target_key, window_start, window_end from later_windows) o
+  left join (select distinct target_key, window_start, window_end from later_windows where is_reached) o
     on o.target_key = w.target_key and o.window_start = w.window_start and o.window_end = w.window_end
   where o.target_key is null
     and p.billed_from < timestamp_add(w.window_end, interval 24 hour) and p.billed_until > timestamp_sub(w.window_start, interval 24 hour)

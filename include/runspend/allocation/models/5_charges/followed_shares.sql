@@ -1,7 +1,7 @@
 -- one row per pool or instance type, charge period with machines of followed_machines, and target: its part of what all machines cost
 -- that no run states, in units of 2^-51
 with windows as (
-  select distinct match_method, target_key, window_start, window_end from followed_machines
+  select distinct match_method, target_key, window_start, window_end from followed_machines where is_reached
 ),
 charges as (
   select
