@@ -608,6 +608,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
         *hours(0, 3, cost="24.576", **box), *hours(0, 2, cost="1.1", on="m2", sub_account_id="late"), *hours(0, 1, cost="7", hours=0.25, on="m3", instance_type="small", source="gcp"),
         {"at": "00:00..03:20", "cost": "12.345678901234567890123", "on": "m4", "machine_gpus": 8, **{**box, "pricing_category": "Dynamic"}}, {"cost": "-0.5", "charge_category": "Credit"},
         *hours(0, 2, cost=5, on="m5", source="gcp", **box), *hours(0, 2, cost=2, on="k8s://blue/ns/pod"), {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00", "period": "2026-09", "cost": 3, "on": "m3", "source": "gcp"},
+        {"at": "2026-07-01T10:00:00..2026-07-01T11:00:00", "period": "2026-07", "on": "vm", "attached_to": "cluster", "hours": 1},
     ]  # fmt: skip
     runs = [
         {"id": "A", "at": "00:00..05:10"}, {"id": "B", "at": "02:30..04:00", "gaps": ["03:30..03:40"]}, {"id": "C", "at": "01:00", "on": ["m2"], "last_sign": "04:30"}, {"id": "D", "at": "01:00", "on": ["m3"]},

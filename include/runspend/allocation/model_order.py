@@ -20,6 +20,7 @@ WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
 GAPS = Model("run_gaps")
 # A job counts as a machine that its runs share: the same models, with jobs instead of machines.
 JOB_MODELS = (
+    Model("cluster_times"),
     Model("job_windows"),
     Model("job_aliases"),
     Model("bill_names"),

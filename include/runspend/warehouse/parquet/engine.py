@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ except ImportError as missing:
 
 __all__ = [
     "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "fetch_first", "file_list", "guarded_engine", "measure_rows", "month_of",
-    "narrow", "parser", "restrict", "stream", "used",
+    "narrow", "parsed", "parser", "restrict", "stream", "used",
 ]  # fmt: skip
 
 MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
@@ -92,6 +93,14 @@ def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
 
 def _open_parser() -> duckdb.DuckDBPyConnection:
     return duckdb.connect(config={"threads": 1, "autoload_known_extensions": False, "python_enable_replacements": False})
+
+
+@lru_cache(maxsize=1024)
+def parsed(sql: str) -> duckdb.Statement:
+    """Return one statement, parsed once per process: parsing would take a tenth of a small pipeline run."""
+    with parser() as connection:
+        (statement,) = connection.extract_statements(sql)
+    return statement
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:

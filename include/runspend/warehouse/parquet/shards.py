@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.warehouse.base import Model
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.parquet.engine import column_types, file_list, used
+from runspend.warehouse.parquet.engine import column_types, file_list, parsed, used
 
 if TYPE_CHECKING:
     import duckdb
@@ -291,10 +291,10 @@ def _run_shard(
             step.copy_sorted(connection, model, sql, given, files[model.name])
             connection.execute(f"create or replace view {target} as from read_parquet({sql_text(files[model.name])})")
         elif model.inline and not query.is_kept:
-            connection.execute(f"create or replace view {target} as {sql}")
+            connection.execute(parsed(f"create or replace view {target} as {sql}"))
         else:
             if query.is_read or not query.is_kept:
-                connection.execute(f"create or replace table {target} as {sql}", given)
+                connection.execute(parsed(f"create or replace table {target} as {sql}"), given)
                 sql, given = f"from {target}", {}
             if query.is_kept:
                 files[model.name] = _keep(connection, sql, given, step.part_file(model.target))

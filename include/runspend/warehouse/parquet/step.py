@@ -35,6 +35,7 @@ from runspend.warehouse.parquet.engine import (
     empty_engine,
     file_list,
     measure_rows,
+    parsed,
     used,
 )
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
@@ -221,7 +222,7 @@ class ParquetStep:
         sql, given = duckdb_sql(text), used(text, parameters)
         if model.into is None:
             self.drop_made(model.target)
-            self.connection.execute(f"create table main.{sql_name(model.target)} as {sql}", given)
+            self.connection.execute(parsed(f"create table main.{sql_name(model.target)} as {sql}"), given)
             self._made[model.target] = "table"
             return
         target = self._new_file(_unit_of(model))

@@ -47,7 +47,7 @@ ends as (
     run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
-    -- Next to other jobs on its machines, a charge period without a stated time weighs as much as its runs were busy in it. If none was, it
+    -- machine_ticks: next to other jobs on its machines, a charge period without a stated time weighs as much as its runs were busy in it. If none was, it
     -- weighs its whole length.
     case when is_timed or busy_ticks = 0 then greatest(billed_ticks, busy_ticks) else busy_ticks end as machine_ticks,
     cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
@@ -64,6 +64,7 @@ select
   e.own_upto + e.overhead_upto = e.total_ticks as is_last,
   (e.overhead_upto - e.overhead_before) / e.total_ticks as overhead_ratio,
   cast(round(e.machine_ticks / 64) as int64) as machine_nanoseconds,
+  cast(round(e.total_ticks / 64) as int64) as whole_nanoseconds,
   e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
 left join (

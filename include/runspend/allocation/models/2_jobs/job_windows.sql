@@ -25,21 +25,10 @@ clusters as (
   group by s.resource_key, s.charge_period_start, s.charge_period_end
   having min(s.job_key) = max(s.job_key)
 ),
-members as (
-  -- Machines that name such a cluster
-  select l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end, sum(l.billed_nanoseconds) as billed_nanoseconds
-  from billing_lines l
-  join (select distinct resource_key as cluster from clusters) c on c.cluster = l.attached_to
-  where l.billing_period in (months_around(@period))
-    and l.resource_key is not null and l.job_key is null and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null
-    and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
-  group by l.attached_to, l.resource_key, l.sku_id, l.charge_period_start, l.charge_period_end
-),
-cluster_times as (
-  -- DBUs state no time. The job's time is that of the machine of its cluster that was billed longest.
-  select c.job_key, c.charge_period_start, c.charge_period_end, max(m.billed_nanoseconds) as billed_nanoseconds
+job_times as (
+  select c.job_key, c.charge_period_start, c.charge_period_end, max(t.billed_nanoseconds) as billed_nanoseconds
   from clusters c
-  join members m on m.attached_to = c.resource_key and m.charge_period_start = c.charge_period_start and m.charge_period_end = c.charge_period_end
+  join cluster_times t on t.resource_key = c.resource_key and t.charge_period_start = c.charge_period_start and t.charge_period_end = c.charge_period_end
   group by c.job_key, c.charge_period_start, c.charge_period_end
 ),
 windows as (
@@ -81,4 +70,4 @@ select
   coalesce(l.billed_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life
 from numbered l
 left join instances i on i.job_key = l.job_key and i.life = l.life
-left join cluster_times c on c.job_key = l.job_key and c.charge_period_start = l.charge_period_start and c.charge_period_end = l.charge_period_end
+left join job_times c on c.job_key = l.job_key and c.charge_period_start = l.charge_period_start and c.charge_period_end = l.charge_period_end

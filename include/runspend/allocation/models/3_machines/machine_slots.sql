@@ -35,7 +35,9 @@ windows as (
   group by machine_number, charge_period_start, charge_period_end
 )
 select
-  machine_number, charge_period_start, charge_period_end, usage_source,
-  cast(least(coalesce(billed_nanoseconds, window_nanoseconds), window_nanoseconds) as int64) as billed_nanoseconds,
-  units
-from windows
+  w.machine_number, w.charge_period_start, w.charge_period_end, w.usage_source,
+  cast(least(coalesce(w.billed_nanoseconds, t.billed_nanoseconds, w.window_nanoseconds), w.window_nanoseconds) as int64) as billed_nanoseconds,
+  w.units
+from windows w
+join machines m on m.machine_number = w.machine_number
+left join cluster_times t on t.resource_key = m.resource_key and t.charge_period_start = w.charge_period_start and t.charge_period_end = w.charge_period_end

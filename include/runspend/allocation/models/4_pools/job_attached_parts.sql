@@ -21,11 +21,20 @@ attachments as (
   union distinct
   select job_key, target_key
   from job_tails
+),
+parts as (
+  select
+    a.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_scaled, j.is_ambiguous,
+    j.ratio_to - j.ratio_from as ratio,
+    -- A job that is alone on the machines has them for the whole charge period, start-up included.
+    case when min(j.job_key) over w = max(j.job_key) over w then j.whole_nanoseconds else j.machine_nanoseconds end as machine_nanoseconds
+  from job_targets j
+  join attachments a on a.job_key = j.job_key
+  window w as (partition by a.target_key, j.charge_period_start, j.charge_period_end)
 )
 select
-  a.target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
+  j.target_key, j.charge_period_start, j.charge_period_end, 'run' as allocated_to, j.tracking_server, j.workspace, j.run_id,
   min(j.run_end_rule) as run_end_rule, min(j.weight_kind) as weight_kind, logical_or(j.is_scaled) as is_scaled, logical_or(j.is_ambiguous) as is_ambiguous,
-  sum(cast(round((j.ratio_to - j.ratio_from) * j.machine_nanoseconds) as int64)) as nanoseconds
-from job_targets j
-join attachments a on a.job_key = j.job_key
-group by a.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id
+  sum(cast(round(j.ratio * j.machine_nanoseconds) as int64)) as nanoseconds
+from parts j
+group by j.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id
