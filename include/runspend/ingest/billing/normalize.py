@@ -275,7 +275,7 @@ def _find_machines(staged: Staged) -> None:
 def _find_billed_time(staged: Staged) -> None:
     """Set the billed time in nanoseconds if the unit is a plain time. A negative quantity is a reversal, never the time a machine ran.
 
-    Fargate bills vCPU-hours and GB-hours under the unit "Hours" (AWS' FOCUS sample, usage types `Fargate-vCPU-Hours`, `Fargate-GB-Hours`).
+    Fargate bills hours of vCPUs, gigabytes and licenses per vCPU, never of the task. AWS' FOCUS sample has the unit "Hours" for them.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -286,8 +286,8 @@ def _find_billed_time(staged: Staged) -> None:
     is_time = pc.and_(pc.is_valid(unit_nanoseconds), pc.is_null(staged.column("allocated_method_id")))
     for name in ("sku_meter", "charge_description"):
         column = staged.column(name)
-        [is_part] = staged.ask_of(name, f"coalesce(regexp_matches({name}, '(?i)fargate.*(vcpu|memory|gb-hours)'), false)")
-        is_time = pc.and_not(is_time, pc.fill_null(columns.spread(column.indices, is_part), False))
+        [is_fargate] = staged.ask_of(name, f"regexp_matches({name}, '(?i)fargate')")
+        is_time = pc.and_not(is_time, pc.fill_null(columns.spread(column.indices, is_fargate), False))
     billed = pa.nulls(len(units), pa.int64())
     if pc.any(is_time, min_count=0).as_py():
         quantities = staged.column("consumed_quantity").filter(is_time)
