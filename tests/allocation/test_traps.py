@@ -67,6 +67,28 @@ def test_a_run_pays_what_the_savings_plan_covers_not_the_fee(tmp_path: Path) -> 
     assert total(r["billed_cost"] for r in ledger) == Decimal("0.70")
 
 
+def test_each_run_pays_for_its_own_machine_of_an_azure_scale_set(tmp_path: Path) -> None:
+    """Azure bills all machines of the set under one resource, a day per machine and line."""
+    scale_set = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-gpu-vmss"
+    day = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-10-02T00:00:00Z", "ConsumedUnit": "Hours"}
+    rows = [
+        row(hours, **day, ResourceId=scale_set, ConsumedQuantity=hours, x_SkuDetails=f'{{"VMName":"aks-gpu-vmss_{number}"}}')
+        for number, hours in enumerate(("24.00", "24.00", "10.00"))
+    ]
+    machines = [f"{scale_set.lower()}/virtualmachines/{number}" for number in range(3)]
+    runs = [
+        {"id": "A", "at": "06:00..16:00", "on": machines[:1]},
+        {"id": "B", "at": "06:00..12:00", "on": machines[1:2]},
+        {"id": "C", "at": "12:00..14:30", "on": machines[2:]},
+    ]
+    assert by_target(allocated(tmp_path, rows, runs)) == {
+        "A": Decimal("10.00"),
+        "B": Decimal("6.00"),
+        "C": Decimal("2.50"),
+        "idle": Decimal("39.50"),
+    }
+
+
 def test_fees_add_no_machine_time(tmp_path: Path) -> None:
     """Six hours used on three machines; fees of 744 and 1 hours beside them."""
 

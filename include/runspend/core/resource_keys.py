@@ -76,6 +76,22 @@ def instance_name_sql(name: str, project: str, zone: str, region: str) -> str:
     )
 
 
+def scale_set_machine_sql(name: str, details: str) -> str:
+    """Return DuckDB SQL for the path of a machine, SET/virtualmachines/NUMBER, if `name` is an Azure scale set and the JSON `details` name
+    one of its machines; other names stay.
+
+    The metadata service and Kubernetes use this path. Details call the machine SET_NUMBER, in `VMName`. Sources: Azure "Cost details
+    fields" (AdditionalInfo), "Understand names and instance IDs for Azure VM scale set VMs".
+    """
+    machine = f"lower({details} ->> '$.VMName')"
+    prefix = f"regexp_extract({name}, '/virtualmachinescalesets/([^/]+)$', 1) || '_'"
+    number = f"substr({machine}, length({prefix}) + 1)"
+    return (
+        f"case when regexp_matches({name}, '/virtualmachinescalesets/[^/]+$') and starts_with({machine}, {prefix}) "
+        f"and regexp_matches({number}, '^[0-9]+$') then {name} || '/virtualmachines/' || {number} else {name} end"
+    )
+
+
 def job_key_sql(column: str) -> str:
     """Return DuckDB SQL for the comparable form of a job that a run or a tag states: its ARN or path, as far as stated, in lower case."""
     return f"coalesce({resource_job_sql(column)}, nullif(lower(trim({column})), ''))"

@@ -311,6 +311,15 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
     assert reported["machines_with_weights_that_are_not_on_the_bill"] == 1
 
 
+def test_the_pods_of_a_machine_split_that_machine_of_its_scale_set(tmp_path: Path) -> None:
+    vmss = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool-vmss"
+    rows = [row("4.00", ResourceId=vmss, x_SkuDetails=f'{{"VMName":"aks-pool-vmss_{number}"}}') for number in (11, 12)]
+    claims = [claim("one", "1", on=f"azure://{vmss}/virtualMachines/11"), claim("two", "3", on=f"azure://{vmss}/virtualMachines/12")]
+    bill = nights(tmp_path, write_csv(tmp_path / "part.csv", rows, header=list(rows[0])))
+    bill.load(weights=[weights(claims)])
+    assert parts(bill) == {"one": 1, "two": 3, None: 4}
+
+
 def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
     """OpenCost states only the name. If instances of two projects have the same name, Runspend matches neither."""
     place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
-from runspend.core.resource_keys import pool_key_sql, principal_key_sql, resource_job_sql, storage_class_sql, storage_key_sql
+from runspend.core.resource_keys import (
+    pool_key_sql,
+    principal_key_sql,
+    resource_job_sql,
+    scale_set_machine_sql,
+    storage_class_sql,
+    storage_key_sql,
+)
 from runspend.core.selectors import Selector, glob_to_regex, selector_yaml
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
-NORMALIZE_VERSION = 9
+NORMALIZE_VERSION = 10
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -255,6 +262,25 @@ def _find_resources(staged: Staged) -> None:
     keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
     staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
     place_instances(staged, "resource_key")
+    _name_instances_of_scale_sets(staged)
+
+
+def _name_instances_of_scale_sets(staged: Staged) -> None:
+    """Make the machine's own path the `resource_key` of a machine in an Azure scale set.
+
+    Its bill line names only the scale set as the resource. The machine is in the details: `AdditionalInfo`, or `x_SkuDetails` of
+    Azure's FOCUS 1.0 exports.
+    """
+    import pyarrow.compute as pc
+
+    [is_scale_set] = staged.ask_of("resource_key", "contains(resource_key, '/virtualmachinescalesets/')")
+    if not pc.any(is_scale_set).as_py():
+        return
+    names = ("resource_key", "sku_price_details", "delivered_instance_type")
+    codes, distinct = columns.combine([staged.column(name) for name in names], names)
+    details = "coalesce(sku_price_details, case when json_valid(delivered_instance_type) then delivered_instance_type end)"
+    [keys] = staged.ask(distinct, scale_set_machine_sql("resource_key", details))
+    staged.set(resource_key=columns.spread(codes, keys))
 
 
 def _find_machines(staged: Staged) -> None:
@@ -473,8 +499,10 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
             values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
             if key == "instance_type":  # clouds and people write it in upper, lower or mixed case
                 values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
-            if name == "resource_key":  # a pattern may be only a name: of an instance, or of a pod with its namespace
+            if name == "resource_key":
+                # A pattern may be only a name: of an instance, or of a pod with its namespace. It may also be the scale set of a machine.
                 values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
+                values += [f"regexp_extract({name}, '^(.*/virtualmachinescalesets/([^/]+))/', {part})" for part in (1, 2)]
             [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))
             mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
             named = mine if named is None else pc.or_(named, mine)

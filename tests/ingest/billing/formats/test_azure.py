@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from runspend.config.settings import Pool
 from runspend.core.errors import SourceRefused
 from runspend.ingest.billing import probe_source
 from runspend.ingest.billing.formats import azure
@@ -644,6 +645,34 @@ def test_details_state_the_size_of_a_machine_and_its_name(tmp_path: Path) -> Non
     lines = loaded(tmp_path, rows).lines()
     machines = {(line["instance_type"], line["machine_gpus"], line["machine_cpus"], line["resource_name"]) for line in lines}
     assert machines == {("Standard_NC6s_v3", 1, 6, "pool_2"), ("Standard_Q9_v9", None, 9, "gpu-1"), (None, None, None, "gpu-1")}
+
+
+SCALE_SET = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-gpu-vmss"
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"),
+    [
+        ("aks-gpu-vmss_0", "/virtualmachines/0"),
+        ("AKS-GPU-VMSS_12", "/virtualmachines/12"),
+        ("aks-gpu-vmss_3f2a9c1e", ""),
+        ("another_1", ""),
+        (None, ""),
+    ],
+)
+def test_a_machine_of_a_scale_set_has_the_path_that_it_calls_itself(tmp_path: Path, name: str | None, machine: str) -> None:
+    """Azure bills it under the scale set. The details name the machine; other names stay with the scale set."""
+    row = cost("1.00", ResourceId=SCALE_SET, AdditionalInfo=json.dumps({"ServiceType": "Standard_NC6s_v3", "VMName": name}))
+    machines = {(line["resource_id"], line["resource_key"]) for line in loaded(tmp_path, [row, cost("1.00")]).lines()}
+    assert machines == {(SCALE_SET, SCALE_SET.lower() + machine), (VM, VM.lower())}
+
+
+@pytest.mark.parametrize("named", [SCALE_SET, SCALE_SET.lower(), "aks-gpu-vmss", "aks-gpu-*", f"{SCALE_SET.lower()}/virtualmachines/1"])
+def test_a_pool_may_name_a_scale_set_or_its_machine(tmp_path: Path, named: str) -> None:
+    rows = [cost("1.00", ResourceId=SCALE_SET, AdditionalInfo='{"VMName":"aks-gpu-vmss_1"}'), cost("1.00")]
+    bill = nights(tmp_path, write_bytes(tmp_path / "bill.csv", text(rows).encode()), format="azure")
+    bill.load(pools=[Pool(name="gpu", runs={"experiment": "*"}, lines={"resource": [named]})])
+    assert {(line["resource_id"], line["pool_key"]) for line in bill.lines()} == {(SCALE_SET, "gpu"), (VM, None)}
 
 
 METERS = [
