@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from runspend.ingest.billing.cost_splits import Weights
 from tests.allocation.chain import DAY, make_run, run_on_duckdb, total
 from tests.focus_files import month, nights, row, write_csv
+from tests.weights import claim, weights
 
 HOUR = {"ConsumedQuantity": "1", "ConsumedUnit": "Hours"}
 ML = {"ServiceCategory": "AI and Machine Learning"}  # inside the default scope, whatever serves runs
@@ -27,12 +29,16 @@ def at(window: str, day: str = "2026-10-01") -> dict[str, str]:
 
 
 def allocated(
-    tmp_path: Path, rows: Sequence[Mapping[str, str]], runs: Sequence[Mapping[str, Any]], period: str = "2026-10"
+    tmp_path: Path,
+    rows: Sequence[Mapping[str, str]],
+    runs: Sequence[Mapping[str, Any]],
+    period: str = "2026-10",
+    splits: Sequence[Weights] = (),
 ) -> list[dict[str, Any]]:
     """`cost_allocations` of a period, the rows loaded as a bill; its sum is the bill's."""
     header = list(dict.fromkeys(name for line in rows for name in line))
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows, header=header))
-    periods = [p.period for p in bill.load().periods]
+    periods = [p.period for p in bill.load(weights=splits).periods]
     world: dict[str, Any] = {"billing_lines": [line for p in periods for line in bill.lines(p)], "runs": [], "run_resources": []}
     for stated in runs:
         run, resources = make_run(**stated)
@@ -87,6 +93,19 @@ def test_each_run_pays_for_its_own_machine_of_an_azure_scale_set(tmp_path: Path)
         "C": Decimal("2.50"),
         "idle": Decimal("39.50"),
     }
+
+
+def test_runs_in_pods_have_their_part_of_a_disk(tmp_path: Path) -> None:
+    """A states its pod, which had 30 % of the machine. B states the machine, and has the half that no pod had."""
+    hour = at("10:00..11:00")
+    rows = [
+        row("10.00", **hour, **HOUR, ResourceId="i-1"),
+        row("1.00", **hour, ResourceId="vol-1", ServiceCategory="Storage", Tags='{"instance_id":"i-1"}'),
+    ]
+    claims = [claim(pod, weight, "2026-10-01T10:00..2026-10-01T11:00") for pod, weight in (("a", "3.00"), ("other", "2.00"))]
+    stated = [{"id": "A", "at": "10:00..11:00", "on": ["k8s://c/ml/a"]}, {"id": "B", "at": "10:00..11:00", "on": ["i-1"]}]
+    ledger = allocated(tmp_path, rows, stated, splits=[weights(claims)])
+    assert by_target(ledger) == {"A": Decimal("3.30"), "B": Decimal("5.50"), "out_of_scope": Decimal("2.20")}
 
 
 def test_fees_add_no_machine_time(tmp_path: Path) -> None:

@@ -311,6 +311,21 @@ def test_machines_are_found_by_id_scale_set_and_name(tmp_path: Path) -> None:
     assert reported["machines_with_weights_that_are_not_on_the_bill"] == 1
 
 
+def test_a_disk_is_split_with_the_machine_that_it_names(tmp_path: Path) -> None:
+    """Not if the machine has no line for the disk's window: how much of it no pod had is then unknown."""
+    disk = {"ServiceCategory": "Storage", "ResourceId": "vol-1", "ConsumedUnit": "GB-Month", "Tags": '{"instance_id":"i-1"}'}
+    day = {"ChargePeriodStart": "2026-10-05T00:00:00Z", "ChargePeriodEnd": "2026-10-06T00:00:00Z"}
+    bill = loaded(tmp_path, [row("10.00"), row("1.00", **disk), row("7.00", **disk, **day)], claim("a", "4"))
+    columns = ("resource_id", "node_key", "allocated_resource_name", "attached_to", "billed_cost")
+    assert {tuple(line[column] for column in columns) for line in bill.lines()} == {
+        ("i-1", "i-1", "a", None, Decimal("4.00")),
+        ("i-1", "i-1", None, None, Decimal("6.00")),
+        ("vol-1", "i-1", "a", None, Decimal("0.40")),
+        ("vol-1", "i-1", None, "i-1", Decimal("0.60")),
+        ("vol-1", None, None, "i-1", Decimal("7.00")),
+    }
+
+
 def test_the_pods_of_a_machine_split_that_machine_of_its_scale_set(tmp_path: Path) -> None:
     vmss = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool-vmss"
     rows = [row("4.00", ResourceId=vmss, x_SkuDetails=f'{{"VMName":"aks-pool-vmss_{number}"}}') for number in (11, 12)]

@@ -113,10 +113,15 @@ def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
     return dict(counts)
 
 
+def has_weights(staged: Staged, others: Sequence[Weights], *, has_own: bool) -> bool:
+    """Return whether any line can be split. `has_own`: whether the bill's own weights count."""
+    return bool(others) or (has_own and OWN in staged.aside)
+
+
 def split_lines(
     staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool, has_own: bool
 ) -> None:
-    """Replace every line that has weights by its parts.
+    """Replace every line that has weights by its parts. Lines have `resource_key` and `attached_to`.
 
     `pools`: the lines that a source with `lines` matches, by source. `is_by_file`: the bill's own weights apply to lines of their file.
     `has_own`: whether these weights count at all.
@@ -124,8 +129,6 @@ def split_lines(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if not others and not (has_own and OWN in staged.aside):
-        return
     con = staged.con
     if not _gather_weights(staged, others, has_own):
         return

@@ -28,7 +28,7 @@ from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
 from runspend.ingest.billing.instance_types import describe_machine, instance_types
 from runspend.ingest.billing.staging import SecondConnection, Staged
-from runspend.ingest.billing.tags import Tags, normalize_tags, place_instances, read_tags
+from runspend.ingest.billing.tags import Tags, find_attached, normalize_tags, place_instances, read_tags
 from runspend.schema.tables import DIMENSION_NAMES
 
 if TYPE_CHECKING:
@@ -138,8 +138,10 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _find_billed_time(staged)
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
         _find_machines(staged)  # found again below, to include the parts
-    pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
-    splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
+    if splits.has_weights(staged, rules.weights, has_own=rules.pods == "split"):
+        find_attached(staged, rules.keys)  # the same
+        pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
+        splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:
         finding = executor.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
@@ -423,7 +425,7 @@ def _normalize_parts(staged: Staged) -> None:
     nothing = pa.array([[]], pa.list_(pa.string()))
     groups = staged.column("group_keys")
     changed = {
-        "node_key": columns.only_where(is_part, staged.column("resource_key")),
+        "node_key": columns.only_where(is_part, columns.first_of([staged.column("attached_to"), staged.column("resource_key")])),
         "node_instance_type": columns.only_where(is_part, staged.column("instance_type")),
         "node_gpus": pc.if_else(is_part, staged.column("machine_gpus"), pa.scalar(None, pa.int64())),
         "resource_key": columns.only_where(pc.invert(in_pool), key),

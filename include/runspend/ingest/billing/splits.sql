@@ -1,15 +1,21 @@
 -- Shares of bill lines: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
 -- and `split_lines` (the group of each line). Times are microseconds since 1970; weights are whole units of 10^-22.
 
--- Lines of a machine, or of a cluster's pool, that last a day at most: the ledger splits the same ones by time.
+-- Lines of a machine, of what is attached to it, or of a cluster's pool, that last a day at most: the ledger splits the same ones by time.
 create or replace temp table split_candidates as
 select
-  l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.charge_category, l.billing_currency, l.billing_period,
+  l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.attached_to, l.charge_category, l.billing_currency, l.billing_period,
   l.file_index,
   -- Cost of the machine itself: pods are weighted by its CPU, GPU and memory, not by traffic and disks.
-  case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
+  case
+    when l.charge_category = 'Usage' and l.attached_to is null and coalesce(l.service_category, '') not in ('Networking', 'Storage')
+      then coalesce(l.effective_cost, 0)
+    else 0
+  end as used_cost,
   -- The time it bills, by the ledger's rule (`machine_slots.sql`).
-  case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000 end as billed_us,
+  case
+    when l.charge_category = 'Usage' and l.charge_class is null and l.attached_to is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000
+  end as billed_us,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
 where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
@@ -18,9 +24,16 @@ where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adju
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
   and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- no cost, nothing to split
 
--- The names a line may be found by: its resource, the resource's name, a pool.
+-- The names a line may be found by: its resource, the resource's name, the machine it is attached to, a pool.
 create or replace temp table split_names as
 select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
+union all
+-- Only with a line of the machine itself does the window say how much of the machine no pod had.
+select a.position, 'r|' || a.attached_to
+from split_candidates a
+join (select distinct resource_key, billing_period, billing_currency, from_us, to_us from split_candidates) m
+  on m.resource_key = a.attached_to and m.billing_period = a.billing_period and m.billing_currency = a.billing_currency
+  and m.from_us = a.from_us and m.to_us = a.to_us
 union all
 select position, 'n|' || resource_name from split_candidates where resource_name is not null
 union all

@@ -88,6 +88,13 @@ def canonical_tags(text: str) -> str | None:
     )
 
 
+def find_attached(staged: Staged, keys: KeySettings) -> None:
+    """Set `attached_to`: the machine that tags of another resource name."""
+    tags = Tags(staged, "tags")
+    [machine] = staged.ask_of("tags", f"resource_key({tags.value_sql(keys.attached_to)})")
+    staged.set(attached_to=_of_another(staged, columns.remap(staged.column("tags"), machine)))
+
+
 def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequence[str]], found: dict[str, Any]) -> None:
     """Set what tags name: the run, the job, the machine a line is attached to, and the groups it shares with machines.
 
