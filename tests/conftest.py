@@ -68,18 +68,18 @@ QUIET = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before any import, because Airflow reads its own only once."""
-    gc.disable()  # importing Airflow, MLflow and 6,000 tests creates many objects and no garbage: 4 of 12 s
+    gc.disable()  # Importing Airflow, MLflow and 6,000 tests creates many objects and no garbage. Collections took 4 of 12 s.
     if IS_GOOGLE:
         os.environ.setdefault("CLOUDSDK_CONFIG", str(Path.home() / ".config" / "gcloud"))
     kept = ("RUNSPEND_SAMPLES", *(WITH_GOOGLE if IS_GOOGLE else ()))
     for name in [name for name in os.environ if name.startswith(FOREIGN) and name not in kept]:
-        del os.environ[name]  # the workers also need to know where the samples are
+        del os.environ[name]  # the sample folder stays, because workers need it too
     is_worker = hasattr(config, "workerinput")
     if not is_worker:
         reaper.start()
     home = reaper.make_folder("tests")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
-    if not is_worker:  # workers have the folder of the process that started them
+    if not is_worker:  # workers use the folder of the process that started them
         (home / "kept").mkdir()
         os.environ[FOLDER] = str(home / "kept")
     os.environ.update(QUIET)
@@ -108,7 +108,7 @@ TOGETHER = {
 SCOPES = {f"tests/{name}.py": server for server, names in TOGETHER.items() for name in names}
 
 
-# Workers begin with the files that take minutes, and end with those that take seconds: none runs alone at the end.
+# Workers begin with the files that take minutes and end with those that take seconds, so that no long file runs alone at the end.
 FIRST = (
     "tests/e2e/test_standalone.py", "tests/e2e/test_bigquery_night.py", "tests/warehouse/test_queries_on_reference.py", "tests/allocation/test_reference.py",
     "tests/e2e/test_true_costs.py", "tests/interfaces/web/test_access.py", "tests/airflow/", "tests/e2e/", "tests/faults/",
@@ -130,7 +130,7 @@ def _turn(nodeid: str) -> int:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A worker gets whole files, and all files of one server."""
+    """Give each worker whole files, and all files of one server to the same worker."""
     from xdist.scheduler import LoadFileScheduling
 
     class ByServer(LoadFileScheduling):
@@ -142,24 +142,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude all imported objects from garbage collection. A process that only distributes tests imports none, and does not call this."""
+    """Exclude all imported objects from garbage collection.
+
+    A process that only distributes tests imports none, and does not call this.
+    """
     gc.freeze()  # there is no garbage in it; full collections took 2 % of the tests' time
     gc.set_threshold(10_000, 10, 20)
     gc.enable()
 
 
 @pytest.fixture(autouse=True)
-def _umask_as_it_was() -> Iterator[None]:
-    """Restore the umask, which commands in this process narrow."""
-    before = os.umask(0o022)
-    os.umask(before)
-    yield
-    os.umask(before)
-
-
-@pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Start each test in an empty folder with the session's environment and umask, and restore both afterwards."""
+    """Start each test in an empty folder with umask 022, and restore the environment and the umask afterwards."""
     before, umask = dict(os.environ), os.umask(0o022)
     monkeypatch.chdir(tmp_path)
     yield
@@ -213,13 +207,13 @@ def loopback_only() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def samples() -> Path:
-    """Real bills from outside this repository: the folder in $RUNSPEND_SAMPLES, else shared/data beside the repository."""
+    """Real bills from outside this repository: in the folder $RUNSPEND_SAMPLES, or in shared/data next to the repository."""
     if not SAMPLES.is_dir():
         pytest.skip(f"no sample bills in {SAMPLES}: set RUNSPEND_SAMPLES to the folder that has them")
     return SAMPLES
 
 
-# Imported only when the first test of a worker requests it.
+# These import their servers only when a worker's first test asks for one.
 
 
 @pytest.fixture(scope="session")
@@ -233,7 +227,7 @@ def bigquery_server() -> Iterator[BigQueryServer]:
 
 @pytest.fixture(scope="session")
 def bigquery_target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    """Where tests create warehouses in BigQuery: a project of the emulator, or of Google's in `make test-bigquery`."""
+    """The project in which tests create warehouses: the emulator's, or a real one in `make test-bigquery`."""
     from tests.servers.bigquery_target import target_of_tests
 
     with target_of_tests(request) as target:
