@@ -1,6 +1,7 @@
 """A warehouse of two teams: `vision`, whose members read it, and another team, whose names all contain the mark DECOY.
 
-Both teams have a run on the machine m1 and in the experiment exp. Every table has a row of the other team with the mark in every string.
+Both teams have a run on the machine m1 and in the experiment exp. In every table, the other team has a row whose strings all contain the
+mark.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ NOW = dt.datetime(2026, 10, 4, 6, tzinfo=dt.timezone.utc)
 DECOY = "dec0de"
 OTHER = f"{DECOY}-team"
 MINE, THEIRS = "0a11e000000000000000000000000001", f"{DECOY}00000000000000000000000001"
-BESIDE = "0a11e000000000000000000000000002"  # of vision, on a machine that the bill assigns to the other team
-BY_TYPE = "0a11e000000000000000000000000003"  # of vision, on an unknown machine of its instance type
+BESIDE = "0a11e000000000000000000000000002"  # a run of vision, on a machine that the bill assigns to the other team
+BY_TYPE = "0a11e000000000000000000000000003"  # a run of vision, on an unknown machine of its instance type
 # Strings that code compares with. Their values are keywords, not names.
 WORDS = {
     "billing_currency": "USD",
@@ -33,12 +34,12 @@ WORDS = {
     "lifecycle_stage": "active",
     "run_status": "FINISHED",
 }
-# Rows that everyone may see: they belong to no team, or only to the configuration or the pipeline.
+# Rows that everyone may see. They belong to no team, or describe only the configuration or the pipeline.
 OF_NOBODY = ("price_list", "builds")
 
 
 def two_teams() -> World:
-    """Return the data of the bill and of MLflow."""
+    """Return the rows of the bill and of MLflow for both teams."""
     names = {
         "experiment_id": f"{DECOY}-9",
         "experiment_name": f"{DECOY}-secret",
@@ -69,7 +70,7 @@ def two_teams() -> World:
         line(40 + n, on=machine, at="00:00..04:00", cost="5.00", hours=4, instance_type="g5")
         for n, machine in enumerate(("m8", f"{DECOY}-m9"))
     ]
-    # Other teams' machines with the name of vision's machine: at another site, and in another account of the same bill.
+    # The other team's machines share the name of vision's machine: one at another site, one in another account of the same bill.
     lines += [
         line(n, on="m1", at=f"{n - 40}:00..{n - 39}:00", cost="70.00", hours=1, instance_type=f"{DECOY}-type", **{**secret, **more})
         for n, more in ((50, {"source": f"{DECOY}-site"}), (51, {}))
@@ -150,7 +151,7 @@ def _make(home: Path) -> None:
                 )
                 rows += [
                     decoy(table, team="vision", build_id="build", **line_of_vision)
-                ]  # a tag of the bill gives vision the cost of a run of the other team
+                ]  # a tag in the bill gives vision the cost of a run of the other team
             if table.name in ("budget_status", "alerts"):
                 rows += [decoy(table, budget=name) for name in (f"{DECOY}-of-team", f"{DECOY}-of-all")]
             step.put(table.name, "2026-10" if table.period_column else "all", "decoys", arrow(table.name, rows))

@@ -15,7 +15,7 @@ NOBODY = 65534
 
 @contextmanager
 def without_rights_of_root(folder: Path) -> Iterator[None]:
-    """Run as an account that owns everything in a folder, but that file modes restrict."""
+    """Run as an account that owns everything in a folder but is subject to file modes."""
     if os.geteuid() != 0:
         yield
         return

@@ -37,7 +37,7 @@ class Disk:
         return make_item(store=str(self.source), artifact_uri=str(self.run), **changes)
 
     def apply(self, *items: Item, is_old: bool = False) -> list[str]:
-        """Run the archive once. Files that are not old yet are first made old."""
+        """Run the archive once. Files that are not old enough are first made older."""
         for path in [] if is_old else [self.source, *self.source.rglob("*")]:
             os.utime(path, (OLD, OLD))
         now = datetime.now(timezone.utc)
@@ -53,12 +53,12 @@ class Disk:
         return [result.state for result in results]
 
     def open(self, store: ArtifactStore, purpose: Any) -> ObjectStore:
-        """Open a store as usual, except the bucket that planted manifests name as their place."""
+        """Open a store as usual, but return `bucket` for the place that planted manifests name."""
         return self.bucket if store.uri == SOURCE else open_objects(store, purpose)
 
     @property
     def archived(self) -> Path:
-        """Return the folder of the only archive."""
+        """Return the only archived folder."""
         [found] = (self.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1").iterdir()
         return found
 
@@ -75,7 +75,7 @@ def fill(folder: Path, tree: dict[str, bytes]) -> None:
 
 
 def tree_of(folder: Path) -> dict[str, bytes | None]:
-    """Return every file with its bytes and every folder, without following links. Notes are left out."""
+    """Return every file with its bytes and every folder, without following links or including notes."""
     found: dict[str, bytes | None] = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))

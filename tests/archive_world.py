@@ -1,4 +1,4 @@
-"""A store in memory that misbehaves as a test tells it to, records in memory, and a small world around one run's folder.
+"""A store in memory that misbehaves as a test specifies, records in memory, and a small world around one run's folder.
 
 The store follows the protocol of `storage/objects.py`: conditions, three outcomes, etags that change with every write. Its faults are
 those of networks and servers: no reply before or after the change, a refusal, lost or flipped bytes, a kill.
@@ -35,12 +35,12 @@ CHANGES = ("write", "delete", "set_class", "prune")
 
 
 class Killed(BaseException):
-    """Represents the end of the process: no code may catch it."""
+    """The simulated end of the process. No code may catch it."""
 
 
 @dataclass
 class Kept:
-    """An object of a memory store."""
+    """An object in a memory store."""
 
     body: bytes
     etag: str
@@ -50,7 +50,7 @@ class Kept:
 
 
 class MemoryStore:
-    """One store, well-behaved. `now` is its clock."""
+    """A store without faults. `now` is its clock."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
@@ -136,7 +136,7 @@ class MemoryStore:
 
 @dataclass
 class Faults:
-    """Which fault occurs at which call: for example at the fifth of all, or at the second "write s3://archive/cold/"."""
+    """Decides which fault occurs at which call, for example at the fifth of all, or at the second "write s3://archive/cold/"."""
 
     plan: dict[int | tuple[str, int], str] = field(default_factory=dict)  # call -> kind
     calls: int = 0
@@ -160,7 +160,7 @@ class Faults:
         raise Killed
 
     def done(self, kind: str | None) -> None:
-        """Check all invariants after a call was carried out, and then apply its fault."""
+        """Check all invariants after a call has taken effect, and then apply its fault."""
         self.after()
         if kind == "kill after":
             self.die()
@@ -227,7 +227,7 @@ class FaultyStore:
         kind = self._ask("write")
         body = b"".join(chunks)
         found = self._store.write(key, [body], size=size, storage_class=storage_class, unlike=unlike, metadata=metadata)
-        if kind in ("short", "flipped"):  # the store kept other bytes than it was given, and reports success
+        if kind in ("short", "flipped"):  # the store keeps other bytes than it received, and reports success
             self._store.objects[key].body = body[:-1] if kind == "short" else flipped(body)
             found = self._store._stored(key)
         elif kind == "lie":
@@ -350,7 +350,7 @@ class World:
         self.source.put(f"{prefix}/{name}", body, modified)
 
     def here(self, prefix: str = PREFIX) -> dict[str, bytes]:
-        """Return the files in the run's folder, without notes: a note that the store cut short is archived, and the next one has a longer name."""
+        """Return the files in the run's folder, without notes. A note that the store cut short is archived, and its replacement has a longer name."""
         below = f"{prefix}/"
         found = {key[len(below) :]: kept.body for key, kept in self.source.objects.items() if key.startswith(below)}
         return {name: body for name, body in found.items() if not NOTE_NAMES.fullmatch(name)}
@@ -372,7 +372,7 @@ class World:
         return apply(items or [make_item()], self.settings, self.records, **{**given, **options})  # type: ignore[arg-type]
 
     def apply_faulty(self, plan: dict[int | tuple[str, int], str]) -> list[Result]:
-        """Run it once with faults. A kill ends the run."""
+        """Run the archive once with faults. A kill ends the run."""
         self.faults.plan = plan
         try:
             return self.apply()
@@ -384,12 +384,14 @@ class World:
 
     @property
     def changes_made(self) -> int:
-        """Return the changes of stores and records in the last run."""
+        """Return how many changes the last run made in stores and records."""
         return sum(count for what, count in self.faults.made.items() if what.split()[0] in (*CHANGES, "record"))
 
     def restorable(self, owner: str = "run1") -> dict[str, bytes]:
-        """What the archive alone would bring back to the run's folder, looked at with eyes of its own: the newest of each name, of archives that
-        did not come back before the folder was archived again."""
+        """Return the files that the archive alone could restore to the run's folder, computed without the code under test.
+
+        The newest archive of each name counts. An archive that was restored before the folder was archived again does not count.
+        """
         loaded = []
         for found in find_archives(self.archive, owner):
             with suppress(SourceError):
@@ -413,14 +415,14 @@ class World:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _take_lease_of_the_dead(self) -> None:
-        """Release this process's lease. The "killed" process is this one, so a check of its id would find it alive."""
+        """Release the lease of the "killed" process. That process is this one, so a check of its id would find it alive."""
         found = self.records.get("archive_lease", "lease")
         if found is not None:
             self.records.values["archive_lease", "lease"] = {**found[0], "until": None}, found[1]
 
 
 def scratch_home(folder: Path) -> Path:
-    """Return a home for records on a disk."""
+    """Return a home folder for records on disk."""
     home = folder / "home"
     home.mkdir(exist_ok=True)
     return home

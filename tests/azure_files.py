@@ -1,4 +1,4 @@
-"""Azure cost exports for tests: rows of an Enterprise Agreement's export, and runs of exports with their manifests.
+"""Azure cost exports for tests: rows of an Enterprise Agreement export, and export runs with their manifests.
 
 Real exports from outside this repository come from the `samples` fixture.
 """
@@ -40,12 +40,12 @@ COST = {
 
 
 def cost(amount: str, **other: str) -> dict[str, str]:
-    """One row of that cost, and whatever else is stated."""
+    """Return one row with this cost. `other` sets any other column."""
     return {**COST, "CostInBillingCurrency": amount, **other}
 
 
 def november(**other: str) -> dict[str, str]:
-    """The days of a row of the next month."""
+    """Return the date columns of a row in the next month. `other` sets any other column."""
     return {"BillingPeriodStartDate": "11/01/2026", "BillingPeriodEndDate": "11/30/2026", "Date": "11/05/2026", **other}
 
 
@@ -68,7 +68,7 @@ def write_run(
     wrong: Mapping[str, Any] | None = None,
     cut: bool = False,
 ) -> Path:
-    """One run of an export as Azure lays it out, parts and manifest. `wrong` replaces what the manifest states of its first blob."""
+    """Write one run of an export as Azure does: its parts and manifest. `wrong` overrides what the manifest states about the first blob."""
     folder = root / "exports" / export / month / run / "8c1f0c2e-guid"
     blobs = []
     for part in range(parts):

@@ -1,4 +1,4 @@
-"""The command line as a user types it, in its own process or, for tests that need no new process, in this one."""
+"""Runs the command line as a user types it, in its own process or, for tests that do not need one, in this process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runspend.interfaces.cli import main
 
 
 def run_here(*arguments: str, cwd: Path | None = None, code: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """Run `runspend …` in this process, without a terminal; another exit code than `code` fails the test, unless it is None."""
+    """Run `runspend …` in this process, without a terminal. Unless `code` is None, any other exit code fails the test."""
     found = 0
     with CliRunner().isolation() as (out, err, _), chdir(cwd or Path.cwd()), patch.object(sys, "argv", ["runspend", *arguments]):
         try:

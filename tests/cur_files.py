@@ -1,4 +1,4 @@
-"""Cost and Usage Reports for tests: line items with their CUR 2.0 names, written in each kind of file that AWS delivers.
+"""Cost and Usage Reports for tests: line items with their CUR 2.0 names, written in each file format that AWS delivers.
 
 Real reports from outside this repository come from the `samples` fixture.
 """
@@ -57,7 +57,7 @@ LINE = {
     "savings_plan_used_commitment": "",
     "resource_tags": "",
 }
-# Their names in the legacy report ("Cost and Usage Report data dictionary"), which has one column per tag.
+# Column names of the legacy report ("Cost and Usage Report data dictionary"), which has one column per tag.
 LEGACY = {
     "bill_invoice_id": "bill/InvoiceId",
     "bill_invoicing_entity": "bill/InvoicingEntity",
@@ -118,7 +118,7 @@ def line(kind: str = "Usage", cost: str = "1.00", **other: str) -> dict[str, str
 
 
 def month(period: str) -> dict[str, str]:
-    """Return the time columns of a line in another month: an hour of its fifth day."""
+    """Return the time columns of a line in another month: one hour on the fifth."""
     year, number = (int(part) for part in period.split("-"))
     return {
         "bill_billing_period_start_date": f"{period}-01T00:00:00Z",
@@ -129,7 +129,7 @@ def month(period: str) -> dict[str, str]:
 
 
 def legacy(lines: Sequence[Mapping[str, str]], prefix: str = "resourceTags/user:") -> list[dict[str, str]]:
-    """Return the lines with names of the legacy report: a tag `user_k` becomes a column `resourceTags/user:k`."""
+    """Return the lines with the legacy report's names. A tag `user_k` becomes a column `resourceTags/user:k`."""
     tags = [json.loads(each["resource_tags"] or "{}") for each in lines]
     keys = sorted({key for each in tags for key in each})
     return [
@@ -140,7 +140,7 @@ def legacy(lines: Sequence[Mapping[str, str]], prefix: str = "resourceTags/user:
 
 
 def athena(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return the lines with names of legacy Parquet and Athena: snake case, and a column `resource_tags_user_k` per tag."""
+    """Return the lines with the names of legacy Parquet and Athena: snake case, and one column `resource_tags_user_k` per tag."""
     tags = legacy(lines, prefix="resource_tags_user_")
     return [
         {name: value for name, value in each.items() if name != "resource_tags"}
@@ -150,7 +150,7 @@ def athena(lines: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
 
 
 def write_cur(path: Path, lines: Sequence[Mapping[str, str]], *, at: datetime | None = None) -> Path:
-    """A file of these lines: CSV, CSV.gz or Parquet by its name."""
+    """Write these lines to a file: CSV, CSV.gz or Parquet, depending on its name."""
     if path.suffix != ".parquet":
         return write_csv(path, lines, at=at, header=None if lines else list(LINE))
     table = parquet_table(lines)
@@ -160,7 +160,7 @@ def write_cur(path: Path, lines: Sequence[Mapping[str, str]], *, at: datetime | 
 
 
 def parquet_table(lines: Sequence[Mapping[str, str]], money: Any = None) -> pa.Table:
-    """CUR 2.0 as Parquet: amounts are doubles (or `money`), times timestamps, tags and products maps, the rest strings."""
+    """Return CUR 2.0 as Parquet: amounts are doubles (or `money`), times are timestamps, tags and products are maps, and the rest are strings."""
     names = list(lines[0]) if lines else list(LINE)
 
     def column(name: str) -> pa.Array:

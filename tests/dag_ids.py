@@ -1,4 +1,4 @@
-"""The DAGs by the step that each runs."""
+"""The id of each DAG, by the step that it runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Exports of Databricks' system tables for tests, made up after the tables' references: usage, prices, timelines, in three kinds of file.
+"""Exports of Databricks' system tables for tests: usage, prices and timelines, in three file formats.
 
-Not compared with a real workspace; columns and values are those of Databricks' own documentation.
+Columns and values come from Databricks' documentation. They were not compared with a real workspace.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TEXTS = pa.map_(pa.string(), pa.string())
 
 
 def usage(quantity: str = "10", at: str = "2026-10-10T10:00:00Z", end: str | None = None, **other: Any) -> Row:
-    """One hour of a jobs cluster. `metadata` and `tags` are objects; any other column by its name."""
+    """Return one hour of a jobs cluster. `metadata` and `tags` are objects; `other` sets any other column by its name."""
     metadata, tags = other.pop("metadata", {}), other.pop("tags", {})
     return {
         "record_id": "r",
@@ -48,7 +48,7 @@ def usage(quantity: str = "10", at: str = "2026-10-10T10:00:00Z", end: str | Non
 def list_price(
     price: str = "0.50", start: str = "2026-01-01T00:00:00Z", end: str | None = None, effective: str | None = None, **other: Any
 ) -> Row:
-    """A public price; `effective` is what is left of it in a promotion."""
+    """Return a list price. `effective` is the price during a promotion."""
     pricing = {"default": price, "promotional": {"default": effective}, "effective_list": {"default": effective or price}}
     return {
         "account_id": "acc-1",
@@ -64,12 +64,12 @@ def list_price(
 
 
 def account_price(price: str, start: str = "2026-01-01T00:00:00Z", end: str | None = None, **other: Any) -> Row:
-    """A price of the account."""
+    """Return a price that the account pays."""
     return list_price(price, start, end, **other) | {"pricing": {"default": price}}
 
 
 def task_run(run_id: str, job_run_id: str, hours: int = 1, clusters: Sequence[str] = ()) -> list[Row]:
-    """A task's run: the timeline has a row per hour of it."""
+    """Return a task run's rows in the timeline: one for each hour."""
     return [
         {
             "account_id": "acc-1", "workspace_id": "4242", "job_id": "7", "run_id": run_id, "job_run_id": job_run_id, "task_key": f"task-{run_id}",
@@ -80,7 +80,7 @@ def task_run(run_id: str, job_run_id: str, hours: int = 1, clusters: Sequence[st
 
 
 def job_run(run_id: str, run_type: str = "JOB_RUN", clusters: Sequence[str] = ()) -> Row:
-    """A job's run, or that of a notebook that another one calls."""
+    """Return one run of a job, or of a notebook that another notebook calls."""
     return {
         "account_id": "acc-1", "workspace_id": "4242", "job_id": "7", "run_id": run_id, "run_type": run_type, "trigger_type": "PERIODIC",
         "period_start_time": "2026-10-10T10:00:00Z", "period_end_time": "2026-10-10T11:00:00Z", "compute_ids": list(clusters),
@@ -88,7 +88,7 @@ def job_run(run_id: str, run_type: str = "JOB_RUN", clusters: Sequence[str] = ()
 
 
 def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """The rows as the kind of file the name says: structs and maps as JSON strings in CSV, as themselves in Parquet and JSON lines."""
+    """Write the rows in the format that the file's name gives. Structs and maps are JSON strings in CSV, and native in Parquet and JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".csv":
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -96,7 +96,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             writer.writeheader()
             writer.writerows({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in row.items()} for row in rows)
     elif path.suffix == ".jsonl":
-        # As Spark writes it: what is null is left out.
+        # Spark leaves out null values.
         path.write_text("".join(json.dumps({k: v for k, v in row.items() if v is not None}) + "\n" for row in rows), encoding="utf-8")
     else:
         pq.write_table(arrow(rows), path)
@@ -104,7 +104,7 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def arrow(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """The rows in the tables' own types: maps, structs, decimals and times."""
+    """Return the rows with the tables' own types: maps, structs, decimals and times."""
     columns: dict[str, pa.Array] = {}
     for name in rows[0]:
         values = [row[name] for row in rows]

@@ -1,4 +1,7 @@
-"""For tests: items that may be acted on now: still planned, announced, their grace period over, and without objection."""
+"""For tests: the items that the archive may act on now.
+
+These items are still planned and announced, their grace period has ended, and no one has objected.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,6 @@ from runspend.warehouse.records import Records
 
 
 def due_items(reader: Reader, records: Records, settings: Settings, now: datetime) -> list[Item]:
-    """Return the due items of a freshly made plan, ordered by policy, store and folder."""
+    """Return the due items of a new plan, ordered by policy, store and folder."""
     plan = current_plan(reader, records, settings, now)
     return [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]

@@ -1,4 +1,4 @@
-"""For tests: one extract of a server, with the settings and what was published before by name."""
+"""For tests: extracts one server. Settings and already published data are keyword arguments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def extract_server(
     progress: Progress = silent,
     **settings: Any,
 ) -> Extract:
-    """`settings`: pools, job_keys, selector_keys, measured, links."""
+    """Extract one server. `settings` may be pools, job_keys, selector_keys, measured and links."""
     published = PublishedRuns(previous, known_months, known_trace_months, settings_of or {})
     rows = RowSettings(dims or DimensionSettings(), **settings)
     return tracking.extract_server(server, rows, published, ReadJob(now, load_id, workdir, progress), months=months, accept=accept)

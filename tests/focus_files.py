@@ -1,4 +1,4 @@
-"""FOCUS files for tests: rows with every mandatory column, and loads as the pipeline does them.
+"""FOCUS files for tests: rows with every mandatory column, and loads as the pipeline runs them.
 
 Real bills from outside this repository come from the `samples` fixture.
 """
@@ -64,7 +64,7 @@ def month(period: str) -> dict[str, str]:
 
 
 def csv_text(rows: Sequence[Mapping[str, str]], header: Sequence[str] | None = None) -> str:
-    """Return rows as CSV. The header is the first row's unless it is given."""
+    """Return rows as CSV. Without a header, the columns of the first row are used."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(header or (rows[0] if rows else ROW)), lineterminator="\n", restval="")
     writer.writeheader()
@@ -73,13 +73,13 @@ def csv_text(rows: Sequence[Mapping[str, str]], header: Sequence[str] | None = N
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, str]], *, at: datetime | None = None, header: Sequence[str] | None = None) -> Path:
-    """Write a CSV file, compressed if its name ends in .gz, and last modified at `at`."""
+    """Write a CSV file, last modified at `at`. A name that ends in .gz compresses it."""
     data = csv_text(rows, header).encode()
     return write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data, at=at)
 
 
 def write_bytes(path: Path, data: bytes, *, at: datetime | None = None) -> Path:
-    """A file of these bytes, last modified at `at`."""
+    """Write a file of these bytes, last modified at `at`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     if at is not None:
@@ -89,7 +89,7 @@ def write_bytes(path: Path, data: bytes, *, at: datetime | None = None) -> Path:
 
 @dataclass
 class Nights:
-    """Load a bill again and again, and keep what each load publishes, as the pipeline does."""
+    """Loads one bill repeatedly, and keeps what each load publishes, as the pipeline does."""
 
     workdir: Path
     source: BillSource
@@ -134,7 +134,7 @@ class Nights:
 
 
 def nights(tmp_path: Path, uri: Path | str, **settings: Any) -> Nights:
-    """A bill named "bill" at `uri`."""
+    """Return the loader of a bill named "bill" at `uri`."""
     return Nights(tmp_path / "work", BillSource(name="bill", uri=str(uri), **settings))
 
 

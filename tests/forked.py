@@ -1,4 +1,4 @@
-"""Run modules in processes that are forked from one that has imported their dependencies. That takes a third of the time of `python -m`."""
+"""Runs modules in processes that are forked from one that has imported their dependencies. This takes a third of the time of `python -m`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-# Modules that a run imports late.
+# Modules that are otherwise imported late in a run.
 NEEDED = (
     "duckdb",
     "pyarrow.parquet",
@@ -25,7 +25,7 @@ NEEDED = (
 
 
 def run_forked(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run `python -m module …` with additional environment. Return its exit code and its standard output."""
+    """Run `python -m module …` with additional environment variables. Return its exit code and its standard output."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
     server.stdin.write(json.dumps([module, arguments, {**os.environ, **environment}, os.getcwd()]) + "\n")
@@ -36,7 +36,7 @@ def run_forked(module: str, *arguments: str, **environment: str) -> subprocess.C
 
 @cache
 def _server() -> subprocess.Popen[str]:
-    """Start one server for each process that runs tests. It ends with that process."""
+    """Start one server per test process. It ends with that process."""
     server = subprocess.Popen(
         [sys.executable, "-m", "tests.forked"], cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Rows and files as the previous schema version wrote them: today's, renamed back."""
+"""Rows and files of the previous schema version, made by renaming today's back."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def todays_rows(unit: Unit) -> pa.Table:
 
 
 def former_rows(table: str, rows: pa.Table) -> pa.Table:
-    """Return the same rows with former names and former values."""
+    """Return the same rows with the previous names and values."""
     for column in VALUE_COLUMNS.get(table, ()):
         for before, now in RENAMED_VALUES.items():
             values = rows.column(column)
@@ -48,7 +48,7 @@ def rewrite(path: Path, table: str) -> None:
 
 
 def make_former(root: Path) -> None:
-    """Convert a folder warehouse to the previous schema. Only its books and the files of `UNITS` change."""
+    """Convert a folder warehouse to the previous schema. Only its internal records and the files of `UNITS` change."""
     warehouse = ParquetWarehouse(root)
     for unit, record in warehouse.records().items():
         if unit.table in {u.table for u in UNITS}:

@@ -1,4 +1,4 @@
-"""A full disk: a separate file system in memory."""
+"""A full disk: a small file system in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 @contextmanager
 def full_disk(place: Path, left: int = 40_000) -> Iterator[Path]:
-    """Mount a file system with this many bytes left. Skips the test if mounting is refused."""
+    """Mount a file system with this many bytes left. Skip the test if mounting is refused."""
     place.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "runspend-test", place], capture_output=True, text=True, check=False)
     if made.returncode:

@@ -1,4 +1,4 @@
-"""Google Cloud exports for tests: rows as BigQuery has them, and the files people make of them."""
+"""Google Cloud exports for tests: rows as in BigQuery, and the files that people export from it."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ SCHEMA = pa.schema(
         ("adjustment_info", pa.struct([("id", pa.string()), ("description", pa.string()), ("mode", pa.string()), ("type", pa.string())])),
     ]
 )  # fmt: skip
-# BigQuery has no float in the tests' rows: a string is what the bill says, exactly.
+# The tests' rows contain no floats. A string is an amount exactly as the bill states it.
 NUMBERS = ("cost", "cost_at_list")
 
 
 def gcp(cost: str = "1.00", start: str = "2026-10-05T10:00:00Z", month: str = "202610", **other: Any) -> dict[str, Any]:
-    """A row of the detailed export: an hour of a machine, with whatever else is stated. Numbers are strings."""
+    """Return a row of the detailed export: one hour of a machine. `other` sets any other column. Numbers are strings."""
     began = datetime.fromisoformat(start)
     return {
         "billing_account_id": "01A2B3-C4D5E6-F70819",
@@ -77,12 +77,12 @@ def credit(amount: str, kind: str = "PROMOTION") -> dict[str, Any]:
 
 
 def labels(**pairs: str) -> list[dict[str, Any]]:
-    """Labels whose keys have - where Python has _."""
+    """Return labels. An underscore in a Python name becomes a hyphen in the key."""
     return [{"key": key.replace("_", "-"), "value": value} for key, value in pairs.items()]
 
 
 def flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """A row under dotted names; lists stay lists."""
+    """Return the row with dotted names instead of nested objects. Lists stay lists."""
     found: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, dict):
@@ -93,7 +93,7 @@ def flat(row: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """JSON in which amounts are the numbers their strings say, digit by digit."""
+    """Return JSON in which amounts are numbers with exactly the digits of their strings."""
     if isinstance(value, dict):
         return (
             "{"
@@ -109,12 +109,12 @@ def json_text(value: Any) -> str:
 
 
 def python_text(value: Any) -> str:
-    """What Python prints for a list of dictionaries whose amounts are floats: ' and None, as in koku's files."""
+    """Return a list of dictionaries as Python prints it, with float amounts, single quotes and None, as in koku's files."""
     return repr([{k: float(v) if k == "amount" else v for k, v in item.items()} for item in value])
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, as_python: bool = False, at: datetime | None = None) -> Path:
-    """CSV with dotted headers."""
+    """Write a CSV file with dotted headers."""
     lines = [
         {name: (python_text(v) if as_python else json_text(v)) if isinstance(v, list) else v for name, v in flat(row).items()}
         for row in rows
@@ -132,7 +132,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def typed(value: Any, kind: pa.DataType) -> Any:
-    """A value of a row as what Arrow takes for the type."""
+    """Convert a value of a row to what Arrow accepts for the type."""
     if value is None:
         return None
     if pa.types.is_struct(kind):
@@ -147,7 +147,7 @@ def typed(value: Any, kind: pa.DataType) -> Any:
 
 
 def arrow_table(rows: Sequence[Mapping[str, Any]], schema: pa.Schema = SCHEMA) -> pa.Table:
-    """The rows with BigQuery's types: costs are doubles."""
+    """Return the rows with BigQuery's types, in which costs are doubles."""
     return pa.Table.from_pylist([{field.name: typed(row.get(field.name), field.type) for field in schema} for row in rows], schema=schema)
 
 

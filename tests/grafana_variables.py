@@ -1,6 +1,7 @@
-"""A query as Grafana sends it: variables and macros replaced as Grafana 12 does, by its documentation.
+"""Replaces variables and macros in a query as Grafana 12 does, by its documentation.
 
-Sources: Grafana's "Variable syntax" (formats, "Custom all value" is inserted as it is), "PostgreSQL query editor" (macros), "Global variables" ($__from).
+Sources: Grafana's "Variable syntax" (formats; a "Custom all value" is inserted unchanged), "PostgreSQL query editor" (macros),
+"Global variables" ($__from).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FORMATS: dict[str, Callable[[str | list[str]], str]] = {
 def replace_variables(
     sql: str, variables: Mapping[str, Any], chosen: Mapping[str, str | list[str]], first: datetime, last: datetime
 ) -> str:
-    """Replace `${name:format}`. `variables`: those of the dashboard by name, as its JSON has them."""
+    """Replace `${name:format}`. `variables` are the dashboard's variables by name, as in its JSON."""
 
     def value(match: re.Match[str]) -> str:
         name, form = match[1], match[2]

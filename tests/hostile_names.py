@@ -1,4 +1,4 @@
-"""Names that people outside can choose, made to do harm: to a page, to a spreadsheet, to a terminal."""
+"""Names that outsiders can choose, made to harm a page, a spreadsheet or a terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCRIPTS = [
     "&lt;script&gt;alert(20)&lt;/script&gt;", "\u003cscript\u003ealert(21)\u003c/script\u003e", "＜script＞alert(22)＜/script＞", "<input onfocus=alert(23) autofocus>", "<img src=//evil.example/pixel>",
     "x\" style=\"background:url(//evil.example/y)", "</svg><script>alert(24)</script>", "</text></svg><img src=x onerror=alert(25)>", "<template><script>alert(26)</script></template>",
 ]  # fmt: skip
-# Every payload as it is, in other letters and behind other text: 300 and more of them.
+# Each payload unchanged, in other letter case, and after other text: more than 300.
 PAYLOADS = [p for s in SCRIPTS for p in (s, s.upper(), s.swapcase(), f"run-{s}", f"{s}{s}", f" {s}", f"\t{s}\n", f"'{s}", f'"{s}')]
 
 FORMULAS = [
@@ -45,7 +45,7 @@ OUTSIDE = {
 
 
 def with_names(value: Any, names: Iterator[str], outside: bool = False) -> Any:
-    """Figures with every text that people outside can choose replaced by the next name."""
+    """Return the figures with each string that outsiders can choose replaced by the next name."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(
             value, **{f.name: with_names(getattr(value, f.name), names, f.name in OUTSIDE) for f in fields(value) if f.name != "months"}

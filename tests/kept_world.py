@@ -1,6 +1,6 @@
-"""A tiny world for several tests that begin after the same pipeline runs, which run only once.
+"""A tiny world for several tests that all start after the same pipeline runs, which run only once.
 
-A pipeline run writes paths and times of files. So each test finds the world in the same place, restored to a moment.
+A pipeline run writes paths and file times. So each test finds the world in the same place, restored to a kept state.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class KeptWorld:
         self.config = make_tiny_world(self._place, store, bills)
 
     def keep(self, moment: str) -> None:
-        """Keep a copy of the current world under a name."""
+        """Keep a copy of the current state under a name."""
         shutil.copytree(self._place, self._folder / moment)
 
     def put_back(self, moment: str) -> Path:

@@ -1,7 +1,7 @@
-"""A company that never tagged anything, as its first bill shows it: an MLflow store full of autologged runs and nested searches, and an AWS report.
+"""A company that has never tagged anything: an MLflow store full of autologged runs and nested searches, and its first AWS bill.
 
-Its month: one GPU box that is always on, machines that are rented for each job, and much that has nothing to do with it (databases, a
-web account). No run says where it ran; the truth is kept beside, for tests alone. A seed decides the times, prices, names and ids.
+In its month, one GPU machine ("the box") is always on, and other machines are rented for each job. The bill also has unrelated charges:
+databases and a web account. No run states its machine, so the world keeps the truth for tests. A seed determines times, prices, names and ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ END = datetime(2026, 11, 1, tzinfo=timezone.utc)
 NOW = "2026-11-04T06:00"
 ML, WEB = "111122223333", "444455556666"
 HOUR = timedelta(hours=1)
-# Spot machines by instance type: USD an hour.
+# Instance types of spot machines, and USD per hour.
 SPOT = (("g5.2xlarge", 0.55), ("m5.4xlarge", 0.34), ("g4dn.xlarge", 0.21), ("c5.9xlarge", 0.68), ("r5.2xlarge", 0.22))
 EXPERIMENTS = ("churn-xgb", "fraud-lgbm", "bert-finetune", "segment-unet", "forecast-tft", "ranker", "ocr-crnn", "asr-conformer")
 PEOPLE = ("ana", "ben", "chloe", "dmitri", "emeka", "fatima")
@@ -30,32 +30,32 @@ PEOPLE = ("ana", "ben", "chloe", "dmitri", "emeka", "fatima")
 
 @dataclass(frozen=True)
 class Shape:
-    """What kind of company it is."""
+    """The kind of company, as parameters."""
 
     seed: int = 1
     runs: int = 115
     spot_groups: int = 1
-    teams: int = 1  # more than one: each uses machines of its own
-    tagged: float = 0.0  # part of the machines with a tag, in one of several spellings
+    teams: int = 1  # with more than one, each team uses its own machines
+    tagged: float = 0.0  # share of machines with a tag, in one of several spellings
     box_type: str = "p3.8xlarge"
-    box_price: float = 5.10  # USD an hour
-    box_busy: float = 0.75  # part of the month in which someone trains on it
-    by: str = "experiment"  # what decides where a run goes: its experiment or its user
-    mixed: float = 0.0  # part of the runs that go to the other machines than theirs
-    is_nightly: bool = False  # jobs start at the same time each night
-    web_scales: bool = True  # the web account follows the time of day
+    box_price: float = 5.10  # USD per hour
+    box_busy: float = 0.75  # share of the month in which someone trains on the box
+    by: str = "experiment"  # what determines a run's machines: its experiment or its user
+    mixed: float = 0.0  # share of runs on machines other than the usual ones
+    is_nightly: bool = False  # jobs start at the same time every night
+    web_scales: bool = True  # the size of the web account follows the time of day
     has_gpus_stated: bool = False
-    crowd: int = 1  # jobs beside one another on the box
-    laptops: float = 0.0  # part of the jobs that run on machines of no bill, in experiments of their own
-    has_node_groups: bool = False  # jobs run on nodes of a cluster, with the tag that the cloud gives them
-    is_fleet: bool = False  # a job takes whatever type of machine is cheap
+    crowd: int = 1  # jobs at the same time on the box
+    laptops: float = 0.0  # share of jobs on machines without a bill, in their own experiment
+    has_node_groups: bool = False  # jobs run on cluster nodes, with the cloud's own tag
+    is_fleet: bool = False  # a job takes any instance type that is cheap
     one_account: bool = False  # the web machines are in the ML account too
-    web_gpus: bool = False  # the web account serves models on accelerators, day and night
+    web_gpus: bool = False  # the web account serves models on accelerators day and night
 
 
 @dataclass
 class Run:
-    """One run and the machine it really ran on."""
+    """One run and the machine that it really used."""
 
     run_id: str
     experiment: str
@@ -69,7 +69,7 @@ class Run:
 
 @dataclass
 class Machine:
-    """One machine of the ML account: from when to when it was billed."""
+    """One machine of the ML account, billed from `start` to `end`."""
 
     resource_id: str
     group: str
@@ -82,7 +82,7 @@ class Machine:
 
 @dataclass
 class MixedWorld:
-    """All of it; `ml_cost` is what the ML platform's machines cost, `groups` the runs' true machine group."""
+    """The whole world: its shape, the runs, the machines and the bill lines."""
 
     shape: Shape
     runs: list[Run]
@@ -91,13 +91,13 @@ class MixedWorld:
 
     @property
     def machine_of(self) -> dict[str, str]:
-        """Run id -> group of machines it ran on."""
+        """The machine group of each run, by run id."""
         groups = {m.resource_id: m.group for m in self.machines}
         return {run.run_id: groups.get(run.machine, "laptop") for run in self.runs}
 
     @property
     def used_cost(self) -> float:
-        """USD of the time in which machines of the ML account had runs: the most that runs can get."""
+        """The most that runs can get, in USD: the cost of the time in which machines of the ML account had runs."""
         total = 0.0
         for machine in self.machines:
             until = machine.start
@@ -108,7 +108,7 @@ class MixedWorld:
 
 
 def make_mixed_world(shape: Shape) -> MixedWorld:
-    """The world of a shape: the same for the same shape."""
+    """Return the world of a shape. The same shape always gives the same world."""
     dice = random.Random(f"{shape}")
     box = Machine(_instance(dice), "box", shape.box_type, shape.box_price, MONTH, END, _tags(dice, shape, "gpu-box", "research"))
     runs, machines = _runs_and_machines(dice, shape, box)
@@ -123,14 +123,14 @@ def make_mixed_world(shape: Shape) -> MixedWorld:
 
 
 def write_mixed_world(folder: Path, world: MixedWorld) -> tuple[str, Path]:
-    """`mlflow.db` and `cur.csv.gz`; returns the tracking URI and the bill."""
+    """Write `mlflow.db` and `cur.csv.gz`. Return the tracking URI and the path of the bill."""
     folder.mkdir(parents=True, exist_ok=True)
     _write_store(make_schema(folder / "mlflow.db"), world.runs)
     return f"sqlite:///{folder / 'mlflow.db'}", write_cur(folder / "cur.csv.gz", world.lines)
 
 
 def _runs_and_machines(dice: random.Random, shape: Shape, box: Machine) -> tuple[list[Run], list[Machine]]:
-    """Jobs until there are as many runs as asked for: on the box one after another, elsewhere on a machine of their own."""
+    """Create jobs until there are enough runs. On the box, jobs follow each other; elsewhere, each has its own machine."""
     homes = _homes(dice, shape)
     spots = [(f"spot-{n}", *SPOT[(n + shape.seed) % len(SPOT)]) for n in range(shape.spot_groups)]
     runs: list[Run] = []
@@ -169,7 +169,7 @@ def _runs_and_machines(dice: random.Random, shape: Shape, box: Machine) -> tuple
 
 
 def _homes(dice: random.Random, shape: Shape) -> dict[str, int]:
-    """Experiment or user -> -1 for the box, else the number of the machines for jobs; each has at least one."""
+    """Return -1 for each experiment or user on the box, and a machine group's number for the others. Each group has at least one."""
     names = list(EXPERIMENTS if shape.by == "experiment" else PEOPLE)
     dice.shuffle(names)
     places = [-1, *range(shape.spot_groups)]
@@ -184,7 +184,7 @@ def _job_start(dice: random.Random, shape: Shape) -> datetime:
 
 
 def _job(dice: random.Random, shape: Shape, experiment: str, user: str, start: datetime, end: datetime, machine: Machine) -> list[Run]:
-    """One run; or, two times of five, a search: a parent over its children."""
+    """Return one run or, in 40% of cases, a search: a parent run and its children."""
     params = {"lr": f"{dice.uniform(0, 1):.4f}", "epochs": str(dice.randrange(1, 50))}
     if shape.has_gpus_stated and machine.instance_type[0] in "pg":
         params["gpu_count"] = "4" if machine.group == "box" else "1"
@@ -208,7 +208,7 @@ def _instance(dice: random.Random) -> str:
 
 
 def _tags(dice: random.Random, shape: Shape, name: str, group: str) -> dict[str, str]:
-    """A name for all; for some a tag of their group, in whatever spelling someone took."""
+    """Return a name for every machine, and for some a tag with their group, in one of several spellings."""
     tags = {"user_name": name}
     if dice.random() < shape.tagged:
         tags[dice.choice(("user_team", "user_team", "user_project", "user_cost_center"))] = dice.choice((group, group.upper(), group))
@@ -218,7 +218,7 @@ def _tags(dice: random.Random, shape: Shape, name: str, group: str) -> dict[str,
 
 
 def _machine_lines(dice: random.Random, machine: Machine) -> list[dict[str, str]]:
-    """A line for each clock hour, with the part that the machine was there, and its disk by the day."""
+    """Return one line per clock hour, for the part in which the machine existed, and one line per day for its disk."""
     found = []
     is_spot = machine.group != "box"
     hour = machine.start.replace(minute=0, second=0, microsecond=0)
@@ -253,7 +253,7 @@ def _machine_lines(dice: random.Random, machine: Machine) -> list[dict[str, str]
 
 
 def _platform_lines(dice: random.Random) -> list[dict[str, str]]:
-    """Other charges of the ML account: buckets, a database, a control plane, a gateway, models of others."""
+    """Return other charges of the ML account: buckets, a database, a control plane, a gateway and third-party models."""
     found = []
     for day in range(31):
         at = MONTH + timedelta(days=day)
@@ -308,7 +308,7 @@ def _platform_lines(dice: random.Random) -> list[dict[str, str]]:
 
 
 def _web_lines(dice: random.Random, shape: Shape) -> list[dict[str, str]]:
-    """Another account: machines that serve pages day and night, more of them by day."""
+    """Return the lines of another account. Its machines serve pages day and night, with more machines by day."""
     found = []
     machines = [_instance(dice) for _ in range(6)]
     account = ML if shape.one_account else WEB
@@ -351,7 +351,7 @@ def _fee(kind: str, cost: str, code: str) -> dict[str, str]:
 
 
 def _write_store(path: Path, runs: list[Run]) -> None:
-    """As MLflow's autolog leaves them: user, source and parent as tags, params, no machine."""
+    """Write runs as MLflow's autolog does: user, source and parent are tags; there are params, but no machine."""
     experiments = {name: number for number, name in enumerate(sorted({run.experiment for run in runs}), 1)}
     with closing(sqlite3.connect(path)) as db, db:
         db.executemany(

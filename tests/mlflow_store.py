@@ -1,4 +1,4 @@
-"""MLflow's databases on SQLite. MLflow takes seconds to make one, so it is made once a run and copied."""
+"""MLflow's databases on SQLite. Creating one takes MLflow seconds, so each test run creates it once and copies it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from pathlib import Path
 
 from tests.kept import made_once
 
-# In a process of its own: MLflow migrates a database with the help of much that tests treat as an error.
+# In its own process, because MLflow's migration raises warnings that tests treat as errors.
 SCHEMA = (
     "import sys; from mlflow import MlflowClient; MlflowClient(tracking_uri=sys.argv[1], registry_uri=sys.argv[1]).search_experiments()"
 )
 
 
 def make_schema(path: Path) -> Path:
-    """An empty store as MLflow itself makes it."""
+    """Write an empty store as MLflow creates it."""
     shutil.copyfile(made_once("mlflow-schema", _write_schema) / "mlflow.db", path)
     return path
 
 
 def run_script(script: str, *arguments: str, cwd: Path) -> None:
-    """Python with MLflow in a process of its own, and a folder for what MLflow may leave."""
+    """Run Python with MLflow in its own process, in a folder for the files that MLflow may leave."""
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     subprocess.run(
         [sys.executable, "-c", script, *arguments],

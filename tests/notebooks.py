@@ -1,6 +1,7 @@
-"""Runs a notebook's cells as Jupyter does, without Jupyter: what each printed, and what its last expression is as text and as HTML.
+"""Runs a notebook's cells without Jupyter, and returns what Jupyter would show.
 
-`python -m tests.notebooks docs/costs.ipynb FOLDER` writes the outputs of the cells, run in FOLDER, into the notebook.
+That is each cell's printed text, and its last expression as text and HTML.
+`python -m tests.notebooks docs/costs.ipynb FOLDER` runs the cells in FOLDER and writes their outputs into the notebook.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ Cell = dict[str, Any]
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook as JSON."""
+    """Read the notebook as JSON."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def code_cells(notebook: dict[str, Any]) -> list[Cell]:
-    """The cells that are run."""
+    """Return the cells with code."""
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
 def run_cells(cells: list[Cell], folder: Path) -> list[list[dict[str, Any]]]:
-    """The outputs of each cell, in nbformat's form. A cell that fails raises its error."""
+    """Return the outputs of each cell in nbformat's form. A cell that fails raises its error."""
     names: dict[str, Any] = {"__name__": "__main__"}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("COLUMNS", "120")  # of the text of a data frame
+        patch.setenv("COLUMNS", "120")  # width of a data frame's text
         return [_run_cell("".join(cell["source"]), number, names) for number, cell in enumerate(cells, 1)]
 
 
 def shown(outputs: list[dict[str, Any]]) -> str:
-    """All that outputs show, as text. MLflow makes a new id for each run of a demo: they are left out."""
+    """Return everything that outputs show, as text. MLflow ids differ in each demo, so they are replaced by an ellipsis."""
     parts = [part for output in outputs for part in ([output["text"]] if "text" in output else output["data"].values())]
     return re.sub(r"\b[0-9a-f]{32}\b", "…", "\n".join("".join(part) for part in parts))
 

@@ -1,8 +1,8 @@
 """Ends all processes that a test run left behind. A run that is killed cannot do so itself.
 
-`start` launches the reaper, a process in its own session. It waits for the end of the run's first process. Then it ends every process
-with the run's mark in its environment, every process it saw descend from the run, and all descendants of these. It ends no other
-process: it identifies a process by id and start time.
+`start` launches the reaper, a process in its own session. It waits for the end of the run's first process. Then it ends three kinds of
+processes: those with the run's mark in their environment, those it saw descend from the run, and the descendants of both. It ends no
+other process: it identifies a process by id and start time.
 
 The reaper runs without site-packages and imports nothing from the repository. On systems other than Linux there is no reaper.
 """
@@ -21,11 +21,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-MARK = "TESTS_RUN"  # environment variable: the processes of a run have it
-ENDS_WITH = "TESTS_END_WITH"  # environment variable, set by the Makefile: the id of make; the run ends with it
+MARK = "TESTS_RUN"  # environment variable of all processes of a run
+ENDS_WITH = "TESTS_END_WITH"  # environment variable, set by the Makefile: the process id of make; the run ends when make ends
 LOOK_SECONDS = 1.0
-LEAVING_SECONDS = 1.0  # for processes that end by themselves
-ENDING_SECONDS = 3.0  # after SIGTERM
+LEAVING_SECONDS = 1.0  # time in which processes may end by themselves
+ENDING_SECONDS = 3.0  # time to end after SIGTERM
 KILLING_SECONDS = 30.0
 
 
@@ -37,7 +37,8 @@ def start() -> None:
     with_ = os.environ.pop(ENDS_WITH, "")
     command = [sys.executable, "-I", "-S", __file__, str(os.getpid()), os.environ[MARK], with_, tempfile.gettempdir()]
     nowhere = [(os.POSIX_SPAWN_OPEN, number, os.devnull, os.O_RDWR, 0) for number in (0, 1, 2)]
-    os.posix_spawn(sys.executable, command, {}, file_actions=nowhere, setsid=True)  # without the mark: the reaper must not end itself
+    # The reaper's environment is empty: without the mark, it does not end itself.
+    os.posix_spawn(sys.executable, command, {}, file_actions=nowhere, setsid=True)
 
 
 def marked() -> dict[str, str]:
@@ -51,7 +52,7 @@ def make_folder(use: str) -> Path:
 
 
 def look_at(process: int) -> tuple[int, str] | None:
-    """Return the parent of a process and its start time in ticks. None if it does not run."""
+    """Return a process's parent and its start time in ticks, or None if it does not run."""
     try:
         # the command name in brackets may contain spaces and brackets
         fields = Path("/proc", str(process), "stat").read_bytes().rpartition(b")")[2].split()
@@ -61,7 +62,7 @@ def look_at(process: int) -> tuple[int, str] | None:
 
 
 def living() -> dict[int, tuple[int, str]]:
-    """Return every running process, with parent and start time."""
+    """Return every running process with its parent and start time."""
     return {int(name): seen for name in os.listdir("/proc") if name.isdigit() and (seen := look_at(int(name)))}
 
 
@@ -88,7 +89,7 @@ def has_mark(process: int, mark: str) -> bool:
 
 
 def is_reaper(process: int) -> bool:
-    """Return whether a process is a reaper, perhaps of a run inside this run. Reapers end by themselves."""
+    """Return whether a process is a reaper, perhaps of another run inside this run. Reapers end by themselves."""
     try:
         words = Path("/proc", str(process), "cmdline").read_bytes().split(b"\0")
     except OSError:
@@ -117,12 +118,12 @@ def send(process: int, began: str, number: signal.Signals) -> None:
 
 
 def still(known: dict[int, str], processes: dict[int, tuple[int, str]]) -> set[int]:
-    """Return the known processes that still run, without new processes that reuse an id."""
+    """Return the known processes that still run. A new process that reuses an id does not count."""
     return {process for process, began in known.items() if process in processes and processes[process][1] == began}
 
 
 def watch(run: int, ends_with: int | None) -> dict[int, str]:
-    """Wait for the end of the run, and return its running descendants. If only make ended, the run itself is among them."""
+    """Wait for the end of the run, and return its running descendants. If only make has ended, these include the run itself."""
     poll, over = select.poll(), False
     for process in (run, ends_with):
         if process is not None:
@@ -168,9 +169,9 @@ def end(mark: str, known: dict[int, str]) -> None:
 
 
 def main() -> None:
-    """Arguments: id of the run's first process, mark, id of make or an empty text, temporary folder."""
+    """Run the reaper. Its arguments are the id of the run's first process, the mark, the id of make or an empty string, and the temporary folder."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # such signals are meant for the run
+        signal.signal(number, signal.SIG_IGN)  # such signals are sent to the run, not to the reaper
     run, mark, ends_with, temporary = sys.argv[1:5]
     end(mark, watch(int(run), int(ends_with) if ends_with else None))
     for folder in Path(temporary).glob(f"runspend-{mark}-*"):

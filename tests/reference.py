@@ -1,4 +1,4 @@
-"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline). It decides whether models are right.
+"""Google's own reference implementation of GoogleSQL (PyPI `zetasql`, WebAssembly, offline). It determines whether models are correct.
 
 `GoogleSQL().query(sql, tables, parameters)` returns typed rows. It is exact and slow, so use small tables. Comparisons with it do not
 belong here.
@@ -197,7 +197,7 @@ def _start_engine() -> _Engine:
     wasm_client.WasmClient.write_bytes = _write_bytes
     wasm_client.WasmClient.read_bytes = _read_bytes
 
-    with (folder / "lock").open("w") as lock:  # the first of several processes compiles, and the others wait
+    with (folder / "lock").open("w") as lock:  # the first of several processes compiles while the others wait
         fcntl.flock(lock, fcntl.LOCK_EX)
         settings.write_text(f'[cache]\ndirectory = "{folder}"\n', encoding="utf-8")
         client = ZetaSqlLocalService.get_instance().wasm_client
@@ -283,7 +283,7 @@ ENCODERS: dict[str, Callable[[Any, Any], None]] = {
 
 
 def _stored(value: Any) -> Any:
-    """Return a decimal with the 22 places that tables keep. More places are an error, because the engines would round them differently."""
+    """Return a decimal with the 22 decimal places that tables keep. More places are an error, because the engines would round them differently."""
     if isinstance(value, decimal.Decimal):
         return value.quantize(decimal.Decimal("1e-22"), context=decimal.Context(prec=60, traps=[decimal.Inexact, decimal.InvalidOperation]))
     return value
@@ -330,7 +330,7 @@ def arrow_type(name: str) -> pa.DataType:
 
 
 def exact_value(value: Any) -> Any:
-    """Return a value in the form in which both engines' answers are compared: decimals without trailing zeros, UTC times, tuples for lists."""
+    """Return a value in the form for comparing both engines' answers: decimals without trailing zeros, UTC times, tuples for lists."""
     if isinstance(value, decimal.Decimal):
         return decimal.Decimal(0) if value == 0 else value.normalize(decimal.Context(prec=80))
     if isinstance(value, dt.datetime):

@@ -21,7 +21,7 @@ def make_settings(home: Path, *budgets: Mapping[str, Any], mail: Mapping[str, An
 
 
 def read_settings(folder: Path, given: str | Mapping[str, Any], env: Mapping[str, str] | None = None) -> Settings:
-    """Write YAML, or these keys, into the folder's `runspend.yaml` and load it, with these environment variables and no others."""
+    """Write YAML, or these keys, to the folder's `runspend.yaml`, and load it with only these environment variables."""
     text = given if isinstance(given, str) else yaml.safe_dump(dict(given))
     path = folder / "runspend.yaml"
     path.write_text(text, encoding="utf-8")
@@ -29,7 +29,7 @@ def read_settings(folder: Path, given: str | Mapping[str, Any], env: Mapping[str
 
 
 def refused(folder: Path, given: str | Mapping[str, Any], env: Mapping[str, str] | None = None) -> str:
-    """Return the error of reading these settings."""
+    """Return the error message for these settings."""
     with pytest.raises(ConfigError) as caught:
         read_settings(folder, given, env)
     return str(caught.value)

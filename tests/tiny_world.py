@@ -1,7 +1,6 @@
 """The smallest world for a pipeline run: one MLflow store, written by MLflow's own client, and FOCUS bills of any size.
 
-Two runs are on one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00. The bill has one line for each hour of that machine's
-day.
+Two runs use one machine on 2 November 2026, 00:00 to 03:00 and 02:00 to 04:00. The bill has one line per hour of that machine's day.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ for start, end in ((0, 3), (2, 4)):
 
 
 def make_store(folder: Path, day: datetime = DAY) -> None:
-    """Write `mlflow.db` and `ingest/artifacts/`. Its artifact URIs are those of `folder`; the ids of its runs are those of every store of that day."""
+    """Write `mlflow.db` and `artifacts/`. Artifact URIs are in `folder`. Run ids are the same in every store of one day."""
     (folder / "artifacts" / "model").mkdir(parents=True)
     (folder / "artifacts" / "model" / "weights").write_bytes(b"x" * 1000)
     begin = int(day.timestamp() * 1000)
@@ -59,7 +58,7 @@ def _write_store(folder: Path, begin: int) -> None:
 
 
 def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None = None, *, day: datetime = DAY) -> Path:
-    """Write a copy of the store's database, bills ({name: lines}) and `runspend.yaml`; return the path of `runspend.yaml`."""
+    """Write a copy of the store's database, bills ({name: lines}) and `runspend.yaml`. Return the path of `runspend.yaml`."""
     bills = {"bill": 24} if bills is None else bills
     folder.mkdir()
     shutil.copy(store / "mlflow.db", folder)
@@ -80,7 +79,10 @@ def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None =
 
 
 def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: datetime = DAY) -> None:
-    """Write a FOCUS CSV: the machine's first hours of the day at 40 an hour, then the requested number of other lines of a cent."""
+    """Write a FOCUS CSV of this many lines.
+
+    In account 000000000000, the first 24 are the machine's hours at 40 each. All other lines cost one cent.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     month = day.replace(day=1)
     next_month = (month + timedelta(days=32)).replace(day=1)
@@ -101,5 +103,5 @@ def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: da
 
 
 def as_text(moment: datetime) -> str:
-    """Return times in FOCUS's form."""
+    """Return times in FOCUS's format."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""Weights for tests: claims of pods on machines, as sources next to a bill state them, and OpenCost's output with the same content."""
+"""Weights for tests: the shares of pods on machines as a weight source states them, and OpenCost's output with the same content."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def claim(pod: str | None, weight: str | Decimal, at: str = "10:00..11:00", on: 
 
 
 def weights(claims: Sequence[dict[str, Any]], source: str = "k8s", **settings: Any) -> Weights:
-    """Return a source that states these claims."""
+    """Return a source that states these weights."""
     rows = pa.Table.from_pylist([dict(each) for each in claims], schema=SCHEMA)
     return Weights(source, "opencost", rows, digest_rows(rows), **settings)
