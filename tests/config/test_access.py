@@ -1,4 +1,4 @@
-"""`access` in runspend.yaml: which teams someone may see, and errors that say what is allowed."""
+"""`access` in runspend.yaml: which teams a user may see, and errors that state what is allowed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ACCESS = AccessSettings.model_validate(
         ("x", ["vision-devs", "finance"], Viewer(("vision-devs", "finance"), None)),
         ("cleo", ["vision-devs"], Viewer(("vision-devs",), ("vision", "speech"))),
         ("dora", [], Viewer((), None)),
-        ("finance", [], None),  # a group's name is not a user's
+        ("finance", [], None),  # the name of a group does not match a user
         (None, ["cleo", "dora", "FINANCE", "", "all"], None),
         (None, [], None),
     ],
@@ -82,7 +82,7 @@ def test_a_proxy_is_known_by_its_address(proxies: list[str], address: str | None
     [(["vision"], True), (["vision", "nlp"], True), (["vision", "speech"], False), (["v*"], False), (["visio?"], False), ([], False)],
 )
 def test_a_budget_belongs_to_the_teams_that_it_names(asked: list[str], is_own: bool) -> None:
-    """A pattern may mean others too, and a budget without a team does."""
+    """A pattern may match other teams too, and a budget without a team covers them all."""
     assert is_own_budget(["vision", "nlp"], asked) is is_own
 
 

@@ -1,4 +1,4 @@
-"""The access log states who asked what and when. It holds no searched values unless it is configured to."""
+"""The access log states who asked what and when. It contains no searched values unless it is configured to."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ USER = pwd.getpwuid(os.getuid()).pw_name
 
 
 def settings_of(folder: Path, **access_log: Any) -> Settings:
-    """Settings that ask for a log in a folder that is not there yet."""
+    """Return settings with a log in a folder that does not exist yet."""
     return Settings.model_validate({"home": folder, "access_log": {"file": str(folder / "logs" / "access.jsonl"), **access_log}})
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    """What was logged."""
+    """Return the logged entries."""
     return [json.loads(line) for line in (folder / "logs" / "access.jsonl").read_text(encoding="ascii").splitlines()]
 
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A warehouse with a run that has charges."""
+    """Return a warehouse with a run that has charges."""
     root = tmp_path_factory.mktemp("explained") / "warehouse"
     w.make_explained(root)
     return root
@@ -72,14 +72,14 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_no_value_of_a_statement_is_left(statement: str, shown: str | None) -> None:
-    """Whatever quotes, comments and escapes there are."""
+    """The log contains no value of a statement, for all kinds of quotes, comments and escapes."""
     found = without_values(statement)
     assert shown is None or found == shown
     assert not any(name in found.lower() for name in ("delete", "project", "ann", "bob", "cy", "dora", "eve", "1", "5", "corp"))
 
 
 def test_statements_of_people_are_logged(tmp_path: Path) -> None:
-    """`runspend sql` says who asked, in which dialect, how many rows there were or which error; the file is its owner's alone."""
+    """`runspend sql` logs the user, the dialect, and the number of rows or the error. Only the file's owner can read it."""
     with ParquetWarehouse(tmp_path / "home" / "warehouse").step("fill", "b") as step:
         step.put("runs", PERIOD, "prod", rows_of(TABLES["runs"]))
         step.publish()
@@ -99,14 +99,14 @@ def test_statements_of_people_are_logged(tmp_path: Path) -> None:
 
 
 def test_nothing_is_logged_unless_asked_for(tmp_path: Path) -> None:
-    """Off by default."""
+    """The access log is off by default."""
     log_statement(Settings(home=tmp_path), "select 1", native=False, rows=1)
     assert Settings(home=tmp_path).access_log is None and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("values", [False, True])
 def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values: bool) -> None:
-    """The guard's name, the address or its pattern, the status, how many charges the page shows; who was refused has no name."""
+    """An entry has the guard's name, the address or its pattern, the status, and how many charges the page shows."""
     settings = Settings.model_validate(
         {**settings_of(tmp_path, values=values).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}}
     )
@@ -132,7 +132,7 @@ def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values
 
 @pytest.mark.parametrize(("method", "host", "status"), [("POST", "localhost", 405), ("GET", "rebound.example", 403)])
 def test_what_is_refused_is_logged(tmp_path: Path, method: str, host: str, status: int) -> None:
-    """Another method, another host: the user is not looked up, and no value of the address is kept."""
+    """For another method or host, Runspend does not look up the user and logs no value of the address."""
     app = create_app(settings_of(tmp_path), hosts=("localhost",))
     assert request(app, "/run/secret-run", method=method, host=host).status_code == status
     [line] = lines(tmp_path)
@@ -140,8 +140,8 @@ def test_what_is_refused_is_logged(tmp_path: Path, method: str, host: str, statu
 
 
 @pytest.mark.parametrize("hostile", ["a\nb", 'a"}\n{"who": "root"', "a\u2028b", "\x1b[2J", "\ud800", "x" * 100_000, "\0"])
-def test_what_people_write_makes_no_line_of_its_own(tmp_path: Path, hostile: str) -> None:
-    """One entry, one line, of ASCII."""
+def test_hostile_text_makes_no_extra_line(tmp_path: Path, hostile: str) -> None:
+    """Each entry is exactly one line of ASCII."""
     settings = settings_of(tmp_path, values=True)
     log_page(settings, who=hostile, pattern="/", path=hostile, status=200, rows=None)
     [line] = lines(tmp_path)
@@ -156,7 +156,7 @@ def _write_many(folder: Path, number: int) -> None:
 
 
 def test_several_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
-    """Four processes at once: each line is whole, none is lost."""
+    """Four processes write at the same time. Each line is whole, and none is lost."""
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_write_many, args=(tmp_path, number)) for number in range(4)]
     for writer in writers:
@@ -169,7 +169,7 @@ def test_several_writers_do_not_mix_their_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trouble", ["link", "folder", "full"])
 def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path, trouble: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The request is still answered, and a link is not followed."""
+    """Runspend warns and does not follow a link."""
     decoy, file = tmp_path / "decoy", tmp_path / "logs" / "access.jsonl"
     file.parent.mkdir()
     decoy.write_text("as it was")
@@ -185,8 +185,8 @@ def test_a_log_that_cannot_be_written_is_a_warning(tmp_path: Path, trouble: str,
     assert decoy.read_text() == "as it was"
 
 
-def test_the_file_counts_from_the_settings(tmp_path: Path) -> None:
-    """As every path of runspend.yaml does."""
+def test_the_log_path_is_relative_to_the_configuration(tmp_path: Path) -> None:
+    """A relative path of the log is relative to runspend.yaml, like every other path in it."""
     (tmp_path / "runspend.yaml").write_text("access_log: {file: logs/a.jsonl}\n", encoding="utf-8")
     log = load_settings(tmp_path / "runspend.yaml").access_log
     assert log is not None and log.file == tmp_path / "logs" / "a.jsonl" and not log.values
@@ -198,7 +198,7 @@ QUOTES = ("'", '"', "`", "'''", '"""', "$$", "$a$", "\\", "--", "/*", "*/", "#",
 @hypothesis_settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(QUOTES), max_size=6), st.sampled_from(["'", '"']))
 def test_a_literal_is_left_out_after_any_text(before: list[str], quote: str) -> None:
-    """Where DuckDB's or GoogleSQL's reading of it says that a word is in a literal, it is not shown."""
+    """If DuckDB or GoogleSQL reads a word as part of a literal, the log does not contain it."""
     statement = f"{''.join(before)} {quote}delete{quote}"
     for dialect in ("duckdb", "bigquery"):
         try:
@@ -214,7 +214,7 @@ def test_a_literal_is_left_out_after_any_text(before: list[str], quote: str) -> 
 
 
 def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained: Path) -> None:
-    """A wrong host, another method, and a page that failed for an unexpected reason."""
+    """Runspend logs a wrong host, another method, and a page that failed with an unexpected error."""
     settings = Settings.model_validate(
         {**settings_of(tmp_path).model_dump(include={"home", "access_log"}), "warehouse": {"uri": str(explained)}}
     )
@@ -230,7 +230,7 @@ def test_pages_that_were_refused_or_failed_are_logged(tmp_path: Path, explained:
 
 
 def test_a_log_on_a_blocked_disk_delays_one_page_for_a_moment(tmp_path: Path) -> None:
-    """A pipe without a reader blocks as such a disk does. The lines are written when it answers again."""
+    """A pipe without a reader blocks as such a disk does. Pages are still answered, and the lines are written when it responds again."""
     (tmp_path / "logs").mkdir()
     pipe = tmp_path / "logs" / "access.jsonl"
     os.mkfifo(pipe)
@@ -244,8 +244,8 @@ def test_a_log_on_a_blocked_disk_delays_one_page_for_a_moment(tmp_path: Path) ->
     assert [json.loads(line)["status"] for line in found.splitlines()] == [200, 200, 200]
 
 
-def test_lines_that_find_no_disk_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Beyond that the newest are left out, and the server's log says so."""
+def test_lines_that_cannot_be_written_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """When too many lines wait, Runspend drops the newest ones and reports it in the server's log."""
     release = threading.Event()
     page_log, written = PageLog(wait=0.05, most=3), []
 

@@ -1,4 +1,4 @@
-"""What `budgets` of runspend.yaml takes and refuses: dimensions, thresholds and their recipients, anomalies, tags."""
+"""What `budgets` of runspend.yaml accepts and refuses: dimensions, thresholds and their recipients, anomalies, tags."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def budget(**more: Any) -> Budget:
     ],
 )
 def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, notify: str, place: str) -> None:
-    """The error for a list with a bad address does not ask for a map, nor the other way round."""
+    """The error for a list with a bad address does not ask for a map, nor does a map's error ask for a list."""
     path = tmp_path / "runspend.yaml"
     path.write_text(f"budgets:\n  - {{name: a, amount: 9, notify: {notify}}}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
@@ -73,7 +73,7 @@ def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, n
         ("{name: a, amount: 9, notify: [x@y.z]}\n  - {name: A, amount: 8, notify: [x@y.z]}", "the name 'A' is already taken by budgets"),
         ("{from: experiment_tags, notify: [owner]}\n  - {from: experiment_tags, notify: [x@y.z]}", "read twice, first by budgets"),
         ("{from: experiment_tags, notify: []}", "notify"),
-        ("{name: a, amount: 9, notify: [ana@acme..com]}", "a mail address is needed"),  # no mail server would ever be asked
+        ("{name: a, amount: 9, notify: [ana@acme..com]}", "a mail address is needed"),  # no mail server could ever be asked
         ("{name: a, amount: 9, notify: ['Smith, Ana <ana@acme.com>']}", "a mail address is needed"),
         ("{name: a, amount: 9, notify: [ä@acme.com]}", "a mail address is needed"),
         ("{name: a, amount: 1e30, notify: [x@y.z]}", "an amount below 1,000,000,000,000,000 with"),
@@ -83,7 +83,7 @@ def test_a_mistake_in_notify_is_reported_once_and_at_its_place(tmp_path: Path, n
         ("{name: a, amount: 9, for: {'tag.a\\b': x}, notify: [x@y.z]}", "has no JSON path"),
     ],
 )
-def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
+def test_a_wrong_budget_is_refused_when_the_file_is_read(tmp_path: Path, written: str, message: str) -> None:
     """The message names the line, the key and what to write."""
     with pytest.raises(ConfigError, match=r"line \d") as refused:
         read_settings(tmp_path, f"budgets:\n  - {written}\n")
@@ -92,7 +92,7 @@ def test_refused_at_load(tmp_path: Path, written: str, message: str) -> None:
 
 
 def test_a_budget_has_defaults_for_what_it_leaves_out() -> None:
-    """80% and 100% of what is spent, 100% of what will be; days far above usual; the bill alone counts."""
+    """By default, a budget alerts at 80% and 100% of spend, at 100% of the forecast, and on unusual days. It uses only billed cost."""
     made = budget()
     assert (made.actual, made.forecast, made.every, made.judged_on) == (["80%", "100%"], ["100%"], "month", "bill")
     assert made.anomalies is not None
@@ -101,7 +101,7 @@ def test_a_budget_has_defaults_for_what_it_leaves_out() -> None:
 
 @pytest.mark.parametrize(("written", "is_on"), [("on", True), ("off", False), ("true", True), ("false", False), ("{percent: 50%}", True)])
 def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool) -> None:
-    """As YAML writes on and off."""
+    """Both spellings of YAML are accepted: on and off, true and false."""
     (made,) = read_settings(tmp_path, f"budgets: [{{name: a, amount: 9, anomalies: {written}, notify: [x@y.z]}}]\n").budgets
     assert (made.anomalies is not None) is is_on
 
@@ -113,7 +113,11 @@ def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800, 1000], ["a@x.io", "boss@x.io"]),
         ({"80%": ["a@x.io"], "100%": ["boss@x.io", "a@x.io"]}, [1000], ["boss@x.io", "a@x.io"]),
-        ({"800 USD": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),  # a threshold is its level, however it is spelled
+        (
+            {"800 USD": ["a@x.io"], "100%": ["boss@x.io"]},
+            [800],
+            ["a@x.io"],
+        ),  # a threshold is an amount, even if it is written in another way
         ({"80%": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io", "boss@x.io"]),  # an anomaly has no threshold
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io"]),
     ],
@@ -124,7 +128,7 @@ def test_each_threshold_has_its_recipients(notify: Any, levels: list[int], maile
 
 
 def test_keys_that_only_runs_have_are_copied_out_of_mlflow(tmp_path: Path) -> None:
-    """A budget by tag, param or model sees them whatever `copy` says; one in experiment tags, its tag and the owner."""
+    """Runspend copies the keys that budgets use even if `copy` does not name them. Budgets in experiment tags use two experiment tags."""
     text = "budgets:\n  - {name: a, amount: 9, for: {tag.queue: gpu, model: bert}, notify: [x@y.z]}\n  - {from: experiment_tags, notify: [owner]}\n"
     keys = {"tag.queue", "tag.model", "param.model", "experiment_tag.runspend.budget", "experiment_tag.owner"}
     assert selector_keys(read_settings(tmp_path, text)) == keys

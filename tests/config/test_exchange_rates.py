@@ -1,4 +1,4 @@
-"""Rates and prices in the configuration, the period of each rate, and exact conversion. Money is never added without a rate."""
+"""Rates and prices in the configuration, the period of each rate, and exact conversion. Runspend never adds money without a rate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.alert.alert_world import MemoryRecords, budget, cost, run, warehouse
 from tests.settings_builder import read_settings
 
-# What a bill in euros says: 0.9 euros for a dollar in October, 0.8 in November.
+# Rates for a bill in euros: a dollar costs 0.9 euros in October and 0.8 in November.
 GOING = {
     "exchange": [
         {"from": "USD", "to": "EUR", "rate": "0.9", "date": "2026-10-01", "inverse": True},
@@ -44,7 +44,7 @@ def rate(from_: str, to: str, value: str, day: str, *, inverse: bool = False) ->
 
 
 def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
-    """Rates keep every digit; a file may have empty lines and leave optional values out."""
+    """Rates keep every digit. A file may have empty lines and omit optional values."""
     listed = written(
         tmp_path,
         "rates:\n  exchange:\n    - {from: EUR, to: USD, rate: 1.09000000000000001, date: 2026-10-01}\n    - {from: GBP, to: USD, rate: 1.3, date: 2026-10-02, inverse: true}\n",
@@ -83,14 +83,14 @@ def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_mistakes_name_file_line_and_key(tmp_path: Path, text: str, csv: str | None, says: str) -> None:
-    """Also those of a CSV file, by its own lines."""
+    """For a CSV file, the error names the line in that file."""
     with pytest.raises(ConfigError) as error:
         written(tmp_path, text, csv)
     assert says in str(error.value)
 
 
 def test_a_rate_holds_until_the_pair_s_next_one() -> None:
-    """From its date on; the way back only where it says so, and only until the pair has a rate of its own."""
+    """A rate holds from its date on. `inverse` also sets the opposite rate, until that pair has a rate of its own."""
     found = stretches(
         [
             rate("USD", "EUR", "0.8", "2026-09-01", inverse=True),
@@ -109,7 +109,7 @@ def test_a_rate_holds_until_the_pair_s_next_one() -> None:
 
 
 def test_a_missing_rate_names_pair_date_and_key() -> None:
-    """The first day of each currency, how many more, and what to write."""
+    """The error names the first day of each currency, the number of other days, and what to write."""
     rates = stretches([rate("EUR", "USD", "1.1", "2026-10-05")], "USD")
     days = [("EUR", date(2026, 10, d)) for d in (3, 4, 5, 6)] + [("USD", date(2026, 10, 1)), ("JPY", date(2026, 10, 9))]
     error = missing_rates(rates, "USD", days)
@@ -129,7 +129,7 @@ FACTORS = ((10, 9), (109, 100), (1, 3), (10**18 - 1, 10**17 + 3))
 
 @pytest.mark.parametrize(("multiplier", "divisor"), FACTORS)
 def test_money_is_converted_exactly(multiplier: int, divisor: int, tmp_path: Path) -> None:
-    """To the last of 22 decimals, rounded once; what has no rate stays in its own currency; everything else of a row stays."""
+    """Converted amounts are exact to 22 decimals and rounded once. Amounts without a rate keep their currency, and other columns do not change."""
     rows = [cost("2026-10-06", a, billing_currency="EUR", experiment_id=str(n)) for n, a in enumerate(AMOUNTS)]
     rows += [cost("2026-10-05", "7", billing_currency="EUR", experiment_id="early"), cost("2026-10-06", "8", experiment_id="dollars")]
     with warehouse(tmp_path, cost_daily=rows) as reader:
@@ -149,7 +149,7 @@ def test_money_is_converted_exactly(multiplier: int, divisor: int, tmp_path: Pat
 
 
 def test_sums_over_days_are_computed_again_from_their_days(tmp_path: Path) -> None:
-    """A run's life and a machine's idle money, each day at its own rate; a row with a day that has none stays as it is."""
+    """Runspend converts a run's total and a machine's idle cost day by day. A row with a day without a rate stays unconverted."""
     run_key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "EUR"}
     bill_key = {"source": "gcp", "billing_currency": "EUR", "billing_period": date(2026, 10, 1)}
     days = (("a", 10), ("a", 11), ("b", 9), ("b", 10))
@@ -206,7 +206,7 @@ def judge(folder: Path, rates: Mapping[str, Any], rows: Sequence[Mapping[str, An
 
 
 def test_a_budget_adds_bills_of_several_currencies_by_the_rates_of_their_days(tmp_path: Path) -> None:
-    """100 dollars and 90 euros at 0.9 euros a dollar are 200 dollars, a month later at 0.8 they are 212.50; and the mail says so."""
+    """In October, 100 dollars plus 90 euros at 0.9 are 200 dollars. In November at 0.8, they are 212.50, and the mail shows it."""
     rows = [cost("2026-10-06", "100"), euros("2026-10-06", "90")]
     result = judge(
         tmp_path,
@@ -224,7 +224,7 @@ def test_a_budget_adds_bills_of_several_currencies_by_the_rates_of_their_days(tm
 
 
 def test_a_budget_with_a_missing_rate_is_not_judged_and_the_others_are(tmp_path: Path) -> None:
-    """Exit code 3; the error names pair, date and key; a budget whose money needs no rate is judged as ever."""
+    """The exit code is 3, and the error names the pair and the date. Budgets that need no rate are judged as usual."""
     rates = {"exchange": [{"from": "EUR", "to": "USD", "rate": "1.1", "date": "2026-11-07"}]}
     rows = [cost("2026-11-06", "100", team="nlp"), euros("2026-11-06", "90"), euros("2026-11-08", "10")]
     result = judge(tmp_path, rates, rows, budget(), budget("nlp", **{"for": {"team": "nlp"}, "amount": "9999"}))
@@ -239,7 +239,7 @@ def test_a_budget_with_a_missing_rate_is_not_judged_and_the_others_are(tmp_path:
 
 @pytest.fixture
 def october(tmp_path: Path) -> ParquetWarehouse:
-    """100 dollars of one bill and 90 euros of another, on one day of October; and the same euros in November."""
+    """Return a warehouse with 100 dollars and 90 euros from two bills on one day in October, and 90 euros in November."""
     rows = [
         cost("2026-10-06", "100", experiment_name="a"),
         euros("2026-10-06", "90", experiment_name="b"),
@@ -263,7 +263,7 @@ SINCE_OCTOBER = Selection(since=date(2026, 10, 1))
 
 
 def test_costs_are_in_the_configured_currency(october: ParquetWarehouse) -> None:
-    """200 dollars in October, 112.50 in November; both in euros 270; each currency by itself when asked."""
+    """Costs are 200 dollars in October and 112.50 in November, or 270 euros in total. Runspend also shows each currency separately if asked."""
     given = settings_at(october, GOING)
     rows = costs(given, ["period"], SINCE_OCTOBER, top=9, measure="effective").to_pylist()
     assert [(f"{r['billing_period']:%m}", r["billing_currency"], r["effective_cost"]) for r in rows] == [
@@ -277,7 +277,7 @@ def test_costs_are_in_the_configured_currency(october: ParquetWarehouse) -> None
 
 
 def test_costs_without_a_rate_are_refused(october: ParquetWarehouse) -> None:
-    """Nothing is shown that would have to leave money out."""
+    """Runspend refuses to show a total that would omit some cost."""
     with pytest.raises(
         SourceError, match=r"no rate from EUR to USD for 2026-10-06 and 1 other day.*rates\.exchange.*--each-currency"
     ) as error:
@@ -286,7 +286,7 @@ def test_costs_without_a_rate_are_refused(october: ParquetWarehouse) -> None:
 
 
 def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehouse, tmp_path: Path) -> None:
-    """One part of the page; bills reconcile in their own currency; the CSVs say 200."""
+    """The page has one section for all currencies. Bills reconcile in their own currency, and the summary shows 200 dollars."""
     with october.reader() as reader:
         figures = plan_report(reader, "2026-10", settings=settings_at(october, GOING), now=NOW)
     assert [(c.currency, c.bill.effective_cost, c.converted_from) for c in figures.currencies] == [("USD", 200, ("EUR",))]
@@ -303,7 +303,7 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
 
 
 def test_a_report_without_a_rate_keeps_the_currencies_apart_and_says_why(october: ParquetWarehouse, tmp_path: Path) -> None:
-    """No sum over both; the page states the reason."""
+    """Runspend adds no currencies together, and the page states the reason."""
     with october.reader() as reader:
         figures = plan_report(reader, "2026-10", settings=settings_at(october, {}), now=NOW)
     assert [(c.currency, c.bill.effective_cost) for c in figures.currencies] == [("USD", 100), ("EUR", 90)]
@@ -313,7 +313,7 @@ def test_a_report_without_a_rate_keeps_the_currencies_apart_and_says_why(october
 
 
 def test_one_currency_needs_no_rates(tmp_path: Path) -> None:
-    """Where everything is in `currency`, nothing is converted, whatever rates are there."""
+    """If all cost is in `currency`, Runspend converts nothing, even if there are rates."""
     with warehouse(tmp_path / "warehouse", cost_daily=[cost("2026-10-06", "100")]) as reader:
         asked: list[str] = []
         reader.in_currency = lambda *_: asked.append("converted")  # type: ignore[method-assign]  # to see that it is not called

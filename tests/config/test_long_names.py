@@ -13,12 +13,12 @@ from runspend.core.errors import ConfigError
 from runspend.core.redaction import redact_uri, uri_secrets
 
 LONG = 100_000
-SECONDS = 30  # some two on a quiet machine; each of these took minutes
+SECONDS = 30  # about two on a quiet machine; each of these tests used to take minutes
 
 
 @pytest.mark.parametrize("text", ["a", "a ", "日", "-", "\u202e"], ids=["letters", "words", "wide", "dashes", "hidden"])
 def test_mails_with_long_names_are_written(text: str) -> None:
-    """In every kind of block, cut or wrapped."""
+    """Every kind of block cuts or wraps them."""
     name = (text * LONG)[:LONG]
     began = time.perf_counter()
     blocks = [Facts("FACTS", ((name, clean(name)),)), MailTable("TABLE", ("a", "b"), "lr", ((name, "1"),)), Paragraph(clean(name, 400))]
@@ -29,7 +29,7 @@ def test_mails_with_long_names_are_written(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["a", "://", "://a:", "?", "?token", "&password", "a://b:", "token"])
 def test_hiding_passwords_is_linear(text: str) -> None:
-    """Text that almost is an address, all along."""
+    """The text almost looks like an address everywhere."""
     began = time.perf_counter()
     redact_uri((text * LONG)[:LONG])
     uri_secrets((text * LONG)[:LONG])
@@ -46,7 +46,7 @@ def test_hiding_passwords_is_linear(text: str) -> None:
     ],
 )
 def test_long_names_in_the_configuration_are_refused_in_a_sentence(tmp_path: Path, key: str) -> None:
-    """What was found is cut."""
+    """The message contains only the beginning of the name."""
     (tmp_path / "runspend.yaml").write_text(key % ("a" * LONG), encoding="utf-8")
     began = time.perf_counter()
     with pytest.raises(ConfigError) as error:

@@ -1,4 +1,4 @@
-"""Files that say whose an IAM principal is: read with the configuration, and what every mistake is answered with."""
+"""Files that assign IAM principals to teams and owners: how the configuration reads them, and the error for every mistake."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def configured(folder: Path, text: str, more: str = "") -> Settings:
 
 
 def test_a_file_is_read_with_the_configuration(tmp_path: Path) -> None:
-    """Relative to it; every form of a principal is one."""
+    """The path is relative to the configuration. All spellings of one principal are equal."""
     text = f"principal,team\n{ANN},nlp\narn:aws:sts::111122223333:assumed-role/Trainer/eve,vision\narn:aws:iam::111122223333:role/ml/Trainer,platform\n"
     settings = configured(tmp_path, text)
     assert settings.dimensions.principals == {
@@ -41,8 +41,8 @@ def test_the_first_file_counts(tmp_path: Path) -> None:
     assert settings.dimensions.principals["team"] == {"aws:111122223333:user/ann": "nlp", "aws:111122223333:user/bob": "bob's"}
 
 
-def test_it_says_nothing_of_runs(tmp_path: Path) -> None:
-    """Only bill lines have it: what a run says before it in the list counts more than what its lines say, what comes after counts less."""
+def test_a_principal_file_does_not_apply_to_runs(tmp_path: Path) -> None:
+    """Only bill lines have a principal. A run's own values count more if they come before the file in the list, and less if they come after it."""
     settings = configured(tmp_path, f"principal,team\n{ANN},nlp\n")
     names = DimensionSources(RowSettings(settings.dimensions)).names
     assert {"run.tag.team", "run.param.team", "run.user"} <= set(names) and "principal" not in " ".join(names)

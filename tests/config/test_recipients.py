@@ -1,4 +1,4 @@
-"""Who may be mailed because data says so: each way to write an address that looks allowed and is not."""
+"""Which addresses in data may get mail. Each way to write an address that looks allowed but is not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def rule(**mail: object) -> Recipients:
     ],
 )  # fmt: skip
 def test_addresses_in_allowed_domains_are_accepted(owner: str, address: str) -> None:
-    """The plain address, without the name that stood beside it."""
+    """Runspend uses the plain address, without the name next to it."""
     assert rule().find(owner) == address
 
 
@@ -42,7 +42,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("owner", HOSTILE, ids=range(len(HOSTILE)))
 def test_no_other_address_is_mailed(owner: str | None) -> None:
-    """Not found; and there is a sentence for operators."""
+    """Runspend does not accept the address, and gives operators the reason."""
     allowed = rule()
     found = allowed.find(owner)
     assert found is None, found
@@ -50,26 +50,26 @@ def test_no_other_address_is_mailed(owner: str | None) -> None:
     assert not owner or not allowed.may_receive(owner) or address_of(owner) is not None
 
 
-def test_what_is_found_is_what_is_written_to() -> None:
-    """No second reading of the address gives another one."""
+def test_an_accepted_address_is_read_the_same_way_again() -> None:
+    """Reading the accepted address a second time gives the same address."""
     for owner in ("Ana <ana@acme.com>", "<@evil.example:ana@acme.com>"):
         found = rule().find(owner)
         assert found is not None and address_of(found) == found
 
 
 def test_domains_are_those_of_the_file_unless_it_names_them() -> None:
-    """Exactly: none below them; in any script, compared as they are sent to."""
+    """Domains match exactly, without subdomains. They may be in any script, and are compared in the form that mail uses."""
     assert rule().domains == {"acme.com", "ops.example"}
     named = rule(domains=["Acme.com", "b\u00fccher.example"])
     assert named.domains == ALLOWED
     assert named.find("x@B\u00dcCHER.example") == "x@xn--bcher-kva.example"
     assert named.find("oncall@ops.example") is None
-    assert named.may_receive("oncall@ops.example")  # an operator, whom the file itself names
+    assert named.may_receive("oncall@ops.example")  # an operator, named in the file itself
     assert rule(domains=[]).find("ana@acme.com") is None
 
 
 def test_an_operator_at_a_public_mail_host_allows_no_other_address_there() -> None:
-    """Anybody can have such an address; `mail.domains` may still name the host."""
+    """Anyone can have an address there. `mail.domains` may still name the host."""
     recipients = rule(operators=["oncall@gmail.com"])
     assert recipients.find("mallory@gmail.com") is None and recipients.find("ana@acme.com") == "ana@acme.com"
     assert recipients.may_receive("oncall@gmail.com") and not recipients.may_receive("mallory@gmail.com")
@@ -77,7 +77,7 @@ def test_an_operator_at_a_public_mail_host_allows_no_other_address_there() -> No
 
 
 def test_users_have_the_addresses_of_the_map() -> None:
-    """In any case and width; their domains stay closed for other addresses; a look-alike of a name is another name."""
+    """A user's name matches in any case and width, but a look-alike does not. The domains in the map do not allow other addresses."""
     allowed = rule(users={"Ana": "Ana <ana@partner.example>", "bob@old.example": "bob@acme.com"})
     assert allowed.find("ana") == allowed.find(" ANA ") == allowed.find("\uff21na") == "ana@partner.example"
     assert allowed.find("bob@old.example") == "bob@acme.com"
@@ -104,7 +104,7 @@ def test_the_map_is_checked_when_it_is_read(mail: dict[str, object]) -> None:
 
 
 def test_a_record_mails_no_other_address_at_a_public_mail_host() -> None:
-    """A forged record of a mail reaches only addresses that the file names, and addresses of the file's own domains."""
+    """A forged mail record reaches only addresses that the file names, and addresses in the file's own domains."""
     given = Settings.model_validate({
         "mail": {"from": "runspend@acme.com", "operators": ["Ann <ann@gmail.com>"], "users": {"bob": "bob@gmx.de"}},
         "budgets": [{"name": "ml", "amount": 1, "notify": ["cy@outlook.com"]}],

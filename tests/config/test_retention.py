@@ -1,4 +1,4 @@
-"""`retention` and `archive` of runspend.yaml: what is taken, and everything that could mean all, none or at once refused."""
+"""`retention` and `archive` of runspend.yaml: valid values, and the refusal of every value that could mean all, none or at once."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ STORES = "stores:\n  - {uri: s3://warm}\n  - {uri: s3://cold, measure: none}\n"
 POLICY = "retention:\n  - name: a\n    select: {unused_for: 90d}\n    action: archive\n    to: s3://cold\n"
 
 
-def test_what_is_left_out_is_safe(tmp_path: Path) -> None:
-    """No policy, no action; caps, margin and the archive's own retention are there without being written; nothing can be deleted."""
+def test_defaults_of_retention_are_safe(tmp_path: Path) -> None:
+    """Without a policy, Runspend takes no action. By default there are caps, a margin and a retention of archives, and nothing can be deleted."""
     settings = read_settings(tmp_path, STORES)
     archive = settings.archive
     assert settings.retention == []
@@ -33,7 +33,7 @@ def test_what_is_left_out_is_safe(tmp_path: Path) -> None:
     assert read_settings(tmp_path, STORES + POLICY).retention[0].grace == timedelta(days=30)
 
 
-# Empty, zero, negative, "all" and what else has been read as "everything" or "at once": each as it is in the file.
+# Empty, zero, negative, "all" and other values that some program has read as "everything" or "at once", as written in the file.
 EVERYTHING = [
     "''",
     "0",
@@ -67,7 +67,7 @@ CAPS = ("max_objects", "max_bytes", "max_percent", "margin", "clock_skew", "rete
     [*(f"archive.{cap}" for cap in CAPS), "grace", "unused_for", "older_than", "larger_than", "saves_more_than", "best", "last", "kind"],
 )
 def test_nothing_can_be_spelled_that_means_everything(tmp_path: Path, key: str, written: str) -> None:
-    """Caps, ages, amounts and numbers to keep: every spelling is refused, with the line and the key."""
+    """Caps, ages, amounts and numbers to keep refuse every such value. The error names the line and the key."""
     if key.startswith("archive."):
         text = f"{STORES}archive: {{{key.removeprefix('archive.')}: {written}}}\n{POLICY}"
     elif key == "grace":
@@ -87,7 +87,7 @@ def test_nothing_can_be_spelled_that_means_everything(tmp_path: Path, key: str, 
 @pytest.mark.parametrize("select", ["''", "{}", "all", "'*'", "[]", "null", "{kind: run}", f"{{kind: [{', '.join(KINDS)}]}}", "{kind: runs}", "{kind: '*'}", "{kind: all}", "{team: '*'}", "{team: ''}",
                                     "{experiment: '**'}", "{tag.team: ['?*', '*']}", "{tag.team: '*'}", "{not_team: vision}", "{tracking: all}", "{not_unused_for: 90d}", "{kind: orphan, not_status: FAILED}"])  # fmt: skip
 def test_a_selector_of_everything_is_refused(tmp_path: Path, select: str) -> None:
-    """Twenty more, of `select` as a whole."""
+    """`select` as a whole refuses these values too."""
     assert "retention[0].select" in refused(tmp_path, STORES + POLICY.replace("{unused_for: 90d}", select))
 
 
@@ -107,7 +107,7 @@ def test_a_selector_of_everything_is_refused(tmp_path: Path, select: str) -> Non
 def test_a_refused_file_exits_with_2_and_no_store_is_read(
     tmp_path: Path, written: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The command stops where the file is read: no warehouse and no store is opened."""
+    """The command stops when it reads the file, before it opens a warehouse or a store."""
     opened: list[Any] = []
     monkeypatch.setattr("runspend.pipeline.archive.open_warehouse", lambda *given, **more: opened.append(given))
     for name in ("archive_plan", "archive_notify", "archive_apply"):
@@ -121,7 +121,7 @@ def test_a_refused_file_exits_with_2_and_no_store_is_read(
     assert opened == []
 
 
-def test_every_key_is_taken(tmp_path: Path) -> None:
+def test_every_key_is_accepted(tmp_path: Path) -> None:
     """Every allowed key is accepted, and the output of `runspend config` reads back as the same policy."""
     text = """
 stores:
@@ -181,7 +181,7 @@ retention:
     ],
 )  # fmt: skip
 def test_a_mistake_is_reported_with_the_allowed_values(tmp_path: Path, text: str, expected: str) -> None:
-    """One sentence, from which the file can be corrected."""
+    """One sentence states how to correct the file."""
     assert expected in refused(tmp_path, text)
 
 
@@ -192,13 +192,13 @@ def test_a_mistake_is_reported_with_the_allowed_values(tmp_path: Path, text: str
         max_size=4,
     )
 )
-def test_no_mix_of_wildcards_narrows(select: dict[str, list[str]]) -> None:
-    """Patterns that match everything select everything, for all keys."""
+def test_no_mix_of_wildcards_narrows_a_selection(select: dict[str, list[str]]) -> None:
+    """Patterns that match everything do not narrow a selection, for any key or combination."""
     assert not narrows(select)
 
 
 def test_policies_can_be_made_in_code() -> None:
-    """As tests and the demo do; what was parsed is taken again."""
+    """Tests and the demo build policies this way. A parsed policy can be parsed again."""
     policy = RetentionPolicy(
         name="a", select={"unused_for": timedelta(days=90), "kind": ["run"]}, action="tier", to="COLD", keep=RetentionKeep(last=2)
     )

@@ -1,4 +1,4 @@
-"""Secrets: no value, from no place of runspend.yaml, ever gets into a string."""
+"""No secret, from any place in runspend.yaml, ever appears in a string."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def load(text: str, env: dict[str, str]) -> Settings:
 
 
 def traces(secret: str) -> list[str]:
-    """The forms in which a grep would look for it."""
+    """Return the forms of a secret that a search must look for."""
     raw = secret.encode()
     return [
         secret,
@@ -62,7 +62,7 @@ def traces(secret: str) -> list[str]:
 @example("q9p@ss/w:rd?#&zx")
 @example('q9"\\\\<>zx')
 def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
-    """repr, str, print, format, JSON and `runspend config`, in any encoding."""
+    """This holds for repr, str, print, format, JSON and `runspend config`, in any encoding."""
     settings = load(EVERYWHERE, {"S": secret})
     printed = io.StringIO()
     with redirect_stdout(printed):
@@ -87,7 +87,7 @@ def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
     SECRETS,
     st.sampled_from(
         [
-            "{S: 1}",  # an unknown key elsewhere
+            "{S: 1}",  # an unknown key in another place
             "tracking: [{name: a, uri: http://m, tokn: '${S}'}]",
             "tracking: [{name: a, uri: http://m, pasword: '${S}', token: '${S}'}]",
             "tracking: [{name: a, uri: http://m, token: ['${S}']}]",
@@ -104,7 +104,7 @@ def test_a_secret_is_in_no_text_of_the_settings(secret: str) -> None:
     ),
 )
 def test_a_secret_is_in_no_error(secret: str, text: str) -> None:
-    """Nor in the traceback, nor in what the exception carries along."""
+    """The secret is not in the message, the traceback or the exception's context either."""
     with pytest.raises(ConfigError) as caught:
         load(text, {"S": secret})
     error = caught.value
@@ -127,7 +127,7 @@ def test_a_secret_is_in_no_error(secret: str, text: str) -> None:
     ],
 )
 def test_a_secret_written_out_is_not_shown_when_the_syntax_is_broken(text: str) -> None:
-    """The parser's own message quotes the line; ours does not."""
+    """The parser's own message quotes the line. Runspend's message does not."""
     with pytest.raises(ConfigError) as caught:
         load(text, {})
     assert "q9literal" not in "".join(traceback.format_exception(caught.value))
@@ -137,7 +137,7 @@ def test_a_secret_written_out_is_not_shown_when_the_syntax_is_broken(text: str) 
 @given(SECRETS, st.text(max_size=7), st.text(max_size=7))
 @example("q9zx5678", "", "")
 def test_redact_finds_every_form(secret: str, before: str, after: str) -> None:
-    """Plain, URL-encoded, escaped, and base64 with anything before and after it."""
+    """A secret is hidden in its plain, URL-encoded and escaped forms, and in base64 with any text before and after it."""
     settings = load("mail: {backend: smtp, host: m, username: u, password: '${S}'}\n", {"S": secret})
     lower = re.sub("%[0-9A-F]{2}", lambda m: m[0].lower(), quote(secret, safe=""))
     for form in [*traces(secret), repr(secret)[1:-1], html.escape(secret), quote(secret), lower]:
@@ -146,12 +146,12 @@ def test_redact_finds_every_form(secret: str, before: str, after: str) -> None:
     around = len(before.encode("utf-8", "surrogatepass")) + len(after.encode("utf-8", "surrogatepass"))
     inside = base64.b64encode(f"{before}{secret}{after}".encode("utf-8", "surrogatepass")).decode()
     left = redact(inside, settings).replace("***", "")
-    # What is left encodes what stood around the secret, and the bits it shares characters with.
+    # The rest encodes the text around the secret, including characters that share bits with it.
     assert len(left) <= around * 4 / 3 + 6
 
 
 def test_redact_knows_the_passwords_in_uris() -> None:
-    """As written in the URI and decoded, and HTTP Basic's base64 of user and password."""
+    """Passwords are hidden as written in the URI and decoded, and so is HTTP Basic's base64 of user and password."""
     settings = load(EVERYWHERE, {"S": "p@ss/canary"})
     assert {"p@ss/canary", "p%40ss%2Fcanary", "sig-canary-value", "u:p@ss/canary"} <= set(secret_values(settings))
     basic = base64.b64encode(b"u:p@ss/canary").decode()
@@ -177,17 +177,17 @@ def test_redact_knows_the_passwords_in_uris() -> None:
     ],
 )
 def test_passwords_in_uris_are_hidden(text: str, expected: str) -> None:
-    """The password alone: user, host and path are what an error is about."""
+    """Only the password is hidden, because people need user, host and path to understand an error."""
     assert redact_uri(text) == expected
 
 
 def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
-    """Hiding every `a` protects nothing and makes strings unreadable."""
+    """Hiding every `a` would protect nothing and make strings unreadable."""
     assert redact_values("a cat", ["a", ""]) == "a cat"
 
 
 def test_names_of_connections_are_not_secrets() -> None:
-    """`connection:ID` is a name, resolved when a task runs."""
+    """`connection:ID` is a name that is resolved when a task runs."""
     settings = load("tracking: [{name: a, uri: http://m, token: 'connection:mlflow_prod'}]\n", {})
     assert secret_values(settings) == []
     assert settings.tracking[0].token is not None
@@ -195,7 +195,7 @@ def test_names_of_connections_are_not_secrets() -> None:
 
 
 def test_settings_reach_another_process_unchanged() -> None:
-    """Pickling keeps the values (a worker needs them) and the hiding."""
+    """Pickling keeps the values, which a worker needs, and still hides them in strings."""
     settings = load(EVERYWHERE, {"S": "canary-secret"})
     copy = pickle.loads(pickle.dumps(settings))
     assert copy == settings

@@ -1,4 +1,4 @@
-"""runspend.yaml: which values are accepted, the settings they become, and the error for each mistake."""
+"""runspend.yaml: accepted values, the settings that they become, and the error for each mistake."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ ENV = {
 SERVER = "tracking:\n  - name: prod\n    uri: http://mlflow:5000\n"
 
 
-# --- what is read ----------------------------------------------------------------------------------------------------
+# --- reading the file ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["cloud", "databricks", "one-box"])
 def test_the_example_files_parse(name: str) -> None:
-    """The documented shapes are taken as they are, keys of later versions too."""
+    """The example files are accepted unchanged, including keys of later versions."""
     settings = load_settings(EXAMPLES / f"{name}.yaml", ENV)
     assert settings.path == EXAMPLES / f"{name}.yaml"
     assert settings.tracking
@@ -57,7 +57,7 @@ def test_the_example_files_parse(name: str) -> None:
 
 
 def test_the_cloud_example_means_what_it_says() -> None:
-    """Every kind of value arrives in its type; account ids keep their zeros; `artifacts` is `stores`."""
+    """Every value has its proper type, account ids keep their leading zeros, and `artifacts` means `stores`."""
     settings = load_settings(EXAMPLES / "cloud.yaml", ENV)
     server, bill = settings.tracking[0], settings.billing[0]
     assert server.token is not None
@@ -79,7 +79,7 @@ def test_the_cloud_example_means_what_it_says() -> None:
 
 
 def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    """Every key has a default that works; Runspend writes its files beside the file."""
+    """Every key has a default that works, and Runspend writes its files next to runspend.yaml."""
     settings = read_settings(tmp_path, "# nothing yet\n")
     assert settings.home == tmp_path / ".runspend"
     assert settings.warehouse.uri == str(tmp_path / ".runspend" / "warehouse")
@@ -87,7 +87,7 @@ def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
 
 
 def test_the_warehouse_follows_home(tmp_path: Path) -> None:
-    """The default of `warehouse` is in `home`, also for settings made in code."""
+    """By default, `warehouse` is in `home`. This also holds for settings made in code."""
     assert read_settings(tmp_path, "home: state\n").warehouse.uri == str(tmp_path / "state" / "warehouse")
     assert read_settings(tmp_path, "home: state\nwarehouse: {uri: w}\n").warehouse.uri == str(tmp_path / "w")
     assert Settings(home=Path("/h")).warehouse.uri == "/h/warehouse"
@@ -110,15 +110,15 @@ def test_the_warehouse_follows_home(tmp_path: Path) -> None:
         ("postgresql://db/mlflow", "postgresql://db/mlflow"),
     ],
 )
-def test_paths_count_from_the_file(tmp_path: Path, written: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Folders and SQLite files are relative to the file that names them, never to the shell."""
+def test_paths_are_relative_to_the_file(tmp_path: Path, written: str, read: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and SQLite files are relative to runspend.yaml, never to the current directory."""
     monkeypatch.chdir("/")
     settings = read_settings(tmp_path, f'tracking: [{{name: a, uri: "{written}"}}]\n')
     assert settings.tracking[0].uri == read.format(base=tmp_path, parent=tmp_path.parent)
 
 
 def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
-    """A warehouse's and a bill's; what is not a path stays as it is."""
+    """This holds for a warehouse and for bills. A value that is not a path does not change."""
     file = tmp_path / "runspend.yaml"
     for written, expected in {
         "keys/bq.json": str(tmp_path / "keys" / "bq.json"),
@@ -135,8 +135,8 @@ def test_key_files_of_google_are_relative_to_the_file_that_names_them(tmp_path: 
     assert load_settings(file, {}).warehouse.credentials == "profile"
 
 
-def test_bills_and_stores_and_databases_count_from_the_file(tmp_path: Path) -> None:
-    """Every key that may hold a path."""
+def test_bills_and_stores_and_databases_are_relative_to_the_file(tmp_path: Path) -> None:
+    """This holds for every key that may contain a path."""
     text = "billing: [{name: b, uri: bills}]\nstores: [{uri: art}]\ntracking: [{name: a, uri: http://m, database: 'sqlite:///m.db', artifacts: art}]\n"
     settings = read_settings(tmp_path, text)
     assert (settings.billing[0].uri, settings.stores[0].uri, settings.tracking[0].artifacts) == (
@@ -149,8 +149,8 @@ def test_bills_and_stores_and_databases_count_from_the_file(tmp_path: Path) -> N
     assert database.get_secret_value() == f"sqlite:///{tmp_path}/m.db"
 
 
-def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Argument, then $RUNSPEND_CONFIG, then ./runspend.yaml; with none of them, the error lists all three."""
+def test_the_file_is_searched_in_three_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runspend uses the argument, then $RUNSPEND_CONFIG, then ./runspend.yaml. If there is none, the error lists all three."""
     monkeypatch.chdir(tmp_path)
     assert find_settings(None, {}) is None
     with pytest.raises(ConfigError, match=r"--config is not given, \$RUNSPEND_CONFIG is not set, and there is no .*runspend.yaml"):
@@ -171,7 +171,7 @@ def test_where_the_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_variables_are_read_and_escaped(tmp_path: Path) -> None:
-    """`${VAR}` is the environment's text, as it is; `$${` is `${`; a value is never read as YAML."""
+    """`${VAR}` becomes the text of the variable, which is never parsed as YAML. `$${` becomes `${`."""
     settings = read_settings(
         tmp_path,
         "tracking:\n- name: a\n  uri: http://m/${P}/$${P}\n  token: ${T}\nmail: {port: '${N}'}\n",
@@ -193,14 +193,14 @@ def test_variables_are_read_and_escaped(tmp_path: Path) -> None:
     ],
 )
 def test_a_variable_that_cannot_be_read_names_the_line(tmp_path: Path, value: str, why: str) -> None:
-    """No empty text in its place, ever."""
+    """Runspend never replaces the variable with an empty string."""
     message = refused(tmp_path, f"{SERVER}    token: {value}\n", {"A": "x"})
     assert f"{tmp_path}/runspend.yaml, line 4, tracking[0].token: " in message
     assert why in message
 
 
 def test_an_empty_variable_is_not_a_secret(tmp_path: Path) -> None:
-    """A variable that is set to nothing is a mistake, not a login without a password."""
+    """A variable with an empty value is a mistake. It does not mean a login without a password."""
     assert "line 4, tracking[0].token: a value is needed" in refused(tmp_path, f"{SERVER}    token: ${{T}}\n", {"T": ""})
 
 
@@ -222,7 +222,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
     assert database.get_secret_value() == f"postgresql://u:{encoded}@db/mlflow"
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
+# --- mistakes in the file --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_password_in_a_uri_is_encoded_once(tmp_path: Path, password: str, enco
     ],
 )
 def test_a_mistake_names_file_line_key_and_what_is_allowed(tmp_path: Path, text: str, expected: str) -> None:
-    """One sentence, from which the file can be corrected without the manual."""
+    """One sentence states how to correct the file, so that no one needs the manual."""
     message = refused(tmp_path, text)
     assert message.startswith(f"cannot read {tmp_path}/runspend.yaml, ")
     assert expected in message
@@ -308,7 +308,7 @@ def test_a_mistake_names_file_line_key_and_what_is_allowed(tmp_path: Path, text:
 
 
 def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
-    """Otherwise each run of the program would show only one."""
+    """Users can correct all mistakes after one run."""
     message = refused(tmp_path, "currency: usd\ntracking:\n  - name: prod\n    url: http://m\nmail: {backend: pigeon}\n")
     assert "4 mistakes" in message
     assert [line.split(",")[0].strip() for line in message.splitlines()[1:]] == ["line 1", "line 3", "line 4", "line 5"]
@@ -335,21 +335,21 @@ def test_all_mistakes_are_listed_by_line(tmp_path: Path) -> None:
     ],
 )
 def test_yaml_that_could_be_read_in_two_ways_is_refused(tmp_path: Path, text: str, expected: str) -> None:
-    """Doubled keys, aliases, tags, several documents and broken syntax, each with its line and without the value."""
+    """Duplicate keys, aliases, tags, several documents and broken syntax are refused. The error names the line, but not the value."""
     message = refused(tmp_path, text)
     assert expected in message
     assert "canary-value" not in message
 
 
 def test_a_bomb_of_aliases_is_refused_before_it_unfolds(tmp_path: Path) -> None:
-    """Nine levels of nine references would be 387 million values."""
+    """Nine levels of nine references would expand to 387 million values."""
     levels = "".join(f"l{i}: &l{i} [{', '.join([f'*l{i - 1}'] * 9)}]\n" for i in range(1, 10))
     assert "line 2: aliases" in refused(tmp_path, "l0: &l0 [x]\n" + levels)
 
 
 @pytest.mark.parametrize("raw", [b"home: \xff\xfe\n", b"x" * 1_000_001], ids=["not UTF-8", "too large"])
 def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: bytes) -> None:
-    """Bytes that are not text, and a file that was not written by hand."""
+    """This covers bytes that are not text, and a file too large to be written by hand."""
     (tmp_path / "runspend.yaml").write_bytes(raw)
     with pytest.raises(ConfigError, match="cannot read"):
         load_settings(tmp_path / "runspend.yaml", {})
@@ -372,12 +372,12 @@ def test_a_file_that_is_not_a_configuration_is_refused(tmp_path: Path, raw: byte
     ],
 )
 def test_names_and_roots_that_clash_are_refused(tmp_path: Path, text: str, expected: str) -> None:
-    """A name is the key of stored rows; a byte may be in one root only."""
+    """Names are keys of stored rows, and a file may belong to only one store."""
     assert expected in refused(tmp_path, text)
 
 
 def test_sibling_roots_do_not_clash(tmp_path: Path) -> None:
-    """`s3://b/run1` is not a part of `s3://b/run10`."""
+    """`s3://b/run1` does not contain `s3://b/run10`."""
     assert len(read_settings(tmp_path, "stores: [{uri: s3://b/run1}, {uri: s3://b/run10}]\n").stores) == 2
 
 
@@ -396,7 +396,6 @@ def test_sibling_roots_do_not_clash(tmp_path: Path) -> None:
     ],
 )
 def test_a_duration_is_a_number_and_its_unit(text: str, expected: timedelta) -> None:
-    """A number and its unit."""
     assert parse_duration(text) == expected
 
 
@@ -432,7 +431,7 @@ NO_DURATIONS = [
 
 @pytest.mark.parametrize("text", NO_DURATIONS)
 def test_a_length_of_time_that_means_now_or_everything_is_refused(tmp_path: Path, text: str) -> None:
-    """In other tools, empty, zero, negative and 'all' deleted everything. Here, ages and grace periods refuse them."""
+    """Other tools have deleted everything for empty, zero, negative and 'all'. Here, ages and grace periods refuse these values."""
     with pytest.raises(ValueError, match="length of time"):
         parse_duration(text)
     quoted = json.dumps(text)
@@ -468,7 +467,7 @@ def test_a_length_of_time_that_means_now_or_everything_is_refused(tmp_path: Path
 )
 @pytest.mark.parametrize("action", ["delete", "archive", "tier\n    to: GLACIER"])
 def test_a_policy_that_selects_everything_is_refused(tmp_path: Path, select: str, action: str) -> None:
-    """Twenty spellings of all, none and nothing; refused when the file is read, before any store is."""
+    """Twenty spellings of all, none and nothing are refused when the file is read, before any store is opened."""
     message = refused(tmp_path, f"retention:\n  - name: a\n    select: {select}\n    action: {action}\n", {"UNSET_LATER": ""})
     assert "retention[0].select" in message
 
@@ -482,7 +481,7 @@ def test_a_policy_that_names_something_is_taken(tmp_path: Path) -> None:
 
 
 def test_tier_needs_a_class(tmp_path: Path) -> None:
-    """The storage class has no default."""
+    """`tier` has no default storage class."""
     assert "`action: tier` needs `to`" in refused(tmp_path, "retention:\n  - {name: a, select: {older_than: 1w}, action: tier}\n")
 
 
@@ -498,7 +497,7 @@ def test_tier_needs_a_class(tmp_path: Path) -> None:
     ],
 )
 def test_a_threshold_is_a_percentage_or_money(written: Any, amount: int, expected: str) -> None:
-    """A percentage of the amount, or money; exact."""
+    """A percentage is relative to the budget's amount. Both give exact amounts."""
     budget = Budget(name="a", amount=Decimal(amount), actual=[written], notify=["owner"])
     assert threshold_amount(budget.actual[0], budget.amount) == Decimal(expected)
 
@@ -511,7 +510,7 @@ def test_a_threshold_that_says_nothing_is_refused(tmp_path: Path, written: str) 
 
 
 def test_a_threshold_without_a_unit_is_refused(tmp_path: Path) -> None:
-    """80 of 5,000 may be a percentage someone forgot to mark."""
+    """80 in a budget of 5,000 may be a percentage whose sign is missing."""
     text = "budgets:\n  - {name: a, amount: 5000, actual: [80], notify: [owner]}\n"
     assert "could be a percentage or money. Write 80% or the money with its currency" in refused(tmp_path, text)
 
@@ -523,29 +522,29 @@ def test_a_budget_needs_an_amount(tmp_path: Path, amount: str) -> None:
 
 
 def test_amounts_are_exact(tmp_path: Path) -> None:
-    """Digits go through untouched, as many as are written."""
+    """An amount keeps every written digit."""
     settings = read_settings(tmp_path, "budgets: [{name: a, amount: 1234567.0123456789012345678901, notify: [owner]}]\n")
     assert str(settings.budgets[0].amount) == "1234567.0123456789012345678901"
 
 
 def test_a_newline_cannot_get_into_a_mail_header(tmp_path: Path) -> None:
-    """Addresses are one line."""
+    """An address with a line break is refused."""
     for address in ('"a@b.c\\nBcc: x@y.z"', '"A\\r\\nB <a@b.c>"'):
         assert "a mail address is needed" in refused(tmp_path, f"budgets:\n  - {{name: a, amount: 1, notify: [{address}]}}\n")
 
 
-# --- what comes out of it ------------------------------------------------------------------------------------------------
+# --- using the settings --------------------------------------------------------------------------------------------------
 
 
 def test_settings_cannot_be_changed() -> None:
-    """Frozen: what was loaded is what runs."""
+    """Settings are frozen, so a run uses exactly what was loaded."""
     settings = Settings()
     with pytest.raises(ValidationError, match="frozen"):
         settings.currency = "EUR"  # type: ignore[misc]  # the point of the test
 
 
 def test_shown_settings_read_back_as_they_are(tmp_path: Path) -> None:
-    """`runspend config` is itself a configuration, and marks default values."""
+    """The output of `runspend config` is itself a configuration, and marks default values."""
     settings = load_settings(EXAMPLES / "one-box.yaml", {})
     shown = show_settings(settings)
     assert 'currency: "EUR"\n' in shown
@@ -564,7 +563,7 @@ def test_shown_settings_hide_secrets_and_only_them(tmp_path: Path) -> None:
 
 
 def test_trial_settings_write_one_folder_and_send_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`runspend try` needs no file; its paths count from the shell, where they were typed."""
+    """`runspend try` needs no file. Its paths are relative to the current directory."""
     monkeypatch.chdir(tmp_path)
     for present in ("bill.csv", "m.db"):
         with pytest.raises(ConfigError, match="there is no such file"):
@@ -579,14 +578,14 @@ def test_trial_settings_write_one_folder_and_send_nothing(tmp_path: Path, monkey
 
 
 def test_the_published_schema_is_current() -> None:
-    """docs/runspend.schema.json is written from the models: `runspend config --schema > docs/runspend.schema.json`."""
+    """`runspend config --schema > docs/runspend.schema.json` writes that file from the models."""
     published = Path(__file__).parents[2] / "docs" / "runspend.schema.json"
     assert json.loads(published.read_text(encoding="utf-8")) == json_schema()
 
 
 @pytest.mark.parametrize("name", ["cloud", "databricks", "one-box"])
 def test_the_schema_takes_the_examples_and_refuses_unknown_keys(name: str) -> None:
-    """An editor that knows the schema must not underline what the loader takes."""
+    """An editor that uses the schema must not mark valid keys as errors."""
     jsonschema = pytest.importorskip("jsonschema")
     data = json.loads(json.dumps(yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text(encoding="utf-8")), default=str))
     validator = jsonschema.Draft202012Validator(json_schema())
@@ -597,7 +596,7 @@ def test_the_schema_takes_the_examples_and_refuses_unknown_keys(name: str) -> No
 @settings(deadline=None)
 @given(st.one_of(st.integers(1, 10**7).map(lambda n: timedelta(minutes=n)), st.integers(1, 10**9).map(lambda n: timedelta(milliseconds=n))))
 def test_a_duration_survives_being_written(duration: timedelta) -> None:
-    """What `runspend config` prints is what was meant."""
+    """`runspend config` prints durations that parse to the same value."""
     assert parse_duration(format_duration(duration)) == duration
 
 

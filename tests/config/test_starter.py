@@ -1,4 +1,4 @@
-"""What `runspend init` writes: short, loadable unchanged, and without anybody's password."""
+"""The file that `runspend init` writes is short, loads unchanged, and contains no password."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.command import run_here
 
 
 def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False) -> tuple[Settings, str, list[str]]:
-    """Return the settings that the file loads to, its text, and the printed text."""
+    """Return the loaded settings, the text of the file, and the printed messages."""
     path = folder / "runspend.yaml"
     messages = write_starter(path, full=full, env=env or {}, user_home=folder / "user")
     return load_settings(path, env or {}), path.read_text(encoding="utf-8"), messages
@@ -41,7 +41,7 @@ def write(folder: Path, env: dict[str, str] | None = None, *, full: bool = False
 def test_the_starter_file_loads_unchanged_and_holds_no_secret(
     tmp_path: Path, env: dict[str, str], made: list[str], uri: str, full: bool
 ) -> None:
-    """Whatever was found, both files load, point at it, and name the variables instead of copying them."""
+    """For each environment, the short and the full file load and use what was found. They name variables instead of copying their values."""
     for name in made:
         (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).touch()
     settings, text, messages = write(tmp_path, env, full=full)
@@ -63,7 +63,7 @@ def test_init_prints_the_file_the_findings_and_the_next_command(tmp_path: Path) 
 
 
 def test_artifacts_next_to_mlflow_become_the_store(tmp_path: Path) -> None:
-    """`mlartifacts` is where MLflow's server puts files, `mlruns` where the client does."""
+    """`mlartifacts` is where MLflow's server puts files, and `mlruns` where its client does."""
     (tmp_path / "mlruns").mkdir()
     (tmp_path / "mlartifacts").mkdir()
     for full in (False, True):
@@ -73,7 +73,7 @@ def test_artifacts_next_to_mlflow_become_the_store(tmp_path: Path) -> None:
 
 
 def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
-    """The text names the source of its export. Nothing is enabled; without its comment signs, the bill is valid."""
+    """The file names the source of that cloud's export in a comment. Uncommented, the bill is valid."""
     (tmp_path / "user" / ".aws").mkdir(parents=True)
     (tmp_path / "user" / ".aws" / "config").write_text("[profile ml]\n")
     settings, text, messages = write(tmp_path)
@@ -92,7 +92,7 @@ def test_the_cloud_that_is_set_up_here_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_there_stays(tmp_path: Path) -> None:
-    """Unless --force says otherwise."""
+    """Only --force overwrites it."""
     path = tmp_path / "runspend.yaml"
     path.write_text("mine")
     with pytest.raises(UsageError, match=r"it already exists\. Use --force to overwrite it\. Nothing was changed"):
@@ -111,7 +111,7 @@ def test_the_full_file_names_every_bill_format(tmp_path: Path) -> None:
 
 
 def test_every_line_of_the_full_file_is_right_when_switched_on(tmp_path: Path) -> None:
-    """The commented keys load too: uncommented, the file is a configuration with every section of the schema in it."""
+    """Uncommented, the file is a valid configuration with every section of the schema."""
     write(tmp_path, full=True)
     path = tmp_path / "runspend.yaml"
     lines = path.read_text(encoding="utf-8").splitlines()
