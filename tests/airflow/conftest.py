@@ -1,4 +1,4 @@
-"""Airflow in this process: a database, the DAGs of this repository, and runs of them without a scheduler."""
+"""Airflow in this process: a database, the DAGs of this repository, and DAG runs without a scheduler."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ DAGS = Path(__file__).resolve().parents[2] / "include" / "runspend" / "airflow" 
 
 @pytest.fixture(autouse=True)
 def no_renewal_outlives_its_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread reads lent tokens again every minute: those of an earlier test would be asked for in the middle of any other."""
+    """A thread renews lent tokens every minute. Without this fixture, it would request an earlier test's tokens during later tests."""
     monkeypatch.setattr(lent_files, "_renewed", {})
 
 
 @pytest.fixture(scope="session")
 def dag_bag() -> Any:
-    """The nine DAGs, one try a task."""
+    """All DAGs, with one try per task."""
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
 
@@ -42,7 +42,7 @@ def dag_bag() -> Any:
 
 @pytest.fixture
 def config(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tiny world of the test's own; its `runspend.yaml` is the one that tasks read."""
+    """A new tiny world for each test. Tasks read its `runspend.yaml`."""
     path = make_tiny_world(tmp_path / "world", store)
     monkeypatch.setenv("RUNSPEND_CONFIG", str(path))
     return path
@@ -50,7 +50,7 @@ def config(tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run without a scheduler does not wait: the second that Airflow's loop rests where no task can begin is left out."""
+    """DAG runs without a scheduler do not wait. Airflow's loop sleeps for a second whenever no task can start, and this fixture skips that."""
     from airflow.sdk.definitions import dag
 
     rest = time.sleep
@@ -64,7 +64,10 @@ def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def run_dag(dag_bag: Any, unhurried: None) -> Callable[..., Any]:
-    """Run a DAG as an asset would (no logical date); returns {task: state}, mapped tasks as "task[name]", the whole under "dag"."""
+    """Run a DAG as an asset event does, without a logical date. Return {task: state}.
+
+    Mapped tasks are "task[name]", and the DAG run itself is "dag".
+    """
 
     def run(name: str, **conf: Any) -> dict[str, str]:
         done = dag_bag.dags[DAG_IDS[name]].test(logical_date=None, run_conf=conf)
@@ -77,5 +80,5 @@ def run_dag(dag_bag: Any, unhurried: None) -> Callable[..., Any]:
 
 
 def subjects(home: Path) -> list[str]:
-    """Subjects of the mails under `home`, in order."""
+    """Return the subjects of the mails under `home`, in order."""
     return sorted(message_from_bytes(file.read_bytes(), policy=policy.default)["Subject"] for file in (home / "mail").rglob("*.eml"))

@@ -1,4 +1,4 @@
-"""AWS connections that are more than two keys: Amazon's own hook resolves them, and the profile gets fresh credentials while a task runs."""
+"""AWS connections that are more than two keys. Amazon's own hook resolves them, and renews the profile's credentials while a task runs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runspend.airflow import aws, connections, lent_files
 from tests.servers.token_services import TokenServices, serve_tokens
 
 ROLE = "arn:aws:iam::123456789012:role/reader"
-# What a child of the task reads: a bill is loaded in a process of its own.
+# The code of a task's child process: each bill is loaded in its own process.
 CHILD = """
 import boto3
 session = boto3.session.Session(profile_name="store")
@@ -34,7 +34,7 @@ def sts() -> Iterator[TokenServices]:
 
 @pytest.fixture
 def read(sts: TokenServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """read(extra): the settings of a bill with a connection that assumes a role."""
+    """Return a function that reads the settings of a bill whose connection assumes a role. Its arguments are the connection's extras."""
 
     def read(**extra: Any) -> None:
         (tmp_path / "runspend.yaml").write_text('billing: [{name: b, uri: "s3://bills/", credentials: store}]', encoding="utf-8")
@@ -50,12 +50,12 @@ def read(sts: TokenServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def child() -> subprocess.CompletedProcess[str]:
-    """A child process that uses the profile."""
+    """Run a child process that uses the profile."""
     return subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=False)
 
 
 def test_a_role_is_assumed_as_the_connection_has_it(read: Callable[..., None], sts: TokenServices) -> None:
-    """An external id, which our own profile could not state; the child has the role's credentials, not the connection's keys."""
+    """The hook passes on an external id, which Runspend's own profile cannot express. The child has the role's credentials, not the connection's keys."""
     read(assume_role_kwargs={"ExternalId": "acme"})
     (asked,) = sts.asked
     assert (asked["Action"], asked["RoleArn"], asked["ExternalId"]) == ("AssumeRole", ROLE, "acme")
@@ -65,13 +65,13 @@ def test_a_role_is_assumed_as_the_connection_has_it(read: Callable[..., None], s
 
 
 def test_credentials_are_renewed_while_a_task_runs(read: Callable[..., None], sts: TokenServices, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A role's credentials end after an hour; a first load may take longer."""
+    """A role's credentials expire after an hour, and a first load may take longer."""
     import boto3
 
     monkeypatch.setattr(lent_files, "RENEW_SECONDS", 0.05)
     from datetime import timedelta
 
-    sts.life = timedelta(minutes=9)  # what botocore refreshes at once
+    sts.life = timedelta(minutes=9)  # botocore refreshes such short-lived credentials immediately
     read()
     deadline = time.monotonic() + 30
     while len(sts.asked) < 4 and time.monotonic() < deadline:
@@ -80,8 +80,8 @@ def test_credentials_are_renewed_while_a_task_runs(read: Callable[..., None], st
     assert int(session.get_credentials().get_frozen_credentials().access_key.removeprefix("ASIA")) >= 3
 
 
-def test_a_role_that_is_refused_fails_only_who_uses_it(read: Callable[..., None], sts: TokenServices) -> None:
-    """Other tasks read the same settings: the refusal is an error of the bill that needs the connection, in the words of STS."""
+def test_a_refused_role_fails_only_the_bill_that_uses_it(read: Callable[..., None], sts: TokenServices) -> None:
+    """Other tasks read the same settings. Only the bill that needs the connection fails, with the message from STS."""
     sts.refuses = True
     read()
     done = child()
@@ -99,7 +99,7 @@ def test_without_the_provider_the_profile_assumes_the_role(
 
 
 def test_keys_in_a_connection_reach_the_store(s3_server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real S3 server: the hook's keys, region and endpoint are those that the product connects with."""
+    """Against a real S3 server, Runspend uses the connection's keys, region and endpoint."""
     from runspend.config.settings import load_settings
     from runspend.storage.factory import open_objects
 

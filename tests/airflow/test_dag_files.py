@@ -1,4 +1,4 @@
-"""DAG files import clean, without any I/O, and every task says who owns it, how often and how long it tries, and what it does."""
+"""DAG files import without errors or I/O. Every task states its owner, retries, timeout and purpose."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.dag_ids import DAG_IDS
 ARCHIVE_TASKS = ("plan", "notify", "apply", "verify")
 NAMES = tuple(DAG_IDS)
 
-# Everything that would be I/O or cost seconds raises, in an interpreter that has imported nothing of ours.
+# A fresh interpreter in which I/O and imports that take seconds raise an error.
 IMPORT = """
 import builtins, os, socket, sys, warnings
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_import_does_no_io() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
-    """Tag, text, one run at a time, no catch-up; owner, retries, timeout, text, a pool that exists everywhere, a failure mail."""
+    """A DAG has a tag and a text, and runs once at a time without catch-up. Each task has an owner, retries, a timeout, a pool and a failure mail."""
     from runspend.airflow.tasks import tell_operators
 
     dag = dag_bag.dags[DAG_IDS[name]]
@@ -69,7 +69,9 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     assert set(dag.params) <= {"now", "periods"}
     for task in dag.tasks:
         assert task.owner == "runspend" and task.doc_md and task.execution_timeout == timedelta(hours=3)
-        assert task.pool == "default_pool"  # any other must be made first, or the task waits forever without a reason
+        assert (
+            task.pool == "default_pool"
+        )  # Airflow has this pool from the start. A task whose pool does not exist waits forever without a message.
         if task.task_id != "watcher":
             assert task.retry_delay == timedelta(minutes=5)
             callbacks = task.on_failure_callback
@@ -78,14 +80,14 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
 
 
 def test_tasks_try_again() -> None:
-    """Three tries for each task but the watcher (the other tests set that to one)."""
+    """Each task except the watcher has three tries. Other tests set this to one."""
     from runspend.airflow.tasks import DAG_OPTIONS
 
     assert DAG_OPTIONS["default_args"]["retries"] == 2
 
 
 def test_dags_start_by_their_clock_or_asset(dag_bag: Any) -> None:
-    """Classes, never cron strings; who waits for which asset, and the clock that makes up for a lost wake-up."""
+    """Schedules are timetable classes, not cron strings. A DAG that waits for an asset also has a clock, in case an event is lost."""
     from airflow.sdk import AssetAny, AssetOrTimeSchedule, CronTriggerTimetable
 
     clocks = {"extract": "0 4 * * *", "load": "0 4 * * *", "measure": "0 4 * * *", "archive": "0 8 * * 1"}
@@ -107,7 +109,7 @@ def test_dags_start_by_their_clock_or_asset(dag_bag: Any) -> None:
 
 
 def test_asset_names_do_not_collide_with_others() -> None:
-    """Names and URIs have a prefix. Airflow checks no URI whose scheme begins with x-, so no provider can claim it."""
+    """Names and URIs have a prefix. Airflow does not validate URIs whose scheme begins with x-, so no provider can claim it."""
     from runspend.airflow import tasks
 
     for name in ("runs", "bills", "artifact_bytes", "costs"):
@@ -116,7 +118,7 @@ def test_asset_names_do_not_collide_with_others() -> None:
 
 
 def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
-    """Airflow emits at the first success of a mapped task; so the outlet is on an unmapped task at the end, which runs even after failures."""
+    """Airflow emits an asset event at the first success of a mapped task. So an unmapped last task has the outlet, and runs even after failures."""
     emitted = {"extract": "runspend/runs", "load": "runspend/bills", "measure": "runspend/artifact_bytes", "allocate": "runspend/costs"}
     for name in NAMES:
         dag = dag_bag.dags[DAG_IDS[name]]
@@ -130,13 +132,13 @@ def test_only_a_last_unmapped_task_emits(dag_bag: Any) -> None:
 
 
 def test_a_pipeline_run_only_plans_the_archive() -> None:
-    """Airflow marks those tasks as done whose whole name matches; notices and moves wait for the weekly run."""
+    """Airflow marks tasks as done if their whole name matches. Notices and moves wait for the weekly run."""
     pattern = SKIPPED_TASKS["archive"]
     assert [name for name in ARCHIVE_TASKS if not re.fullmatch(pattern, name)] == ["plan"]
 
 
 def test_dag_files_are_thin() -> None:
-    """No SQL, no loop over data, no more than 60 lines."""
+    """A DAG file has no SQL, no loop over data, and at most 60 lines."""
     for name in NAMES:
         text = (DAGS / f"{DAG_IDS[name]}.py").read_text(encoding="utf-8")
         assert len(text.splitlines()) <= 60

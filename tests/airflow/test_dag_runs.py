@@ -1,4 +1,4 @@
-"""Runs each DAG to its end, in this process, on its own world: its work, its events, and the mails when it fails."""
+"""Runs each DAG to its end in this process, in its own world, and checks its results, its events and the mails about failures."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ ORDER = ("extract", "measure", "load", "allocate", "report", "alert", "archive")
 
 
 def rows(config: Path, sql: str) -> list[dict[str, Any]]:
-    """Rows of a statement over the world's warehouse."""
+    """Return the rows of a query on the world's warehouse."""
     with open_warehouse(load_settings(config).warehouse.uri).reader() as reader:
         found: list[dict[str, Any]] = reader.query(sql).to_pylist()
     return found
 
 
 def emitted(dag_id: str) -> int:
-    """How many asset events a DAG has emitted so far."""
+    """Return how many asset events a DAG has emitted so far."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
 
@@ -47,7 +47,7 @@ def emitted(dag_id: str) -> int:
 
 
 def newest_extra(asset: str) -> Any:
-    """What the newest event of an asset says."""
+    """Return the extra data in the newest event of an asset."""
     from airflow.models.asset import AssetEvent, AssetModel
     from airflow.utils.session import create_session
 
@@ -57,12 +57,12 @@ def newest_extra(asset: str) -> Any:
 
 
 def states_of(config: Path) -> dict[Any, str]:
-    """The digests of all units."""
+    """Return the digest of every unit."""
     return {unit: state.digest for unit, state in open_warehouse(load_settings(config).warehouse.uri).states().items()}
 
 
 def add_broken_bill(config: Path) -> None:
-    """A second bill, of which nothing can be read."""
+    """Add a second bill that cannot be read."""
     settings = json.loads(config.read_text())
     settings["billing"].append({"name": "broken", "uri": "bills/broken"})
     config.write_text(json.dumps(settings))
@@ -72,8 +72,10 @@ def add_broken_bill(config: Path) -> None:
 
 
 def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
-    """All nine, in the order their assets wake them: the ledger is the bill, the report and the budget's mail are there. Events say totals,
-    and a DAG writes no table that its lineage does not name."""
+    """The DAGs run in the order in which their assets wake them, and write the ledger, the report and the budget's mail.
+
+    Events contain totals. A DAG writes only tables that its lineage names.
+    """
     for name in ORDER:
         before, units = emitted(DAG_IDS[name]), states_of(config)
         states = run_dag(name, now=NOW.isoformat())
@@ -102,7 +104,7 @@ def test_all_dags_of_a_night_succeed(run_dag: Run, config: Path) -> None:
 
 
 def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
-    """The other bill is loaded, the asset is emitted, the DAG run fails, and the operators are mailed once, by the step itself."""
+    """Runspend loads the other bill, emits the asset event and fails the DAG run. The step itself sends operators one mail."""
     add_broken_bill(config)
     before = emitted("runspend_load_bills")
     for _ in range(2):
@@ -121,7 +123,7 @@ def test_a_bill_that_fails_fails_alone(run_dag: Run, config: Path) -> None:
 
 
 def test_only_a_source_that_does_not_answer_is_tried_again(dag_bag: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that is not there may be mounted in a minute; a broken file is as broken then. Operators hear of each once."""
+    """A missing folder may be mounted a minute later, but a broken file stays broken. Operators get one mail about each."""
     settings = json.loads(config.read_text())
     settings["billing"] += [{"name": "broken", "uri": "bills/broken"}, {"name": "gone", "uri": "bills/gone"}]
     config.write_text(json.dumps(settings))
@@ -138,7 +140,7 @@ def test_only_a_source_that_does_not_answer_is_tried_again(dag_bag: Any, config:
 
 
 def test_a_failing_task_is_mailed_once_a_day(run_dag: Run, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What no step foresaw reaches the operators from Airflow's own callback, with the task's name, and needs no warehouse."""
+    """Airflow's own callback mails an unexpected error to operators, with the name of the task. It does not need the warehouse."""
 
     def explode(*_: Any, **__: Any) -> None:
         raise RuntimeError("the disk is on fire")
@@ -152,8 +154,8 @@ def test_a_failing_task_is_mailed_once_a_day(run_dag: Run, config: Path, monkeyp
     assert not (home / "warehouse").exists()
 
 
-def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No event comes for it, so the task must: at its second try the tables are built. Operators hear nothing of it."""
+def test_a_superseded_allocation_is_tried_again(dag_bag: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No event follows, so the task itself tries again, and builds the tables at its second try. Operators get no mail about it."""
     outcomes = [Outcome("allocate", superseded=["allocate 2026-11: superseded"]), Outcome("allocate", changed=["allocate 2026-11"])]
     monkeypatch.setattr(pipeline, "settle", lambda *_, **__: outcomes.pop(0))
     dag = dag_bag.dags["runspend_allocate_costs"]
@@ -167,7 +169,7 @@ def test_what_was_overtaken_every_time_is_tried_again(dag_bag: Any, config: Path
 
 
 def test_a_refused_journal_is_mailed_once_and_not_tried_again(run_dag: Run, config: Path) -> None:
-    """Every task that meets it fails at once; operators get one mail that names the file, and what tasks write is the account's own."""
+    """Every task that finds it fails immediately. Operators get one mail that names the file, and only the account can read Runspend's files."""
     journal = config.parent / "home" / "warehouse" / "_runspend" / "journal.json"
     journal.parent.mkdir(parents=True)
     (journal.parent / "lock").touch()
@@ -182,7 +184,7 @@ def test_a_refused_journal_is_mailed_once_and_not_tried_again(run_dag: Run, conf
 
 
 def test_unknown_parameters_are_refused(run_dag: Run, config: Path) -> None:
-    """A misspelled parameter must not pass for its default; a wrong value does not get as far as a task."""
+    """A misspelled parameter must not be silently replaced by its default. A wrong value prevents all tasks."""
     from airflow.sdk.exceptions import ParamValidationError
 
     assert run_dag("allocate", period=["2026-11"]) == {"allocate": "failed", "published": "success", "watcher": "failed", "dag": "failed"}
@@ -222,7 +224,7 @@ def test_the_archive_takes_no_scope_from_parameters(run_dag: Run, config: Path, 
 
 
 def test_nothing_configured_is_not_a_failure(run_dag: Run, config: Path) -> None:
-    """Without a server, a bill and a store there is nothing to map over, but all assets are emitted."""
+    """Without a server, a bill and a store, there is nothing to map over, but the DAGs emit all assets."""
     config.write_text("home: home\nwarehouse: {uri: home/warehouse}\n")
     for name, first in (("extract", "servers"), ("load", "sources"), ("measure", "stores")):
         assert run_dag(name, now=NOW.isoformat()) == {
@@ -235,13 +237,13 @@ def test_nothing_configured_is_not_a_failure(run_dag: Run, config: Path) -> None
 
 
 def test_a_wrong_configuration_is_not_tried_again(run_dag: Run, config: Path) -> None:
-    """The sentence of the error is in the log; the task fails at once."""
+    """The task fails immediately, and the log has the error's message."""
     config.write_text("hoem: nowhere\n")
     assert run_dag("report") == {"report": "failed", "dag": "failed"}
 
 
 def test_the_whole_pipeline_in_a_process_of_its_own_equals_one_without_airflow(config: Path) -> None:
-    """The whole night in a process of its own, a broken bill in it: tables, problems and exit code are those without Airflow, and nothing but the log is left."""
+    """With a broken bill, tables, problems and exit code are the same with and without Airflow. Airflow's database does not remain."""
     add_broken_bill(config)
     settings = load_settings(config)
     expected = pipeline.nightly(settings, now=NOW)
@@ -250,7 +252,7 @@ def test_the_whole_pipeline_in_a_process_of_its_own_equals_one_without_airflow(c
     assert "cost_allocations" in {unit.table for unit in digests}
 
     home, result = config.parent / "home", config.parent / "outcome.json"
-    # what `runspend nightly --dags dags` calls
+    # the command that `runspend nightly --dags dags` runs
     command = [
         sys.executable,
         "-m",
@@ -278,7 +280,7 @@ def test_the_whole_pipeline_in_a_process_of_its_own_equals_one_without_airflow(c
 
 
 def test_damage_fails_the_task_mails_once_and_is_mended(run_dag: Run, config: Path) -> None:
-    """Each DAG checks the tables that it replaces before it begins. The next runs report nothing."""
+    """Each DAG first checks the tables that it replaces. The next DAG runs report nothing."""
     for name in ("extract", "load", "allocate"):
         assert run_dag(name, now=NOW.isoformat())["dag"] == "success"
     settings = load_settings(config)
@@ -297,7 +299,7 @@ def test_damage_fails_the_task_mails_once_and_is_mended(run_dag: Run, config: Pa
 
 
 def test_a_read_only_disk_fails_the_task_with_a_sentence_and_it_is_retried(run_dag: Run, config: Path, tmp_path: Path) -> None:
-    """The mail goes to the mail server, for its record would need the disk."""
+    """The mail goes directly to the mail server, because its record would need the disk. When the disk is writable again, the task succeeds."""
     place = tmp_path / "disk"
     place.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "runspend-test", str(place)], capture_output=True, check=False).returncode:

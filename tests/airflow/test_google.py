@@ -1,4 +1,4 @@
-"""Google connections with more than a key: Google's own hook resolves them, and clients read its tokens from a file that is renewed."""
+"""Google connections that are more than a key. Google's own hook resolves them, and clients read its tokens from a file that is renewed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOOK = "airflow.providers.google.common.hooks.base_google"
 
 
 class Token:
-    """What a hook returns: credentials whose token changes."""
+    """The credentials that a hook returns. Their token changes with each refresh."""
 
     valid, token, count = False, "", 0
     expiry: datetime | None = None
@@ -39,7 +39,7 @@ class Token:
 
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Token:
-    """In place of the provider, which brings 90 packages: its hook, with this token."""
+    """Replace the provider, which needs 90 packages, by a hook that returns this token."""
     found, module = Token(), ModuleType(HOOK)
 
     class GoogleBaseHook:
@@ -58,7 +58,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Token:
 
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """credentials(field=…): what a bill's `credentials` become with such a connection."""
+    """Return a function that reads a bill's `credentials` with a connection. Its arguments are the connection's extras."""
 
     def credentials(**extra: Any) -> str:
         (tmp_path / "runspend.yaml").write_text(BILL, encoding="utf-8")
@@ -79,7 +79,7 @@ def test_clients_get_the_token_of_the_hook(hook: Token, credentials: Callable[..
         assert (given.token, given.expiry, given.valid) == ("token-of-the-hook-1", hook.expiry, True)
 
 
-def test_a_connection_that_is_refused_fails_only_who_uses_it(hook: Token, credentials: Callable[..., str]) -> None:
+def test_a_refused_connection_fails_only_where_it_is_used(hook: Token, credentials: Callable[..., str]) -> None:
     from google.auth.exceptions import RefreshError
 
     hook.error = ValueError("no such principal")
@@ -94,7 +94,7 @@ def test_a_connection_without_a_key_stays_the_workers_own(hook: Token, credentia
     assert hook.count == 0
 
 
-# The provider's own hook: a key, and an account that the key may impersonate. Prints what a client reads.
+# The provider's own hook, with a key and an account that the key may impersonate. It prints what a client reads.
 IMPERSONATE = """
 import sys
 import airflow.providers, google.auth.iam
@@ -106,7 +106,7 @@ found, project = read_credentials(connections.read_settings().billing[0].credent
 found.refresh(None)
 print("found", found.token, project)
 """
-# What its hook imports. Its other requirements are clients of services that are not used here.
+# Modules that the hook imports. Its other requirements are clients of services that Runspend does not use.
 PACKAGES = (
     "apache-airflow-providers-google", "gcloud-aio-auth", "google-api-python-client", "google-auth-httplib2", "google-cloud-secret-manager",
     "grpc-google-iam-v1", "httplib2", "uritemplate",

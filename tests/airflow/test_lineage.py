@@ -1,4 +1,4 @@
-"""Datasets of OpenLineage: every step names what it reads and writes, by the names that other tools give them, and without secrets."""
+"""OpenLineage datasets: every step names what it reads and writes, with the names that other tools use and without secrets."""
 
 from __future__ import annotations
 

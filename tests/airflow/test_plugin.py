@@ -1,4 +1,4 @@
-"""Runspend's page in Airflow: in the navigation, open to people who are logged in, closed to everyone else."""
+"""Runspend's page in Airflow: it is in the navigation, and only logged-in users can open it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PATHS = (
     "/runspend/openapi.json",
 )
 Ask = Callable[..., httpx.Response]
-# Airflow imports Starlette's test client, which warns of its own future.
+# Airflow imports Starlette's test client, which warns about its planned removal.
 pytestmark = pytest.mark.filterwarnings("ignore:Using `httpx` with `starlette.testclient`")
 
 
@@ -48,7 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Airflow's own web application with our plug-in, on an empty database, with one person who may log in."""
+    """Airflow's own web application with the plug-in, on an empty database, with one user."""
     with pytest.MonkeyPatch.context() as patch:
         passwords = tmp_path_factory.mktemp("auth") / "passwords.json"
         passwords.write_text(json.dumps({"vera": "s3cret"}), encoding="utf-8")
@@ -64,7 +64,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def ask(airflow: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    """One request to Airflow, without a server."""
+    """Return a function that sends one request to Airflow without a server."""
     monkeypatch.setenv("RUNSPEND_CONFIG", str(home / "runspend.yaml"))
 
     def request(method: str, path: str, **more: Any) -> httpx.Response:
@@ -78,7 +78,7 @@ def ask(airflow: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> Ask:
 
 
 def token(ask: Ask) -> str:
-    """What logging in gives."""
+    """Log in, and return the token."""
     answer = ask("POST", "/auth/token", json={"username": "vera", "password": "s3cret"})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["access_token"])
@@ -86,19 +86,18 @@ def token(ask: Ask) -> str:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_without_a_login_every_route_is_401(ask: Ask, path: str) -> None:
-    """No page, sheet, icon or unknown path says anything to someone who is not logged in."""
+    """No page, style sheet, icon or unknown path reveals anything to users who are not logged in."""
     answer = ask("GET", path)
     assert answer.status_code == 401
     assert "Runspend" not in answer.text
 
 
 def test_a_wrong_token_is_refused(ask: Ask) -> None:
-    """A made-up token is refused."""
     assert ask("GET", "/runspend/", headers={"Authorization": "Bearer made.up.token"}).status_code in (401, 403)
 
 
 def test_with_a_login_the_newest_report_is_shown(ask: Ask, home: Path) -> None:
-    """Header and browser cookie both work; unknown paths are 404; nothing can be written."""
+    """A header and a browser cookie both work. Unknown paths return 404, and writes are refused."""
     header = {"Authorization": f"Bearer {token(ask)}"}
     newest = (home / "reports" / "2026-11.html").read_bytes()
     assert ask("GET", "/runspend/", headers=header).content == newest
@@ -114,7 +113,7 @@ def test_with_a_login_the_newest_report_is_shown(ask: Ask, home: Path) -> None:
 
 
 def test_a_role_of_airflow_says_which_teams_are_seen(ask: Ask, home: Path) -> None:
-    """Vera is a viewer. Without her role or name in `access` she sees nothing; with it, what it says; reports only with `all`."""
+    """Vera is a viewer. She sees what `access` grants her role or name, and reports only with `all`. Otherwise she sees nothing."""
     header = {"Authorization": f"Bearer {token(ask)}"}
     found = []
     try:
@@ -141,7 +140,7 @@ def test_page_may_be_framed_by_airflow_only_and_runs_nothing(ask: Ask) -> None:
 
 
 def test_plugin_loads_without_errors_and_is_in_the_navigation(ask: Ask) -> None:
-    """Airflow lists our view and no import error; the view's address is relative."""
+    """Airflow lists Runspend's view and no import error. The view's address is relative."""
     header = {"Authorization": f"Bearer {token(ask)}"}
     from airflow import plugins_manager
 
@@ -149,13 +148,13 @@ def test_plugin_loads_without_errors_and_is_in_the_navigation(ask: Ask) -> None:
     (plugin,) = [p for p in plugins_manager.get_plugin_info() if p["name"] == "runspend"]
     (view,) = plugin["external_views"]
     assert (view["destination"], view["href"], view["nav_top_level"]) == ("nav", "runspend/", True)
-    for name in ("icon", "icon_dark_mode"):  # an image has no color of the text around it
+    for name in ("icon", "icon_dark_mode"):  # an image cannot take the color of the text around it
         icon = ask("GET", f"/{view[name]}", headers=header)
         assert icon.headers["content-type"] == "image/svg+xml" and "currentColor" not in icon.text
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:
-    """Every Airflow process and task imports the file: no library of ours, no warehouse, no FastAPI application is built."""
+    """Every Airflow process and task imports this file. The import loads no library, opens no warehouse, and builds no FastAPI application."""
     import subprocess
     import sys
 
@@ -167,7 +166,7 @@ def test_importing_the_plugin_imports_nothing_heavy() -> None:
 
 
 def test_eighty_run_pages_at_once_leave_airflow_its_health_check(airflow: Any, ask: Ask, home: Path) -> None:
-    """Airflow's own server, on a port: viewers who ask for eighty run pages are shown some and asked to come back for the rest; who asked is logged."""
+    """Airflow's own server answers some of the eighty requests, and asks the others to retry. Health checks still work, and requests are logged."""
     w.make_explained(home / "warehouse")
     (home / "runspend.yaml").write_text("home: .\naccess_log: {file: access.jsonl}\n", encoding="utf-8")
     import uvicorn

@@ -1,4 +1,4 @@
-"""Runspend as a provider: what Airflow's list of providers, its configuration and its forms know of it; and the connection type in use."""
+"""Runspend as an Airflow provider: its entries in Airflow's provider list, configuration and forms, and its connection type in use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_airflow_knows_the_provider_its_connection_type_and_its_options() -> None:
-    """By Airflow's own schema and manager, found through the entry points of the installed package."""
+    """Airflow's own schema and manager find it through the entry points of the installed package."""
     import jsonschema
     from airflow.configuration import conf
     from airflow.providers_manager import ProvidersManager
@@ -65,7 +65,7 @@ for dag in bag.dags.values():
 
 
 def test_one_file_in_a_subfolder_has_all_dags_as_the_configuration_says(tmp_path: Path) -> None:
-    """Schedules, time zone, pool and owner. Lists of names and the last tasks stay out of the pool: they ask nothing, and others wait for them."""
+    """The options set schedules, time zone, pool and owner. Listing tasks and last tasks stay outside the pool, because they are short and others wait for them."""
     (tmp_path / "team" / "costs").mkdir(parents=True)
     shutil.copy(ROOT / "dags" / "runspend_dags.py", tmp_path / "team" / "costs")
     options = {
@@ -113,7 +113,7 @@ def test_a_wrong_schedule_names_the_option(name: str, value: str, sentence: str,
     assert sentence in str(caught.value)
 
 
-def test_where_the_configuration_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_airflows_option_names_the_configuration_unless_a_variable_does(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config_path() is None
     monkeypatch.setenv("AIRFLOW__RUNSPEND__CONFIG", "/etc/runspend/runspend.yaml")
     assert config_path() == Path("/etc/runspend/runspend.yaml")
@@ -131,7 +131,7 @@ def test_where_the_configuration_is(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_logical_date_of_a_backfill_is_its_now(run_type: str, conf: dict[str, str], expected: datetime | None) -> None:
-    """A late scheduled run must not write as of its planned time: bills may have come since."""
+    """Manual and scheduled runs use the current time, because bills may have arrived since the planned time."""
     run = SimpleNamespace(run_type=run_type, conf=conf, logical_date=datetime(2026, 10, 3, 4, tzinfo=timezone.utc))
     context = {"dag_run": run, "dag": SimpleNamespace(params={"now": None}), "params": {"now": conf.get("now")}}
     assert read_now(context) == (expected or start_of_hour())
@@ -139,7 +139,7 @@ def test_the_logical_date_of_a_backfill_is_its_now(run_type: str, conf: dict[str
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunspendHook]:
-    """connect(host=…, password=…, config=…): the hook of such a connection."""
+    """Return a function that creates the hook of a connection. Its arguments are the connection's fields."""
 
     def connect(config: Path | None = None, **fields: Any) -> RunspendHook:
         extra = {} if config is None else {"config": str(config)}
@@ -150,7 +150,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunspendHook]:
 
 
 def test_the_connection_type_asks_a_warehouse(connect: Callable[..., RunspendHook], tmp_path: Path) -> None:
-    """The connection uses its own file, or the file of the DAGs. A missing file gives a message, not an exception."""
+    """The connection uses its own configuration file. If the file is missing, testing the connection returns a message, not an exception."""
     (tmp_path / "home" / "warehouse" / "_runspend").mkdir(parents=True)
     (tmp_path / "costs.yaml").write_text("home: home\nwarehouse: {uri: home/warehouse}\n", encoding="utf-8")
     hook = connect(config=tmp_path / "costs.yaml")
@@ -167,7 +167,7 @@ def test_the_connection_type_asks_a_server(connect: Callable[..., RunspendHook])
         {"host": "http://127.0.0.1:9/", "password": "t0ken-of-a-login"},
     ):
         assert repr(connect(**fields).get_conn()) == "<Runspend at http://127.0.0.1:9>"
-    elsewhere = connect(host="costs.example.com", port=8443, password="t0ken-of-a-login")  # the token must not go there in clear
+    elsewhere = connect(host="costs.example.com", port=8443, password="t0ken-of-a-login")  # the token must not be sent there unencrypted
     assert repr(elsewhere.get_conn()) == "<Runspend at https://costs.example.com:8443>"
     answers, sentence = connect(host="http://127.0.0.1:9").test_connection()
     assert not answers and "127.0.0.1:9" in sentence

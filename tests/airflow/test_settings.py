@@ -1,4 +1,4 @@
-"""`connection:ID` in `runspend.yaml` is an Airflow connection, looked up when a task runs."""
+"""`connection:ID` in `runspend.yaml` is an Airflow connection that is resolved when a task runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runspend.config.settings import redact, show_settings
 
 @pytest.fixture
 def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """read(yaml, id={...}): the settings a task sees when these connections exist."""
+    """Return a function that reads the settings as a task does. Its arguments are the YAML and the existing connections."""
     from runspend.airflow.connections import read_settings
 
     def read(text: str, **connections: dict[str, Any]) -> Any:
@@ -30,7 +30,7 @@ def read(dag_bag: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_connections_give_address_token_and_database(read: Any) -> None:
-    """Address, token and database from connections; the secrets stay secret."""
+    """Address, token and database come from connections, and secrets stay hidden."""
     settings = read(
         'tracking: [{name: a, uri: "connection:mlflow", token: "connection:mlflow", database: "connection:mlflow_db"}]',
         mlflow={"conn_type": "http", "host": "mlflow.example", "schema": "https", "port": 8443, "password": "token-one"},
@@ -44,7 +44,7 @@ def test_connections_give_address_token_and_database(read: Any) -> None:
 
 
 def test_target_of_publish(read: Any) -> None:
-    """The address of a PostgreSQL target comes from a connection; its other keys stay as in the file."""
+    """A connection provides the address of a PostgreSQL target. Its other keys stay as in the file."""
     settings = read(
         'publish: [{name: bi, kind: postgres, uri: "connection:bi", schema: costs}, {name: b, kind: duckdb, file: b.duckdb}]',
         bi={"conn_type": "postgres", "host": "db", "login": "rs", "password": "canary/bi", "schema": "dwh"},
@@ -55,7 +55,7 @@ def test_target_of_publish(read: Any) -> None:
 
 
 def test_one_connection_gives_the_whole_mail_server(read: Any) -> None:
-    """One connection gives all of the mail server; other keys stay as in the file."""
+    """The connection provides host, port, login and TLS. Other keys stay as in the file."""
     settings = read(
         "mail: {backend: smtp, connection: smtp_out, operators: [a@example.com], from: Costs <costs@example.com>}",
         smtp_out={
@@ -79,7 +79,7 @@ def test_one_connection_gives_the_whole_mail_server(read: Any) -> None:
 
 
 def test_addresses_of_webhook_and_heartbeat_stay_secret(read: Any) -> None:
-    """Their addresses are secrets: whole in a connection's password, or its host with the password as path. They are shown nowhere."""
+    """A secret address is a connection's password, or its host with the password as the path. Runspend never shows it."""
     settings = read(
         "mail: {webhook: {url: 'connection:chat'}, channels: [{kind: opsgenie, key: 'connection:pager'}, {kind: teams, url: 'connection:chat'}], "
         "heartbeat: 'connection:watch', backend: smtp, connection: smtp_out}",
@@ -100,7 +100,7 @@ def test_addresses_of_webhook_and_heartbeat_stay_secret(read: Any) -> None:
 
 
 def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3 finds the connection's keys under its name, the person's own profiles still, and nothing is written to disk."""
+    """boto3 finds the connection's keys as a profile with its id. The user's own profiles still work, and nothing is written to disk."""
     own = tmp_path / "credentials"
     own.write_text("[mine]\naws_access_key_id = own\naws_secret_access_key = own\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(own))
@@ -118,7 +118,7 @@ def test_aws_connection_becomes_a_profile_in_memory(read: Any, tmp_path: Path, m
 
 
 def test_only_a_profile_is_looked_up_as_a_connection(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key file and a SAS token are not ids: they are not sent to the place secrets are kept in."""
+    """Key files and SAS tokens are not ids of connections, so Runspend does not send them to the secrets backend."""
     from runspend.airflow import connections
 
     asked: list[str] = []
@@ -160,16 +160,16 @@ billing:
 
 
 def google(**extra: Any) -> dict[str, Any]:
-    """A connection as the form of the provider, or a person, fills it in."""
+    """Return a Google connection with these extras."""
     return {"conn_type": "google_cloud_platform", "extra": extra}
 
 
 @pytest.mark.parametrize("form", ["object", "text", "old spelling"])
 def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Path, form: str) -> None:
-    """The warehouse and the bills of Google get the key as a file that is on no disk; Airflow hides it from now on."""
+    """Google's warehouse and bills get the key as a file in memory. Airflow's log hides the key from then on."""
     from airflow.sdk.log import redact
 
-    secret = f"-----BEGIN PRIVATE KEY-----\nkey of the form {form}\n-----END PRIVATE KEY-----\n"  # what was hidden once stays hidden
+    secret = f"-----BEGIN PRIVATE KEY-----\nkey of the form {form}\n-----END PRIVATE KEY-----\n"  # one key per form, because Airflow never unhides a secret
     key = KEY | {"private_key": secret}
     extras = {
         "object": {"keyfile_dict": key},
@@ -186,7 +186,7 @@ def test_google_connection_becomes_a_key_file_in_memory(read: Any, tmp_path: Pat
 
 
 def test_a_lent_google_key_is_read_by_those_who_need_it(read: Any) -> None:
-    """Google's own library, for BigQuery and for gs://, opens the file that has no name."""
+    """Google's own libraries for BigQuery and gs:// can open the file, although it has no name."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
     from google.oauth2.service_account import Credentials
@@ -202,7 +202,7 @@ def test_a_lent_google_key_is_read_by_those_who_need_it(read: Any) -> None:
 
 
 def test_a_google_connection_may_have_a_path_or_no_key(read: Any, tmp_path: Path) -> None:
-    """A path stays a path; a connection without a key means the workers' own credentials; a project of its own goes into the key."""
+    """A path stays a path. Without a key, workers use their own credentials. The connection's own project replaces the key's."""
     file = tmp_path / "key.json"
     file.write_text(json.dumps(KEY))
     assert read(GOOGLE_PLACES, gcp=google(key_path=str(file))).warehouse.credentials == str(file)
@@ -224,7 +224,7 @@ def test_a_google_connection_may_have_a_path_or_no_key(read: Any, tmp_path: Path
     ],
 )
 def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any], words: str) -> None:
-    """The error is a sentence. The workers' own credentials are never used instead: they may be someone else's."""
+    """The error is a message. Runspend never falls back to the workers' own credentials, because they may belong to someone else."""
     from runspend.core.errors import ConfigError
 
     with pytest.raises(ConfigError, match=f"cannot use connection gcp: .*{words}"):
@@ -232,7 +232,7 @@ def test_google_connection_that_cannot_be_used(read: Any, extra: dict[str, Any],
 
 
 def test_missing_connection_is_named(read: Any) -> None:
-    """The error names the connection, as Airflow words it."""
+    """The error is Airflow's own."""
     from airflow.sdk.exceptions import AirflowNotFoundException
 
     with pytest.raises(AirflowNotFoundException, match="nowhere"):

@@ -1,4 +1,4 @@
-"""Which asset events wake which DAG: with Airflow's own asset manager, database and the part of its scheduler that makes DAG runs."""
+"""Which asset events wake which DAG. The tests use Airflow's own asset manager, database, and the part of its scheduler that creates DAG runs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ STATES = ("queued", "running")
 
 @pytest.fixture
 def scheduler(dag_bag: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scheduler]:
-    """The DAGs as the scheduler sees them, with no run and no event yet."""
+    """The DAGs as the scheduler sees them, without DAG runs or events."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
     from airflow.dag_processing.dagbag import sync_bag_to_db
 
-    monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")  # a changed DAG counts at once
+    monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")  # a changed DAG takes effect immediately
     DagBundlesManager().sync_bundles_to_db()
     sync_bag_to_db(dag_bag, "dags-folder", None)
     made = Scheduler()
@@ -31,10 +31,10 @@ def scheduler(dag_bag: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Schedul
 
 
 class Scheduler:
-    """What a scheduler does about assets; DAG runs are only made here, and end when a test says so."""
+    """Processes assets as Airflow's scheduler does. It only creates DAG runs; they end when a test ends them."""
 
     def emit(self, asset: str) -> None:
-        """An asset event, as the API server records it when a task that has this outlet succeeds."""
+        """Record an asset event, as the API server does when a task with this outlet succeeds."""
         from airflow.assets.manager import AssetManager
         from airflow.models.asset import AssetModel
         from airflow.utils.session import create_session
@@ -45,7 +45,7 @@ class Scheduler:
             AssetManager().register_asset_change(asset=model.to_serialized(), session=session)
 
     def look(self) -> None:
-        """One round of the scheduler's loop, as far as assets go."""
+        """Run one round of the scheduler's loop, as far as assets are concerned."""
         from airflow.jobs.job import Job
         from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
         from airflow.models.dag import DagModel
@@ -57,11 +57,11 @@ class Scheduler:
             SchedulerJobRunner(Job())._create_dag_runs_asset_triggered(dag_models=models, session=session)
 
     def active(self, name: str) -> int:
-        """How many runs of a DAG are queued or running."""
+        """Return how many runs of a DAG are queued or running."""
         return len(self._runs(name))
 
     def end(self, name: str) -> None:
-        """The runs of a DAG come to their end."""
+        """End all active runs of a DAG."""
         from airflow.utils.session import create_session
 
         with create_session() as session:
@@ -78,7 +78,7 @@ class Scheduler:
             return list(session.scalars(select(DagRun).where(DagRun.dag_id == DAG_IDS[name], DagRun.state.in_(STATES))))
 
     def forget_all(self) -> None:
-        """No runs, no events, nothing that waits."""
+        """Delete all DAG runs, events and waiting assets."""
         from airflow.models.asset import AssetDagRunQueue, AssetEvent
         from airflow.models.dagrun import DagRun
         from airflow.utils.session import create_session
@@ -91,15 +91,16 @@ class Scheduler:
 
 @pytest.mark.parametrize("asset", ["runs", "bills"])
 def test_allocation_starts_when_either_input_is_new(scheduler: Scheduler, asset: str) -> None:
-    """A bill that is loaded again alone does not wait for the runs of the next night, nor runs for a bill."""
+    """A reloaded bill does not wait for the next extract of runs, and new runs do not wait for a bill."""
     scheduler.emit(asset)
     scheduler.look()
     assert scheduler.active("allocate") == 1
 
 
 def test_an_event_that_comes_while_allocation_runs_starts_it_once_more(scheduler: Scheduler) -> None:
-    """The order of a busy night: runs wake allocation, which begins; the bill arrives meanwhile. With both assets required, the bill would
-    wait forever, since the event of the runs is used up."""
+    """New runs wake allocation, and the bill arrives while it runs. If both assets were required, the bill would wait forever, because the
+    event of the runs is already used.
+    """
     scheduler.emit("runs")
     scheduler.look()
     scheduler.emit("bills")
@@ -111,9 +112,11 @@ def test_an_event_that_comes_while_allocation_runs_starts_it_once_more(scheduler
 
 
 @pytest.mark.parametrize("consumer", ["allocate", "report", "alert"])
-def test_events_that_airflow_merges_leave_a_run_that_starts_after_the_last_of_them(scheduler: Scheduler, consumer: str) -> None:
-    """Airflow keeps one row per asset and DAG, and drops the events after the first. One DAG run is enough, because it begins after all of these
-    events, and each step checks itself what has changed."""
+def test_merged_events_start_a_dag_run_after_the_last_of_them(scheduler: Scheduler, consumer: str) -> None:
+    """Airflow keeps one row per asset and DAG, and drops later events. One DAG run is enough, because it begins after all of these events.
+
+    Each step itself checks what has changed.
+    """
     asset = "bills" if consumer == "allocate" else "costs"
     scheduler.emit(asset)
     scheduler.look()
@@ -129,7 +132,7 @@ def test_events_that_airflow_merges_leave_a_run_that_starts_after_the_last_of_th
 
 
 def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path: Path) -> None:
-    """Shows that these tests can fail: on the schedule of earlier versions, events that are merged leave a bill that is never allocated."""
+    """Shows that these tests can fail. With the schedule of earlier versions, merged events leave a bill that is never allocated."""
     from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
 
     earlier = shutil.copytree(DAGS, tmp_path / "dags", ignore=shutil.ignore_patterns("__pycache__"))
@@ -138,10 +141,10 @@ def test_requiring_both_assets_would_lose_a_bill(scheduler: Scheduler, tmp_path:
     assert text.count("RUNS | BILLS)") == 1
     file.write_text(text.replace("RUNS | BILLS)", "[RUNS, BILLS])"))
     sync_bag_to_db(BundleDagBag(earlier, bundle_path=earlier), "dags-folder", None)
-    for asset in ("runs", "bills", "runs"):  # the second event of `runs` is merged into the first
+    for asset in ("runs", "bills", "runs"):  # Airflow merges the second event of `runs` into the first
         scheduler.emit(asset)
     scheduler.look()
-    scheduler.emit("bills")  # the bill whose runs were used up just now
+    scheduler.emit("bills")  # the event of its runs has just been used
     scheduler.end("allocate")
     scheduler.look()
     assert scheduler.active("allocate") == 0
