@@ -124,9 +124,9 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
 def test_what_was_begun_and_is_selected_no_more_is_not_finished(
     tmp_path: Path, change: dict[str, str], select: dict[str, str], objects: int | None, is_kept: bool
 ) -> None:
-    """The move was interrupted, and the run was used again, so its notice was withdrawn.
+    """The move was interrupted, then the run was used again, and its notice was withdrawn.
 
-    If only the note or half of the objects is left, the move is finished.
+    If only the note or half of the objects is left, the archive finishes the move.
     """
     policy = {"name": "cold", "select": {"unused_for": "90d", **select}, "action": change.get("action", "archive")}
     settings = Settings.model_validate(

@@ -1,4 +1,4 @@
-"""Which tables are not built while irreplaceable data are damaged, and which are."""
+"""Which tables Runspend does not build while irreplaceable data are damaged, and which it still builds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def damage_of(*units: Unit) -> Damage:
         (Unit("artifact_bytes", "2026-10", "store"), {"2026-10"}),
         (Unit("experiments", "all", "prod"), {"2026-08", "2026-09", "2026-10", "2026-11", "2026-12"}),
         (Unit("budget_status", "2026-10", "all"), set()),
-        (Unit("cost_daily", "2026-10", "all"), set()),  # it is built, not read
+        (Unit("cost_daily", "2026-10", "all"), set()),  # this table is built, not read
     ],
     ids=lambda value: "/".join(value) if isinstance(value, Unit) else "",
 )
@@ -32,7 +32,7 @@ def test_billing_periods_that_do_not_need_what_is_damaged_are_built(unit: Unit, 
 
 
 def test_costs_of_runs_wait_for_the_billing_periods_that_may_hold_them() -> None:
-    """A damaged period blocks its own and earlier start months. Months that started well after it are built."""
+    """A damaged period blocks its own and earlier start months. Runspend builds months that started well after it."""
     damage = damage_of(Unit("run_costs_daily", "2026-10", "all"))
     assert [month for month in ("2026-09", "2026-10", "2026-11", "2026-12") if damage.lacking_of_month(month)] == [
         "2026-09",
@@ -41,7 +41,7 @@ def test_costs_of_runs_wait_for_the_billing_periods_that_may_hold_them() -> None
     ]
 
 
-def test_what_was_replaced_holds_nothing_up() -> None:
+def test_replaced_data_block_nothing() -> None:
     damage = damage_of(Unit("billing_lines", "2026-01", "aws"))
     assert damage.lacking("2025-12") == {"billing_lines 2026-01 aws": "its file is gone"}
     damage.left.clear()

@@ -30,7 +30,7 @@ SERVERS = [{"name": "prod", "uri": "http://127.0.0.1:1"}]
 
 
 class Watcher(BaseHTTPRequestHandler):
-    """Counts calls, and gives the answer that the test sets."""
+    """Counts calls, and returns the answer that the test sets."""
 
     calls: list[str]
     code: int
@@ -109,7 +109,7 @@ def test_a_source_that_never_arrived_is_mailed_too(tmp_path: Path) -> None:
 
 
 def test_a_source_that_fails_in_every_run_has_its_own_mail_alone(tmp_path: Path) -> None:
-    """One REFUSED mail per run is enough. STALE follows when its figures are too old, or when it is no longer read at all."""
+    """One REFUSED mail per pipeline run is enough. A STALE mail follows when the source's figures are too old, or when it is no longer read at all."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     for night in (1, 2):
@@ -132,7 +132,7 @@ def test_a_bill_that_ends_too_early_is_stale_although_it_is_read(tmp_path: Path)
 
 
 def test_a_source_that_is_no_longer_configured_is_not_missed(tmp_path: Path) -> None:
-    """Removing a bill from runspend.yaml, or a later `--now` in the past, gives no alarm."""
+    """A bill that is removed from runspend.yaml raises no alarm, and neither does a pipeline run with a `--now` in the past."""
     given, records = world(tmp_path), Records(tmp_path)
     note_night(given, NOW)
     note_done(records, "old", "bill", NOW - 900 * HOUR, was_done=True, is_good=True)
@@ -233,7 +233,7 @@ def test_a_test_mail_reaches_one_address_and_leaves_no_trace(tmp_path: Path) -> 
     ([WarehouseDamaged({"billing_lines 2025-01 aws": "its file is gone"})], True), ([], True),
 ])  # fmt: skip
 def test_a_step_with_a_failed_check_is_not_done_even_if_more_failed(tmp_path: Path, errors: list[RunspendError], was_done: bool) -> None:
-    """A higher exit code hides the check's code. Damage has the same code, but is not a check."""
+    """A higher exit code hides the check's code. Damage has the same code as a failed check, but is not one."""
     outcome = Outcome("settle")
     for error in errors:
         outcome.fail(error)

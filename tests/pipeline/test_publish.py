@@ -1,4 +1,4 @@
-"""The step `publish`: its report, its independent targets, and its part of the pipeline run's summary."""
+"""The step `publish`: its report, its independent targets, and its part in the pipeline run's summary."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def test_one_target_does_not_stop_another(folder: Path) -> None:
     assert _published(settings, again)[0][1].endswith(", unchanged")
 
 
-def test_rounded_costs_are_only_looked_at_for_who_has_them(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The publish is still reported if reading them fails."""
+def test_the_rounding_of_costs_is_computed_only_for_targets_with_costs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the computation fails, the publish still succeeds with a note."""
     outcome = publish(settings_of(folder, LAPTOP.replace("}", ", tables: [alerts]}")), now=access_world.NOW)
     assert outcome.changed and outcome.notes == []
     full = OSError(errno.ENOSPC, "No space left on device", "/scratch")
@@ -76,7 +76,7 @@ def test_rounded_costs_are_only_looked_at_for_who_has_them(folder: Path, monkeyp
 
 
 def test_an_empty_warehouse_empties_no_target(folder: Path) -> None:
-    """After a lost volume or with a wrong `home`, other users' copies stay, and the command says so."""
+    """After a lost volume or with a wrong `home`, other users' copies stay, and the command reports it."""
     publish(settings_of(folder, LAPTOP), now=access_world.NOW)
     before = (folder / "costs.duckdb").read_bytes()
     shutil.rmtree(folder / "home")
@@ -105,7 +105,7 @@ def test_a_path_that_cannot_be_a_file_does_not_stop_the_others(folder: Path) -> 
 
 
 def test_a_file_that_others_hold_does_not_stop_the_others(folder: Path) -> None:
-    """Another program has a DuckDB file open for writing, and a link is in the place of a lock."""
+    """Another program has a DuckDB file open for writing, and a link replaces a lock file."""
     settings = settings_of(folder, *(LAPTOP.replace("laptop", name).replace("costs", name) for name in ("held", "linked", "free")))
     publish(settings, now=access_world.NOW, targets=["held"])
     (folder / ".linked.duckdb.lock").symlink_to(folder / "elsewhere")

@@ -1,4 +1,4 @@
-"""The mails that operators get about a source. They distinguish a source that did not answer from a source that was refused."""
+"""The mails that operators get about a source. They distinguish a source that did not answer from a source that Runspend refused."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_server_that_is_down_is_unreachable_and_a_broken_bill_refused(tmp_path
 
 
 def test_data_of_an_earlier_read_stay_when_a_server_goes_down(tmp_path: Path) -> None:
-    """If Runspend has read the server before, the problem says that its last good data stay."""
+    """If Runspend has read the server before, the problem states that the last good data stay."""
     store = tmp_path / "mlflow.db"
     make_schema(store)
     config = tmp_path / "runspend.yaml"

@@ -1,4 +1,4 @@
-"""What the archive requires of a store's objects, the same for a folder, S3, Azure and Google. Some tests lose replies."""
+"""What the archive requires of a store's objects. The same tests run on a folder, S3, Azure and Google, and some lose replies."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.servers.gcs_conditions import serve_conditions
 from tests.servers.odd_store import OddStore, Request, certificate, no_waiting, serve_identity, serve_odd_store
 from tests.servers.s3 import S3Server
 
-__all__ = ["no_waiting"]  # a fixture for every test of this file
+__all__ = ["no_waiting"]  # a fixture for every test in this file
 
 ODD_NAMES = ["a b", "a+b", "%41", "😀", "it's", "a&b", "ü", "u\u0308", "<x>", "x;y=z", "a,b", "~$!"]
 
 
 @dataclass
 class Place:
-    """A test's own store, and a function that overwrites objects in it as another user."""
+    """A store for one test, and a function that overwrites its objects as another user."""
 
     store: ArtifactStore
     overwrite: Callable[[str, bytes], object]
@@ -98,7 +98,7 @@ def test_what_is_written_is_there(place: Place) -> None:
 
 
 def test_nothing_is_overwritten(place: Place) -> None:
-    """An existing key keeps its content."""
+    """Writing to an existing key keeps its content."""
     objects = place.open()
     first = objects.write("x", [b"first"], size=5)
     with pytest.raises(NotDone):
@@ -123,7 +123,7 @@ def test_empty_objects_are_objects(place: Place) -> None:
 
 
 def test_markers_of_folders_are_objects(place: Place) -> None:
-    """A marker is empty and its key ends in a slash. It is listed, read, renewed and deleted on its condition like any other object."""
+    """A marker is empty and its key ends in a slash. It is listed, read, renewed and conditionally deleted like any other object."""
     objects, deleting = place.open(), place.open("delete")
     objects.write("r/m/x", [b"x"], size=1)
     if place.store.uri.startswith(("s3:", "gs:", "abfss:")):
@@ -134,7 +134,7 @@ def test_markers_of_folders_are_objects(place: Place) -> None:
     assert (content(objects, empty), objects.head("r/empty/"), objects.head("r/empty")) == (b"", empty, None)
     are_names = place.store.uri.startswith(
         ("gs:", "abfss:")
-    )  # the tests' S3 server turns them into folders, and keeps those that are not empty
+    )  # the tests' S3 server turns markers into folders, and keeps those that are not empty
     for key in ("r/empty/", "r/m/", "r/") if are_names else ("r/empty/",):
         marker = objects.head(key)
         assert marker is not None and marker.size == 0
@@ -157,7 +157,7 @@ def test_only_the_object_that_was_meant_is_read_or_deleted(place: Place) -> None
     assert content(objects, theirs) == b"hers"
     deleting.delete(theirs)
     assert objects.head("r/x") is None
-    deleting.delete(theirs)  # already deleted, so the delete succeeds
+    deleting.delete(theirs)  # the object is already deleted, so the delete succeeds
     with pytest.raises(NotDone):
         content(objects, theirs)
 
@@ -190,13 +190,13 @@ SAYS = {
 
 
 def as_named(place: Place, name: str) -> str:
-    """Return metadata names as the store does: S3 stores them in lower case."""
+    """Return metadata names in the store's spelling: S3 stores them in lower case."""
     return name.lower() if place.store.uri.startswith("s3:") else name
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_metadata_of_an_object_is_read_back_as_written(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    """`head` returns the metadata for every way of writing. Folders have only modes, and the other stores have none."""
+    """`head` returns the metadata after every kind of write. Folders have only modes, and the other stores have none."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
     monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
@@ -209,14 +209,14 @@ def test_metadata_of_an_object_is_read_back_as_written(place: Place, monkeypatch
     assert objects.renew(found).metadata == written.metadata
 
 
-LARGE = {"s3:": 24_000, "gs:": 40_000}  # of 256 bytes: what needs several parts; Google's client sends 8 MiB in one request
+LARGE = {"s3:": 24_000, "gs:": 40_000}  # sizes, in 256 bytes, that need several parts; Google's client sends up to 8 MiB in one request
 
 CLASSES = {"s3": "STANDARD_IA", "abfss": "COOL", "gs": "NEARLINE"}
 
 
 @pytest.mark.parametrize("large", [False, True])
 def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.MonkeyPatch, large: bool) -> None:
-    """Stores with classes write the object in a class, and a folder refuses. (fake-gcs-server keeps the class.)"""
+    """Stores with storage classes write the object in its class, and a folder refuses. (fake-gcs-server keeps the class.)"""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     monkeypatch.setattr("runspend.storage.azure_objects.BLOCK_BYTES", 1000 if large else 10**6)
     monkeypatch.setattr("runspend.storage.s3_objects.PART_BYTES", 5 << 20)
@@ -231,7 +231,7 @@ def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.Monke
         AuthorizedSession, "request", lambda self, *a, **k: sent.append(a) or sent.append(k.get("data")) or request(self, *a, **k)
     )
     written = objects.write("r/x", [body], size=len(body), storage_class=storage_class)
-    if large and place.store.uri.startswith("gs:"):  # fake-gcs-server forgets it of an upload in parts
+    if large and place.store.uri.startswith("gs:"):  # fake-gcs-server loses it for an upload in parts
         assert f'"storageClass": "{storage_class}"' in str(sent[1])
     else:
         assert written.storage_class == storage_class
@@ -241,7 +241,7 @@ def test_an_object_is_written_in_a_class(place: Place, monkeypatch: pytest.Monke
 
 
 def test_a_folder_ends_at_its_slash(place: Place) -> None:
-    """run1 never lists run10 (mlflow#24821)."""
+    """A listing of run1 never includes run10 (mlflow#24821)."""
     objects = place.open()
     for key in ("run1/a", "run1/b/c", "run10/a", "run1.bak/a", "other"):
         objects.write(key, [b"x"], size=1)
@@ -251,8 +251,8 @@ def test_a_folder_ends_at_its_slash(place: Place) -> None:
     assert sorted(objects.folders("run1")) == ["b"]
 
 
-def test_odd_names_are_themselves(place: Place) -> None:
-    """Each key names only its own object."""
+def test_odd_names_are_distinct_keys(place: Place) -> None:
+    """Each key refers only to its own object."""
     objects = place.open()
     for n, name in enumerate(ODD_NAMES):
         objects.write(f"{name}/{name}", [name.encode()], size=len(name.encode()))
@@ -278,7 +278,7 @@ def test_the_clock_is_the_stores(place: Place) -> None:
 
 
 def test_nothing_is_deleted_without_credentials_for_it(place: Place) -> None:
-    """By default there are no such credentials."""
+    """By default, a store has no such credentials."""
     with pytest.raises(NotDone, match="delete_credentials"):
         open_objects(place.store.model_copy(update={"delete_credentials": None}), "delete")
 
@@ -327,7 +327,7 @@ def test_metadata_of_an_object_is_sent_again_to_google(
 def test_a_large_object_is_sent_to_google_as_it_comes(
     gcs_server: GcsServer, gcs_with_conditions: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The object is never completely in memory. An upload that ends early leaves no object."""
+    """Runspend never holds the whole object in memory. An upload that ends early leaves no object."""
     monkeypatch.setattr("runspend.storage.google.PIECE_BYTES", 1 << 18)
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
@@ -341,7 +341,7 @@ def test_a_large_object_is_sent_to_google_as_it_comes(
     assert objects.head("r/short") is None
 
 
-# --- Azure alone -----------------------------------------------------------------------------------------------------------
+# --- only Azure ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -379,7 +379,7 @@ def test_a_tier_is_set_in_place(azure: ArtifactStore) -> None:
 
 
 def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server: AzureServer) -> None:
-    """A token may allow only reads. No message contains the token."""
+    """A token may allow only reads. No error message contains the token."""
     objects = open_objects(azure.model_copy(update={"credentials": azure_server.sas("rl")}), "archive")
     with pytest.raises(NotDone, match="403") as refused:
         objects.write("r/x", [b"abc"], size=3)
@@ -387,7 +387,7 @@ def test_a_token_without_the_right_is_refused(azure: ArtifactStore, azure_server
 
 
 def test_an_identity_of_the_machine_deletes_on_a_condition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without credentials in runspend.yaml, the machine's identity signs the request, and the etag is the condition."""
+    """Without credentials in runspend.yaml, the machine's identity signs the request, and the condition is the etag."""
     seen = list[tuple[Any, ...]]()
 
     def look(request: Request) -> bool:
@@ -442,7 +442,7 @@ def answers(status: int, body: bytes = b"", length: int | None = None) -> Callab
 def test_each_call_ends_in_one_of_three_ways(
     rude: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
 ) -> None:
-    """If the status is unclear, the outcome is unknown. A refusal is a refusal."""
+    """If the status is unclear, the outcome is unknown. A refused request changes nothing."""
     server, objects = rude
     server.oddity = oddity
     server.objects = {"m/x": b"abc"}
@@ -458,8 +458,8 @@ def test_each_call_ends_in_one_of_three_ways(
             call()
 
 
-def test_a_delete_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a client repeated a delete by itself, it could delete an object that is protected by then."""
+def test_a_delete_is_requested_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that repeated a delete by itself could delete an object that someone has protected in the meantime."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "anybody")
     obj = StoredObject("x", 3, "1", None, "STANDARD", datetime.now(timezone.utc))
@@ -474,7 +474,7 @@ def test_a_delete_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
             assert len(server.asked) == 1, uri
 
 
-def test_bytes_that_break_off_are_not_taken_for_all(rude: tuple[OddStore, ObjectStore]) -> None:
+def test_an_interrupted_read_is_not_mistaken_for_a_whole_object(rude: tuple[OddStore, ObjectStore]) -> None:
     """The connection ends after two of three bytes."""
     server, objects = rude
     server.oddity = answers(200, b"ab", 3)
@@ -490,8 +490,8 @@ def test_a_listing_that_names_other_folders_is_not_believed(odd: tuple[OddStore,
         list(objects.list(""))
 
 
-def test_where_versions_are_kept_nothing_is_deleted(odd: tuple[OddStore, ObjectStore]) -> None:
-    """The bytes would stay as an old version, so no request is sent."""
+def test_nothing_is_deleted_in_a_store_that_keeps_versions(odd: tuple[OddStore, ObjectStore]) -> None:
+    """The store would keep the bytes as an old version, so Runspend sends no delete request."""
     server, objects = odd
     with pytest.raises(NotDone, match="keeps versions"):
         objects.delete(StoredObject("x", 3, '"0x1"', "2026-01-01", "HOT", datetime.now(timezone.utc)))
