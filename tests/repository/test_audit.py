@@ -76,7 +76,7 @@ def test_each_accepted_file_is_there_and_counted_once() -> None:
 
 
 def pip_audit(folder: Path, *answers: object) -> str:
-    """Write a program that answers like pip-audit, one answer per call. Tests cannot reach its database."""
+    """Write a program that answers like pip-audit, with one answer per call. Tests cannot reach its database."""
     (folder / "answers.json").write_text(json.dumps(answers))
     program = folder / "pip-audit"
     program.write_text(

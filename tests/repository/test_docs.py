@@ -1,4 +1,4 @@
-"""README and docs say what is there: commands, options, links, make targets, keys, configuration that parses, a script that runs."""
+"""README and docs match the code: commands, options, links, make targets, keys, configurations that load, a script that runs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SECRETS = dict.fromkeys(("MLFLOW_TRACKING_TOKEN", "MLFLOW_DB_PASSWORD", "SMTP_PA
 
 
 def fences(page: Path, *languages: str) -> list[str]:
-    """The fenced blocks of a page in these languages."""
+    """Return the fenced blocks of a page in these languages."""
     return [body for language, body in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every `runspend …` a page tells people to type: lines of its shell blocks, and code within sentences."""
+    """Yield every `runspend …` that a page asks people to type, in shell blocks and in sentences."""
     for body in fences(page, "sh"):
         for line in body.replace("\\\n", " ").splitlines():
             if found := COMMAND.search(line.strip()):
@@ -44,7 +44,7 @@ TYPED = sorted({(page.name, command) for page in PAGES for command in commands(p
 
 
 def test_the_pages_have_commands_to_type() -> None:
-    """The search above finds the commands that people meet first."""
+    """`commands` finds the commands that people meet first."""
     typed = [command for name, command in TYPED if name == "README.md"]
     assert {"runspend init", "runspend doctor", "runspend nightly"} <= set(typed)
     assert any(command.startswith("runspend try --tracking") for command in typed)
@@ -53,7 +53,7 @@ def test_the_pages_have_commands_to_type() -> None:
 
 @pytest.mark.parametrize(("page", "command"), TYPED)
 def test_every_command_exists_with_its_options(page: str, command: str) -> None:
-    """Click itself parses it, without running it; `--help` of it works."""
+    """Click itself parses the command without running it, and its `--help` works."""
     words = shlex.split(command.replace("…", ""))[1:]
     group: click.Command = cli
     context = click.Context(cli, info_name="runspend")
@@ -65,7 +65,7 @@ def test_every_command_exists_with_its_options(page: str, command: str) -> None:
         group = found
         context = click.Context(group, info_name=path[-1], parent=context)
     if not isinstance(group, click.Group):
-        # The parser alone: it knows options and surplus words, and asks for no file that is not here.
+        # Only the parser runs. It recognizes options and surplus words, and does not need files that are missing here.
         _, surplus, _ = group.make_parser(context).parse_args(words)
         assert not surplus, f"{page}: `runspend {' '.join(path)}` takes no {' '.join(surplus)}"
     shown = CliRunner().invoke(cli, [*path, "--help"])
@@ -73,7 +73,7 @@ def test_every_command_exists_with_its_options(page: str, command: str) -> None:
 
 
 def test_a_made_up_command_or_option_would_be_noticed() -> None:
-    """The test above can fail."""
+    """`test_every_command_exists_with_its_options` can fail."""
     for command in (
         "runspend fly",
         "runspend nightly --faster",
@@ -86,14 +86,14 @@ def test_a_made_up_command_or_option_would_be_noticed() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors GitHub gives the headings of a page."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     heads = re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.M)
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_somewhere(page: Path) -> None:
-    """Links to files and headings of this repository resolve, and stay inside it."""
+    """Links to files and headings of this repository are valid, and stay inside it."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?://|mailto:", target):
@@ -116,7 +116,7 @@ def test_every_make_target_exists(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("start-*.md"))], ids=lambda page: page.name)
 def test_every_configuration_is_read(page: Path, tmp_path: Path) -> None:
-    """What a start page tells people to put into runspend.yaml is accepted unchanged."""
+    """Runspend accepts the configurations on start pages unchanged."""
     blocks = fences(page, "yaml")
     assert blocks
     for block in blocks:
@@ -125,7 +125,7 @@ def test_every_configuration_is_read(page: Path, tmp_path: Path) -> None:
 
 
 def test_identify_names_every_key_that_is_read_and_no_other() -> None:
-    """The keys on the page are those of the code: one more would be a tag people set for nothing."""
+    """The page lists exactly the code's keys. A key that Runspend does not read would be a useless tag."""
     text = FENCE.sub("", (ROOT / "docs" / "identify.md").read_text(encoding="utf-8"))
     _, section = text.split("## Every key that is read\n")
     section, _ = section.split("## Several machines")
@@ -141,13 +141,13 @@ def test_identify_names_every_key_that_is_read_and_no_other() -> None:
 
 
 def test_readme_names_the_public_tables() -> None:
-    """All of them, and nothing internal among them."""
+    """README lists all public tables, and no internal ones."""
     section = (ROOT / "README.md").read_text(encoding="utf-8").split("## Tables\n")[1].split("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.M)) == {table.name for table in public_tables()}
 
 
 def test_the_box_of_the_start_page_is_the_one_that_is_tested(tmp_path: Path) -> None:
-    """A night over this file is in tests/e2e/test_one_box.py."""
+    """tests/e2e/test_one_box.py runs the pipeline with this file."""
     (block,) = fences(ROOT / "docs" / "start-one-box.md", "yaml")
     (tmp_path / "runspend.yaml").write_text(block, encoding="utf-8")
     (tmp_path / "tested.yaml").write_text(

@@ -1,6 +1,6 @@
-"""The dashboards of deploy/grafana: they are committed as generated, valid by the types of Grafana's SDK, and complete for a reader.
+"""The dashboards of deploy/grafana are committed as generated, valid by the types of Grafana's SDK, and complete for a reader.
 
-What their queries answer is tested in tests/e2e/test_grafana.py.
+tests/e2e/test_grafana.py tests the answers to their queries.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def generator() -> Any:
 
 
 def test_the_committed_dashboards_are_those_of_the_generator(generator: Any) -> None:
-    """To write them again: python deploy/grafana/generate.py"""
+    """To write them again, run: python deploy/grafana/generate.py"""
     made = generator.files()
     assert set(FILES) == set(made) and len(FILES) == 12
     assert [path.name for path in FILES if path.read_text(encoding="utf-8") != made[path]] == []
@@ -44,7 +44,7 @@ def test_the_committed_dashboards_are_those_of_the_generator(generator: Any) -> 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_dashboard_is_valid_by_the_types_of_the_sdk(path: Path) -> None:
-    """Read into the SDK's types and written again, it is the same: no key or value is unknown to Grafana 11.6."""
+    """The SDK's types read and write a dashboard without changing it, so Grafana 11.6 knows every key and value."""
     register_default_plugins()
     given = json.loads(path.read_text(encoding="utf-8"))
     assert json.loads(json.dumps(Dashboard.from_json(given), cls=JSONEncoder)) == given
@@ -52,7 +52,7 @@ def test_a_dashboard_is_valid_by_the_types_of_the_sdk(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_dashboard_explains_itself(path: Path) -> None:
-    """Each panel has a description, a query that uses only known variables, and a unit for its figures; panels do not overlap."""
+    """Each panel has a description, a query with known variables only, and a unit for its figures. Panels do not overlap."""
     given = json.loads(path.read_text(encoding="utf-8"))
     variables = {variable["name"] for variable in given["templating"]["list"]} | {"__from", "__to", "__data", "__field"}
     assert given["description"] and given["uid"].startswith("runspend") and given["timezone"] == "utc"
@@ -72,7 +72,7 @@ def test_a_dashboard_explains_itself(path: Path) -> None:
 
 
 def test_the_provisioned_source_is_the_one_of_the_stack(generator: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its plugin is that of the dashboards; it logs in as `grafana`, with variables that the service has; each dashboard's table is published."""
+    """Its plug-in is that of the dashboards. It logs in as `grafana` with variables that the service has, and each table of a dashboard is published."""
     (source,) = yaml.safe_load((GRAFANA / "provisioning" / "datasources" / "runspend.yaml").read_text())["datasources"]
     (provider,) = yaml.safe_load((GRAFANA / "provisioning" / "dashboards" / "runspend.yaml").read_text())["providers"]
     service = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())["services"]["grafana"]
@@ -85,4 +85,4 @@ def test_the_provisioned_source_is_the_one_of_the_stack(generator: Any, monkeypa
     monkeypatch.setenv("COSTS_DB_URI", "postgresql://runspend@postgres/costs")
     (target,) = load_settings(ROOT / "deploy" / "config" / "runspend.yaml").publish
     read = set(re.findall(r"\$\{schema:doublequote\}\.(\w+)", "".join(path.read_text() for path in FILES)))
-    assert read - {"runspend_builds"} | {"cost_daily"} == set(target.tables or ())  # of which costs_for_dashboards is a view
+    assert read - {"runspend_builds"} | {"cost_daily"} == set(target.tables or ())  # costs_for_dashboards is a view of these two

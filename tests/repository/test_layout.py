@@ -1,6 +1,6 @@
 """The package has few rooms at its root, and every room and module describes itself.
 
-import-linter checks which room may import which (`make lint`, the contracts in pyproject.toml). Circles are checked here, because
+import-linter checks which room may import which (`make lint`, the contracts in pyproject.toml). These tests check import cycles, because
 import-linter finds only those between layers.
 """
 
@@ -20,7 +20,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 
 def test_the_root_has_the_rooms_of_the_architecture_page_and_no_loose_module() -> None:
-    # after an update, a checkout keeps folders that contain only byte code of moved modules
+    # after an update, a checkout still has folders with only the byte code of moved modules
     entries = {path.name for path in PACKAGE.iterdir() if path.is_file() or any(f.suffix != ".pyc" for f in path.rglob("*") if f.is_file())}
     assert entries == {*ROOMS, "__init__.py", "py.typed"}
     page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_every_module_says_what_is_in_it(path: Path) -> None:
 
 
 def test_the_tests_mirror_the_package() -> None:
-    """Tests of one room are in a folder of its name. Tests of several rooms have folders next to them."""
+    """The tests of each room are in the folder with its name. Tests that span rooms are in folders of their own."""
     tests = PACKAGE.parents[1] / "tests"
     beside = {"benchmarks", "e2e", "faults", "fuzz", "repository"}
     folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
@@ -51,7 +51,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_functions_take_at_most_eight_arguments() -> None:
-    """A function with more of them needs a value that groups them. Commands are exempt, because Click passes each option as an argument."""
+    """A function with more arguments needs a value that groups them. Commands are exempt, because Click passes each option as an argument."""
     wide = []
     for path in MODULES:
         if path.parent == PACKAGE / "interfaces" / "cli":

@@ -1,4 +1,4 @@
-"""Every installation uses a lock with hashes, and the locks contain exactly what pyproject.toml asks for."""
+"""Every installation uses a lock with hashes, and the locks contain exactly what pyproject.toml requires."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def entries(file: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def pinned(file: str, machine: dict[str, str]) -> dict[str, str]:
-    """Return what a lock installs on a machine: name and version."""
+    """Return the packages that a lock installs on a machine, with their versions."""
     asked = [Requirement(pin) for pin, _ in entries(file)]
     active = [a for a in asked if a.marker is None or a.marker.evaluate(machine)]
     names = [a.name for a in active]
@@ -82,7 +82,7 @@ def test_every_package_has_a_version_and_sha256_hashes(file: str) -> None:
 
 @pytest.mark.parametrize("file", [*HASHED, *PLAIN])
 def test_no_lock_names_an_address_or_a_local_build(file: str) -> None:
-    """No index, link, path or option, and no local version such as `+cpu`."""
+    """Locks contain no index, link, path or option, and no local version such as `+cpu`."""
     text = (ROOT / file).read_text(encoding="utf-8")
     assert "://" not in text and not re.search(r"^ *(-|file:|\.|/)(?!-hash=)", text, re.M) and " @ " not in text
     assert all(PIN.fullmatch(pin) and "+" not in pin for pin, _ in entries(file))
@@ -97,7 +97,7 @@ def test_npm_packages_have_hashes_and_no_address() -> None:
 
 
 def closure(extras: tuple[str, ...], machine: dict[str, str]) -> dict[str, set[str]]:
-    """Return what some extras need on a machine, from the metadata of the installed packages: names and version ranges."""
+    """Return the requirements of some extras on a machine, from the metadata of installed packages, as names and version ranges."""
     wanted: dict[str, set[str]] = {}
     seen: set[tuple[str, str]] = set()
     queue = [("runspend", extra) for extra in ("", *extras)]
@@ -117,7 +117,7 @@ def closure(extras: tuple[str, ...], machine: dict[str, str]) -> dict[str, set[s
 
 @cache
 def requirements_of(name: str) -> list[Requirement]:
-    """Return the requirements of an installed package, and our own from pyproject.toml."""
+    """Return the requirements of an installed package, or Runspend's own from pyproject.toml."""
     if name == "runspend":
         extras = PROJECT["project"]["optional-dependencies"]
         ours = [Requirement(each) for each in PROJECT["project"]["dependencies"]]
@@ -134,7 +134,7 @@ def requirements_of(name: str) -> list[Requirement]:
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: f"{m['python_version']}-{m['sys_platform']}-{m['platform_machine']}")
 @pytest.mark.parametrize(("file", "extras"), [("requirements/lock.txt", ("dev",)), ("requirements/shipped.txt", SHIPPED_EXTRAS)])
 def test_lock_is_exactly_what_pyproject_asks(file: str, extras: tuple[str, ...], machine: dict[str, str]) -> None:
-    """On each Python and system: no package is missing or superfluous, and each version is in the range asked for."""
+    """On each Python and system, no package is missing or superfluous, and each version is in the required range."""
     wanted, found = closure(extras, machine), pinned(file, machine)
     assert len(found) > 150
     assert set(found) == set(wanted)
@@ -147,7 +147,7 @@ def test_lock_is_exactly_what_pyproject_asks(file: str, extras: tuple[str, ...],
 
 @pytest.mark.parametrize("machine", MACHINES[:1])
 def test_locks_of_one_environment_agree(machine: dict[str, str]) -> None:
-    """Shipped packages, build tools and constraints.txt have the versions of lock.txt; pyproject.toml names the locked backend."""
+    """Shipped packages, build tools and constraints.txt have the versions of lock.txt. pyproject.toml names the locked build backend."""
     lock = pinned("requirements/lock.txt", machine)
     assert pinned("requirements/shipped.txt", machine).items() <= lock.items()
     assert [pin for pin, _ in entries("constraints.txt")] == [pin for pin, _ in entries("requirements/lock.txt")]
@@ -166,7 +166,7 @@ def test_what_is_installed_here_is_what_is_locked() -> None:
 
 
 def test_every_installation_asks_for_hashes() -> None:
-    """Each command in the Makefile and the tests installs by a lock, or installs only Runspend."""
+    """Each command in the Makefile and the tests installs from a lock, or installs only Runspend."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert re.search(r"^LOCKED := --quiet --require-hashes --only-binary :all:$", makefile, re.M)
     assert re.search(r"^INSTALL := \$\(UV\) \$\(LOCKED\) --constraint requirements/lock.txt --requirements pyproject.toml$", makefile, re.M)
@@ -185,7 +185,7 @@ def test_every_installation_asks_for_hashes() -> None:
     assert '"--require-hashes"' in validator and '"--require-build-hashes"' in validator
 
 
-# --- uv refuses files that are not in the lock, shown with our own small packages ---
+# --- uv refuses files that are not in the lock; small local packages show it ---
 
 
 def wheel(folder: Path, name: str, *requires: str, code: str = "") -> str:
@@ -202,7 +202,7 @@ def wheel(folder: Path, name: str, *requires: str, code: str = "") -> str:
 
 @pytest.fixture
 def decoy(tmp_path: Path) -> dict[str, Any]:
-    """A project that needs `decoy`, which needs `deeper`; a folder with both as wheels; their hashes."""
+    """A project that needs `decoy`, which needs `deeper`. Returns a folder with both as wheels, and their hashes."""
     (tmp_path / "wheels").mkdir()
     hashes = {"deeper": wheel(tmp_path / "wheels", "deeper"), "decoy": wheel(tmp_path / "wheels", "decoy", "deeper")}
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "needs"\nversion = "1"\ndependencies = ["decoy"]\n')
@@ -210,7 +210,7 @@ def decoy(tmp_path: Path) -> dict[str, Any]:
 
 
 def install(folder: Path, hashes: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Install as the Makefile does, from a folder of wheels instead of an index."""
+    """Install as the Makefile does, but from a folder of wheels instead of an index."""
     uv = Path(sys.executable).parent / "uv"
     if not uv.exists():
         pytest.skip("there is no uv beside this Python: `make test` puts one there")
@@ -230,7 +230,7 @@ def test_a_locked_package_installs(decoy: dict[str, str], tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["decoy", "deeper"])
 @pytest.mark.parametrize("attack", ["another hash", "not in the lock", "changed wheel"])
 def test_a_file_that_is_not_in_the_lock_is_refused(decoy: dict[str, str], tmp_path: Path, name: str, attack: str) -> None:
-    """A direct or an indirect requirement: another content, another hash, or no hash in the lock."""
+    """This holds for direct and indirect requirements, with changed content, another hash in the lock, or no hash at all."""
     if attack == "another hash":
         decoy[name] = "sha256:" + "0" * 64
     elif attack == "not in the lock":
@@ -243,7 +243,7 @@ def test_a_file_that_is_not_in_the_lock_is_refused(decoy: dict[str, str], tmp_pa
 
 
 def test_a_source_distribution_is_not_built(decoy: dict[str, str], tmp_path: Path) -> None:
-    """A build would run code of the package, with build tools that are not locked."""
+    """A build would run the package's code, with build tools that are not locked."""
     (tmp_path / "wheels" / "deeper-1.0-py3-none-any.whl").unlink()
     source = tmp_path / "deeper-1.0"
     source.mkdir()

@@ -27,7 +27,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SBOM that was just written, for all tests to read."""
+    """A new SBOM that all tests read."""
     path = tmp_path_factory.mktemp("sbom") / "sbom.json"
     done = run(str(path))
     assert done.returncode == 0, done.stderr
@@ -41,14 +41,14 @@ def test_the_sbom_is_valid_by_the_schema_of_cyclonedx(file: Path) -> None:
     validator = JsonStrictValidator(SchemaVersion.V1_6)
     assert validator.validate_str(file.read_text()) is None
     assert validator.validate_str(file.read_text().replace('"type": "library"', '"type": "thing"', 1)) is not None
-    # The validator checks the form of addresses only with a package that every import of Airflow would compile a grammar for.
+    # To check addresses, the validator needs a package for which every import of Airflow would compile a grammar. So it skips them.
     addresses = [each["url"] for component in json.loads(file.read_text())["components"] for each in component["externalReferences"]]
     assert addresses and all(validate_rfc3986(address, rule="URI") for address in addresses)
     assert not validate_rfc3986(f"{addresses[0]} x", rule="URI")
 
 
 def test_every_package_of_the_lock_is_in_the_sbom_with_version_and_hashes(file: Path) -> None:
-    """Compares the strings of both, without code of the script."""
+    """Compares the strings in both files, without code of the script."""
     document = json.loads(file.read_text())
     lock = (ROOT / "requirements" / "lock.txt").read_text()
     shipped = re.findall(r"^([a-z0-9-]+)==([^ ]+)", (ROOT / "requirements" / "shipped.txt").read_text(), re.M)
@@ -78,7 +78,7 @@ def test_every_package_can_be_reached_from_ours(file: Path) -> None:
 
 
 def test_the_same_locks_make_the_same_bytes(file: Path, tmp_path: Path) -> None:
-    """There is no timestamp unless one is given."""
+    """The SBOM has a timestamp only if one is given."""
     assert run(str(tmp_path / "again.json"), PYTHONHASHSEED="7", TZ="Asia/Tokyo").returncode == 0
     assert (tmp_path / "again.json").read_bytes() == file.read_bytes()
     assert "timestamp" not in file.read_text()

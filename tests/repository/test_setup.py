@@ -1,4 +1,4 @@
-"""What a fresh machine and CI rely on: the Makefile, the pins, the compose file, and an import that stays light."""
+"""The files that a new machine and CI rely on: the Makefile, the pins, the compose file, and a package that imports quickly."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ TARGETS = ("bench", "demo", "lint", "nightly", "test", "test-frameworks", "tortu
 
 
 def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command; its output as text."""
+    """Run a command and capture its output as text."""
     return subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, **options)
 
 
 @pytest.mark.parametrize("module", ["runspend", "runspend.interfaces.cli", "runspend.pipeline", "runspend.config.settings"])
 def test_import_stays_light(module: str) -> None:
-    """This package goes into training jobs and DAG files: importing it brings in none of the packages that cost seconds."""
+    """Training jobs and DAG files import this package, so it must not import packages that take seconds."""
     heavy = "adbc_driver_manager airflow boto3 duckdb fastapi google.cloud jinja2 mlflow azure pandas pyarrow sqlglot uvicorn".split()
     done = run(sys.executable, "-c", f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])")
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
 def test_make_alone_prints_one_line_of_help_for_each_target() -> None:
-    """`make` does nothing but say what it can do."""
+    """`make` without a target only prints help."""
     done = run("make", "--no-print-directory", cwd=ROOT)
     assert done.returncode == 0
     listed = dict(re.fullmatch(r"  make (\S+)\s+(\S.*)", line).groups() for line in done.stdout.splitlines())  # type: ignore[union-attr]
@@ -47,7 +47,7 @@ def test_make_alone_prints_one_line_of_help_for_each_target() -> None:
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t not in OF_DOCKER])
 def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
-    """In a clean clone each target begins by making .venv (shown by a dry run)."""
+    """In a new clone, each target begins by creating .venv. A dry run shows it."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     for name in (
         "pyproject.toml",
@@ -67,7 +67,7 @@ def test_every_target_sets_itself_up(tmp_path: Path, target: str) -> None:
 
 
 def test_a_missing_python_is_a_sentence(tmp_path: Path) -> None:
-    """Without a Python that will do, make names the versions that will, and what to install."""
+    """Without a suitable Python, make names the suitable versions and what to install."""
     shutil.copy(ROOT / "Makefile", tmp_path)
     empty = tmp_path / "bin"
     empty.mkdir()
@@ -79,7 +79,7 @@ def test_a_missing_python_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> dict[str, Any]:
-    """docker-compose.yaml as docker-compose understands it, with the .env that `make up` writes."""
+    """Return docker-compose.yaml as docker-compose reads it, with the .env that `make up` writes."""
     if shutil.which("docker-compose") is None:
         pytest.skip("docker-compose is not installed (Debian: apt-get install docker-compose)")
     assert make_env(tmp_path / ".env").returncode == 0
@@ -90,7 +90,7 @@ def composed(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_compose_is_complete(composed: dict[str, Any]) -> None:
-    """All parts are there, each with a health check and limits; images are pinned; nothing listens beyond this machine."""
+    """Each service has a health check, images are pinned, and no port is open beyond this machine."""
     services = composed["services"]
     assert set(services) == {
         "api-server",
@@ -114,14 +114,14 @@ def test_compose_is_complete(composed: dict[str, Any]) -> None:
             assert service["healthcheck"]["test"] and service["restart"] == "unless-stopped"
     airflow = [services[name]["environment"] for name in ("api-server", "scheduler", "dag-processor", "triggerer", "init")]
     for key in ("AIRFLOW__API_AUTH__JWT_SECRET", "AIRFLOW__API__SECRET_KEY", "AIRFLOW__CORE__FERNET_KEY"):
-        assert len({environment[key] for environment in airflow}) == 1  # the same everywhere, or every task fails
+        assert len({environment[key] for environment in airflow}) == 1  # tasks fail if these differ between services
     assert len({environment["RUNSPEND_POOL"] for environment in airflow}) == 1
-    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # a missing pool lets tasks wait forever
+    assert services["init"]["environment"]["RUNSPEND_POOL_SLOTS"] == "4"  # tasks wait forever if the pool is missing
     assert 'airflow pools set "$RUNSPEND_POOL" "$RUNSPEND_POOL_SLOTS"' in (ROOT / "deploy" / "init.sh").read_text()
 
 
 def test_compose_locks_every_service(composed: dict[str, Any]) -> None:
-    """No capability, no new privileges, a read-only root, a memory limit and a bounded log; the two exceptions are named here."""
+    """Services have no capabilities, no new privileges, a read-only root, a memory limit and a bounded log. The test names all exceptions."""
     writable_roots = {"store"}
     with_capabilities = {"store"}
     for name, service in composed["services"].items():
@@ -136,7 +136,7 @@ def test_compose_locks_every_service(composed: dict[str, Any]) -> None:
 
 
 def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], tmp_path: Path) -> None:
-    """Tasks may read the store and MLflow's database; Airflow's other processes hold no key of either; only `init` may do all."""
+    """Tasks may read the store and MLflow's database. Airflow's other processes have no key of either. Only `init` has all rights."""
     secrets = dict(line.split("=", 1) for line in (tmp_path / ".env").read_text().splitlines())
     known: dict[str, set[str]] = {name: set() for name in secrets}
     for service, definition in composed["services"].items():
@@ -168,7 +168,7 @@ def test_each_service_knows_only_the_secrets_it_needs(composed: dict[str, Any], 
 
 
 def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
-    """Five builds of one tag make five images, and each `make up` starts everything again."""
+    """If several services built the same tag, each build would make a new image, and each `make up` would restart everything."""
     builders = {service["image"]: [] for service in composed["services"].values() if service["image"].startswith("runspend")}
     for name, service in composed["services"].items():
         if "build" in service:
@@ -176,8 +176,8 @@ def test_one_service_builds_each_image(composed: dict[str, Any]) -> None:
     assert sorted(builders.values()) == [["init"], ["mlflow"]]
 
 
-def test_others_reach_nothing_of_the_store_but_its_s3_port(composed: dict[str, Any]) -> None:
-    """SeaweedFS's master, volume server, filer and gRPC ports ask for no key: it is alone with the forwarder of the one port that does."""
+def test_other_services_reach_only_the_s3_port_of_the_store(composed: dict[str, Any]) -> None:
+    """SeaweedFS's master, volume server, filer and gRPC ports need no key. So its network contains only the forwarder of its S3 port."""
     services = composed["services"]
     networks = {network: {name for name, service in services.items() if network in service["networks"]} for network in ("store", "storage")}
     assert networks == {"store": {"s3", "store"}, "storage": {"s3", "mlflow", "init", "scheduler", "dag-processor"}}
@@ -187,7 +187,7 @@ def test_others_reach_nothing_of_the_store_but_its_s3_port(composed: dict[str, A
 
 
 def test_the_forwarder_passes_bytes_on_both_ways_and_ends_with_its_ends() -> None:
-    """100 connections at once with 1 MB each way; one whose far end is gone is closed."""
+    """100 connections each send 1 MB both ways. The forwarder closes a connection whose far end is gone."""
     with socket.create_server(("127.0.0.1", 0)) as far, socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
         probe.close()
@@ -199,7 +199,7 @@ def test_the_forwarder_passes_bytes_on_both_ways_and_ends_with_its_ends() -> Non
             with ThreadPoolExecutor(20) as pool:
                 sent = [os.urandom(1_000_000) for _ in range(100)]
                 assert list(pool.map(lambda data: ask_echo(port, data), sent)) == sent
-            far.shutdown(socket.SHUT_RDWR)  # ends the accept() that waits
+            far.shutdown(socket.SHUT_RDWR)  # ends the waiting accept()
             far.close()
             assert ask_echo(port, b"anybody?") == b""
         finally:
@@ -221,7 +221,7 @@ def echo_connections(server: socket.socket) -> None:
 
 
 def wait_for_port(port: int) -> None:
-    """Until someone listens."""
+    """Wait until a server listens."""
     for _ in range(600):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
             return
@@ -229,7 +229,7 @@ def wait_for_port(port: int) -> None:
 
 
 def ask_echo(port: int, data: bytes) -> bytes:
-    """Send all, say that there is no more, and return the whole answer."""
+    """Send all data, close the sending side, and return the whole answer."""
     with socket.create_connection(("127.0.0.1", port)) as connection:
 
         def send() -> None:
@@ -249,7 +249,7 @@ def ask_echo(port: int, data: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yaml").read_text()))))
 def test_compose_has_no_default_password(composed: dict[str, Any], tmp_path: Path, name: str) -> None:
-    """Leave one secret out, and nothing starts."""
+    """If one secret is missing, nothing starts."""
     env = tmp_path / ".env"
     env.write_text("".join(line for line in env.read_text().splitlines(keepends=True) if not line.startswith(f"{name}=")))
     done = run("docker-compose", "--env-file", str(env), "config", "--quiet", cwd=ROOT)
@@ -257,12 +257,12 @@ def test_compose_has_no_default_password(composed: dict[str, Any], tmp_path: Pat
 
 
 def make_env(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run deploy/make_env.py where no Docker is found, unless PATH says otherwise."""
+    """Run deploy/make_env.py without Docker, unless PATH is given."""
     return run(sys.executable, str(ROOT / "deploy" / "make_env.py"), str(target), env={"PATH": "/nowhere", **environment})
 
 
 def test_make_env_makes_secrets_of_its_own(tmp_path: Path) -> None:
-    """Two files never share a secret, and a file is its owner's only."""
+    """Two files never have a secret in common, and only the owner can read a file."""
     first, second = tmp_path / "a", tmp_path / "b"
     assert make_env(first).returncode == make_env(second).returncode == 0
     values = [line.split("=", 1)[1] for file in (first, second) for line in file.read_text().splitlines()]
@@ -271,7 +271,7 @@ def test_make_env_makes_secrets_of_its_own(tmp_path: Path) -> None:
 
 
 def test_make_env_adds_what_an_older_file_lacks_and_changes_nothing(tmp_path: Path) -> None:
-    """A new version may need a new secret; lines of the operator, comments and a missing newline at the end are kept."""
+    """A new version may need a new secret. The operator's lines and comments stay, even if the file does not end with a newline."""
     env = tmp_path / ".env"
     assert make_env(env).returncode == 0
     whole = env.read_text()
@@ -287,7 +287,7 @@ def test_make_env_adds_what_an_older_file_lacks_and_changes_nothing(tmp_path: Pa
 
 
 def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) -> None:
-    """New passwords would not open the databases. The command says so, names the volumes, and writes nothing."""
+    """New passwords would not open the databases. The command reports this, names the volumes, and writes nothing."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text("#!/bin/sh\necho runspend_home\necho runspend_postgres\n")
@@ -296,7 +296,7 @@ def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) 
     done = make_env(env, PATH=str(docker.parent))
     assert done.returncode == 2 and not env.exists()
     assert "volumes of this stack were made with other passwords (runspend_home, runspend_postgres)" in done.stderr
-    # a secret that no volume keeps may still be added
+    # a secret that no volume contains may still be added
     assert make_env(env).returncode == 0
     env.write_text("".join(line for line in env.read_text().splitlines(keepends=True) if not line.startswith("S3_MLFLOW")))
     assert make_env(env, PATH=str(docker.parent)).returncode == 0
@@ -304,7 +304,7 @@ def test_a_lost_env_is_not_replaced_while_the_volumes_are_there(tmp_path: Path) 
 
 @pytest.mark.parametrize("message", ["Cannot connect to the Docker daemon at unix:///var/run/docker.sock", "permission denied", ""])
 def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path, message: str) -> None:
-    """Without an engine, or the right to ask it, it is unknown whether there are volumes. It repeats Docker's words and writes nothing."""
+    """Without Docker's answer, it is unknown whether volumes exist. The command repeats Docker's message and writes nothing."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text(f"#!/bin/sh\necho '{message}' >&2\nexit 1\n")
@@ -313,7 +313,7 @@ def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path,
     done = make_env(env, PATH=str(docker.parent))
     assert done.returncode == 2 and not env.exists()
     assert f"({message or 'docker ended with 1'})" in done.stderr and done.stderr.endswith("Nothing was changed.\n")
-    # a whole file, and one that lacks only what no volume keeps, need no answer
+    # no answer is needed for a complete file, or for one that lacks only secrets that no volume contains
     assert make_env(env).returncode == 0
     assert make_env(env, PATH=str(docker.parent)).returncode == 0
     env.write_text("".join(line for line in env.read_text().splitlines(keepends=True) if not line.startswith("S3_MLFLOW")))
@@ -321,7 +321,7 @@ def test_a_lost_env_is_not_replaced_while_docker_does_not_answer(tmp_path: Path,
 
 
 def test_a_lost_env_is_not_replaced_where_docker_cannot_be_run(tmp_path: Path) -> None:
-    """A `docker` that this user may not execute."""
+    """`docker` is a file that is not a program."""
     docker = tmp_path / "bin" / "docker"
     docker.parent.mkdir()
     docker.write_text("not a program")
@@ -332,7 +332,7 @@ def test_a_lost_env_is_not_replaced_where_docker_cannot_be_run(tmp_path: Path) -
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Path:
-    """A checkout of which no stack was started, with a `docker` that ends whatever asks it with 99."""
+    """A checkout in which no stack was started, with a `docker` that logs each call and fails with 99."""
     shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
     shutil.copy(ROOT / "Makefile", tmp_path)
     docker = tmp_path / "bin" / "docker"
@@ -343,12 +343,12 @@ def stack(tmp_path: Path) -> Path:
 
 
 def make(stack: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """make, with the `docker` of the fixture."""
+    """Run make with the `docker` of the fixture."""
     return run("make", "--no-print-directory", *arguments, cwd=stack, env={"PATH": f"{stack / 'bin'}:/usr/bin:/bin"})
 
 
 def test_a_backup_needs_a_stack(stack: Path) -> None:
-    """Without `.env`, nothing was started here; with one, but without PostgreSQL, nothing is stopped and nothing written."""
+    """Without `.env`, no stack was started here. Without a running PostgreSQL, the backup stops nothing and writes nothing."""
     assert "there is no .env" in make(stack, "backup").stderr
     (stack / ".env").write_text("A=1\n")
     done = make(stack, "backup")
@@ -368,7 +368,7 @@ esac
 
 @pytest.mark.parametrize("health", ["healthy", "unhealthy"])
 def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: str) -> None:
-    """Containers of this stack start again. No image is built or pulled and nothing is made again, even if the checkout changed meanwhile."""
+    """The backup starts this stack's containers again. It builds, pulls and creates nothing, even if the checkout has changed."""
     (stack / ".env").write_text("A=1\n")
     (stack / "bin" / "docker").write_text(ANSWERS.replace("$HEALTH", health))
     done = make(stack, "backup")
@@ -381,7 +381,7 @@ def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: s
 
 
 def test_two_backups_at_once_are_one(stack: Path) -> None:
-    """The first one's stack must not start while the second copies, nor the second sweep what the first writes."""
+    """Otherwise the first would restart the stack while the second copies, and the second would delete the first one's files."""
     (stack / ".env").write_text("A=1\n")
     (stack / "bin" / "docker").write_text(ANSWERS)
     unfinished = stack / "backups" / ".unfinished-x"
@@ -396,7 +396,7 @@ def test_two_backups_at_once_are_one(stack: Path) -> None:
 
 
 def test_a_restore_checks_the_backup_before_it_touches_anything(stack: Path) -> None:
-    """No name, no backup, a flipped bit, another `.env`: refused in words, and Docker is asked nothing."""
+    """Without a name or a backup, with a flipped bit, or with another `.env`, it stops with a message and does not call Docker."""
     backup = stack / "backups" / "2026-11-28T020000Z"
     backup.mkdir(parents=True)
     for name in ("airflow.dump", "mlflow.dump", "home.tar", "s3.tar", "env"):
@@ -416,8 +416,8 @@ def test_a_restore_checks_the_backup_before_it_touches_anything(stack: Path) -> 
     assert not (stack / "asked").exists() and not (stack / ".restore-unfinished").exists()
 
 
-def test_a_stack_that_was_restored_by_half_does_not_start(stack: Path) -> None:
-    """The note of an interrupted restore stops `make up` and `make backup`, which name the way out."""
+def test_a_half_restored_stack_does_not_start(stack: Path) -> None:
+    """The note of an interrupted restore stops `make up` and `make backup`. They name the command to run."""
     (stack / ".restore-unfinished").write_text("backups/x\n")
     (stack / ".venv" / "bin").mkdir(parents=True)
     (stack / ".venv" / "bin" / "python").symlink_to(sys.executable)
@@ -429,13 +429,13 @@ def test_a_stack_that_was_restored_by_half_does_not_start(stack: Path) -> None:
 
 
 def rehearse(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """What `make test` runs, with a folder of its own for what passed."""
+    """Run the rehearsal as `make test` does, with its own folder for earlier results."""
     script = str(ROOT / "deploy" / "rehearsal" / "rehearse.py")
     return run(sys.executable, script, "--if-changed", env={**os.environ, "REHEARSAL": str(folder), **environment})
 
 
 def test_without_an_engine_the_rehearsal_says_so(tmp_path: Path) -> None:
-    """One line, exit 0, and nothing is installed or made."""
+    """The rehearsal prints one line and exits with 0. It installs and creates nothing."""
     done = rehearse(tmp_path / "rehearsal", PATH="/nowhere")
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
     assert done.stdout.startswith("rehearsal of the compose stack: not run, ")
@@ -443,7 +443,7 @@ def test_without_an_engine_the_rehearsal_says_so(tmp_path: Path) -> None:
 
 
 def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What compose mounts until someone has a runspend.yaml of their own."""
+    """Compose mounts this file until the user has a runspend.yaml."""
     from runspend.config.settings import load_settings
 
     monkeypatch.setenv("MLFLOW_READER_URI", "postgresql://reader:secret-reader@postgres/mlflow")
@@ -455,7 +455,7 @@ def test_the_example_configuration_of_compose_is_valid(monkeypatch: pytest.Monke
 
 
 def test_telemetry_is_off_wherever_we_start_something() -> None:
-    """MLflow's and Airflow's: in make, in the image, in the night's runner."""
+    """Telemetry of MLflow and Airflow is off in make, in the image, and in the runner of the pipeline."""
     for file in ("Makefile", "Dockerfile", "include/runspend/airflow/run_pipeline.py"):
         text = (ROOT / file).read_text()
         assert "MLFLOW_DISABLE_TELEMETRY" in text and "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED" in text

@@ -89,7 +89,7 @@ def prose_of_code(text: str) -> Iterator[tuple[int, str]]:
 
 
 def prose_of_test(text: str) -> Iterator[tuple[int, str]]:
-    """Lines of docstrings and comments with their numbers. Other strings of tests are data."""
+    """Lines of docstrings and comments with their line numbers. Other strings of tests are data."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node, clean=False)
@@ -159,24 +159,24 @@ def test_pages_and_code_avoid_words_that_readers_stop_at() -> None:
     ],
 )
 def test_shunned_words_are_found_as_whole_words_outside_code(line: str, words: list[str]) -> None:
-    """Upper case counts, parts of words and code do not."""
+    """Upper case counts. Parts of words and code do not."""
     assert shunned_in(line) == words
 
 
 def test_code_is_searched_in_docstrings_comments_and_texts() -> None:
-    """Names are not, nor strings of one word, which are values."""
+    """Names are not searched. Neither are strings of one word, which are values."""
     code = '"""Said once.\n\nAnew.\n"""\nsaid = "said"\nraise ValueError(f"it said {said}")  # tonight\n'
     assert {number for number, line in prose_of_code(code) if shunned_in(line)} == {1, 6}
 
 
 def test_tests_are_searched_in_docstrings_and_comments_alone() -> None:
-    """Their other strings are data, such as lines of files and of errors."""
+    """Other strings of tests are data, such as lines of files and error messages."""
     code = '"""Said once.\n\nAnew.\n"""\nsaid = "it was said"  # tonight\n\ndef test_it():\n    """No word."""\n'
     assert {number for number, line in prose_of_test(code) if shunned_in(line)} == {1, 3, 5}
 
 
 def test_fenced_blocks_and_addresses_of_links_are_not_searched() -> None:
-    """What people copy stays as it is."""
+    """Commands that people copy may contain any word."""
     page = "said\n```sh\nsaid\n```\n[a](said.md) said\n"
     assert [number for number, line in prose_of_page(page) if shunned_in(line)] == [1, 5]
 
