@@ -1,4 +1,4 @@
-"""`runspend nightly --dags`: what the DAGs' own process reports is what the command ends with."""
+"""`runspend nightly --dags` ends with the exit code and the problems that the DAGs' own process reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFUSED = {**DONE, "problems": ["source REFUSED"], "exit_code": 3}
 
 
 def runner_that_reports(script: Path, result: dict[str, Any] | None, exit_code: int) -> tuple[str, str]:
-    """A runner of DAGs that only reports."""
+    """A runner of DAGs that only writes a report."""
     write = f"given[given.index('--result') + 1]; pathlib.Path(path).write_text({json.dumps(result)!r})" if result is not None else "''"
     script.write_text(f"import pathlib, sys\ngiven = sys.argv\npath = {write}\nsys.exit({exit_code})\n")
     return sys.executable, str(script)
@@ -51,7 +51,7 @@ def test_dags_that_leave_no_result_are_an_error_with_the_log_to_read(run: Callab
 
 
 def test_steps_without_settings_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """These steps would only report that there is nothing to do."""
+    """Without settings, these steps would only report that there is nothing to do."""
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\npublish:\n  - {name: laptop, kind: duckdb, file: costs.duckdb}\n")
     script = tmp_path / "runner.py"

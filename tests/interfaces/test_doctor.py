@@ -1,4 +1,4 @@
-"""`runspend doctor`: what it finds, how it looks, and that it changes nothing."""
+"""`runspend doctor`: what it finds, how it prints it, and that it changes nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def load(folder: Path, text: str) -> Settings:
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, what: str, reply: Any) -> None:
-    """Let one probe answer, or raise, without the outside."""
+    """Make a probe return or raise this, without contacting anything."""
 
     def probe(*_: Any, **__: Any) -> Any:
         if isinstance(reply, Exception):
@@ -70,8 +70,8 @@ def of(findings: list[Finding], section: str) -> list[tuple[str, str]]:
 # --- this machine --------------------------------------------------------------------------------------------------------
 
 
-def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
-    """Folders are tried without being made, files without being kept."""
+def test_doctor_leaves_nothing_behind(tmp_path: Path) -> None:
+    """It tests folders without creating them, and does not keep its test files."""
     (tmp_path / "state").mkdir(mode=0o700)
     settings = load(tmp_path, "home: state\nwarehouse: {uri: new/warehouse}\n")
     before = sorted(tmp_path.rglob("*"))
@@ -81,21 +81,21 @@ def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_a_home_that_is_a_file_is_found(tmp_path: Path) -> None:
-    """Also when it is a folder further up that is a file."""
+    """The file may also be in place of a parent folder."""
     (tmp_path / "file").write_text("x")
     settings = load(tmp_path, "home: file/state\n")
     assert [(f.level, "is not a folder" in f.text) for f in check_home(settings) if f.name == "home"] == [("FAIL", True)]
 
 
 def test_a_home_where_no_file_can_be_made_is_found(tmp_path: Path) -> None:
-    """A real folder that refuses files, from root too."""
+    """/proc is a real folder that refuses new files, even for root."""
     findings = [f for f in check_home(load(tmp_path, "home: /proc\n")) if f.name == "home"]
     assert [f.level for f in findings] == ["FAIL"]
     assert "cannot write and lock files in" in findings[0].text
 
 
 def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some network folders take files and refuse locks; publishing needs them."""
+    """Some network folders accept files but refuse locks, which publishing needs."""
 
     def refuse(_: int) -> None:
         raise OSError(95, "Operation not supported")
@@ -107,12 +107,12 @@ def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.
     assert texts[0].startswith("cannot write and lock files in ") and ": Operation not supported. Change" in texts[0]
 
 
-def test_a_warehouse_of_a_kind_that_is_not_there_yet_is_found(tmp_path: Path) -> None:
+def test_a_bigquery_warehouse_that_cannot_be_opened_is_found(tmp_path: Path) -> None:
     """It is reported before the first pipeline run, not during it."""
     settings = load(tmp_path, "warehouse: {uri: bigquery://p/d}\n")
     findings = diagnose(settings, now=NOW)
     assert [f.level for f in findings if f.name == "warehouse"] == ["FAIL"]
-    assert exit_code(findings) == 3  # no tracking server either
+    assert exit_code(findings) == 3  # because there is no tracking server either
     assert exit_code([f for f in findings if f.section == "config"]) == 2
 
 
@@ -129,7 +129,7 @@ def test_a_warehouse_of_a_kind_that_is_not_there_yet_is_found(tmp_path: Path) ->
 def test_a_home_that_other_workers_cannot_see_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, kind: str, warned: bool
 ) -> None:
-    """What must happen once is decided by files in `home`."""
+    """Files in `home` decide what may happen only once, so all workers must see the same ones."""
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
     monkeypatch.setattr(doctor, "file_system", lambda *_: kind)
     found = [f for f in check_home(load(tmp_path, "")) if f.level == "WARN"]
@@ -138,7 +138,7 @@ def test_a_home_that_other_workers_cannot_see_is_found(
 
 
 def test_the_file_system_is_that_of_the_longest_mount(tmp_path: Path) -> None:
-    """As /proc/mounts lists them, blanks escaped; unknown where there is no such list."""
+    """/proc/mounts lists mounts with escaped blanks. Without such a list, the file system is unknown."""
     mounts = tmp_path / "mounts"
     mounts.write_text("overlay / overlay rw 0 0\nnas:/x /srv nfs4 rw 0 0\n/dev/sda1 /srv/my\\040disk ext4 rw 0 0\n")
     assert [file_system(Path(p), mounts) for p in ("/var", "/srv/a", "/srv/my disk/a", "/srvx")] == ["overlay", "nfs4", "ext4", "overlay"]
@@ -151,7 +151,7 @@ FILE = "tracking: [{name: prod, uri: http://m}]\nbilling: [{name: aws, uri: bill
 
 
 def test_each_passed_check_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Version, counts, periods, sums per currency, how old the bill is."""
+    """The lines show version, counts, periods, sums per currency, and the age of the bill."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", SERVER)
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     answer(monkeypatch, "runspend.ingest.artifacts.probe_store", "bucket b answers")
@@ -172,7 +172,7 @@ def test_each_passed_check_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_failed_checks_are_reported_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A late bill, lines set aside, a broken delivery, a warning of the server, a store that does not answer."""
+    """The failures are a late bill, unreadable rows, a broken delivery, a server's warning, and a store that does not answer."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", {**SERVER, "database_ok": None, "warnings": ["sees 61 of 64 experiments"]})
     answer(
         monkeypatch,
@@ -203,7 +203,7 @@ def test_failed_checks_are_reported_too(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_missing_bill_columns_that_find_runs_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No resources, few resources, no tag of a run; what settling would change."""
+    """The bill has no resources, few resources, or no tags of runs."""
     text = FILE.replace("tracking: [{name: prod, uri: http://m}]\n", "").replace("stores: [{uri: s3://b}]\n", "")
 
     def reported(**facts: Any) -> list[str]:
@@ -224,14 +224,14 @@ def test_missing_bill_columns_that_find_runs_are_reported(tmp_path: Path, monkey
     assert found[1:] == [("ok", "24 rows without a charge: negation")]
 
 
-def test_a_bill_made_here_is_not_asked_for_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bill_of_own_machines_needs_no_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "with_run": 0})
     text = "billing: [{name: box, format: machines, machines: [{resource_id: a, from: 2026-01-01, per_hour: 1}]}]\n"
     assert [level for level, _ in of(diagnose(load(tmp_path, text), now=NOW), "bill")] == ["ok"]
 
 
 def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the same month of the same sub-account: sister subscriptions may come as bills of their own."""
+    """The error needs the same month of the same sub-account, because sibling subscriptions may have separate bills."""
     answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", BILL)
     text = FILE.replace("billing: [", "billing: [{name: whole, uri: all}, ")
     assert [
@@ -242,7 +242,7 @@ def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: py
 
 
 def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each source is tried by itself; passwords in what they say are hidden."""
+    """Doctor checks each source separately, and hides passwords in their messages."""
     answer(
         monkeypatch,
         "runspend.ingest.tracking.probe_server",
@@ -258,14 +258,14 @@ def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Pa
 
 
 def test_connections_are_left_to_airflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only a task can read them; nothing is contacted with the name of a connection as its password."""
+    """Only a task can read connections. Doctor never sends the name of a connection as a password."""
     answer(monkeypatch, "runspend.ingest.tracking.probe_server", AssertionError("must not be tried"))
     findings = diagnose(load(tmp_path, "tracking: [{name: prod, uri: http://m, token: 'connection:mlflow'}]\n"), now=NOW)
     assert of(findings, "mlflow") == [("WARN", "not checked: token is an Airflow connection, which only a task can read.")]
 
 
-def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> None:
-    """No server is an error, no bill and no store are warnings."""
+def test_an_empty_configuration_lists_missing_sources(tmp_path: Path) -> None:
+    """A missing server is an error. A missing bill and a missing store are warnings."""
     findings = diagnose(load(tmp_path, ""), now=NOW)
     assert [level for section in ("mlflow", "bill", "artifacts") for level, _ in of(findings, section)] == ["FAIL", "WARN", "WARN"]
 
@@ -280,7 +280,7 @@ def test_an_empty_configuration_says_what_one_would_not_see(tmp_path: Path) -> N
     ],
 )
 def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: Path, bills: str, reported: list[str]) -> None:
-    """Or the word that there are none."""
+    """Alternatively, `vms: none` states that they have none."""
     findings = doctor.check_machines_of_clusters(load(tmp_path, f"billing: [{bills}]\n"))
     assert [f.name for f in findings if f.level == "WARN" and "`vms: none`" in f.text] == reported
 
@@ -311,7 +311,7 @@ def test_the_machines_of_databricks_clusters_need_a_bill_of_their_own(tmp_path: 
 def test_measured_power_of_a_machine_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn: Any, level: str, says: str
 ) -> None:
-    """Hours, mean watts and the rest; or that no run logs the metric, and how to log it."""
+    """Doctor shows the measured hours, the mean watts and the default. If no run logs the metric, it explains how to."""
     monkeypatch.setattr(doctor, "_read_drawn", lambda settings: drawn)
     machines = "[{resource_id: box, from: 2026-11-01, power: {per_kwh: 0.3, watts: measured, idle_watts: 90}}, {resource_id: old, from: 2026-11-01, per_month: 3}]"
     found = of(
@@ -323,7 +323,7 @@ def test_measured_power_of_a_machine_is_reported(
 
 
 def test_a_server_that_shows_costs_is_asked_with_the_login_that_writes_them(tmp_path: Path) -> None:
-    """An id of the installation that Runspend did not make is found too, and none is made."""
+    """Doctor also finds an installation id that Runspend did not make, and creates none itself."""
     make_schema(tmp_path / "mlflow.db")
     server = "{name: a, uri: 'sqlite:///mlflow.db', write_token: anonymous, annotate: true}"
     settings = load(tmp_path, f"tracking: [{server}]\n")
@@ -357,7 +357,7 @@ def test_a_login_that_cannot_write_costs_is_found(tmp_path: Path, secret: str, l
             self.wfile.write(body)
 
         def log_message(self, *args: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
         Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
@@ -370,7 +370,7 @@ def test_a_login_that_cannot_write_costs_is_found(tmp_path: Path, secret: str, l
 
 
 def test_real_sources_are_read(tmp_path: Path) -> None:
-    """A folder of artifacts, a bill that is not there, a database that is not MLflow's: no exception gets out."""
+    """The sources are a folder of artifacts, a missing bill, and a database that is not MLflow's. No exception escapes."""
     (tmp_path / "art").mkdir()
     (tmp_path / "art" / "model.bin").write_bytes(b"x")
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
@@ -387,7 +387,7 @@ def test_real_sources_are_read(tmp_path: Path) -> None:
 
 
 def test_shared_lines_that_scope_leaves_out_are_reported(tmp_path: Path) -> None:
-    """Both can be pasted from the same screen. An entry of which a charge is in scope is not named."""
+    """The message contains the entry as written. It omits an entry if one of its charges is in scope."""
     write_csv(tmp_path / "oct.csv", [row("5.00", ServiceName="AmazonEC2"), row("4.00", ServiceName="AmazonRDS")])
     settings = load(
         tmp_path,
@@ -403,7 +403,7 @@ def test_shared_lines_that_scope_leaves_out_are_reported(tmp_path: Path) -> None
 
 
 class Inbox:
-    """An SMTP server's handler that counts what it is handed."""
+    """An SMTP server's handler that counts messages."""
 
     def __init__(self) -> None:
         self.messages = 0
@@ -415,7 +415,7 @@ class Inbox:
 
 @pytest.fixture
 def inbox() -> Iterator[tuple[Inbox, int]]:
-    """A real SMTP server on loopback that wants a login."""
+    """A real SMTP server on loopback that requires a login."""
     handler = Inbox()
 
     def check(server: Any, session: Any, envelope: Any, mechanism: str, data: Any) -> AuthResult:
@@ -435,8 +435,8 @@ def mail_file(port: int, password: str = "${SECRET}", tls: str = "none") -> str:
     return f"mail: {{backend: smtp, host: 127.0.0.1, port: {port}, tls: {tls}, username: u, password: '{password}', operators: [a@b.c]}}\n"
 
 
-def test_the_mail_server_is_spoken_to_and_sent_nothing(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
-    """Connection and login are tried."""
+def test_the_mail_server_is_contacted_but_gets_no_mail(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
+    """Doctor only connects and logs in."""
     handler, port = inbox
     assert [(f.level, f.text) for f in check_mail(load(tmp_path, mail_file(port)))] == [
         ("ok", f"127.0.0.1:{port}, no TLS, login accepted, nothing sent. To test: runspend alert --test-mail ADDRESS")
@@ -445,7 +445,7 @@ def test_the_mail_server_is_spoken_to_and_sent_nothing(tmp_path: Path, inbox: tu
 
 
 def test_a_login_that_is_refused_is_found(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
-    """With the server's own words and without the password."""
+    """The finding has the server's own message and not the password."""
     findings = list(check_mail(load(tmp_path, mail_file(inbox[1], "wrong-canary"))))
     assert [f.level for f in findings] == ["FAIL"]
     assert "Authentication" in findings[0].text
@@ -453,7 +453,7 @@ def test_a_login_that_is_refused_is_found(tmp_path: Path, inbox: tuple[Inbox, in
 
 
 def test_a_server_without_tls_is_found(tmp_path: Path, inbox: tuple[Inbox, int]) -> None:
-    """`starttls` is never silently left out: the password would be readable."""
+    """Doctor never skips `starttls` silently, because the password would be readable."""
     findings = list(check_mail(load(tmp_path, mail_file(inbox[1], tls="starttls"))))
     assert [f.level for f in findings] == ["FAIL"]
     assert "no TLS with 127.0.0.1" in findings[0].text
@@ -478,7 +478,7 @@ def test_a_webhook_and_a_heartbeat_are_listed_and_not_called(tmp_path: Path) -> 
 
 
 def test_a_mail_server_that_is_not_there_is_found(tmp_path: Path) -> None:
-    """Port 1 of this machine."""
+    """The test uses port 1 of this machine."""
     assert [f.level for f in check_mail(load(tmp_path, mail_file(1)))] == ["FAIL"]
 
 
@@ -493,16 +493,16 @@ def test_a_mail_server_that_is_not_there_is_found(tmp_path: Path) -> None:
     ],
 )
 def test_mail_without_recipients_is_found(tmp_path: Path, mail: str, expected: list[str]) -> None:
-    """No operators, no backend with a budget waiting, connections that only a task can read."""
+    """Doctor reports missing operators, no backend although a budget needs one, and connections that only a task can read."""
     settings = load(tmp_path, f"mail: {mail}\nbudgets: [{{name: a, amount: 1, notify: [a@b.c]}}]\n")
     assert [f.level for f in check_mail(settings)] == expected
 
 
-# --- the screen ------------------------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------------
 
 
 def test_doctor_prints_findings_in_columns_and_counts_them() -> None:
-    """The section once, names in a column, a second line under its first, the count at the end."""
+    """It prints each section once, aligns names, indents further lines, and ends with the count."""
     findings = [
         Finding("mlflow", "prod", "ok", "MLflow 3.17.2"),
         Finding("mlflow", "prod", "WARN", "token sees 61 of 64\nits artifacts are protected"),
@@ -517,8 +517,8 @@ def test_doctor_prints_findings_in_columns_and_counts_them() -> None:
     ]
 
 
-def test_a_target_of_publish_is_looked_at(tmp_path: Path) -> None:
-    """A file that is not there yet, one of someone else, one with a forged build, a server that does not answer."""
+def test_targets_of_publish_are_checked(tmp_path: Path) -> None:
+    """The targets are a missing file, a foreign file, a file with a forged build, and a server that does not answer."""
     (tmp_path / "mine.duckdb").write_bytes(b"mine")
     with duckdb.connect(tmp_path / "forged.duckdb") as connection:
         connection.execute(

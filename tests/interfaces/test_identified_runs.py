@@ -1,4 +1,4 @@
-"""What doctor reports about runs that name no machine, in a company where only some teams identify their runs."""
+"""Doctor's report about runs that do not name a machine, in a company where only some teams identify their runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOW = dt.datetime(2026, 10, 20, tzinfo=dt.timezone.utc)
 
 
 def runs_of(person: str, experiment: str, *, named: int, silent: int, first_day: int = 2, hours: int = 2) -> list[dict[str, Any]]:
-    """Runs of one person, a day apart: first those that name nothing, then those that name a machine."""
+    """Return one person's runs on successive days. The first ones name no machine, and the later ones do."""
     runs = []
     for number in range(silent + named):
         day = first_day + number
@@ -106,7 +106,7 @@ def say(folder: Path, runs: list[dict[str, Any]], costs: list[dict[str, Any]]) -
 
 
 def test_each_currency_has_its_own_amount_and_order(tmp_path: Path) -> None:
-    """5,000 JPY are not more than 300 EUR: the largest cost of each currency comes first."""
+    """5,000 JPY are not more than 300 EUR, so the largest cost of each currency comes first."""
     names = [("ann", {"EUR": 300, "USD": 7}), ("bob", {"JPY": 5_000}), ("cy", {"JPY": 4_000}), ("dan", {"EUR": 200})]
     runs = [run for hours, (name, _) in enumerate(names, 1) for run in runs_of(name, "vit", named=0, silent=1, hours=hours)]
     costs = [cost_of(f"{name}-vit-0", cost, currency) for name, amounts in names for currency, cost in amounts.items()]

@@ -1,4 +1,4 @@
-"""`runspend.connect`: the same figures as the commands, exact in every form."""
+"""`runspend.connect` returns the same figures as the commands, exact in every form."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_every_form_has_the_same_exact_decimals(config: Path) -> None:
     assert [row["effective_cost"] for row in found.to_dicts()] == arrow
     frame = found.to_pandas()
     assert str(frame["effective_cost"].dtype).startswith("decimal256(37, 22)")
-    assert (frame["effective_cost"] - 2 * frame["effective_cost"]).tolist() == [-cost for cost in arrow]  # Arrow's own 38 digits refuse
+    assert (frame["effective_cost"] - 2 * frame["effective_cost"]).tolist() == [
+        -cost for cost in arrow
+    ]  # Arrow refuses this because it exceeds 38 digits
     assert (frame["effective_cost"] / frame["effective_cost"]).tolist() == [1] * len(arrow)
     assert found.to_pandas(exact=False)["effective_cost"].tolist() == [float(cost) for cost in arrow]
 
@@ -117,6 +119,6 @@ def test_wrong_use_is_an_error_in_a_sentence(config: Path) -> None:
 
 
 def test_the_import_is_light() -> None:
-    """`import runspend` imports neither an engine nor a data frame."""
+    """`import runspend` imports neither a database engine nor a data frame library."""
     code = "import sys, runspend; print([m for m in ('duckdb', 'pyarrow', 'pandas', 'polars', 'mlflow', 'click', 'pydantic') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

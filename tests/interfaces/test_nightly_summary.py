@@ -1,4 +1,4 @@
-"""The summary's next commands can be pasted into a shell."""
+"""The next commands in the summary can be pasted into a shell."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_names_with_spaces_are_quoted(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_module_is_called_as_a_module(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Started with `python -m`: its file alone cannot be executed."""
+    """Runspend was started with `python -m`, and its file alone is not executable."""
     monkeypatch.setattr("shutil.which", lambda _: None)
     monkeypatch.setattr(sys, "argv", ["/somewhere/runspend/interfaces/cli/__main__.py"])
     command = nightly_summary.next_commands(load_settings(home / "my runspend.yaml"))[1]

@@ -1,4 +1,4 @@
-"""`runspend.connect("http://…")`: the results of a configuration file to the last digit, from a real server."""
+"""`runspend.connect("http://…")` returns exactly the results of a configuration file, from a real server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[str]:
-    """The application on a port of this machine; gives its address."""
+    """Serve the application on a port of this machine, and yield its address."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
@@ -104,7 +104,7 @@ def test_runs_sql_and_explanations_too(config: Path, address: str) -> None:
 
 
 def test_all_pages_are_of_one_build(config: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tables are built again after the first page: it begins again. If that never ends, it gives up."""
+    """If the tables are rebuilt after the first page, reading starts again. If that keeps happening, it stops with an error."""
     monkeypatch.setattr(server_connection, "MOST_ROWS", 4)
     expected = runspend.connect(config).run_costs().to_arrow()
     asked: list[str] = []
@@ -131,7 +131,7 @@ def test_all_pages_are_of_one_build(config: Path, address: str, monkeypatch: pyt
         rs.run_costs()
 
 
-def test_what_is_cut_is_an_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_over_the_row_limit_is_an_error(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_connection, "MOST_ROWS", 3)
     rs = runspend.connect(address)
     assert len(rs.sql("select run_id from runs limit 3")) == 3
@@ -169,7 +169,7 @@ def test_wrong_questions_are_errors_in_a_sentence(address: str) -> None:
 
 def test_a_server_that_is_not_there_is_an_error_without_its_password() -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # and does not listen
+        taken.bind(("127.0.0.1", 0))  # the port does not listen
         rs = runspend.connect(f"http://ana:s3cret@127.0.0.1:{taken.getsockname()[1]}")
         with pytest.raises(RunspendError, match=r"cannot reach http://127.0.0.1:[0-9]+: no server answers at this address") as lost:
             rs.costs()
@@ -187,7 +187,7 @@ def test_another_server_is_an_error(status: int, kind: str, why: str) -> None:
             self.wfile.write(b"[]")
 
         def log_message(self, *_: object) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = HTTPServer(("127.0.0.1", 0), Other)
     thread = threading.Thread(target=server.serve_forever)

@@ -1,4 +1,4 @@
-"""A statement of a person in its own process: the rows of the library, and a sentence for whatever takes too much."""
+"""A user's statement runs in its own process. It returns the library's rows, or a message if it needs too much."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def app(settings: Settings) -> FastAPI:
 
 
 def memory(name: str) -> int:
-    """Bytes of this process: "VmRSS" now, "VmHWM" at most since `forget_the_peak`."""
+    """Return bytes of this process: "VmRSS" now, or "VmHWM" as the maximum since `forget_the_peak`."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
@@ -59,7 +59,7 @@ def forget_the_peak() -> None:
 
 
 def processes_of_statements() -> list[int]:
-    """The calls that the waiting processes have made."""
+    """Return the calls that created the waiting processes."""
     found = []
     for server in list(calls._all):
         if server.process.poll() is None:
@@ -92,7 +92,7 @@ def test_columns_of_one_name_have_the_same_keys_in_the_rows_and_in_the_list(sett
 def test_a_greedy_statement_gets_a_sentence_and_takes_nothing_of_the_server(
     app: FastAPI, settings: Settings, statement: str, form: str
 ) -> None:
-    answer_statement(settings, "select 1 as one", form, limit=1, timeout=30)  # the waiting process has started
+    answer_statement(settings, "select 1 as one", form, limit=1, timeout=30)  # starts the waiting process
     forget_the_peak()
     before, began = memory("VmRSS"), time.monotonic()
     answer = request(app, f"/api/v1/sql?timeout=5&format={form}&q={quote(statement)}")
@@ -122,7 +122,7 @@ def test_rows_that_exceed_the_limit_are_refused_with_the_limit(settings: Setting
 
 
 def test_a_large_sort_spills_instead_of_failing(settings: Settings) -> None:
-    """The engine may hold less than the process, so that it writes to disk before the process is stopped."""
+    """The engine's memory limit is below that of its process, so it writes to disk before the process is stopped."""
     text = "concat(cast(mod(x * 7919, 4000037) as string), repeat('x', 500))"
     statement = f"select {text} as text from unnest(generate_array(1, 4000000)) as x order by text"
     found = answer_statement(settings, statement, "arrow", limit=10, timeout=60)
@@ -133,7 +133,7 @@ def test_a_large_sort_spills_instead_of_failing(settings: Settings) -> None:
 def test_a_statement_whose_process_dies_gets_a_sentence(
     settings: Settings, how: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its temporary files are removed, and the next statement is answered."""
+    """Runspend removes its temporary files, and answers the next statement."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     found: list[Answered | RunspendError] = []
 
@@ -146,7 +146,7 @@ def test_a_statement_whose_process_dies_gets_a_sentence(
     asking = threading.Thread(target=ask)
     asking.start()
     until = time.monotonic() + 30
-    while not list(tmp_path.glob("runspend-*/runspend-*")):  # the statement reads
+    while not list(tmp_path.glob("runspend-*/runspend-*")):  # the statement has begun to read
         assert time.monotonic() < until
         time.sleep(0.02)
     [process] = processes_of_statements()

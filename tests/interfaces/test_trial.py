@@ -1,4 +1,4 @@
-"""The file that a trial leaves: no secret gets into it, and its figures are those of the tables."""
+"""The file that a trial leaves contains no secret, and its figures are those of the tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_no_password_is_copied_into_the_file(tmp_path: Path, uri: str) -> None:
 
 
 def test_paths_are_those_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They count from where the command was typed, wherever the file is; a sign that YAML or the environment would read is none there."""
+    """Paths are relative to the current directory, not to the file. YAML and environment characters in a name have no effect."""
     monkeypatch.chdir(tmp_path)
     bill = tmp_path / "a: b #${X} 'c'.csv"
     bill.write_text("")
@@ -40,7 +40,7 @@ def test_paths_are_those_of_the_command_line(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_folder_of_someone_else_is_not_emptied(tmp_path: Path) -> None:
-    """Nor is a link, nor a trial whose file was changed; an unchanged trial is."""
+    """A link and a trial with a changed file are not emptied either. An unchanged trial is."""
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs" / "thesis.tex").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "theirs")
@@ -62,12 +62,12 @@ def test_a_folder_of_someone_else_is_not_emptied(tmp_path: Path) -> None:
 
 
 def money_of(*rule_costs: tuple[str, str, str]) -> Money:
-    """Costs by rule: its words, the cost, and the idle part of it."""
+    """Return costs by rule. Each has its words, its cost, and its idle part."""
     return Money("USD", tuple(RuleCost(words, None, Decimal(cost), Decimal(idle)) for words, cost, idle in rule_costs), (), ())
 
 
 def test_each_share_is_of_its_own_platform_cost() -> None:
-    """Pools bring cost into scope: a share that falls for that reason is not printed as a rise. Idle time is not a run's."""
+    """Pools bring more cost into scope, so a share can fall. Runspend does not print that as a rise. Idle cost is not allocated to runs."""
     before = money_of(("by machine", "100", "20"), ("unallocated", "50", "0"), ("out of scope", "850", "0"))
     after = money_of(
         ("by machine", "100", "20"),

@@ -1,4 +1,4 @@
-"""Commands in messages can be pasted: they name the configuration that the user named."""
+"""Commands in messages can be pasted, because they name the user's configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.command import run_here
         ("then run: runspend nightly --config other.yaml", "then run: runspend nightly --config other.yaml"),
         ("a file that `runspend export dbt` wrote", "a file that `runspend export dbt` wrote"),
         ("not available in `runspend sql`", "not available in `runspend sql`"),
-        ("every key: runspend identify", "every key: runspend identify"),  # it reads no configuration
+        ("every key: runspend identify", "every key: runspend identify"),  # this command reads no configuration
     ],
 )
 def test_commands_in_messages_name_the_configuration(monkeypatch: pytest.MonkeyPatch, text: str, expected: str) -> None:
@@ -31,7 +31,7 @@ def test_commands_in_messages_name_the_configuration(monkeypatch: pytest.MonkeyP
 
 
 def test_the_hint_of_an_error_works_as_it_is_printed(tmp_path: Path) -> None:
-    """Where no `runspend.yaml` is found without the option."""
+    """Without the option, there would be no `runspend.yaml`."""
     config = tmp_path / "ours" / "runspend.yaml"
     config.parent.mkdir()
     config.write_text("home: .\n", encoding="utf-8")

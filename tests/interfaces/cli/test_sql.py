@@ -1,4 +1,4 @@
-"""`runspend sql`, as it is typed: answers whose columns share a name lose none of them."""
+"""`runspend sql` from the command line: columns that share a name all appear in the answer."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def test_a_statement_comes_from_a_file_or_from_standard_input(config: Path, tmp_
 
 @pytest.mark.parametrize("attempt", range(4))
 def test_ctrl_c_during_a_query_stops_the_command(config: Path, attempt: int) -> None:
-    """Python's main thread sometimes waits for a thread of DuckDB, which does all of the work: then it does not look for signals."""
+    """Python's main thread sometimes waits for a DuckDB thread that does all the work. During that time it does not check for signals."""
     endless = "select sum(hash(n)::double) as s from range(1000000000000) as t(n)"
     command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", endless, "--native", "--quiet", "--config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as asked:
         try:
             until = time.monotonic() + 120
-            while processor_seconds(asked.pid) < 2:  # the start takes less than one
+            while processor_seconds(asked.pid) < 2:  # starting takes less than one second of processor time
                 assert asked.poll() is None and time.monotonic() < until
                 time.sleep(0.1)
             asked.send_signal(signal.SIGINT)
@@ -72,7 +72,7 @@ def test_ctrl_c_during_a_query_stops_the_command(config: Path, attempt: int) -> 
 
 
 def heed_ctrl_c() -> None:
-    """A shell that starts pytest in the background has SIGINT ignored, which children inherit."""
+    """Restore Ctrl-C. A shell that starts pytest in the background ignores SIGINT, and children inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -1,4 +1,4 @@
-"""How a process identifies itself: one process per platform, with its environment and a real metadata service on loopback."""
+"""How a process identifies itself. Each platform has its own process with its environment and a real metadata service on loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LIMITS = {machine_tags.CORES, machine_tags.MEMORY, machine_tags.GPU_COUNT, machi
 
 
 def identified(**variables: str) -> dict[str, str]:
-    """The tags of a new process with these variables, but for what the machine of the tests has."""
+    """Return the tags of a new process with these variables, without the tags of the machine that runs the tests."""
     command = [sys.executable, "-m", "runspend.interfaces.cli", "identify", "--json"]
     done = subprocess.run(command, env={**os.environ, **ON, **variables}, capture_output=True, text=True, check=True)
     return {found["key"]: found["value"] for found in json.loads(done.stdout) if found["key"] not in LIMITS}
@@ -42,7 +42,7 @@ def identified(**variables: str) -> dict[str, str]:
 def test_an_ec2_instance_is_named_as_on_its_bill() -> None:
     with serve_metadata() as (address, asked):
         assert identified(**{EC2: f"http://{address}/"}) == OF_EC2
-    assert asked[0] == "PUT /latest/api/token"  # version 2 alone: version 1 can be asked through a careless proxy
+    assert asked[0] == "PUT /latest/api/token"  # only version 2, because a careless proxy may forward requests of version 1
 
 
 @pytest.mark.parametrize(("life", "option"), [("on-demand", "on-demand"), ("capacity-block", "on-demand"), ("", None), ("<html>", None)])
@@ -165,7 +165,7 @@ def test_a_pod_names_its_node_and_its_service_account() -> None:
     tags = {"kubernetes.node": "ip-10-0-0-7.ec2.internal", "kubernetes.service_account": "trainer"}
     with serve_metadata() as (address, _):
         assert identified(KUBERNETES_SERVICE_HOST="10.0.0.1", **own, **{EC2: address}) == OF_EC2 | tags
-        assert identified(**own, **{EC2: address}) == OF_EC2  # not in a pod
+        assert identified(**own, **{EC2: address}) == OF_EC2  # outside a pod
 
 
 def test_a_worker_of_ray_names_its_cluster_and_job_and_ray_is_not_imported(tmp_path: Path) -> None:
@@ -173,11 +173,11 @@ def test_a_worker_of_ray_names_its_cluster_and_job_and_ray_is_not_imported(tmp_p
     with serve_metadata() as (address, _):
         found = identified(RAY_CLUSTER_NAME="tune", RAY_JOB_ID="02000000", PYTHONPATH=str(tmp_path), **{EC2: address})
     assert found == OF_EC2 | {"ray.cluster": "tune", "ray.job_id": "02000000"}
-    assert "ray.job_id" not in identified(RAY_JOB_ID="ffffffff", **NOBODY)  # Ray's word for none
+    assert "ray.job_id" not in identified(RAY_JOB_ID="ffffffff", **NOBODY)  # Ray's value for no job
 
 
 def shown(**variables: str) -> dict[str, str]:
-    """What the command says of each service."""
+    """Return what the command reports for each service."""
     command = [sys.executable, "-m", "runspend.interfaces.cli", "identify"]
     done = subprocess.run(command, env={**os.environ, **ON, **variables}, capture_output=True, text=True, check=True)
     return dict(line.strip().split(": ", 1) for line in done.stdout.split("Metadata services:\n")[1].splitlines())
@@ -203,7 +203,7 @@ def test_the_command_says_what_each_service_did() -> None:
 
 
 def test_the_command_asks_as_often_as_a_training_process() -> None:
-    """A service that hangs is asked three times; then the host's name counts."""
+    """The command asks a service that hangs three times, and then uses the host's name."""
     with serve_metadata("hangs") as (address, asked):
         assert shown(**{EC2: address})["ec2"] == "no answer within 1 s (asked 3 times)"
     assert len(asked) == 3
@@ -235,11 +235,11 @@ def test_a_service_that_misbehaves_delays_nothing_and_states_nothing(wrong: str,
     assert (done.returncode, done.stderr) == (0, "")
     once, twice, found = done.stdout.split(" ", 2)
     assert found.strip() == "[]"
-    assert max(float(once), float(twice)) < HANGING_SECONDS / 2  # no call waited for the service; docs/identify.md has the delays
+    assert max(float(once), float(twice)) < HANGING_SECONDS / 2  # no call waited for the service; docs/identify.md states the delays
 
 
 def ask_in_process(script: str, **variables: str) -> str:
-    """What a new process prints that asks who it is: `find` gives its tags."""
+    """Run a script in a new process that identifies itself, and return its output. In the script, `find` returns the tags."""
     begin = (
         "import os, signal, sys, threading, time\n"
         "from runspend.interfaces.identify import identity, metadata_services\n"
@@ -343,8 +343,8 @@ def test_values_that_mlflow_may_refuse_are_never_tags(monkeypatch: pytest.Monkey
             assert all(len(found) < 500 and found.isprintable() for found in identified(**{name: address}).values())
 
 
-def test_what_does_not_name_the_machine_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """GKE's metadata server tells less than Compute Engine's."""
+def test_metadata_other_than_the_machines_id_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GKE's metadata server returns less than Compute Engine's."""
     from tests.servers import metadata_services as server
 
     monkeypatch.delitem(server.GOOGLE_MACHINE, "machineType")
@@ -385,11 +385,11 @@ def test_a_host_that_no_cloud_knows_is_its_name_and_never_its_machine_id(tmp_pat
     assert (named.key, named.value) == ("runspend.machine.id", "dgx-7")
     assert len(digest.value) == 32 and number not in digest.value
     (tmp_path / ".dockerenv").touch()
-    assert [found.key for found in environment.find_host()] == ["runspend.machine.host_digest"]  # a container's name is on no bill
+    assert [found.key for found in environment.find_host()] == ["runspend.machine.host_digest"]  # no bill contains a container's name
 
 
 def test_every_machine_of_a_run_has_a_tag_of_its_own() -> None:
-    """No machine replaces another, in any order, even if all read before any of them writes."""
+    """No machine's tag replaces another's, in any order, even if all machines read the run before any of them writes."""
     empty: dict[str, str] = {}
     added = [missing_tags({"runspend.machine.id": f"m{node}", "runspend.machine.type": "p4d"}, empty) for node in range(600)]
     merged = {key: value for tags in added for key, value in tags.items()}
@@ -455,7 +455,7 @@ def test_limits_of_control_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 class FakeDriver:
-    """NVML with these GPUs; a list is a GPU's slices. Only this machine's lack of a GPU makes a substitute necessary."""
+    """NVML with these GPUs. A list is one GPU's slices. It replaces only the GPU that the test machine lacks."""
 
     def __init__(self, *gpus: str | list[str]) -> None:
         self.gpus = gpus
@@ -477,7 +477,7 @@ class FakeDriver:
     def nvmlDeviceGetMigMode(self, device: object, current: object, pending: object) -> int:
         gpu = self._gpu(device)
         current._obj.value = int(isinstance(gpu, list))  # type: ignore[attr-defined]
-        return 0 if isinstance(gpu, list) else 3  # not supported
+        return 0 if isinstance(gpu, list) else 3  # NVML's code for "not supported"
 
     def nvmlDeviceGetMaxMigDeviceCount(self, device: object, most: object) -> int:
         most._obj.value = 7  # type: ignore[attr-defined]
@@ -485,7 +485,7 @@ class FakeDriver:
 
     def nvmlDeviceGetMigDeviceHandleByIndex(self, device: object, place: object, part: object) -> int:
         if place.value >= len(self._gpu(device)):  # type: ignore[attr-defined]
-            return 6  # not found
+            return 6  # NVML's code for "not found"
         part._obj.value = device.value + place.value + 1  # type: ignore[attr-defined]
         return 0
 
@@ -517,7 +517,7 @@ A100 = "NVIDIA A100-SXM4-40GB"
         ((A100, A100), "9" * 5000, {machine_tags.GPU_COUNT: "0"}),
         ((A100, A100), "0,-1,1", {machine_tags.GPU_COUNT: "1", machine_tags.GPU_TYPE: A100}),
         ((A100, "NVIDIA T4"), None, {machine_tags.GPU_COUNT: "2", machine_tags.GPU_TYPE: f"{A100}, NVIDIA T4"}),
-        # A process uses one slice: the first of its GPU, unless one is named.
+        # A process uses one slice: the first of its GPU, unless a variable names another.
         (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1g.5gb"],), None, {machine_tags.GPU_COUNT: "0.4286", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb"}),
         (([f"{A100} MIG 3g.20gb", f"{A100} MIG 1g.5gb"],), "0", {machine_tags.GPU_COUNT: "0.4286", machine_tags.GPU_TYPE: f"{A100} MIG 3g.20gb"}),
         (([f"{A100} MIG 1g.5gb", f"{A100} MIG 1c.2g.10gb"],), "MIG-3ea", {machine_tags.GPU_COUNT: "0.2857", machine_tags.GPU_TYPE: f"{A100} MIG 1c.2g.10gb"}),

@@ -1,4 +1,4 @@
-"""What a training process says its runs cost, while they train and at its end; and that nothing of it reaches the training."""
+"""What a training process reports about the cost of its runs, during training and at its end. No error ever reaches the training."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def train(
 
 
 def shown(folder: Path) -> dict[str, tuple[float, int]]:
-    """The newest estimate of each run, in dollars, and how many there are."""
+    """Return each run's newest estimate in dollars, and how many estimates it has."""
     with sqlite3.connect(folder / "mlflow.db") as database:
         rows = database.execute(
             "select r.name, l.value, count(*) from latest_metrics l join metrics m using (run_uuid, key) join runs r using (run_uuid)"
@@ -76,7 +76,7 @@ def shown(folder: Path) -> dict[str, tuple[float, int]]:
 
 
 def test_runs_show_their_cost_while_they_train_and_the_process_says_it(tmp_path: Path) -> None:
-    """At 3,600 an hour a second costs one. The outer run pays until the inner one begins."""
+    """At 3,600 per hour, a second costs one dollar. The outer run pays until the inner one begins."""
     (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
     with serve_metadata() as (address, _):
         done = train(tmp_path, str(tmp_path / "prices.json"), 3, 2, address=address)
@@ -112,7 +112,7 @@ metadata_services.SERVICES["ec2"] = lambda *given: (time.sleep(0.5), ask(*given)
 
 
 def test_the_price_waits_for_the_machine_to_be_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The list is read before the metadata service answers."""
+    """The process reads the price list before the metadata service answers."""
     (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
     monkeypatch.setattr("tests.interfaces.identify.test_live_costs.TRAINING", SLOW_SERVICE + TRAINING)
     with serve_metadata() as (address, _):
@@ -135,7 +135,7 @@ print("worker ended", worker.exitcode, file=sys.stderr)
 
 
 def test_a_forked_worker_writes_its_last_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first value is due after longer than the worker lives, so only its end can write one."""
+    """The first value would be due after the worker has ended, so only its end can write one."""
     (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
     monkeypatch.setattr("tests.interfaces.identify.test_live_costs.TRAINING", FORKED)
     with serve_metadata() as (address, _):
@@ -157,7 +157,7 @@ with mlflow.start_run(run_id=run.info.run_id):
 
 
 def test_a_resumed_run_goes_on_from_what_it_had_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that a thread left open, and which no longer trains, takes none of its time."""
+    """A thread left another run open. That run no longer trains, so it gets no time."""
     (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
     with serve_metadata() as (address, _):
         train(tmp_path, str(tmp_path / "prices.json"), 2, address=address)
@@ -180,7 +180,7 @@ def test_a_list_that_cannot_be_used_is_not_noticed_by_the_training(tmp_path: Pat
     assert shown(tmp_path) == {}
 
 
-def test_an_address_that_hangs_delays_nobody(tmp_path: Path) -> None:
+def test_an_address_that_hangs_does_not_delay_the_training(tmp_path: Path) -> None:
     with serve_metadata() as (address, _), serve_metadata("hangs") as (silent, _):
         done = train(tmp_path, f"http://{silent.removeprefix('http://')}/prices.json", 0.2, address=address)
     assert "Traceback" not in done.stderr and "Runspend:" not in done.stderr
@@ -191,8 +191,8 @@ def test_an_address_that_hangs_delays_nobody(tmp_path: Path) -> None:
     [
         ({"type": "g5.2xlarge", "region": "us-east-1", "purchase_option": "spot"}, Price(3600.0, "USD")),
         ({"type": "G5.2xlarge", "region": "us-east-1"}, Price(7200.0, "USD")),
-        ({"type": "g5.2xlarge", "region": "eu-west-1"}, Price(1.0, "EUR")),  # of a bill that does not name regions
-        ({"type": "g5.2xlarge"}, Price(7200.0, "USD")),  # where most of its hours are
+        ({"type": "g5.2xlarge", "region": "eu-west-1"}, Price(1.0, "EUR")),  # from a bill that does not name regions
+        ({"type": "g5.2xlarge"}, Price(7200.0, "USD")),  # the region with most of its hours
         ({"type": "p4d.24xlarge", "region": "eu-west-1"}, None),
         ({"type": "p4d.24xlarge", "region": "us-east-1", "purchase_option": "spot"}, None),
         ({"type": "p4d.24xlarge", "region": "us-east-1", "gpu_count": "2"}, Price(8.0, "USD")),

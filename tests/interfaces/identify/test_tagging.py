@@ -1,4 +1,4 @@
-"""`runspend.identify` on a real MLflow: runs that a client made, that were resumed on another machine, that are gone."""
+"""`runspend.identify` on a real MLflow, with runs that a client created, that another machine resumed, or that no longer exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strings from outside lose what could hide, reverse or break, and endless ones are cut."""
+"""Strings from outside lose all characters that could hide, reverse or break text, and very long ones are cut."""
 
 from __future__ import annotations
 

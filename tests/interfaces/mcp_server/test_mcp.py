@@ -1,4 +1,4 @@
-"""`runspend mcp` with the SDK's own client: the figures of the commands, exact; names as text; and nothing that writes."""
+"""`runspend mcp`, used with the SDK's own client: exact figures of the commands, names as plain text, and no writes."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Call = tuple[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The warehouse of `explain`; its experiments have a person in their names, and one of its runs gives orders."""
+    """The warehouse of `explain`. Its experiments have a person in their names, and one of its runs contains instructions for an assistant."""
     folder = tmp_path_factory.mktemp("mcp")
     world = w.explain_world()
     renamed = {w.SMALL: HOSTILE, w.TAGGED: "x" * 5000}
@@ -72,7 +72,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(asked: Any, *calls: Call) -> list[CallToolResult]:
-    """The answers of one session of the SDK's client, which also checks each against its schema."""
+    """Return the answers of one client session. The SDK also validates each against its schema."""
 
     async def session() -> list[CallToolResult]:
         async with Client(asked) as client:
@@ -82,14 +82,14 @@ def ask(asked: Any, *calls: Call) -> list[CallToolResult]:
 
 
 def answers(settings: Settings, *calls: Call) -> list[dict[str, Any]]:
-    """The structured answers of a server in this process; none may be an error."""
+    """Return the structured answers of a server in this process, none of which may be an error."""
     found = ask(make_server(settings, lambda: w.NOW), *calls)
     assert [text_of(one) for one in found if one.is_error] == []
     return [dict(one.structured_content or {}) for one in found]
 
 
 def refusals(settings: Settings, *calls: Call) -> list[str]:
-    """The sentences of errors; all must be errors."""
+    """Return error messages. Every answer must be an error."""
     found = ask(make_server(settings, lambda: w.NOW), *calls)
     assert [call for call, one in zip(calls, found, strict=True) if not one.is_error] == []
     return [text_of(one) for one in found]
@@ -112,7 +112,7 @@ def command_of(config: Path, *words: str) -> list[str]:
 
 @contextmanager
 def over_http(config: Path) -> Iterator[str]:
-    """The address of a server in a process of its own."""
+    """Serve over HTTP in another process, and yield the address."""
     with subprocess.Popen(
         [sys.executable, "-u", *command_of(config, "--http", "--port", "0", "--quiet")],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
@@ -150,7 +150,10 @@ def test_a_client_gets_the_same_answers_over_stdio_and_http(config: Path) -> Non
 
 
 def test_standard_output_has_nothing_but_the_protocol(config: Path) -> None:
-    """Also with log lines, after a line that is not a message, and without an end of the session; the end of input ends the process."""
+    """This also holds with log lines, after a line that is not a message, and without a proper end of the session.
+
+    The process ends when its input ends.
+    """
     messages: list[Mapping[str, Any]] = [
         {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}}},
         {"jsonrpc": "2.0", "method": "notifications/initialized"},
@@ -416,7 +419,7 @@ def test_a_wrong_question_is_answered_with_a_sentence(config: Path) -> None:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """The content of every file, but the access log."""
+    """Return the content of every file except the access log."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""No route answers a member of one team with a name of another team. For a hidden name, the answer is the same as for a name that does not exist."""
+"""No route shows a member of one team a name of another team. Hidden names and unknown names get the same answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RUN, NOT_A_RUN = w.THEIRS, "ffffff0000000000000000000000ffff"
 NAMES = (w.OTHER, f"{w.DECOY}-ann", f"{w.DECOY}-boss", f"{w.DECOY}-secret", f"{w.DECOY}-shares", f"{w.DECOY}-service", f"{w.DECOY}-account", f"{w.DECOY}-source", w.DECOY)  # fmt: skip
 SQL = [f"select * from {table}" for table in ("cost_daily", "run_costs", "cost_allocations", "billing_lines", "sources", "budget_status")]
 
-# Every route, and what is asked of it. `{name}` is each name of the other team, in its turn.
+# Every route, with its test requests. `{name}` is replaced by each name of the other team.
 COSTS = [
     "",
     *(f"?by={key}" for key in GROUPS),
@@ -95,14 +95,14 @@ def app_for(settings: Settings, *groups: str, name: str | None = "ben") -> FastA
 
 @pytest.fixture(scope="module")
 def vision(settings: Settings) -> FastAPI:
-    """The pages as a member of vision has them."""
+    """The pages as a member of vision sees them."""
     return app_for(settings, "vision-devs")
 
 
 def ask(
     app: FastAPI, *paths: str, client: tuple[str, int] = ("127.0.0.1", 1), headers: Sequence[tuple[str, str]] = ()
 ) -> list[httpx.Response]:
-    """The answers to several requests, in order."""
+    """Return the answers to several requests, in order."""
 
     async def send() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app=app, client=client)
@@ -118,7 +118,7 @@ def one(app: FastAPI, path: str, **more: Any) -> httpx.Response:
 
 
 def shown(answer: httpx.Response, asked: str) -> str:
-    """What an answer says beyond what it was asked: names that the address has are the reader's own words."""
+    """Return the text of an answer without the names in its address, because the reader already knows them."""
     text = html.unescape(f"{answer.text} {dict(answer.headers)}")
     for name in sorted({*NAMES, RUN, f"{w.DECOY}-of-team", f"{w.DECOY}-of-all"}, key=len, reverse=True):
         if name in asked or quote(name) in asked:
@@ -127,13 +127,13 @@ def shown(answer: httpx.Response, asked: str) -> str:
 
 
 def test_every_route_is_asked(vision: FastAPI) -> None:
-    """A new route fails here until someone decides what is asked of it."""
+    """A new route fails here until someone adds its test requests."""
     assert {route.path for route in vision.routes if isinstance(route, APIRoute)} == ROUTES.keys()
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_route_says_a_name_of_another_team(route: str, vision: FastAPI) -> None:
-    """Whatever is asked: by dimension, by filter, in each format, about their runs and budgets."""
+    """The requests use dimensions, filters, formats, and the other team's runs and budgets."""
     paths = [path.replace("{name}", quote(name)) for path in ROUTES[route] for name in (NAMES if "{name}" in path else NAMES[:1])]
     answers = ask(vision, *paths)
     for path, answer in zip(paths, answers, strict=True):
@@ -144,7 +144,7 @@ def test_no_route_says_a_name_of_another_team(route: str, vision: FastAPI) -> No
 
 
 def test_damaged_data_of_others_has_no_name(tmp_path: Path) -> None:
-    """A unit is named after its bill or tracking server."""
+    """The name of a unit contains its bill or tracking server."""
     settings = w.make_two_teams(tmp_path)
     warehouse = ParquetWarehouse(tmp_path / "warehouse")
     with warehouse.step("extract", "theirs") as step:
@@ -167,7 +167,7 @@ def test_damaged_data_of_others_has_no_name(tmp_path: Path) -> None:
 
 
 def test_those_who_see_all_are_answered_with_every_name(settings: Settings) -> None:
-    """The same questions find the marks: the test above could fail."""
+    """The same requests find the marks, which shows that the test above can fail."""
     finance = app_for(settings, "vision-devs", "finance")
     for path in ("/", "/explore?by=experiment", "/api/v1/runs", f"/run/{RUN}", "/api/v1/budgets", "/api/v1/sources", "/metrics", "/2026-10.html", f"/api/v1/sql?{urlencode({'q': SQL[0]})}"):  # fmt: skip
         answer = one(finance, path)
@@ -175,7 +175,7 @@ def test_those_who_see_all_are_answered_with_every_name(settings: Settings) -> N
 
 
 def test_a_run_of_others_is_answered_like_one_that_does_not_exist(vision: FastAPI) -> None:
-    """To the letter, but for the id that was asked for."""
+    """Apart from the requested id, both answers are identical."""
     for path in (
         "/run/{}",
         "/api/v1/runs/{}",
@@ -201,7 +201,7 @@ def test_a_budget_of_others_is_answered_like_one_that_does_not_exist(vision: Fas
 
 @pytest.mark.parametrize("key", [key for key in FILTERS if key not in ("allocated_to", "currency", "kind", "confidence", "status")])
 def test_a_filter_by_a_hidden_value_finds_nothing(key: str, vision: FastAPI, settings: Settings) -> None:
-    """Sums do not show whether a name exists in other teams."""
+    """Sums do not reveal whether other teams use a name."""
     known = {row[key] for row in one(app_for(settings, "finance"), f"/api/v1/costs?by={key}").json()["rows"] if w.DECOY in f"{row[key]}"}
     assert known, "those who see all find such a value"
     for value in known:
@@ -211,7 +211,7 @@ def test_a_filter_by_a_hidden_value_finds_nothing(key: str, vision: FastAPI, set
 
 
 def test_no_page_leads_a_team_to_what_it_may_not_see(vision: FastAPI) -> None:
-    """Every link of a page answers: none leads to the reports, or to a page of the sum of other teams."""
+    """Every link on a page works. None leads to the reports, or to a page about other teams' total."""
     pages = (
         "/",
         *(f"/explore?by={key}&compare=none" for key in ("team", "experiment", "run", "machine,run")),
@@ -227,7 +227,7 @@ def test_no_page_leads_a_team_to_what_it_may_not_see(vision: FastAPI) -> None:
 
 
 def test_totals_are_those_of_the_bill(vision: FastAPI, settings: Settings) -> None:
-    """The month and each part of it cost the same for everyone; only names differ."""
+    """The month and each of its parts cost the same for everyone. Only names differ."""
     finance = app_for(settings, "finance")
     for query in ("?by=team", "?by=team&measure=list", "?by=experiment&allocated_to=idle", *(f"?by={key}&compare=none" for key in GROUPS), "?by=machine,team&spread=1"):  # fmt: skip
         mine, whole = (one(app, f"/api/v1/costs{query}").json() for app in (vision, finance))
@@ -245,8 +245,8 @@ def test_an_explanation_shows_the_share_of_others_without_a_name(vision: FastAPI
     assert "others 0.5" in text and "vit" in text
 
 
-def test_whoever_is_in_no_known_group_sees_nothing(settings: Settings) -> None:
-    """An unknown group, a known one in other letters, none: 403 with a sentence on every page that has costs."""
+def test_a_user_without_a_known_group_sees_nothing(settings: Settings) -> None:
+    """The user has an unknown group, a known one with other letter case, or none. Every page with costs returns 403 and a message."""
     for groups in ((), ("nobodys",), ("Finance",), ("vision-devs ",), ("all",)):
         app = app_for(settings, *groups)
         for answer in ask(
@@ -258,14 +258,14 @@ def test_whoever_is_in_no_known_group_sees_nothing(settings: Settings) -> None:
 
 
 def test_no_address_can_say_who_asks(settings: Settings) -> None:
-    """Also where nothing in front of the pages does."""
+    """This also holds if no proxy is in front of the pages."""
     for query in ("?groups=finance&name=x", "?guard=finance", "?who=finance"):
         assert one(create_app(settings), f"/api/v1/runs{query}").status_code in (400, 403)
         assert one(create_app(settings), f"/{query}").status_code in (400, 403)
 
 
 def test_reports_are_for_those_who_see_all(vision: FastAPI) -> None:
-    """A file is the same for all readers, so a team is led to the explorer. A missing file looks the same."""
+    """A file is the same for all readers, so Runspend refers a team to the explorer. A missing file gives the same answer."""
     there, gone = ask(vision, "/2026-10.html", "/2020-02.html")
     assert there.status_code == gone.status_code == 403
     assert message_of(there) == message_of(gone) == (
@@ -274,7 +274,7 @@ def test_reports_are_for_those_who_see_all(vision: FastAPI) -> None:
 
 
 def test_requests_at_the_same_time_are_not_mixed_up(settings: Settings) -> None:
-    """Each is answered for its own caller."""
+    """Each request is answered for its own user."""
     app = create_app(settings, headers_guard(lambda: settings))
 
     async def send() -> list[tuple[str, str]]:
@@ -292,7 +292,7 @@ def test_requests_at_the_same_time_are_not_mixed_up(settings: Settings) -> None:
 
 
 def test_equal_pages_of_different_callers_are_built_for_each(settings: Settings) -> None:
-    """Work with one key is shared by callers who see the same, never with others."""
+    """Only users who may see the same data share the work for a page."""
 
     def ask_as(*groups: str) -> asyncio.Task[str]:
         def work() -> str:
@@ -332,7 +332,7 @@ def proxied(settings: Settings) -> FastAPI:
         ([("X-Groups", "finance;vision-devs")], "nothing"),
         ([("X-Groups", "finance\xa0")], "nothing"),
         ([("X-Groups", "finance\x85")], "nothing"),
-        ([("X-Groups", "Ã©quipe")], "own"),  # as HTTP reads the UTF-8 of équipe
+        ([("X-Groups", "Ã©quipe")], "own"),  # HTTP decodes the UTF-8 of équipe this way
         ([("X-Groups", "\xe9quipe")], "own"),
         ([("X-Groups", "finance\tvision-devs")], "nothing"),
         ([], "nothing"),
@@ -343,7 +343,7 @@ def proxied(settings: Settings) -> FastAPI:
     ],
 )
 def test_the_header_of_the_proxy_says_what_is_seen(headers: list[tuple[str, str]], sees: str, proxied: FastAPI) -> None:
-    """Commas separate groups; one header only, for a second may be the client's own."""
+    """Commas separate groups. Runspend accepts only one header, because a client may have sent the second."""
     answer = one(proxied, "/api/v1/runs", headers=headers)
     assert answer.status_code == (403 if sees == "nothing" else 200)
     assert (w.DECOY in answer.text, w.MINE in answer.text) == (sees == "all", sees != "nothing")
@@ -351,7 +351,7 @@ def test_the_header_of_the_proxy_says_what_is_seen(headers: list[tuple[str, str]
 
 @pytest.mark.parametrize(("address", "trusted"), [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("127.0.0.2", False), ("10.0.0.9", False), ("", False), ("unix", False)])  # fmt: skip
 def test_headers_of_others_than_the_proxy_are_not_believed(address: str, trusted: bool, proxied: FastAPI) -> None:
-    """No page is shown then, not even one without costs; what X-Forwarded-For says does not matter."""
+    """Without the proxy, Runspend shows no page, not even one without costs. X-Forwarded-For has no effect."""
     headers = [("X-Groups", "finance"), ("X-Forwarded-For", "127.0.0.1")]
     for answer in ask(proxied, "/api/v1/runs", "/icon.svg", client=(address, 1), headers=headers):
         assert answer.status_code == (200 if trusted else 403)
@@ -396,7 +396,7 @@ class Person:
 
 
 def test_roles_of_airflow_are_groups() -> None:
-    """Of the simple auth manager a role, of others a list of roles or of names; users without any have none."""
+    """The simple auth manager has one role per user, and others have lists of roles or of names. Users without roles are in no group."""
     assert groups_of(Person(role="viewer")) == ("viewer",)
     assert groups_of(Person(roles=[Role("Vision"), Role("Op")])) == ("Vision", "Op")
     assert groups_of(Person(roles=["Vision"], role=None)) == ("Vision",)
@@ -404,7 +404,7 @@ def test_roles_of_airflow_are_groups() -> None:
 
 
 def test_without_access_everything_is_as_before(settings: Settings) -> None:
-    """Everyone who can open the pages sees all."""
+    """Everyone who can open the pages sees all costs."""
     plain = settings.model_copy(update={"access": None})
     answer = one(create_app(plain), "/api/v1/runs")
     assert answer.status_code == 200 and w.DECOY in answer.text

@@ -1,4 +1,4 @@
-"""The HTTP API for programs: the figures of the commands to the last digit, described by its own document, and no answer without a sentence."""
+"""The HTTP API for programs: exact figures of the commands, a document that describes it, and a message in every error."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def app(config: Path) -> FastAPI:
 
 
 def ask(app: object, address: str) -> Any:
-    """The JSON of an address that is answered."""
+    """Return the JSON at an address."""
     answer = request(app, f"{API}{address}")
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/json"
@@ -83,7 +83,7 @@ def printed(config: Path, *words: str) -> Any:
 
 
 def test_pages_of_runs_are_the_table_run_costs(app: FastAPI, config: Path) -> None:
-    """Page after page by `Link`, in each form: the rows of the Python interface, in its order, with all digits."""
+    """Pages follow the `Link` header. In each format, they have the Python interface's rows in its order, with all digits."""
     expected = runspend.connect(config).run_costs().to_arrow()
     assert expected.num_rows > 10
     texts, sheets, tables = [], [], []
@@ -219,7 +219,7 @@ def test_a_statement_cannot_last_or_grow_for_ever(app: FastAPI) -> None:
 
 
 def test_a_slow_statement_keeps_no_page_waiting(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two statements: the second is asked to come back; pages and other routes answer meanwhile."""
+    """Of two statements, the second is asked to come back. Meanwhile, pages and other routes answer."""
     has_begun, may_end, answer_statement = threading.Event(), threading.Event(), api.answer_statement
 
     def slow(*given: Any, **named: Any) -> Any:
@@ -340,7 +340,7 @@ def test_no_address_is_an_error_without_a_sentence(app: FastAPI, path: str, quer
 
 
 def test_names_of_people_are_hidden_on_every_route(tmp_path: Path) -> None:
-    """Users, owners, and experiments in a person's folder; SQL, which could read them, is refused."""
+    """Users, owners and experiments in a person's folder are hidden. SQL is refused, because it could read them."""
     warehouse = w.make_explained(tmp_path / "warehouse")
     with warehouse.step("test", "test") as step:
         for table in ("run_costs", "cost_daily", "runs"):
@@ -370,7 +370,7 @@ def test_names_of_people_are_hidden_on_every_route(tmp_path: Path) -> None:
 
 
 def test_the_document_describes_each_route_and_its_examples_answer(app: FastAPI) -> None:
-    """Every route and parameter of the API is in it; what it gives as an example is answered as its schema says."""
+    """The document contains every route and parameter of the API. Its example requests return what its schema describes."""
     document = ask(app, "/openapi.json")
     OpenAPI.model_validate(document)
     assert document["openapi"] == "3.1.0"
@@ -400,13 +400,13 @@ def test_the_document_describes_each_route_and_its_examples_answer(app: FastAPI)
 
 
 def pointer(path: str, media: str) -> str:
-    """Where the schema of an answer is in the document."""
+    """Return the path of an answer's schema in the document."""
     parts = ("paths", path, "get", "responses", "200", "content", media, "schema")
     return "#/" + "/".join(quote(part.replace("~", "~0").replace("/", "~1"), safe="~") for part in parts)
 
 
 def examples_of(parameters: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """What is required alone, all examples at once, and each allowed value."""
+    """Yield only the required parameters, then all examples together, then each allowed value."""
     asked = [p for p in parameters if p["in"] == "query"]
     required = {p["name"]: p["example"] for p in asked if p["required"]}
     yield required
@@ -434,7 +434,7 @@ SAMPLE = re.compile(rf'([a-z_]+)(?:\{{((?:[a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)*)\
 
 
 def parse(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], Decimal]:
-    """The samples of a string in Prometheus's format, read strictly: each below its HELP and TYPE, none twice, nothing else."""
+    """Parse samples in Prometheus's format strictly. Each must follow its HELP and TYPE and occur once, and nothing else is allowed."""
     found: dict[tuple[str, frozenset[tuple[str, str]]], Decimal] = {}
     name, begun = "", []
     assert text.endswith("\n")

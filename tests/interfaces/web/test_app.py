@@ -1,4 +1,4 @@
-"""The pages are read-only, guarded on every path, and hand out nothing but reports."""
+"""The pages are read-only, guarded on every path, and serve nothing but reports."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ PATHS = (
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with two months of reports and a secret beside them."""
+    """A home with reports of two months, and secret files next to them."""
     home = tmp_path_factory.mktemp("home")
     for period in ("2026-10", "2026-11"):
         write_report(plan_report(TableReader(month_world()), period, settings=Settings(), now=NOW), home / "reports")
-    (home / "warehouse" / "_runspend").mkdir(parents=True)  # without a charge
+    (home / "warehouse" / "_runspend").mkdir(parents=True)  # a warehouse without charges
     (home / "secret.html").write_text("secret", encoding="utf-8")
     (home / "reports" / "notes.txt").write_text("secret", encoding="utf-8")
     (home / "reports" / "2020-01.html").symlink_to(home / "secret.html")
@@ -47,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request(app: object, path: str, method: str = "GET", host: str = "127.0.0.1:8080") -> httpx.Response:
-    """One request, without a server."""
+    """Send one request without a server."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app=app)  # type: ignore[arg-type]  # any ASGI application
@@ -58,7 +58,7 @@ def request(app: object, path: str, method: str = "GET", host: str = "127.0.0.1:
 
 
 def message_of(answer: httpx.Response) -> str:
-    """What an answer says to its reader: the sentence of a page that has nothing else, or the text."""
+    """Return the sentence of a page that has nothing else, or the text."""
     found = re.search(r'<p class="notice">(.*?)</p>', answer.text, re.S)
     return html.unescape(found[1]) if found else answer.text
 
@@ -69,7 +69,7 @@ def nobody() -> None:
 
 
 def test_newest_month_list_and_sheets_are_served(home: Path) -> None:
-    """`/` is the newest report; pages and CSVs are served unchanged from disk."""
+    """`/` is the newest report. Pages and CSV files are served unchanged from disk."""
     app = create_app(Settings(home=home))
     assert request(app, "/").content == (home / "reports" / "2026-11.html").read_bytes()
     assert request(app, "/2026-10.html").content == (home / "reports" / "2026-10.html").read_bytes()
@@ -83,7 +83,7 @@ def test_newest_month_list_and_sheets_are_served(home: Path) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_path_asks_the_guard_first(home: Path, path: str) -> None:
-    """Without a login every path is 401, unknown ones too, and says nothing of what is there."""
+    """Without a login, every path returns 401, even an unknown one, and reveals nothing."""
     answer = request(create_app(Settings(home=home), guard=nobody), path)
     assert (answer.status_code, answer.text) == (401, "who are you?")
 
@@ -107,14 +107,13 @@ def test_every_path_asks_the_guard_first(home: Path, path: str) -> None:
     ],
 )
 def test_nothing_else_is_served(home: Path, path: str) -> None:
-    """No documentation pages, no other files, no way out of the folder, no links."""
+    """Documentation pages, other files, paths outside the folder and links are not served."""
     answer = request(create_app(Settings(home=home)), path)
     assert (answer.status_code, message_of(answer)) == (404, "no such page.")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
 def test_only_get_is_answered(home: Path, method: str) -> None:
-    """Every other method is 405."""
     answer = request(create_app(Settings(home=home)), "/", method)
     assert answer.status_code == 405
     assert answer.headers["allow"] == "GET"
@@ -125,13 +124,13 @@ def test_only_get_is_answered(home: Path, method: str) -> None:
     [("127.0.0.1:8080", 200), ("localhost", 200), ("[::1]:8080", 200), ("evil.example", 403), ("127.0.0.1.evil.example:8080", 403)],
 )
 def test_rebound_names_are_refused_on_loopback(home: Path, host: str, status: int) -> None:
-    """A page of another site whose name leads to this machine gets 403."""
+    """A page of another site gets 403, even if its host name leads to this machine."""
     assert request(create_app(Settings(home=home), hosts=LOOPBACK), "/", host=host).status_code == status
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
-    """Only this server's script may run, and none in a report; only a page's own style sheet is allowed, by its hash."""
+    """Reports may not run scripts, and other pages only this server's. A page's own style sheet is allowed by its hash."""
     headers = request(create_app(Settings(home=home)), path).headers
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["content-security-policy"].endswith("frame-ancestors 'self'")
@@ -143,13 +142,13 @@ def test_every_answer_carries_a_strict_policy(home: Path, path: str) -> None:
 
 
 def test_no_report_yet_says_what_to_do(tmp_path: Path) -> None:
-    """An empty home is 404 with the command to run."""
+    """An empty home returns 404 and the command to run."""
     answer = request(create_app(Settings(home=tmp_path)), "/")
     assert (answer.status_code, message_of(answer)) == (404, "there is no report yet. Run: runspend nightly")
 
 
 def test_a_warehouse_that_is_gone_is_not_a_cost_of_nothing(tmp_path: Path) -> None:
-    """Reports exist, but the disk of the warehouse is not mounted: 503, not the newest report and not zeros."""
+    """Reports exist, but the warehouse's disk is not mounted. The answer is 503, and neither the newest report nor zeros."""
     write_report(plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW), tmp_path / "reports")
     app = create_app(Settings(home=tmp_path))
     for path in (
@@ -173,7 +172,7 @@ def test_a_warehouse_that_is_gone_is_not_a_cost_of_nothing(tmp_path: Path) -> No
 
 
 def test_settings_may_be_mended_while_it_serves(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Broken settings are 503, behind the guard, whose reason goes to the server's log; mended ones work at the next request."""
+    """Broken settings return 503 to logged-in users, and the server's log has the reason. Corrected settings work at the next request."""
     broken = True
 
     def settings() -> Settings:

@@ -1,4 +1,4 @@
-"""The cost explorer's page and its data: guarded, read-only, without a script in the page, and never an error without a sentence."""
+"""The cost explorer's page and its data are guarded and read-only. Every error has a message."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OWN_TAGS = {
 
 
 class Tags(HTMLParser):
-    """The tags of a page, their attributes, and where its links and forms lead."""
+    """Collects a page's tags, their attributes, and the targets of its links and forms."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Tags(HTMLParser):
         self.targets: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note one tag."""
+        """Record one tag."""
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
         self.targets |= {value or "" for name, value in attrs if name in ("href", "src", "action")}
@@ -143,7 +143,7 @@ def test_the_home_page_leads_to_what_it_says(home: Path) -> None:
 
 
 def test_every_link_of_a_page_answers(home: Path) -> None:
-    """Ranges, orders, groups, filters, data: three pages and all that they lead to."""
+    """Three pages and everything they link to work: ranges, orders, groups, filters and data."""
     app = create_app(settings_of(home))
     for start in (
         "/explore?by=team,experiment&where=kind%3Dcompute",
@@ -221,7 +221,7 @@ def test_no_address_is_an_error_without_a_sentence(home: Path, query: list[tuple
 
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
-    """Teams, services and filters named as scripts: the page shows them, and holds no tag but its own."""
+    """Teams, services and filters have scripts as names. The page shows them as text, and contains only its own tags."""
     warehouse = ParquetWarehouse(tmp_path / "warehouse")
     schema = TABLES["cost_daily"].arrow_schema()
     row = {
@@ -292,7 +292,7 @@ def test_a_search_finds_runs_and_names_and_leads_to_their_costs(home: Path) -> N
 
 
 def test_experiments_do_not_name_people_where_reports_hide_them(tmp_path: Path) -> None:
-    """Databricks puts a person's address into the names of experiments."""
+    """Databricks puts a user's address into the names of experiments."""
     name = "/Users/anna.smith@acme.example/llm"
     schema = TABLES["cost_daily"].arrow_schema()
     row = {

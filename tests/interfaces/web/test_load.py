@@ -1,4 +1,4 @@
-"""Many pages at once, and damage: a real server keeps answering others, and says in a sentence what it cannot do."""
+"""With many requests at once or damaged data, a real server still answers other requests, and explains what it cannot do."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[2]), log_level="error")
 
 
 def settings_of(home: Path, **more: Any) -> Settings:
-    """Settings over the world of `explain`."""
+    """Return settings for the world of `explain`."""
     return Settings.model_validate({**plain(home), **more})
 
 
 def plain(home: Path) -> dict[str, Any]:
-    """The same as JSON."""
+    """Return the same settings as JSON."""
     return {"home": str(home), "warehouse": {"uri": str(home / "warehouse")}}
 
 
@@ -65,7 +65,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(home: Path) -> Iterator[str]:
-    """The address of a real server in a process of its own."""
+    """Start a real server in another process, and yield its address."""
     port = free_port()
     process = subprocess.Popen([sys.executable, "-c", SERVER, json.dumps(plain(home)), str(port)])
     address = f"http://127.0.0.1:{port}"
@@ -84,7 +84,7 @@ def server(home: Path) -> Iterator[str]:
 async def storm(
     address: str, path: str, health: str, count: int, headers: dict[str, str] | None = None
 ) -> tuple[list[httpx.Response], list[float]]:
-    """The answers to so many requests at once, and how long health checks took meanwhile."""
+    """Return the answers to this many simultaneous requests, and the durations of health checks during that time."""
     async with httpx.AsyncClient(base_url=address, timeout=120, limits=httpx.Limits(max_connections=count + 10), headers=headers) as client:
         pages = [asyncio.create_task(client.get(path)) for _ in range(count)]
         took = []
@@ -97,7 +97,7 @@ async def storm(
 
 
 def test_eighty_run_pages_at_once_are_all_shown(server: str) -> None:
-    """One page, which is built for all of them; the server's health check is answered all the while."""
+    """Runspend builds the page once for all of them, and the server still answers health checks."""
     assert httpx.get(f"{server}/runspend/run/{w.BIG}", timeout=60).status_code == 200
     answers, took = asyncio.run(storm(server, f"/runspend/run/{w.BIG}", "/health", 80))
     codes = [answer.status_code for answer in answers]
@@ -107,8 +107,7 @@ def test_eighty_run_pages_at_once_are_all_shown(server: str) -> None:
     assert httpx.get(f"{server}/runspend/run/{w.BIG}", timeout=60).status_code == 200
 
 
-def test_who_comes_first_is_let_in_first() -> None:
-    """All get in, in order of arrival."""
+def test_requests_are_served_in_the_order_of_arrival() -> None:
     order: list[int] = []
 
     async def ask() -> None:
@@ -124,7 +123,7 @@ def test_who_comes_first_is_let_in_first() -> None:
 
 
 def test_equal_pages_are_built_once() -> None:
-    """A request that comes while one runs gets its answer, or its error; a request with another key, or a later one, is built again."""
+    """A request during the same work gets its result or its error. A request with another key, or a later one, starts new work."""
     built: list[str] = []
 
     def work(name: str) -> str:
@@ -140,7 +139,7 @@ def test_equal_pages_are_built_once() -> None:
         await asyncio.sleep(0.1)
         others = [asyncio.create_task(gate.run(lambda: work("a"), key="a")) for _ in range(20)]
         await asyncio.sleep(0.1)
-        first.cancel()  # its browser goes away; the others still get what it began
+        first.cancel()  # its browser disconnects, but the others still get the result
         assert await asyncio.gather(*others) == ["a 1"] * 20
         assert await gate.run(lambda: work("b"), key="b") == "b 2"
         assert await gate.run(lambda: work("a"), key="a") == "a 3"
@@ -152,15 +151,15 @@ def test_equal_pages_are_built_once() -> None:
     assert built == ["a", "b", "a", "c", "c", "wrong"]
 
 
-def test_too_many_that_wait_are_asked_to_come_back() -> None:
-    """At once: they do not wait first."""
+def test_too_many_waiting_requests_are_asked_to_come_back() -> None:
+    """They are refused immediately instead of waiting first."""
 
     async def ask() -> None:
         gate = Gate(at_once=1, wait=30)
         tasks = [asyncio.create_task(gate.run(lambda: time.sleep(0.5))) for _ in range(2 * MOST_WAITING)]
         await asyncio.sleep(0.1)
         refused = [task.exception() for task in tasks if task.done()]
-        assert len(refused) == MOST_WAITING - 1  # one is inside
+        assert len(refused) == MOST_WAITING - 1  # one request is being served
         assert all(isinstance(error, HTTPException) and error.headers == {"Retry-After": "5"} for error in refused)
         for task in tasks:
             task.cancel()
@@ -169,8 +168,8 @@ def test_too_many_that_wait_are_asked_to_come_back() -> None:
     asyncio.run(ask())
 
 
-def test_no_more_than_two_are_inside(tmp_path: Path) -> None:
-    """Whatever asks; a request that went away keeps its place until its work is done."""
+def test_no_more_than_two_requests_are_served_at_once(tmp_path: Path) -> None:
+    """A cancelled request keeps its place until its work is done."""
     inside, most, guard = 0, 0, threading.Lock()
 
     def work() -> None:
@@ -195,7 +194,7 @@ def test_no_more_than_two_are_inside(tmp_path: Path) -> None:
 
 
 def test_a_page_that_takes_too_long_is_given_up() -> None:
-    """It is 503, and its place is free once its work is done."""
+    """The answer is 503. The place is free again when the work is done."""
 
     async def ask() -> None:
         gate = Gate(at_once=1, wait=0.1, longest=0.2)
@@ -212,7 +211,7 @@ def test_a_page_that_takes_too_long_is_given_up() -> None:
 
 
 def test_work_that_fails_frees_its_place() -> None:
-    """An error is the caller's, and the next one is let in."""
+    """The error reaches its own caller, and the next request is served."""
 
     async def ask() -> None:
         gate = Gate(at_once=1, wait=0.5)
@@ -224,7 +223,7 @@ def test_work_that_fails_frees_its_place() -> None:
 
 
 def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
-    """An engine lent to a page has its share; the next to have it, the usual number."""
+    """An engine has fewer threads while a page uses it, and its usual number afterwards."""
 
     def threads() -> int:
         with engines.borrow_connection(
@@ -253,7 +252,7 @@ def test_engines_of_pages_have_few_threads_together(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, damage: str) -> None:
-    """Not 404, and no path of the machine; the reason is in the server's log."""
+    """The answer contains no path of the machine. It names the command that repairs the data, or refers to the server's log."""
     whole, home = home, tmp_path / "a-home-with-a-name"
     root = shutil.copytree(whole / "warehouse", home / "warehouse")
     files = sorted(root.glob("**/cost_allocations/**/*.parquet")) + sorted(root.glob("run*/**/*.parquet"))
@@ -277,10 +276,10 @@ def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, da
         (root / "_runspend" / "schema.json").unlink()
         (root / "_runspend" / "schema.json").mkdir()
     answer = ask_quietly(create_app(settings_of(home)), f"/run/{w.BIG}")
-    if damage == "a record without its keys" and answer.status_code == 200:  # nothing in it was needed
+    if damage == "a record without its keys" and answer.status_code == 200:  # the page did not need the damaged record
         return
     assert answer.status_code in (500, 503), answer.text
-    if message_of(answer).startswith("cannot read damaged data: "):  # names what is damaged, and what mends it
+    if message_of(answer).startswith("cannot read damaged data: "):  # the message names the damaged data and the command that repairs them
         assert "Run: runspend nightly" in message_of(answer)
     else:
         assert message_of(answer).startswith("cannot show this") and "log" in message_of(answer)
@@ -289,13 +288,12 @@ def test_a_damaged_warehouse_is_503_in_a_sentence(tmp_path: Path, home: Path, da
 
 
 def test_a_run_that_is_not_there_is_404(home: Path) -> None:
-    """The page explains the error in a sentence."""
     answer = request(create_app(settings_of(home)), "/run/ffffffffffff")
     assert answer.status_code == 404 and "ffffffffffff" in answer.text
 
 
 def ask_quietly(app: FastAPI, path: str) -> httpx.Response:
-    """One request to a server that logs what failed and goes on."""
+    """Send one request to a server that logs errors and continues."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)

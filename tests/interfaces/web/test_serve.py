@@ -1,4 +1,4 @@
-"""`runspend serve`, in processes of its own: an address is printed only when it answers."""
+"""`runspend serve`, in processes of its own, prints an address only when it answers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def server(config: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_the_address_answers_from_the_moment_it_is_printed(server: subprocess.Popen[str]) -> None:
-    """On a free port, where one is asked for; Ctrl-C ends it."""
+    """With --port 0, it uses a free port. Ctrl-C ends it."""
     assert server.stdout is not None
     started = re.match(r"(http://127\.0\.0\.1:\d+/)  \(Ctrl-C ends it\)", server.stdout.readline())
     assert started is not None
@@ -90,7 +90,7 @@ ACCESS = "access: {groups: {finance: all}, header: X-Groups}\n"
     ],
 )
 def test_pages_are_not_served_to_those_who_may_not_see_them(config: Path, more: str, host: str, why: str) -> None:
-    """Other machines reach them only through a proxy that the configuration names."""
+    """Other machines reach the pages only through a proxy that the configuration names."""
     config.write_text(f"home: .\n{more}", encoding="utf-8")
     refused = run_here("serve", "--port", "0", "--host", host, "--config", str(config), code=2)
     assert refused.stdout == "" and why in refused.stderr
@@ -104,7 +104,7 @@ def test_mcp_over_http_is_refused_where_access_is_restricted(config: Path) -> No
 
 
 def test_a_proxy_in_front_says_who_asks(config: Path) -> None:
-    """By the header alone: X-Forwarded-For does not replace the proxy's address, and the site's host name is answered."""
+    """Only the header counts: X-Forwarded-For does not replace the proxy's address. The site's host name is accepted."""
     config.write_text(f"home: .\nsite: {{url: 'https://costs.example.com/x'}}\n{ACCESS}", encoding="utf-8")
     command = [sys.executable, "-u", "-m", "runspend.interfaces.cli", "serve", "--port", "0", "--config", str(config)]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:

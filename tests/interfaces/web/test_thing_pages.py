@@ -1,4 +1,4 @@
-"""Pages of one machine, bill line and registered model: their sums are the ledger's, names are text, and what is unknown is 404."""
+"""Pages of one machine, bill line or registered model. Their sums equal the ledger, names are text, and unknown ones return 404."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.hostile_names import SCRIPTS
 from tests.interfaces.web.test_app import request
 from tests.interfaces.web.test_explore import Tags, settings_of
 
-LINE = f"{8:016x}"  # an hour of m1
-SEVERAL = (  # charges of m6: two that overlap, one of a month, one of the month before, one of another kind; a disk; m9 of two servers
+LINE = f"{8:016x}"  # one hour of m1
+SEVERAL = (  # charges of m6: two that overlap, one for a month, one for the previous month, one of another kind; a disk; m9 on two servers
     line(800, on="m6", at="26:00..27:00", cost="2.00", instance_type="g5"),
     line(801, on="m6", at="26:30..27:30", cost="1.00", instance_type="g5"),
     line(802, on="m6", at="2026-10-01T00:00..2026-11-01T00:00", cost="300.00", instance_type="g5", charge_category="Purchase"),
@@ -41,7 +41,7 @@ SEVERAL = (  # charges of m6: two that overlap, one of a month, one of the month
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the warehouse of `explain`, and a registered model: two versions of one run, one of a sweep."""
+    """A home with the warehouse of `explain`, and a registered model with two versions from one run and one from a sweep."""
     home = tmp_path_factory.mktemp("things")
     warehouse = w.make_explained(home / "warehouse", *SEVERAL)
     at = dt.datetime(2026, 10, 5, tzinfo=dt.timezone.utc)
@@ -154,13 +154,13 @@ def test_a_model_counts_each_run_once(home: Path) -> None:
         [whole] = reader.query("select sum(effective_cost) as cost from run_costs where run_id in unnest(@ids)", {"ids": ids}).to_pylist()
     assert model is not None
     [costs] = model.costs
-    assert costs.total == whole["cost"] > 0  # two versions of one run: its cost once
+    assert costs.total == whole["cost"] > 0  # two versions of one run have its cost only once
     assert {run.key.run_id: run.role for run in costs.runs} == {w.BIG: "made", w.PARENT: "made", w.CHILD: "nested"}
     status, text, tags = page(settings, "/model/net")
     assert status == 200
     assert "champion" in text and "Production" in text and f"{costs.total:,.2f}" in text
     assert f"../run/{w.PARENT}?server=prod&workspace=default" in tags.targets
-    assert page(settings, f"/model/{SCRIPTS[0].replace('/', '%2F')}")[0] == 200  # a name is text
+    assert page(settings, f"/model/{SCRIPTS[0].replace('/', '%2F')}")[0] == 200  # a name is only text
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_pages_of_one_thing_convert_as_the_explorer_does(home: Path) -> None:
 
 
 def test_a_machine_whose_name_begins_with_a_blank_has_its_page(tmp_path: Path) -> None:
-    """A blank that someone typed by mistake is forgiven."""
+    """An address with a blank by mistake still finds its machine."""
     run_on_duckdb(
         {
             "billing_lines": [line(0, on=" lead", instance_type="g5"), line(1, on="tail", instance_type="g5")],
@@ -253,7 +253,7 @@ def test_a_machine_whose_name_begins_with_a_blank_has_its_page(tmp_path: Path) -
 
 
 def test_an_address_of_raw_bytes_has_a_key() -> None:
-    """%2F and / are two addresses, and bytes that are not UTF-8 are one."""
+    """%2F and / are different addresses. Bytes that are not UTF-8 have one too."""
 
     def key(path: bytes, query: bytes) -> object:
         scope = {"type": "http", "app": "app", "path": "/a/b", "raw_path": path, "query_string": query, "headers": []}

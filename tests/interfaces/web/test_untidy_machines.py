@@ -1,6 +1,6 @@
-"""Machines as real bills have them: resized, with one name in two accounts, billed late, idle without a run, or paid by the month.
+"""Machines as in real bills: resized, with one name in two accounts, billed late, idle without a run, or paid by the month.
 
-A machine's page, the explorer, and the ledger itself must say the same of them, to the last digit, also to one team.
+A machine's page, the explorer and the ledger must agree on them to the last digit, also for one team.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ def world() -> World:
     def bill(machine: str, at: str, cost: str, kind: str | None = None, month: int = 11, **more: Any) -> None:
         lines.append(line(len(lines), on=machine, at=at, cost=cost, hours=1, instance_type=kind, period=f"2026-{month:02}", **more))
 
-    for day in range(1, 6):  # the team's run is on it on the second only
+    for day in range(1, 6):  # the team's run uses it only on the second
         for hour in range(2):
             bill("steady", hours(day, hour), "3.3333333333", "p4d")
-    bill("steady", hours(20, 0, month=10), "-2", "p4d")  # a correction of October in November's bill
+    bill("steady", hours(20, 0, month=10), "-2", "p4d")  # a correction of October, in November's bill
     for account, kind, cost in (("account", "g5", "7"), ("other", "g6", "11")):
         bill("twin", hours(2, 0), cost, kind, sub_account_id=account)
     bill("resized", hours(2, 0), "1", "g5")
     bill("resized", hours(3, 0), "2", "g6")
-    bill("late", hours(31, 23, month=10), "4", "n1")  # October's last hour; in November there is storage only
+    bill("late", hours(31, 23, month=10), "4", "n1")  # a machine's last hour is in October, and November has only its storage
     storage = {"service_category": "Storage", "service_name": "Notebook storage"}
     for hour in range(10):
         bill("late", hours(2, hour), "30", **storage)
@@ -119,7 +119,7 @@ def costs(app: FastAPI, query: str) -> dict[str, Any]:
 
 
 def of_groups(found: Mapping[str, Any]) -> dict[str | None, Decimal]:
-    """The cost of each value of the first dimension, parts without a run added to it."""
+    """Return the cost of each value of the first dimension, including parts without a run."""
     sums: dict[str | None, Decimal] = {}
     for row in found["rows"]:
         value = row[found["by"][0]]
@@ -128,7 +128,7 @@ def of_groups(found: Mapping[str, Any]) -> dict[str | None, Decimal]:
 
 
 def shown(page: httpx.Response) -> Decimal:
-    """The cost that a machine's page begins with."""
+    """Return the cost at the top of a machine's page."""
     found = re.search(r"cost ([−0-9.,]+) USD effective", spoken(page.text))
     assert page.status_code == 200 and found, spoken(page.text)[:500]
     return Decimal(found[1].replace("−", "-").replace(",", "")).quantize(Decimal("0.01"))
@@ -146,12 +146,12 @@ def test_a_machine_page_has_the_total_of_the_view_behind_its_links(finance: Fast
     own = next(link for link in links if "machine=" in link or "service=" in link)
     found = Decimal(costs(finance, urlsplit(own).query)["total"]["cost"])
     assert shown(page) == found.quantize(Decimal("0.01"))
-    for link in links - {own}:  # of a type: the list has the machine
+    for link in links - {own}:  # lists by type contain the machine
         assert machine in of_groups(costs(finance, urlsplit(link).query))
 
 
 def test_idle_days_of_a_machine_are_its_teams_to_see(anyone: FastAPI) -> None:
-    """Also days on which no run of the team was on it, whose bill lines the team does not see."""
+    """This includes days without the team's runs, whose bill lines the team does not see."""
     answer = get(anyone, "/machine/steady?period=2026-11")
     page = spoken(answer.text)
     assert [f"{day} Nov" in page for day in range(1, 7)] == [True] * 5 + [False]
@@ -171,7 +171,7 @@ def test_a_resized_machine_has_the_type_of_each_day(finance: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("by", ["machine", "instance_type"])
-def test_the_time_before_does_not_change_what_a_charge_is_of(finance: FastAPI, by: str) -> None:
+def test_comparing_with_an_earlier_period_does_not_change_the_groups(finance: FastAPI, by: str) -> None:
     days = f"by={by}&from=2026-11-02&to=2026-11-30"
     assert {k: v for k, v in of_groups(costs(finance, days)).items() if v} == of_groups(costs(finance, f"{days}&compare=none"))
 
@@ -188,7 +188,7 @@ def test_actions_lead_to_their_cost(finance: FastAPI, config: Path) -> None:
 
 @pytest.mark.parametrize(("first", "last"), [(1, 1), (1, 2), (3, 4), (10, 12), (1, 30)])
 def test_runs_are_counted_and_their_costs_are_of_the_days_shown(finance: FastAPI, first: int, last: int) -> None:
-    """A charge of a month is in the cost of each of its days, and of no run: run_costs_daily has all of it on the first."""
+    """A charge for a month counts in each of its days, but not in a run's days: run_costs_daily has all of it on the first day."""
     days = f"from=2026-11-{first:02}&to=2026-11-{last:02}&compare=none"
     found = costs(finance, f"by=run&{days}")
     by_run, listed = of_groups(found), {run["run_id"]: Decimal(run["cost"]) for run in found["runs"]}
