@@ -25,7 +25,7 @@ UTC = timezone.utc
 
 
 class Killed(BaseException):
-    """Represents SIGKILL: no code in the library catches it."""
+    """A stand-in for SIGKILL. No code in the library catches it."""
 
 
 def count_down(left: list[int], operation: str) -> None:
@@ -36,7 +36,7 @@ def count_down(left: list[int], operation: str) -> None:
 
 
 class MemoryRecords:
-    """The once-only records in a dict. `on_operation` is called with the name of each change, before and after it, for kills."""
+    """Once-only records in a dict. Before and after each change, `on_operation` is called with its name, for kills."""
 
     def __init__(self) -> None:
         self.kept: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
@@ -67,10 +67,10 @@ class MemoryRecords:
         return {key: value for (k, key), (value, _) in sorted(self.kept.items()) if k == kind}
 
     def before(self, operation: str) -> None:
-        """For tests to override."""
+        """Do nothing. Tests replace it."""
 
     def after(self, operation: str) -> None:
-        """For tests to override."""
+        """Do nothing. Tests replace it."""
 
 
 def cost(day: str, amount: str | Decimal, **names: Any) -> dict[str, Any]:
@@ -106,13 +106,13 @@ def budget(name: str = "vision", amount: str = "5000", **more: Any) -> dict[str,
 
 
 class MemoryReader:
-    """A warehouse's reader over fixed rows in memory. It computes the answer to each query once."""
+    """A warehouse's reader over fixed rows in memory. It computes each query's answer only once."""
 
     def __init__(self, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
         self._tables = tables
         self._known: set[str] = set()
         self._answers: dict[tuple[str, str], pa.Table] = {}
-        self._connection = _database().cursor()  # a connection has its own registered rows
+        self._connection = _database().cursor()  # each connection has its own registered rows
         self._connection.execute("set TimeZone = 'UTC'")
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
@@ -133,7 +133,10 @@ class MemoryReader:
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """One engine with one thread for all readers of a process, because opening one takes as long as a query of so few rows."""
+    """Return one engine with one thread for all readers of a process.
+
+    Opening one takes as long as a query on so few rows.
+    """
     return duckdb.connect(config={"threads": 1})
 
 
@@ -146,7 +149,7 @@ def in_memory(**tables: Sequence[Mapping[str, Any]]) -> Reader:
 
 @contextmanager
 def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
-    """Return the same for a real warehouse."""
+    """Return a reader over these rows in a real warehouse."""
     house = ParquetWarehouse(root)
     with house.step("test", "b1") as step:
         for name, rows in tables.items():

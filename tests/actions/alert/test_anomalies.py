@@ -28,8 +28,8 @@ def found(days: dict[date, Decimal], *, ratio: str = "1", level: str = "50", sin
     [
         (series("200"), {}, True),  # exactly at both limits
         (series("199.99"), {}, False),
-        (series("200"), {"level": "100.01"}, False),  # much in percent, little in money
-        (series("2000", "1900"), {"level": "50"}, False),  # much in money, little in percent
+        (series("200"), {"level": "100.01"}, False),  # a large percentage of little money
+        (series("2000", "1900"), {"level": "50"}, False),  # a small percentage of much money
         (series("500", d9="600"), {}, False),  # there was a more expensive day within four weeks
         (series("500", d29="600"), {}, True),  # too long ago to count
         (series("500", weeks=4), {}, True),
@@ -54,12 +54,12 @@ def test_a_step_to_a_new_level_is_reported_once() -> None:
 
 
 def test_a_day_not_wholly_billed_is_not_judged() -> None:
-    """A partly billed day may already be expensive, but Runspend judges it only when all its hours are billed."""
+    """A partly billed day may already be expensive, but Runspend judges it only when the bill has all its hours."""
     days = series("100") | {DAY + timedelta(days=1): Decimal(900)}
     assert found(days) == []
 
 
-def test_it_says_how_far() -> None:
+def test_an_anomaly_has_its_difference_in_percent() -> None:
     """The anomaly has the cost of the day, the usual cost, and the difference in percent."""
     (one,) = find_anomalies(series("512.5"), DAY + timedelta(days=1), DAY, Decimal(1), Decimal(50))
     assert (one.spent, one.usual, one.percent_more) == (Decimal("512.5"), Decimal(100), 412)

@@ -1,4 +1,4 @@
-"""The state of budgets: periods, thresholds, versions, money of other currencies, estimates. Alerts are in test_decisions.py."""
+"""The state of budgets: periods, thresholds, versions, other currencies, estimates. Alerts are in test_decisions.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOVEMBER = current_period("month", date(2026, 11, 24))
 
 
 def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[date, str], Decimal], **estimated: Decimal) -> Status:
-    """Return a status from billed money, and from estimates by day of November ("d24")."""
+    """Return a status from billed cost, and from estimates by day of November ("d24")."""
     of_days = {(date(2026, 11, int(day[1:])), currency): cost for day, cost in estimated.items()}
     return judge_budget(given, currency, period, Series(billed=spend, estimated=of_days))
 
@@ -38,7 +38,7 @@ def judge(given: Budget, currency: str, period: BudgetPeriod, spend: dict[tuple[
     ],
 )
 def test_a_day_is_in_the_period_that_people_call_by_its_name(every: str, day: str, name: str, start: str, end: str) -> None:
-    """A day is in exactly the period that people call by that name."""
+    """The period's name is the one that people use for that day."""
     period = current_period(every, date.fromisoformat(day))  # type: ignore[arg-type]  # the five literals
     assert (period.name, period.start.isoformat(), period.end.isoformat()) == (name, start, end)
 
@@ -80,9 +80,15 @@ def at(text: str) -> datetime:
         ("month", "2026-12-01T00:00", "2026-11-10T00:00", "2026-11-29", ["2026-11", "2026-12"]),
         ("month", "2026-12-15T23:00", "2026-11-10T00:00", "2026-12-14", ["2026-11", "2026-12"]),
         ("month", "2026-12-16T00:00", "2026-11-10T00:00", "2026-12-14", ["2026-12"]),
-        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-11-30", ["2026-11", "2026-12"]),  # the bill has not come
+        ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-11-30", ["2026-11", "2026-12"]),  # the bill has not arrived yet
         ("month", "2026-12-20T00:00", "2026-11-10T00:00", "2026-12-01", ["2026-12"]),
-        ("month", "2027-02-02T00:00", "2026-11-10T00:00", "2026-11-20", ["2026-12", "2027-01", "2027-02"]),  # nor will it
+        (
+            "month",
+            "2027-02-02T00:00",
+            "2026-11-10T00:00",
+            "2026-11-20",
+            ["2026-12", "2027-01", "2027-02"],
+        ),  # the bill will not arrive in time
         ("month", "2026-12-02T06:00", "2026-12-01T00:00", None, ["2026-12"]),
         ("day", "2026-11-03T06:00", "2026-11-02T12:00", None, ["2026-11-02", "2026-11-03"]),
         ("week", "2026-11-24T06:00", "2026-01-01T00:00", None, ["2026-W46", "2026-W47", "2026-W48"]),
@@ -119,7 +125,7 @@ def test_the_first_hours_of_a_period_are_quiet(every: str, hours: int) -> None:
     ],
 )
 def test_a_threshold_may_be_spelled_in_several_ways(text: str, level: str, shown: str) -> None:
-    """One threshold, however it is spelled."""
+    """All spellings of a threshold give the same threshold."""
     threshold = parse_threshold(text, Decimal(1000), "USD")
     assert (threshold.level, threshold.text) == (Decimal(level), shown)
 
@@ -132,7 +138,7 @@ def test_a_threshold_without_a_meaning_is_refused(text: str) -> None:
 
 
 def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
-    """0.7 + 0.1 reaches 0.8, which it does not in floats. One unit of the 22nd decimal less does not."""
+    """0.7 + 0.1 reaches 0.8, unlike in floats. One unit less in the 22nd decimal does not."""
     spend = {(date(2026, 11, 1), "USD"): Decimal("0.7"), (date(2026, 11, 2), "USD"): Decimal("0.1")}
     status = judge(make_budget("1", actual=["80%"]), "USD", NOVEMBER, spend)
     assert [c.on for c in status.crossed] == [date(2026, 11, 2)]
@@ -141,14 +147,14 @@ def test_threshold_is_crossed_at_equality_in_exact_decimals() -> None:
 
 
 def test_percent_is_cut_not_rounded() -> None:
-    """A budget below its amount never reads as 100.0%."""
+    """A budget below its amount never shows as 100.0%."""
     status = judge(make_budget("1000"), "USD", NOVEMBER, {(date(2026, 11, 1), "USD"): Decimal("999.99")})
     assert status.percent == Decimal("99.9")
     assert not status.is_over
 
 
 def test_money_of_another_currency_is_never_added() -> None:
-    """Without a rate there is no result, and a message says so. Another currency whose daily sums are zero does not matter."""
+    """Without a rate there is no result, and a message reports it. Another currency whose daily sums are zero has no effect."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(5000), (date(2026, 11, 1), "EUR"): Decimal(1)}
     status = judge(make_budget(), "USD", NOVEMBER, spend)
     assert (status.spent, status.crossed, status.not_judged) == (
@@ -191,7 +197,7 @@ def test_alert_ids_fit_a_message_id_and_differ() -> None:
 
 
 def test_estimates_count_only_where_the_budget_says_so() -> None:
-    """By default they are shown beside the figure. A budget judged on both is another version, and states the estimated part."""
+    """By default, estimates are shown next to the spend. A budget judged on both has another version, and states the estimated part."""
     spend = {(date(2026, 11, 1), "USD"): Decimal(950)}
     plain, both = make_budget("1000"), make_budget("1000", judged_on="bill_and_estimates")
     status = judge(plain, "USD", NOVEMBER, spend, d24=Decimal(60))
@@ -209,7 +215,7 @@ def test_the_day_the_amount_is_exceeded_is_known_for_any_thresholds() -> None:
 
 
 def test_a_series_depends_on_the_selected_money_not_on_the_amount() -> None:
-    """After an edit of an amount or a threshold, no anomaly is reported again. After an edit of the selector or the measure, it is."""
+    """An edit of an amount or a threshold repeats no anomaly. An edit of the selector or the measure does."""
     plain = make_budget("1000", **{"for": {"team": ["a", "b"]}})
     same = [make_budget("2", actual=["3%"], every="day", **{"for": {"team": ["b", "a"]}})]
     other = [make_budget("1000", **{"for": {"team": "a"}}), make_budget("1000", measure="list_cost", **{"for": {"team": ["a", "b"]}})]

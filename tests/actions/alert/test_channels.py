@@ -38,7 +38,7 @@ HTTP_KINDS = tuple(kind for kind in CHANNEL_KINDS if kind != "apprise")
 
 
 class Killed(BaseException):
-    """Represents SIGKILL: no code in the library catches it."""
+    """A stand-in for SIGKILL. No code in the library catches it."""
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_a_server_that_never_ends_its_answer_is_asked_once_a_run(
 
 
 def test_a_slow_channel_has_its_turn_and_no_more(tmp_path: Path, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next run sends the posts that the channel did not take in its turn."""
+    """The next run sends the posts that did not fit into the channel's turn."""
     given, records = world(tmp_path, services, "opsgenie"), MemoryRecords()
     queue_since(given, records, 3)
     monkeypatch.setattr(channels, "RUN_SECONDS", -1.0)
@@ -312,7 +312,7 @@ def test_a_killed_sender_posts_again_with_the_same_bytes(
 
 
 def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_again(tmp_path: Path, services: Services) -> None:
-    """A real SIGKILL hits between the answer and its record. The pager gets the same event twice, which is one incident."""
+    """A real SIGKILL arrives between the answer and its record. The pager gets the same event twice, which is one incident."""
     text = json.dumps({"mail": {"from": "Runspend <runspend@acme.com>", "channels": [services.channel("pagerduty", about=[])]}})
     given, records = read_settings(tmp_path, text), Records(tmp_path / ".runspend")
     key = queue(records, recipients=["channel:pagerduty"])

@@ -1,4 +1,7 @@
-"""Which alerts are sent, once each: the rule table, and a state machine against a brute-force oracle over runs that restate, edit, snooze and wait."""
+"""Which alerts are sent, each only once.
+
+The rules are tested in a table, and by a state machine against a brute-force oracle. Its runs restate, edit, snooze and wait.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +88,7 @@ def test_a_crossing_restated_to_a_later_day_is_not_corrected() -> None:
     assert decide([status_of(given, on(5, "900") | on(9, "200"))], alerted, NOW) == []
 
 
-def test_what_was_passed_is_not_foreseen_afterwards() -> None:
+def test_a_reached_threshold_is_not_forecast_afterwards() -> None:
     """After a correction, no mail forecasts the same threshold again."""
     alerted: dict[str, date | None] = {}
     tell(alerted, decide([status_of(make_budget(), on(5, "1000"))], alerted, NOW))
@@ -94,7 +97,7 @@ def test_what_was_passed_is_not_foreseen_afterwards() -> None:
 
 
 def test_corrections_of_several_thresholds_are_one_mail() -> None:
-    """The highest names it."""
+    """The correction names the highest threshold."""
     alerted: dict[str, date | None] = {}
     tell(alerted, decide([status_of(make_budget(), on(5, "1000"))], alerted, NOW))
     (decision,) = decide([status_of(make_budget(), on(5, "100"))], alerted, NOW)
@@ -106,7 +109,7 @@ def test_corrections_of_several_thresholds_are_one_mail() -> None:
 
 
 def test_the_first_hours_and_a_snooze_only_postpone_alerts() -> None:
-    """What still holds afterwards is mailed then."""
+    """Alerts that still apply are mailed afterwards."""
     status = status_of(make_budget(), on(1, "1000"))
     first_hours = datetime(2026, 11, 1, 23, 59, tzinfo=timezone.utc)
     assert decide([status], {}, first_hours) == []
@@ -115,7 +118,7 @@ def test_the_first_hours_and_a_snooze_only_postpone_alerts() -> None:
 
 
 def test_an_anomaly_is_reported_once_per_day_and_series() -> None:
-    """Edits of the budget's amount or thresholds do not repeat it; a snooze holds it back."""
+    """Edits of the budget's amount or thresholds do not repeat it. A snooze delays it."""
     alerted: dict[str, date | None] = {}
     day = Anomaly(date(2026, 11, 22), Decimal(500), Decimal(100))
     status = replace(status_of(make_budget(), {}), anomalies=(day,))
@@ -126,7 +129,10 @@ def test_an_anomaly_is_reported_once_per_day_and_series() -> None:
 
 
 class Nights(RuleBasedStateMachine):
-    """A month and a half of nights. The oracle keeps lists and adds fractions; it knows nothing of ids, versions or statuses."""
+    """One and a half months of pipeline runs.
+
+    The oracle keeps lists and adds fractions. It does not use ids, versions or statuses.
+    """
 
     @initialize(
         texts=st.lists(st.sampled_from(["10%", "50%", "80%", "99.99%", "100%", "120%", "500 USD", "800 USD"]), min_size=1, max_size=4,
@@ -146,18 +152,18 @@ class Nights(RuleBasedStateMachine):
 
     @rule(day=st.integers(0, 44), cost=st.decimals(-400, 900, places=2, allow_nan=False))
     def spend(self, day: int, cost: Decimal) -> None:
-        """A bill for a day, or a new version of it."""
+        """Bill a day, or bill it again with another cost."""
         self.days[date(2026, 11, 1) + timedelta(days=day)] = cost
 
     @rule()
     @precondition(lambda self: self.days)
     def restate(self) -> None:
-        """Everything becomes half as expensive."""
+        """Restate all days at half their cost."""
         self.days = {day: cost / 2 for day, cost in self.days.items()}
 
     @rule()
     def edit(self) -> None:
-        """A new version of the budget that differs as little as possible."""
+        """Edit the budget as little as possible to get a new version."""
         self.edits += 1
         self.first_judged = self.now
 
@@ -167,7 +173,7 @@ class Nights(RuleBasedStateMachine):
 
     @rule(hours=st.integers(1, 80), foreseen=st.booleans())
     def night(self, hours: int, foreseen: bool) -> None:
-        """The step runs; every decision must be the oracle's, no more and no less."""
+        """Run the step. Its decisions must equal the oracle's."""
         self.now += timedelta(hours=hours)
         given = make_budget(str(1000 + self.edits), actual=self.texts, forecast=self.coming)
         periods = periods_to_judge("month", self.now, self.first_judged)

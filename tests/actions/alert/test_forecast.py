@@ -1,4 +1,4 @@
-"""The forecast: weekdays, holidays, the bill's delay and estimates; its interval; and when there is none. How good it is: `make bench`."""
+"""The forecast: weekdays, holidays, the bill's delay, estimates, its interval, and when there is none. `make bench` measures its quality."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ def make(days: dict[date, Decimal], seen: dict[date, Seen] | None = None, share:
 
 
 def test_weekdays_are_known() -> None:
-    """Of a series that repeats every week the total is right within one percent: 21 weekdays and 9 weekend days."""
+    """November has 21 weekdays and 9 weekend days. For a series that repeats every week, the total is correct within one percent."""
     days = office(date(2026, 8, 1), 150)
     found = make(days)
     truth = sum(days[date(2026, 11, n)] for n in range(1, 31))
-    assert abs(found.total - truth) / truth < Decimal("0.01")  # what a weekday shows is mixed with a little of every day
+    assert abs(found.total - truth) / truth < Decimal("0.01")  # the forecast of a weekday includes a little of all days
     assert found.low <= found.total <= found.high
     assert (found.high - found.low) / truth < Decimal("0.03")
 
 
-def test_the_day_a_level_is_passed() -> None:
-    """The first day whose end is at or above it; none above the total."""
+def test_the_day_on_which_a_level_is_reached() -> None:
+    """It is the first day that ends at or above the level. Above the total, there is none."""
     found = make(office(date(2026, 8, 1), 150))
     assert [day for day, _ in found.path] == [COVERED + timedelta(days=n) for n in range(15)]
     assert found.path[-1][1] == found.total
@@ -79,18 +79,18 @@ def test_last_years_holidays_are_expected_again() -> None:
 @pytest.mark.parametrize(
     ("seen", "share", "first_day"),
     [
-        (Seen(), 1.0, 100.0),  # nothing known: the model
-        (Seen(billed=30.0), 1.0, 100.0),  # a part is billed: the rest will come
+        (Seen(), 1.0, 100.0),  # without any facts, the model decides
+        (Seen(billed=30.0), 1.0, 100.0),  # a part is billed, and the rest will follow
         (Seen(billed=130.0), 1.0, 130.0),  # never less than the known spend
-        (Seen(estimated=40.0, over=1.0), 1.0, 40.0),  # a quiet day, which the estimates know wholly
-        (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # an expensive one
+        (Seen(estimated=40.0, over=1.0), 1.0, 40.0),  # a quiet day, completely estimated
+        (Seen(estimated=300.0, over=1.0), 1.0, 300.0),  # an expensive day, completely estimated
         (Seen(billed=10.0, estimated=30.0, over=1.0), 1.0, 40.0),
-        (Seen(estimated=40.0, over=0.5), 1.0, 90.0),  # half of the day is to come
-        (Seen(estimated=40.0, over=1.0), 0.6, 80.0),  # what no run costs is not in the estimates
+        (Seen(estimated=40.0, over=0.5), 1.0, 90.0),  # half of the day is still to come
+        (Seen(estimated=40.0, over=1.0), 0.6, 80.0),  # estimates do not include cost without a run
         (Seen(estimated=500.0, over=1.0), 0.6, 540.0),
     ],
 )
-def test_a_day_no_bill_covers(seen: Seen, share: float, first_day: float) -> None:
+def test_a_day_without_a_bill_is_forecast_from_estimates(seen: Seen, share: float, first_day: float) -> None:
     """Estimates replace the cost of runs in past hours; the model forecasts everything else."""
     flat = {date(2026, 9, 1) + timedelta(days=n): Decimal(100) for n in range(76)}
     found = make(flat, {COVERED: seen}, share)
@@ -192,7 +192,7 @@ def test_intervals_of_the_first_weeks_are_wide_enough() -> None:
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(st.lists(st.decimals(-50, 5000, places=2, allow_nan=False), min_size=14, max_size=90), st.integers(1, 29), st.integers(0, 2**32))
 def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: int, seed: int) -> None:
-    """Low, total, high in order; two decimals; never below what is known; the same input, the same forecast."""
+    """Low, total and high are in order, with two decimals, and not below the known spend. The same input gives the same forecast."""
     covered = date(2026, 11, 1) + timedelta(days=day)
     days = {covered - timedelta(days=n + 1): cost for n, cost in enumerate(costs)}
     draw = random.Random(seed)
@@ -209,7 +209,7 @@ def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: in
 
 
 def test_the_interval_begins_at_what_is_spent_as_people_read_it() -> None:
-    """1,455.2953 is spent, which reads 1,455.30: the lower bound is not 1,455.29."""
+    """The spend of 1,455.2953 is shown as 1,455.30, so the lower bound is not 1,455.29."""
     days = {COVERED - timedelta(days=n): Decimal({3: "1455.2953", 80: "1"}.get(n, "0")) for n in range(1, 90)}
     assert make(days).low == Decimal("1455.30")
 
@@ -232,7 +232,7 @@ def test_a_history_begins_at_an_evident_step() -> None:
     """After nine quiet days, the cost is eleven times as high. The days before the step do not lower the forecast. Chance, one expensive day and a fade are not a step."""
     draw = random.Random(3)
     values = noisy(20, 9, draw) + noisy(220, 43, draw)
-    assert 9 <= find_step(values) <= 12  # the test of ranks may see it a low day late
+    assert 9 <= find_step(values) <= 12  # the rank test may find the step one low day late
     found = look_ahead(values, COVERED - timedelta(days=52), 15, 15)
     assert min(found.errors) < 0 < max(found.errors), "the replays agree with the level there is"
     assert 0.85 < sum(found.days) / (15 * 220) < 1.15
@@ -244,7 +244,7 @@ def test_a_history_begins_at_an_evident_step() -> None:
 
 
 def test_the_point_forecast_is_inside_its_own_range() -> None:
-    """After a step as in the middle of growth: both sides of the range are possible."""
+    """This holds after a step and during growth."""
     draw = random.Random(5)
     stepped = noisy(20, 9, draw) + noisy(220, 43, draw)
     growing = [value * 1.01**n for n, value in enumerate(noisy(10, 300, draw))]
@@ -263,8 +263,8 @@ def test_a_series_of_credits_has_a_range() -> None:
     assert abs(float(found.total - spent_before(days)) / -1500 - 1) < 0.15
 
 
-def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
-    """Weekdays cost what the weekend's credits give back: a level as a ratio of such sums would be anything."""
+def test_costs_and_credits_that_nearly_cancel_out_give_no_extreme_forecast() -> None:
+    """Weekdays cost as much as the weekend's credits return. A ratio of such sums could take any value."""
     for credit in range(100, 500):
         days = [COVERED - timedelta(days=28 - n) for n in range(28)]
         values = [-float(credit) if day.weekday() > 4 else 100.0 for day in days]
@@ -275,12 +275,12 @@ def test_costs_and_credits_that_nearly_cancel_out_explode_nowhere() -> None:
 
 @pytest.mark.parametrize(("count", "total"), [(60, 1800), (59, 1500)])
 def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.MonkeyPatch, count: int, total: int) -> None:
-    """Ten to thirty percent too low, each time, twenty in the middle: the figure is the middle one. A few replays only widen the interval."""
+    """Replays are 10 to 30 percent too low, with a median of 20. With enough replays the forecast uses the median, and with few it only widens the interval."""
     errors = sorted(0.1 + 0.2 * n / (count - 1) for n in range(count))
     monkeypatch.setattr(
         forecast, "look_ahead", lambda values, first, ahead, reach: ExpectedDays([100.0] * ahead, errors, 1, 10_000, [0.0] * ahead)
     )
-    days = {COVERED - timedelta(days=n + 20): Decimal(100) for n in range(90)}  # of another month: nothing is spent of this one
+    days = {COVERED - timedelta(days=n + 20): Decimal(100) for n in range(90)}  # all in another month, so nothing is spent in this one
     found = forecast_total(days, COVERED, NOVEMBER, Decimal(0), {})
     assert found is not None
     assert abs(float(found.total) - total) < 15
@@ -302,12 +302,12 @@ def test_a_method_that_many_replays_call_too_low_is_raised(monkeypatch: pytest.M
     ],
 )
 def test_a_holiday_moves_with_its_calendar(day: str, later: str) -> None:
-    """By Easter, by the week of its month, else by its date."""
+    """A holiday moves with Easter, with the week of its month, or keeps its date."""
     assert a_year_later(date.fromisoformat(day)) == date.fromisoformat(later)
 
 
-def test_a_budget_is_foreseen_to_pass_when_two_of_three_outcomes_do() -> None:
-    """The status says which forecast thresholds, and around which day; what is passed already is not foreseen."""
+def test_a_budget_is_forecast_to_be_exceeded_in_two_of_three_outcomes() -> None:
+    """The status names the forecast thresholds and the probable day. It does not forecast a threshold that is already reached."""
     draw = random.Random(11)
     days = {(date(2026, 6, 1) + timedelta(days=n), "USD"): Decimal(draw.randrange(60, 140)) for n in range(168)}
     now = datetime(2026, 11, 17, 6, tzinfo=timezone.utc)

@@ -31,7 +31,7 @@ NAMES = [*PAYLOADS, *FORMULAS, *TERMINAL]
 
 
 def fuzzed(count: int) -> list[str]:
-    """Names of random letters and of the sequences that break mails."""
+    """Return names of random letters and of sequences that break mails."""
     chance = random.Random(20261124)
     letters = lambda: chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000))  # noqa: E731  # one expression
     return ["".join(letters() for _ in range(chance.randrange(1, 9))) for _ in range(count)]
@@ -49,7 +49,7 @@ def send_all(home: Path, names: Iterable[str]) -> dict[int, EmailMessage]:
     with smtp_server() as server:
         given = make_settings(home, mail=smtp_mail(server.port))
         for number, name in enumerate(names):
-            records = MemoryRecords()  # One mail at a time, because many at once would be combined into one.
+            records = MemoryRecords()  # One mail at a time, because Runspend would combine several into one.
             queue(records, number, name)
             assert [d.outcome.state for d in send_outbox(given, records, NOW)] == ["accepted"]
     return {int(str(a.message["Message-ID"]).strip("<>").partition("@")[0]): a.message for a in server.accepted}

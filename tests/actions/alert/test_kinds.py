@@ -1,4 +1,4 @@
-"""Other alerts: forecasts, corrections, anomalous days, budgets of runs and in experiment tags; and who has muted them."""
+"""Other alerts: forecasts, corrections, unusual days, budgets of runs and in experiment tags, and muted budgets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = {"tracking_server": "prod", "workspace": "default", "billing_currency": "U
 
 
 def every_day(amount: str = "100", first: str = "2026-09-01", last: str = "2026-11-22", **names: Any) -> list[dict[str, Any]]:
-    """The same cost every day, both days included."""
+    """Return the same cost for every day, including both ends."""
     begin, end = date.fromisoformat(first), date.fromisoformat(last)
     return [cost((begin + timedelta(days=n)).isoformat(), amount, **names) for n in range((end - begin).days + 1)]
 
@@ -74,7 +74,7 @@ def words(text: str) -> str:
 
 
 def test_a_forecast_is_mailed_once_with_its_day_and_range(tmp_path: Path) -> None:
-    """100 a day, 2,200 by the 22nd, a budget of 2,800: it will be passed around the 28th. The table, the mail and the next night know."""
+    """At 100 a day, a budget of 2,800 is exceeded around the 28th. The table and the mail show it, and the next day sends nothing."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="2800"))
     result = step(tmp_path, records, given, cost_daily=every_day())
     assert subjects(tmp_path) == ["[runspend] Budget vision: 78.5% of 2,800 USD spent in November, forecast 100% around 28 Nov"]
@@ -89,8 +89,8 @@ def test_a_forecast_is_mailed_once_with_its_day_and_range(tmp_path: Path) -> Non
     assert step(tmp_path, records, given, NOW + timedelta(days=1), cost_daily=every_day()).sent == []
 
 
-def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
-    """On the 29th, with a bill that ends on the 22nd, the 28th is behind us: it is likely passed already."""
+def test_a_past_day_is_not_forecast(tmp_path: Path) -> None:
+    """On the 29th, the bill ends on the 22nd. The 28th is in the past, so the budget was probably exceeded then."""
     later = datetime(2026, 11, 29, 6, tzinfo=UTC)
     step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget(amount="2800")), later, cost_daily=every_day())
     assert subjects(tmp_path) == ["[runspend] Budget vision: 78.5% of 2,800 USD spent in November, probably 100% since 28 Nov"]
@@ -99,7 +99,7 @@ def test_a_day_that_is_over_is_not_foretold(tmp_path: Path) -> None:
 
 
 def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(tmp_path: Path) -> None:
-    """A provider that was left in June at 1,000 a day: 10 a day since is 300 a month, and no mail."""
+    """The old provider cost 1,000 a day until June, and the new one costs 10. The forecast is 300 a month, without a mail."""
     rows = [*every_day("1000", "2026-01-01", "2026-05-31", source="old"), *every_day("10", "2026-06-01")]
     bills = [source(), source("old", datetime(2026, 6, 1, tzinfo=UTC))]
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), cost_daily=rows, sources=bills)
@@ -126,7 +126,7 @@ def test_estimates_of_days_not_billed_raise_a_forecast(tmp_path: Path) -> None:
 
 
 def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
-    """Its figure holds them, the mail says how much; when the bill turns out lower than they were, that is corrected."""
+    """The spend includes the estimates, and the mail states their amount. If the bill turns out lower, Runspend sends a correction."""
     records, given = (
         MemoryRecords(),
         make_settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates")),
@@ -144,7 +144,7 @@ def test_a_budget_judged_on_estimates_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rate_from", "spent"), [("2026-11-01", 2600), ("2026-11-24", 2200)])
 def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Path, rate_from: str, spent: int) -> None:
-    """Also where the whole bill is in the budget's currency. One without a rate is left out: no verdict waits for an estimate."""
+    """This also holds if the whole bill is in the budget's currency. An estimate without a rate is ignored, and the budget is still judged."""
     rate = {"from": "EUR", "to": "USD", "rate": "1.25", "date": rate_from}
     given = make_settings(
         tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"), rates={"exchange": [rate]}
@@ -160,7 +160,7 @@ def test_estimates_in_another_currency_count_where_there_is_a_rate(tmp_path: Pat
 
 
 def test_estimates_are_not_listed_as_cost_of_others(tmp_path: Path) -> None:
-    """Seven experiments of 300 to 306 and an estimate of 400: the two that are not named cost what the bill says of them."""
+    """The estimate is 400. The two experiments without a row of their own cost exactly what the bill states."""
     given = make_settings(tmp_path, budget(amount="2500", forecast=[], actual=["100%"], judged_on="bill_and_estimates"))
     rows = [cost("2026-11-20", f"30{n}", experiment_id=f"{n}", experiment_name=f"sweep {n}") for n in range(7)]
     step(tmp_path, MemoryRecords(), given, cost_daily=rows, runs=[run("a")], run_estimates=[estimate("a", "2026-11-23", "400")])
@@ -169,7 +169,7 @@ def test_estimates_are_not_listed_as_cost_of_others(tmp_path: Path) -> None:
 
 
 def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: Path) -> None:
-    """Only versions that were loaded after the crossing was mailed are named."""
+    """The mail names only days in versions that were loaded after the first alert."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["100%"]))
     step(tmp_path, records, given, cost_daily=OVER)
     period = {"source": "aws", "billing_period": date(2026, 11, 1), "billing_currency": "USD"}
@@ -189,11 +189,12 @@ def test_a_correction_names_the_bill_and_the_days_that_were_restated(tmp_path: P
     assert correction["To"] == "vision-leads@acme.com"
     text = words(text_of(correction))
     assert "An earlier alert reported that it had reached 100% of budget" in text and "sends no second alert" in text
+    assert "Since then, aws restated 5–17 Nov." in text
     assert len({m["References"] for m in mails(tmp_path).values()}) == 1, "one conversation"
 
 
 def test_an_anomalous_day_is_mailed_with_the_runs_that_caused_it(tmp_path: Path) -> None:
-    """Five times a usual day, on a day the budget is watched; once, and not of a new installation's past."""
+    """The day costs five times the usual, so one mail reports it. Days before the budget existed give no mail."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(amount="8000"))
     quiet = every_day(last="2026-11-20")
     days = [run_day("a", "2026-11-24", "390"), run_day("b", "2026-11-24", "12.5"), run_day("a", "2026-11-22", "7")]
@@ -240,8 +241,8 @@ def test_a_bill_that_comes_once_a_month_holds_back_no_anomaly(tmp_path: Path) ->
     assert subjects(tmp_path) == ["[runspend] Budget vision: unusual spend of 900.00 USD on 23 Nov"]
 
 
-def test_each_threshold_mails_its_own_people(tmp_path: Path) -> None:
-    """Who is named at 100% hears of 100% alone; `all` hears of both, in one mail each."""
+def test_each_threshold_mails_its_own_recipients(tmp_path: Path) -> None:
+    """Recipients at 100% get only mails about 100%. Recipients of `all` get both mails."""
     notify = {"all": ["team@acme.com"], "100%": ["boss@acme.com"]}
     records, given = MemoryRecords(), make_settings(tmp_path, budget(notify=notify, forecast=[]))
     step(tmp_path, records, given, cost_daily=OVER[:2])
@@ -261,8 +262,8 @@ def test_each_threshold_mails_its_own_people(tmp_path: Path) -> None:
         ({"model": "*", "cost_kind": "compute", "source": "aws", "team": "vision", "tracking": "prod"}, "100"),
     ],
 )  # fmt: skip
-def test_budgets_by_what_only_runs_have(tmp_path: Path, selector: dict[str, Any], spent: str | None) -> None:
-    """Tags, params, the model: runs' money alone is counted, and every figure of the mail is of it."""
+def test_budgets_by_keys_that_only_runs_have(tmp_path: Path, selector: dict[str, Any], spent: str | None) -> None:
+    """These are tags, params and the model. The budget counts only runs' cost, in every figure of the mail."""
     runs = [run("a", tags='{"model": "bert-large", "queue": "gpu"}'), run("b", params='{"model": "vit", "size": "s"}'), run("c")]
     days = [run_day("a", "2026-11-05", "60"), run_day("b", "2026-11-06", "40"), run_day("a", "2026-10-05", "1000")]
     experiments = [{"tracking_server": "prod", "workspace": "default", "experiment_id": "12", "tags": '{"area": "nlp"}'}]
@@ -280,7 +281,7 @@ def test_budgets_by_what_only_runs_have(tmp_path: Path, selector: dict[str, Any]
 
 
 def tagged(tag: str | None, number: str = "12", owner: str | None = "ana@acme.com", name: str = "resnet-sweep") -> dict[str, Any]:
-    """One experiment and what its tags say."""
+    """Return one experiment with these tags."""
     tags = {k: v for k, v in (("runspend.budget", tag), ("owner", owner)) if v is not None}
     return {
         "tracking_server": "prod", "workspace": "default", "experiment_id": number, "experiment_name": name, "lifecycle_stage": "active", "tags": json.dumps(tags),
@@ -292,7 +293,7 @@ TAGS = {"from": "experiment_tags", "notify": ["owner"]}
 
 @pytest.mark.parametrize("tag", ["500 USD / month", " 500 USD/month ", "500.00 USD / month"])
 def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> None:
-    """It covers that experiment alone, is mailed to its owner, and has its name."""
+    """The budget covers only that experiment, has its name, and mails its owner."""
     rows = [cost("2026-11-05", "600"), cost("2026-11-06", "9000", experiment_id="13")]
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=[tagged(tag)])
     assert subjects(tmp_path) == ["[runspend] Budget experiment resnet-sweep: 120.0% of 500 USD spent in November"]
@@ -311,7 +312,7 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
     ],
 )  # fmt: skip
 def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -> None:
-    """There is no budget and no mail, not even to operators. One harmless line says what the tag has and what to write instead."""
+    """There is no budget and no mail, not even to operators. One harmless line names the tag's problem and a correct value."""
     result = step(
         tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=[cost("2026-11-05", "1e7")], experiments=[tagged(tag)]
     )
@@ -327,7 +328,7 @@ def test_hostile_tags_are_refused_in_words(tmp_path: Path, tag: str, why: str) -
     "owner", ["evil@elsewhere.com", "ana", None, "ana@acme.com\r\nBcc: evil@x.com", "ana@acme.com, evil@x.com", "<script>@acme.com"]
 )
 def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -> None:
-    """An owner outside the domains runspend.yaml names is not written to; the crossing is recorded and the note says so."""
+    """An owner outside the domains in runspend.yaml gets no mail. Runspend records the alert, and a note reports it."""
     experiments, rows = [tagged("500 USD / month", owner=owner)], [cost("2026-11-05", "600")]
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, TAGS), cost_daily=rows, experiments=experiments)
     assert mails(tmp_path) == {}
@@ -336,7 +337,7 @@ def test_a_tag_cannot_send_mail_to_anywhere(tmp_path: Path, owner: str | None) -
 
 
 def test_a_tag_cannot_keep_other_budgets_from_being_judged(tmp_path: Path) -> None:
-    """An amount with which the entry's thresholds make no sense is refused in words, alone."""
+    """Runspend refuses only the tag whose amount does not fit the entry's thresholds, and explains why."""
     rules = {**TAGS, "actual": ["500 USD", "100%"]}
     rows = [cost("2026-11-05", "950", experiment_id="13"), *OVER]
     experiments = [tagged("500 USD / month"), tagged("900 USD / month", number="13", name="other")]
@@ -352,7 +353,7 @@ def test_a_tag_cannot_keep_other_budgets_from_being_judged(tmp_path: Path) -> No
 
 
 def test_a_tag_cannot_pose_as_another_budget(tmp_path: Path) -> None:
-    """An experiment named like a budget of the file is another budget; a hostile name is shown, not obeyed."""
+    """An experiment with the name of a budget in the file makes a separate budget. A hostile name has no effect on mail headers."""
     hostile = "vision\r\nBcc: evil@x.com <script>"
     rows = [cost("2026-11-05", "600", experiment_name=hostile)]
     given = make_settings(tmp_path, budget(amount="9000"), TAGS)
@@ -364,7 +365,7 @@ def test_a_tag_cannot_pose_as_another_budget(tmp_path: Path) -> None:
 
 
 def test_without_the_entry_tags_do_nothing(tmp_path: Path) -> None:
-    """And an experiment that is deleted has no budget."""
+    """A deleted experiment has no budget either."""
     gone = tagged("500 USD / month") | {"lifecycle_stage": "deleted"}
     for n, (entries, experiment) in enumerate(((), tagged("500 USD / month")) if n == 0 else ((TAGS,), gone) for n in range(2)):
         result = step(
@@ -373,7 +374,7 @@ def test_without_the_entry_tags_do_nothing(tmp_path: Path) -> None:
         assert (result.notes, result.budget_status.num_rows) == ([], 0)
 
 
-# --- acknowledged, snoozed, and the first night ----------------------------------------------------------------------------
+# --- acknowledged, snoozed, and the first pipeline run ---------------------------------------------------------------------
 
 
 def quiet(home: Path, records: Any, given: Any, kind: Any, until: date | None = None, name: str = "vision", now: datetime = NOW) -> None:
@@ -427,7 +428,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
 
 
 def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
-    """This holds for two requests at the same moment too. Unknown budgets and past days are refused with a sentence."""
+    """This also holds for two requests at the same moment. Unknown budgets and past days are refused with a message."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget())
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))
     quiet(tmp_path, records, given, "acknowledged")
@@ -459,15 +460,15 @@ def test_the_first_pipeline_run_sends_one_summary(tmp_path: Path) -> None:
 
 
 def test_a_step_before_the_first_bill_does_not_count_as_the_first_run(tmp_path: Path) -> None:
-    """The clock of the alerts may strike before the first bill was ever read: the summary is of the night after that."""
+    """The alert step may run before any bill is read. The first summary follows in the pipeline run after that."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[]), budget("half", "9000", actual=["50%"], forecast=[]))
     assert step(tmp_path, records, given, NOW - timedelta(hours=6), sources=[]).sent == []
     step(tmp_path, records, given, cost_daily=OVER)
     assert [m["Subject"] for m in mails(tmp_path).values()] == ["[runspend] 2 budgets monitored: 1 exceeded, 1 above a threshold"]
 
 
-def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
-    """Also on the 2nd of a month, of the one before: the ack it names is taken, and is of the month that runs."""
+def test_the_commands_in_a_mail_work(tmp_path: Path) -> None:
+    """This holds on 2 December for a mail about November. Its `ack` command is accepted, and applies to the current month."""
     records, given, now = (
         MemoryRecords(),
         make_settings(tmp_path, budget(forecast=[], actual=["100%"])),
@@ -481,7 +482,7 @@ def test_what_a_mail_says_to_type_can_be_typed(tmp_path: Path) -> None:
 
 
 def test_an_expensive_day_among_days_without_cost_has_no_percentage(tmp_path: Path) -> None:
-    """Twelve trainings in four weeks, and one of another size: a usual day costs nothing, of which nothing is a percentage."""
+    """There are twelve trainings in four weeks, and a much larger one. A usual day costs nothing, so there is no percentage of it."""
     days = [row for row in every_day(last="2026-11-24") if row["charge_date"].day % 5 in (0, 1)]
     given, records = make_settings(tmp_path, budget(amount="8000", forecast=[])), MemoryRecords()
     step(tmp_path, records, given, NOW, cost_daily=days)
@@ -500,7 +501,7 @@ def test_an_expensive_day_among_days_without_cost_has_no_percentage(tmp_path: Pa
 
 
 def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path) -> None:
-    """Its lines are of whole months: there is a forecast anyway, and an expensive day is mailed."""
+    """Its lines cover whole months. Runspend still makes a forecast and mails an expensive day."""
     days = [*every_day(last="2026-11-22"), cost("2026-11-23", "900")]
     until = datetime(2026, 12, 1, tzinfo=NOW.tzinfo)
     result = step(
@@ -523,7 +524,7 @@ def test_a_bill_that_reaches_into_the_future_is_covered_until_now(tmp_path: Path
 
 
 def test_the_list_has_the_state_of_every_budget(tmp_path: Path) -> None:
-    """The nearest to its amount first; one that was never judged, says so."""
+    """The list starts with the budget that is nearest to its amount. A budget that was never judged shows that."""
     records = MemoryRecords()
     entries = [budget(amount="2800"), budget("small", "100"), budget("calm", "99999")]
     result = step(tmp_path, records, make_settings(tmp_path, *entries), cost_daily=every_day())
@@ -540,7 +541,7 @@ def test_the_list_has_the_state_of_every_budget(tmp_path: Path) -> None:
 
 
 def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) -> None:
-    """If the budget now has another team or amount, results of the old version are not shown for it."""
+    """After a change of team or amount, the list does not show results of the old version."""
     records = MemoryRecords()
     result = step(tmp_path, records, make_settings(tmp_path, budget(amount="2800")), cost_daily=every_day())
     edits = (
@@ -557,7 +558,9 @@ def test_the_list_does_not_mix_an_edit_with_figures_of_before(tmp_path: Path) ->
 
 def test_a_percentage_reads_the_same_in_every_mail_and_list(tmp_path: Path) -> None:
     """Percentages are cut, never rounded up to a threshold that was not reached. This holds on the screen, in lists, on pages and in mails.
-    The screen shows each budget once, in the period that runs, however long that is."""
+
+    The screen shows each budget once, in its current period.
+    """
     records = MemoryRecords()
     entries = [budget(every="quarter", actual=["99%", "100%"], forecast=[]), budget("daily", "9000", every="day")]
     rows = [cost("2026-10-05", "1000"), cost("2026-11-22", "3998.996")]

@@ -23,7 +23,7 @@ from tests.settings_builder import make_settings
 
 
 def judged(folder: Path, count: int, *budgets: Any) -> tuple[dict[str, tuple[Decimal | None, Decimal]], int]:
-    """Return title -> spent and estimated for this many experiments, each more expensive than the one before, and the number of queries."""
+    """Return spent and estimated cost by title for this many experiments, each more expensive than the last, and the number of queries."""
     numbers = range(1, count + 1)
     rows = [cost("2026-11-05", str(n), experiment_id=str(n), experiment_name=f"e{n}") for n in numbers]
     rows += [cost("2026-11-06", "0.5", experiment_id=str(n), experiment_name=f"e{n}", allocated_to="idle") for n in numbers]
@@ -70,7 +70,7 @@ def test_budgets_of_the_same_money_are_read_once(tmp_path: Path) -> None:
 
 
 def test_a_storm_of_alerts_queries_nothing_for_mails_it_does_not_send(tmp_path: Path) -> None:
-    """Twenty budgets of one recipient are exceeded, and one mail lists them. A recipient of only one gets the whole mail."""
+    """Twenty budgets of one recipient are exceeded, and one mail lists them. A recipient of only one gets its full mail."""
     entries = [budget(f"b{n:02d}", str(100 + n), actual=["100%"], forecast=[]) for n in range(20)]
     given = make_settings(tmp_path, *entries, budget("alone", "50", notify=["solo@acme.com", "vision-leads@acme.com"], forecast=[]))
     records = MemoryRecords()

@@ -1,4 +1,4 @@
-"""Notices of other steps are written once under their own id, sent with all other mail, and can be looked up afterwards."""
+"""Other steps write each notice once under its own id. It is sent with all other mail, and can be looked up afterwards."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def write(given: Settings, records: RecordStore, words: str = "412 checkpoints m
 
 
 def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
-    """It is first waiting. Then it has the time of the server's acceptance, which later runs do not change. A refused notice never has one."""
+    """At first a notice waits. Later it has the time at which the server accepted it. A refused notice never has one."""
     records = MemoryRecords()
     with smtp_server(Script(rcpt_replies={BEN: "550 no such user"})) as server:
         given = make_settings(tmp_path, mail=smtp_mail(server.port))

@@ -36,7 +36,7 @@ class Listening:
 
 
 def test_queries_agree_with_the_reference(tmp_path: Path) -> None:
-    """Covers selectors with globs, quotes and maps; nulls; money of 22 decimals; running, failed and old runs; stored bytes and rates."""
+    """The rows include globs, quotes and maps, nulls, money with 22 decimals, running, failed and old runs, stored bytes and rates."""
     start = datetime(2026, 11, 22, 20, tzinfo=UTC)
     runs = [
         run("a", run_status="RUNNING", end_time=None, last_sign_at=NOW, start_time=start),

@@ -1,4 +1,4 @@
-"""A tracking server or bill gets another name. Alerts of budgets that select by it are neither sent again nor corrected."""
+"""After a rename of a tracking server or a bill, alerts of budgets that select by it are neither repeated nor corrected."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_nothing_is_mailed_again_or_corrected(tmp_path: Path, kind: Any, key: st
 
 
 def test_a_restatement_after_the_rename_is_corrected_once_and_says_by_how_much(tmp_path: Path) -> None:
-    """The new name keeps the old name's mails: threshold, day and beginning."""
+    """Mails under the new name keep the threshold, the day and the beginning of the old name's mails."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "new"}}))
     step(tmp_path, records, make_settings(tmp_path, budget(actual=["100%"], **{"for": {"tracking": "prod"}})), cost_daily=OVER)
     note_rename(records, "tracking", "prod", "new")
@@ -133,7 +133,7 @@ def test_several_renames_may_precede_the_next_pipeline_run(tmp_path: Path) -> No
 
 
 def test_a_rename_that_is_taken_back_forgets_no_month(tmp_path: Path) -> None:
-    """A late bill of the previous month is still judged, because the budget's start stays the same under every name."""
+    """A late bill of the previous month is still judged, because the budget keeps its start under every name."""
     records, given = MemoryRecords(), {name: make_settings(tmp_path, budget(**{"for": {"tracking": [name]}})) for name in ("prod", "new")}
     december, low = NOW + timedelta(days=8), OVER[:1]
     step(tmp_path, records, given["prod"], cost_daily=low)

@@ -210,7 +210,7 @@ def test_fuzzed_names_make_as_many_mails(names: int) -> None:
         name = "".join(
             chance.choice(PIECES) if chance.random() < 0.8 else chr(chance.randrange(0x110000)) for _ in range(chance.randrange(1, 9))
         )
-        # Other tests fuzz the two renderings, which take long. Here the name is in every header that could contain one.
+        # Other tests fuzz the two renderings, which takes long. Here the name is in every header that could contain one.
         mail = Mail(
             **{
                 **reference.__dict__,
@@ -316,7 +316,7 @@ def test_any_spend_can_be_drawn(amounts: tuple[str, ...]) -> None:
 
 
 def test_mails_of_a_budget_and_period_are_one_conversation() -> None:
-    """They refer to one id that no other budget's mails refer to."""
+    """All refer to one id, which no other budget's mails use."""
     assert (parsed(CHARTED)["In-Reply-To"], parsed(CHARTED)["References"]) == ("<budget.vision.2026-11@acme.com>",) * 2
     assert parsed(charted("another"))["References"] == "<budget.vision.2026-11@acme.com>"
 

@@ -107,7 +107,7 @@ def test_the_report_names_the_threshold_in_the_subject_of_a_mail(
             datetime(2026, 11, 30, 20, tzinfo=UTC),
             datetime(2026, 11, 30, 18, tzinfo=UTC),
             [cost("2026-11-30", "912.255")],
-        ),  # the period's last day
+        ),  # the last day of the period
     ],
 )
 def test_the_text_and_the_picture_of_a_mail_name_one_sum(
@@ -162,7 +162,7 @@ def test_several_thresholds_at_once_make_one_mail_and_all_are_recorded(tmp_path:
 
 
 def test_rows_have_the_declared_schema_and_carry_over_the_month(tmp_path: Path) -> None:
-    """budget_status keeps every row of the months it contains: a quarter's row does not remove October's other budgets."""
+    """budget_status keeps every row of its months: a row for a quarter does not remove October's other budgets."""
     october = {
         "budget": "old",
         "month": date(2026, 10, 1),
@@ -208,7 +208,7 @@ def test_an_edited_budget_is_judged_again(tmp_path: Path) -> None:
 
 
 def test_only_the_budgets_period_counts(tmp_path: Path) -> None:
-    """In the first hours of a month, last month's cost gives no alert (E8)."""
+    """In the first hours of a month, last month's cost sends no alert (E8)."""
     first_hour = datetime(2026, 12, 1, 0, 0, tzinfo=UTC)
     result = step(tmp_path, MemoryRecords(), make_settings(tmp_path, budget()), first_hour, cost_daily=OVER)
     assert (mails(tmp_path), result.budget_status["spent"].to_pylist()) == ({}, [Decimal(0)])
@@ -294,7 +294,7 @@ def test_a_budget_sums_what_its_selector_names(tmp_path: Path, selector: dict[st
 
 
 def test_each_budget_is_judged_by_its_own_measure(tmp_path: Path) -> None:
-    """Each budget is judged by its own measure."""
+    """Each budget uses the measure in its own configuration."""
     rows = [
         cost(
             "2026-11-05",
@@ -493,7 +493,7 @@ def test_owner_among_recipients_is_the_budgets_owner(tmp_path: Path) -> None:
 
 
 def test_operators_are_mailed_once_per_cause_and_day(tmp_path: Path) -> None:
-    """One key gives one mail per night. Another key or another night gives another mail. No warehouse is needed."""
+    """Another cause or another day gives another mail. No warehouse is needed."""
     records, given = Records(tmp_path), make_settings(tmp_path)
 
     def mailed(kind: operators.NoticeKind, key: str, now: datetime) -> list[Any]:
@@ -512,7 +512,7 @@ def test_operators_are_mailed_once_per_cause_and_day(tmp_path: Path) -> None:
 
 
 def test_two_runs_with_the_real_records(tmp_path: Path) -> None:
-    """The records on disk behave like the ones above."""
+    """The records on disk behave like the records in memory."""
     given = make_settings(tmp_path, budget())
     first = step(tmp_path, Records(tmp_path), given, cost_daily=OVER)
     assert len(first.sent) == 1
@@ -527,7 +527,7 @@ def test_sql_is_plain_googlesql() -> None:
     for path in files("runspend.actions.alert").iterdir():
         if path.name.endswith(".sql"):
             text = sql(path.name.removesuffix(".sql"))
-            if path.name == "joined_runs.sql":  # other rows have it after their columns
+            if path.name == "joined_runs.sql":  # a fragment that other queries put after their columns
                 text = f"select c.run_id {text}"
             for name, stands_for in (
                 ("budgets", "sum(effective_cost) as b0"),
@@ -547,7 +547,7 @@ def test_empty_configuration_judges_nothing(tmp_path: Path) -> None:
 
 
 def test_the_warehouse_is_released_before_mail_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mail server may take minutes, and other steps can publish in the meantime."""
+    """Sending mail may take minutes, and other steps can publish in the meantime."""
     with warehouse(tmp_path / "w", cost_daily=OVER, sources=[source()]):
         pass
     house, deliver = ParquetWarehouse(tmp_path / "w"), FileBackend.deliver
@@ -564,7 +564,7 @@ def test_the_warehouse_is_released_before_mail_is_sent(tmp_path: Path, monkeypat
 
 
 def test_a_thousand_refusals_are_one_mail_to_operators(tmp_path: Path) -> None:
-    """A thousand refused recipients, as hostile tags may name them, are reported to operators in one mail. Five are reported one by one."""
+    """If a thousand recipients are refused, as hostile tags can cause, operators get one mail. Five refusals are reported one by one."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     for count in (1000, 5):
         for number in range(count):

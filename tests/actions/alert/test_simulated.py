@@ -29,7 +29,7 @@ BEGIN = date(2026, 1, 1)
 
 @dataclass
 class Bill:
-    """What each day truly costs a team, what was billed first, when the bill arrives, and when it is restated to the truth."""
+    """Each day's true cost for a team, its first billed cost, when the bill arrives, and when it is restated."""
 
     draw: random.Random
     level: Decimal
@@ -39,7 +39,7 @@ class Bill:
     restated: dict[date, datetime] = field(default_factory=dict)
 
     def bill(self, day: date) -> None:
-        """A weekday costs its level and a weekend a third, sometimes ten times as much. One day in eight is restated later, some after months."""
+        """A weekday costs its level, a weekend day a third, and some days ten times as much. One day in eight is restated later."""
         usual = self.level / 3 if day.weekday() > 4 else self.level
         factor = Decimal(self.draw.randrange(80, 121)) / 100 * (10 if self.draw.random() < 0.02 else 1)
         self.truth[day] = (usual * factor).quantize(Decimal("0.0001"))
@@ -72,7 +72,7 @@ class Bill:
 
 
 def reading(now: datetime, bills: dict[str, Bill]) -> Reader:
-    """Return the warehouse as that run's load left it."""
+    """Return the warehouse as it was after that run's load."""
     rows = [cost(day.isoformat(), amount, team=team) for team, bill in bills.items() for day, amount in bill.known(now).items()]
     until = min(bill.covered(now) for bill in bills.values())
     return in_memory(cost_daily=rows, sources=[source(until=datetime(until.year, until.month, until.day, tzinfo=UTC))])
@@ -113,7 +113,7 @@ class Oracle:
 
 
 def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int, ...] = (6,)) -> tuple[Oracle, pa.Table, int]:
-    """Run every day at six, or at these hours. Some runs are killed at a write and started again."""
+    """Run every day at six, or at these hours. Some runs are killed at a write and then started again."""
     draw = random.Random(seed)
     bills = {team: Bill(random.Random(f"{seed} {team}"), Decimal(level)) for team, level in (("vision", 100), ("nlp", 40), ("ops", 7))}
     amounts = {"vision": Decimal(2600), "nlp": Decimal(1000), "ops": Decimal(150)}
@@ -131,7 +131,7 @@ def simulate(home: Path, days: int, seed: int, crashes: float, hours: tuple[int,
         for hour in hours:
             now = datetime(BEGIN.year, 1, 1, hour, tzinfo=UTC) + timedelta(days=number)
             if number < 3:
-                continue  # no day is billed yet
+                continue  # the bill has no day yet
             reader = reading(now, bills)
             first = first or now
             if draw.random() < crashes:
@@ -164,7 +164,7 @@ def check(home: Path, oracle: Oracle, alerts: pa.Table) -> None:
 
 
 def test_a_quarter_of_nightly_runs_mails_every_crossing_once(tmp_path: Path) -> None:
-    """Three budgets; half of the pipeline runs are killed at a write, if there is one."""
+    """There are three budgets. Half of the pipeline runs are killed at a write, if there is one."""
     oracle, alerts, kills = simulate(tmp_path, 92, 20261125, 0.5)
     check(tmp_path, oracle, alerts)
     kinds = Counter(alerts["kind"].to_pylist())
@@ -175,7 +175,7 @@ def test_a_quarter_of_nightly_runs_mails_every_crossing_once(tmp_path: Path) -> 
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", range(4))
 def test_a_year_of_nightly_runs_mails_every_crossing_once(tmp_path: Path, seed: int) -> None:
-    """The same over a year, four times."""
+    """The test simulates a year, four times."""
     oracle, alerts, kills = simulate(tmp_path, 366, seed, 0.5, (6, 12))
     check(tmp_path, oracle, alerts)
     print(f"\n  year {seed}: {kills} kills, {dict(Counter(alerts['kind'].to_pylist()))}")

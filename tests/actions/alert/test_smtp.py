@@ -113,7 +113,7 @@ def test_mail_is_sent_over_starttls_and_implicit_tls_with_login(tmp_path: Path, 
 
 @pytest.mark.parametrize("echo", ["AUTH PLAIN {blob}", "no such password: pa55-canary", "x" * 280 + " {blob}"])
 def test_a_server_that_repeats_the_login_is_not_quoted_with_it(tmp_path: Path, echo: str) -> None:
-    """Some servers answer "502 not implemented: AUTH PLAIN …". That text would reach records, tables and mails."""
+    """Some servers answer "502 not implemented: AUTH PLAIN …". That text must not reach records, tables or mails."""
     blob = base64.b64encode(b"\0runspend\0pa55-canary").decode()
     given = smtp(tmp_path, 25, tls="none", username="runspend", password="pa55-canary")
     described = describe(smtplib.SMTPAuthenticationError(535, echo.format(blob=blob).encode()), given.mail)
@@ -294,7 +294,7 @@ def test_mails_a_server_chokes_on_do_not_starve_the_others(tmp_path: Path) -> No
         assert received(server) == Counter({("<budget.z.2026-11.actual.100.0123abcd@acme.com>", ANA): 1})
 
 
-def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
+def test_a_mail_that_is_deferred_repeatedly_is_an_incident(tmp_path: Path) -> None:
     """A full mailbox is not a refusal, but after some tries operators get one mail about it."""
     records = MemoryRecords()
     queue(records)
@@ -309,7 +309,7 @@ def test_a_mail_put_off_again_and_again_is_an_incident(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reply", ["452 4.2.2 mailbox full", "450 4.2.0 greylisted", "451 later"])
-def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply: str) -> None:
+def test_a_recipient_whose_mail_is_deferred_is_given_up_after_four_days(tmp_path: Path, reply: str) -> None:
     """Operators get one mail when deferrals repeat, and one when Runspend gives up. Later runs exit with 0. Other recipients get their mail."""
     script, errors = Script(rcpt_replies={BEN: reply}), []
     with smtp_server(script) as server, warehouse(tmp_path / "w", cost_daily=[cost("2026-11-05", "5012.38")], sources=[source()]) as reader:
@@ -326,7 +326,7 @@ def test_who_is_put_off_alone_is_given_up_after_four_days(tmp_path: Path, reply:
     assert set(received(server).values()) == {1}
 
 
-def test_who_is_put_off_gets_the_mail_within_four_days(tmp_path: Path) -> None:
+def test_a_deferred_recipient_gets_the_mail_within_four_days(tmp_path: Path) -> None:
     """A recipient who empties the mailbox on the fourth day gets every mail."""
     records, script = MemoryRecords(), Script(rcpt_replies={BEN: "452 4.2.2 mailbox full"})
     message_id = queue(records)
@@ -571,7 +571,7 @@ CLIENT_MOMENTS = [
     "before outbox 1",
     "after outbox 1",
 ]
-# If the process dies after acceptance and before the record of it, the mail may arrive twice: the gap of RFC 1047.
+# If the process dies between acceptance and its record, the mail may arrive twice (the gap of RFC 1047).
 GAP = {"body_received": 2, "queued": 2, "before outbox 0": 2, "after outbox 0": 1, "before outbox 1": 1}
 
 
@@ -646,5 +646,5 @@ def test_two_senders_at_once_send_once(tmp_path: Path) -> None:
 
 
 def test_the_default_context_verifies() -> None:
-    """It guards the TLS tests: this process does verify certificates."""
+    """This process verifies certificates, so the TLS tests above prove something."""
     assert ssl.create_default_context().verify_mode == ssl.CERT_REQUIRED

@@ -50,7 +50,7 @@ def test_a_restatement_long_after_the_period_is_corrected_once(tmp_path: Path, d
     status = night(tmp_path, records, given, "2026-12-01", OVER, status)
     quiet = night(tmp_path, records, given, day, OVER, status)
     assert len(subjects(tmp_path)) == 1
-    assert all(row["budget_period"] != "2026-11" for row in quiet), "what did not change is not written anew"
+    assert all(row["budget_period"] != "2026-11" for row in quiet), "an unchanged row is not written again"
     for _ in range(2):
         after = night(tmp_path, records, given, day, RESTATED, status)
         assert [r["spent"] for r in after if r["budget_period"] == "2026-11"] == [Decimal("4871.253")]
