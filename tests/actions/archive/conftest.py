@@ -1,4 +1,4 @@
-"""Two stores in memory for the tests of this folder. A file that wants objects in them has a `world` of its own made from this one."""
+"""Two stores in memory for the tests of this folder. A file that needs objects in them makes its own `world` from this one."""
 
 from __future__ import annotations
 

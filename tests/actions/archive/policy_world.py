@@ -1,4 +1,4 @@
-"""Rows and settings for the tests of retention policies: runs, folders, registry, reads, on one server and one bucket."""
+"""Rows and settings for the tests of retention policies: runs, folders, registry and reads, on one server and one bucket."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ KEY = {"tracking_server": "prod", "workspace": "default"}
 
 @contextmanager
 def warehouse(root: Path, **tables: Sequence[Mapping[str, Any]]) -> Iterator[Reader]:
-    """A reader over these rows and nothing else."""
+    """Return a reader over only these rows."""
     yield in_memory(**tables)
 
 
 def given_settings(home: Path, *policies: Mapping[str, Any], **more: Any) -> Settings:
-    """Settings with policies that archive into s3://cold what was not used for 90 days, unless they say otherwise."""
+    """Return settings with these policies. By default, they archive data unused for 90 days to s3://cold."""
     given: dict[str, Any] = {
         "retention": [{**POLICY, **policy} for policy in policies],
         "tracking": [SERVER],
@@ -59,7 +59,7 @@ def given_settings(home: Path, *policies: Mapping[str, Any], **more: Any) -> Set
 
 
 def stored(owner_id: str, size: int | None = 1000, **more: Any) -> dict[str, Any]:
-    """One row of artifact_bytes."""
+    """Return one row of artifact_bytes."""
     return {
         "month": date(2026, 11, 1), "store": "s3://ml", "owner_kind": "run", "owner_id": owner_id, **KEY, "experiment_id": "12", "prefix": f"12/{owner_id}/artifacts",
         "storage_class": "STANDARD", "valid_from": datetime(2026, 11, 1, tzinfo=UTC), "valid_to": None, "objects": None if size is None else 3, "bytes": size,
@@ -68,12 +68,12 @@ def stored(owner_id: str, size: int | None = 1000, **more: Any) -> dict[str, Any
 
 
 def model(model_id: str, size: int = 1000, **more: Any) -> dict[str, Any]:
-    """The folder of a logged model."""
+    """Return the row of a logged model's folder."""
     return stored(model_id, size, owner_kind="logged_model", prefix=f"12/models/{model_id}/artifacts", **more)
 
 
 def use(run_id: str, model_id: str, direction: str = "output", step: int | None = 0, **more: Any) -> dict[str, Any]:
-    """One row of model_uses."""
+    """Return one row of model_uses."""
     return {
         **KEY,
         "run_id": run_id,
@@ -85,29 +85,29 @@ def use(run_id: str, model_id: str, direction: str = "output", step: int | None 
 
 
 def version(name: str, number: int, **more: Any) -> dict[str, Any]:
-    """One row of model_versions."""
+    """Return one row of model_versions."""
     return {**KEY, "model_name": name, "model_version": number, "stage": "None", "aliases": "[]", "version_status": "READY"} | more
 
 
 def experiment(**more: Any) -> dict[str, Any]:
-    """One row of experiments."""
+    """Return one row of experiments."""
     return {**KEY, "experiment_id": "12", "experiment_name": "resnet-sweep", "lifecycle_stage": "active", "tags": "{}"} | more
 
 
 def reads(**more: Any) -> list[dict[str, Any]]:
-    """Rows of tracking_reads: everything that protects could be read."""
+    """Return rows of tracking_reads: Runspend could read everything that may protect."""
     return [{**KEY, "kind": kind, "state": "ok"} | more for kind in ("model_versions", "model_uses", "run_metrics")]
 
 
 def sources(at: datetime = NOW) -> list[dict[str, Any]]:
-    """Rows of sources: the server and the bucket were read just now."""
+    """Return rows of sources: Runspend has just read the server and the bucket."""
     return [
         {"source": name, "kind": kind, "state": "ok", "last_good_at": at} for kind, name in (("tracking", "prod"), ("store", "s3://ml"))
     ]
 
 
 def planned(root: Path, given: Settings, **tables: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Rows of the plan over these tables."""
+    """Return the plan's rows over these tables."""
     with warehouse(
         root / f"w{len(list(root.glob('w*')))}", **{"experiments": [experiment()], "tracking_reads": reads(), **tables}
     ) as reader:

@@ -1,4 +1,4 @@
-"""From plan to due: who gets a notice, when the grace period begins, what ends it, and what a wrong clock can do. Nothing is moved here."""
+"""From planned to due: who gets a notice, when the grace period begins, what ends it, and the effect of a wrong clock. Nothing is moved here."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ OWNED = {"owner": "ana@acme.com", **AGED}
 
 @contextmanager
 def world(root: Path, at: datetime = NOW, **tables: Any) -> Iterator[Reader]:
-    """Runs a and b of ana, run c without an owner, their folders, and sources that were read at `at`."""
+    """Runs a and b of ana, run c without an owner, their folders, and sources that Runspend read at `at`."""
     runs = [run("a", **OWNED), run("b", **OWNED), run("c", owner=None, user_name="someone", **AGED)]
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     given_tables = {
@@ -90,7 +90,7 @@ def announce(
     accepted_at: datetime | None = NOW,
     refused: frozenset[str] = frozenset(),
 ) -> list[Any]:
-    """Tell everyone, as the pipeline does; the mail server takes it all, or refuses some."""
+    """Send all notices as the pipeline does. The mail server accepts them, or refuses some recipients."""
     record_look(records, now)
     plan = current_plan(reader, records, given_, now)
     withdraw_notices(records, plan_states(plan), now)
@@ -106,7 +106,7 @@ def announce(
 
 
 def look_daily(records: Records, since: datetime, days: int) -> datetime:
-    """A night every day; returns the last one."""
+    """Run the pipeline once a day, and return the time of the last run."""
     for n in range(days + 1):
         record_look(records, since + n * DAY)
     return since + days * DAY
@@ -127,14 +127,14 @@ def test_one_mail_an_owner_and_operators_for_the_rest(tmp_path: Path) -> None:
 
 
 def test_without_recipients_nothing_is_announced(tmp_path: Path) -> None:
-    """No operators and no address: it stays planned forever."""
+    """Without operators and without an address, the item stays planned."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {}, mail={"operators": []})
     with world(tmp_path) as reader:
         assert [n.recipients for n in announce(reader, records, given_)] == [("ana@acme.com",)]
         assert states_of(reader, records, given_)["c"] == "planned"
 
 
-def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path) -> None:
+def test_the_grace_period_begins_when_a_mail_server_accepted_the_mail(tmp_path: Path) -> None:
     """The grace period does not begin when the mail is written. While the mail waits, the item has no date, and the wait does not count."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
@@ -144,7 +144,7 @@ def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path
         assert row["reason"] == "unused for 267 days; its notice is queued for a mail server"
     accepted = look_daily(records, NOW, 60)
     record_deliveries(records, lambda notice_id: Received(accepted, False))
-    record_deliveries(records, lambda notice_id: Received(NOW - 400 * DAY, False))  # what was noted once stays
+    record_deliveries(records, lambda notice_id: Received(NOW - 400 * DAY, False))  # the first recorded acceptance stays
     with world(tmp_path, accepted) as reader:
         row = rows_of(reader, records, given_, accepted)["a"]
         assert (row["state"], row["announced_at"], row["earliest_at"]) == ("announced", accepted, accepted + GRACE)
@@ -154,7 +154,7 @@ def test_the_grace_period_begins_when_a_mail_server_took_the_mail(tmp_path: Path
 
 
 def test_an_item_is_due_after_the_grace_period_and_not_a_moment_before(tmp_path: Path) -> None:
-    """The items are those of the plan at that time."""
+    """The due items are those of the plan at that time."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -165,7 +165,7 @@ def test_an_item_is_due_after_the_grace_period_and_not_a_moment_before(tmp_path:
             assert states_of(reader, records, given_, now) == dict.fromkeys("abc", "due" if expected else "announced")
 
 
-# Facts about a run that may change meanwhile, by the run's id.
+# Changes to a run that protect it, by name. The argument is the run's id.
 SIGNALS: dict[str, Callable[[str], dict[str, Any]]] = {
     "registered": lambda a: {"model_versions": [version("fraud", 7, run_id=a)]},
     "aliased": lambda a: {"model_versions": [version("nets", 7, source_uri=f"s3://ml/12/{a}/artifacts/model", aliases='["champion"]')]},
@@ -187,7 +187,7 @@ SIGNALS: dict[str, Callable[[str], dict[str, Any]]] = {
 
 
 def signalled(signals: Mapping[str, Callable[[str], dict[str, Any]]]) -> dict[str, list[Any]]:
-    """Tables of a run per signal, which has its name: with what the signals say, and as they were for those that say nothing of it."""
+    """Return tables with one run per signal, named after it. A signal replaces rows; other rows stay as they were."""
     tables: dict[str, list[Any]] = {}
     for name, signal in signals.items():
         fresh = {
@@ -201,8 +201,8 @@ def signalled(signals: Mapping[str, Callable[[str], dict[str, Any]]]) -> dict[st
 
 
 @pytest.mark.parametrize("at_end", [False, True])
-def test_protection_that_begins_meanwhile_stops_it(tmp_path: Path, at_end: bool) -> None:
-    """During the grace period, and on the day itself, when no notice was taken back yet."""
+def test_protection_during_the_grace_period_prevents_the_move(tmp_path: Path, at_end: bool) -> None:
+    """The protection begins during the grace period, or on its last day before the notice is withdrawn."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     fresh = signalled(dict.fromkeys(SIGNALS, lambda name: {}))
     with world(tmp_path, **fresh) as reader:
@@ -213,17 +213,17 @@ def test_protection_that_begins_meanwhile_stops_it(tmp_path: Path, at_end: bool)
         assert due_items(reader, records, given_, now) == []
         withdraw_notices(records, plan_states(current_plan(reader, records, given_, now)), now)
     later = look_daily(records, now, 16)
-    with world(tmp_path, later, **fresh) as reader:  # all signals are back in their former state
+    with world(tmp_path, later, **fresh) as reader:  # all signals are gone again
         assert [item.owner_id for item in due_items(reader, records, given_, later)] == ["unfinished listing"]
         new = announce(reader, records, given_, later, accepted_at=later)
-        # Owners of folders that were protected meanwhile get a new notice and a full grace period.
+        # Owners of folders that were protected in the meantime get a new notice and a full grace period.
         assert {row["owner_id"] for notice in new for row in notice.rows} == SIGNALS.keys() - {"unfinished listing"}
         assert states_of(reader, records, given_, later) == {**dict.fromkeys(SIGNALS, "announced"), "unfinished listing": "due"}
 
 
 @pytest.mark.parametrize("at_end", [False, True])
-def test_a_registry_that_cannot_be_read_stops_it_for_as_long(tmp_path: Path, at_end: bool) -> None:
-    """No one is released, so no one gets another notice."""
+def test_nothing_is_due_while_the_registry_cannot_be_read(tmp_path: Path, at_end: bool) -> None:
+    """The notice stays valid, so no one gets another one."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     fresh = {"runs": [run("a", **OWNED)], "artifact_bytes": [stored("a")]}
     with world(tmp_path, **fresh) as reader:
@@ -244,7 +244,7 @@ def test_a_registry_that_cannot_be_read_stops_it_for_as_long(tmp_path: Path, at_
     [({"bytes": 1001}, True), ({"objects": 4}, True), ({"bytes": 999}, False), ({"objects": 2}, False), ({}, False)],
 )
 def test_more_than_was_announced_is_announced_again(tmp_path: Path, change: dict[str, int], needs_new: bool) -> None:
-    """More bytes or more files need a new notice; less does not."""
+    """More bytes or more files need a new notice. Less does not."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -255,7 +255,7 @@ def test_more_than_was_announced_is_announced_again(tmp_path: Path, change: dict
 
 
 def test_another_version_of_the_policy_is_announced_again(tmp_path: Path) -> None:
-    """A shorter grace period, or another action, counts from its own notice."""
+    """A shorter grace period or another action needs its own notice."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -267,7 +267,7 @@ def test_another_version_of_the_policy_is_announced_again(tmp_path: Path) -> Non
 
 
 def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
-    """Tables in which run a is someone's."""
+    """Return tables in which run a has this owner."""
     month = {"month": at.date().replace(day=1), "valid_from": at.replace(day=1)}
     return {"runs": [run("a", **{**OWNED, "owner": owner, "user_name": None})], "artifact_bytes": [stored("a", **month)]}
 
@@ -276,7 +276,7 @@ def owned_by(owner: str | None, at: datetime = NOW) -> dict[str, Any]:
     ("new", "recipient"), [("ben@acme.com", "ben@acme.com"), (None, "oncall@acme.com"), ("someone", "oncall@acme.com")]
 )  # fmt: skip
 def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: Path, new: str | None, recipient: str) -> None:
-    """If a run gets another owner before it is due, the new owner gets a notice and a full grace period."""
+    """If a run's owner changes before it is due, the new owner gets a notice and a full grace period."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         assert [notice.recipients for notice in announce(reader, records, given_)] == [("ana@acme.com",)]
@@ -310,8 +310,8 @@ def test_an_owner_who_gets_it_back_is_mailed_again(tmp_path: Path) -> None:
             assert len(announce(reader, records, given_)) == notices
 
 
-def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: Path) -> None:
-    """The process is killed before its mail is written: the next notice has the same id, and no notice counts until then."""
+def test_an_interrupted_notice_to_another_owner_keeps_its_id(tmp_path: Path) -> None:
+    """The process is killed before it writes the mail. The next notice has the same id, and until then no notice counts."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_)
@@ -325,7 +325,7 @@ def test_a_notice_to_another_owner_that_was_cut_off_is_the_same_again(tmp_path: 
 
 
 def test_an_owner_whose_address_is_dead_is_not_asked_for_another(tmp_path: Path) -> None:
-    """Operators got the notice instead of ana. The new owner ben has an address that works."""
+    """Operators got the notice instead of ana. The new owner ben has a valid address."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
@@ -334,7 +334,7 @@ def test_an_owner_whose_address_is_dead_is_not_asked_for_another(tmp_path: Path)
 
 
 def test_a_notice_from_before_owners_were_recorded_is_sent_again(tmp_path: Path) -> None:
-    """Whose it was then is not known."""
+    """The notice does not state who owned the run at that time."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path, **owned_by("ana@acme.com")) as reader:
         announce(reader, records, given_)
@@ -349,7 +349,7 @@ def test_a_notice_from_before_owners_were_recorded_is_sent_again(tmp_path: Path)
 
 
 def test_a_refused_mail_goes_to_operators(tmp_path: Path) -> None:
-    """A dead address begins no grace period; operators are mailed instead, once."""
+    """A refused mail starts no grace period. Operators get one mail instead."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_, refused=frozenset({"ana@acme.com"}))
@@ -361,7 +361,7 @@ def test_a_refused_mail_goes_to_operators(tmp_path: Path) -> None:
 
 
 def test_a_notice_that_was_never_written_does_not_count(tmp_path: Path) -> None:
-    """Killed between the record and the mail: the same notice comes again under the same id, and only then counts."""
+    """The process is killed between the record and the mail. The same notice follows under the same id, and only then counts."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         plan = current_plan(reader, records, given_, NOW).to_pylist()
@@ -377,7 +377,7 @@ def test_a_notice_that_was_never_written_does_not_count(tmp_path: Path) -> None:
 
 
 def test_many_items_of_one_owner_are_one_mail_in_small_records(tmp_path: Path) -> None:
-    """No record grows beyond its bound."""
+    """A record has a limited number of items."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         row = current_plan(reader, records, given_, NOW).to_pylist()[0]
@@ -391,8 +391,8 @@ def test_many_items_of_one_owner_are_one_mail_in_small_records(tmp_path: Path) -
 # --- clocks --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> None:
-    """The largest by name, the rest counted, and a question that has an answer."""
+def test_a_mail_that_cannot_list_everything_names_a_query_that_does(tmp_path: Path) -> None:
+    """The mail names the largest items, counts the rest, and gives a query that lists them."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     runs = [run(f"r{number:03}", **OWNED) for number in range(archiving.LISTED + 5)]
     found = [stored(row["run_id"]) for row in runs]
@@ -409,15 +409,15 @@ def test_a_mail_that_cannot_name_everything_says_what_does(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("hours", "is_refused"), [(-25, True), (-23, False), (0, False), (0.9, False), (2, True), (23, True), (8_760, True)]
 )
-def test_no_grace_period_ends_because_someone_says_so(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
-    """The start of an hour, a retry of yesterday: not tomorrow."""
+def test_no_given_time_can_end_a_grace_period(monkeypatch: pytest.MonkeyPatch, hours: float, is_refused: bool) -> None:
+    """The time may be the start of this hour or a retry from yesterday, but not tomorrow."""
     monkeypatch.setattr(archiving, "wall_clock", lambda: NOW)
     with pytest.raises(UsageError, match="cannot apply as of") if is_refused else nullcontext():
         archiving.refuse_other_times(NOW + timedelta(hours=hours), "apply")
 
 
 def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
-    """This holds although everything was read with the same wrong clock. Nothing is lost once the clock is right again."""
+    """This holds although all sources were read at the same wrong time. When the clock is correct again, the items become due."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -444,10 +444,10 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
         ([("tracking", NOW + 400 * DAY), ("store", NOW)], "one of the two is wrong"),
     ],
 )
-def test_what_was_read_too_long_ago_or_in_the_future_makes_nothing_due(
+def test_sources_read_too_long_ago_or_in_the_future_make_nothing_due(
     tmp_path: Path, stale: list[tuple[str, datetime | None]], why: str
 ) -> None:
-    """A tag in MLflow may protect it since then; a clock that was put back says less than the tables."""
+    """Since an old read, a tag in MLflow may protect the run. A read in the future shows that a clock is wrong."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -462,7 +462,7 @@ def test_what_was_read_too_long_ago_or_in_the_future_makes_nothing_due(
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=12), st.integers(7, 60), st.integers(0, 500))
 def test_witnessed_time_is_never_more_than_what_passed(days: list[int], grace_days: int, until: int) -> None:
-    """And one gap never makes a whole grace period."""
+    """Without a pipeline run in between, at most half of a grace period counts."""
     grace, now = timedelta(days=grace_days), NOW + until * DAY
     looks = [NOW + n * DAY for n in days]
     witnessed = witnessed_time(looks, NOW, now, grace)
@@ -471,8 +471,8 @@ def test_witnessed_time_is_never_more_than_what_passed(days: list[int], grace_da
         assert witnessed <= grace / 2
 
 
-def test_looks_are_noted_sparsely_and_bounded() -> None:
-    """Every six hours at most, and the last of them."""
+def test_times_of_pipeline_runs_are_recorded_sparsely() -> None:
+    """Runspend records one at most every six hours, and keeps only the last ones."""
     records: Any = MemoryRecords()
     for n in range(LOOKS_KEPT + 5):
         record_look(records, NOW + n * timedelta(hours=6))
@@ -487,7 +487,7 @@ def test_looks_are_noted_sparsely_and_bounded() -> None:
 
 
 def test_an_objection_keeps_a_run_until_its_day_is_over(tmp_path: Path) -> None:
-    """No reply to any mail; then it begins again."""
+    """The owner need not reply to a mail. After that day, the run is planned again."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -507,7 +507,7 @@ def test_an_objection_keeps_a_run_until_its_day_is_over(tmp_path: Path) -> None:
 
 
 def test_an_objection_to_an_experiment_keeps_all_of_it(tmp_path: Path) -> None:
-    """By id or by name; a year, if no day is named; the newest one counts."""
+    """The experiment is named by id or by name. Without a day, the objection lasts a year. The newest objection counts."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         keep = record_keep(reader, records, "resnet-sweep", until=None, reason=None, now=NOW)
@@ -519,7 +519,7 @@ def test_an_objection_to_an_experiment_keeps_all_of_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["", "nobody", "abcd", "abcdef", "*", "%"])
 def test_an_objection_to_nothing_in_particular_is_refused(tmp_path: Path, what: str) -> None:
-    """Unknown, too short, ambiguous: nothing is recorded, and the sentence says why."""
+    """For an unknown, short or ambiguous name, nothing is recorded, and the message gives the reason."""
     records = Records(tmp_path)
     runs = [run("abcdef1", **AGED), run("abcdef2", **AGED)]
     with world(tmp_path, runs=runs) as reader, pytest.raises(UsageError, match="Nothing was recorded"):
@@ -528,7 +528,7 @@ def test_an_objection_to_nothing_in_particular_is_refused(tmp_path: Path, what: 
 
 
 def test_an_objection_that_is_over_already_is_refused(tmp_path: Path) -> None:
-    """A mistyped year must not pass for an objection."""
+    """A mistyped year must not be mistaken for an objection."""
     with world(tmp_path) as reader, pytest.raises(UsageError, match="that day is over"):
         record_keep(reader, Records(tmp_path), "a", until=date(2025, 12, 31), reason=None, now=NOW)
 
@@ -537,13 +537,13 @@ def test_an_objection_that_is_over_already_is_refused(tmp_path: Path) -> None:
 
 
 def moved(records: Records, row: Mapping[str, Any], at: datetime, state: Any = "archived") -> None:
-    """What the engine leaves behind."""
+    """Record a move as the archive does."""
     archive = new_archive(item_of(row), row["target"], at)
     ArchiveRecords(records).save(replace(archive, state=state, objects=3, bytes=1000, ended_at=at.isoformat()))
 
 
 def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path: Path) -> None:
-    """The note left in its place is not planned again; new files are."""
+    """The archive's note in the folder is not planned again, but new files are."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         moved(records, rows_of(reader, records, given_)["a"], NOW + timedelta(hours=1))
@@ -554,7 +554,7 @@ def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path
         (0, 0, "archived"),
         (1, 1000, "planned"),
         (2, 310, "planned"),
-    ):  # left in the folder: the note; nothing; the one archived file; more files
+    ):  # left in the folder: the note; nothing; the archived file; more files
         with world(tmp_path, later, artifact_bytes=[stored("a", size, objects=objects)]) as reader:
             assert states_of(reader, records, given_, later) == {"a": expected}
     table = archives_table(records)
@@ -564,8 +564,8 @@ def test_an_archived_folder_stays_archived_until_something_new_is_in_it(tmp_path
     assert row["folder"].startswith("runspend-archive/v1/prod/12/a/")
 
 
-def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
-    """Until it is measured, its content is unknown, and the old notice is taken back. Then it is planned like any folder."""
+def test_a_restored_folder_is_planned_again_only_after_it_is_measured(tmp_path: Path) -> None:
+    """Until its content is measured, it is protected and its notice is withdrawn. Then it is planned like any other folder."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         announce(reader, records, given_)
@@ -586,7 +586,7 @@ def test_what_was_brought_back_is_archived_no_more(tmp_path: Path) -> None:
 
 
 def test_a_deleted_archive_is_reported_as_gone(tmp_path: Path) -> None:
-    """Its row states this, and no policy selects it again."""
+    """Its row shows the deletion, and no policy selects it again."""
     records = Records(tmp_path)
     retention = given_settings(tmp_path, {"action": "delete", "name": "gone"})
     with world(tmp_path) as reader:
@@ -606,7 +606,7 @@ def test_a_deleted_archive_is_reported_as_gone(tmp_path: Path) -> None:
 
 
 def test_why_says_what_keeps_a_runs_bytes(tmp_path: Path) -> None:
-    """The issue's own words: kept: alias champion on fraud/7; of its models as well, whatever policies say."""
+    """It names the alias that protects the run and its models, and an objection, even if no policy selects them."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     tables = {
         "model_uses": [use("a", "m-1")],
@@ -622,7 +622,7 @@ def test_why_says_what_keeps_a_runs_bytes(tmp_path: Path) -> None:
 
 
 def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> None:
-    """Planned, announced, archived; and nothing of all that."""
+    """It shows planned, announced and archived runs, and runs that no policy selects."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     with world(tmp_path) as reader:
         assert explain_why(reader, records, given_, "a", NOW).lines == [

@@ -1,4 +1,4 @@
-"""Folders of a local store that are reached by another path: each shape of link protects what it leads to, and nothing else."""
+"""Folders of a local store that another path also reaches. Each kind of link protects its target, and nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def top(tmp_path: Path) -> Path:
 
 
 def kept(top: Path, owners: dict[str, Any], store: Path | None = None) -> dict[str, str]:
-    """What the plan of a policy that takes everything says keeps each of the two runs; owners: URI by run id."""
+    """Return why the plan keeps each of the two runs, for a policy that selects both. `owners` are more runs, with their URIs."""
     uri = str(store or top)
     settings = given_settings(
         top.parent,
@@ -48,19 +48,19 @@ def test_plain_folders_are_not_kept(top: Path) -> None:
 @pytest.mark.parametrize(
     ("links", "uri"),
     [
-        ({"1/link": f"{A}"}, "{top}/1/link/artifacts"),  # a link to the folder of another run
+        ({"1/link": f"{A}"}, "{top}/1/link/artifacts"),  # a link to another run's folder
         ({"1/link": f"{A}/artifacts"}, "{top}/1/link"),
         ({"1/link": f"{A}/artifacts"}, "file://{top}/1/link/"),
-        ({"up": ".."}, f"{{top}}/up/store/1/{A}/artifacts"),  # through a link to a parent
-        ({"x": "y", "y": "z", "z": f"1/{A}"}, "{top}/x/artifacts"),  # a chain
+        ({"up": ".."}, f"{{top}}/up/store/1/{A}/artifacts"),  # through a link to a parent folder
+        ({"x": "y", "y": "z", "z": f"1/{A}"}, "{top}/x/artifacts"),  # a chain of links
         ({"../outside": f"store/1/{A}"}, "{top}/../outside/artifacts"),  # from outside the store
-        ({"1/link": f"{A}/artifacts"}, "{top}/1/link/model"),  # into it
+        ({"1/link": f"{A}/artifacts"}, "{top}/1/link/model"),  # into the other run's folder
         ({"../elsewhere": "store"}, f"{{up}}/elsewhere/1/{A}/artifacts/model"),
     ],
     ids=["run", "artifacts", "file uri", "parent", "chain", "outside", "inside", "store"],
 )
 def test_a_run_that_is_reached_through_a_link_keeps_its_files(top: Path, links: dict[str, str], uri: str) -> None:
-    """The folder the link leads to is protected, with the path that leads there; the other run's folder is not protected, unless the link leads to a folder around both."""
+    """The folder behind the link is protected, and the reason names the path. Other folders are not, unless the link leads to a folder around them."""
     for name, target in links.items():
         (top / name).symlink_to(target)
     found = kept(top, {C: uri.format(top=top, up=top.parent)})
@@ -81,7 +81,7 @@ def test_a_link_around_everything_protects_everything_by_name(top: Path) -> None
 
 
 def test_links_that_lead_nowhere_or_away_protect_nothing(top: Path) -> None:
-    """Dangling, in a circle, out of the store, to a folder beside."""
+    """The links are dangling, circular, or lead out of the store or to a folder without a run."""
     (top / "dangling").symlink_to("1/never")
     (top / "round").symlink_to("round")
     (top / "away").symlink_to("/usr/share")
@@ -92,14 +92,14 @@ def test_links_that_lead_nowhere_or_away_protect_nothing(top: Path) -> None:
 
 
 def test_a_store_that_is_a_link_itself_keeps_nothing(top: Path) -> None:
-    """Every path goes through it; each leads to the run whose own it is."""
+    """Every path goes through that link. Each leads to the run that owns it."""
     (top.parent / "mnt").symlink_to("store")
     assert kept(top, {}, store=top.parent / "mnt") == {}
     assert A in kept(top, {C: f"{top}/1/{A}/artifacts"}, store=top.parent / "mnt")
 
 
 def test_the_same_folder_mounted_elsewhere_is_found(top: Path) -> None:
-    """A bind mount, where this machine allows one."""
+    """The test uses a bind mount, if this machine allows one."""
     other = top.parent / "mounted"
     other.mkdir()
     if subprocess.run(["mount", "--bind", str(top), str(other)], capture_output=True, check=False).returncode:
@@ -111,7 +111,7 @@ def test_the_same_folder_mounted_elsewhere_is_found(top: Path) -> None:
 
 
 def test_own_paths_do_not_count(top: Path) -> None:
-    """If several links lead to a folder, the error names one that is not the folder's own."""
+    """If several links lead to a folder, the reason does not name the folder's own path."""
     links = LocalLinks({"s": str(top)}, [Lead(str(top / "1" / A), "own", A), Lead(str(top / "1" / A), "other", B)])
     row = {"store": "s", "prefix": f"1/{A}", "owner_id": A, "run_id": A}
     assert links.reasons(row) == ["other leads to it"]

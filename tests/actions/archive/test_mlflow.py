@@ -1,4 +1,4 @@
-"""A real model of a real MLflow, archived and restored: it loads and gives the same predictions."""
+"""A real MLflow model is archived and restored. It loads and gives the same predictions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ mlflow = pytest.importorskip("mlflow")
 
 @pytest.fixture
 def tracked(tmp_path: Path) -> Iterator[str]:
-    """A tracking database in a folder of its own."""
+    """Return an MLflow tracking URI with its own folder."""
     uri = f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}"
     with mlflow_client(uri):
         yield uri

@@ -1,6 +1,6 @@
-"""The archive against a model of what people own: after every single store call each byte is in its place or can be restored.
+"""The archive against a model of users' files: after every store call, each byte is in its place or can be restored.
 
-Whatever went wrong before, two undisturbed runs reach the end, and a third one does nothing.
+After any faults, two undisturbed runs finish the work, and a third does nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.archive_world import CALLS, KINDS, Killed, World
 
 NAMES = st.sampled_from(["a", "model/MLmodel", "model/weights.bin", "ünï/ø.txt", "empty/", "deep/er/x"])
 BODIES = st.sampled_from([b"", b"hello", b"other", b"0" * 4000])
-# Which call goes wrong, and how; an undisturbed archive of two objects makes about forty calls.
+# Which call fails, and how. An undisturbed archive run over two objects makes about forty calls.
 FAULTS = st.dictionaries(
     st.tuples(st.sampled_from(CALLS), st.integers(1, 4)) | st.integers(1, 60), st.sampled_from(KINDS), min_size=1, max_size=3
 )
@@ -29,7 +29,7 @@ SPOILED = ("short", "flipped", "lie")
 
 
 class ArchiveMachine(RuleBasedStateMachine):
-    """People write, remove, protect and bring back; the archive runs, well or badly."""
+    """Users write, remove, protect and restore files. The archive runs, with and without faults."""
 
     @initialize(names=st.sets(NAMES, min_size=1), body=BODIES)
     def begin(self, names: set[str], body: bytes) -> None:
@@ -81,10 +81,10 @@ class ArchiveMachine(RuleBasedStateMachine):
 
     @rule(plan=st.just({}) | FAULTS)
     def bring_back(self, plan: dict[int | tuple[str, int], str]) -> None:
-        """Everything owned is in its place afterwards, unless something went wrong on the way."""
+        """Restore the run. Without faults, all files of users are in their places afterwards."""
         world = self.world
         world.advance(seconds=1)
-        # A store that silently keeps wrong bytes spoils what is restored; test_returned.py shows that this is reported.
+        # A store that silently keeps wrong bytes spoils restored files; test_returned.py shows that Runspend reports this.
         world.faults.plan, world.faults.calls = {call: "refused" if kind in SPOILED else kind for call, kind in plan.items()}, 0
         world.faults.made.clear()
         try:

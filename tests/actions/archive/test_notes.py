@@ -1,4 +1,4 @@
-"""A user's own file under the name of Runspend's note is archived and comes back like any other, whatever it says."""
+"""A user's own file that has the name of Runspend's note is archived and restored like any other, with any content."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def files(folder: Path) -> dict[str, bytes]:
     ids=["text", "empty", "begins so", "note of another run", "large"],
 )
 def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: bytes) -> None:
-    """This holds twice in a row. Runspend's note has another name meanwhile, and is removed afterwards."""
+    """This holds twice in a row. Runspend's note has another name in the meantime, and is removed afterwards."""
     disk = Disk(tmp_path)
     mine = {NOTE_NAME: body, "model/weights": b"w", f"model/{NOTE_NAME}": body}
     fill(disk.run, mine)
@@ -42,7 +42,7 @@ def test_own_file_of_the_notes_name_comes_back_in_place(tmp_path: Path, body: by
 
 @pytest.mark.parametrize("wording", [b"They are, with", b"They lie, with"])
 def test_archives_whose_note_replaced_a_file_still_come_back(tmp_path: Path, wording: bytes) -> None:
-    """As older versions left them: the note is in the place of the user's own file, and one sentence of it was another."""
+    """In archives of older versions, the note replaced the user's own file, and one of its sentences was different."""
     disk = Disk(tmp_path)
     mine = {NOTE_NAME: b"my thesis", "a": b"a"}
     fill(disk.run, mine)
@@ -56,7 +56,7 @@ def test_archives_whose_note_replaced_a_file_still_come_back(tmp_path: Path, wor
 
 
 def test_a_copy_of_a_note_next_to_the_archive_is_not_an_owners_note(tmp_path: Path) -> None:
-    """A run that logs another run's note keeps it: it is neither passed over nor overwritten."""
+    """A run may log another run's note as a file. Runspend neither skips nor overwrites it."""
     disk = Disk(tmp_path)
     fill(disk.run, {"a": b"a"})
     assert disk.apply() == ["archived"]

@@ -38,7 +38,7 @@ RUNS = [run("a" * 32, run_name="resnet-1", **OWNED), run("b" * 32, run_name="res
 
 @pytest.fixture(autouse=True)
 def _any_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let this process take any time that a test states."""
+    """Allow any time as now in this process."""
     monkeypatch.setattr(archiving, "OTHER_TIME", timedelta(days=100_000))
 
 
@@ -124,7 +124,7 @@ def test_owners_get_one_mail_with_all_that_is_theirs(tmp_path: Path, server: Ser
     assert len(server.accepted) == 2
 
 
-def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> None:
+def test_a_queued_mail_starts_no_grace_period(tmp_path: Path, server: Server) -> None:
     """The server is busy, so the exit code is 5 and there is no date. The nightly alert sends the mail later, and the date is of that day."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
@@ -144,10 +144,10 @@ def test_a_mail_that_waits_begins_nothing(tmp_path: Path, server: Server) -> Non
 @pytest.mark.parametrize(
     "accepted_at", [NOW, NOW + timedelta(days=39, hours=20), NOW + timedelta(days=400)], ids=["past", "today", "future"]
 )
-def test_a_mail_that_leaves_under_another_date_is_of_the_day_it_was_noted(
+def test_a_mail_sent_with_another_now_keeps_the_date_of_its_record(
     tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch, accepted_at: datetime
 ) -> None:
-    """An alert step for another date sends queued mail. That date does not count as the date of the notice."""
+    """An alert step with another `--now` sends queued mail. Its `--now` does not become the date of the notice."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     server.script_handler.script = Script(data_reply="451 try again")
@@ -180,8 +180,8 @@ def test_a_dead_address_is_reported_to_operators(tmp_path: Path, server: Server)
     assert "refused the last notice" in " ".join(server.accepted[-1].message.get_body(("plain",)).get_content().split())
 
 
-def test_without_a_mail_server_nothing_begins(tmp_path: Path, server: Server) -> None:
-    """A mail that is written to a file is not a notice, and the step says so."""
+def test_without_a_mail_server_no_grace_period_starts(tmp_path: Path, server: Server) -> None:
+    """Writing a mail to a file does not count as a notice, and the step reports this."""
     settings = settings_of(tmp_path, server.port, mail={"backend": "file", "operators": ["oncall@acme.com"]})
     fill(settings)
     outcome = pipeline.archive_notify(settings, now=NOW)
@@ -302,7 +302,7 @@ def test_a_notice_that_waits_for_another_place_is_not_sent(tmp_path: Path, serve
     assert {recipient for mail in server.accepted for recipient in mail.recipients} == {"oncall@acme.com"}
 
 
-def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: Server) -> None:
+def test_the_owner_of_a_folder_around_all_others_is_named(tmp_path: Path, server: Server) -> None:
     """The plan's notes, `archive why` and one mail to operators name the owner, even if the plan is made again."""
     settings = settings_of(tmp_path, server.port)
     around = run("e" * 32, run_name="oops", experiment_name="vision", artifact_uri="s3://ml", **AGED)
@@ -321,7 +321,7 @@ def test_who_claims_a_folder_around_all_others_is_named(tmp_path: Path, server: 
     assert "3 selected items" in note
 
 
-def test_a_copy_that_is_accepted_begins_nothing(tmp_path: Path, server: Server) -> None:
+def test_an_accepted_copy_starts_no_grace_period(tmp_path: Path, server: Server) -> None:
     """The owner's server defers the mail while operators get their copy. No grace period begins."""
     settings = settings_of(tmp_path, server.port)
     fill(settings, runs=[run("a" * 32, owner="ana@acme.com", **AGED)])
@@ -395,15 +395,15 @@ def test_the_archive_is_planned_kept_explained_and_notified_by_commands(
     assert done.returncode == 0, done.stderr
     assert published(settings, today)["a"]["state"] == "kept"
     before = [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")]
-    for other in (today - timedelta(days=400), today + timedelta(days=400)):  # a query, which changes nothing
+    for other in (today - timedelta(days=400), today + timedelta(days=400)):  # an archive plan with another date changes nothing
         assert command(tmp_path, "archive", "plan", "--now", other.isoformat()).returncode == 0
     assert [Records(tmp_path).list(kind) for kind in ("archive_notices", "archive_clock")] == before
     assert len(Records(tmp_path).list("archive_keeps")) == 1
     assert not any("resnet-1" in str(mail.message.get_body(("plain",))) for mail in server.accepted)
 
 
-def test_a_month_later_it_is_due(tmp_path: Path, server: Server) -> None:
-    """Every pipeline run in between reads everything again. Nothing is due a day early, and a protection on the last day prevents the move."""
+def test_an_announced_run_is_due_a_month_later(tmp_path: Path, server: Server) -> None:
+    """Each pipeline run reads everything again. Nothing is due a day early, and a protection on the last day prevents the move."""
     settings = settings_of(tmp_path, server.port)
     fill(settings)
     assert pipeline.archive_notify(settings, now=NOW).exit_code == 0

@@ -1,4 +1,4 @@
-"""Folders that are not as simple as most: files with several names, and folders that change from week to week."""
+"""Unusual folders: files with several names, and folders that change every week."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def disk(tmp_path: Path) -> Disk:
 
 @pytest.mark.parametrize("names", [2, 3, 40])
 def test_a_file_with_several_names_is_archived_in_one_run(disk: Disk, names: int) -> None:
-    """Each name that is deleted gives the others another time; one copy is kept, and every name comes back."""
+    """Deleting one name changes the times of the others. The archive keeps one copy, and a restore brings back every name."""
     fill(disk.run, {"model/0": b"weights", "log": b"l"})
     for number in range(1, names):
         os.link(disk.run / "model/0", disk.run / f"model/{number}")
@@ -68,7 +68,7 @@ def test_a_file_that_was_written_through_another_name_stays(disk: Disk, monkeypa
 
 
 def test_names_left_by_a_killed_process_are_not_a_change(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed again and again between two names: the item goes on, and is not given up as one that keeps changing."""
+    """The process is killed repeatedly between two names. The work continues, and is not given up as a folder that keeps changing."""
     fill(disk.run, {"0": b"weights"})
     for number in range(1, 6):
         os.link(disk.run / "0", disk.run / str(number))
@@ -103,7 +103,7 @@ def test_names_left_by_a_killed_process_are_not_a_change(disk: Disk, monkeypatch
 
 
 def test_copies_are_of_the_class_that_is_set_and_manifests_are_not() -> None:
-    """What is read to find an archive stays cheap to read."""
+    """Manifests stay cheap to read, because Runspend reads them to find an archive."""
     world = World(storage_class="glacier_ir")
     world.put("a", b"a")
     assert [result.state for result in world.apply()] == ["archived"]
@@ -141,7 +141,7 @@ def test_a_folder_that_changed_too_often_says_so(world: World, monkeypatch: pyte
 
 def test_a_store_that_spoils_every_manifest_is_found_out_at_once(world: World) -> None:
     world.put("a", b"a")
-    world.faults.plan = {(f"write {ARCHIVE}", number): "flipped" for number in range(2, 9)}  # the first is the copy
+    world.faults.plan = {(f"write {ARCHIVE}", number): "flipped" for number in range(2, 9)}  # the first write is the copy
     [result] = world.apply()
     world.faults.plan = {}
     assert result.state == "failed" and f"its manifest was read back {COPIES} times and was not what was written" in (result.reason or "")
@@ -172,7 +172,7 @@ def test_an_archive_is_never_moved_into_itself(tmp_path: Path, is_linked: bool) 
 
 
 def test_markers_of_folders_are_archived_and_come_back(world: World) -> None:
-    """Also that of the item's own folder, and one of a folder that holds more; nothing is left to be selected again."""
+    """This includes the item's own folder, and a folder with other objects. Nothing remains that a policy could select."""
     files = {"": b"", "model/": b"", "model/w": b"w", "empty/": b""}
     for name, body in files.items():
         world.put(name, body)

@@ -1,4 +1,4 @@
-"""The archive plan: what a policy selects, and everything that protects. Unknown protects; nothing is touched."""
+"""The archive plan: what a policy selects, and everything that protects data. Unknown facts protect. The plan changes nothing."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ METRICS = {"metric": "loss", "start_month": date(2026, 3, 1), "is_last": True, *
 
 
 def states(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """owner -> planned, or the reason that protects it."""
+    """Return "planned" or the protecting reason, by owner."""
     return {row["owner_id"]: row["reason"] if row["state"] == "protected" else row["state"] for row in rows}
 
 
 def test_an_old_run_is_planned_with_bytes_and_reason(tmp_path: Path) -> None:
-    """One row per folder, for all storage classes of its bytes; its item is what the archive acts on."""
+    """There is one row per folder, for all storage classes of its bytes. The archive acts on its item."""
     rows = planned(
         tmp_path,
         given_settings(tmp_path, {}),
@@ -90,7 +90,9 @@ def test_only_current_objects_count(tmp_path: Path) -> None:
     assert (row["owner_id"], row["objects"], row["bytes"]) == ("a", 3, 1000)
 
 
-PROTECTS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [  # of a run, of its bytes, of its experiment, and the reason
+PROTECTS: list[
+    tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]
+] = [  # changes to a run, to its bytes and to its experiment, and the reason
     ({"end_time": None, "run_status": "RUNNING"}, {}, {}, "it is running, or its end is missing"),
     ({"run_status": "RUNNING"}, {}, {}, "it is running, or its end is missing"),
     ({"end_time": None}, {}, {}, "it is running, or its end is missing"),
@@ -112,7 +114,7 @@ PROTECTS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [  
 
 
 def test_each_protection_is_named_and_has_no_money(tmp_path: Path) -> None:
-    """Each protection is named; a protected row has no money."""
+    """A protected row has no saving and no cost."""
     facts = {f"r{n}": case for n, case in enumerate(PROTECTS)}
     rows = planned(
         tmp_path,
@@ -132,7 +134,7 @@ def test_bytes_of_an_unknown_run_stay(tmp_path: Path) -> None:
 
 
 def test_all_that_protects_is_named(tmp_path: Path) -> None:
-    """A person who removes one protection must see all others."""
+    """A user who removes one protection must see all others."""
     (row,) = planned(
         tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags='{"runspend.keep": "1", "stage": "production"}', **AGED)], artifact_bytes=[stored("a")],
         model_versions=[version("fraud", 7, run_id="a", aliases='["champion","eu"]')],
@@ -151,14 +153,14 @@ def test_all_that_protects_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_tags_that_say_no_do_not_protect(tmp_path: Path, tags: str) -> None:
-    """`false`, and a day that is over."""
+    """The values are `false` and dates in the past."""
     assert states(planned(tmp_path, given_settings(tmp_path, {}), runs=[run("a", tags=tags, **AGED)], artifact_bytes=[stored("a")])) == {
         "a": "planned"
     }
 
 
 def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
-    """A file younger than the margin, or dated in the future: something is still being written."""
+    """A file that is younger than the margin, or dated in the future, may still be changing."""
     policy = {"select": {"experiment": "resnet*"}}
     runs = [run(name, **AGED) for name in "abc"]
     found = [
@@ -174,12 +176,12 @@ def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
 
 
 def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
-    """The last use is the latest of end, metric and newest file; for a model, also of the runs that used it. Runs whose last use is unknown stay in the plan as protected."""
+    """The last use is the latest of end, metric and newest file. For a model, runs that used it count too. If it is unknown, the run is protected."""
     lately = NOW - timedelta(days=89)
     runs = [
         run("a", start_time=OLD, end_time=lately), run("b", **AGED), run("c", **AGED, last_sign_at=lately), run("d", **AGED),
         run("e", start_time=datetime(1970, 1, 1, tzinfo=UTC), end_time=datetime(1970, 1, 1, tzinfo=UTC)), run("reader", start_time=OLD, end_time=lately),
-        run("f", **AGED | {"future_end_time": lately}),  # an end that is not believed makes nothing due earlier
+        run("f", **AGED | {"future_end_time": lately}),  # a future end is ignored, and makes nothing due earlier
     ]  # fmt: skip
     found = [
         stored("a"),
@@ -213,7 +215,7 @@ def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_policy_plans_what_its_selector_names(tmp_path: Path, select: dict[str, Any], expected: str) -> None:
-    """The keys of the selector language and of policies, each with not_ before it; a missing value is not equal to anything."""
+    """The test covers the keys of selectors and policies, also with not_. A missing value is not equal to anything."""
     runs = [
         run("a", tags='{"team": "vision"}', team="vision", project="p", **AGED),
         run("b", user_name="ben", run_status="FAILED", tags='{"team": "nlp"}', team="nlp", cost_center="17", **AGED),
@@ -239,7 +241,7 @@ def test_a_policy_plans_what_its_selector_names(tmp_path: Path, select: dict[str
 
 
 def test_every_select_key_is_a_condition(tmp_path: Path) -> None:
-    """None is taken by the configuration and forgotten by the plan."""
+    """The plan uses every key that the configuration accepts."""
     runs = [run("a", project="p", cost_center="c", owner="o", **AGED)]
     for key in SELECT_KEYS:
         assert (
@@ -254,7 +256,7 @@ def test_every_select_key_is_a_condition(tmp_path: Path) -> None:
 
 
 def test_a_policy_selects_runs_unless_it_names_kinds(tmp_path: Path) -> None:
-    """Runs unless a policy says otherwise; a checkpoint is a model that its run logged at a step."""
+    """A checkpoint is a model that its run logged at a step."""
     runs = [run("a", **AGED), run("b", **AGED)]
     found = [
         stored("a"), model("m-plain"), model("m-1"), model("m-2"), stored("tr-1", owner_kind="trace", prefix="12/traces/tr-1/artifacts"),
@@ -276,7 +278,7 @@ def test_a_policy_selects_runs_unless_it_names_kinds(tmp_path: Path) -> None:
 # --- what is in use ------------------------------------------------------------------------------------------------------
 
 LINEAGE = [
-    # base made m-base, used by tuned, which made m-tuned (registered) and m-sibling; other made m-other, which no protected run used.
+    # base made m-base, which tuned used. tuned made m-tuned (registered) and m-sibling. other made m-other, which no protected run used.
     use("base", "m-base"), use("tuned", "m-base", "input"), use("tuned", "m-tuned"), use("tuned", "m-sibling"), use("other", "m-other"), use("reader", "m-other", "input"),
 ]  # fmt: skip
 
@@ -291,7 +293,7 @@ LINEAGE = [
     ],
 )
 def test_lineage_to_live_models_protects(tmp_path: Path, found: dict[str, Any], label: str) -> None:
-    """A registered version protects its model, the run that made it, the models that run used, and theirs; a sibling checkpoint it does not."""
+    """A registered version protects its model, the model's run, and all models and runs that led to it. It does not protect a sibling checkpoint."""
     runs = [run(name, **AGED) for name in ("base", "tuned", "other", "reader")]
     folders = [stored(name) for name in ("base", "tuned", "other", "reader")] + [
         model(name) for name in ("m-base", "m-tuned", "m-sibling", "m-other")
@@ -311,7 +313,7 @@ def test_lineage_to_live_models_protects(tmp_path: Path, found: dict[str, Any], 
 
 
 def test_a_version_known_by_its_folder_alone_protects(tmp_path: Path) -> None:
-    """MLflow 2 registers a folder inside a run's; a copy of a version points at someone else's. The folder decides, however it is spelled."""
+    """MLflow 2 registers a folder inside a run's folder, and a copied version points to another run's. The folder decides, in any spelling."""
     runs = [run(name, **AGED) for name in "abcd"]
     versions = [
         version("old", 1, source_uri="s3://ml/12/a/artifacts/model"), version("copy", 1, source_uri="mlflow-artifacts:/12/b/artifacts"),
@@ -323,8 +325,8 @@ def test_a_version_known_by_its_folder_alone_protects(tmp_path: Path) -> None:
     assert states(rows) == {"a": "registered as old/1", "b": "registered as copy/1", "c": "registered as wide/1", "d": "planned"}
 
 
-def test_who_shares_a_folder_keeps_it(tmp_path: Path) -> None:
-    """Two runs with one folder, a run inside another's, a model inside a run's; run1 and run10 have nothing in common."""
+def test_a_shared_folder_is_protected(tmp_path: Path) -> None:
+    """Two runs may share a folder, or a run or model may be inside another run's. run1 and run10 are not related."""
     place = "s3://ml/12"
     runs = [
         run("a", artifact_uri=f"{place}/a/artifacts", **AGED), run("twin", artifact_uri="mlflow-artifacts://host/12/a/artifacts", **AGED),
@@ -348,7 +350,7 @@ def test_who_shares_a_folder_keeps_it(tmp_path: Path) -> None:
 
 
 def test_local_folders_are_compared_without_their_scheme(tmp_path: Path) -> None:
-    """file:///srv/files/… and /srv/files/… are one place."""
+    """file:///srv/files/… and /srv/files/… are the same folder."""
     runs = [run("a", artifact_uri="file:///srv/files/12/a/artifacts", **AGED), run("b", artifact_uri="/srv/files/12/a/artifacts/", **AGED)]
     rows = planned(
         tmp_path, given_settings(tmp_path, {}), runs=runs, artifact_bytes=[stored("a", store="/srv/files", storage_class="LOCAL")]
@@ -371,7 +373,7 @@ LOCAL_SPELLINGS = [
 
 
 def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
-    """A folder with two spellings is protected, and so are the folders inside and around it."""
+    """Such a folder is protected, and so are the folders inside and around it."""
     odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(SPELLINGS)]
     own = [run(f"own{n}", artifact_uri=f"s3://ml/{n}/a b", **AGED) for n in range(len(odd))]
     near = [run(f"near{n}", artifact_uri=f"s3://ml/{n}/a b2", **AGED) for n in range(len(odd))]
@@ -396,7 +398,7 @@ def test_a_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("store", ["/srv/files", "file:///srv/files/", "/srv//files"])
 def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store: str) -> None:
-    """The same holds for the path of the store."""
+    """The store's path may have several spellings too."""
     odd = [run(f"odd{n}", artifact_uri=uri.replace("N", str(n)), **AGED) for n, uri in enumerate(LOCAL_SPELLINGS)]
     own = [run(f"own{n}", artifact_uri=f"/srv/files/{n}/a b", **AGED) for n in range(len(odd))]
     found = [stored(f"own{n}", store=store, prefix=f"{n}/a b", storage_class="LOCAL") for n in range(len(odd))]
@@ -407,7 +409,7 @@ def test_a_local_folder_that_is_spelled_in_two_ways_is_one(tmp_path: Path, store
 
 
 def test_stores_and_server_roots_match_in_other_spellings(tmp_path: Path) -> None:
-    """Azure's three names of one container."""
+    """Azure has three names for a container."""
     place = "box@account.dfs.core.windows.net"
     given = given_settings(
         tmp_path, {}, stores=[{"uri": "wasbs://box@account.blob.core.windows.net/ml"}, {"uri": "s3://cold"}],
@@ -422,7 +424,7 @@ def test_stores_and_server_roots_match_in_other_spellings(tmp_path: Path) -> Non
 
 
 def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
-    """An oddly spelled folder of the run itself, or of a model in the run's folder, protects nothing else. Registered versions are named."""
+    """An odd spelling of the run's own folder, or of a model's folder inside it, protects nothing. Registered versions protect what they name."""
     runs = [run("a", artifact_uri="s3a://ml/12/a/artifacts/", **AGED), run("b", **AGED)]
     owners = [{**KEY, "owner_kind": "logged_model", "owner_id": "m-1", "experiment_id": "12", "uri": "s3a://ml/12/models/m-1//artifacts"}]
     policy = {"select": {"unused_for": "90d", "kind": ["run", "model"]}}
@@ -448,7 +450,7 @@ def test_an_odd_spelling_protects_no_stranger(tmp_path: Path) -> None:
 
 
 def test_running_relatives_protect(tmp_path: Path) -> None:
-    """A parent, a child, a run that uses the model, and the run that makes it."""
+    """A running parent or child, a running user of the model, and its running maker protect."""
     runs = [
         run("parent", **AGED), run("child", parent_run_id="parent", start_time=OLD, end_time=None, run_status="RUNNING"), run("grown", parent_run_id="live", **AGED),
         run("live", start_time=OLD, end_time=None, run_status="RUNNING"), run("maker", **AGED),
@@ -471,7 +473,7 @@ def test_running_relatives_protect(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["model_versions", "model_uses"])
 @pytest.mark.parametrize("how", ["unknown", "missing", "other workspace"])
 def test_what_could_not_be_read_protects(tmp_path: Path, kind: str, how: str) -> None:
-    """A registry that answered with an error, was never asked, or was asked in another workspace."""
+    """The registry returned an error, was never read, or was read in another workspace."""
     rows = [row for row in reads() if row["kind"] != kind]
     rows += (
         []
@@ -498,7 +500,7 @@ def test_what_could_not_be_read_protects(tmp_path: Path, kind: str, how: str) ->
 
 
 def test_an_orphan_is_planned_once_it_is_certain(tmp_path: Path) -> None:
-    """Not before a second look showed no owner; and a registered version may still need it."""
+    """A second listing must also show no owner. A registered version may still need the folder."""
     orphan = {"owner_kind": "orphan", "tracking_server": None, "workspace": None, "experiment_id": "77"}
     found = [
         stored(f"77/{name}/artifacts", prefix=f"77/{name}/artifacts", **orphan, confirmed_at=at)
@@ -518,11 +520,11 @@ def test_an_orphan_is_planned_once_it_is_certain(tmp_path: Path) -> None:
     assert item_of(rows[0]).tracking_server == ""
 
 
-# --- what is kept back ---------------------------------------------------------------------------------------------------
+# --- what a policy keeps -------------------------------------------------------------------------------------------------
 
 
 def checkpoints(values: list[float | None]) -> dict[str, Any]:
-    """A run with one checkpoint a step, each with a value of `loss`."""
+    """Return a run with one checkpoint per step, each with a value of `loss`."""
     names = [f"m-{step}" for step in range(len(values))]
     return {
         "runs": [run("a", **AGED)],
@@ -543,15 +545,15 @@ def checkpoints(values: list[float | None]) -> dict[str, Any]:
         ({"best": 1, "by": "loss", "order": "max"}, [5.0, 1.0, 3.0, 2.0], {1, 2, 3}),
         ({"last": 2}, [5.0, 1.0, 3.0, 2.0], {0, 1}),
         ({"best": 1, "by": "loss", "order": "min", "last": 1}, [5.0, 1.0, 3.0, 2.0], {0, 2}),
-        ({"best": 1, "by": "loss", "order": "min"}, [1.0, 1.0, 3.0, 1.0], {2}),  # who is as good as the best is kept as well
-        ({"best": 1, "by": "loss", "order": "min"}, [1.0, None, 3.0, 4.0], {2, 3}),  # what was not measured cannot be judged
+        ({"best": 1, "by": "loss", "order": "min"}, [1.0, 1.0, 3.0, 1.0], {2}),  # checkpoints as good as the best are also kept
+        ({"best": 1, "by": "loss", "order": "min"}, [1.0, None, 3.0, 4.0], {2, 3}),  # a checkpoint without a value cannot be ranked
         ({"best": 9, "by": "loss", "order": "min"}, [1.0, 2.0, 3.0, 4.0], set()),
     ],
 )
 def test_the_best_and_the_last_checkpoints_are_kept(
     tmp_path: Path, keep: dict[str, Any], values: list[float | None], planned_steps: set[int]
 ) -> None:
-    """By the metric of the checkpoint itself."""
+    """The metric is that of the checkpoint itself."""
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": keep}
     rows = planned(tmp_path, given_settings(tmp_path, policy), **checkpoints(values))
     assert {name for name, state in states(rows).items() if state == "planned"} == {f"m-{step}" for step in planned_steps}
@@ -559,7 +561,7 @@ def test_the_best_and_the_last_checkpoints_are_kept(
 
 
 def test_young_checkpoints_count_among_the_best(tmp_path: Path) -> None:
-    """The two best checkpoints of the run count as the best, even if they are too young to be selected."""
+    """The run's two best checkpoints count, even if they are too young to be selected."""
     world = checkpoints([5.0, 4.0, 1.0, 2.0])
     world["artifact_bytes"] = [model(f"m-{step}", newest_at=OLD if step < 2 else NOW) for step in range(4)]
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 2, "by": "loss", "order": "min"}}
@@ -567,7 +569,7 @@ def test_young_checkpoints_count_among_the_best(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_metrics_of_its_own_has_the_runs_at_its_step(tmp_path: Path) -> None:
-    """A training loop logs the loss to the run; nothing else at that step is a value of the checkpoint."""
+    """A training loop logs the loss to the run. Only the value at the checkpoint's step counts."""
     world = checkpoints([None, None, None])
     world["run_metrics"] = [
         {**METRICS, "run_id": "a", "model_id": "", "step": step, "value": value, "is_last": step == 9}
@@ -581,8 +583,8 @@ def test_a_checkpoint_without_metrics_of_its_own_has_the_runs_at_its_step(tmp_pa
     }
 
 
-def test_of_runs_the_best_of_their_experiment_are_kept(tmp_path: Path) -> None:
-    """By their last value; another experiment has its own best."""
+def test_the_best_runs_of_each_experiment_are_kept(tmp_path: Path) -> None:
+    """The last value of the metric counts. Each experiment has its own best runs."""
     runs = [
         run(name, start_time=OLD + timedelta(days=n), end_time=OLD + timedelta(days=n, hours=1), experiment_id=experiment_id)
         for n, (name, experiment_id) in enumerate(zip("abcd", ["12", "12", "12", "13"], strict=True))
@@ -612,7 +614,7 @@ def test_of_runs_the_best_of_their_experiment_are_kept(tmp_path: Path) -> None:
 
 
 def test_metrics_that_were_not_read_keep_everything(tmp_path: Path) -> None:
-    """An incomplete list of values does not count."""
+    """An incomplete list of values protects all checkpoints."""
     policy = {"select": {"kind": "checkpoint", "unused_for": "90d"}, "keep": {"best": 1, "by": "loss", "order": "min"}}
     half = [row for row in reads() if row["kind"] != "run_metrics"] + reads(state="unknown")[2:]
     rows = planned(tmp_path, given_settings(tmp_path, policy), **checkpoints([1.0, 2.0]), tracking_reads=half)
@@ -622,8 +624,8 @@ def test_metrics_that_were_not_read_keep_everything(tmp_path: Path) -> None:
 # --- actions -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_already_is_not_moved_there(tmp_path: Path) -> None:
-    """A folder in the class, or in the archive store; one that is only partly in the class is."""
+def test_a_folder_already_at_its_target_is_not_planned(tmp_path: Path) -> None:
+    """A folder that is already in the class or in the archive store is not planned. A folder that is only partly in the class is."""
     runs = [run(name, **AGED) for name in "abc"]
     found = [stored("a", storage_class="GLACIER_IR"), stored("b", storage_class="GLACIER_IR"), stored("b"), stored("c", store="s3://cold/")]
     assert set(
@@ -634,7 +636,7 @@ def test_what_is_there_already_is_not_moved_there(tmp_path: Path) -> None:
 
 
 def test_a_folder_has_no_classes(tmp_path: Path) -> None:
-    """It cannot be tiered, and the plan says so."""
+    """The folder cannot be tiered, and the plan gives this reason."""
     found = [stored("a", store="/srv/files", storage_class="LOCAL")]
     rows = planned(
         tmp_path, given_settings(tmp_path, {"action": "tier", "to": "GLACIER_IR"}), runs=[run("a", **AGED)], artifact_bytes=found
@@ -643,7 +645,7 @@ def test_a_folder_has_no_classes(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
-    """This holds only for a bucket in which versions were seen. Archiving is still possible."""
+    """This applies only to a bucket in which versions were seen. It can still be archived."""
     runs = [run(name, **AGED) for name in "ab"]
     found = [
         stored("a"),
@@ -661,7 +663,7 @@ def test_a_bucket_that_keeps_versions_is_not_tiered(tmp_path: Path) -> None:
 
 
 def archived(owner_id: str, **more: Any) -> dict[str, Any]:
-    """One row of archives."""
+    """Return one row of archives."""
     return {
         "month": date(2025, 1, 1), "archive_id": f"id-{owner_id}", "policy": "cold", "action": "archive", "state": "archived", "store": "s3://ml", "prefix": f"12/{owner_id}/artifacts", "target": "s3://cold",
         "folder": f"runspend-archive/v1/prod/12/{owner_id}/id-{owner_id}", "owner_kind": "run", "owner_id": owner_id, **KEY, "run_id": owner_id, "experiment_id": "12", "objects": 3, "bytes": 1000,
@@ -670,7 +672,10 @@ def archived(owner_id: str, **more: Any) -> dict[str, Any]:
 
 
 def test_only_archives_are_deleted_and_only_after_their_retention(tmp_path: Path) -> None:
-    """A policy never deletes files in the place of an archived folder. What protects a run protects its archive. A partial archive is deleted like any other, an open one never."""
+    """Files in the original place of an archived folder are never deleted. What protects a run protects its archive.
+
+    A partial archive is deleted like any other, but an open one never is.
+    """
     runs = [
         run("a", **AGED),
         run("b", **AGED),
@@ -711,8 +716,8 @@ def test_only_archives_are_deleted_and_only_after_their_retention(tmp_path: Path
     )
 
 
-def test_the_first_policy_has_a_folder(tmp_path: Path) -> None:
-    """Two policies never act on the same folder; one that is protected from the first is free for the second."""
+def test_the_first_policy_that_selects_a_folder_acts_on_it(tmp_path: Path) -> None:
+    """Two policies never act on the same folder. If the first keeps it, the second may act on it."""
     best = {"keep": {"last": 1}}
     runs = [run("a", **AGED), run("b", start_time=OLD + timedelta(days=1), end_time=OLD + timedelta(days=1))]
     rows = planned(
@@ -727,7 +732,7 @@ def test_the_first_policy_has_a_folder(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_a_policy_that_changed_is_another(tmp_path: Path) -> None:
+def test_a_changed_policy_has_another_digest(tmp_path: Path) -> None:
     """The digest covers everything that the policy's decisions depend on, and its archive store."""
     world: dict[str, Any] = {"runs": [run("a", **AGED)], "artifact_bytes": [stored("a")]}
     digests = {
@@ -746,14 +751,14 @@ def test_a_policy_that_changed_is_another(tmp_path: Path) -> None:
      {"user": ["*"]}],
 )  # fmt: skip
 def test_spellings_that_could_mean_everything_are_refused(select: dict[str, Any]) -> None:
-    """Empty, zero, negative and all, as if the configuration had let them through: nothing is planned."""
+    """These are empty, zero, negative and 'all' values that the configuration did not refuse. Nothing is planned."""
     loose = RetentionPolicy.model_construct(name="cold", select=select, keep=None, action="archive", to=None, grace=timedelta(days=30))
     with pytest.raises(ConfigError, match="retention policy 'cold'"):
         parse_select(loose)
 
 
 def test_protected_runs_are_never_planned(tmp_path: Path) -> None:
-    """Every mix of facts, four hundred runs at once: planned only if every protection is absent."""
+    """All 480 mixes of facts are planned together. A run is planned only if nothing protects it."""
     expected, runs, found, versions = set(), [], [], []
     tags = ("{}", '{"runspend.keep": "false"}', '{"runspend.keep": "1"}', '{"runspend.hold": "x"}', '{"stage": "PRODUCTION"}')
     mixes = product((OLD, None), ("FINISHED", "RUNNING"), (None, NOW), tags, (0, 10**15, None), ("12", "99"), (False, True))
@@ -778,7 +783,7 @@ def test_protected_runs_are_never_planned(tmp_path: Path) -> None:
 
 
 def test_without_a_policy_the_plan_has_no_rows(tmp_path: Path) -> None:
-    """Nothing is planned unless a policy says so; without a mail server nothing can become due, and a note states this."""
+    """Without a mail server, nothing can become due, and a note reports this."""
     assert planned(tmp_path, given_settings(tmp_path), runs=[run("a", **AGED)], artifact_bytes=[stored("a")]) == []
     assert plan_notes(given_settings(tmp_path)) == []
     assert plan_notes(given_settings(tmp_path, {})) == [
@@ -786,8 +791,8 @@ def test_without_a_policy_the_plan_has_no_rows(tmp_path: Path) -> None:
     ]
 
 
-def test_any_number_of_folders_is_one_question(tmp_path: Path) -> None:
-    """The plan runs the same few queries for any number of runs. A second plan is the same."""
+def test_the_number_of_queries_does_not_depend_on_the_number_of_folders(tmp_path: Path) -> None:
+    """The plan runs the same few queries for any number of runs. A second plan is identical."""
     asked = []
     with warehouse(
         tmp_path / "w",

@@ -1,4 +1,4 @@
-"""The warehouse's facts for questions to MLflow: what an answer must contain, and which owners MLflow does not know."""
+"""Facts from the warehouse for questions to MLflow: what an answer must contain, and which owners MLflow does not know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`action: prune`: which runs and experiments a policy would delete in MLflow, what protects them, and how many at once."""
+"""`action: prune`: which runs and experiments a policy would delete in MLflow, what protects them, and the limit per run."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_cap_stops_before_the_first(tmp_path: Path) -> None:
 
 
 def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
-    """The server has no `write_token`: nothing is deleted, and that is reported."""
+    """Without a `write_token` for the server, Runspend deletes nothing and reports that."""
     given = given_settings(tmp_path, POLICY)
     done = prune(
         [item("a"), item("b")], given, protects=lambda i: "its tag runspend.keep" if i.owner_id == "a" else None, active={"prod": 10}

@@ -1,4 +1,4 @@
-"""Every question of the archive plan has the same answer on DuckDB and on Google's reference implementation."""
+"""Every query of the archive plan gives the same rows on DuckDB and on Google's reference implementation."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ POLICIES = [
 
 
 class BatchListening(Listening):
-    """Also of what is asked a batch at a time."""
+    """A recording reader that also records queries in batches."""
 
     def batches(self, sql: str, parameters: Any = None, *, rows: int) -> Any:
         return self.query(sql, parameters).to_batches(max_chunksize=rows)
@@ -95,7 +95,7 @@ class BatchListening(Listening):
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[str, Any], pa.Table]]:
-    """Every question of the plan, of `why` and of `keep`, with DuckDB's answer."""
+    """Return every query of the plan, of `why` and of `keep`, with DuckDB's answer."""
     home = tmp_path_factory.mktemp("home")
     given = given_settings(home, *POLICIES)
     with warehouse(home / "w", **TABLES_GIVEN) as reader:
@@ -111,7 +111,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, dict[str,
 
 
 def test_both_engines_give_the_same_rows(asked: list[tuple[str, dict[str, Any], pa.Table]]) -> None:
-    """Names, values and nulls; rows where the question gives any."""
+    """Names, values and nulls are equal. At least ten queries return rows."""
     arrow = {name: pa.Table.from_pylist([dict(r) for r in rows], schema=TABLES[name].arrow_schema()) for name, rows in TABLES_GIVEN.items()}
     judge = GoogleSQL()
     assert sum(rows.num_rows > 0 for _, _, rows in asked) >= 10

@@ -45,7 +45,7 @@ TREES = st.recursive(st.binary(max_size=200), lambda inner: st.dictionaries(NAME
 
 
 def flat(tree: Any, above: str = "") -> dict[str, bytes]:
-    """A nested dictionary as names with slashes; an empty folder ends in one."""
+    """Return a nested dictionary as names with slashes. The name of an empty folder ends in one."""
     if isinstance(tree, bytes):
         return {above or "file": tree}
     found: dict[str, bytes] = {}
@@ -55,7 +55,7 @@ def flat(tree: Any, above: str = "") -> dict[str, bytes]:
 
 
 def there_and_back(folder: Path, tree: dict[str, bytes]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)  # of an example that failed
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier example may have failed
     disk = Disk(folder)
     fill(disk.run, tree)
     before = tree_of(disk.run)
@@ -96,7 +96,10 @@ def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
 
 
 def test_files_come_back_with_their_modes(disk: Disk) -> None:
-    """In a new folder, files also get their old times. In the original place they count as new, because they are in use. A mode never makes a file run as another user."""
+    """In a new folder, files also get their old times. In the original place, they count as new.
+
+    A mode never makes a file run as another user.
+    """
     modes = {"script": 0o750, "open": 0o666, "shut": 0o200, "as its owner": 0o4755, "empty/": 0o500}
     fill(disk.run, dict.fromkeys(modes, b""))
     for name, mode in modes.items():
@@ -114,7 +117,7 @@ def test_files_come_back_with_their_modes(disk: Disk) -> None:
 
 
 def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one that was never deleted, the store makes another state: what it made is read."""
+    """An object that was never deleted is rewritten in place. Runspend reads the result back."""
     world = World()
     world.put("a", b"whole")
     world.may_delete = False
@@ -133,7 +136,7 @@ def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pyt
 
 
 def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second is refused while the first writes; files of a killed restore do not block the next one."""
+    """While one restore writes, another one is refused. Files of a killed restore do not block the next one."""
     fill(disk.run, {"a": b"first", "b/c": b"c"})
     disk.apply()
     there, tries, refusals = disk.folder / "there", list[str](), list[str]()
@@ -157,7 +160,7 @@ def test_two_restores_into_one_folder_do_not_mix(disk: Disk, monkeypatch: pytest
 
 @pytest.mark.parametrize("lock", ["a link", "not there"])
 def test_a_lock_file_that_is_not_a_lock(disk: Disk, monkeypatch: pytest.MonkeyPatch, lock: str) -> None:
-    """A link leads nowhere, and a disk without locks is named."""
+    """A link is not followed, and a disk without locks is reported."""
     fill(disk.run, {"a": b"a"})
     disk.apply()
     path, outside = disk.folder / ".there.runspend-restore.lock", disk.folder / "outside"
@@ -185,12 +188,12 @@ def test_a_lock_file_that_someone_removed_meanwhile(disk: Disk, monkeypatch: pyt
 
 
 def no_locks(*_: Any) -> None:
-    """As a network disk without a lock server."""
+    """Fail like a network disk without a lock server."""
     raise OSError(errno.ENOLCK, "No locks available")
 
 
 def test_a_link_in_place_of_a_folder_gives_its_mode_to_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the link points to keeps its own."""
+    """The target of the link keeps its mode."""
     (tmp_path / "store").mkdir()
     (tmp_path / "outside").mkdir(mode=0o700)
     mkdir = os.mkdir
@@ -232,7 +235,7 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
     assert tree_of(disk.folder / "there") == {"a": b"second", "b": b"only the first has it"}
     manifests = sorted(disk.archive.rglob("manifest.jsonl"), key=lambda path: path.stat().st_mtime_ns)
     times = [path.stat().st_mtime_ns for path in manifests]
-    for path, time in zip(manifests, reversed(times), strict=True):  # a store that was copied elsewhere, in any order
+    for path, time in zip(manifests, reversed(times), strict=True):  # the store was copied elsewhere, with its files in another order
         os.utime(path, ns=(time, time))
     [note] = restore("run1", disk.settings, to=disk.folder / "copied").notes
     assert note.startswith("the times of its manifests show which archive is the newest, but they were planned in a different order")
@@ -255,7 +258,7 @@ def test_checkpoints_and_models_of_a_run_come_back_next_to_each_other(disk: Disk
     assert disk.apply() == ["archived"]
     restore("run1", disk.settings, to=disk.folder / "there")
     found = {name: body for name, body in tree_of(disk.folder / "there").items() if body is not None}
-    assert found.pop(f"checkpoints/1/{NOTE_NAME}") is not None  # it was an artifact by then
+    assert found.pop(f"checkpoints/1/{NOTE_NAME}") is not None  # the note was archived as a file of the run
     assert found == {"checkpoints/1/w": b"1", "checkpoints/2/w": b"2", "log": b"l", "m-7/MLmodel": b"m"}
 
 
@@ -311,27 +314,27 @@ def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
     assert tree_of(disk.folder / "there") == {"a": b"a"} and not (disk.folder / ".there.runspend-restore").exists()
 
 
-def test_a_run_is_restored_by_the_beginning_of_its_id_and_a_model_by_its_own_id(disk: Disk) -> None:
+def test_an_owner_without_an_archive_is_refused(disk: Disk) -> None:
     with pytest.raises(UsageError, match="cannot restore nobody: it has no archive"):
         restore("nobody", disk.settings)
 
 
-def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
-    """A run is named by the beginning of its id; a model in its run's folder by its own id."""
+def test_a_run_is_restored_by_the_beginning_of_its_id_and_a_model_by_its_own_id(disk: Disk) -> None:
+    """An ambiguous beginning is refused, and the message lists the runs."""
     run, model = "3f1c9a7b" * 4, f"m-{'a' * 32}"
     fill(disk.run, {"a": b"a"})
     fill(disk.source / "1/models" / model / "artifacts", {"weights": b"w"})
     model_item = disk.item(owner_kind="logged_model", owner_id=model, run_id=run, prefix=f"1/models/{model}/artifacts")
     assert disk.apply(disk.item(owner_id=run, run_id=run), model_item) == ["archived", "archived"]
     found = restore("3f1c9a7b", disk.settings, to=disk.folder / "run")
-    assert (found.owner, found.objects) == (run, 2)  # the owner whose tags are written
+    assert (found.owner, found.objects) == (run, 2)  # the tags of this owner are written
     found = restore(model, disk.settings, to=disk.folder / "model")
     assert found.objects == 1 and [path.name for path in (disk.folder / "model").rglob("*") if path.is_file()] == ["weights"]
     fill(disk.run, {"b": b"b"})
     disk.apply(disk.item(owner_id="3f1c9aff", run_id="3f1c9aff"))
     with pytest.raises(UsageError, match=r"3f1c9a may be 3f1c9a7b.*, 3f1c9aff"):
         restore("3f1c9a", disk.settings, to=disk.folder / "which")
-    owners = disk.archive / ARCHIVE_FOLDER / "prod" / "1"  # as policies with stores of their own leave it
+    owners = disk.archive / ARCHIVE_FOLDER / "prod" / "1"  # policies may archive to different stores
     other = disk.folder / "other" / ARCHIVE_FOLDER / "prod" / "1"
     other.mkdir(parents=True)
     (owners / "3f1c9aff").rename(other / "3f1c9aff")
@@ -341,8 +344,8 @@ def test_an_owner_is_named_as_people_name_it(disk: Disk) -> None:
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])
-def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatch: pytest.MonkeyPatch, is_swapped: bool) -> None:
-    """Its own leaves nothing in the archive; someone else's, swapped in at the last moment, is back in its place."""
+def test_a_killed_delete_loses_no_file(disk: Disk, monkeypatch: pytest.MonkeyPatch, is_swapped: bool) -> None:
+    """The killed delete's own file is gone from its folder. A file that another user swapped in at the last moment is back in its place."""
     fill(disk.run, {"a": b"a", "b": b"b"})
     unlink, stat, aside = os.unlink, os.stat, ".runspend-delete-"
 
@@ -350,7 +353,7 @@ def test_a_delete_that_is_killed_with_a_file_in_its_hands(disk: Disk, monkeypatc
         raise KeyboardInterrupt
 
     def swapped(name: Any, *given: Any, **options: Any) -> Any:
-        if str(name).startswith(aside) and (path := disk.run / str(name)).is_file():  # two threads may each hold a file
+        if str(name).startswith(aside) and (path := disk.run / str(name)).is_file():  # each of two threads may hold a file
             path.write_bytes(b"theirs, newer")
             killed(name)
         return stat(name, *given, **options)
@@ -429,7 +432,7 @@ def entry_of(key: str = "a", body: bytes = b"hello", **changes: Any) -> dict[str
 
 
 def manifest_of(*entries: Any, **head: Any) -> bytes:
-    """A manifest that counts and hashes itself right, whatever it says."""
+    """Return a manifest with correct counts and hashes, and any content."""
     objects, size = len(entries), sum(entry["size"] for entry in entries if isinstance(entry, dict) and type(entry.get("size")) is int)
     first = {
         "runspend_archive": 1,
@@ -514,7 +517,7 @@ CORPUS = {
     **{f"entry: {name}": manifest_of(entry) for name, entry in ENTRIES.items()},
     **{f"manifest: {name}": text for name, text in WHOLE.items()},
 }
-FITS = {  # a manifest that may be true of a bucket, where the disk is asked for what it cannot have
+FITS = {  # such a manifest may be correct for a bucket, but a disk cannot have its contents
     "file and folder": manifest_of(entry_of("a"), entry_of("a/b")),
     "folder and file": manifest_of(entry_of("a/b/c"), entry_of("a/b")),
     "file and empty folder": manifest_of(entry_of("a"), entry_of("a/", b"")),
@@ -530,7 +533,7 @@ def test_the_corpus_is_large_and_the_good_one_is_good() -> None:
 
 @pytest.fixture
 def trap(disk: Disk) -> Iterator[Path]:
-    """An archive that someone planted; nothing but its own folder may be changed, here or above."""
+    """An archive that someone planted. Nothing outside its own folder may change."""
     folder = disk.archive / ARCHIVE_FOLDER / "prod" / "1" / "run1" / ("f" * 32)
     fill(
         folder,
@@ -544,7 +547,7 @@ def trap(disk: Disk) -> Iterator[Path]:
 
 
 def refused(disk: Disk) -> str:
-    """Try both ways; neither may write anything anywhere."""
+    """Try a restore in place and to a new folder. Neither may write anything."""
     before = tree_of(disk.folder)
     with pytest.raises(RunspendError) as raised:
         restore("run1", disk.settings, to=disk.folder / "there", tools=Tools(open_store=disk.open))
@@ -566,7 +569,7 @@ def test_a_hostile_manifest_is_refused_before_the_first_write(disk: Disk, trap: 
 def test_a_manifest_that_does_not_fit_is_refused_before_the_first_write(disk: Disk, trap: Path, text: bytes) -> None:
     (trap / "manifest.jsonl").write_bytes(text)
     if text == FITS["more than the disk has"]:
-        os.truncate(trap / "data" / hashlib.sha256(b"hello").hexdigest(), 1 << 42)  # sparse, and as large as this system makes them
+        os.truncate(trap / "data" / hashlib.sha256(b"hello").hexdigest(), 1 << 42)  # a sparse file, as large as this system allows
         (trap / "manifest.jsonl").write_bytes(manifest_of(entry_of(size=1 << 42)))
     assert "Nothing was restored" in refused(disk)
 
@@ -633,7 +636,7 @@ def test_a_manifest_that_is_written_is_believed() -> None:
 
 
 def test_verified_names_are_those_of_the_archive() -> None:
-    """A manifest may not contain a name that the archive itself would refuse."""
+    """A manifest may not contain a name that the archive would refuse to write."""
     assert [key for key in KEYS if check_key(key) is None] == []
     world = World()
     world.put("a", b"a")

@@ -50,13 +50,13 @@ def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
     assert world.here() == {}
     restore(
         "run1", world.settings, to=Path(world.folder) / "there", tools=Tools(open_store=world.open, workers=1)
-    )  # another folder does not conflict
+    )  # another folder is not in conflict
     lease.release()
     assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
     take_lease(world.records).release()  # type: ignore[arg-type]
 
 
-def test_a_restore_that_is_stopped_for_long_writes_no_more(world: World) -> None:
+def test_a_restore_that_lost_its_lease_stops_writing(world: World) -> None:
     for name in "abc":
         world.put(name, name.encode())
     world.apply()
@@ -71,11 +71,11 @@ def test_a_restore_that_is_stopped_for_long_writes_no_more(world: World) -> None
         patch.setattr(type(world.source), "write", taken_over)
         with pytest.raises(LeaseLost):
             bring_back(world)
-    assert list(world.here()) == ["a"]  # what was under way
+    assert list(world.here()) == ["a"]  # only the write that was in progress
 
 
-def test_what_was_not_deleted_yet_is_not_found_as_it_was(world: World) -> None:
-    """Copied, and an archiver stopped right before its deletes: they are on a condition that holds no more."""
+def test_a_restore_rewrites_objects_that_were_not_deleted_yet(world: World) -> None:
+    """The archiver stopped right before its deletes. After the restore, the condition of these deletes is no longer met."""
     world.put("a", b"a")
     world.may_delete = False
     world.apply()
@@ -86,13 +86,15 @@ def test_what_was_not_deleted_yet_is_not_found_as_it_was(world: World) -> None:
         world.source.delete(entry.at(PREFIX))
     assert world.here() == {"a": b"a"}
     state = world.source.head(f"{PREFIX}/a")
-    assert bring_back(world).there_already == 1 and world.source.head(f"{PREFIX}/a") == state  # once is enough
+    assert (
+        bring_back(world).there_already == 1 and world.source.head(f"{PREFIX}/a") == state
+    )  # the second time, the object is not rewritten
 
 
 # --- as it was last archived ---------------------------------------------------------------------------------------------
 
 
-def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_path: Path) -> None:
+def test_a_file_removed_after_a_restore_stays_removed(world: World, tmp_path: Path) -> None:
     for name in "abc":
         world.put(name, name.encode())
     world.apply()
@@ -103,7 +105,7 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
     assert [result.state for result in world.apply()] == ["archived"]
     world.put("d", b"d", world.now)
     world.advance(days=30)
-    assert [result.state for result in world.apply()] == ["archived"]  # d alone: the others are in the archive, and did not come back
+    assert [result.state for result in world.apply()] == ["archived"]  # only d, because the others are archived and were not restored again
     first = min(find_archives(world.archive), key=lambda found: load_manifest(found).planned_at)  # type: ignore[union-attr]
     result = bring_back(world)
     assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
@@ -115,7 +117,7 @@ def test_what_was_removed_after_it_came_back_stays_removed(world: World, tmp_pat
 
 
 def test_a_run_restored_before_its_archiving_ended_is_archived_again(world: World) -> None:
-    """When the margin is over, and is whole: as it is by then."""
+    """When the margin has passed, the archive contains the whole folder as it is then."""
     world.put("a", b"a")
     world.may_delete = False
     world.apply()
@@ -130,8 +132,8 @@ def test_a_run_restored_before_its_archiving_ended_is_archived_again(world: Worl
     assert note.startswith("left out, ") and world.here() == {"a": b"a", "b": b"b"}
 
 
-def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> None:
-    """The archiver was stopped between deletes and the folder restored. Nothing happens to the folder until it is due again, and then its present content is archived."""
+def test_a_file_removed_after_a_partial_restore_stays_removed(world: World) -> None:
+    """The archiver was stopped between deletes, and the folder was restored. Only when it is due again, its present content is archived."""
     for name in "abc":
         world.put(name, name.encode())
     world.faults.plan = {(f"delete {SOURCE}", 3): "kill before"}
@@ -150,8 +152,8 @@ def test_what_came_back_half_way_and_was_removed_stays_removed(world: World) -> 
     assert world.here() == {"b": b"b", "c": b"c"} == world.restorable()
 
 
-def test_what_came_back_twice_is_noted_once(world: World) -> None:
-    """The note is not rewritten, because the archive identity may not overwrite it."""
+def test_a_second_restore_is_not_noted_again(world: World) -> None:
+    """The note is not rewritten, because the archive's credentials may not overwrite it."""
     world.put("a", b"a")
     world.apply()
     bring_back(world)
@@ -169,7 +171,7 @@ def test_what_came_back_twice_is_noted_once(world: World) -> None:
 
 
 def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
-    """Whether a plan is made before its store is measured again or not."""
+    """This holds whether or not the store is measured again before the next plan."""
     world.put("a", b"a")
     world.apply()
     item, other = make_item(), make_item(prefix="1/run2/artifacts")
@@ -183,8 +185,8 @@ def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
     assert [announced[row["item_key"]].covers(row) for row in rows] == [False, True]
 
 
-def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
-    """Another file was in the place of one. It was not archived again, but it may still be needed."""
+def test_a_partly_restored_archive_still_counts(world: World) -> None:
+    """Another file is in the place of an archived one. The archived one may still be needed, so the archive does not count as restored."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -195,7 +197,7 @@ def test_what_came_back_in_part_is_not_left_out(world: World) -> None:
 
 
 def test_a_restore_may_be_killed_anywhere(world: World) -> None:
-    """The restore is killed at each store call and record once. The next restore brings back everything and says so."""
+    """The restore is killed once at each call of a store or a record. The next restore brings everything back and records it."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -220,8 +222,8 @@ def test_a_restore_may_be_killed_anywhere(world: World) -> None:
     assert 10 < call < 59
 
 
-def test_what_was_written_is_read_back(world: World) -> None:
-    """A store that keeps other bytes is reported, and what came back so does not count as back."""
+def test_a_restore_reads_back_what_it_wrote(world: World) -> None:
+    """Runspend reports a store that keeps other bytes, and the archive does not count as restored."""
     for name in "ab":
         world.put(name, name.encode())
     world.apply()
@@ -243,8 +245,8 @@ def test_an_archive_that_may_not_be_written_is_restored_and_says_so(world: World
     assert world.here() == {"a": b"a"} and len(result.notes) == 1 and result.notes[0].startswith("cannot record the restore in ")
 
 
-def test_an_archive_that_came_back_may_expire(world: World) -> None:
-    """The word that it came back does not make it younger."""
+def test_a_restored_archive_may_expire(world: World) -> None:
+    """The record of a restore does not make the archive younger."""
     world.put("a", b"a")
     world.apply()
     world.advance(days=300)
@@ -259,7 +261,7 @@ def test_an_archive_that_came_back_may_expire(world: World) -> None:
 
 
 class Words:
-    """MLflow's side: the tags that were written, and whether it answers."""
+    """MLflow's side: the tags that were written, and whether MLflow answers."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tagged: list[tuple[str, str]] = []
@@ -304,7 +306,7 @@ def test_a_tag_that_mlflow_does_not_take_is_retried_and_reported_once(tmp_path: 
     words.refuses = "prod: MLflow was not told of it: 503"
     assert tag_archived(settings, records) == [words.refuses] * 3 + ["and 2 more that MLflow does not show"]
     record_archived(records, "run5")
-    assert tag_archived(settings, records) == [words.refuses]  # of the new one
+    assert tag_archived(settings, records) == [words.refuses]  # only the new failure
     assert tag_archived(settings, records) == []
     words.refuses = None
     assert tag_archived(settings, records) == []
@@ -313,7 +315,7 @@ def test_a_tag_that_mlflow_does_not_take_is_retried_and_reported_once(tmp_path: 
 
 
 def test_a_restored_run_is_tagged_later_too(tmp_path: Path, words: Words) -> None:
-    """A server that was down when the run came back: no tag calls it archived afterwards, although the archiving was never tagged either."""
+    """The server was down when the run was restored. Later, Runspend does not tag the run as archived, although that tag is missing too."""
     settings, records = given(tmp_path)
     old, new = record_archived(records, "run1"), record_archived(records, "run1", days=1)
     words.refuses = "prod: MLflow was not told of it: 503"
@@ -335,7 +337,7 @@ def test_an_older_archive_is_not_tagged_in_place_of_a_newer_one(tmp_path: Path, 
 
 
 class NothingMeasured:
-    """A warehouse that knows no store."""
+    """A warehouse without measured stores."""
 
     def query(self, sql: str, parameters: Any = None) -> Any:
         return self
@@ -345,7 +347,7 @@ class NothingMeasured:
 
 
 def test_expired_archives_are_not_part_of_the_total(tmp_path: Path) -> None:
-    """Caps are a share of what an archive store that is not measured holds; what a policy deleted from it is not there any longer."""
+    """Caps are a share of the archive store. If it is not measured, its archives count, except those that a policy deleted."""
     _, records = given(tmp_path)
     gone = record_archived(records, "run1")
     record_archived(records, "run2")

@@ -53,8 +53,8 @@ def test_a_file_that_only_begins_like_the_note_is_archived(world: World) -> None
     assert world.restorable() == {**FILES, NOTE_NAME: body}
 
 
-def test_more_than_was_announced_is_left_alone(world: World) -> None:
-    """Files brought along with their old times, after the last inventory."""
+def test_a_folder_with_more_than_was_announced_stays(world: World) -> None:
+    """Someone copied files with old times into the folder after it was last measured."""
     files, size = sum(not name.endswith("/") for name in FILES), sum(map(len, FILES.values()))
     item = make_item(objects=files, bytes=size)
     world.put("brought", b"old, and new here")
@@ -72,7 +72,7 @@ def test_more_than_was_announced_is_left_alone(world: World) -> None:
 @pytest.mark.parametrize("anew", [{"objects": 5, "bytes": 9_000}, {"objects": 5, "bytes": 9_000, "policy_digest": "1" * 8}])
 @pytest.mark.parametrize("is_cut", [False, True])
 def test_a_move_that_was_announced_again_goes_on(world: World, anew: dict[str, Any], is_cut: bool) -> None:
-    """Begun under another notice: that one does not count forever."""
+    """The move began under an earlier notice, which no longer limits it."""
     first = make_item(objects=4, bytes=6_012)
     protects = lambda item: None if item.policy_digest == anew.get("policy_digest", "0" * 8) else "another policy"  # noqa: E731
     world.may_delete = is_cut
@@ -90,7 +90,7 @@ def test_a_move_that_was_announced_again_goes_on(world: World, anew: dict[str, A
 
 
 def test_an_archive_with_a_new_destination_starts_again_unless_deletion_began(world: World) -> None:
-    """A class that was announced before is not the one that a policy names now."""
+    """Runspend uses the class that the policy names now, not the one that was announced before."""
     world.protection = "legal hold"
     assert states(world, make_item(action="tier", to="GLACIER_IR")) == [("protected", "legal hold")]
     world.protection = None
@@ -98,8 +98,8 @@ def test_an_archive_with_a_new_destination_starts_again_unless_deletion_began(wo
     assert {kept.storage_class for kept in world.source.objects.values() if kept.body} == {"STANDARD_IA"}
 
 
-def test_what_changes_at_each_delete_is_not_called_archived(world: World) -> None:
-    """As hard links do on a disk, whose times change when one of them is removed."""
+def test_a_folder_that_changes_at_each_delete_is_not_archived(world: World) -> None:
+    """Hard links on a disk behave like this: removing one changes the times of the others."""
     delete = world.source.delete
 
     def touched(obj: Any) -> None:
@@ -113,13 +113,13 @@ def test_what_changes_at_each_delete_is_not_called_archived(world: World) -> Non
     assert world.here() == {"copy.bin": FILES["copy.bin"]} and f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
 
 
-def test_what_is_protected_half_way_says_how_it_comes_back(world: World) -> None:
+def test_a_protection_halfway_names_the_command_to_restore(world: World) -> None:
     world.faults.plan = {}
     world.apply_faulty({(f"delete {SOURCE}", 3): "kill before"})
     gone = len(FILES) - len(world.here())
     assert gone
     world.protection = "alias champion on fraud/7"
-    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # it is no longer due itself, and is reported anyway
+    other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # run1 is no longer due, but is still reported
     assert states(world, other)[:1] == [
         ("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")
     ]
@@ -171,7 +171,7 @@ def test_a_question_that_fails_protects(world: World, error: Exception) -> None:
 
 
 class Ticking:
-    """A clock of the machine that only goes on when a test says so."""
+    """The machine's clock, which advances only when a test does so."""
 
     def __init__(self) -> None:
         self.seconds = 1e6
@@ -188,7 +188,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> Ticking:
 
 
 def slow_change(world: World, store: str, change: str, ticking: Ticking, seconds: float) -> list[float]:
-    """Let each change of a store take so long; returns when each was made."""
+    """Make each change of a store take this long. Return the times of the changes."""
     made: list[float] = []
     target = world.stores[store]
     before = getattr(target, change)
@@ -204,7 +204,10 @@ def slow_change(world: World, store: str, change: str, ticking: Ticking, seconds
 
 @pytest.mark.parametrize(("seconds", "questions"), [(0.0, 1), (0.1, 3), (1.0, 21), (2.9, 31), (3.0, 62), (60.0, 62)])
 def test_nothing_is_deleted_on_an_answer_of_more_than_a_few_seconds(world: World, ticking: Ticking, seconds: float, questions: int) -> None:
-    """One question to MLflow is enough for all deletes within three seconds. If each delete takes longer, Runspend asks before each. Nothing is deleted before a copy of all of it is there."""
+    """One question to MLflow covers all deletes within three seconds. If each delete takes longer, Runspend asks before each.
+
+    Nothing is deleted before everything has a copy.
+    """
     for number in range(57):
         world.put(f"many/{number}", b"%d" % number)
     deleted = slow_change(world, SOURCE, "delete", ticking, seconds)
@@ -216,14 +219,14 @@ def test_nothing_is_deleted_on_an_answer_of_more_than_a_few_seconds(world: World
         return None
 
     assert states(world, protects=protects) == [("archived", None)]
-    deleted = deleted[1:]  # the first only proves that the store keeps to conditions
+    deleted = deleted[1:]  # the first delete only tests whether the store respects conditions
     assert len(deleted) == 62
     assert all(any(0 <= moment - put < ANSWER_SECONDS for put in asked) for moment in deleted)
     assert len(asked) <= questions + 1
 
 
 def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, ticking: Ticking) -> None:
-    """This holds even if one answer allows hundreds of deletes: the objects that are left when the next answer arrives stay."""
+    """One answer allows hundreds of deletes. The objects that are left when the next answer arrives stay."""
     for number in range(2500):
         world.put(f"many/{number}", b"%d" % number)
     slow_change(world, SOURCE, "delete", ticking, 0.01)
@@ -241,7 +244,7 @@ def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, t
 
 
 def test_an_answer_that_takes_too_long_protects(world: World, ticking: Ticking) -> None:
-    """It is as old as its question. The second of a night may be quicker than the first; where it is not, nothing is deleted."""
+    """An answer is as old as its question. Runspend asks a second time, and deletes nothing if that is slow too."""
     took = iter([60.0, 1.0, 60.0, 60.0])
 
     def protects(item: Item) -> str | None:
@@ -259,7 +262,7 @@ def test_an_answer_that_takes_too_long_protects(world: World, ticking: Ticking) 
     assert world.here() == {"later": b"x"} and next(took, None) is None
 
 
-def test_many_hands_ask_once(ticking: Ticking) -> None:
+def test_threads_share_one_answer(ticking: Ticking) -> None:
     """Eight threads that delete at the same time share one answer, and a protection is remembered."""
     asked = []
 
@@ -283,7 +286,7 @@ def test_many_hands_ask_once(ticking: Ticking) -> None:
 
 
 def test_a_delete_needs_an_answer_of_the_last_five_seconds() -> None:
-    """As docs/archive.md says."""
+    """The limit is the one in docs/archive.md."""
     assert ANSWER_SECONDS + TRUSTED_SECONDS == 5
 
 
@@ -407,11 +410,11 @@ def test_a_store_that_ignores_conditions_keeps_everything(world: World) -> None:
     world.source._same = lambda obj: None  # type: ignore[method-assign]
     [(state, reason)] = states(world)
     assert state == "failed" and reason is not None and "it ignores conditions" in reason
-    assert len(world.here()) == len(FILES) - 1 and world.restorable() == FILES  # the one it was found out with has its copy
+    assert len(world.here()) == len(FILES) - 1 and world.restorable() == FILES  # the object of that test has a copy
     assert world.apply()[0].state == "failed" and len(world.here()) == len(FILES) - 2
 
 
-def test_a_store_that_only_says_that_it_deletes(world: World) -> None:
+def test_a_store_that_only_claims_to_delete(world: World) -> None:
     world.faults.plan = {(f"delete {SOURCE}", number): "lie" for number in range(3, 9)}
     [(state, reason)] = states(world)
     assert state == "partial" and reason is not None and reason.startswith("4 of 5 objects are still in their original place.")
@@ -470,7 +473,7 @@ def test_a_file_written_between_copy_and_delete_is_kept_and_reported(world: Worl
 
 
 def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> None:
-    """So no note leads to an archive without it."""
+    """So no note refers to an archive without the file."""
     read = world.source.read
 
     def gone(obj: Any) -> Any:
@@ -489,7 +492,7 @@ def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> No
 
 
 def clean(world: World) -> list[list[tuple[str, str | None]]]:
-    """Two undisturbed runs reach the end, a third does nothing."""
+    """Check that two undisturbed runs finish the work, and that a third does nothing."""
     reported = [states(world) for _ in range(2)]
     assert world.here() == {} and world.restorable() == FILES, reported
     world.apply()
@@ -507,8 +510,8 @@ def calls_of_a_run() -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_anything_at_every_call(kind: str) -> None:
-    """Killed, refused, not answered, lied to: at every call of the first run, and at another of the second."""
+def test_every_fault_at_every_call_loses_nothing(kind: str) -> None:
+    """The process is killed, refused, not answered or given a false reply, at every call of the first run and at one of the second."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -525,8 +528,8 @@ def test_anything_at_every_call(kind: str) -> None:
         world.close()
 
 
-def test_written_again_at_every_call() -> None:
-    """Someone rewrites an object between any two calls: what they wrote is never lost, and never deleted while it is new."""
+def test_a_rewrite_at_every_call_is_kept() -> None:
+    """A user rewrites an object between any two calls. The new bytes are never lost, and not deleted while they are new."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -549,8 +552,8 @@ def test_written_again_at_every_call() -> None:
         world.close()
 
 
-def test_protected_at_every_call() -> None:
-    """A protection that comes at any moment is heeded from the next question on; the question before the first delete is one."""
+def test_a_protection_at_every_call_is_respected() -> None:
+    """A protection that appears at any moment counts from the next question on. One question precedes the first delete."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -585,7 +588,7 @@ def test_a_second_archiver_does_not_begin(world: World) -> None:
 
 
 def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
-    """At every call another archiver takes over: the first makes no change after it."""
+    """Another archiver takes over at each call. The first one makes no change after that."""
     for call in range(1, calls_of_a_run() + 1):
         world = World()
         for name, body in FILES.items():
@@ -610,7 +613,7 @@ def test_an_archiver_that_lost_its_lease_changes_nothing(world: World) -> None:
 
 
 def test_work_done_before_the_lease_was_lost_is_reported() -> None:
-    """If the lease is lost at any call, finished items are reported once and unfinished ones are not."""
+    """If the lease is lost at any call, finished items are reported once, and unfinished ones are not."""
     items = [make_item(run_id=run, owner_id=run, prefix=f"1/{run}/artifacts") for run in ("run1", "run2", "run3")]
 
     def one(call: int) -> tuple[list[Result], set[str], bool]:
@@ -674,7 +677,7 @@ def test_tiering_changes_the_class_and_moves_nothing(world: World) -> None:
 
 
 @pytest.mark.parametrize("kind", ["no reply before", "no reply after", "refused", "lie", "kill before", "kill after"])
-def test_tiering_goes_on_where_it_was_cut(kind: str) -> None:
+def test_interrupted_tiering_continues(kind: str) -> None:
     item = make_item(action="tier", to="GLACIER_IR")
     for call in range(1, 4):
         world = World()
@@ -702,7 +705,7 @@ def expiring(world: World) -> Item:
     return replace(archive.item, policy="forget", action="delete", store=ARCHIVE, prefix=archive.folder, to=None)
 
 
-def test_an_archive_goes_after_its_retention_only(world: World) -> None:
+def test_an_archive_is_deleted_only_after_its_retention(world: World) -> None:
     world.apply()
     item = expiring(world)
     world.advance(days=364)
@@ -718,7 +721,7 @@ def test_an_archive_goes_after_its_retention_only(world: World) -> None:
         restore("run1", world.settings, tools=Tools(open_store=world.open))
 
 
-def test_an_archive_that_is_protected_does_not_go(world: World) -> None:
+def test_a_protected_archive_is_not_deleted(world: World) -> None:
     world.apply()
     item = expiring(world)
     world.advance(days=400)
@@ -729,7 +732,7 @@ def test_an_archive_that_is_protected_does_not_go(world: World) -> None:
 
 
 def protected_from(asked: list[float], number: int, ticking: Ticking) -> Any:
-    """Nothing protects until the nth question."""
+    """Return a function that protects from the nth question on."""
 
     def protects(item: Item) -> str | None:
         asked.append(ticking.seconds)
@@ -738,8 +741,8 @@ def protected_from(asked: list[float], number: int, ticking: Ticking) -> Any:
     return protects
 
 
-def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticking) -> None:
-    """A hold that is set halfway keeps the remaining objects, and the reason names the objects that are gone."""
+def test_runspend_keeps_asking_while_it_deletes_the_last_copy(world: World, ticking: Ticking) -> None:
+    """A hold that is set halfway keeps the remaining objects, and the reason counts the deleted ones."""
     world.apply()
     item = expiring(world)
     world.advance(days=400)
@@ -748,12 +751,12 @@ def test_the_last_copy_is_asked_about_while_it_goes(world: World, ticking: Ticki
     assert states(world, item, protects=protected_from([], 2, ticking)) == [
         ("protected", "legal hold. 1 of its 4 objects are deleted already")
     ]
-    assert len(world.archive.objects) == before - 1 + 1  # and the tombstone
+    assert len(world.archive.objects) == before - 1 + 1  # and one tombstone more
     assert states(world, item) == [("deleted", None)]
 
 
-def test_a_class_is_asked_about_while_it_changes(world: World, ticking: Ticking) -> None:
-    """Nothing would be lost, but a run that is reported as protected must be unchanged."""
+def test_runspend_keeps_asking_while_it_changes_a_class(world: World, ticking: Ticking) -> None:
+    """Changing the class loses nothing, but a run that is reported as protected must not change."""
     changed = slow_change(world, SOURCE, "set_class", ticking, 2.0)
     assert states(world, make_item(action="tier", to="GLACIER_IR"), protects=protected_from([], 2, ticking)) == [
         ("protected", "legal hold")
@@ -779,7 +782,7 @@ def test_an_archive_that_is_being_deleted_is_not_restored(world: World) -> None:
 
 
 def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
-    """One that a store keeps under a lock can still be brought back by its name."""
+    """A copy that the store keeps under a lock can still be restored by its name."""
     world.apply()
     item = expiring(world)
     world.advance(days=400)
@@ -797,7 +800,7 @@ def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
 
 
 def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> None:
-    """Killed behind the tombstone, and then someone wants it kept: all of it is there."""
+    """The process was killed after writing the tombstone, and then a hold was set. Everything can be restored."""
     world.apply()
     item = expiring(world)
     world.advance(days=400)
@@ -815,7 +818,7 @@ def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> 
 
 
 def test_records_of_two_archivers_never_mix() -> None:
-    """A record that someone else changed since it was read is not overwritten."""
+    """A record that another process has changed since it was read is not overwritten."""
     records = MemoryRecords(Faults())
     world = World()
     world.records = records

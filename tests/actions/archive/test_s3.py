@@ -1,4 +1,4 @@
-"""The archive over a real S3 server: conditions, versions and storage classes; and over one with false replies."""
+"""The archive over a real S3 server, with conditions, versions and storage classes, and over one with false replies."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def liar(s3_server: S3Server) -> Iterator[LyingS3]:
 
 
 class Buckets:
-    """A source and an archive in buckets of their own; `endpoint` may be a liar's."""
+    """A source and an archive in their own buckets. `endpoint` may be that of the server with false replies."""
 
     def __init__(self, server: S3Server, endpoint: str, home: Path, *, versions: bool = False, may_delete: bool = True) -> None:
         self.client, self.home = server.client(), home
@@ -62,7 +62,7 @@ class Buckets:
             {"uri": f"s3://{self.source}/", "endpoint": endpoint, **({"delete_credentials": "(env)"} if may_delete else {})},
             {"uri": f"s3://{self.archive}/cold/", "endpoint": endpoint, "delete_credentials": "(env)"},
         )
-        # What these tests write is new: a margin of nothing replaces the days that would have to pass.
+        # The tests write new files. A margin of zero replaces the days that would have to pass.
         limits = self.settings.archive.model_copy(update={"margin": timedelta(0), "clock_skew": timedelta(minutes=5)})
         self.settings = self.settings.model_copy(update={"archive": limits})
         for name, body in FILES.items():
@@ -92,7 +92,7 @@ class Buckets:
         }
 
     def back(self, server: S3Server) -> dict[str, bytes]:
-        """What the archive brings back, asked of the server itself."""
+        """Return what a restore from the real server gives."""
         stores = [store.model_copy(update={"endpoint": server.endpoint}) for store in self.settings.stores]
         there = Path(f"back-{uuid.uuid4().hex}")
         restore("run1", self.settings.model_copy(update={"stores": stores}), to=there)
@@ -104,7 +104,7 @@ class Buckets:
 
 @pytest.fixture(params=[False, True], ids=["plain", "versions"])
 def objects(server: S3Server, request: pytest.FixtureRequest) -> tuple[ObjectStore, ObjectStore, Any, str]:
-    """To write with, to delete with, a client of its own, the bucket."""
+    """Return a store to write with, one to delete with, a client of its own, and the bucket."""
     client, bucket = server.client(), f"objects-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     if request.param:
@@ -125,7 +125,7 @@ def test_writes_only_where_nothing_is(objects: tuple[ObjectStore, ObjectStore, A
     assert store.head("a/short") is None and [found.key for found in store.list("a")] == ["a/b"]
 
 
-def test_deletes_only_what_was_looked_at(objects: tuple[ObjectStore, ObjectStore, Any, str]) -> None:
+def test_an_object_is_deleted_only_if_it_is_unchanged(objects: tuple[ObjectStore, ObjectStore, Any, str]) -> None:
     store, deleter, client, bucket = objects
     old = store.write("a", [b"old"], size=3)
     client.put_object(Bucket=bucket, Key="root/a", Body=b"newer")
@@ -137,7 +137,7 @@ def test_deletes_only_what_was_looked_at(objects: tuple[ObjectStore, ObjectStore
     assert new is not None and b"".join(store.read(new)) == b"newer"
     deleter.delete(new)
     assert store.head("a") is None and list(store.list("")) == []
-    deleter.delete(new)  # gone is done
+    deleter.delete(new)  # it is already deleted, so the delete succeeds
     assert store.write("a", [b"again"], size=5).size == 5
 
 
@@ -194,12 +194,12 @@ def test_files_come_back_from_the_archive_unchanged(server: S3Server, tmp_path: 
     )
     result = restore("run1", buckets.settings)
     assert buckets.here() == FILES and not result.problems and not result.notes
-    if versions:  # what was moved is not billed a second time as an old version
+    if versions:  # a moved object is not billed a second time as an old version
         assert [v["Key"] for v in buckets.client.list_object_versions(Bucket=buckets.source)["Versions"] if not v["IsLatest"]] == []
 
 
-def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Path) -> None:
-    """Each object gets its own headers back, even if equal bytes are stored once. Without its encoding, a packed file would not be unpacked."""
+def test_headers_of_objects_are_restored(server: S3Server, tmp_path: Path) -> None:
+    """Each object gets its own headers back, even if equal bytes are stored once. Without its encoding, a packed file could not be read."""
     buckets = Buckets(server, server.endpoint, tmp_path / "home")
     for name, kind in (("a", "text/csv"), ("b", "application/json")):
         buckets.put(name, b"packed", ContentType=kind, ContentEncoding="gzip", Metadata={"who": name})
@@ -212,15 +212,15 @@ def test_what_an_object_says_of_itself_comes_back(server: S3Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("versions", [False, True])
-def test_a_delete_that_was_under_way_does_not_take_what_came_back(
+def test_a_pending_delete_does_not_delete_restored_objects(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versions: bool
 ) -> None:
-    """An archiver that was stopped right before its deletes wakes after a restore. Although ETags depend on the bytes, its deletes match no restored object."""
+    """The archiver stopped right before its deletes and continues after a restore. ETags depend on the bytes, but its deletes match no restored object."""
     monkeypatch.setattr(objects_s3, "PART_BYTES", 5 << 20)
     buckets = Buckets(server, server.endpoint, tmp_path / "home", versions=versions)
     large = os.urandom(6 << 20)
     source = open_objects(buckets.settings.stores[0], "archive")
-    source.write(f"{PREFIX}/large", [large], size=len(large))  # in two parts, as it would come back
+    source.write(f"{PREFIX}/large", [large], size=len(large))  # in two parts, like a restored object
     meant: list[StoredObject] = []
     delete = objects_s3.S3Objects.delete
     monkeypatch.setattr(objects_s3.S3Objects, "delete", lambda store, obj: (meant.append(obj), delete(store, obj))[1])
@@ -239,8 +239,8 @@ def test_a_delete_that_was_under_way_does_not_take_what_came_back(
     assert buckets.here() == back
 
 
-def test_what_was_about_to_be_deleted_when_it_came_back_stays(server: S3Server, tmp_path: Path) -> None:
-    """An item is copied, not deleted yet, and restored: its objects are no longer those that the archiver would delete."""
+def test_objects_restored_before_their_delete_stay(server: S3Server, tmp_path: Path) -> None:
+    """An item is copied but not yet deleted, and then restored. Its objects no longer match the pending deletes."""
     buckets = Buckets(server, server.endpoint, tmp_path / "home", may_delete=False)
     meant = list(open_objects(buckets.settings.stores[0], "read").list(PREFIX))
     assert [result.state for result in buckets.apply()] == ["copied"]
@@ -300,7 +300,7 @@ def flip(reply: Reply) -> Reply:
 
 
 def without_checksums(reply: Reply) -> Reply:
-    """With a checksum in the reply, the client itself would notice."""
+    """Remove the checksum from the reply, so that the client itself cannot notice."""
     return replace(reply, headers={name: value for name, value in reply.headers.items() if "checksum" not in name.lower()})
 
 
@@ -374,17 +374,17 @@ def conditions_are_ignored(asked: Asked, pass_on: Callable[[], Reply]) -> Reply:
     return Reply(204, {}, b"") if reply.status == 412 and asked.method == "DELETE" else reply
 
 
-# The fault, the files left in the store, and the state that is reported.
+# The fault, the files that stay in the store, and the reported state.
 LIES = [
     (source_flips, FILES, "partial"), (archive_flips, FILES, "partial"), (archive_reads_short, FILES, "partial"), (archive_keeps_nothing, FILES, "partial"),
     (deletes_are_claimed, FILES, "partial"), (an_error_in_a_200, FILES, "partial"), (one_key_is_denied, {"plot #1?.png": FILES["plot #1?.png"]}, "partial"),
     (a_page_says_more_but_not_where, FILES, "failed"), (a_page_of_someone_elses, FILES, "failed"), (a_page_fails, FILES, "failed"), (copies_are_denied, FILES, "partial"),
-    (conditions_are_ignored, {}, "archived"),  # it only says so, and what was meant is deleted anyway
+    (conditions_are_ignored, {}, "archived"),  # the server only claims to ignore conditions, and the intended object is deleted
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("lie", "left", "state"), LIES, ids=[lie.__name__ for lie, _, _ in LIES])
-def test_a_lie_deletes_nothing_that_was_not_verified(
+def test_a_false_reply_deletes_no_unverified_object(
     server: S3Server, liar: LyingS3, tmp_path: Path, lie: Callable[[Asked, Callable[[], Reply]], Reply], left: dict[str, bytes], state: str
 ) -> None:
     buckets = Buckets(server, liar.endpoint, tmp_path / "home")
@@ -424,7 +424,7 @@ def test_a_reply_that_is_lost_after_the_fact(server: S3Server, liar: LyingS3, tm
 
 
 def test_a_reply_means_not_done_unknown_or_refused(server: S3Server, liar: LyingS3) -> None:
-    """Refused is NotDone, no answer is OutcomeUnknown, a listing that contradicts itself is refused."""
+    """A refused request is NotDone, a missing answer is OutcomeUnknown, and a listing that contradicts itself is refused."""
     client, bucket = server.client(), f"outcomes-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=bucket)
     store = open_objects(ArtifactStore(uri=f"s3://{bucket}/", endpoint=liar.endpoint), "archive")

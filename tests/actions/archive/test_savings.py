@@ -1,4 +1,4 @@
-"""What a move saves and costs: at the bill's own rate where it has one, else at list prices, and never by a guess."""
+"""What a move saves and costs: at the bill's own rate if there is one, otherwise at list prices, and never at a guess."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def part(storage_class: str = "STANDARD", objects: int = 1000, size: int = TB, a
 
 
 def line(bucket: str, day: str, amount: str, **more: Any) -> dict[str, Any]:
-    """One storage line of a bill."""
+    """Return one storage line of a bill."""
     start = datetime.fromisoformat(day).replace(tzinfo=UTC)
     return {
         "source": "aws", "billing_period": start.date().replace(day=1), "line_id": f"{bucket}{day}{amount}", "service_category": "Storage", "charge_category": "Usage",
@@ -40,14 +40,14 @@ def line(bucket: str, day: str, amount: str, **more: Any) -> dict[str, Any]:
 
 
 def test_savings_of_a_terabyte_in_glacier_equal_a_calculation_by_hand() -> None:
-    """1 TB in 1,000 objects: (0.023 - 0.004) x 1,024 a month; 1,000 reads and 1,000 writes once."""
+    """Moving 1 TB in 1,000 objects saves (0.023 - 0.004) x 1,024 a month. It costs 1,000 reads and 1,000 writes once."""
     found = price_item("tier", "GLACIER_IR", "s3://ml", [part()], LIST_ONLY, NOW)
     assert found == Money(Decimal("19.456").quantize(Decimal("1E-22")), Decimal("0.0204").quantize(Decimal("1E-22")), "list")
     assert found.payback_months == pytest.approx(0.0204 / 19.456)
 
 
 def test_early_deletion_is_charged_for_the_days_that_are_left() -> None:
-    """30 days old in a class of 90: two more months of 0.004 x 1,024; a class without a minimum asks nothing."""
+    """30 of a minimum of 90 days have passed, so two more months of 0.004 x 1,024 are charged. A class without a minimum charges nothing."""
     young = price_item("delete", None, "s3://ml", [part("GLACIER_IR", age_days=30)], LIST_ONLY, NOW)
     assert young.action_cost == Decimal("8.192")
     assert price_item("delete", None, "s3://ml", [part("GLACIER_IR", age_days=90)], LIST_ONLY, NOW).action_cost == 0
@@ -57,7 +57,7 @@ def test_early_deletion_is_charged_for_the_days_that_are_left() -> None:
 
 
 def test_small_objects_are_charged_as_large_ones() -> None:
-    """A million files of 1 kB cost more in GLACIER_IR, which counts 128 KiB each, than where they are: no saving, no payback."""
+    """GLACIER_IR counts at least 128 KiB per object. A million files of 1 kB cost more there, so there is no saving and no payback."""
     found = price_item("tier", "GLACIER_IR", "s3://ml", [part(objects=10**6, size=10**9)], LIST_ONLY, NOW)
     assert found.monthly_saving is not None and found.monthly_saving < 0
     assert found.payback_months is None
@@ -68,7 +68,7 @@ def test_small_objects_are_charged_as_large_ones() -> None:
 
 
 def test_retrieval_is_part_of_the_cost() -> None:
-    """Reading a terabyte out of STANDARD_IA: 0.01 x 1,024, and its requests; then 1,000 writes, and 1,000 reads to see that they are right."""
+    """Reading a terabyte from STANDARD_IA costs 0.01 x 1,024 and its requests. 1,000 writes follow, and 1,000 reads to verify them."""
     rates = Rates({("ml", "STANDARD_IA"): Decimal("0.0125") / GB, ("cold", "GLACIER"): Decimal("0.001") / GB}, {}, LISTED, "USD")
     found = price_item("archive", "s3://cold", "s3://ml", [part("STANDARD_IA")], rates, NOW)
     assert found.action_cost == Decimal("10.24") + Decimal("0.001") + Decimal("0.005") + Decimal("0.0004")
@@ -76,7 +76,7 @@ def test_retrieval_is_part_of_the_cost() -> None:
 
 
 def test_what_is_in_the_class_already_moves_nothing() -> None:
-    """Only the part that is elsewhere counts."""
+    """Only the part in another class counts."""
     parts = [part(), part("GLACIER_IR", 10**6, 50 * TB)]
     assert price_item("tier", "GLACIER_IR", "s3://ml", parts, LIST_ONLY, NOW) == price_item(
         "tier", "GLACIER_IR", "s3://ml", parts[:1], LIST_ONLY, NOW
@@ -86,7 +86,7 @@ def test_what_is_in_the_class_already_moves_nothing() -> None:
 @pytest.mark.parametrize(
     ("action", "to", "store", "storage_class", "rates", "saving", "cost"),
     [
-        ("archive", "s3://cold", "s3://ml", "STANDARD", LIST_ONLY, None, "known"),  # what the archive costs a month, no bill says
+        ("archive", "s3://cold", "s3://ml", "STANDARD", LIST_ONLY, None, "known"),  # no bill shows what the archive costs per month
         ("tier", "GLACIER_IR", "s3://ml", "ODD_CLASS", LIST_ONLY, None, None),
         ("tier", "ODD_CLASS", "s3://ml", "STANDARD", LIST_ONLY, None, None),
         ("tier", "GLACIER_IR", "s3://ml", "STANDARD", NO_RATES, None, None),
@@ -95,10 +95,10 @@ def test_what_is_in_the_class_already_moves_nothing() -> None:
         ("archive", "s3://cold", "/srv/files", "LOCAL", NO_RATES, None, None),
     ],
 )
-def test_what_is_not_known_is_not_claimed(
+def test_a_missing_rate_gives_no_number(
     action: str, to: str | None, store: str, storage_class: str, rates: Rates, saving: None, cost: str | None
 ) -> None:
-    """No number where a rate is missing; a folder's requests cost nothing."""
+    """A missing rate gives no number. Requests to a folder cost nothing."""
     found = price_item(action, to, store, [part(storage_class)], rates, NOW)
     assert found.monthly_saving is saving
     assert (found.action_cost is None) == (cost is None)
@@ -106,13 +106,13 @@ def test_what_is_not_known_is_not_claimed(
 
 
 def test_one_unknown_part_makes_the_sum_unknown() -> None:
-    """A sum over what happens to be known would be too small."""
+    """A sum of only the known parts would be too small."""
     found = price_item("tier", "GLACIER_IR", "s3://ml", [part(), part("ODD_CLASS")], LIST_ONLY, NOW)
     assert (found.monthly_saving, found.action_cost) == (None, None)
 
 
 def test_saving_is_at_the_bills_own_rate(tmp_path: Path) -> None:
-    """310.00 for the 31 days of October and 4,000 bytes in the bucket: 1,000 of them cost 77.50 a month; requests are not storage."""
+    """October's bill is 310.00 for 4,000 bytes over 31 days, so 1,000 of them cost 77.50 a month. Requests are not storage."""
     bill = [line("ml", f"2026-10-{day:02d}", "10") for day in range(1, 32)] + [
         line("ml", "2026-10-05", "999", consumed_unit="Requests"),
         line("ml", "2026-11-05", "999"),
@@ -132,7 +132,7 @@ def test_saving_is_at_the_bills_own_rate(tmp_path: Path) -> None:
 
 
 def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
-    """More than the amount, not the amount itself; an unknown saving is not enough."""
+    """The saving must be above the amount, not equal to it. An unknown saving is not enough."""
     runs = [run(name, **AGED) for name in "abc"]
     found = [stored("a", TB), stored("b", TB // 2), stored("c", TB, storage_class="ODD")]
     for amount, expected in (("19.456", ""), ("19.4", "a"), ("9.7 USD / month", "ab"), ("0.01", "ab")):
@@ -142,7 +142,7 @@ def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
 
 
 def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
-    """Of a bucket with several classes that is STANDARD; of one with a single class, that; otherwise it is unknown."""
+    """In a bucket with several classes, that is STANDARD. In a bucket with one class, it is that class. Otherwise it is unknown."""
     by_bucket = {
         ("a", "STANDARD"): Decimal(1),
         ("a", "GLACIER"): Decimal(2),
@@ -169,7 +169,10 @@ def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
 
 
 def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
-    """1 TB in 1,000 objects into GLACIER_IR: (0.023 - 0.004) x 1,024 a month; read once, written once, and read back, which that class asks 0.03 a GB for."""
+    """Moving 1 TB in 1,000 objects to GLACIER_IR saves (0.023 - 0.004) x 1,024 a month.
+
+    It is read once, written once, and read back, for which that class charges 0.03 per GB.
+    """
     cold = replace(LIST_ONLY, archive_class="GLACIER_IR")
     found = price_item("archive", "s3://cold", "s3://ml", [part()], cold, NOW)
     assert (found.monthly_saving, found.rates_from) == (Decimal("19.456"), "list")
@@ -190,8 +193,8 @@ def test_an_archive_of_a_class_of_its_own_by_hand() -> None:
     assert (odd.monthly_saving, odd.action_cost) == (None, None)
 
 
-def test_the_plan_reckons_with_the_class_of_the_archive(tmp_path: Path) -> None:
-    """A notice for another class does not count."""
+def test_the_plan_uses_the_class_of_the_archive(tmp_path: Path) -> None:
+    """Another class needs another notice."""
     digests = set()
     for archive, saving in (
         ({"to": "s3://cold"}, None),
@@ -213,13 +216,13 @@ def test_the_plan_reckons_with_the_class_of_the_archive(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_unknown_class_has_the_rate_of_its_bucket() -> None:
-    """Deleting it saves what its bytes cost there."""
+    """Deleting the archive saves what its bytes cost there."""
     rates = Rates({("cold", "STANDARD"): Decimal("0.5")}, {}, LISTED, "USD")
     assert price_item("delete", None, "s3://cold", [part("UNKNOWN", 3, 100)], rates, NOW).monthly_saving == 50
 
 
 def test_prices_of_the_settings_come_before_list_prices() -> None:
-    """Also for a class we know nothing of; in the plan's currency, by the rate of the day, or not at all."""
+    """This includes classes unknown to Runspend. Prices are converted to the plan's currency at the day's rate, or ignored without one."""
     mine = {"provider": "s3", "storage_class": "glacier_ir", "month_per_gb": "0.0039", "currency": "EUR", "minimum_days": 60}
     other = {"provider": "s3", "storage_class": "COLD_ONES", "month_per_gb": "0.5", "currency": "CHF"}
     exchange = [{"from": "EUR", "to": "USD", "rate": "1.10", "date": "2026-01-01"}]
@@ -233,7 +236,7 @@ def test_prices_of_the_settings_come_before_list_prices() -> None:
 
 
 def test_every_price_says_where_it_is_from() -> None:
-    """One row per class, each with a page, and colder is never more expensive to keep."""
+    """Each class has one row with its source page. Colder classes never cost more to keep."""
     rows = list(csv.DictReader(files("runspend.actions.archive").joinpath("storage_rates.csv").read_text(encoding="utf-8").splitlines()))
     assert len({(row["provider"], row["storage_class"]) for row in rows}) == len(rows)
     assert all("pric" in row["source"] for row in rows)
@@ -250,7 +253,7 @@ def test_every_price_says_where_it_is_from() -> None:
     st.sampled_from(["STANDARD", "GLACIER_IR"]),
 )
 def test_cost_is_never_negative_and_grows_with_what_is_moved(objects: int, size: int, age: int, storage_class: str, to: str) -> None:
-    """Twice as much costs twice as much, to the last digit but the rounding of each."""
+    """Twice the data cost twice as much, except for rounding in the last digit."""
     one = price_item("tier", to, "s3://ml", [part(storage_class, objects, size, age)], LIST_ONLY, NOW)
     two = price_item("tier", to, "s3://ml", [part(storage_class, 2 * objects, 2 * size, age)], LIST_ONLY, NOW)
     assert one.action_cost is not None and two.action_cost is not None
@@ -258,6 +261,6 @@ def test_cost_is_never_negative_and_grows_with_what_is_moved(objects: int, size:
     assert abs(two.action_cost - 2 * one.action_cost) <= Decimal("1E-21")
 
 
-def test_old_is_old() -> None:
-    """The world of these tests is older than any minimum."""
+def test_the_test_data_are_old_enough() -> None:
+    """The data in these tests are older than any minimum."""
     assert timedelta(days=180) < NOW - OLD

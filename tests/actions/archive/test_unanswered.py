@@ -1,4 +1,4 @@
-"""A tracking server that gives no answer keeps everything, and is reported: exit code 3, and one mail a day."""
+"""If a tracking server does not answer, everything stays, the exit code is 3, and operators get one mail a day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The monthly look at the archive: everything listed, a sample read, damage reported with all that is known about it."""
+"""The monthly check of the archive lists everything and reads a sample. It reports damage with all known facts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def look(world: World, **options: object) -> Verification:
 
 
 def copy_of(world: World, body: bytes) -> Kept:
-    """The copy of some bytes, in whatever archive."""
+    """Return the copy of some bytes, in any archive."""
     sha256 = hashlib.sha256(body).hexdigest()
     [found] = [kept for key, kept in world.archive.objects.items() if key.endswith(f"data/{sha256}")]
     return found
@@ -41,7 +41,7 @@ def copy_of(world: World, body: bytes) -> Kept:
 
 @pytest.mark.parametrize(("confidence", "share", "size"), [(0.95, 0.01, 299), (0.99, 0.01, 459), (0.95, 0.001, 2995), (0.5, 0.5, 1)])
 def test_a_sample_is_large_enough_for_its_confidence(confidence: float, share: float, size: int) -> None:
-    """So many that all of them are whole by chance at most once in 1 / (1 - confidence), where `share` are damaged."""
+    """If `share` of the copies are damaged, a sample of this size misses them all at most once in 1 / (1 - confidence)."""
     assert sample_size(confidence, share) == size
     assert (1 - share) ** size <= 1 - confidence < (1 - share) ** (size - 1)
 
@@ -60,7 +60,7 @@ def test_a_sample_is_read_and_the_rest_is_listed(world: World) -> None:
 
 
 def test_the_sample_is_fair() -> None:
-    """Every copy has the same chance: over many looks each is read about as often."""
+    """Every copy has the same chance. Over many checks, each is read about equally often."""
     world = World()
     for number in range(40):
         world.put(f"{number}", b"%d" % number)
@@ -119,7 +119,7 @@ def test_a_damage_report_names_equal_bytes_elsewhere(world: World) -> None:
     )
 
 
-def test_what_was_written_since_is_read_first(world: World) -> None:
+def test_new_copies_are_read_first(world: World) -> None:
     kept = copy_of(world, b"7" * 100)
     kept.etag, kept.body = '"written again"', flipped(b"7" * 100)
     assert len(look(world).damaged) == 1
@@ -136,7 +136,7 @@ def test_a_storage_class_that_cannot_be_read_now_is_not_damage(world: World) -> 
     for kept in world.archive.objects.values():
         if not kept.body.startswith(b"{"):
             kept.storage_class = "DEEP_ARCHIVE"
-    world.faults.plan = {(f"read {ARCHIVE}", number): "refused" for number in range(2, 1_000)}  # all but the manifest
+    world.faults.plan = {(f"read {ARCHIVE}", number): "refused" for number in range(2, 1_000)}  # all reads except the manifest's
     world.faults.made.clear()
     found = look(world)
     assert (found.damaged, found.not_readable, found.read) == ([], 299, 0) and found.summary.endswith("too few to conclude more")
@@ -178,8 +178,8 @@ def test_the_price_of_reading_is_stated_first(world: World) -> None:
     assert price_of_reading(world.settings, now=world.now, open_store=world.open).price is None
 
 
-def test_each_look_is_recorded(world: World) -> None:
-    """A month counts as looked at when everything was whole."""
+def test_each_check_is_recorded(world: World) -> None:
+    """A month counts as checked when everything was whole."""
     month = f"{world.now:%Y-%m}"
     assert not was_whole(world.records, month)
     look(world)
