@@ -1,4 +1,4 @@
-"""Which metrics and tags MLflow lacks, and which it has from someone else."""
+"""Which metrics and tags MLflow lacks, and which another installation or a person wrote."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EMPTY = AnnotatedRun("r1", "1", 1_000, {}, {})
 
 
 def written(shown: AnnotatedRun, changes: Changes | None) -> AnnotatedRun:
-    """The run as MLflow shows it after these changes."""
+    """Return the run as MLflow shows it after these changes."""
     assert changes is not None
     costs = {key: ShownCost(value, shown.next_step(key), is_ours=True) for key, value in changes.costs.items()}
     tags = {key: value for key, value in {**shown.tags, **changes.tags}.items() if key not in changes.deleted}
@@ -43,7 +43,7 @@ def with_metric(value: float, key: str = "cost_usd", *, run: AnnotatedRun = EMPT
 
 
 def shows(run: AnnotatedRun) -> dict[str, Any]:
-    """Metrics that have a value, and the tags but for the record."""
+    """Return the metrics with a value, and the tags except for the record."""
     tags = {key: value for key, value in run.tags.items() if key != "runspend.costs"}
     return {key: cost.value for key, cost in run.costs.items() if not math.isnan(cost.value)} | tags
 
@@ -62,7 +62,7 @@ def test_a_currency_that_vanishes_is_withdrawn_and_so_is_a_whole_cost() -> None:
     }
     nothing = change(both, replace(WANTED, costs={}))
     assert shows(nothing) == {} and "runspend.costs" not in nothing.tags
-    again = change(replace(nothing, time_ms=2_000), WANTED)  # the run went on meanwhile
+    again = change(replace(nothing, time_ms=2_000), WANTED)  # the run has continued in the meantime
     assert (shows(again)["cost_usd"], again.costs["cost_usd"].step) == (41.2, FIRST_STEP + 2)
 
 
@@ -82,7 +82,7 @@ def test_a_description_is_written_only_where_there_is_none() -> None:
     "shown",
     [
         with_metric(0.37),
-        with_metric(0.11, run=SHOWN, step=7),  # copied with its tags to a new run, which then logged its own
+        with_metric(0.11, run=SHOWN, step=7),  # a run that was copied with its tags and then logged its own metrics
         replace(EMPTY, tags={"cost_status": "cheap"}),
         replace(EMPTY, tags={"cost_as_of": "2024 budget"}),
         replace(SHOWN, tags={**SHOWN.tags, "cost_match": "mine"}),
@@ -98,19 +98,19 @@ def test_a_value_of_someone_else_stays(shown: AnnotatedRun) -> None:
     assert theirs.items() <= shows(removed).items()
 
 
-def test_other_metrics_of_a_person_are_in_nobodys_way() -> None:
+def test_other_metrics_of_a_person_do_not_matter() -> None:
     assert shows(change(with_metric(0.2, "cost_eur"), WANTED))["cost_eur"] == 0.2
 
 
 def test_a_metric_without_its_tags_is_completed() -> None:
-    """MLflow writes metrics before tags, and may stop in between; the cost may change before the next annotation."""
+    """MLflow writes metrics before tags, and may stop in between. The cost may change before the next annotation."""
     half = with_metric(12.0, is_ours=True, step=FIRST_STEP)
     assert shows(change(half, WANTED)) == shows(SHOWN)
     assert shows(change(with_metric(12.0, run=SHOWN, is_ours=True, step=FIRST_STEP + 1), WANTED)) == shows(SHOWN)
 
 
 def test_what_another_server_of_the_configuration_wrote_is_its_own() -> None:
-    """Two entries of `tracking` may name one MLflow, or one registry."""
+    """Two entries of `tracking` may name the same MLflow server or the same registry."""
     nothing = replace(WANTED, costs={})
     assert find_changes(SHOWN, nothing, {}, OTHER) == Changes() and find_changes(SHOWN, nothing, {}, BY)
     ours = apply({}, list((find_owner_changes({}, {"cost_usd_total": "1.00"}, AS_OF, BY) or {}).items()))

@@ -1,4 +1,4 @@
-"""What a real store of MLflow shows after one annotation and the next."""
+"""What a real MLflow store shows after successive annotations."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_run_that_starts_before_1970_gets_its_cost(lab: Lab) -> None:
 
 
 def test_a_run_that_mlflow_refuses_does_not_keep_the_others_of_its_experiment_waiting(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor those of other experiments, however many such runs there are."""
+    """Runs of other experiments do not wait either, even if there are many refused runs."""
     monkeypatch.setattr(write, "MOST_BROKEN", 1)
     first, log_batch = sorted(lab.ids.values())[0], lab.store.log_batch
 
@@ -123,8 +123,8 @@ def test_a_run_that_mlflow_refuses_does_not_keep_the_others_of_its_experiment_wa
     assert found.failures.reason == "cannot write costs to lab: it is odd."
 
 
-def test_a_place_that_fails_is_left_before_the_next_write_to_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that hangs costs 90 seconds a write. The first of four threads does not wait for the others."""
+def test_a_failing_server_gets_no_further_write(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write to a server that hangs takes 90 seconds. The first of four threads does not wait for the others."""
     names = [f"n{number}" for number in range(12)]
     lab.create(*names)
     slow, tried = sorted(lab.ids[name] for name in names)[0], []
@@ -153,7 +153,7 @@ def test_each_page_of_annotated_runs_is_read_once(lab: Lab, monkeypatch: pytest.
 
 
 def test_a_restored_run_gets_the_cost_that_it_has_now(lab: Lab) -> None:
-    """Its cost vanished, or another became its cost, while it was deleted. Without its files, an installation looks for deleted runs too."""
+    """While it was deleted, its cost disappeared or changed. An installation that lost its files also looks for deleted runs."""
     for forgets in (False, True):
         lab.annotate(a=1, b=2, c=3)
         for name in "abc":
@@ -181,7 +181,7 @@ def test_a_run_that_was_deleted_during_removal_is_cleaned_by_the_next(lab: Lab) 
 
 @pytest.mark.parametrize("theirs", [{"cost_status": "mine"}, {"runspend.costs": "mine"}, {"runspend.costs": "mine", "cost_match": "mine"}])
 def test_a_cost_that_vanishes_beside_tags_of_a_person_is_withdrawn(lab: Lab, theirs: dict[str, str]) -> None:
-    """Also if the run was compared with MLflow before, because the files of the installation were lost."""
+    """This also holds if the installation lost its files and compared the run with MLflow."""
     from mlflow.entities import RunTag
 
     lab.annotate(a=1, b=2)
@@ -197,7 +197,7 @@ def test_a_cost_that_vanishes_beside_tags_of_a_person_is_withdrawn(lab: Lab, the
 
 
 def test_two_installations_leave_each_others_costs_alone(lab: Lab, tmp_path: Path) -> None:
-    """Both name the server alike. The first one to annotate a run keeps it; the other one says so."""
+    """Both use the same server name. The first one to annotate a run keeps it, and the other one reports that."""
     other = Lab(tmp_path / "other", tmp_path / "mlflow.db")
     other.ids = lab.ids
     lab.annotate(a=1)
@@ -208,12 +208,12 @@ def test_two_installations_leave_each_others_costs_alone(lab: Lab, tmp_path: Pat
         assert other.annotate(a=10, b=30).runs <= 1
         assert (lab.shown("a"), lab.shown("b")) == (2, 30)
     other.forget()
-    other.annotate(b=30)  # compares every run
+    other.annotate(b=30)  # compares every run with MLflow
     assert other.remove().others == {first: 1}
     assert (lab.shown("a"), lab.shown("b")) == (2, None)
 
     lab.annotate(a=2, c=3)
-    (other.home / "installation").write_text(first, encoding="utf-8")  # it takes over
+    (other.home / "installation").write_text(first, encoding="utf-8")  # this installation takes over
     other.annotate(a=10, b=20)
     assert [lab.shown(name) for name in "abc"] == [10, 20, None]
 
@@ -268,7 +268,7 @@ def test_an_id_that_runspend_did_not_make_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_notes_that_someone_else_wrote_count_as_missing(tmp_path: Path, rows: pa.Table | None) -> None:
-    """Anyone can make a digest. MLflow is asked then."""
+    """Anyone can compute a digest, so Runspend asks MLflow."""
     write_shown(tmp_path, "lab", RUN_COSTS.empty_table())
     assert read_shown(tmp_path, "lab") is not None
     [path] = (tmp_path / "annotated").iterdir()
@@ -304,7 +304,7 @@ def test_a_server_that_fails_everywhere_ends_the_step_and_the_next_one_goes_on(l
 def test_a_failing_request_is_tried_three_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, header: dict[str, str]
 ) -> None:
-    """MLflow's client tries for four minutes by default, and longer if the server says so."""
+    """By default, MLflow's client retries for four minutes, and longer if the server asks for it."""
     for variable in cost_annotations.PATIENCE:
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
@@ -323,7 +323,7 @@ def test_a_failing_request_is_tried_three_times(
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
         Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
@@ -336,7 +336,7 @@ def test_a_failing_request_is_tried_three_times(
 
 
 def killed_after_a_write(lab: Lab, **costs: float) -> None:
-    """Annotate in another process, which dies when its first write is done."""
+    """Annotate in another process, which is killed after its first write."""
     pid = os.fork()
     if pid == 0:
         write_run = lab.server.write_run
@@ -371,7 +371,7 @@ def test_a_cost_that_a_killed_annotation_wrote_is_corrected_even_if_it_is_in_no_
     assert lab.shown(second) == 1
 
 
-def test_a_write_that_was_done_and_answered_with_an_error_is_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_succeeded_but_returned_an_error_is_checked_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     log_batch = lab.store.log_batch
 
     def fail_after(*given: Any) -> None:
@@ -386,8 +386,8 @@ def test_a_write_that_was_done_and_answered_with_an_error_is_looked_at_again(lab
     assert (lab.shown("a"), lab.shown("b")) == (1, None)
 
 
-def test_writes_on_their_way_when_the_step_ends_are_looked_at_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first failure of the last place ends the step while other threads still write."""
+def test_writes_in_progress_when_the_step_ends_are_checked_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first failure of the last server ends the step while other threads still write."""
     log_batch, first, others_write = lab.store.log_batch, sorted(lab.ids[name] for name in "abc")[0], Event()
 
     def fail_first(run_id: str, *given: Any) -> None:
@@ -410,7 +410,7 @@ def test_writes_on_their_way_when_the_step_ends_are_looked_at_again(lab: Lab, mo
 
 
 def test_an_interrupted_comparison_with_mlflow_is_done_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its file was lost, so it does not know which runs show a cost, and ended before it had looked at all."""
+    """The installation lost its file, so it does not know which runs show a cost. It ended before it had checked all of them."""
     lab.annotate(a=1, b=2, c=3)
     lab.forget()
     with monkeypatch.context() as patch:
@@ -426,7 +426,7 @@ def interrupt(*_: object) -> None:
 
 
 def test_a_removal_also_finds_runs_whose_record_a_person_deleted(lab: Lab) -> None:
-    """Also if it is killed and started again."""
+    """This also holds if the removal is killed and started again."""
     for is_killed in (False, True):
         lab.annotate(a=1, b=2)
         lab.store.delete_tag(lab.ids["a"], "runspend.costs")
@@ -445,7 +445,7 @@ def test_a_run_whose_record_a_person_deleted_gets_its_next_cost(lab: Lab) -> Non
 
 
 def test_a_cost_in_an_experiment_that_was_deleted_and_restored_is_corrected(lab: Lab) -> None:
-    """The file was lost meanwhile."""
+    """The installation lost its file in the meantime."""
     lab.annotate(a=1, b=2)
     experiment = lab.store.get_run(lab.ids["a"]).info.experiment_id
     lab.store.delete_experiment(experiment)
@@ -465,7 +465,7 @@ def test_a_tag_that_a_person_deleted_is_written_again(lab: Lab) -> None:
 
 
 def test_an_answer_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit of MLflow's client is for each piece of an answer."""
+    """MLflow's client limits the time for each piece of an answer, not for the whole."""
     monkeypatch.setattr(cost_annotations, "PAUSES", 1)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
@@ -484,7 +484,7 @@ def test_an_answer_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
             self.end_headers()
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as stub:
         Thread(target=stub.serve_forever, args=(0.01,), daemon=True).start()
@@ -499,7 +499,7 @@ def test_an_answer_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 
 
 def hide_experiment(lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Make searches answer as Databricks does if one of the experiments is gone."""
+    """Make searches answer as Databricks does if an experiment no longer exists."""
     gone, search = lab.store.get_run(lab.ids[name]).info.experiment_id, lab.store.search_runs
 
     def refuse(experiments: list[str], *given: object) -> Any:

@@ -1,4 +1,4 @@
-"""The price list for training jobs: medians of what machines cost an hour, and what finished runs of an experiment cost."""
+"""The price list for training jobs: median cost of machines per hour, and the cost of an experiment's finished runs."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def ended(number: int, cost: str, **row: Any) -> dict[str, Any]:
 def reader(tmp_path: Path) -> Any:
     lines = [
         line(1, "1.00"),
-        line(2, "0.20"),  # a second line of the same hour: the machine's price is their sum
+        line(2, "0.20"),  # a second line in the same hour, so the machine's price is their sum
         line(3, "1.30", machine="m2"),
-        line(4, "31.20", machine="m3", hours=24),  # a day at 1.30
+        line(4, "31.20", machine="m3", hours=24),  # one day at 1.30 an hour
         line(5, "9.00", machine="m4", pricing_category="Dynamic"),
         line(6, "0.00", machine="m5"),
         line(7, "99.00", machine="m6", at="2026-09-01T00:00:00"),  # too long ago
@@ -53,7 +53,7 @@ def reader(tmp_path: Path) -> Any:
         line(10, "99.00", machine=None, resource_id=None),  # type: ignore[arg-type]
         line(11, "2.00", machine="m9", billing_currency="EUR", instance_type="G5.2xlarge"),
         line(12, "99.00", machine="m10", instance_type=None),
-        line(13, "0.65", machine="m11", billed_nanoseconds=1_800_000_000_000),  # half an hour
+        line(13, "0.65", machine="m11", billed_nanoseconds=1_800_000_000_000),  # half an hour is billed
         line(14, "0.10", machine="m12", commitment_discount_status="Unused"),
     ]
     runs = [ended(number, str(number)) for number in range(1, 13)]
@@ -89,7 +89,7 @@ def test_the_command_writes_a_file_or_prints(reader: Reader, tmp_path: Path) -> 
     given = ("export", "prices", "--config", str(tmp_path / "runspend.yaml"), "--now", "2026-10-20")
     printed = json.loads(run_here(*given).stdout)
     assert printed == list_prices(reader, NOW)
-    for _ in range(2):  # the second time, it is in the place of our own
+    for _ in range(2):  # the second time, it replaces Runspend's own file
         assert run_here(*given, "--out", str(tmp_path / "prices.json")).stdout.startswith("3 prices in ")
     (tmp_path / "mine.json").write_text("{}")
     assert "is not a file that `runspend export prices` wrote" in run_here(*given, "--out", str(tmp_path / "mine.json"), code=2).stderr

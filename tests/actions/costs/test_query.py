@@ -74,7 +74,7 @@ def test_a_period_and_days_select_charges(config: Path) -> None:
 
 
 def test_cost_without_a_run_is_that_of_the_team_that_the_bill_names(tmp_path: Path) -> None:
-    """`--where team=` finds this cost too, even in addition to runs of that team. The sum of all rows stays the same."""
+    """`--where team=` also finds this cost, in addition to runs of that team. The sum of all rows stays the same."""
     make_explained(tmp_path / "warehouse", called_by(901, "rag", "7.00"), called_by(902, "vision", "3.00"))
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\n", encoding="utf-8")

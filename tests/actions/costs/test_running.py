@@ -1,4 +1,4 @@
-"""What runs that are still going have cost: billed, estimated, and since the last pipeline run; silent and ended runs are not among them."""
+"""The cost of active runs: billed, estimated, and since the last pipeline run. Silent and ended runs are not included."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def reader(tmp_path: Path) -> Any:
                 end_time=moment("2026-10-02T00:00:00"),
             ),
         ],
-        # Two machines in its last hour; before it, one.
+        # The run has two machines in its last hour, and one before.
         "run_estimates": [
             estimate("aaaa1111", "2026-10-19T00:00:00", "5", hours=29),
             estimate("aaaa1111", "2026-10-20T05:00:00", "3"),
             estimate("aaaa1111", "2026-10-20T05:00:00", "3.20", machine="m2"),
-            estimate("0000aaaa", "2026-10-20T01:00:00", "1.00"),  # then it waited for its nested run
+            estimate("0000aaaa", "2026-10-20T01:00:00", "1.00"),  # afterwards it waited for its nested run
             estimate("0000aaaa", "2026-10-20T00:00:00", "50.00", hours=24) | {"cost_kind": "llm"},
             estimate("dddd4444", "2026-10-20T05:00:00", "3"),
         ],
@@ -85,13 +85,13 @@ def reader(tmp_path: Path) -> Any:
         yield opened
 
 
-def test_costs_go_on_after_the_last_pipeline_run(reader: Reader) -> None:
+def test_costs_continue_after_the_last_pipeline_run(reader: Reader) -> None:
     found = {run.run_id: run for run in find_running(reader, NOW)}
     assert sorted(found) == ["0000aaaa", "aaaa1111", "bbbb2222", "cccc3333"]
     assert (found["0000aaaa"].cost, found["0000aaaa"].hour_cost) == (Decimal(51), Decimal(0))
-    # 24 billed, 11.20 estimated until 06:00, and two and a half hours at the 6.20 of its last hour.
+    # 24 is billed, 11.20 is estimated until 06:00, and 2.5 hours cost 6.20 each, as in the last hour.
     assert (found["aaaa1111"].cost, found["aaaa1111"].hour_cost) == (Decimal("50.7"), Decimal("6.2"))
-    # 48 for the 24 hours that are billed, then 8.5 hours at 2.
+    # 24 billed hours cost 48, and 8.5 more hours cost 2 each.
     assert (found["cccc3333"].cost, found["cccc3333"].hour_cost) == (Decimal(65), Decimal(2))
     assert (found["bbbb2222"].cost, found["bbbb2222"].hour_cost) == (None, None)
 
@@ -185,7 +185,7 @@ def test_a_run_that_is_newer_than_all_estimates_is_priced_by_its_machine(tmp_pat
         "listed": ("EUR", "0.25", "0.5"),
         "child": ("USD", "2", "8"),
     }
-    assert (found["parent"].cost, found["parent"].hour_cost) == (Decimal(2), Decimal(0))  # a quarter of an hour before its nested run
+    assert (found["parent"].cost, found["parent"].hour_cost) == (Decimal(2), Decimal(0))  # the quarter of an hour before its nested run
     assert sentences["alone"] == (
         "alone (alone) of exp: has cost about 3.00 USD, 6.00 an hour, by the last price of its machine (not estimated or billed yet)"
     )
@@ -219,7 +219,7 @@ def daily(run: str, cost: str, day: str, source: str = "aws") -> dict[str, Any]:
 
 @pytest.mark.parametrize("hour", [5.5, 12, 20])
 def test_a_bill_without_estimates_counts_to_where_it_reaches(tmp_path: Path, hour: float) -> None:
-    """Four of its hours are billed at 40, and the bill reaches to the present. Later hours cost the same, independent of the time of the question."""
+    """Four hours are billed at 40. Later hours cost the same, independent of the time of the query."""
     now = moment("2026-10-20T00:00:00") + dt.timedelta(hours=hour)
     run, _ = make_run(id="alone", at="2026-10-20T01:00:00..")
     waiting, _ = make_run(id="parent", at="2026-10-20T01:00:00..")
@@ -264,8 +264,8 @@ def test_both_engines_read_its_queries(name: str) -> None:
     assert "live" in cli.commands
 
 
-def test_what_a_run_says_of_its_machine_is_cut() -> None:
-    """A type of fifty thousand characters, and a thousand machines, still make one line of text."""
+def test_what_a_run_states_about_its_machine_is_cut() -> None:
+    """An instance type of fifty thousand characters and a thousand machines still make one line of text."""
     row = {
         "tracking_server": "prod",
         "workspace": "default",

@@ -1,4 +1,4 @@
-"""What runs like a future one have cost: finished and failed apart, nested runs with their parent, few runs without an interval."""
+"""The cost of runs similar to a planned one. Finished and failed runs are separate, nested runs count with their parent, and few runs have no interval."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NOW = dt.datetime(2026, 10, 20, tzinfo=dt.timezone.utc)
 def billed(
     number: int, cost: str, *, hours: int = 1, status: str = "FINISHED", currency: str = "USD", **row: Any
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run and its row of run_costs."""
+    """Return a run and its row of run_costs."""
     params = row.pop("params", {})
     run, _ = make_run(id=f"r{number}", at=f"2026-10-02T00:00:00..2026-10-02T{hours:02d}:00:00", **row)
     run |= {"experiment_name": "vision", "run_status": status, "params": json.dumps(params)}

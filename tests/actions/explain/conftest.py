@@ -1,4 +1,4 @@
-"""The world of `explain` in a warehouse, and a reader of it."""
+"""The world of `explain` in a warehouse, and a reader."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.actions.explain import explain_world as w
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with the world's warehouse and nothing else."""
+    """A home with only the world's warehouse."""
     home = tmp_path_factory.mktemp("home")
     w.make_explained(home / "warehouse")
     return home
@@ -27,6 +27,6 @@ def warehouse(home: Path) -> ParquetWarehouse:
 
 @pytest.fixture(scope="module")
 def reader(warehouse: ParquetWarehouse) -> Iterator[Reader]:
-    """One view for all tests of a file."""
+    """One reader for all tests of a file."""
     with warehouse.reader() as reader:
         yield reader

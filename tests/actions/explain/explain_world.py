@@ -1,4 +1,4 @@
-"""A day on four machines, allocated by the product's own models: what `explain` is tried on, and what its page is drawn from."""
+"""A day on four machines, allocated by Runspend's own models. `explain` is tested on it, and its page is drawn from it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ELSEWHERE, EXCLUDED, TWICE = "e15e000000000000000000000000000f", "e8c10000000000
 
 
 def explain_world() -> World:
-    """What bill and MLflow say. Runs without a cost have one reason each."""
+    """Return the rows of the bill and of MLflow. Each run without a cost has a different reason."""
     stated = [
         make_run(
             id=BIG,
@@ -88,7 +88,7 @@ def explain_world() -> World:
         for h in range(8, 14)
     ]
     lines += [line(300, on="m4", at=hours[2], cost="5.00", run_tag=TAGGED, hours=0.75)]
-    lines += [line(301, on="m4", at=hours[5], cost="0.25", run_tag=TAGGED, hours=0.1)]  # the tag outlived the run
+    lines += [line(301, on="m4", at=hours[5], cost="0.25", run_tag=TAGGED, hours=0.1)]  # the tag was on the machine longer than the run
     lines += [line(400 + h, on="m2", at=hours[h], cost="1.00") for h in (0, 1, 20, 21, 22)]
     lines += [line(500 + h, on="m3", at=hours[h], cost="0.3333333333333333333333") for h in range(72)]
     lines += [line(700 + h, on="m5", at=hours[h], cost="1.00") for h in range(12)]
@@ -106,7 +106,7 @@ def explain_world() -> World:
 
 
 def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
-    """The world in a warehouse, with the state of its bill and what its second version changed. `more`: other lines of its bill."""
+    """Write the world to a warehouse, with the state of its bill and the changes of its second version. `more` are further bill lines."""
     if more:
         _make(root, *more)
     else:
@@ -115,7 +115,7 @@ def make_explained(root: Path, *more: dict[str, Any]) -> ParquetWarehouse:
 
 
 def called_by(number: int, team: str, cost: str) -> dict[str, Any]:
-    """A bill line of a language model whose caller no run states, and whose team the bill names."""
+    """Return a bill line of a language model. No run states its caller, and the bill names its team."""
     return line(
         number, on=None, cost=cost, service_name="Amazon Bedrock", service_category="AI and Machine Learning",
         service_subcategory="Generative AI", principal_key=f"aws:1:role/{team}", line_team=team,

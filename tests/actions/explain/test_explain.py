@@ -1,4 +1,4 @@
-"""`explain` shows every charge behind a cost, or why there is none; printed amounts add up, and JSON has every digit."""
+"""`explain` shows every charge of a cost, or why there is none. Printed amounts add up, and JSON has every digit."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.allocation.chain import arrow, total
 
 
 def explained(reader: Reader, text: str, period: str | None = None) -> RunExplanation:
-    """The explanation of a run."""
+    """Return the explanation of a run."""
     return explain_run(reader, text, w.SETTINGS, now=w.NOW, period=period)
 
 
 def amounts(text: str, column: str = "") -> list[Decimal]:
-    """The amounts of the column of effective costs, of lines that have `column` in them."""
+    """Return the effective costs printed on lines that contain `column`."""
     return [
         Decimal(found[1].replace(",", ""))
         for line in text.splitlines()
@@ -44,7 +44,7 @@ def amounts(text: str, column: str = "") -> list[Decimal]:
 
 
 def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -> None:
-    """In words, and the time it was stopped is in no hour of its charges."""
+    """The text states both reasons. No charge includes the time in which the run was stopped."""
     found = explained(reader, w.STOPPED)
     text = run_as_text(found)
     assert "its clock was wrong: it ended at 2099-01-01 00:00 UTC" in text and "Its cost counts until 1 Oct 12:00 UTC" in text
@@ -57,7 +57,7 @@ def test_why_a_run_with_a_wild_clock_and_a_gap_is_less_certain(reader: Reader) -
 
 
 def test_a_tag_of_another_time_is_stated(reader: Reader) -> None:
-    """The bill's tag is a claim. Charges for hours in which the run was not active still go to the run, with a remark."""
+    """The bill's tag is only a claim. Charges for hours in which the run was not active still go to the run, and the text reports them."""
     assert "1 charge with its tag is for times when it did not run" in run_as_text(explained(reader, w.TAGGED))
     assert "other_time" in line_as_text(explain_line(reader, "line-301"))
     assert "other_time" not in line_as_text(explain_line(reader, "line-300"))
@@ -65,7 +65,7 @@ def test_a_tag_of_another_time_is_stated(reader: Reader) -> None:
 
 @pytest.mark.parametrize("run_id", [w.BIG, w.SMALL, w.TAGGED, w.CHILD, w.LONG, w.LOST])
 def test_the_charges_add_up_to_run_costs_and_the_print_to_itself(reader: Reader, run_id: str) -> None:
-    """Exactly, in all four measures; and the printed column to the printed sum, whatever was rounded."""
+    """The charges are exact in all four measures. The printed column equals the printed sum despite rounding."""
     found = explained(reader, run_id)
     (cost,) = found.currencies
     assert cost.stated is not None and cost.difference == 0
@@ -79,7 +79,7 @@ def test_the_charges_add_up_to_run_costs_and_the_print_to_itself(reader: Reader,
 
 
 def test_an_explanation_has_header_costs_blocks_and_idle_cost(reader: Reader) -> None:
-    """Header, four costs, a block for each rule, who shared each hour and how, what was idle beside it."""
+    """It shows a header, four costs, a block for each rule, how each hour was split between runs, and the machines' idle cost."""
     text = run_as_text(explained(reader, w.BIG[:8]))
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == f"RUN   {w.BIG}  vit-l16-224  FINISHED  https://mlflow.example.com/#/experiments/1/runs/{w.BIG}"
@@ -103,7 +103,7 @@ def test_an_explanation_has_header_costs_blocks_and_idle_cost(reader: Reader) ->
 
 
 def test_a_sum_that_does_not_add_up_is_stated(warehouse: ParquetWarehouse, tmp_path: Path) -> None:
-    """A ledger and a `run_costs` that differ: the difference is printed, and nothing is ticked."""
+    """If the charges and `run_costs` differ, the text shows the difference and no check mark."""
     other = w.make_explained(tmp_path / "warehouse")
     (unit,) = other.states("run_costs")
     rows = other.read(unit)
@@ -125,7 +125,7 @@ def test_a_sum_that_does_not_add_up_is_stated(warehouse: ParquetWarehouse, tmp_p
 
 
 def test_a_long_run_is_explained_by_day(reader: Reader) -> None:
-    """72 hours are three rows that say so; --full has them all; both add up to the same."""
+    """72 hours become three rows, and --full shows them all. Both add up to the same cost."""
     found = explained(reader, w.LONG)
     short, full = run_as_text(found), run_as_text(found, full=True)
     assert "grouped by day; --full shows all 72 charges" in short
@@ -135,14 +135,14 @@ def test_a_long_run_is_explained_by_day(reader: Reader) -> None:
 
 
 def test_a_run_can_be_explained_for_one_period(reader: Reader) -> None:
-    """Only the charges of that bill; none in another."""
+    """Only the charges of that period's bill are included."""
     found = explained(reader, w.BIG, "2026-10")
     assert "= run_costs_daily.effective_cost  ✓" in run_as_text(found)
     assert explained(reader, w.BIG, "2026-09").currencies == ()
 
 
 def test_a_run_without_an_end_says_where_it_ends(reader: Reader) -> None:
-    """The rule that gave it an end is shown under the cost."""
+    """The text names the rule that determined the end."""
     text = run_as_text(explained(reader, w.LOST))
     assert "MLflow has no end time for it: it counts until its last metric" in text
     assert re.search(r"21:00 +line-421 +1\.0000 +30:00 +0\.5000 +0\.5000 +idle 30:00", text)
@@ -161,7 +161,7 @@ def test_a_run_without_an_end_says_where_it_ends(reader: Reader) -> None:
     ],
 )
 def test_no_cost_has_one_reason_and_one_thing_to_do(reader: Reader, run_id: str, reason: str, words: str) -> None:
-    """The first reason that holds, in a sentence, and what to do about it."""
+    """The text gives the first matching reason, and what to do about it."""
     found = explained(reader, run_id).no_cost
     assert found is not None
     assert (found.reason, words in found.why, len(found.advice) > 10) == (reason, True, True), found
@@ -170,7 +170,7 @@ def test_no_cost_has_one_reason_and_one_thing_to_do(reader: Reader, run_id: str,
 
 
 def test_a_bill_that_is_down_is_the_reason(warehouse: ParquetWarehouse, tmp_path: Path) -> None:
-    """Not `no bill yet`: the bill that should have the hours was refused, and the advice is its error."""
+    """The reason is not "no bill yet", because the bill with these hours was refused. The advice contains its error."""
     other = w.make_explained(tmp_path / "warehouse")
     with other.step("load", "down") as step:
         step.put(
@@ -187,7 +187,7 @@ def test_a_bill_that_is_down_is_the_reason(warehouse: ParquetWarehouse, tmp_path
 
 
 def test_how_a_run_may_be_named(reader: Reader) -> None:
-    """The whole id, its beginning, its address in MLflow, server/workspace/id."""
+    """A run may be named by its id, the beginning of its id, its address in MLflow, or server/workspace/id."""
     for text in (
         w.BIG,
         w.BIG[:8],
@@ -200,8 +200,8 @@ def test_how_a_run_may_be_named(reader: Reader) -> None:
     assert explained(reader, f"https://mlflow.example.com/#/experiments/1/runs/{w.TWICE}").key.tracking_server == "prod"
 
 
-def test_names_that_are_unknown_short_or_several(reader: Reader) -> None:
-    """Near matches, the shortest that is read, the list."""
+def test_unknown_short_and_ambiguous_names_are_explained(reader: Reader) -> None:
+    """The message has similar names, the shortest allowed length, or a list."""
     with pytest.raises(UnknownName, match=r"(?s)cannot find run '3f1c9b7be2': .* Did you mean:\n  prod/default/3f1c9a7b") as unknown:
         explained(reader, "3f1c9b7be2")
     assert [c.key.run_id for c in unknown.value.candidates] == [w.BIG]
@@ -230,13 +230,13 @@ def test_names_that_are_unknown_short_or_several(reader: Reader) -> None:
     ],
 )
 def test_a_name_of_a_resource_or_line_hints_at_its_option(reader: Reader, text: str, sentence: str | None) -> None:
-    """People type what they have in hand: the id of an instance, or of a line on the bill."""
+    """Users may type an instance's id or a bill line's id."""
     with pytest.raises(UsageError, match=sentence) as refused:
         explain_named(reader, text, w.SETTINGS, now=w.NOW)
     assert sentence is not None or "--resource" not in str(refused.value)
 
 
-def test_what_is_a_run_is_explained_although_it_has_the_name_of_a_resource(reader: Reader) -> None:
+def test_a_run_is_explained_even_if_a_resource_has_its_name(reader: Reader) -> None:
     assert explain_named(reader, w.BIG[:8], w.SETTINGS, now=w.NOW).key.run_id == w.BIG
     with pytest.raises(AmbiguousName, match="2 match"):
         explain_named(reader, w.TWICE[:8], w.SETTINGS, now=w.NOW)
@@ -277,7 +277,7 @@ def test_a_line_is_explained_with_all_its_targets(reader: Reader) -> None:
 
 
 def test_json_has_every_digit_as_text(reader: Reader) -> None:
-    """Costs are strings that add up exactly; the object survives a round trip; the difference is there."""
+    """Costs are strings that add up exactly. The object can be written and read back, and includes the difference."""
     made = json.loads(json.dumps(explanation_as_json(explained(reader, w.LONG))))
     (cost,) = made["currencies"]
     parts = [p for block in cost["blocks"] for p in block["parts"]]
@@ -290,8 +290,8 @@ def test_json_has_every_digit_as_text(reader: Reader) -> None:
     assert explanation_as_json(explained(reader, w.NOWHERE))["no_cost"]["reason"] == "no_machine"
 
 
-def test_people_are_shown_only_where_they_may_be(reader: Reader) -> None:
-    """With `mail.people: hide` neither user nor owner is shown."""
+def test_people_are_hidden_where_configured(reader: Reader) -> None:
+    """With `mail.people: hide`, the text shows neither the user nor the owner."""
     hidden = w.SETTINGS.model_copy(update={"mail": w.SETTINGS.mail.model_copy(update={"people": "hide"})})
     assert "ben" in run_as_text(explained(reader, w.BIG))
     assert "ben" not in run_as_text(explain_run(reader, w.BIG, hidden, now=w.NOW))

@@ -1,4 +1,4 @@
-"""A run's page shows the same as the terminal, for any run name. It asks the guard before it shows anything."""
+"""A run's page shows the same as the terminal, for any run name. The guard decides before it shows anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.actions.explain import explain_world as w
 from tests.hostile_names import PAYLOADS, TERMINAL
 from tests.interfaces.web.test_app import nobody, request
 
-# Strings that someone outside can choose: in MLflow, in a bill, in a store.
+# Strings that outsiders can choose: in MLflow, in a bill or in a store.
 CHOSEN_BY_PEOPLE = {
     "run_name", "experiment_name", "user_name", "value", "came_from", "asked_for", "asked", "resource_id", "resource_key", "pool_key", "service_name", "description",
     "parent_run_id", "where", "storage_class", "charge_id", "sub_account_id",
@@ -30,7 +30,7 @@ CHOSEN_BY_PEOPLE = {
 
 @pytest.fixture(scope="module")
 def settings(home: Path) -> Settings:
-    """Settings over it."""
+    """Settings for that home."""
     return Settings.model_validate(
         {
             **w.SETTINGS.model_dump(include={"tracking", "billing"}, exclude_defaults=True),
@@ -41,14 +41,14 @@ def settings(home: Path) -> Settings:
 
 
 def shape(page: str) -> list[tuple[str, tuple[str, ...]]]:
-    """Elements of a page with the names of their attributes, in order."""
+    """Return the elements of a page with the names of their attributes, in order."""
     tree = html5lib.parse(page, namespaceHTMLElements=False)
     return [(str(e.tag), tuple(sorted(e.attrib))) for e in tree.iter() if isinstance(e.tag, str)]
 
 
 @pytest.mark.parametrize("run_id", [w.BIG, w.SMALL, w.TAGGED, w.LONG, w.LOST, w.NOWHERE])
 def test_the_page_has_what_the_terminal_has(reader: Reader, run_id: str) -> None:
-    """Every amount, share and neighbor of the text is on the page, with the sum and its check."""
+    """Every amount, share and neighbor in the text is on the page, with the sum and its check mark."""
     found = explain_run(reader, run_id, w.SETTINGS, now=w.NOW)
     text = html5lib.parse(run_as_page(found), namespaceHTMLElements=False)
     words = " ".join("".join(text.itertext()).split())
@@ -65,16 +65,16 @@ def test_the_page_has_what_the_terminal_has(reader: Reader, run_id: str) -> None
 
 
 def test_the_strip_has_a_piece_for_every_use(reader: Reader) -> None:
-    """Hour by hour who had the machine, with the numbers of the ledger as titles."""
+    """The strip shows who used the machine in each hour. Titles contain the numbers of the ledger."""
     page = run_as_page(explain_run(reader, w.BIG, w.SETTINGS, now=w.NOW))
     titles = re.findall(r"<title>(\d+ \w+ \d\d:\d\d · [^<]+)</title>", page)
-    assert len(titles) == 2 * 9  # six hours of the run, one shared, two with idle time; for wide screens and for phones
+    assert len(titles) == 2 * 9  # six hours of the run, one shared and two partly idle; for wide screens and for phones
     assert "1 Oct 11:00 · e77b01aa eval-vit · 0.1111" in titles and "1 Oct 08:00 · idle · 0.2361" in titles
     assert "<svg" not in run_as_page(explain_run(reader, w.NOWHERE, w.SETTINGS, now=w.NOW))
 
 
 def renamed(value: Any, names: Iterator[str], given: dict[str, str], chosen: bool = False) -> Any:
-    """The explanation with every text that someone outside can choose replaced; what was equal stays equal."""
+    """Return the explanation with each string that outsiders can choose replaced. Equal strings stay equal."""
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{f.name: renamed(getattr(value, f.name), names, given, f.name in CHOSEN_BY_PEOPLE) for f in fields(value)})
     if isinstance(value, tuple):
@@ -87,7 +87,7 @@ def renamed(value: Any, names: Iterator[str], given: dict[str, str], chosen: boo
 
 
 def test_hostile_names_change_nothing_but_text(reader: Reader) -> None:
-    """300 payloads in every name: the same elements with the same attributes; in a terminal nothing moves the cursor."""
+    """For 300 payloads as names, the page has the same elements and attributes. In a terminal, nothing moves the cursor."""
     found = explain_run(reader, w.BIG, w.SETTINGS, now=w.NOW)
     numbers = (f"x{n}" for n in count())
     plain = renamed(found, numbers, {})
@@ -104,7 +104,7 @@ def test_hostile_names_change_nothing_but_text(reader: Reader) -> None:
 
 
 def test_the_page_is_served_under_the_policy_it_was_made_for(settings: Settings) -> None:
-    """A prefix is enough; the header's policy is the page's own; unknown runs get a sentence, and nothing is executed."""
+    """A prefix of the id is enough. The header has the page's own policy. Unknown runs return a message, and no name is executed."""
     app = create_app(settings, hosts=LOOPBACK)
     answer = request(app, f"/run/{w.BIG[:8]}")
     assert answer.status_code == 200 and answer.headers["content-type"] == "text/html; charset=utf-8"

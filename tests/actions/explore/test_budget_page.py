@@ -1,4 +1,4 @@
-"""A budget's page says what a mail about it would say now, by the same figures, and leads to its costs."""
+"""A budget's page shows what a mail about it would state now, with the same figures, and links to its costs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_its_spend_is_what_the_command_line_prints(config: Path) -> None:
 
 
 def test_the_chart_sums_days_up_to_the_forecast_and_draws_the_budget(config: Path) -> None:
-    """Sixty days of 10, the last eleven in October: 110 spent, 310 foreseen, a line at 200."""
+    """Of sixty days at 10 each, eleven are in October. So 110 is spent, 310 is forecast, and the budget's line is at 200."""
     budget = load_settings(config).budgets[0].model_copy(update={"amount": Decimal(200)})
     days = {(date(2026, 10, 11) - timedelta(days=n), "USD"): Decimal(10) for n in range(60)}
     status = judge_budget(budget, "USD", period_named("2026-10"), Series(billed=days), date(2026, 10, 12), NOW.replace(day=12))
@@ -81,7 +81,7 @@ def test_an_earlier_period_is_judged_by_todays_tables(config: Path) -> None:
     assert state is not None and state.status.spent == 0 and state.row is None
     now = state_of(config, "globs")
     assert now is not None and now.row is not None and now.status.period.name == "2026-W40"
-    assert "explore?" not in budget_as_page(now, up="").partition("<main>")[2]  # the explorer knows no patterns
+    assert "explore?" not in budget_as_page(now, up="").partition("<main>")[2]  # the explorer does not support patterns
 
 
 @pytest.mark.parametrize("period", ["", "x", "2026-10-01", "2026-13", "2026-W60", "9999999999", "2026-W39 ", "٢٠٢٦", "2026-W", "W"])
@@ -100,7 +100,7 @@ def test_the_command_lists_the_same_money(config: Path) -> None:
 
 
 def test_a_tag_budgets_title_and_its_experiments_hide_their_person(config: Path, tmp_path: Path) -> None:
-    """Databricks puts an address into the name of an experiment, and so into the title of its budget and its top costs."""
+    """Databricks puts a user's address into the name of an experiment, and so into its budget's title and its top costs."""
     shutil.copytree(config.parent, tmp_path / "copy")
     copy = tmp_path / "copy" / "runspend.yaml"
     person = "/Workspace/Users/zoe@acme.example/vit"

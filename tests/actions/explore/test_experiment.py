@@ -1,4 +1,4 @@
-"""What the money of an experiment bought: the front of its trials, the most expensive one beside it, and the metric they are compared by."""
+"""What the cost of an experiment bought: its best trials for the money, the most expensive trial, and the metric that compares them."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_page_names_the_trial_that_bought_nothing(home: Path) -> None:
     assert answer.text.count("<script") == 1
     assert f"../run/{w.BIG}?server=prod&workspace=default" in tags.targets
     assert re.search(r'The most expensive trial without a benefit is <a href="[^"]*">vit-l16-224</a>', answer.text)
-    assert answer.text.count("<circle") == 2 * 4  # once for wide screens and once for phones
+    assert answer.text.count("<circle") == 2 * 4  # once for wide screens, and once for phones
     assert request(create_app(settings_of(home)), f"/experiment/{name}?metric=val%2Floss&best=min").text.count("<circle") == 2 * 2
     for address, status in ((f"{name}?metric=x", 400), (f"{name}?best=x", 400), (f"{name}?by=x", 400), ("none", 404), ("", 404)):
         assert request(create_app(settings_of(home)), f"/experiment/{address}").status_code == status
@@ -133,7 +133,7 @@ def test_names_are_text(payload: str) -> None:
 
 
 def drawn(page: str) -> list[float]:
-    """Return every coordinate of the page's charts."""
+    """Return all coordinates of the page's charts."""
     found = re.findall(r' (?:cx|cy|x|y|x1|x2|y1|y2|points)="([^"]*)"', page)
     return [float(number) for text in found for number in re.split("[ ,]", text)]
 
@@ -150,7 +150,7 @@ LARGEST = 1.7976931348623157e308
     ],
 )  # fmt: skip
 def test_any_values_and_costs_are_drawn_within_the_chart(trials: list[tuple[int, float]], best: str) -> None:
-    """The largest numbers, equal ones, costs of zero, and credits."""
+    """These include the largest numbers, equal numbers, costs of zero, and credits."""
     page = experiment_as_page(experiment(trials, best), up="")
     assert page.count("<circle") == 2 * len(trials)
     assert all(0 <= number <= 2000 for number in drawn(page))
@@ -159,7 +159,7 @@ def test_any_values_and_costs_are_drawn_within_the_chart(trials: list[tuple[int,
 
 @pytest.mark.parametrize("best", ["min", "max"])
 def test_the_front_has_the_cheapest_of_many_trials(best: str) -> None:
-    """Of 2,300, among them two that cost nothing or less, the chart leaves out cheap ones beside the front, and says so."""
+    """There are 2,300 trials, and two of them have no cost or a credit. The chart leaves out the cheap trials behind the front, and reports that."""
     sign = 1 if best == "max" else -1
     rest = [(10 + n, sign * -1.0) for n in range(2296)]
     found = experiment([(-1, sign * 0.25), (0, sign * 0.5), (2, sign * 0.75), (9000, sign * 0.5), *rest], best)

@@ -1,4 +1,4 @@
-"""What the explorer shows is what `runspend costs` prints: every group, part and course, to the last digit."""
+"""The explorer shows what `runspend costs` prints: every group, part and course, exactly."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def figures(config: Path, *query: tuple[str, str]) -> Figures:
-    """The figures of an address."""
+    """Return the figures of an address."""
     settings = load_settings(config)
     with open_warehouse(settings).reader() as reader:
         newest = newest_day(reader)
@@ -49,7 +49,7 @@ def figures(config: Path, *query: tuple[str, str]) -> Figures:
 
 
 def costs(config: Path, *words: str) -> list[dict[str, Any]]:
-    """What the command prints."""
+    """Return what the command prints."""
     found: list[dict[str, Any]] = json.loads(run_here("costs", *words, "--top", "1000", "--format", "json", "--config", str(config)).stdout)
     return found
 
@@ -65,7 +65,7 @@ def test_groups_are_those_of_the_command_line(config: Path, by: str, measure: st
     for group in (*found.groups, *found.without_run):
         values = dict(zip(names, group.values, strict=True))
         mine[json.dumps(values | {"part": group.part or "run"})] = group.amount.cost
-        assert add(group.course) == group.amount.cost  # each step once
+        assert add(group.course) == group.amount.cost  # each step is counted once
     theirs: dict[str, Decimal] = {}
     columns = {
         "experiment": "experiment_name",
@@ -96,7 +96,7 @@ def test_groups_are_those_of_the_command_line(config: Path, by: str, measure: st
 )
 @pytest.mark.parametrize("query", [(), (("kind", "compute"),)])
 def test_the_page_behind_a_row_has_its_sum(config: Path, by: str, query: tuple[tuple[str, str], ...]) -> None:
-    """Each row leads to exactly its own cost, also one without a value and one without a run."""
+    """Each row links to exactly its own cost. This includes rows without a value and rows without a run."""
     found = figures(config, ("by", by), ("from", "2026-10-01"), *query)
     page = Page(found, ())
     for group in (*found.groups, *found.without_run):
@@ -106,7 +106,7 @@ def test_the_page_behind_a_row_has_its_sum(config: Path, by: str, query: tuple[t
 
 @pytest.mark.parametrize("by", ["run", "machine", "instance_type", "model", "run,kind", "machine,service", "instance_type,experiment"])
 def test_single_charges_add_up_to_the_daily_costs(config: Path, by: str) -> None:
-    """Runs, machines and instance types split the same sum, by the same parts and days; what is spread over days stays whole."""
+    """Runs, machines and instance types split the same sum into the same parts and days. A charge that is spread over days stays whole."""
     days = (("from", "2026-10-01"), ("to", "2026-10-02"))
     whole, split = figures(config, ("by", "allocated_to"), *days), figures(config, ("by", by), *days)
     assert split.parts == whole.parts
@@ -123,7 +123,7 @@ def test_a_run_has_the_cost_of_its_charges_and_a_machine_that_of_its_bill(config
     page = Page(runs, ())
     assert (page.name("run", w.BIG), page.whole("run", w.BIG), page.name("run", "nobody-knows")) == ("vit-l16-224", w.BIG, "nobody-k")
     machines = {g.values[0]: g.amount.cost for g in figures(config, ("by", "machine"), ("from", "2026-10-01")).groups}
-    assert machines["m1"] == 6 * Decimal("24.576")  # without its disk
+    assert machines["m1"] == 6 * Decimal("24.576")  # without the machine's disk
     [typed] = figures(config, ("by", "machine"), ("from", "2026-10-01"), ("instance_type", "p4d.24xlarge")).groups
     assert (typed.values, typed.amount.cost) == (("m1",), machines["m1"])
     assert figures(config, ("by", "team"), ("machine", "m1"), ("from", "2026-10-01")).total.cost == machines["m1"]
@@ -157,7 +157,7 @@ def test_spreading_moves_every_digit_and_no_more(config: Path, by: str) -> None:
 
 
 def test_cost_without_a_run_has_a_row_for_each_team_that_the_bill_names(tmp_path: Path) -> None:
-    """The row links to its own cost. Spreading neither moves this cost nor adds to it."""
+    """Each row links to its own cost. Spreading neither moves this cost nor adds to it."""
     w.make_explained(tmp_path / "warehouse", w.called_by(901, "rag", "7.00"), w.called_by(902, "vision", "3.00"))
     config = tmp_path / "runspend.yaml"
     config.write_text("home: .\n", encoding="utf-8")
@@ -185,7 +185,7 @@ def test_spread_cost_does_not_depend_on_the_steps_of_the_chart(config: Path) -> 
         }
         for step in ("day", "week", "month")
     )
-    assert any(spread % Decimal("1e-12") for _, spread in one.values())  # with digits that a step could round away
+    assert any(spread % Decimal("1e-12") for _, spread in one.values())  # with digits that a step might round away
     assert others == [one, one]
 
 
@@ -199,7 +199,7 @@ def test_spread_is_by_cost_and_the_same_for_any_number_of_rows(config: Path) -> 
     assert whole.without_run == ()
     page = Page(whole, ())
     assert page.command() is None
-    for group in whole.groups:  # a row's own cost has nothing of others
+    for group in whole.groups:  # a row's own cost includes no spread cost
         behind = figures(config, *parse_qsl(page.into(group)[1:], keep_blank_values=True))
         assert behind.total.cost == group.amount.cost - group.spread
 
@@ -229,7 +229,7 @@ def test_groups_beyond_the_first_are_summed_and_parts_are_never_among_them(confi
 
 def test_runs_add_up_to_their_part(config: Path) -> None:
     found = figures(config, ("by", "team"))
-    assert found.run_count == len(found.runs)  # so few that each is listed
+    assert found.run_count == len(found.runs)  # few enough to list each one
     assert add(run.cost for run in found.runs) == found.parts["run"].cost
 
 
@@ -242,11 +242,11 @@ def test_filters_select_and_parts_stay_visible(config: Path) -> None:
     assert [run.run_id for run in vision.runs] == [w.BIG]
     assert (vision.run_count, vision.failed_count) == (1, 0)
     by_service = figures(config, ("service", "Amazon Elastic Compute Cloud"), ("by", "team"))
-    assert by_service.run_count is None  # a run's cost has no service
+    assert by_service.run_count is None  # the cost of a run has no service
     assert not by_service.runs
 
 
-def test_the_time_before_is_compared_day_by_day(config: Path) -> None:
+def test_the_earlier_period_is_compared_day_by_day(config: Path) -> None:
     days = {
         row["charge_date"]: Decimal(row["effective_cost"])
         for row in costs(config, "--by", "day", "--since", "2026-10-01", "--where", "allocated_to=run")
@@ -272,7 +272,7 @@ def test_steps_hold_every_day_once(config: Path, every: str) -> None:
 
 @pytest.fixture(scope="module")
 def mixed(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same charges twice: once in dollars, once in euros, of which one is two dollars."""
+    """Return the same charges in dollars and in euros, with one euro at two dollars."""
     folder = tmp_path_factory.mktemp("mixed")
     shutil.copytree(config.parent / "warehouse", folder / "warehouse")
     (folder / "runspend.yaml").write_text(
@@ -309,7 +309,7 @@ def test_a_day_without_a_rate_is_an_error_that_says_what_to_do(mixed: Path) -> N
 
 
 def test_a_team_may_be_called_other_teams(config: Path, tmp_path: Path) -> None:
-    """Who sees all teams has a row and a link for it like for any other."""
+    """A user who sees all teams has a row and a link for it, as for any other team."""
     shutil.copytree(config.parent / "warehouse", tmp_path / "warehouse")
     (tmp_path / "runspend.yaml").write_text("home: .\n", encoding="utf-8")
     with open_warehouse(load_settings(tmp_path / "runspend.yaml")).step("test", "test") as step:
@@ -324,7 +324,7 @@ def test_a_team_may_be_called_other_teams(config: Path, tmp_path: Path) -> None:
 
 
 def test_names_of_dots_have_no_page_of_their_own(config: Path) -> None:
-    """A browser would follow `experiment/.` to another address."""
+    """A browser would open another address for `experiment/.`."""
     found = figures(config, ("by", "experiment"), ("from", "2026-10-01"))
     page = Page(found, ())
     assert [page.own_page("experiment", name, found.groups[0]) for name in (".", "..", "a.b")] == ["", "", "experiment/a.b"]
@@ -357,7 +357,7 @@ def test_json_and_csv_have_the_same_exact_values(config: Path) -> None:
 
 @pytest.mark.parametrize("by", ["team", "service", "allocated_to", "confidence", "account", "user,kind", "experiment"])
 def test_the_largest_changes_lead_to_themselves(config: Path, by: str) -> None:
-    """Against the day before: each change is that of the page behind it, and its driver is the first row there in its direction."""
+    """Each change equals the one on the linked page, compared with the day before. The first row there in the same direction is its driver."""
     found = figures(config, ("by", by), ("from", "2026-10-02"), ("to", "2026-10-02"))
     page = Page(found, ())
     assert found.changes

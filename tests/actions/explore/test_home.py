@@ -1,4 +1,4 @@
-"""The home page's figures are those of the explorer and of `runspend costs`, up to the last day that the bills wholly cover."""
+"""The home page has the figures of the explorer and of `runspend costs`, up to the last day that the bills cover completely."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_month_is_what_the_command_line_prints(config: Path) -> None:
 
 
 def test_a_day_that_bills_do_not_wholly_cover_does_not_count(config: Path, tmp_path: Path) -> None:
-    """The bill reaches to the third day's morning: the page ends with the second day, and names the bill."""
+    """The bill ends in the morning of the third day. The page ends with the second day, and names the bill."""
     shutil.copytree(config.parent, tmp_path / "copy")
     warehouse = ParquetWarehouse(tmp_path / "copy" / "warehouse")
     with warehouse.step("load", "state") as step:
@@ -81,7 +81,7 @@ def test_it_names_budgets_in_trouble_and_what_costs_without_use(config: Path) ->
     assert [(row["budget"], row["state"]) for row in home.budgets] == [("vision", "not judged")]
     assert [action.cost for action in home.actions] == sorted((action.cost for action in home.actions), reverse=True)
     assert "idle" in {action.kind for action in home.actions}
-    for action in home.actions:  # what an action leads to has its cost
+    for action in home.actions:  # the page that an action links to has its cost
         query = parse_qsl(HomePage(home).action_address(action).partition("?")[2], keep_blank_values=True)
         settings = load_settings(config)
         with open_warehouse(settings).reader() as reader:
@@ -92,7 +92,7 @@ def test_it_names_budgets_in_trouble_and_what_costs_without_use(config: Path) ->
 
 
 def test_a_month_of_even_days_ends_as_it_began(config: Path) -> None:
-    """Sixty days of 10 each, the last eleven in the month: the forecast is 10 a day to its end, and last month counts as a whole."""
+    """Of sixty days at 10 each, eleven are in this month. The forecast adds 10 a day to its end, and last month counts completely."""
     home = home_of(load_settings(config))
     last = date(2026, 10, 11)
     days = {(last - timedelta(days=n), "run"): Decimal(10) for n in range(60)}
@@ -104,7 +104,7 @@ def test_a_month_of_even_days_ends_as_it_began(config: Path) -> None:
     assert seen.last_month == 300
     assert "probably be about <b>310</b>" in home_as_page(seen)
     assert forecast_month(days, date(2026, 11, 1)) is None  # the month is over
-    assert home.forecast is None  # three days of history
+    assert home.forecast is None  # with only three days of history
 
 
 def test_currencies_are_not_added_without_a_rate(config: Path, tmp_path: Path) -> None:

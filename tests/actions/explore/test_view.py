@@ -1,4 +1,4 @@
-"""An address says a view and nothing else: it can be read back, and a wrong one is refused with what is allowed."""
+"""An address fully describes a view, and can be read back. A wrong one is refused, and the message lists what is allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DAYS = st.dates(date(2024, 1, 1), date(2026, 12, 31))
 
 
 def view(query: str) -> View:
-    """The view of an address."""
+    """Return the view of an address."""
     return View.of(parse_qsl(query, keep_blank_values=True), NEWEST)
 
 
@@ -32,8 +32,8 @@ def test_without_a_query_the_newest_month_is_shown_by_team_and_compared_with_the
 @pytest.mark.parametrize(
     ("query", "begin", "until"),
     [
-        ("from=2026-10-01&to=2026-10-31", "2026-09-01", "2026-10-01"),  # a whole month, with the whole month before
-        ("from=2026-03-01&to=2026-03-30", "2026-02-01", "2026-03-01"),  # never days of the view itself
+        ("from=2026-10-01&to=2026-10-31", "2026-09-01", "2026-10-01"),  # a whole month is compared with the whole month before
+        ("from=2026-03-01&to=2026-03-30", "2026-02-01", "2026-03-01"),  # the comparison never overlaps the view itself
         ("from=2026-01-01&to=2026-03-31", "2025-10-01", "2026-01-01"),  # a quarter
         ("from=2026-09-01&to=2026-10-10", "2026-07-01", "2026-08-11"),
         ("from=2026-10-05&to=2026-10-11", "2026-09-28", "2026-10-05"),  # a week

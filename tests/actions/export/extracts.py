@@ -8,12 +8,12 @@ from typing import Any
 
 
 def asked(file: Path, *questions: str) -> list[list[list[Any]]]:
-    """Return the rows of each query of an extract, all with one Hyper process."""
+    """Return the rows of each query of an extract. All run in one Hyper process."""
     import tableauhyperapi as api
 
     quiet = {"log_config": ""}
     with (
-        decimal.localcontext(decimal.Context(prec=76)),  # Hyper's decimals are read exactly or not at all
+        decimal.localcontext(decimal.Context(prec=76)),  # Hyper either reads decimals exactly or fails
         api.HyperProcess(api.Telemetry.DO_NOT_SEND_USAGE_DATA_TO_TABLEAU, parameters=quiet) as process,
         api.Connection(process.endpoint, file) as connection,
     ):

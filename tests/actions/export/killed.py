@@ -1,9 +1,9 @@
-"""Exports in children of this process, which are killed at crash points, and shows after each what a reader of the file sees.
+"""Exports in child processes that are killed at crash points, and shows after each what a reader of the file sees.
 
-    python -m tests.actions.export.killed HOME FILE '["export.hyper.cost_daily", "", "double", …]'
+python -m tests.actions.export.killed HOME FILE '["export.hyper.cost_daily", "", "double", …]'
 
-A step is the crash point of an export, none for a whole one, or a change of the warehouse. Prints one JSON line per step: whether it was killed,
-and the build and sum in the file (none without a file). Everything is imported once.
+A step is the crash point of an export, an empty string for a whole export, or a change of the warehouse. It prints one JSON line per step:
+whether the export was killed, and the build and sum in the file, if there is one. All modules are imported only once.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def see(file: Path) -> None:
 
 
 def in_child(work: Callable[[], None]) -> int:
-    """Run it in a child; return the signal that ended it, 0 if it succeeded."""
+    """Run it in a child process. Return the signal that ended it, or 0 if it succeeded."""
     child = os.fork()
     if not child:
         code = 1

@@ -1,8 +1,8 @@
-"""A Superset of its own: imports a dashboard, then asks for each of its charts as a browser does, and prints the answers as one JSON line.
+"""A Superset of its own. It imports a dashboard, requests each chart as a browser does, and prints the answers as one JSON line.
 
-    .venv/superset/bin/python tests/actions/export/superset_server.py FOLDER ZIP PASSWORD
+.venv/superset/bin/python tests/actions/export/superset_server.py FOLDER ZIP PASSWORD
 
-Its database and settings are in FOLDER. This environment has no Runspend.
+Its database and settings are in FOLDER. This environment does not contain Runspend.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RATELIMIT_ENABLED = False
 
 
 def answers(app: Any, file: Path, password: str) -> dict[str, Any]:
-    """Import the ZIP twice, over HTTP, and return the dashboard's title, its page's status, and the rows of each chart by name."""
+    """Import the ZIP twice over HTTP. Return the dashboard's title, its page's status, and the rows of each chart by name."""
     client = app.test_client()
     login = {"username": "admin", "password": "admin", "provider": "db", "refresh": False}
     token = client.post("/api/v1/security/login", json=login).get_json()["access_token"]

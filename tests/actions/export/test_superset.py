@@ -1,4 +1,4 @@
-"""The ZIP for Superset has our names and no password. A real Superset imports it, and its charts have the ledger's figures (`make torture`)."""
+"""The ZIP for Superset has the published names and no password. A real Superset imports it, and its charts have the ledger's figures (`make torture`)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_command_takes_the_target_of_publish(tmp_path: Path) -> None:
 
 
 def by_group(rows: list[dict[str, Any]], groups: tuple[str, ...], metric: str) -> dict[tuple[str, ...], float]:
-    """Superset gives dates as milliseconds."""
+    """Return cost by group. Superset gives dates in milliseconds."""
     return {tuple(_text(row[name]) for name in groups): float(row[metric]) for row in rows}
 
 

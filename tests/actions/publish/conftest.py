@@ -15,7 +15,7 @@ __all__ = ["postgres"]
 
 @pytest.fixture(scope="session")
 def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with rows in every table. Read-only: `home` is a copy."""
+    """A home with rows in every table. Read-only: tests use the copy `home`."""
     folder = tmp_path_factory.mktemp("publish")
     access_world.make_two_teams(folder)
     return folder
@@ -23,5 +23,5 @@ def made_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(made_home: Path, tmp_path: Path) -> Path:
-    """A home of the test's own."""
+    """A home for one test."""
     return shutil.copytree(made_home, tmp_path / "home")

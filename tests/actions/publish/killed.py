@@ -1,9 +1,9 @@
-"""Publishes in children of this process, which are killed at crash points, and shows after each what a reader of the target sees.
+"""Publishes in child processes that are killed at crash points, and shows after each what a reader of the target sees.
 
-    python -m tests.actions.publish.killed '[{"home": …, "target": {…}, "steps": ["publish.duckdb.cost_daily", "", "double", …]}]'
+python -m tests.actions.publish.killed '[{"home": …, "target": {…}, "steps": ["publish.duckdb.cost_daily", "", "double", …]}]'
 
-A step is the crash point of a publish, none for a whole one, or a change of the warehouse. Prints one JSON list of [whether it was killed,
-what is seen] per target. Everything is imported once.
+A step is the crash point of a publish, an empty string for a whole publish, or a change of the warehouse. It prints one JSON list per target
+of [whether it was killed, what a reader sees]. All modules are imported only once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def publish(home: str, target: PostgresTarget | DuckDBTarget | IcebergTarget) ->
 
 
 def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
-    """Run it in a child; return the signal that ended it, and its result."""
+    """Run it in a child process. Return the signal that ended it, and its result."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
@@ -62,7 +62,7 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def after(home: str, target: PostgresTarget | DuckDBTarget | IcebergTarget, step: str) -> list[Any]:
-    """Do one step; return whether it was killed, and what is seen then."""
+    """Do one step. Return whether it was killed, and what a reader sees then."""
     if step == "double":
         ended, _ = in_child(lambda: double_cost_daily(Path(home)))
     else:

@@ -1,4 +1,4 @@
-"""What a reader of a target sees: of each table the number of rows and the exact sum of effective_cost, and the build."""
+"""What a reader of a target sees: the number of rows and the exact sum of effective_cost of each table, and the build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXACT = Context(prec=76)
 
 
 def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Sequence[str] = ()) -> dict[str, list[dict[str, Any]]]:
-    """All rows by table, of one moment where the target has one; empty if nothing was published."""
+    """Return all rows by table, at one moment if the target supports that. Without a publish, the result is empty."""
     names = chosen or [table.name for table in (*PUBLISHED_TABLES, BUILDS)]
     if isinstance(target, DuckDBTarget):
         if not target.file.exists():
@@ -33,7 +33,7 @@ def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Seq
     if isinstance(target, IcebergTarget):
         from pyiceberg.catalog import load_catalog
 
-        catalog = load_catalog(target.name, **target.properties)  # a catalog in SQL knows tables by its name too
+        catalog = load_catalog(target.name, **target.properties)  # a catalog in SQL also needs its name to find tables
         if not catalog.namespace_exists(target.namespace):
             return {}
         there = {name for _, name in catalog.list_tables(target.namespace)}
@@ -49,7 +49,7 @@ def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Seq
             return {}
         found = {}
         columns_of = {table.name: ", ".join(column.name for column in table.columns) for table in (*PUBLISHED_TABLES, BUILDS)}
-        for name in names:  # cost_daily has rounded costs too
+        for name in names:  # cost_daily also has rounded costs
             cursor.execute(f'select {columns_of[name]} from "{target.schema_name}".{name}')
             columns = [column.name for column in cursor.description]
             found[name] = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
@@ -57,12 +57,12 @@ def tables_of(target: PostgresTarget | DuckDBTarget | IcebergTarget, chosen: Seq
 
 
 def see(target: PostgresTarget | DuckDBTarget | IcebergTarget, *names: str) -> dict[str, list[Any]]:
-    """Rows and sum of each table, or of those named, as JSON can carry them."""
+    """Return rows and sums of each table, or of these tables, as JSON values."""
     return {name: summed(rows) for name, rows in tables_of(target, names).items()}
 
 
 def summed(rows: list[dict[str, Any]]) -> list[Any]:
-    """The number of rows, and the exact sum of effective_cost, or the build of the whole."""
+    """Return the number of rows and the exact sum of effective_cost. For the table of builds, return the build."""
     whole = [row["build_id"] for row in rows if row.get("table_name") == "all"]
     total = EXACT.create_decimal(0)
     for row in rows:
@@ -71,7 +71,7 @@ def summed(rows: list[dict[str, Any]]) -> list[Any]:
 
 
 def plain(rows: pa.Table | list[dict[str, Any]]) -> list[str]:
-    """The rows as sorted strings, for comparison."""
+    """Return the rows as sorted strings, for comparison."""
     listed = rows if isinstance(rows, list) else rows.to_pylist()
     return sorted(repr(sorted((key, _plain(value)) for key, value in row.items())) for row in listed)
 
@@ -81,7 +81,7 @@ def _plain(value: Any) -> Any:
 
 
 def double_cost_daily(home: Path, build_id: str = "later") -> None:
-    """Another build of one unit of cost_daily, with twice the cost."""
+    """Publish one unit of cost_daily again, with twice the cost."""
     warehouse = open_warehouse(f"{home}/warehouse")
     unit = Unit("cost_daily", "2026-10", "decoys")
     rows = warehouse.read(unit)
@@ -95,7 +95,10 @@ def double_cost_daily(home: Path, build_id: str = "later") -> None:
 
 
 def add_days(home: Path, count: int = 5) -> None:
-    """A build of one unit of cost_daily whose rows come again on `count` further days and the last one of all, with other costs: halves of a cent, credits, tiny ones."""
+    """Publish one unit of cost_daily with its rows repeated on `count` more days.
+
+    The last day has other costs too: halves of a cent, credits and tiny amounts.
+    """
     warehouse = open_warehouse(f"{home}/warehouse")
     unit = Unit("cost_daily", "2026-10", "decoys")
     rows = warehouse.read(unit)

@@ -1,4 +1,4 @@
-"""At PostgreSQL the rows of cost_daily are copied once, and costs_for_dashboards is a view over them, also where a former version left a table."""
+"""In PostgreSQL, cost_daily has the rows and costs_for_dashboards is a view on it, even if an earlier version left a table there."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VIEW_COLUMNS = next(table.columns for table in PUBLISHED_TABLES if table.name ==
 
 @pytest.fixture
 def target(tmp_path: Path, postgres: str) -> PostgresTarget:
-    """An empty target with a name that needs quotes."""
+    """An empty target whose name needs quotes."""
     target = make_target("postgres", tmp_path, postgres)
     assert isinstance(target, PostgresTarget)
     return target
@@ -35,7 +35,7 @@ def target(tmp_path: Path, postgres: str) -> PostgresTarget:
 
 @pytest.fixture
 def ask(target: PostgresTarget) -> Callable[[str], list[tuple[Any, ...]]]:
-    """Run SQL as an administrator; `{s}` is the schema."""
+    """Return a function that runs SQL as an administrator. `{s}` is the schema."""
 
     def run(sql: str) -> list[tuple[Any, ...]]:
         with closing(psycopg2.connect(target.uri.get_secret_value())) as connection, connection, connection.cursor() as cursor:
@@ -46,7 +46,7 @@ def ask(target: PostgresTarget) -> Callable[[str], list[tuple[Any, ...]]]:
 
 
 def make_former(ask: Callable[[str], Any]) -> None:
-    """Make two tables of a target, as versions did before costs_for_dashboards was a view."""
+    """Make two tables of a target as earlier versions did, before costs_for_dashboards was a view."""
     ask(
         """
         create table {s}.former as select * from {s}.costs_for_dashboards;
@@ -69,7 +69,7 @@ def kind_of(ask: Callable[[str], Any]) -> str:
 
 
 def test_rows_are_there_once_and_columns_are_described(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """The view has the columns of tables.md in its order, and the rounded costs that cost_daily has."""
+    """The view has the columns of tables.md in their order, and the rounded costs are those in cost_daily."""
     publish(home, target)
     found = ask(
         "select attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum) from pg_attribute"
@@ -86,7 +86,7 @@ def test_rows_are_there_once_and_columns_are_described(home: Path, target: Postg
 
 
 def test_a_former_table_becomes_a_view(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """In the same transaction: a killed publish leaves the table. The users who could read it, or columns of it, still can, and no others."""
+    """Both change in one transaction, so a killed publish leaves the table. Users keep their rights to the table or to some columns, and others get none."""
     publish(home, target)
     whole = rows_of(target)
     make_former(ask)
@@ -116,7 +116,7 @@ def test_a_former_table_becomes_a_view(home: Path, target: PostgresTarget, ask: 
 
 
 def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> None:
-    """Nor is a publish by one who keeps a transaction open."""
+    """A user who keeps a transaction open does not block a publish either."""
     publish(home, target)
     double_cost_daily(home)
     uri = target.uri.get_secret_value()
@@ -138,7 +138,7 @@ def test_readers_are_not_kept_waiting(home: Path, target: PostgresTarget) -> Non
 def test_a_table_that_something_depends_on_stays_one(
     depends: str, gone: str, home: Path, target: PostgresTarget, ask: Callable[[str], Any]
 ) -> None:
-    """The table has the rows of the view, and is replaced by the view once nothing depends on it."""
+    """The table has the rows of the view. The view replaces it when nothing depends on it any longer."""
     depends = depends.replace("as 'select'", "as 'select * from {s}.costs_for_dashboards'")
     both = target.model_copy(update={"tables": [*TARGET]})
     publish(home, both)
@@ -156,8 +156,8 @@ def test_a_table_that_something_depends_on_stays_one(
     assert kind_of(ask) == "v" and see(target, *TARGET) == seen
 
 
-def test_each_of_both_can_be_named_alone(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """The view brings its table. What is no longer named has no rows, and comes back with the rights that it had."""
+def test_the_view_and_its_table_can_each_be_named_alone(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """The view also needs its table. A table that is no longer named has no rows, and later gets its rights back."""
     wanted: dict[str, list[str]] = {}
     for number, names in enumerate((["costs_for_dashboards"], ["cost_daily"], ["alerts"], ["costs_for_dashboards"])):
         chosen = PostgresTarget(name=target.name, kind="postgres", uri=target.uri, schema_name=target.schema_name, tables=names)
@@ -187,8 +187,8 @@ def test_a_view_of_others_is_refused_and_another_version_of_ours_is_replaced(
     publish(home, target)
     assert rows_of(target) == whole
     assert ask("select has_table_privilege('some_reader', '{s}.costs_for_dashboards', 'select')") == [(True,)]
-    ask("alter table {s}.cost_daily drop column list_cost_rounded cascade")  # and with it the view
-    ask("alter table {s}.cost_daily drop column billing_period, add column billing_period text")  # of another type
+    ask("alter table {s}.cost_daily drop column list_cost_rounded cascade")  # this also drops the view
+    ask("alter table {s}.cost_daily drop column billing_period, add column billing_period text")  # now of another type
     publish(home, target)
     assert rows_of(target) == whole
     ask("alter table {s}.cost_daily add column former text")
@@ -196,8 +196,8 @@ def test_a_view_of_others_is_refused_and_another_version_of_ours_is_replaced(
     assert rows_of(target) == whole
 
 
-def test_rows_are_there_once_after_a_step_back_and_an_upgrade(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """A former version, which drops the further columns, has published meanwhile; someone has inserted a row."""
+def test_rows_are_not_duplicated_after_a_downgrade_and_an_upgrade(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
+    """An earlier version, which drops the additional columns, has published in the meantime, and someone has inserted a row."""
     publish(home, target)
     double_cost_daily(home)
     publish(home, target)
@@ -212,7 +212,7 @@ def test_rows_are_there_once_after_a_step_back_and_an_upgrade(home: Path, target
 def test_readers_and_a_change_of_columns_do_not_wait_for_each_other(
     kind: str, home: Path, target: PostgresTarget, ask: Callable[[str], list[tuple[Any, ...]]]
 ) -> None:
-    """The publish locks the view, or the table of an earlier version, before cost_daily, as readers do."""
+    """The publish locks the view or the earlier table before cost_daily, in the same order as readers."""
     publish(home, target)
     whole = rows_of(target)
     if kind == "table":
@@ -229,7 +229,7 @@ def test_readers_and_a_change_of_columns_do_not_wait_for_each_other(
     waiting = "select count(*) from pg_locks where not granted"
     with closing(psycopg2.connect(target.uri.get_secret_value())) as other, other.cursor() as cursor, ThreadPoolExecutor(2) as threads:
         cursor.execute(f'lock table "{target.schema_name}".runspend_builds in access exclusive mode')
-        going = threads.submit(publish, home, target)  # it adds a column to cost_daily, and waits for the builds
+        going = threads.submit(publish, home, target)  # adds a column to cost_daily, and waits for the table of builds
         while ask(waiting) != [(1,)]:
             time.sleep(0.05)
         reading = threads.submit(ask, "lock table {s}.costs_for_dashboards in access share mode; select count(*) from {s}.cost_daily")
@@ -248,7 +248,7 @@ def test_a_login_that_quotes_all_names_changes_no_columns(home: Path, target: Po
 
 
 def test_the_view_belongs_to_the_owner_of_its_table(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """A group owns the tables; each of its logins may publish."""
+    """A group owns the tables, and each of its logins may publish."""
     ask("create role runspend_group; create role one login in role runspend_group; create role two login in role runspend_group")
     ask("create schema {s} authorization runspend_group")
     publish(home, target)
@@ -278,15 +278,15 @@ def test_a_refusal_names_what_depends_on_a_column(home: Path, target: PostgresTa
 
 
 def test_the_view_keeps_its_options(home: Path, target: PostgresTarget, ask: Callable[[str], Any]) -> None:
-    """With security_invoker, policies of cost_daily hold for its readers: an upgrade must not take that back."""
+    """With security_invoker, policies of cost_daily also apply to the view's readers. An upgrade must keep that option."""
     options = "select reloptions from pg_class where oid = '{s}.costs_for_dashboards'::regclass"
     both = target.model_copy(update={"tables": [*TARGET]})
     publish(home, both)
     ask("alter view {s}.costs_for_dashboards set (security_invoker=true, security_barrier)")
     wanted = [(["security_invoker=true", "security_barrier=true"],)]
     for change in (
-        "comment on view {s}.costs_for_dashboards is 'View of another version. Written by runspend publish.'",  # is replaced
-        "alter table {s}.cost_daily add column former text",  # is dropped
+        "comment on view {s}.costs_for_dashboards is 'View of another version. Written by runspend publish.'",  # the view is replaced
+        "alter table {s}.cost_daily add column former text",  # the view is dropped
     ):
         ask(change)
         assert publish(home, both).is_new and ask(options) == wanted, change

@@ -1,4 +1,4 @@
-"""Each target has the rows of the warehouse, to the last digit; what changed is replaced; a killed publish leaves the old or the new rows."""
+"""Each target has exactly the rows of the warehouse, and changes are replaced. A killed publish leaves the old or the new rows."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ KINDS = ("postgres", "duckdb", "iceberg")
 
 
 def make_target(kind: str, folder: Path, postgres: str) -> Target:
-    """An empty target of a kind."""
+    """Make an empty target of a kind."""
     if kind == "postgres":
-        schema = f"runspend {folder.name}"  # a name that needs quotes
+        schema = f"runspend {folder.name}"  # this name needs quotes
         return PostgresTarget(name="grafana", kind="postgres", uri=postgres, schema=schema)  # type: ignore[arg-type,call-arg]
     if kind == "duckdb":
         return DuckDBTarget(name="laptop", kind="duckdb", file=folder / "out" / "costs.duckdb")
@@ -83,7 +83,7 @@ def in_warehouse(home: Path) -> dict[str, pa.Table]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
-    """The target has the same rows, with the view. A second publish copies nothing; a third copies only changes and removes a removed month."""
+    """The target has the same rows, and the view. A second publish copies nothing. A third copies only changes and removes a deleted month."""
     target = target_of(kind)
     first = publish(home, target)
     found = tables_of(target)
@@ -100,7 +100,7 @@ def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of
     double_cost_daily(home)
     second = publish(home, target, NOW.replace(day=6))
     assert second.build_id != first.build_id
-    if kind != "duckdb":  # a file is written whole
+    if kind != "duckdb":  # a DuckDB file is written as a whole
         assert set(second.rows) == {"cost_daily", "costs_for_dashboards"}
         when = {row["table_name"]: row["published_at"].day for row in tables_of(target)[BUILDS.name]}
         assert (when["cost_daily"], when["runs"], when["all"]) == (6, 4, 6)
@@ -124,7 +124,7 @@ def test_a_target_has_the_rows_of_the_warehouse(kind: str, home: Path, target_of
 def test_rounded_costs_do_not_depend_on_the_files_that_days_are_in(
     kind: str, rows: int, home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large months are computed some days at a time."""
+    """Runspend computes large months some days at a time."""
     computed = []
     monkeypatch.setattr("runspend.actions.publish.content.ROWS_PER_FILE", rows)
     query_file = content_module._query_file
@@ -139,7 +139,7 @@ def test_rounded_costs_do_not_depend_on_the_files_that_days_are_in(
 
 
 def test_postgres_gets_every_text_list_and_number_as_it_is(postgres: str) -> None:
-    """Only NUL, which its strings cannot have, is left out. A line with the end-of-copy mark of `psql` ends nothing."""
+    """Only NUL is left out, because PostgreSQL's strings cannot contain it. A line with the end-of-copy mark of `psql` has no effect."""
     texts = ["", None, "NULL", '"', "a\n\\.\nb", "\\.", "\\", "a,b\r\n;", "\\N", "né\u2028", "'; drop table x", "x\0y"]
     lists = [[], None, [""], ["a", 'q"', "b\\"], ["{}", ",", "NULL"], [None, "a"], ["\n\\.\n"], *[["x"]] * 5]
     numbers = [0.1, None, float("inf"), float("-inf"), 1e-300, 2.5e17, -0.0, 1 / 3, 5e-324, 1.0, 123456789.123, 7.0]
@@ -168,7 +168,7 @@ Seen = tuple[bool, dict[str, list[Any]]]
 
 @pytest.fixture(scope="module")
 def killed(made_home: Path, tmp_path_factory: pytest.TempPathFactory, postgres: str) -> dict[str, list[Seen]]:
-    """What is seen after each step: a killed first publish, a whole one, a change of the warehouse, killed ones, a whole one."""
+    """Return what a reader sees after each step: a killed first publish, a whole one, a change of the warehouse, killed ones, a whole one."""
     asked = []
     for kind in KINDS:
         folder = tmp_path_factory.mktemp(kind)
@@ -198,7 +198,7 @@ def test_a_killed_publish_leaves_the_old_or_the_new_build(kind: str, killed: dic
     assert changed == [False, old] and new != old
     assert all(is_killed for is_killed, _ in between)
     for point, (_, found) in zip(POINTS[kind], between, strict=True):
-        if kind == "iceberg":  # one commit per table: each is old or new, and the table of builds is the last
+        if kind == "iceberg":  # Iceberg has one commit per table: each table is old or new, and the table of builds is the last
             assert all(found[name] in (old[name], new[name]) for name in old), point
             assert found["cost_daily"] == new["cost_daily"] and found[BUILDS.name] == old[BUILDS.name]
         else:
@@ -206,7 +206,7 @@ def test_a_killed_publish_leaves_the_old_or_the_new_build(kind: str, killed: dic
 
 
 def test_postgres_gets_names_without_nul(home: Path, target_of: Callable[[str], Target]) -> None:
-    """MLflow's names can have one, PostgreSQL's strings cannot."""
+    """MLflow's names can contain NUL, but PostgreSQL's strings cannot."""
     warehouse = open_warehouse(f"{home}/warehouse")
     unit = Unit("runs", "2026-10", "decoys")
     rows = warehouse.read(unit)
@@ -221,7 +221,7 @@ def test_postgres_gets_names_without_nul(home: Path, target_of: Callable[[str], 
 
 
 def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callable[[str], Target]) -> None:
-    """Tables are not recreated. They have comments, exact types, and indexes on dates."""
+    """Runspend does not recreate tables. They have comments, exact types, and indexes on dates."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     publish(home, target)
@@ -230,7 +230,7 @@ def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callab
         cursor.execute("create role grafana")
         cursor.execute(f"grant select on {schema}.cost_daily to grafana")
         cursor.execute(f"create view {schema}.mine as select team, sum(effective_cost) as cost from {schema}.cost_daily group by team")
-        cursor.execute(f"alter table {schema}.cost_daily drop column project cascade")  # what an older version may have lacked
+        cursor.execute(f"alter table {schema}.cost_daily drop column project cascade")  # columns that an older version may not have had
         cursor.execute(f"alter table {schema}.cost_daily add column gone text")
     double_cost_daily(home)
     publish(home, target)
@@ -257,7 +257,7 @@ def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callab
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
-    """MLflow's own database has a table `runs`."""
+    """MLflow's own database also has a table `runs`."""
     target = target_of(kind)
     if isinstance(target, PostgresTarget):
         with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
@@ -285,18 +285,18 @@ def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, targ
 @pytest.mark.parametrize(
     "rows", ["'x', null::timestamptz", "null, now()", "'x', 'infinity'::timestamptz", "'x', '200000-01-01'::timestamptz", "[1], now()"]
 )
-def test_builds_that_someone_else_wrote_into_a_duckdb_file_are_no_build(rows: str, home: Path, target_of: Callable[[str], Target]) -> None:
+def test_forged_builds_in_a_duckdb_file_are_ignored(rows: str, home: Path, target_of: Callable[[str], Target]) -> None:
     target = target_of("duckdb")
     assert isinstance(target, DuckDBTarget)
     target.file.parent.mkdir()
     with duckdb.connect(target.file) as connection:
         connection.sql(f"create table {BUILDS.name} as select 'all' as table_name, * from (values ({rows})) t(build_id, published_at)")
-    with suppress(SourceError):  # for a time that is none of Python's
+    with suppress(SourceError):  # Python cannot represent some of these times
         assert publish(home, target).is_new
 
 
-def test_builds_that_someone_else_wrote_into_postgresql_are_no_build(home: Path, target_of: Callable[[str], Target]) -> None:
-    """The parts that they name are copied again; a month that is none is not looked for."""
+def test_forged_builds_in_postgresql_are_ignored(home: Path, target_of: Callable[[str], Target]) -> None:
+    """Runspend copies the parts that they name again, and ignores a name that is not a month."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     first = publish(home, target)
@@ -316,8 +316,8 @@ def test_builds_that_someone_else_wrote_into_postgresql_are_no_build(home: Path,
         assert {name: plain(rows) for name, rows in tables_of(target).items() if name != BUILDS.name} == before
 
 
-def test_months_that_are_gone_do_not_stay_where_no_build_names_them(home: Path, target_of: Callable[[str], Target]) -> None:
-    """Someone has emptied the table of builds, or a former version, which does not know a table, has written it."""
+def test_deleted_months_are_removed_even_if_no_build_names_them(home: Path, target_of: Callable[[str], Target]) -> None:
+    """Someone has emptied the table of builds, or an earlier version that does not know a table has written it."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     publish(home, target)
@@ -334,8 +334,8 @@ def test_months_that_are_gone_do_not_stay_where_no_build_names_them(home: Path, 
     }
 
 
-def test_nothing_of_others_in_postgresql_runs_with_the_rights_of_the_login(home: Path, target_of: Callable[[str], Target]) -> None:
-    """No operator of theirs for more exact types, and no trigger of a table that they own. This login is an administrator."""
+def test_code_of_other_users_does_not_run_with_the_rights_of_the_login(home: Path, target_of: Callable[[str], Target]) -> None:
+    """Neither another user's operator nor a trigger on another user's table runs. This login is an administrator."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     publish(home, target)
@@ -356,8 +356,8 @@ def test_nothing_of_others_in_postgresql_runs_with_the_rights_of_the_login(home:
             cursor.execute("drop schema theirs cascade; drop owned by mallory cascade; drop role mallory")
 
 
-def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
-    """It would read any file of this account, or never end."""
+def test_a_view_in_place_of_the_table_of_builds_is_not_read(home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
+    """The view could read any file of this account, or run forever."""
     target = target_of("duckdb")
     assert isinstance(target, DuckDBTarget)
     (tmp_path / "secret").write_text("hush")
@@ -373,14 +373,14 @@ def test_a_view_in_the_place_of_builds_is_not_asked(home: Path, target_of: Calla
 
 
 def metadata_of(target: IcebergTarget) -> Path:
-    """The file with the metadata of cost_daily, which everyone can change who can write the lake."""
+    """Return the file with the metadata of cost_daily. Everyone who can write to the lake can change it."""
     with closing(sqlite3.connect(target.properties["uri"].removeprefix("sqlite:///"))) as catalog:
         ((place,),) = catalog.execute("select metadata_location from iceberg_tables where table_name = 'cost_daily'")
     return Path(place.removeprefix("file://"))
 
 
 def forge(target: IcebergTarget, fields: dict[str, Any], properties: dict[str, str]) -> None:
-    """Change metadata, and the build, so that the next publish looks at the table."""
+    """Change the metadata and the build, so that the next publish reads the table."""
     file = metadata_of(target)
     metadata = json.loads(file.read_text()) | fields
     metadata["properties"] |= {iceberg_target.BUILD: "x"} | properties
@@ -389,14 +389,14 @@ def forge(target: IcebergTarget, fields: dict[str, Any], properties: dict[str, s
 
 @pytest.fixture
 def lake(home: Path, target_of: Callable[[str], Target]) -> IcebergTarget:
-    """An Iceberg target that has cost_daily."""
+    """An Iceberg target with cost_daily."""
     target = target_of("iceberg").model_copy(update={"tables": ["cost_daily"]})
     assert isinstance(target, IcebergTarget) and publish(home, target).is_new
     return target
 
 
-def test_parts_that_someone_else_wrote_into_iceberg_are_no_parts(home: Path, lake: IcebergTarget) -> None:
-    """All rows are copied again, each once."""
+def test_forged_parts_in_iceberg_are_ignored(home: Path, lake: IcebergTarget) -> None:
+    """Runspend copies all rows again, each only once."""
     [month, *_] = json.loads(json.loads(metadata_of(lake).read_text())["properties"][iceberg_target.PARTS])
     before, when = see(lake)["cost_daily"], "2026-10-04T06:00:00+00:00"
     forged = (
@@ -410,7 +410,7 @@ def test_parts_that_someone_else_wrote_into_iceberg_are_no_parts(home: Path, lak
 
 
 def test_a_table_that_leads_pyiceberg_elsewhere_is_refused(home: Path, lake: IcebergTarget, tmp_path: Path) -> None:
-    """It would run a class, ask another server with our keys, write or delete any file."""
+    """Such a table could run a class, send Runspend's keys to another server, or write and delete any file."""
     decoy = tmp_path / "decoy" / "00001-a.metadata.json"
     decoy.parent.mkdir()
     decoy.write_text("precious")
@@ -432,7 +432,7 @@ def test_a_table_that_leads_pyiceberg_elsewhere_is_refused(home: Path, lake: Ice
             publish(home, lake)
         assert [found.read_text() for found in decoy.parent.iterdir()] == ["precious"]
         file.write_text(whole)
-    forge(lake, {}, {"write.metadata.delete-after-commit.enabled": "true"})  # of its own
+    forge(lake, {}, {"write.metadata.delete-after-commit.enabled": "true"})  # in the table's own folder
     assert publish(home, lake).is_new
 
 
@@ -449,7 +449,7 @@ def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["duckdb", "iceberg"])
 def test_a_full_disk_is_one_plain_sentence(kind: str, home: Path, tmp_path: Path) -> None:
-    """What the target had stays, and nothing half-written fills the disk."""
+    """The target keeps its rows, and no unfinished file stays on the full disk."""
     with full_disk(tmp_path / "disk") as disk:
         target = make_target(kind, disk, "")
         with pytest.raises(
@@ -462,7 +462,7 @@ def test_a_full_disk_is_one_plain_sentence(kind: str, home: Path, tmp_path: Path
 
 @pytest.mark.parametrize("kind", ["postgres", "duckdb"])
 def test_a_target_gets_the_tables_that_it_names(kind: str, home: Path, target_of: Callable[[str], Target]) -> None:
-    """DuckDB can have the view without its table. PostgreSQL also gets the table, and loses the rows of tables that are no longer named."""
+    """DuckDB can have the view without its table. PostgreSQL also gets the table, and the rows of tables that are no longer named are deleted."""
     target = target_of(kind)
     publish(home, target)
     chosen = type(target)(**{**dict(target), "tables": ["costs_for_dashboards", "alerts"]})
@@ -487,7 +487,7 @@ def test_no_target_gets_addresses_of_mails() -> None:
 
 
 def test_a_login_without_rights_is_found_before_a_publish(home: Path, target_of: Callable[[str], Target]) -> None:
-    """It may neither create the schema, nor add a table, nor replace the rows of another login."""
+    """The login may not create the schema, add a table, or replace another login's rows."""
     target = target_of("postgres")
     assert isinstance(target, PostgresTarget)
     with psycopg2.connect(target.uri.get_secret_value()) as connection, connection.cursor() as cursor:
@@ -513,7 +513,7 @@ def test_ctrl_c_leaves_no_half_written_file(home: Path, tmp_path: Path, monkeypa
 
 
 def as_login(uri: str, login: str) -> str:
-    """The address with another login, whose password is its name."""
+    """Return the address with another login, whose password is its name."""
     from sqlalchemy.engine import make_url
 
     return make_url(uri).set(username=login, password=login).render_as_string(hide_password=False)
@@ -522,7 +522,7 @@ def as_login(uri: str, login: str) -> str:
 def test_an_error_while_rows_are_made_is_reported_unchanged(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C ends the command. A full disk is reported as one; PostgreSQL alone would only report that COPY was canceled."""
+    """Ctrl-C ends the command, and a full disk is reported as such. By itself, PostgreSQL would only report that COPY was canceled."""
     target = target_of("postgres")
     publish(home, target)
     before = see(target)
@@ -547,7 +547,7 @@ def test_an_error_while_rows_are_made_is_reported_unchanged(
 def test_a_signal_between_two_pieces_ends_the_publish(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """psycopg2 only reports that reading failed, for any exception of a signal's handler, so Ctrl-C looked like a failed target."""
+    """For any exception in a signal's handler, psycopg2 only reports that reading failed. So Ctrl-C looked like a failed target."""
     target = target_of("postgres")
     publish(home, target)
     before = see(target)
@@ -573,7 +573,7 @@ def test_a_signal_between_two_pieces_ends_the_publish(
 
 @contextmanager
 def cut_at_commit(server: str, *, is_done: bool) -> Iterator[str]:
-    """Yield the address of a relay to PostgreSQL that closes the connection when it sees COMMIT. `is_done`: once the server has done it."""
+    """Yield the address of a relay to PostgreSQL that closes the connection at COMMIT, before or (with `is_done`) after the server executes it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def relay() -> None:
@@ -589,7 +589,7 @@ def cut_at_commit(server: str, *, is_done: bool) -> Iterator[str]:
                             return
                         (behind if ready is client else client).sendall(data)
                         if is_commit:
-                            behind.recv(65_536)  # the answer
+                            behind.recv(65_536)  # the server's answer
                             return
 
         thread = threading.Thread(target=relay)
@@ -616,7 +616,7 @@ def test_a_connection_lost_at_the_commit_may_have_published(home: Path, target_o
 def test_a_target_does_not_fail_because_of_the_one_before(
     home: Path, target_of: Callable[[str], Target], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rounded costs of the newest month are computed once for all targets, but again if the disk was full."""
+    """Runspend computes the rounded costs of the newest month once for all targets, but again if the disk was full."""
     target = target_of("postgres").model_copy(update={"tables": ["cost_daily"]})
     assert isinstance(target, PostgresTarget)
     full = OSError(errno.ENOSPC, "No space left on device", "/scratch")

@@ -1,4 +1,4 @@
-"""A small month for the report's tests: tables built by `schema/tables.py`, read through DuckDB as GoogleSQL."""
+"""A small month for the tests of the report: tables as in `schema/tables.py`, read through DuckDB as GoogleSQL."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class TableReader:
                 assert set(row) <= columns, (name, set(row) - columns)
         self._rows = rows
         self._known: set[str] = set()
-        self._connection = _database().cursor()  # rows that are registered are a connection's own
+        self._connection = _database().cursor()  # each connection has its own registered rows
         self._connection.execute("set TimeZone = 'UTC'")
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement."""
+        """Return the rows of one GoogleSQL statement."""
         for name in TABLES.keys() & set(re.findall(r"\w+", sql)) - self._known:
             schema = TABLES[name].arrow_schema()
             rows = [{column: row.get(column) for column in schema.names} for row in self._rows.get(name, [])]
@@ -47,7 +47,10 @@ class TableReader:
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
-    """One engine for all readers of a process, with one thread: opening one takes as long as a question of so few rows."""
+    """Return one engine with one thread for all readers of a process.
+
+    Opening one takes as long as a query on so few rows.
+    """
     return duckdb.connect(config={"threads": 1})
 
 
@@ -57,7 +60,7 @@ def _on_duckdb(sql: str) -> str:
 
 
 def costs(effective: str | Decimal, **more: str) -> dict[str, Decimal]:
-    """The four measures: all `effective` unless stated otherwise."""
+    """Return the four measures, all equal to `effective` unless given."""
     unit = Decimal(1).scaleb(-22)
     return {
         m: Decimal(more.get(m, effective)).quantize(unit, context=Context(prec=60))
@@ -66,7 +69,7 @@ def costs(effective: str | Decimal, **more: str) -> dict[str, Decimal]:
 
 
 def month_world(currency: str = "USD", names: Mapping[str, str] | None = None) -> dict[str, list[dict[str, Any]]]:
-    """Two months of a company with five teams; `names` replaces strings that people outside can choose."""
+    """Return two months of a company with five teams. `names` replaces strings that outsiders can choose."""
     say = dict(names or {})
 
     def text(value: str) -> str:

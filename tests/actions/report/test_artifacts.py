@@ -1,4 +1,4 @@
-"""The report's stores: versions that are not current, bytes there twice, orphans and dangling owners, with money by the bill's own rate."""
+"""The report's artifact stores: noncurrent versions, duplicate bytes, orphans and dangling owners, with cost at the bill's own rate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWNED = {"tracking_server": "prod", "workspace": "default", "experiment_id": "1"
 
 
 def world() -> dict[str, list[dict[str, Any]]]:
-    """One bucket of 1,000 GB current and 500 GB not, billed 30 USD for the first day and as much for each of the month's."""
+    """Return a bucket with 1,000 GB current and 500 GB noncurrent bytes. Its first day is billed at 1 USD, so a month costs 30 USD."""
     tables = month_world()
     tables["artifact_bytes"] = [
         {
@@ -48,7 +48,7 @@ def world() -> dict[str, list[dict[str, Any]]]:
 
 
 def test_each_store_says_what_it_holds_and_what_that_costs() -> None:
-    """30 USD a month for 1,500 GB: 0.02 USD a GB for each kind of bytes; a folder no bill knows has no money."""
+    """30 USD a month for 1,500 GB is 0.02 USD per GB for each kind of bytes. A folder without a bill has no cost."""
     figures = plan_report(TableReader(world()), "2026-11", settings=Settings(), now=NOW).artifacts
     bucket, folder = figures.stores
     gb = 10**9
@@ -62,7 +62,7 @@ def test_each_store_says_what_it_holds_and_what_that_costs() -> None:
 
 
 def test_the_page_and_its_sheet_show_them() -> None:
-    """Each figure once, in words that say what it is; what a store does not tell is not 0."""
+    """Each figure appears once with its explanation. A figure that the store does not report is not shown as 0."""
     figures = plan_report(TableReader(world()), "2026-11", settings=Settings(), now=NOW)
     section = BeautifulSoup(render_page(figures), "html.parser").find(id="artifacts")
     assert section is not None

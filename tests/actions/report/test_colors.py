@@ -25,21 +25,21 @@ OUTLINED = ("c2", "c3", "c4")
 
 
 def colors(scheme: str) -> dict[str, str]:
-    """The variables of a scheme: those of dark over those of light."""
+    """Return the variables of a color scheme. Those of the dark scheme override the light ones."""
     light = re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", re.sub(DARK, "", CSS, flags=re.S))
     dark = [pair for block in re.findall(DARK, CSS, re.S) for pair in re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", block)]
     return dict(light) | (dict(dark) if scheme == "dark" else {})
 
 
 def luminance(color: str) -> float:
-    """The relative luminance of #rrggbb, 0 to 1."""
+    """Return the relative luminance of #rrggbb, from 0 to 1."""
     parts = [int(color[n : n + 2], 16) / 255 for n in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two colors, 1 to 21."""
+    """Return the contrast ratio of two colors, from 1 to 21."""
     low, high = sorted((luminance(one), luminance(other)))
     return (high + 0.05) / (low + 0.05)
 

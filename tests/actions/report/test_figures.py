@@ -26,12 +26,12 @@ EXACT = Context(prec=76)
 
 
 def plan(world: dict[str, list[dict[str, Any]]], settings: Settings = SETTINGS, period: str = "2026-11") -> ReportFigures:
-    """Figures of a world."""
+    """Return the figures of a world."""
     return plan_report(TableReader(world), period, settings=settings, now=NOW)
 
 
 def empty_world() -> dict[str, list[dict[str, Any]]]:
-    """Every table, no rows."""
+    """Return every table without rows."""
     return {name: [] for name in TABLES}
 
 
@@ -44,7 +44,7 @@ def exact(values: Any) -> Decimal:
 
 
 def test_parts_add_up_to_the_tables_to_the_last_decimal() -> None:
-    """Bill = platform + out of scope = the rows of the month, in all four measures."""
+    """The bill equals the platform plus the rest, and the rows of the month, in all four measures."""
     world = month_world()
     (page,) = plan(world).currencies
     november = [r for r in world["cost_daily"] if r["charge_date"] >= NOVEMBER]
@@ -76,7 +76,7 @@ def test_sums_keep_what_28_digits_would_lose() -> None:
 
 
 def test_the_same_tables_give_the_same_figures() -> None:
-    """Planning twice gives equal figures and one snapshot; a changed last decimal gives another."""
+    """Planning twice gives equal figures and one snapshot. A change in the last decimal gives another snapshot."""
     world = month_world()
     first, second = plan(world), plan(world)
     assert first == second
@@ -87,7 +87,7 @@ def test_the_same_tables_give_the_same_figures() -> None:
 
 
 def test_currencies_are_never_added() -> None:
-    """Each currency has figures of its own, the configured one first."""
+    """Each currency has its own figures, and the configured one is first."""
     world = month_world("USD")
     for name, rows in month_world("EUR").items():
         if name in ("cost_daily", "billing_lines", "billing_loads", "cost_allocations", "unallocated_costs", "run_costs_daily"):
@@ -99,7 +99,7 @@ def test_currencies_are_never_added() -> None:
 
 
 def test_last_month_is_compared_up_to_the_same_day() -> None:
-    """A bill that reaches 2 November noon is compared with 1 and 2 October, not with all of October."""
+    """A bill that ends at noon on 2 November is compared with 1 and 2 October, not with all of October."""
     world = empty_world()
     row = {
         "billing_currency": "USD",
@@ -124,7 +124,7 @@ def test_last_month_is_compared_up_to_the_same_day() -> None:
 
 
 def test_charges_of_another_billing_period_are_bridged() -> None:
-    """A late charge for November on December's bill is in the month, not in the period; the bridge names both."""
+    """A late charge for November on December's bill counts in the month, but not in the period. The report shows both sums."""
     world = empty_world()
     row = {"billing_currency": "USD", "allocated_to": "shared"}
     for period, when, amount in (
@@ -153,7 +153,7 @@ def test_reconciliation_is_equal_only_to_the_last_decimal_of_all_four() -> None:
 
 
 def test_waste_names_failed_and_repeated_runs() -> None:
-    """Of three equal finished runs the first is work and two are repetition; a killed one is waste; another commit is not."""
+    """Of three equal finished runs, two are repetitions, but not a run of another commit. A killed run is waste."""
     world = empty_world()
     for i, (status, params, commit, amount) in enumerate(
         (
@@ -190,7 +190,7 @@ def test_waste_names_failed_and_repeated_runs() -> None:
 
 
 def test_a_resource_that_runs_paid_for_is_not_listed_as_one_without_runs() -> None:
-    """Disks follow their machine and pool machines their pool: neither has a last run of its own. What only `sharing` gave to runs has none."""
+    """Disks follow their machine, and pool machines follow their pool, so neither has a last run. Resources that only `sharing` gave to runs are listed."""
     world = empty_world()
     world["cost_daily"].append(
         {"billing_period": NOVEMBER, "charge_date": NOVEMBER, "allocated_to": "run", "billing_currency": "USD", **costs("1")}
@@ -222,7 +222,7 @@ def test_a_resource_that_runs_paid_for_is_not_listed_as_one_without_runs() -> No
 
 @pytest.mark.parametrize("mode", ["pseudonym", "hide"])
 def test_people_are_not_named_unless_shown(mode: str) -> None:
-    """With `people: pseudonym` or `hide` no figure holds a person's name; pseudonyms stay the same within a report."""
+    """With `people: pseudonym` or `hide`, no figure contains a person's name. Pseudonyms are the same throughout a report."""
     names = {p: f"{p}.surname@example.com" for p in ("ana", "ben", "cleo", "dan", "eva")}
     world = month_world(names=names | {"demand": "/Users/dan.surname@example.com/demand"})
     shown = plan(world)
@@ -245,7 +245,7 @@ def test_people_are_not_named_unless_shown(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["pseudonym", "hide"])
 @pytest.mark.parametrize("gpus", [0, 8])
 def test_groups_of_cost_without_a_run_have_no_values_of_tags_where_people_are_hidden(tmp_path: Path, mode: str, gpus: int) -> None:
-    """A tag may name anybody: neither pages, files nor the pipeline's summary have its value, and no cost is lost. Its key says what to do."""
+    """A tag may name anyone. Pages, files and the summary show only its key and the advice, and no cost is lost."""
     world = month_world()
     lost = [
         row["charge_id"] for row in world["cost_allocations"] if row["allocated_to"] == "unallocated" and row["charge_date"] >= NOVEMBER
@@ -273,7 +273,7 @@ def test_groups_of_cost_without_a_run_have_no_values_of_tags_where_people_are_hi
 
 
 def test_links_lead_to_mlflow_without_its_password() -> None:
-    """Only an address a browser can open becomes a link."""
+    """Only addresses that a browser can open become links."""
     assert run_url(SETTINGS, "prod", "12", "3f1c") == "https://mlflow.example.com/#/experiments/12/runs/3f1c"
     assert run_url(SETTINGS, "gone", "12", "3f1c") is None
     for uri in ("sqlite:///mlflow.db", "databricks", "javascript:alert(1)"):
@@ -281,7 +281,7 @@ def test_links_lead_to_mlflow_without_its_password() -> None:
 
 
 def test_budgets_of_other_periods_stay_out() -> None:
-    """A quarter that reaches into the month is shown, an old week is not, and only the newest period of each."""
+    """A quarter that includes the month is shown, but an old week is not. Only the newest period of each budget is shown."""
     world = empty_world()
     for name, period, month in (
         ("q", "2026-Q4", date(2026, 10, 1)),
@@ -307,7 +307,7 @@ def test_budgets_of_other_periods_stay_out() -> None:
 
 
 def test_artifacts_are_those_of_the_months_end() -> None:
-    """Bytes that were gone before the month ended are not counted; unknown bytes are unknown, not 0."""
+    """Bytes deleted before the end of the month do not count. Unknown bytes are unknown, not 0."""
     world = empty_world()
     row = {
         "month": NOVEMBER,
@@ -333,13 +333,13 @@ def test_artifacts_are_those_of_the_months_end() -> None:
 
 
 def test_an_empty_warehouse_has_an_empty_report() -> None:
-    """No rows: no currency, no error."""
+    """Without rows, there is no currency and no error."""
     assert plan(empty_world()).currencies == ()
 
 
 @pytest.mark.parametrize("file", sorted(SQL.glob("*.sql")), ids=lambda f: f.stem)
 def test_questions_are_plain_googlesql(file: Path) -> None:
-    """No construct that the two engines read differently."""
+    """They contain nothing that the two engines read differently."""
     assert lint(file.read_text(encoding="utf-8")) == []
 
 
@@ -381,13 +381,13 @@ def test_the_parquet_warehouse_gives_the_same_figures(tmp_path: Path) -> None:
 def test_what_to_do_about_a_resource_depends_on_its_kind(
     name: str, service: str, instance_type: str | None, reason: str, words: str
 ) -> None:
-    """A bucket needs no tag of a run, and the calls of a model no machine."""
+    """A bucket needs no tag of a run, and calls of a model need no machine."""
     cost = Resource(name, service, instance_type, Decimal(1), None, None, None, None, None, reason)
     assert words in cost.remedy
 
 
 def test_a_group_and_its_resource_have_the_same_advice() -> None:
-    """What a service's lines pay for decides: tokens on Vertex AI are calls of a model, its training is a job."""
+    """The meter decides: tokens on Vertex AI are calls of a model, and training is a job."""
     for meter, action, short, long in (
         (
             "Gemini 2.5 Pro Text Input Tokens",
@@ -429,7 +429,7 @@ def test_a_group_and_its_resource_have_the_same_advice() -> None:
 
 
 def test_shared_cost_has_its_kinds() -> None:
-    """Declared platform services and support are usage on the bill, and have names of their own in the report."""
+    """Declared platform services and support are usage on the bill, but have their own names in the report."""
     world = empty_world()
     for number, (cost, category, service, reason) in enumerate(
         (

@@ -1,4 +1,4 @@
-"""The report's files are complete and self-contained. Names of runs can do no harm in them."""
+"""The report's files are complete and self-contained, and names of runs cannot harm them."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_index_lists_every_month_newest_first(figures: ReportFigures, tmp_path: 
     assert "17,666.13 USD" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_csv_under_its_former_name_goes(figures: ReportFigures, tmp_path: Path) -> None:
-    """The index lists every CSV of a month. If the old file stayed, the month would have its unallocated cost twice, once out of date."""
+def test_a_csv_with_its_former_name_is_removed(figures: ReportFigures, tmp_path: Path) -> None:
+    """The index lists every CSV of a month. If the old file stayed, the month's unallocated cost would appear twice, once out of date."""
     (tmp_path / "2026-11-unmatched.csv").write_text("old")
     (tmp_path / "2026-10-unmatched.csv").write_text("of a month that was not written again")
     (tmp_path / "2026-11-certainty.csv").write_text("old")
@@ -419,7 +419,9 @@ def test_runs_and_the_explorer_are_linked_where_the_site_is_known() -> None:
         now=NOW,
     )
     page = render_page(linked)
-    assert 'href="https://costs.example.com/explore?from=2026-11-01"' in page  # the month is not over, so it ends at its newest charge
+    assert (
+        'href="https://costs.example.com/explore?from=2026-11-01"' in page
+    )  # the month is not over, so the range ends at its newest charge
     after = replace(linked, now=datetime(2026, 12, 1, tzinfo=timezone.utc))
     assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;to=2026-11-30"' in render_page(after)
     for run in linked.currencies[0].runs[:25]:

@@ -1,4 +1,4 @@
-"""The report's questions have one answer: DuckDB's is the one of Google's reference implementation of GoogleSQL."""
+"""The report's queries give the same rows on DuckDB and on Google's reference implementation of GoogleSQL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.reference import GoogleSQL
 
 
 class ReferenceReader:
-    """A `warehouse.Reader` that runs the text as it is."""
+    """A `warehouse.Reader` that runs the text unchanged."""
 
     def __init__(self, rows: Mapping[str, list[dict[str, Any]]]) -> None:
         self._engine = GoogleSQL()
@@ -27,13 +27,13 @@ class ReferenceReader:
         }
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Rows of one GoogleSQL statement."""
+        """Return the rows of one GoogleSQL statement."""
         named = {name: table for name, table in self._tables.items() if name in sql}
         return self._engine.query(sql, named, parameters).to_arrow()
 
 
 def test_both_engines_give_the_same_figures() -> None:
-    """Every figure of a small month, to the last decimal."""
+    """Every figure of a small month is equal to the last decimal."""
     world = month_world()
     days = {NOVEMBER + timedelta(days=d) for d in range(4)} | {NOVEMBER - timedelta(days=d) for d in (29, 30, 31)}
     for name in ("cost_daily", "cost_allocations", "run_costs_daily"):

@@ -1,4 +1,4 @@
-"""What the report and the screen of a pipeline run say of retention policies: planned, announced, due, kept, archived."""
+"""How the report and the screen of a pipeline run show retention policies: planned, announced, due, kept and archived items."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DUE = datetime(2026, 12, 24, tzinfo=timezone.utc)
 
 
 def row(prefix: str, state: str, **more: Any) -> dict[str, Any]:
-    """One row of archive_plan."""
+    """Return one row of archive_plan."""
     return {
         "month": NOVEMBER,
         "policy": "cold",
@@ -33,7 +33,7 @@ def row(prefix: str, state: str, **more: Any) -> dict[str, Any]:
 
 
 def world() -> dict[str, Any]:
-    """A month with a plan and an archive of each kind."""
+    """Return a month with a plan, and an archive of each kind."""
     tables: dict[str, Any] = month_world()
     tables["artifact_bytes"] = [
         {"month": NOVEMBER, "store": "s3://ml", "owner_kind": "run", "owner_id": "r1", "tracking_server": "prod", "workspace": "default", "experiment_id": "1", "storage_class": "STANDARD",
@@ -51,7 +51,7 @@ def world() -> dict[str, Any]:
 
 
 def test_the_page_says_what_policies_would_move() -> None:
-    """One row per policy and state of the newest plan; names stay names."""
+    """Each policy and state of the newest plan has one row. Names are shown as text."""
     section = BeautifulSoup(render_page(plan_report(TableReader(world()), "2026-11", settings=Settings(), now=NOW)), "html.parser").find(
         id="artifacts"
     )
@@ -72,8 +72,8 @@ def test_the_page_says_what_policies_would_move() -> None:
     assert "1 folder was deleted from the archive: 1.0 GB" in text
 
 
-def test_the_screen_says_it_in_a_line_a_policy() -> None:
-    """How many are how far, what they hold and save, and the first day anything happens."""
+def test_the_screen_has_one_line_per_policy() -> None:
+    """The line states how many items are in each state, their size and savings, and the first day on which anything happens."""
     reader: Any = TableReader(world())
     lines = _archive(reader)
     assert lines == (

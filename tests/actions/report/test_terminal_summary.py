@@ -20,7 +20,7 @@ from tests.hostile_names import TERMINAL
 
 @pytest.fixture(scope="module")
 def figures() -> ReportFigures:
-    """The small month."""
+    """The figures of the small month."""
     return plan_report(TableReader(month_world()), "2026-11", settings=Settings(), now=NOW)
 
 
@@ -31,7 +31,7 @@ PIPELINE_RUN = PipelineRun(
 
 
 def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
-    """Each figure is its exact value, rounded, and the screen shows every figure that it is given."""
+    """Each figure is its exact value, rounded. The screen shows every figure that it is given."""
     text = render_summary([figures], PIPELINE_RUN)
     (c,) = figures.currencies
     costs = {WORDS[part]: c.parts[part].effective_cost for part in PARTS}
@@ -51,7 +51,7 @@ def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
 
 
 def test_colors_are_for_terminals_only(figures: ReportFigures) -> None:
-    """With `tty` the same words carry colors."""
+    """With `tty`, the same words have colors."""
     colored = render_summary([figures], PIPELINE_RUN, tty=True)
     assert "\x1b[31m✗\x1b[0m" in colored
     assert re.sub(r"\x1b\[\d+m", "", colored) == render_summary([figures], PIPELINE_RUN)
@@ -59,7 +59,7 @@ def test_colors_are_for_terminals_only(figures: ReportFigures) -> None:
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_lists_are_broken_at_the_width(figures: ReportFigures, width: int) -> None:
-    """Teams and sources wrap; no such line is longer than asked."""
+    """Teams and sources wrap. No such line is longer than the width."""
     pipeline_run = PipelineRun(NOW, 1, sources=tuple(("✓", f"source number {i}") for i in range(12)))
     text = render_summary([figures], pipeline_run, width=width)
     block = text[text.index("SOURCES") : text.index("  next")]
@@ -68,7 +68,7 @@ def test_lists_are_broken_at_the_width(figures: ReportFigures, width: int) -> No
 
 
 def test_a_difference_from_the_export_is_stated() -> None:
-    """A ledger that is not the bill is not called equal."""
+    """A ledger that differs from the bill is not shown as equal."""
     world = month_world()
     world["billing_lines"].pop()
     text = render_summary([plan_report(TableReader(world), "2026-11", settings=Settings(), now=NOW)], PIPELINE_RUN)
@@ -77,7 +77,7 @@ def test_a_difference_from_the_export_is_stated() -> None:
 
 
 def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_money() -> None:
-    """Each as a line for people and as a fact for programs."""
+    """Each is a line for users, and a key and value for programs."""
     pipeline_run = PipelineRun(
         NOW,
         1,
@@ -93,7 +93,7 @@ def test_claims_that_found_nothing_come_first_and_shares_of_types_after_the_mone
 
 
 def test_the_newest_month_is_shown_in_full_and_an_empty_month_says_so(figures: ReportFigures) -> None:
-    """The newest month is shown in full, older ones in a line; an empty month says so."""
+    """Older months have one line each. An empty month states that it is empty."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
     text = render_summary([figures, october], PIPELINE_RUN)
     assert "NOVEMBER 2026" in text
@@ -107,8 +107,8 @@ def test_the_newest_month_is_shown_in_full_and_an_empty_month_says_so(figures: R
     assert "exit" not in render_summary([], PipelineRun(NOW, 1))
 
 
-def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
-    """Without a terminal: key=value, money to the last decimal."""
+def test_facts_are_exact_and_one_per_line(figures: ReportFigures) -> None:
+    """Without a terminal, the output is key=value, with money to the last decimal."""
     lines = summary_lines([figures], PIPELINE_RUN)
     facts = dict(line.split("=", 1) for line in lines)
     (currency,) = figures.currencies
@@ -119,8 +119,8 @@ def test_facts_are_one_a_line_and_exact(figures: ReportFigures) -> None:
     assert all("\n" not in line for line in lines)
 
 
-def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> None:
-    """The facts say whether the ledger is the loaded bill: false where it is not, nothing for a currency without a bill of the month."""
+def test_a_ledger_without_a_bill_is_not_called_equal(figures: ReportFigures) -> None:
+    """The value is false if ledger and bill differ. A currency without a bill in the month has no value."""
     (currency,) = figures.currencies
     wrong = replace(currency.reconciliation[0], ledger=None)
     for reconciliation, flag in (((wrong, *currency.reconciliation[1:]), "false"), ((), "")):
@@ -130,7 +130,7 @@ def test_nothing_is_equal_where_nothing_was_loaded(figures: ReportFigures) -> No
 
 @pytest.mark.parametrize("name", TERMINAL)
 def test_names_cannot_move_the_cursor(name: str) -> None:
-    """Control characters and text direction marks of a name are replaced before they reach a terminal or a log."""
+    """Control characters and text direction marks in a name are replaced before they reach a terminal or a log."""
     figures = plan_report(TableReader(month_world(names={"*": name})), "2026-11", settings=Settings(), now=NOW)
     pipeline_run = PipelineRun(NOW, 1, budgets=(("✓", name),), sources=(("✓", name),), problems=(name,), exit_code=3)
     for text in (render_summary([figures], pipeline_run), "\n".join(summary_lines([figures], pipeline_run))):

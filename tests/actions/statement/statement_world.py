@@ -1,6 +1,6 @@
-"""An untidy October in a warehouse: three teams and runs without one, two currencies, 22 decimals, credits, cost that only tags give to a team.
+"""An untidy October in a warehouse: three teams and runs without one, two currencies, 22 decimals, credits, and cost that only tags give to a team.
 
-The cost tables are written as they are, without a pipeline, so that a bill is restated in no time.
+The cost tables are written directly, without a pipeline, so that restating a bill takes no time.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ BILL: tuple[tuple[str | None, str | None, str | None, str, str, str], ...] = (
     (None, None, None, "orphan", "USD", "0.12"),
     (None, None, None, "out_of_scope", "USD", "1000.0000000000000000000009"),
     ("vision", None, None, "out_of_scope", "USD", "2"),
-    (None, None, None, "shared", "JPY", "500"),  # no team has a direct cost in it
+    (None, None, None, "shared", "JPY", "500"),  # no team has a direct cost in this currency
 )
 
 
 def make_world(folder: Path, **more: Any) -> Path:
-    """Write `runspend.yaml` and a closed October; return the file."""
+    """Write `runspend.yaml` and a closed October, and return the path of `runspend.yaml`."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "runspend.yaml"
     config.write_text(json.dumps({**CONFIG, **more}), encoding="utf-8")  # JSON is YAML
@@ -64,7 +64,7 @@ def put_month(
     state: str = "closed",
     inputs: Mapping[str, str] | None = None,
 ) -> None:
-    """Replace the month: its cost, and the state and version of its one bill."""
+    """Replace the month: its cost, and the state and version of its only bill."""
     build = {"bill of aws": f"v{version}", "billing_lines/2026-10/aws": f"v{version}", "runs/2026-10/lab": "r1", **(inputs or {})}
     rows = [
         {
@@ -97,6 +97,6 @@ def put_month(
 
 
 def restated() -> list[tuple[str | None, str | None, str | None, str, str, str]]:
-    """The bill with a higher cost of `vit`, and without `Speech & Co`, whose runs are now those of vision."""
+    """Return the bill with a higher cost of `vit`, and with the runs of `Speech & Co` moved to vision."""
     bill = [("vision" if row[0] == "Speech & Co" else row[0], *row[1:]) for row in BILL]
     return [(*row[:5], "110.5") if row[1] == "vit" else row for row in bill]

@@ -1,4 +1,4 @@
-"""The arithmetic of statements: nothing is lost, nothing is counted twice, and rounded amounts add up as exact ones do."""
+"""The arithmetic of statements: no cost is lost or counted twice, and rounded amounts add up as exact ones do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SPREAD = ("idle", "shared", "unallocated")
 
 
 def row(team: str | None, cost: str, target: str = "run", experiment: str | None = "x") -> dict[str, Any]:
-    """One row of a bill in dollars."""
+    """Return one row of a bill in dollars."""
     return {
         "team": team,
         "experiment_name": experiment,
@@ -52,7 +52,7 @@ def test_all_statements_add_up_to_the_bill_exactly_and_to_the_cent(rows: list[di
     for lines in found.values():
         assert all(abs(line.cost - line.rounded) < Decimal("0.01") for line in lines)
         assert len({(line.experiment, line.cost_center, line.part, line.currency) for line in lines}) == len(lines)
-    for part in (PART_OF[target] for target in PART_OF):  # a part keeps its sum, whichever statements have it
+    for part in (PART_OF[target] for target in PART_OF):  # the sum of a part stays the same, independent of which statements contain it
         mine = add(line.cost for lines in found.values() for line in lines if line.part == part)
         assert mine == add(r["effective_cost"] for r in rows if PART_OF[r["allocated_to"]] == part)
 

@@ -1,4 +1,4 @@
-"""What `runspend statement` writes, numbers, restates and mails, over a warehouse that a bill is delivered to again and again."""
+"""`runspend statement` writes, numbers, restates and mails statements while a bill is delivered to a warehouse repeatedly."""
 
 from __future__ import annotations
 
@@ -49,20 +49,20 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(kept: Path, tmp_path: Path) -> Path:
-    """A copy of it."""
+    """A copy of this world for one test."""
     shutil.copytree(kept, tmp_path / "world")
     return tmp_path / "world" / "runspend.yaml"
 
 
 @pytest.fixture(autouse=True)
 def without_browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No PDF, except where a test asks for it: a browser takes two seconds."""
+    """Write no PDF except in tests that need one, because a browser takes two seconds."""
     monkeypatch.setattr("runspend.actions.statement.find_browser", lambda: None)
     return
 
 
 def make(config: Path, *words: str, code: int = 0, now: str = f"{NOW:%Y-%m-%dT%H:%M}") -> dict[str, Any]:
-    """What the command says as JSON."""
+    """Return the command's JSON output."""
     done = run_here("statement", *words, "--json", "--config", str(config), "--now", now, code=code)
     return dict(json.loads(done.stdout))
 
@@ -72,7 +72,7 @@ def numbers(answer: dict[str, Any]) -> list[str | None]:
 
 
 def texts(config: Path) -> dict[str, bytes]:
-    """Every file of statements."""
+    """Return the text of every statement file."""
     folder = config.parent / "home" / "statements" / PERIOD
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())} if folder.is_dir() else {}
 
@@ -82,7 +82,7 @@ def change_settings(config: Path, **more: Any) -> None:
 
 
 def test_all_statements_of_a_month_add_up_to_the_ledger(config: Path) -> None:
-    """By what the CSV files say, exact and rounded, in each currency."""
+    """This compares the CSV files, exact and rounded, in each currency."""
     answer = make(config, *ALL)
     assert [one["team"] for one in answer["statements"]] == TEAMS
     assert numbers(answer) == [f"2026-10-{team_slug(team)}-1" for team in TEAMS]
@@ -107,7 +107,7 @@ def test_all_statements_of_a_month_add_up_to_the_ledger(config: Path) -> None:
 def test_equal_figures_give_the_same_version_byte_for_byte_and_others_the_next(config: Path) -> None:
     first = make(config, *ALL)
     before = texts(config)
-    for name in ("2026-10-vision-1.html", "2026-10-vision-1.csv"):  # only copies
+    for name in ("2026-10-vision-1.html", "2026-10-vision-1.csv"):  # these are only copies
         (config.parent / "home" / "statements" / PERIOD / name).unlink()
     again = make(config, *ALL, now="2027-02-21T06:00")
     assert numbers(again) == numbers(first) and texts(config) == before
@@ -117,11 +117,11 @@ def test_equal_figures_give_the_same_version_byte_for_byte_and_others_the_next(c
     assert numbers(alone) == ["2026-10-vision-2"]
     assert "2 other statements of 2026-10 differ" in alone["notes"][1]
     answer = make(config, *ALL, now="2027-02-22T06:00")
-    versions = {"credits": 1}  # its figures are the same
+    versions = {"credits": 1}  # its figures have not changed
     assert numbers(answer) == [f"2026-10-{team_slug(team)}-{versions.get(str(team), 2)}" for team in TEAMS]
-    assert {name: text for name, text in texts(config).items() if name in before} == before  # issued versions stay
+    assert {name: text for name, text in texts(config).items() if name in before} == before  # issued versions do not change
     found = {one["team"]: one for one in answer["statements"]}
-    gone = found["Speech & Co"]  # a team whose runs are those of another now is restated to nothing
+    gone = found["Speech & Co"]  # a team whose runs now belong to another team is restated to nothing
     assert gone["lines"] == [] and {total["cost"] for total in gone["totals"]} == {"0"}
     vision = found["vision"]["replaces"]
     assert vision["number"] == "2026-10-vision-1"
@@ -135,7 +135,7 @@ def test_equal_figures_give_the_same_version_byte_for_byte_and_others_the_next(c
             moved = add(Decimal(row["cost"]) for row in one["replaces"]["differences"] if row["currency"] == total["currency"])
             assert moved == Decimal(total["cost"]) - old[one["team"]].get(total["currency"], Decimal(0))
     assert "Replaces 2026-10-vision-1" in texts(config)["2026-10-vision-2.html"].decode()
-    put_month(load_settings(config))  # the bill is as before, but this is still a new version
+    put_month(load_settings(config))  # the bill is the original one again, but this is still a new version
     assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-3"]
 
 
@@ -155,7 +155,7 @@ def test_another_policy_is_another_version_that_says_so(config: Path) -> None:
 
 
 def test_a_closed_month_without_a_bill_that_used_to_come_is_preliminary(config: Path) -> None:
-    """A source whose first bill is later, or never came, does not hold October back."""
+    """A source does not keep October open if its first bill is later, or if it never had one."""
     change_settings(config, billing=[{"name": name, "uri": f"bills/{name}"} for name in ("aws", "gcp", "oracle")])
     assert numbers(make(config, "--team", "vision", "--period", PERIOD)) == ["2026-10-vision-1"]
     with open_warehouse(load_settings(config)).step("load", "september") as step:
@@ -188,7 +188,7 @@ def test_a_month_that_is_not_closed_gives_a_preliminary_statement_without_a_numb
 
 
 def test_a_statement_has_what_the_explorer_spreads_to_the_last_digit(config: Path) -> None:
-    """This compares only cost that the bill itself does not give to a team, because the explorer has no row for the other cost."""
+    """The comparison leaves out cost that the bill itself gives to a team, because the explorer has no row for it."""
     change_settings(config, statements={"unallocated": "spread"})
     settings = load_settings(config)
     put_month(settings, [row for row in BILL if row[0] is None or row[3] == "run"])
@@ -204,14 +204,14 @@ def test_a_statement_has_what_the_explorer_spreads_to_the_last_digit(config: Pat
 
 
 class Killed(BaseException):
-    """Represents the end of the process: no code catches it."""
+    """A stand-in for the end of the process. No code catches it."""
 
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_command_killed_anywhere_and_run_again_issues_and_mails_the_same(
     config: Path, kept: Path, point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also if the bill changed between the two: what was not issued yet never existed."""
+    """This also holds if the bill changed in between, because unissued statements do not count."""
 
     def die(reached: str) -> None:
         if reached == point:
@@ -229,7 +229,7 @@ def test_a_command_killed_anywhere_and_run_again_issues_and_mails_the_same(
     assert set(texts(config)) == {"2026-10-vision-1.csv", "2026-10-vision-1.html"}
     assert issued_before.items() <= texts(config).items()
     mails = list((config.parent / "home" / "mail").glob("*.eml"))
-    assert len(mails) == 1  # by a mail server it could be twice, with one Message-ID
+    assert len(mails) == 1  # a mail server could accept it twice, with one Message-ID
     if not is_issued:
         shutil.rmtree(config.parent)
         shutil.copytree(kept, config.parent)
@@ -242,7 +242,7 @@ def test_a_command_killed_anywhere_and_run_again_issues_and_mails_the_same(
 
 
 def test_mails_go_to_the_recipients_of_the_team_once_with_csv_and_page(config: Path) -> None:
-    """Through a real mail server."""
+    """The test uses a real mail server."""
     with smtp_server() as server:
         change_settings(config, mail={**json.loads(config.read_text())["mail"], **smtp_mail(server.port)})
         answer = make(config, "--team", "vision", "--team", "credits", "--no-team", "--period", PERIOD, "--mail", code=5)
@@ -264,7 +264,7 @@ def test_mails_go_to_the_recipients_of_the_team_once_with_csv_and_page(config: P
 
 
 def test_a_statement_goes_to_people_who_own_the_whole_team_and_pages_nobody(config: Path) -> None:
-    """The recipient of a budget for one person's runs does not get the team's statement."""
+    """A recipient of a budget for one user's runs does not get the team's statement."""
     own = json.loads(config.read_text())["budgets"]
     channels = [{"name": "pager", "kind": "pagerduty", "key": "k" * 32}]
     budgets = [
@@ -323,7 +323,7 @@ def test_a_changed_record_is_refused_and_never_printed(config: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "2026-10-vision-1.html", "2026-10-vision-1.csv", "2026-10-vision-1.pdf"])
 def test_links_in_the_folder_of_statements_are_refused_by_name(config: Path, tmp_path: Path, name: str) -> None:
-    """Nothing is written where they lead, and no mail has what they lead to."""
+    """Runspend writes nothing to their targets, and mails nothing from them."""
     make(config, "--team", "vision", "--period", PERIOD)
     decoys = make_decoys(tmp_path / "elsewhere")
     place = config.parent / "home" / "statements" / PERIOD / name
