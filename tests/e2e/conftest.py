@@ -18,7 +18,7 @@ from tests.kept import made_once
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-NOW = ("--now", "2026-11-24T06:00")  # the night after the demo's last bill
+NOW = ("--now", "2026-11-24T06:00")  # the day after the demo's last bill
 Runspend = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -30,12 +30,12 @@ def made_world() -> Path:
 
 @pytest.fixture(scope="session")
 def made_night(made_world: Path) -> Path:
-    """The configuration of a home over the demo in which the pipeline ran once, as from cron. Read-only: copy its folder to change it."""
+    """Return the configuration of a home over the demo after one pipeline run, as cron starts it. Read-only: copy its folder to change it."""
 
     def make(home: Path) -> None:
         home.mkdir()
         config = copy_world(made_world, home)
-        text = config.read_text()  # the plan contains the archive's path, so a copy must use the same one
+        text = config.read_text()  # the plan contains the archive's path, so a copy must use the same path
         config.write_text(text.replace("uri: archive", f"uri: {home}/archive").replace("to: archive", f"to: {home}/archive"))
         run_process("nightly", "--config", str(config), *NOW)
 
@@ -44,7 +44,7 @@ def made_night(made_world: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Debian's Chromium, started once."""
     from tests.e2e.served import started_chromium
 
     with started_chromium() as browser:

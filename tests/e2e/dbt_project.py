@@ -1,8 +1,8 @@
-"""Runs dbt several times in one process, which imports it once: each line of standard input is a JSON list of arguments.
+"""Runs dbt several times in one process, which imports it only once. Each line of standard input is a JSON list of arguments.
 
-    .venv/dbt/bin/python tests/e2e/dbt_project.py
+.venv/dbt/bin/python tests/e2e/dbt_project.py
 
-Prints one JSON line per run: whether it succeeded, and the names of its nodes by status. This environment has no Runspend.
+It prints one JSON line per run: whether it succeeded, and the names of its nodes by status. This environment does not contain Runspend.
 """
 
 from __future__ import annotations

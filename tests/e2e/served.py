@@ -1,4 +1,4 @@
-"""Pages over a home, served on a loopback port, for tests in a real browser."""
+"""Serves the pages of a home on a loopback port, for tests in a real browser."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHROMIUM = shutil.which("chromium")
 
 @contextmanager
 def served(of: Path | Settings) -> Iterator[str]:
-    """The address of the pages of a configuration, without a slash at its end."""
+    """Yield the address of a configuration's pages, without a slash at its end."""
     app = create_app(of if isinstance(of, Settings) else load_settings(of), hosts=LOOPBACK)
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run)
@@ -35,7 +35,7 @@ def served(of: Path | Settings) -> Iterator[str]:
 
 @contextmanager
 def started_chromium() -> Iterator[Browser]:
-    """Debian's Chromium."""
+    """Start Debian's Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser

@@ -101,7 +101,7 @@ def fill(client: Any) -> dict[str, str]:
     run("deleted", 12, 13)
     run("open", 20, None)
     priced = run("priced", 14, 15)
-    client.log_metric(priced, "cost_usd", 0.37, timestamp=BEGIN + 14 * HOUR + 5, step=0)  # an evaluation that counts its own tokens
+    client.log_metric(priced, "cost_usd", 0.37, timestamp=BEGIN + 14 * HOUR + 5, step=0)  # an evaluation that logs its own token cost
     client.delete_run(ids["deleted"])
     client.create_registered_model("net")
     client.create_model_version("net", f"runs:/{trained}/model", run_id=trained)
@@ -143,7 +143,7 @@ def test_costs_stand_in_mlflow_and_are_never_read_back(tmp_path: Path) -> None:
         assert there.writes() == []
         assert there.digests() == digests
         [kept] = (there.config.parent / "home" / "annotated").iterdir()
-        kept.write_bytes(kept.read_bytes()[:-9])  # then MLflow itself says what is right
+        kept.write_bytes(kept.read_bytes()[:-9])  # then MLflow itself determines what it shows
         compared = there.runspend("annotate", "--now", "2026-11-05T06:00")
         assert there.writes() == []
         assert "no extract has read them" not in compared.stdout
@@ -158,7 +158,7 @@ def test_costs_stand_in_mlflow_and_are_never_read_back(tmp_path: Path) -> None:
         check_removal(there)
         there.runspend("nightly", "--now", NOW)
         assert there.digests() == digests
-        check_runs(there)  # written again
+        check_runs(there)  # the costs are written again
         there.read_through("database")
         there.runspend("extract", "--now", NOW)
         assert there.digests() == digests
@@ -168,7 +168,7 @@ def check_runs(there: Lab) -> None:
     """The machine costs 40 an hour, and runs at the same time share it."""
     costs = {name: there.run(name).data.metrics.get("cost_usd") for name in there.ids}
     shown = {name: cost for name, cost in costs.items() if not name.startswith("tiny")}
-    # The trial ran inside "trained", which does not pay while it waits for it.
+    # The trial ran inside "trained", which does not pay during that time.
     assert shown == {"crashed": 40, "trained": 40, "trial": 40, "described": 40, "deleted": None, "open": 160, "priced": 0.37}
     assert sorted(cost for name, cost in costs.items() if name.startswith("tiny")) == [60, 100]
     trained = there.run("trained")
@@ -181,7 +181,7 @@ def check_runs(there: Lab) -> None:
     [point] = [p for p in there.client.get_metric_history(there.ids["trained"], "cost_usd") if p.value == p.value][-1:]
     assert point.timestamp == trained.info.end_time
     [point] = [p for p in there.client.get_metric_history(there.ids["open"], "cost_usd") if p.value == p.value][-1:]
-    assert point.timestamp == BEGIN + 20 * HOUR  # its start: it has no end yet
+    assert point.timestamp == BEGIN + 20 * HOUR  # at its start, because it has no end yet
 
 
 def check_searches(there: Lab) -> None:
@@ -241,7 +241,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         there.proxy.begin()
         there.runspend("annotate", "--now", NOW)
         check_runs(there)
-        assert len([write for write in (*before, *there.writes()) if "log-batch" in write]) == 7  # each run once in all
+        assert len([write for write in (*before, *there.writes()) if "log-batch" in write]) == 7  # each run is written only once
 
         # MLflow shows the metric with the highest step, so a smaller cost needs a new step. The ended run now has another time.
         bill = there.config.parent / "bills" / "bill" / "part.csv"
@@ -256,7 +256,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         assert there.run("open").data.metrics["cost_usd"] == 20
         assert there.run("open").data.tags["cost_as_of"] == "2026-11-05T06:00Z"
 
-        # A server restored from a backup does not show the written costs, so they are written again.
+        # A server restored from a backup does not show the written costs, so Runspend writes them again.
         for name in ("crashed", "trained"):
             for tag in ("cost_status", "cost_match", "cost_as_of", "runspend.costs"):
                 there.client.delete_tag(there.ids[name], tag)
@@ -264,7 +264,7 @@ def test_an_annotation_that_fails_or_is_killed_goes_on_where_it_was(tmp_path: Pa
         there.runspend("annotate", "--now", later)
         assert there.run("crashed").data.metrics["cost_usd"] == 10
 
-        # The machine is no longer on the bill. No cost is shown, and what users wrote stays.
+        # The machine is no longer on the bill. MLflow shows no cost, and users' values stay.
         bill.write_text(bill.read_text(encoding="utf-8").replace(MACHINE, "i-0bbbbbbbbbbbbbbbb"), encoding="utf-8")
         shutil.rmtree(there.config.parent / "home" / "annotated")
         there.runspend("load", "--now", later)

@@ -105,7 +105,7 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     assert files(folder / "artifacts") == after
     code, printed = command(settings, "verify")
     assert code == 0 and "2 archives, 2 objects" in printed["notes"][0]
-    assert len(pipeline.archive_verify_monthly(settings, now=datetime.now(timezone.utc)).unchanged) == 1  # this month it was looked at
+    assert len(pipeline.archive_verify_monthly(settings, now=datetime.now(timezone.utc)).unchanged) == 1  # this month is already checked
     assert "2 archives, 2 objects" in pipeline.archive_verify_monthly(settings, now=NOW + timedelta(days=32)).notes[0]
     code, printed = command(settings, "verify", "--full", "--yes")
     assert code == 0 and printed["notes"][0].endswith("2 objects read: each one equals what was archived")
@@ -117,8 +117,8 @@ def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[
     )
     assert command(settings, "restore", ids["free"])[0] == 0
     pipeline.archive_plan(settings, now=NOW)
-    assert planned(settings, ids, NOW)["free"].startswith("restored on ")  # one file, as the note was
-    assert command(settings, "restore", ids["trained"])[0] == 0  # the model is an archive of the run that made it
+    assert planned(settings, ids, NOW)["free"].startswith("restored on ")  # the folder has one file, as it had with the note
+    assert command(settings, "restore", ids["trained"])[0] == 0  # the model is in an archive of the run that made it
     assert files(folder / "artifacts") == before
 
 
@@ -140,7 +140,7 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
     before = files(folder / "artifacts")
     (folder / "mlflow.db").rename(folder / "mlflow.db.away")
     for _ in range(2):
-        code, printed = command(settings, "apply", run=run_process)  # a process of its own: this one has the database open
+        code, printed = command(settings, "apply", run=run_process)  # in its own process, because this one has the database open
         assert printed["changed"] == [] and files(folder / "artifacts") == before
         assert sum(note.startswith("kept: ") for note in printed["notes"]) == 2, printed
         assert code == 3 and any(

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 UV = Path(sys.executable).with_name("uv")
 CONFIG = "tracking:\n  - name: prod\n    uri: sqlite:///mlflow.db\nbilling:\n  - name: aws\n    uri: ./bills/\n"
-# Commands that finish without a package of an extra: they only read the configuration, or find nothing to do.
+# Commands that succeed without any extra, because they only read the configuration or find nothing to do.
 WORKS_ALONE = {
     "config", "identify", "init", "sql", "measure", "check", "verify",
     "archive restore", "warehouse copy", "sources forget", "suggest", "statement --period",

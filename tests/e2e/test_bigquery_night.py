@@ -1,6 +1,6 @@
 """The same pipeline run in a folder and in BigQuery gives equal rows, exact to the last decimal. A warehouse can move from one to the other.
 
-The server is an emulator, unless `make test-bigquery` names Google's.
+The server is an emulator, or Google's in `make test-bigquery`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tests.faults.world import rows_of
 from tests.mlflow_store import run_script
 from tests.servers.bigquery_target import Target
 
-# Places and times: files and homes of the two pipeline runs differ, and so do their beginnings.
+# Places and times, which differ between the two pipeline runs.
 OF_PLACE_AND_TIME = (
     "builds",
     "sources",
@@ -47,7 +47,7 @@ OF_PLACE_AND_TIME = (
     "alert_states",
     "reports",
     "archive_plan",
-)  # the plan: where an archive would go
+)  # the archive plan: where an archive would be written
 ROW_BY_ROW = ("cost_allocations", "run_costs")
 MEASURES = {"effective_cost": "EffectiveCost", "billed_cost": "BilledCost", "list_cost": "ListCost", "contracted_cost": "ContractedCost"}
 
@@ -68,7 +68,7 @@ class Place:
         return open_warehouse(self.settings)
 
 
-# A sixth of the demo's jobs, from the last day of October on, and November's bill, whose ledger includes runs of October.
+# A sixth of the demo's jobs from the last day of October on, and November's bill. Its ledger also includes runs of October.
 SMALLER = """
 import sys
 from dataclasses import replace
@@ -93,7 +93,7 @@ def small_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_home(small_world: Path, home: Path, warehouse: WarehouseSettings | None) -> Path:
-    """The world's configuration over copies of its bills, with this warehouse."""
+    """Return the world's configuration over copies of its bills, with this warehouse."""
     config = copy_world(small_world, home)
     if warehouse is not None:
         given = {
@@ -147,7 +147,7 @@ def assert_equal(one: Warehouse, other: Warehouse, *, but: Sequence[str] = ()) -
         assert here[name], name
 
 
-# --- nights --------------------------------------------------------------------------------------------------------------
+# --- pipeline runs -------------------------------------------------------------------------------------------------------
 
 
 def test_both_warehouses_hold_the_same_rows(folder: Place, bigquery: Place) -> None:
@@ -204,7 +204,7 @@ def test_a_second_pipeline_run_changes_nothing(bigquery: Place) -> None:
 
 
 class Killed(BaseException):
-    """Represents the end of a process between two builds."""
+    """A stand-in for the end of a process between two builds."""
 
 
 def test_a_warehouse_moves_to_bigquery(folder: Place, small_world: Path, bigquery_target: Target, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def small(bigquery_target: Target, tmp_path_factory: pytest.TempPathFactory) -> 
     return source, target
 
 
-def test_a_place_that_holds_something_else_is_refused(small: tuple[ParquetWarehouse, BigQueryWarehouse], tmp_path: Path) -> None:
+def test_a_target_with_other_content_is_refused(small: tuple[ParquetWarehouse, BigQueryWarehouse], tmp_path: Path) -> None:
     """The target has units that the source does not have, or the source is empty. Nothing is changed."""
     source, target = small
     with target.step("fill", "other") as step:
@@ -286,7 +286,7 @@ def test_a_copied_row_that_changed_is_noticed(small: tuple[ParquetWarehouse, Big
             assert copy(source, target, progress=lambda _: None).changed == []
 
 
-def test_a_unit_that_changed_since_is_carried_again(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
+def test_a_unit_that_has_changed_is_copied_again(small: tuple[ParquetWarehouse, BigQueryWarehouse]) -> None:
     """A pipeline run follows the copy. The next copy sends only what that run built."""
     source, target = small
     with source.step("fill", "build-3") as step:
@@ -303,21 +303,23 @@ def test_a_unit_that_changed_since_is_carried_again(small: tuple[ParquetWarehous
     assert target.states() == source.states()
 
 
-# --- worlds whose truth is known -----------------------------------------------------------------------------------------
+# --- worlds with known true costs ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store as MLflow makes it."""
+    """An empty store as MLflow creates it."""
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
 
 
 @pytest.mark.torture  # tests/allocation/test_accuracy_on_reference.py always compares these on the reference implementation
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda maker: maker.__name__)
-def test_worlds_whose_truth_is_known_cost_the_same(maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path) -> None:
-    """These are the small worlds of the accuracy benchmark, on their last night.
+def test_worlds_with_known_costs_cost_the_same_in_both_warehouses(
+    maker: Maker, schema: Path, bigquery_target: Target, tmp_path: Path
+) -> None:
+    """These are the small worlds of the accuracy benchmark, after their last pipeline run.
 
-    Other tests check the costs in a folder; this one checks equality.
+    Other tests check the costs in a folder. This one checks that both warehouses are equal.
     """
     world = make_world(maker, SMALLEST, seed=7)
     write_settings(tmp_path, world.settings)

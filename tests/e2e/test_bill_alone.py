@@ -41,7 +41,7 @@ def configure(folder: Path, *bills: str, **more: Any) -> Settings:
 
 
 def bomb(path: Path, rows: int, width: int) -> None:
-    """Return a small Parquet file with many rows: 32 columns of one value each, stored once."""
+    """Write a small Parquet file with many rows: 32 columns of one value each, stored once."""
     names = [*ROW, *(f"x_Column{n}" for n in range(12)), "RegionId", "SkuId", "InvoiceId", "ResourceName"]
     values = {name: ROW.get(name) or "x" * width for name in names}
     coded = {
@@ -192,7 +192,7 @@ def test_ctrl_c_ends_the_load_and_its_process(two: Settings, tmp_path: Path) -> 
 
 
 def load_slowly() -> None:
-    """The load that the test above interrupts."""
+    """Run the load that the previous test interrupts."""
 
     def say(text: str) -> None:
         if "reading" in text:

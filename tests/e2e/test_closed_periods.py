@@ -53,7 +53,7 @@ def config(world: KeptWorld) -> Path:
 
 @pytest.fixture
 def settings(config: Path) -> Settings:
-    """Of that world."""
+    """The settings of that configuration."""
     return load_settings(config)
 
 

@@ -21,7 +21,7 @@ from tests.tiny_world import NOW, make_store, make_tiny_world
 
 
 def test_builds_are_booked_with_the_digests_of_the_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Existing inputs and outputs have their names in the new place; missing ones are left as they were."""
+    """Existing inputs and outputs get their names in the new place. Missing ones do not change."""
     make_store(tmp_path / "store")
     settings = load_settings(make_tiny_world(tmp_path / "world", tmp_path / "store"))
     for step in (pipeline.extract, pipeline.load, pipeline.settle):

@@ -25,7 +25,7 @@ RUNS = [  # name, start and end in minutes, and the tags that MLflow writes on D
 
 
 def test_a_pipeline_run_loads_databricks_exports_and_the_machines_bill(tmp_path: Path, runspend: Runspend) -> None:
-    """Each task gets half of the hour from both bills, the notebook gets its own line, and nothing is left."""
+    """Each task gets half of the hour from both bills, and the notebook gets its own line. No cost is left over."""
     with mlflow_client(f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}") as client:
         experiment = client.create_experiment("vit", artifact_location=(tmp_path / "artifacts").as_uri())
         for name, start, end, stated in RUNS:

@@ -61,7 +61,7 @@ def test_sources_are_what_the_command_writes(tmp_path: Path) -> None:
 
 
 def test_the_project_builds_and_has_the_ledgers_sums(made_night: Path, tmp_path: Path) -> None:
-    """All tests pass. Then a row of the ledger is changed by the smallest amount, and the tests of sums fail."""
+    """All tests pass. Then the smallest possible change of one ledger row makes the tests of sums fail."""
     if not PYTHON.exists():
         pytest.skip("dbt is not installed: `make test` puts it into .venv/dbt")
     config, costs, changed = tmp_path / "runspend.yaml", tmp_path / "costs.duckdb", tmp_path / "changed.duckdb"
@@ -79,7 +79,7 @@ def test_the_project_builds_and_has_the_ledgers_sums(made_night: Path, tmp_path:
         ["pass"],
         ["warn"],
         ["error"],
-    )  # by the clock: the demo's months are over; a question that fails is a "runtime error"
+    )  # depends on the current date, and the demo's months are over; a query that fails is a "runtime error"
 
     ledger = "select sum(effective_cost) from cost_allocations where allocated_to"
     for model, part in (("team_costs_monthly", "<> 'out_of_scope'"), ("experiment_unit_costs", "= 'run'")):

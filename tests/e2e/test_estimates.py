@@ -77,8 +77,10 @@ def estimates(settings: Settings) -> list[tuple[int, Decimal]]:
 
 @pytest.fixture(scope="module")
 def guessed(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A world whose nights at two and at six saw one hour of the bill; as it was after each, when the whole bill was there, and when
-    the ledger had it and the estimates did not."""
+    """A world whose pipeline runs at two and at six saw one hour of the bill. It is kept in four states.
+
+    These are: after each of these runs, with the whole bill delivered, and with the bill in the ledger but not yet in the estimates.
+    """
     world = KeptWorld(tmp_path_factory.mktemp("guessed"), store)
     settings = load_settings(world.config)
     deliver(world.config, 1)
@@ -260,7 +262,7 @@ def test_bills_in_two_currencies_need_a_rate(config: Path) -> None:
     screen = summarize_pipeline_run(settings, outcome, now=now, seconds=1, is_watched=True)
     assert re.search(rf"^  bill +{bill:,.2f} ", screen, re.MULTILINE)
     spent = {r["budget"]: r["spent"] for r in rows(settings, "select budget, spent from budget_status")}
-    assert spent["all"] == day  # the machine of the other bill serves no run
+    assert spent["all"] == day  # no run uses the machine of the other bill
     ledger = rows(
         settings,
         "select billing_currency, sum(effective_cost) as c from cost_allocations group by billing_currency order by billing_currency",

@@ -1,4 +1,4 @@
-"""The queries of docs/tables.md give the expected rows, to the last decimal, in the product's reader and on Google's engine.
+"""The queries of docs/tables.md give the expected rows, to the last decimal, in Runspend's reader and on Google's engine.
 
 The page's snippets for other readers run unchanged.
 """
@@ -27,7 +27,10 @@ QUERIES = read_queries(DOCS / "example_queries")
 
 
 def world() -> World:
-    """Three machines in October, two sweeps of team vision, a failed run of team speech, one run without a team, a fee, a foreign database."""
+    """Return three machines in October, with two sweeps of team vision, and other runs and charges.
+
+    These are a failed run of team speech, a run without a team, a fee, and a database out of scope.
+    """
     stated = [
         make_run(id="sweep", run_name="sweep 7", at="00:00..02:00", on=["gpu-1"], team="vision", user_name="ann", experiment_name="vit"),
         make_run(id="trial", at="00:00..01:00", on=["gpu-1"], parent="sweep", team="vision", user_name="ann", experiment_name="vit"),
@@ -65,7 +68,7 @@ def world() -> World:
 
 
 D = Decimal
-# A third of 10 is 3.333333333333333 followed by rounding digits of floats. The parts still add up to 10.
+# A third of 10 is 3.333333333333333 plus the rounding digits of a float. The parts still add up to 10.
 EXPECTED: dict[str, list[tuple[Any, ...]]] = {
     "1_where_the_bill_went": [
         ("2026-10-01", "EUR", "run", D("10"), D("10")),
@@ -113,7 +116,7 @@ def reference() -> GoogleSQL:
 
 
 def test_there_are_six_and_each_says_what_it_answers() -> None:
-    """Every file has a question in its first line, is on the page, and is tested here."""
+    """Every file begins with a question, is on the page, and is tested here."""
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     assert QUERIES.keys() == EXPECTED.keys()
     for sql in QUERIES.values():
@@ -148,7 +151,7 @@ def test_the_snippets_for_other_readers_give_the_same_sum(warehouse: ParquetWare
     page = (DOCS / "tables.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     assert len(snippets) == 5
-    duckdb.set_default_connection(duckdb.connect())  # whatever other tests of this process left of theirs
+    duckdb.set_default_connection(duckdb.connect())  # other tests in this process may have left a default connection
     for snippet in snippets:
         names: dict[str, Any] = {"warehouse": str(warehouse.root)}
         exec(snippet, names)

@@ -1,4 +1,7 @@
-"""The cost explorer in a real browser: from a team to a run and back by links and the form, with and without script, on a phone and a desktop."""
+"""The cost explorer in a real browser, from a team to a run and back.
+
+The tests use links and the form, with and without script, on a phone and a desktop.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The pages over the world of `explain`, on a loopback port."""
+    """The address of the pages over the world of `explain`, on a loopback port."""
     home = tmp_path_factory.mktemp("home")
     w.make_explained(home / "warehouse")
     with served(Settings(home=home)) as address:

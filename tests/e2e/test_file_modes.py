@@ -197,7 +197,7 @@ def test_doctor_says_what_is_wider_and_how_to_narrow_it(tmp_path: Path) -> None:
     assert finding.level == "WARN"
     assert "3 files and folders" in finding.text
     assert modes(home) == before
-    subprocess.run(finding.text.partition("Run: ")[2], shell=True, check=True)  # what a person would copy
+    subprocess.run(finding.text.partition("Run: ")[2], shell=True, check=True)  # as a user would copy it
     assert [f for f in check_home(given) if f.name == "files"] == []
     shared = Settings.model_validate({"home": home, "files": {"group": str(os.getegid())}})
     home.chmod(0o777)

@@ -1,4 +1,7 @@
-"""The first day of a company with managed training jobs, and with support and taxes on no account: what it reads, and what it can paste."""
+"""The first day of a company with managed training jobs, and with support and taxes without an account.
+
+The tests check what `try` reports and what the user can paste.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ class Day:
 
 
 def untidy_world() -> MixedWorld:
-    """The simple company, with SageMaker's jobs as rented machines, and fees of its payer account."""
+    """Return the simple company, with SageMaker jobs as rented machines and fees on its payer account."""
     world = make_mixed_world(Shape(seed=3))
     rented = [m.resource_id for m in world.machines if m.group != "box"]
     jobs = {machine: f"arn:aws:sagemaker:us-east-1:{ML}:training-job/train-{number}" for number, machine in enumerate(rented)}

@@ -1,7 +1,7 @@
-"""The dashboards of deploy/grafana over the demo: each panel's query on a real PostgreSQL, as Grafana sends it, equals the ledger.
+"""The dashboards of deploy/grafana over the demo. Each panel's query, as Grafana sends it, equals the ledger on a real PostgreSQL.
 
 The database and its logins are those of docker-compose.yaml. The same queries for BigQuery give the same rows on Google's reference
-implementation. Grafana itself is not run.
+implementation. Grafana itself does not run.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ Rows = list[dict[str, Any]]
 
 
 def load(path: Path) -> Any:
-    """A program of deploy/ as a module."""
+    """Load a program of deploy/ as a module."""
     spec = importlib.util.spec_from_file_location(f"deploy_{path.stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
+    sys.modules[spec.name] = module  # dataclasses look up the module there
     spec.loader.exec_module(module)
     return module
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a person has chosen above the dashboards."""
+    """The choices at the top of the dashboards."""
 
     first: datetime
     last: datetime
-    teams: tuple[str, ...] = ()  # none: All
+    teams: tuple[str, ...] = ()  # empty means All
     measure: str = "effective_cost"
     dimension: str = "team"
 
     @property
     def chosen(self) -> dict[str, str | list[str]]:
-        """The variables' values, as Grafana holds them."""
+        """Return the values of the variables as Grafana keeps them."""
         found: dict[str, str | list[str]] = {"currency": "USD", "measure": self.measure, "dimension": self.dimension, "schema": "runspend"}
         return found | ({"team": [*self.teams]} if self.teams else {})
 
@@ -95,7 +95,7 @@ select coalesce(sum(d.{m}), 0) from (select * from run_costs_daily where {days})
 join run_costs r using (tracking_server, workspace, run_id, billing_currency) where run_status in ('FAILED', 'KILLED')
 """
 BUDGETS = "from (select * from budget_status where month <= {last} qualify row_number() over (partition by budget order by month desc, budget_period desc) = 1)"
-# Dashboard and section: the column that is added up, and what the warehouse says. A column of two parts: the numerator is compared.
+# Dashboard and section: the summed column, and the warehouse's value. For a ratio, the numerator is compared.
 EXPECTED: dict[str, tuple[str, str]] = {
     "overview/total": ("cost", DAILY),
     "overview/change": ("cost", DAILY),
@@ -175,7 +175,7 @@ EXPECTED: dict[str, tuple[str, str]] = {
 
 
 def panels(dialect: str) -> dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]:
-    """Each panel of the committed dashboards: its JSON, and the variables of its dashboard."""
+    """Return each panel of the committed dashboards: its JSON, and its dashboard's variables."""
     generator = load(GRAFANA / "generate.py")
     found = {}
     for board in generator.BOARDS:
@@ -202,11 +202,11 @@ class Database:
             self.published = postgres_target.publish(self.target, content.of(chosen.publish[0].tables), NOW)
 
     def prepare(self) -> None:
-        """Do what `init` does at each start of the stack."""
+        """Do what `init` does whenever the stack starts."""
         load(ROOT / "deploy" / "init.py").make_costs_database(self._server, PASSWORDS)
 
     def ask(self, sql: str, login: str = "grafana") -> Rows:
-        """The rows of a query, as the login of Grafana's data source."""
+        """Return the rows of a query with the login of Grafana's data source."""
         opened = psycopg2.connect(self._server, dbname="costs", user=login, password=PASSWORDS[login])
         with closing(opened), opened.cursor(cursor_factory=psycopg2.extras.RealDictCursor) as cursor:
             cursor.execute(sql)
@@ -214,7 +214,7 @@ class Database:
 
 
 def as_uri(dsn: str) -> str:
-    """The address of a connection string of libpq."""
+    """Return a libpq connection string as an address."""
     from urllib.parse import quote, urlencode
 
     parts = psycopg2.extensions.parse_dsn(dsn)
@@ -229,7 +229,7 @@ def database(made_night: Path, postgres: str) -> Database:
 
 @pytest.fixture(scope="module")
 def warehouse(made_night: Path) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The tables of the warehouse, read from its files."""
+    """Return the tables of the warehouse, read from its files."""
     with closing(open_files(made_night.parent)) as connection:
         yield connection
 
@@ -245,7 +245,7 @@ def open_files(home: Path) -> duckdb.DuckDBPyConnection:
 
 
 def answer(database: Database, panel: tuple[Any, Any, Any], scene: Scene) -> Rows:
-    """The rows that Grafana gets for a panel."""
+    """Return the rows that Grafana gets for a panel."""
     _, shown, variables = panel
     sql = replace_variables(shown["targets"][0]["rawSql"], variables, scene.chosen, scene.first, scene.last)
     return database.ask(replace_macros(sql, scene.first, scene.last))
@@ -268,7 +268,7 @@ def expected(warehouse: duckdb.DuckDBPyConnection, database: Database, name: str
 
 
 def is_equal(name: str, ours: Any, theirs: Any) -> bool:
-    """Money, counts, dates and strings are the same; hours and ratios are floats, and the clock goes on between two questions."""
+    """Return whether money, counts, dates and strings are equal. Hours and ratios are floats, and the time advances between two queries."""
     if isinstance(theirs, float) or isinstance(ours, float):
         return float(ours) == pytest.approx(float(theirs), rel=1e-3 if name == "freshness/bill_lag" else 1e-9)
     return bool((ours or 0) == (theirs or 0)) if isinstance(theirs, Decimal | None) else bool(ours == theirs)
@@ -283,7 +283,7 @@ def test_each_panel_has_a_ledger_query() -> None:
 
 @pytest.mark.parametrize("scene", [WHOLE, SOME], ids=["the whole demo", "two teams"])
 def test_each_panel_equals_the_ledger(database: Database, warehouse: duckdb.DuckDBPyConnection, scene: Scene) -> None:
-    """To the last decimal, with All and with some teams, over whole days where the range begins and ends within one."""
+    """This holds to the last decimal, with All and with some teams. If the range begins or ends within a day, it covers the whole day."""
     wrong = []
     for name, panel in POSTGRES.items():
         column, theirs = expected(warehouse, database, name, scene)
@@ -295,7 +295,7 @@ def test_each_panel_equals_the_ledger(database: Database, warehouse: duckdb.Duck
 
 
 def test_the_variables_offer_what_is_there(database: Database) -> None:
-    """The schema and the address of the site are found; teams, experiments, budgets and currencies are those of the ledger."""
+    """The variables find the schema and the site's address. Teams, experiments, budgets and currencies are those of the ledger."""
     offered: dict[str, set[Any]] = {}
     for _, _, variables in POSTGRES.values():
         for name, variable in variables.items():
@@ -308,8 +308,8 @@ def test_the_variables_offer_what_is_there(database: Database) -> None:
 
 
 def test_the_login_of_grafana_can_only_read(database: Database) -> None:
-    """Published tables, also those that a publish creates after `init`. It may not write even if it turns its read-only mode off."""
-    database.prepare()  # again, as at each start of the stack
+    """It reads published tables, including those created after `init`. Even if it turns off its read-only mode, it cannot write."""
+    database.prepare()  # once more, as whenever the stack starts
     assert database.ask("select count(*) as found from runspend.costs_for_dashboards")[0]["found"] > 0
     for sql in ("delete from runspend.runspend_builds", "create table runspend.mine ()", "create table public.mine ()"):
         with pytest.raises(psycopg2.Error, match=r"read-only|permission denied"):
@@ -319,7 +319,7 @@ def test_the_login_of_grafana_can_only_read(database: Database) -> None:
 
 
 def test_bigquery_gives_the_same_rows(database: Database, made_night: Path) -> None:
-    """On Google's reference implementation, with the same choices. Tables that only one of both has are left out."""
+    """Google's reference implementation gives the same rows for the same choices. Tables that only one warehouse has are left out."""
     reference, tables = GoogleSQL(), bigquery_tables(made_night)
     for name, (_, shown, variables) in panels("bigquery").items():
         (target,) = shown["targets"]
@@ -334,19 +334,19 @@ def test_bigquery_gives_the_same_rows(database: Database, made_night: Path) -> N
 
 
 def bigquery_tables(config: Path) -> dict[str, pa.Table]:
-    """All tables that the dashboards read in BigQuery."""
+    """Return all tables that the dashboards read in BigQuery."""
     with open_warehouse(load_settings(config)).reader() as reader:
         names = [*(table.name for table in PUBLISHED_TABLES if table.name not in ("cost_allocations", "runs", "cost_daily")), "builds"]
         return {name: reader.query(f"select * from {name}") for name in names}
 
 
 def bare(sql: str) -> str:
-    """The query over tables without a dataset."""
+    """Return the query with table names without a dataset."""
     return re.sub(r"`my-project\.runspend(?:_internal)?\.(\w+)`", r"\1", sql)
 
 
 def plain(row: dict[str, Any]) -> list[Any]:
-    """The values of a row in a form that both engines share: ratios and hours have few digits, a day of a series is a time."""
+    """Return a row in a form that both engines share: ratios and hours have few digits, and a day of a series is a time."""
     return [_plain(name, value) for name, value in row.items()]
 
 
@@ -366,10 +366,10 @@ PAGE = ROOT / "docs" / "grafana.md"
 
 
 def test_the_page_states_these_sums(database: Database, warehouse: duckdb.DuckDBPyConnection) -> None:
-    """The table of docs/grafana.md is that of the whole demo. If it differs, this test prints the new one."""
+    """The table of docs/grafana.md covers the whole demo. If it differs, this test prints the new one."""
     rows = ["| dashboard | panel | sum of its query | ledger | |", "|---|---|---|---|---|"]
     for name, (board, shown, _) in POSTGRES.items():
-        if name in ("freshness/bill_lag", "freshness/build"):  # the clock, and paths of this run
+        if name in ("freshness/bill_lag", "freshness/build"):  # these depend on the time, and on paths of this test run
             continue
         column, theirs = expected(warehouse, database, name, WHOLE)
         ours = added_up(answer(database, POSTGRES[name], WHOLE), column)
@@ -382,7 +382,7 @@ def test_the_page_states_these_sums(database: Database, warehouse: duckdb.DuckDB
 
 
 def shown_as(value: Any) -> str:
-    """A figure for people: cents for money."""
+    """Return a figure as people read it, with cents for money."""
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M}"
     if isinstance(value, Decimal | float):
@@ -391,7 +391,7 @@ def shown_as(value: Any) -> str:
 
 
 def test_the_database_can_be_filled_with_the_demo(database: Database, made_night: Path, tmp_path: Path) -> None:
-    """deploy/grafana/fill_with_demo.sh, with a `docker` that runs here what it is asked to run in the container."""
+    """deploy/grafana/fill_with_demo.sh runs with a `docker` that runs the container's commands on this machine."""
     docker = tmp_path / "docker"
     docker.write_text('#!/bin/sh\n[ "$1 $2 $3 $4" = "compose exec -T scheduler" ] || exit 9\nshift 4\nexec "$@"\n')
     docker.chmod(0o755)

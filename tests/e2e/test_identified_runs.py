@@ -1,4 +1,4 @@
-"""A training image with Runspend in it: every run names its machine without a line of code, and the machine's bill finds them all."""
+"""With Runspend in a training image, every run names its machine without a line of code, and the machine's bill finds all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.focus_files import row, write_csv
 from tests.mlflow_store import make_schema
 from tests.servers.metadata_services import EC2_DOCUMENT, serve_metadata
 
-# Identification lets a run wait for 0.15 s, too little for a busy machine, and its later tags are for later runs of the process.
+# By default, a run waits 0.15 s for identification, which is too short on a busy machine. Later tags reach only later runs of the process.
 PATIENT = """
 from runspend.interfaces.identify import identity
 identity.find_identity.__defaults__ = (60,)
@@ -26,19 +26,19 @@ HOURS, PRICE = 4, Decimal("1.212")
 
 
 def month_of(hour: datetime) -> tuple[datetime, datetime]:
-    """The first hour of its month, and of the next month."""
+    """Return the first hour of its month and of the next month."""
     month = hour.replace(day=1, hour=0)
     return month, (month + timedelta(days=32)).replace(day=1)
 
 
 def begin_of_hours(now: datetime) -> datetime:
-    """Billed hours around now, all in its month: a machine that serves no run in a month is not known in that month."""
+    """Return the start of billed hours around now, all in one month. A machine without a run in a month is not known in that month."""
     month, following = month_of(now)
     return min(max(now - timedelta(hours=HOURS // 2), month), following - timedelta(hours=HOURS))
 
 
 def bill_of(start: datetime) -> list[dict[str, str]]:
-    """The machine's hours, and those of a machine of the same type on which no run was."""
+    """Return the machine's hours, and those of a machine of the same type that no run used."""
     rows = []
     for hour in (start + timedelta(hours=number) for number in range(HOURS)):
         month, following = month_of(hour)
@@ -79,7 +79,7 @@ def test_every_run_of_a_project_pays_for_its_machine(tmp_path: Path, runspend: R
     runs = ask(
         "select run_id, run_name, resource_ids, instance_type, purchase_option, sub_account_id, region_id, parent_run_id is not null as is_nested from runs"
     )
-    assert len(runs) == 1 + 3 + 1 + 4 + 1  # a search and its candidates, a sweep and its trials, the run that was resumed
+    assert len(runs) == 1 + 3 + 1 + 4 + 1  # a search and its candidates, a sweep and its trials, and the resumed run
     assert [r["run_name"] for r in runs if json.dumps(r["resource_ids"]) != json.dumps([INSTANCE])] == []
     assert {(r["instance_type"], r["purchase_option"], r["sub_account_id"], r["region_id"]) for r in runs} == {
         ("g5.2xlarge", "spot", "123456789012", "us-east-1")

@@ -1,4 +1,4 @@
-"""A night killed with SIGKILL at random moments and started again: the same digests, the same mails, and no reader saw two builds."""
+"""A pipeline run is killed with SIGKILL at random moments and started again. Digests and mails are the same, and no reader sees two builds."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.tiny_world import make_store, make_tiny_world
 
 
 def assert_finished(config: Path, *, now: str, kills: int, seed: int, mails: int) -> None:
-    """From an empty home each time: whatever was under way, the next night comes to what an unharmed one does."""
+    """Check that from an empty home each time, the next pipeline run gives the result of an undisturbed one, after a kill at any moment."""
     home = config.parent
     command = ["nightly", "--config", str(config), "--now", now]
     process = [sys.executable, "-m", "runspend.interfaces.cli", *command]
     report = torture(process, state=home, warehouse=home / "warehouse", kills=kills, seed=seed, repeat=lambda: run_here(*command))
-    assert report.kills >= int(kills * 0.8)  # a busy machine may be quicker now than when it was measured
+    assert report.kills >= int(kills * 0.8)  # the machine may be faster now than during the measurement
     assert report.faults == []
     assert len(list((home / "mail").glob("*.eml"))) == mails
 
@@ -27,12 +27,12 @@ def test_a_killed_pipeline_run_over_two_runs_is_finished_by_the_next(tmp_path: P
     store = tmp_path / "store"
     store.mkdir()
     make_store(store)
-    monkeypatch.chdir(store)  # the home itself is put back before each kill
+    monkeypatch.chdir(store)  # the home itself is restored before each kill
     config = make_tiny_world(tmp_path / "home", store)
     config.write_text(
         config.read_text(encoding="utf-8").replace('"home": "home"', '"home": "."').replace("home/warehouse", "warehouse"), encoding="utf-8"
     )
-    # a quarter into the night, while it reads, and half-way, while it allocates
+    # after a quarter of the pipeline run, while it reads, and after half of it, while it allocates
     assert_finished(config, now="2026-11-04T06:00", kills=2, seed=45, mails=1)
 
 

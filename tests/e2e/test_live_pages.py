@@ -21,7 +21,7 @@ WIDTHS = {"desk": 1280, "phone": 390}
 
 @pytest.fixture(scope="module")
 def address(made_night: Path) -> Iterator[str]:
-    """The pages over a night of the demo."""
+    """The address of the pages over the demo after a pipeline run."""
     with served(made_night) as address:
         yield address
 
@@ -60,7 +60,7 @@ KINDS = ("home", "explore", "search", "budget", "machine", "experiment", "run", 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The pages over the world of `explain`, with a metric of three runs and a registered model: the demo has neither."""
+    """The address of pages over the world of `explain`, with a metric of three runs and a registered model, which the demo lacks."""
     home = tmp_path_factory.mktemp("sweep")
     warehouse = w.make_explained(home / "warehouse")
     own = {"tracking_server": "prod", "workspace": "default", "load_id": "x"}
@@ -126,7 +126,7 @@ def test_axe_finds_a_violation_that_is_there(browser: Browser, address: str) -> 
 
 
 def column(table: Locator, number: int) -> list[str]:
-    """The strings of a column, without rows that stay below the others."""
+    """Return the strings of a column, without rows that always stay last."""
     return table.locator(f"tbody tr:not(.sum, .apart) td:nth-child({number})").all_inner_texts()
 
 
@@ -182,7 +182,7 @@ def test_a_phone_sorts_by_a_list(browser: Browser, address: str) -> None:
 
 
 def test_a_long_table_can_be_searched(browser: Browser, address: str, paths: dict[str, str]) -> None:
-    """Rows with the text stay together with their headings, and sums disappear. Short tables have no search field."""
+    """Rows with the text stay with their headings, and sums disappear. Short tables have no search field."""
     page = visited(browser, f"{address}/{paths['run']}")
     section = page.locator("section", has=page.get_by_label("find in this table")).first
     section.get_by_label("find in this table").fill("18:00")

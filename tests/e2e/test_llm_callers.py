@@ -1,4 +1,4 @@
-"""Calls of Bedrock from CUR 2.0 with IAM principals: runs that state theirs, a principal whose team a file knows, and an unknown one."""
+"""Bedrock calls from CUR 2.0 with IAM principals: runs that state theirs, a principal whose team is in a file, and an unknown one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.focus_files import write_csv
 from tests.mlflow_store import make_schema
 from tests.servers.mlflow_client import mlflow_client
 
-BEGIN = 1793872800000  # 5 November 2026, 10:00, the hour of the lines
+BEGIN = 1793872800000  # 5 November 2026, 10:00, the hour of the bill lines
 ROLE = "arn:aws:sts::000000000042:assumed-role/Trainer/{}"
 RUNS = {
     "by role": ("arn:aws:iam::000000000042:role/ml/Trainer", 0, 60),
@@ -62,7 +62,7 @@ def company(tmp_path: Path) -> Path:
 
 
 def test_callers_of_a_model_get_its_cost(company: Path, runspend: Runspend) -> None:
-    """From the file to the tables: exact rows for runs, a team for a caller without runs, the rest unallocated, and the bill as the sum."""
+    """The tables have exact rows for runs, a team for a caller without runs, and unallocated cost. Their sum is the bill."""
     runspend("nightly", "--now", "2026-11-06T02:00", cwd=company)
     asked = "select user_name, a.allocated_to, match_method, a.confidence, sum(a.effective_cost) as cost from cost_allocations a left join runs r using (tracking_server, workspace, run_id) group by all order by 1 nulls last, 2, 3"
     rows = json.loads(runspend("sql", asked, "--json", cwd=company).stdout)

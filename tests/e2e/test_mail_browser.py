@@ -59,7 +59,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
     given = make_settings(home, budget(owner="ana@acme.com", runbook="https://wiki.acme.com/ml-budgets"), *many, site=site)
     records = Records(home)
     with warehouse(home / "w", cost_daily=rows, sources=[source()], runs=runs, run_costs_daily=paid) as reader:
-        judgement = alert.judge(reader, given, records, NOW - timedelta(days=60))  # no longer its first pipeline run
+        judgement = alert.judge(reader, given, records, NOW - timedelta(days=60))  # so that it is not the first pipeline run
         alert.record(given, records, judgement, NOW - timedelta(days=60))
         judgement = alert.judge(reader, given, records, NOW)
         alert.record(given, records, judgement, NOW)

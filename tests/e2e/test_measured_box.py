@@ -1,4 +1,4 @@
-"""The machine under a desk with `watts: measured`: MLflow's own store with power metrics, pipeline runs, and the bill of the month."""
+"""The machine under a desk with `watts: measured`: MLflow's own store with power metrics, pipeline runs, and the month's bill."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.e2e.test_one_box import BEGIN, EXAMPLE, ask, runspend
 from tests.mlflow_store import make_schema
 from tests.servers.mlflow_client import mlflow_client
 
-# User, start and end in minutes of November, watts of the first of four GPUs: the others draw 1, 2 and 3 more.
+# User, start and end in minutes of November, and watts of the first of four GPUs. The others draw 1, 2 and 3 W more.
 EARLY = [("ana", 600, 720, 200.0), ("ben", 660, 810, 210.0)]
 LATE = [("cai", 1200, 1230, 0.1)]
 NIGHT = "2026-12-01T07:00"
@@ -39,7 +39,7 @@ def log(folder: Path, runs: list[tuple[str, int, int, float]]) -> None:
 
 
 def power(*runs: tuple[str, int, int, float]) -> Fraction:
-    """Return the cost of November's power, minute by minute: the GPUs' mean over the runs of that hour, or 120 W."""
+    """Return the cost of November's power minute by minute, with the GPUs' mean over the runs of the hour, or 120 W."""
     cost = Fraction(0)
     for hour in range(720):
         minutes = [minute for minute in range(hour * 60, hour * 60 + 60) if any(start <= minute < end for _, start, end, _ in runs)]
@@ -62,7 +62,7 @@ def exactly(cost: Fraction) -> Decimal:
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page's file with measured power, and two runs that overlap, after the pipeline run of 1 December."""
+    """Write the page's file with measured power, and two runs that overlap, and run the pipeline on 1 December."""
     folder = tmp_path_factory.mktemp("measured-box")
     make_schema(folder / "mlflow.db")
     log(folder, EARLY)
@@ -89,7 +89,7 @@ def facts(text: str) -> dict[str, str]:
 
 
 def test_november_is_what_the_box_drew(box: Path) -> None:
-    """The bill is 800 + 210 plus each hour's power, by measurement or at 120 W. Every hour is a run's or idle, and the month is final."""
+    """The bill is 800 + 210 plus each hour's power, measured or at 120 W. Every hour belongs to a run or is idle, and the month is final."""
     expected = exactly(1010 + power(*EARLY))
     assert total(box) == expected
     first = facts((box / "first.txt").read_text())
@@ -111,7 +111,7 @@ def test_november_is_what_the_box_drew(box: Path) -> None:
 
 
 def test_the_doctor_says_what_is_measured(box: Path) -> None:
-    """Before the first pipeline run it is unknown; after it, the report has hours, watts and the rest."""
+    """Before the first pipeline run, the power is unknown. Afterwards, doctor reports measured hours, watts and the rest."""
     assert (
         "gpubox: its power is known after the first pipeline run. Until then, every hour has `idle_watts`, 120 W"
         in (box / "before.txt").read_text()
@@ -125,7 +125,7 @@ def test_the_doctor_says_what_is_measured(box: Path) -> None:
 
 
 def test_a_repeated_pipeline_run_changes_nothing(box: Path) -> None:
-    """Nothing new was measured, so the bytes are the same."""
+    """There are no new measurements, so no byte changes."""
     again = facts(night(box))
     assert (again["rebuilt"], again["exit"]) == ("", "0")
 

@@ -56,7 +56,7 @@ def digests(config: Path) -> dict[Any, str]:
 
 
 def test_the_notebook_shows_what_its_cells_give(night: Path) -> None:
-    """Every output that `docs/costs.ipynb` shows is what the cell gives over the demo. To renew them: `python -m tests.notebooks`."""
+    """Every output in `docs/costs.ipynb` is what its cell returns over the demo. To renew them: `python -m tests.notebooks`."""
     cells = code_cells(read_notebook(ROOT / "docs" / "costs.ipynb"))
     assert len(cells) >= 8
     for cell, outputs in zip(cells, run_cells(cells, night.parent), strict=True):
@@ -84,7 +84,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
             where allocated_to = 'run' and (match_method = 'instance_type_time' or match_method = 'attached' and confidence <> 'high')
             group by run_id, confidence
         """
-        # a machine's time that no run states, and its disks, go to runs that asked for its type, never with high confidence
+        # machine time that no run states, and its disks, go to runs that requested its type, never with high confidence
         for guess in reader.query(guesses).to_pylist():
             assert guess["confidence"] == "low"
             costs[guess["run_id"]] -= Fraction(guess["cost"])
@@ -93,7 +93,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
     billed_until = max(r["ChargePeriodEnd"] for r in rows if "/i-" in r["ResourceId"] or "/instances/" in r["ResourceId"])
     for period in ("2026-10", "2026-11"):
         world = raw_world(rows, made_world, period)
-        # all bills decide how far they reach, not only those of the month
+        # the latest hour is that of all bills, not only of the month's
         world["billed_until"] = dt.datetime.fromisoformat(billed_until)
         of_lines = true_costs(world)
         for (line_id, target), cost in of_lines.items():
@@ -116,7 +116,7 @@ def disk_cost(disks: dict[tuple[str, str], list[dict[str, str]]], row: dict[str,
 
 
 def disks_of(rows: list[dict[str, str]]) -> dict[tuple[str, str], list[dict[str, str]]]:
-    """(machine, hour) -> lines of its disks."""
+    """Return the lines of a machine's disks by (machine, hour)."""
     found: dict[tuple[str, str], list[dict[str, str]]] = defaultdict(list)
     for row in rows:
         if ":volume/" in row["ResourceId"]:
@@ -184,7 +184,7 @@ def raw_world(rows: list[dict[str, str]], made_world: Path, period: str) -> Worl
 
 
 def instant(millis: int) -> dt.datetime:
-    """MLflow's milliseconds."""
+    """Convert MLflow's milliseconds."""
     return dt.datetime.fromtimestamp(millis / 1000, tz=UTC)
 
 
@@ -220,7 +220,7 @@ def test_a_dead_source_does_not_stop_the_pipeline_run(own_night: Path, runspend:
     own_night.write_text(own_night.read_text().replace('mlflow.db"}', 'gone.db"}'))
     done = runspend("nightly", "--config", str(own_night), *NOW, code=3)
     after = digests(own_night)
-    noted = ("sources", "billing_loads")  # where what was refused is written down
+    noted = ("sources", "billing_loads")  # tables that record refused sources
     assert {u: d for u, d in after.items() if u.table not in noted} == {u: d for u, d in before.items() if u.table not in noted}
     assert "focus-2026-11.csv.gz" in done.stdout + done.stderr
     subjects = [

@@ -15,7 +15,7 @@ from tests.servers.mlflow_client import mlflow_client
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "config" / "examples" / "one-box.yaml"
 BEGIN = 1793491200000  # November
-RUNS = [  # experiment, user, GPUs asked for, start and end in hours of November
+RUNS = [  # experiment, user, requested GPUs, start and end in hours of November
     ("vit", "ana", 4, 56, 62),
     ("vit", "ben", 2, 58, 66),
     ("asr", "cai", 2, 456, 480),
@@ -23,7 +23,7 @@ RUNS = [  # experiment, user, GPUs asked for, start and end in hours of November
 
 
 def log(folder: Path) -> None:
-    """The runs, as MLflow's client writes them."""
+    """Create the runs, as MLflow's client writes them."""
     with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
         experiments: dict[str, str] = {}
         for experiment, user, gpus, start, end in RUNS:
@@ -35,13 +35,13 @@ def log(folder: Path) -> None:
 
 
 def runspend(folder: Path, *arguments: str) -> str:
-    """What a command says."""
+    """Return what a command prints."""
     return run_here(*arguments, cwd=folder).stdout
 
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's file over a store here, since October, with the night of the first of December behind it."""
+    """The example's file over a store in a folder, with the machine from October on, after the pipeline run of 1 December."""
     folder = tmp_path_factory.mktemp("box")
     log(folder)
     text = EXAMPLE.read_text(encoding="utf-8").replace("sqlite:////srv/mlflow/mlflow.db", "sqlite:///mlflow.db")
@@ -61,7 +61,7 @@ def ask(folder: Path, query: str) -> list[dict[str, Any]]:
 
 
 def test_november_is_what_the_box_cost(box: Path) -> None:
-    """The bill is 1,155.08. Every hour of it is a run's or idle, it equals the export, and the month is final on its first morning."""
+    """The bill is 1,155.08. Every hour belongs to a run or is idle, the bill equals the export, and the month is final on 1 December."""
     printed = dict(line.split("=", 1) for line in (box / "first.txt").read_text().splitlines() if "=" in line)
     assert (printed["2026-11.EUR.bill"], printed["2026-11.EUR.equals_loaded_bill"], printed["exit"]) == ("1155.08", "true", "0")
     assert printed["2026-11.EUR.covered_until"] == "2026-12-01T00:00:00Z"
@@ -73,7 +73,10 @@ def test_november_is_what_the_box_cost(box: Path) -> None:
 
 
 def test_runs_pay_for_the_gpus_they_had(box: Path) -> None:
-    """Of four GPUs, runs request all for two hours, 4 + 2 for four hours, two for four hours, and two for a day. The rest is unused."""
+    """The machine has four GPUs. Runs request all for two hours, 4 + 2 for four hours, two for four hours, and two for a day.
+
+    The rest is idle.
+    """
     hour = Decimal("1155.08") / 720
     expected = {
         "ana": hour * 2 + hour * 4 * 4 / 6,

@@ -31,13 +31,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
 
 @pytest.fixture
 def config(world: KeptWorld) -> Path:
-    """Before the first night."""
+    """The configuration before the first pipeline run."""
     return world.put_back("new")
 
 
 @pytest.fixture
 def after(world: KeptWorld) -> Path:
-    """After the first night."""
+    """The configuration after the first pipeline run."""
     return world.put_back("first")
 
 
@@ -80,8 +80,8 @@ def test_other_settings_start_another_trial(after: Path) -> None:
     assert "(from the tables of the last pipeline run)" in say("doctor", "--config", str(after))
 
 
-def test_quick_leaves_it_out_and_json_has_it(config: Path) -> None:
-    """The JSON has one list of findings. The outlook is in its own section of it."""
+def test_quick_omits_the_outlook_and_json_has_it(config: Path) -> None:
+    """The JSON has one list of findings, and the outlook is in its own section of that list."""
     assert "preview of" not in say("doctor", "--config", str(config), "--quick")
     found = json.loads(say("doctor", "--config", str(config), "--json"))
     assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
@@ -99,7 +99,7 @@ def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
 
 
 def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> None:
-    """The trial's summary ends with the same words, and with the scope to paste."""
+    """The trial prints a line per rule, as doctor does, and no scope to paste with an empty list of accounts."""
     bill = str(config.parent / "bills" / "bill")
     screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))
     assert rule_line(screen, "by machine").startswith("by machine 100.0% 960.00 USD")
@@ -117,7 +117,7 @@ def test_a_pool_without_runs_is_reported(config: Path) -> None:
 
 
 def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
-    """Under the table, in money."""
+    """The line below the table states the share of allocated cost."""
     screen = say("costs", "--by", "team", "--config", str(after))
     assert screen.splitlines()[-1] == "100.0% of allocated cost has a team (run.tag.team 100.0%)"
     assert "team: " not in say("costs", "--by", "experiment", "--config", str(after))

@@ -52,10 +52,10 @@ def test_old_runs_are_deleted_softly_and_nothing_else_is(place: Place) -> None:
     stages = {run_id: place.client.get_run(run_id).info.lifecycle_stage for run_id in (place.plain, kept, champion, place.young)}
     assert stages == {place.plain: "deleted", kept: "active", champion: "active", place.young: "active"}
     assert place.there(place.plain, uri)
-    again = prune_due(place)  # the tables do not know yet; nothing is left to do
+    again = prune_due(place)  # the tables are not updated yet, and nothing is left to do
     assert (again.exit_code, place.client.get_run(place.plain).info.lifecycle_stage) == (0, "deleted")
 
-    place.night(settings, NOW)  # the plan no longer has it; restored, it needs a notice of its own
+    place.night(settings, NOW)  # the plan no longer contains it, and a restored run needs its own notice
     pipeline.archive_plan(settings, now=NOW)
     place.client.restore_run(place.plain)
     place.night(settings, NOW + timedelta(minutes=1))
@@ -88,11 +88,11 @@ def test_an_archived_run_says_where_its_artifacts_went(place: Place) -> None:
     )
     place.client.delete_tag(place.plain, "runspend.restored")
     assert tag_archived(settings, records) == []
-    assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # tagged once
+    assert "runspend.restored" not in place.client.get_run(place.plain).data.tags  # it is tagged only once
 
 
 class KilledError(BaseException):
-    """Represents the end of the process."""
+    """A stand-in for the end of the process."""
 
 
 def test_a_prune_may_be_killed_at_every_point(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

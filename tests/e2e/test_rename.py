@@ -54,13 +54,13 @@ def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
 
 @pytest.fixture
 def config(world: KeptWorld) -> Path:
-    """After the first night."""
+    """The configuration after the first pipeline run."""
     return world.put_back("first")
 
 
 @pytest.fixture
 def closed(world: KeptWorld) -> Path:
-    """When its month is closed."""
+    """The configuration when its month is closed."""
     return world.put_back("closed")
 
 
@@ -108,7 +108,7 @@ def rename_both(config: Path, now: datetime) -> Settings:
         assert rename(settings, old, new, now=now).changed
         assert {(r["old"], r["new"]) for r in Records(settings.home).list("renames").values()} == {
             (o, n) for _, o, n in RENAMES[:number]
-        }  # budgets follow: tests/actions/alert/test_renamed_sources.py
+        }  # tests/actions/alert/test_renamed_sources.py tests budgets
     return settings
 
 
@@ -124,7 +124,7 @@ def test_after_the_next_pipeline_run_all_rows_have_the_new_name(config: Path, tm
     assert night(settings) == []
     fresh = make_tiny_world(tmp_path / "fresh", store, BILLS)
     shutil.rmtree(fresh.parent / "bills")
-    shutil.copytree(config.parent / "bills", fresh.parent / "bills")  # with the times of delivery
+    shutil.copytree(config.parent / "bills", fresh.parent / "bills")  # including their times of delivery
     for key, old, new in RENAMES:
         assert mentions(settings, old) == set()
         never = name(fresh, key, old, new)
@@ -169,7 +169,7 @@ def test_names_that_do_not_fit_are_refused(config: Path) -> None:
         rename(renamed, "lab", "zoo", now=NOW)
 
 
-def test_killed_anywhere_it_is_done_or_not_begun(config: Path) -> None:
+def test_a_rename_killed_anywhere_is_done_or_not_begun(config: Path) -> None:
     """The command is killed at each point of the publish. The next command finishes it, and renaming again then says that it is done."""
     settings = name(config, "tracking", "lab", "zoo")
     before = digests(settings)

@@ -234,7 +234,7 @@ def test_no_heading_is_left_behind_on_paper(browser: Browser, served: tuple[str,
 
 
 def lines_of(sheet: PageObject) -> list[str]:
-    """The lines of a printed page."""
+    """Return the lines of a printed page."""
     return [line.strip() for line in sheet.extract_text().splitlines() if line.strip()]
 
 

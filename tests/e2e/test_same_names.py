@@ -1,4 +1,4 @@
-"""Pairs of jobs and machines with one name, in two accounts, regions, projects, workspaces and clusters: each run pays only for its own."""
+"""Pairs of jobs and machines with one name in two accounts, regions, projects, workspaces and clusters. Each run pays only for its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AZURE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearningS
 INSTANCE = "//compute.googleapis.com/projects/{}/zones/{}/instances/trainer"
 POD = "arn:aws:eks:us-east-1:111111111111:pod/{}/train/a/uid-of-{}"
 WORKSPACE = {"AZUREML_ARM_SUBSCRIPTION": "s", "AZUREML_ARM_RESOURCEGROUP": "ml", "AZUREML_RUN_ID": "mango"}
-# What each run states, and its own line. The other line of the pair belongs to users without MLflow.
+# What each run states, and its own bill line. The other line of the pair belongs to users without MLflow.
 PAIRS: dict[str, tuple[dict[str, str], dict[str, str], dict[str, str]]] = {
     "accounts": ({"TRAINING_JOB_ARN": SAGEMAKER.format("us-east-1", 1)}, {"ResourceId": SAGEMAKER.format("us-east-1", 1)}, {"ResourceId": SAGEMAKER.format("us-east-1", 2)}),
     "regions": ({"TRAINING_JOB_ARN": SAGEMAKER.format("eu-west-1", 3)}, {"ResourceId": SAGEMAKER.format("eu-west-1", 3)}, {"ResourceId": SAGEMAKER.format("eu-west-3", 3)}),
@@ -46,7 +46,7 @@ SHORT = {"two jobs": {"sagemaker.training_job_name": "twice"}, "one job": {"sage
 
 @pytest.fixture(scope="module")
 def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store and a bill: every pair costs 10 for the run's own and 1000 for the other."""
+    """A store and a bill. In every pair, the run's own machine costs 10 and the other one 1000."""
     folder = tmp_path_factory.mktemp("names")
     with mlflow_client(f"sqlite:///{make_schema(folder / 'mlflow.db')}") as client:
         experiment = client.create_experiment("names", artifact_location=(folder / "artifacts").as_uri())
@@ -71,7 +71,7 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_name_of_two_places_is_paid_by_its_own_run(company: Path, runspend: Runspend) -> None:
+def test_a_machine_with_a_duplicate_name_is_paid_by_its_own_run(company: Path, runspend: Runspend) -> None:
     runspend("nightly", "--now", "2026-11-02T02:00", cwd=company)
     query = "select owner, effective_cost, confidence from run_costs order by owner"
     rows = json.loads(runspend("sql", "--json", query, cwd=company).stdout, parse_float=Decimal)

@@ -1,4 +1,4 @@
-"""A cluster's job list and MLflow's own store, as in docs/start-slurm.md: a job's runs pay exactly for the job."""
+"""A cluster's job list and MLflow's own store, as in docs/start-slurm.md. The runs of a job pay exactly its cost."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from tests.tiny_world import NOW, OPERATORS, make_tiny_world
 
 @pytest.fixture
 def config(tmp_path: Path, store: Path) -> Path:
-    """A tiny world with two bills, before its first night."""
+    """A tiny world with two bills, before its first pipeline run."""
     return make_tiny_world(tmp_path / "tiny", store, {"bill": 24, "other": 5})
 
 
@@ -50,7 +50,7 @@ def build(settings: Settings) -> None:
 
 
 def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> None:
-    """Runspend keeps and reports the bill until it is forgotten. The ledger is then that of a pipeline run that never had it."""
+    """Runspend keeps and reports the bill until a user forgets it. The ledger then equals that of a home that never had it."""
     settings = load_settings(config)
     pipeline.extract(settings, now=NOW)
     build(settings)
@@ -71,7 +71,7 @@ def test_forget_removes_a_bill_that_is_no_longer_configured(config: Path) -> Non
 
 
 def test_a_slower_load_does_not_replace_a_newer_one(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two loads of one bill run at once. The one that read first and publishes last reads again, finds nothing new, and says so."""
+    """Two loads of one bill run at once. The one that reads first and publishes last reads again, finds nothing new, and reports it."""
     from runspend.ingest.billing import load_process as loading
 
     settings = load_settings(config)

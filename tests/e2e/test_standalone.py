@@ -1,6 +1,6 @@
-"""`airflow standalone` in an empty home, with the wheel and no copied file: its scheduler runs the line by itself, from asset to asset.
+"""`airflow standalone` in an empty home, with only the wheel: its scheduler runs the pipeline by itself, from asset to asset.
 
-The page and the connection type are there, a backfill by the API that Airflow's own page calls writes as of its date, and lineage is seen.
+The page and the connection type exist. A backfill through the API of Airflow's own page writes as of its date, and lineage is recorded.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BILLS = {"bill": 24, "small": 500, "large": 20_000}
 BUNDLE = {"name": "runspend", "classpath": "runspend.airflow.bundle.RunspendBundle", "kwargs": {}}
 RETRY_DELAY = '"retry_delay": timedelta(minutes=5)'  # longer than a test can wait for a second try
-PATIENCE = 900  # seconds; usually under 180, but a busy machine starts its ten processes slowly
+PATIENCE = 900  # seconds; usually under 180, but a busy machine takes long to start the ten processes
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A tiny world of this month, with bills of very different size."""
+    """A tiny world of this month, with bills of very different sizes."""
     today = datetime.now(timezone.utc).replace(hour=0, minute=0, second=0, microsecond=0)
     day = today if today.day == 1 else today - timedelta(days=1)
     make_store(tmp_path / "store", day)
@@ -48,7 +48,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def environment_with_wheel(folder: Path) -> Path:
-    """Make an environment with the wheel; return its folder. Its other packages are links to those here, with their byte code."""
+    """Make an environment with the wheel, and return its folder. Its other packages are links to this environment's, with their byte code."""
     uv, made = Path(sys.executable).with_name("uv"), folder / "environment"
     build = ("build", "--quiet", "--wheel", "--no-build-isolation", "--python", sys.executable, "--out-dir", folder / "dist", ROOT)
     subprocess.run([uv, *build], check=True)
@@ -70,7 +70,7 @@ def environment_with_wheel(folder: Path) -> Path:
 
 @pytest.fixture
 def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
-    """Airflow as `airflow standalone` starts it, all in `tmp_path`; the value asks its API, and is None while it does not answer."""
+    """Start `airflow standalone` in `tmp_path`. Yield a function that calls its API, and returns None while it does not answer."""
     port, home = free_port(), tmp_path / "airflow"
     made = environment_with_wheel(tmp_path)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("AIRFLOW")} | {
@@ -86,7 +86,7 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
         "AIRFLOW__CORE__PARALLELISM": "3",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([BUNDLE]),
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # no DAG file changes here: each is read once
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",  # DAG files do not change here, so each is read only once
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
@@ -94,12 +94,12 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
         "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(tmp_path / "lineage.jsonl"), "append": True}),
         "AIRFLOW__RUNSPEND__SCHEDULE_ANNOTATE": "none",
         "AIRFLOW__RUNSPEND__SCHEDULE_ARCHIVE": "none",
-        "AIRFLOW__RUNSPEND__SCHEDULE_MEASURE": "none",  # nothing waits for it
+        "AIRFLOW__RUNSPEND__SCHEDULE_MEASURE": "none",  # no DAG waits for it
         "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
-        # The first tasks may begin before the API answers: they ask every second until it does, and do not fail and try again in five minutes.
+        # The first tasks may begin before the API answers. They try every second, instead of failing and trying again in five minutes.
         "AIRFLOW__WORKERS__EXECUTION_API_RETRIES": "300",
         "AIRFLOW__WORKERS__EXECUTION_API_RETRY_WAIT_MAX": "1",
-        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",  # a busy machine may take more than the 5 s of the default
+        "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",  # the default of 5 s may be too short on a busy machine
         "RUNSPEND_CONFIG": str(config),
     }
     address = f"http://127.0.0.1:{port}"
@@ -129,12 +129,12 @@ def airflow(tmp_path: Path, config: Path) -> Iterator[Callable[..., Any]]:
         try:
             yield ask
         finally:
-            os.killpg(process.pid, signal.SIGKILL)  # of the children, TERM ends none; and after INT some still ran half a minute later
+            os.killpg(process.pid, signal.SIGKILL)  # SIGTERM does not end the children, and some still ran half a minute after SIGINT
             process.wait()
 
 
 def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
-    """The first true answer."""
+    """Return the first true answer."""
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
         if found := look():
@@ -144,8 +144,9 @@ def wait_for(what: str, look: Callable[[], Any], log: Path) -> Any:
 
 
 def story(log: Path) -> str:
-    """What a person needs after a failure, the most important last: the end of Airflow's log, and of its tasks' logs, and by its database the
-    state of every DAG run and task.
+    """Return what a developer needs after a failure, with the most important part last.
+
+    These are the ends of Airflow's log and of its tasks' logs, and the state of every DAG run and task in its database.
     """
     home = log.parent / "airflow"
     with contextlib.closing(sqlite3.connect(f"file:{home / 'airflow.db'}?mode=ro", uri=True)) as database:
@@ -162,13 +163,13 @@ def story(log: Path) -> str:
 
 @pytest.mark.timeout(3000)
 def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Path, tmp_path: Path) -> None:
-    """Nothing is triggered by hand: loads and extraction start by the clock, allocation by the last of either, report and mail by allocation."""
+    """Nothing is triggered by hand. A clock starts loads and extraction, either of them wakes allocation, and allocation wakes report and mail."""
     log = tmp_path / "airflow.log"
 
     def woken(name: str) -> list[Any]:
-        """The runs of a DAG that assets started and that have ended, oldest first; `wakers` has the DAG and the run behind each event.
+        """Return the ended runs of a DAG that assets started, oldest first. `wakers` has the DAG and the run behind each event.
 
-        A run's id alone does not name it: runs of two DAGs with one schedule share theirs.
+        A run's id alone is not unique, because runs of two DAGs with one schedule share it.
         """
         runs = (airflow(f"dags/{DAG_IDS[name]}/dagRuns?order_by=id") or {"dag_runs": []})["dag_runs"]
         ended = [run for run in runs if run["run_type"] == "asset_triggered" and run["state"] in ("success", "failed")]
@@ -178,14 +179,14 @@ def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Pa
         return ended
 
     def allocated() -> Any:
-        """The last allocation that the bills or the runs woke, once both have; either may come first, or one event hold both."""
+        """Return the runs of allocation once both bills and runs have woken it, in any order or with one event for both."""
         runs = woken("allocate")
         return runs if {dag for run in runs for dag, _ in run["wakers"]} == {"runspend_extract_runs", "runspend_load_bills"} else None
 
     def woken_by(waker: Any, name: str) -> Any:
         return next((run for run in woken(name) if (waker["dag_id"], waker["dag_run_id"]) in run["wakers"]), None)
 
-    # By its clock, allocation also runs at once, on nothing, and wakes a report of nothing: only what loads and extraction led to counts.
+    # By its clock, allocation also runs at once on empty tables, and wakes an empty report. Only runs that loads and extraction caused count.
     allocations = wait_for("runs of allocate that both bills and runs woke", allocated, log)
     allocate = allocations[-1]
     report = wait_for("report woken by it", lambda: woken_by(allocate, "report"), log)
@@ -196,8 +197,8 @@ def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Pa
     tasks = airflow(f"dags/runspend_load_bills/dagRuns/{load['dag_run_id']}/taskInstances?limit=100")["task_instances"]
     assert {task["rendered_map_index"] for task in tasks if task["task_id"] == "load"} == set(BILLS)
     assert {task["state"] for task in tasks} == {"success", "skipped"}
-    # Not the first bill that was loaded woke allocation, but the task that Airflow starts after the last of them. (The end of a task
-    # says nothing here: on a busy machine Airflow noted it 13 s after it had started what waited for it.)
+    # The task that Airflow starts after the last bill woke allocation, not the first loaded bill. (The end of a task
+    # is not usable here: on a busy machine, Airflow recorded it 13 s after it had started the next task.)
     of_bills = next(run for run in allocations if (load["dag_id"], load["dag_run_id"]) in run["wakers"])
     assert [event["source_task_id"] for event in of_bills["events"] if event["source_dag_id"] == load["dag_id"]] == ["published"]
 
@@ -208,7 +209,7 @@ def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Pa
     assert rows[0]["cost"] == 24 * 40 + others * Decimal("0.01") and rows[0]["runs"] > 0
     assert list((settings.home / "reports").glob("20??-??.html"))
     mails = [file.read_text(errors="replace") for file in (settings.home / "mail").rglob("*.eml")]
-    is_quiet = datetime.now(timezone.utc).day == 1  # a month's budget decides nothing in its first 24 hours
+    is_quiet = datetime.now(timezone.utc).day == 1  # a monthly budget sends nothing in the first 24 hours of a month
     assert is_quiet or [mail for mail in mails if OWNERS in mail], [mail.splitlines()[:4] for mail in mails]
 
     assert airflow("plugins/importErrors") in ({"import_errors": [], "total_entries": 0}, None)
@@ -226,14 +227,14 @@ def test_the_scheduler_runs_the_pipeline(airflow: Callable[..., Any], config: Pa
 
 
 def datasets(file: Path, job: str) -> set[tuple[str, str, str]]:
-    """What OpenLineage's events say that a task read and wrote."""
+    """Return what a task read and wrote, according to OpenLineage's events."""
     events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     mine = [event for event in events if event["job"]["name"] == job and event["eventType"] == "COMPLETE"]
     return {(kind, found["namespace"], found["name"]) for event in mine for kind in ("input", "output") for found in event[f"{kind}s"]}
 
 
 def check_backfill(airflow: Callable[..., Any], config: Path, log: Path) -> None:
-    """What Airflow's page sends: runs of the past read the tracking server as of their dates."""
+    """Start a backfill as Airflow's page does. Runs of past days read the tracking server as of their dates."""
     day = datetime.now(timezone.utc).replace(hour=4, minute=0, second=0, microsecond=0) - timedelta(days=2)
     asked: dict[str, Any] = {
         "dag_id": "runspend_extract_runs",
@@ -244,7 +245,7 @@ def check_backfill(airflow: Callable[..., Any], config: Path, log: Path) -> None
 
     def ended() -> Any:
         runs = (airflow("dags/runspend_extract_runs/dagRuns?run_type=backfill") or {"dag_runs": []})["dag_runs"]
-        if not runs:  # asked again if a busy SQLite refused it; Airflow refuses a second one beside the first
+        if not runs:  # a busy SQLite may have refused the request; Airflow refuses a second backfill next to the first
             airflow("backfills", asked)
         return runs if runs and all(run["state"] in ("success", "failed") for run in runs) else None
 

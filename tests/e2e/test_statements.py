@@ -1,4 +1,4 @@
-"""Statements of the demo company: their direct cost is what `runspend costs` prints, and together they are the ledger."""
+"""Statements of the demo company. Their direct cost is what `runspend costs` prints, and together they equal the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`runspend -v`: what the steps read, build and skip, and how long it takes. Without it, standard error has none of it."""
+"""`runspend -v` shows what the steps read, build and skip, and how long that takes. Without it, standard error shows none of this."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def config(tmp_path: Path) -> Path:
 
 
 def test_verbose_logs_every_step_with_counts_times_and_reasons(config: Path) -> None:
-    """A second pipeline run says what it skips and why."""
+    """A second pipeline run states what it skips and why."""
     given = ("nightly", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}")
     first = run_process(*given, "-v").stderr
     for expected in (
@@ -38,7 +38,7 @@ def test_verbose_logs_every_step_with_counts_times_and_reasons(config: Path) -> 
 
 
 def test_the_log_shows_no_secret(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address of a server that does not answer has a password: the line about it does not."""
+    """The address of a server that does not answer has a password. The line about it does not show the password."""
     monkeypatch.setenv("LAB_TOKEN", "pa55-canary")
     text = config.read_text(encoding="utf-8").replace("sqlite:///mlflow.db", "http://lab:${LAB_TOKEN}@127.0.0.1:9")
     config.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from tests.tiny_world import NOW, make_store
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> KeptWorld:
-    """A tiny world whose sources were read, and whose costs were not built yet."""
+    """A tiny world whose sources are read and whose costs are not built yet."""
     folder = tmp_path_factory.mktemp("world")
     make_store(folder / "store")
     world = KeptWorld(folder, folder / "store")
@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> KeptWorld:
 
 @pytest.fixture
 def settings(world: KeptWorld) -> Settings:
-    """Of that world."""
+    """The settings of that world."""
     return load_settings(world.put_back("read"))
 
 
@@ -48,7 +48,7 @@ def overtake(settings: Settings, times: int, messages: list[str]) -> Callable[[s
         count = messages.count(words)
         if words == "allocate 2026-11: building" and count <= times:
             with warehouse.step("measure", f"again-{count}") as step:
-                step.put(*unit, rows.slice(0, rows.num_rows - count % 2))  # one row less, all, one row less, …
+                step.put(*unit, rows.slice(0, rows.num_rows - count % 2))  # alternately one row less and all rows
                 assert step.publish()
 
     return progress

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not instal
 
 @pytest.fixture(scope="module")
 def address(made_night: Path) -> Iterator[str]:
-    """The pages over a night of the demo, as they are in its month: they show budgets of the current one."""
+    """The address of the pages over the demo after a pipeline run, with its month as the current one."""
 
     class InItsMonth(datetime):
         @classmethod
@@ -42,7 +42,7 @@ def address(made_night: Path) -> Iterator[str]:
 
 
 class Visitor:
-    """A person who begins at the home page. Counts followed links and pressed buttons."""
+    """A user who begins at the home page. Counts followed links and pressed buttons."""
 
     def __init__(self, page: Page, address: str, *, by_keyboard: bool) -> None:
         self.page, self.by_keyboard, self.clicks = page, by_keyboard, 0
@@ -51,12 +51,12 @@ class Visitor:
         self.days = {key: re.findall(rf"{key}=([0-9-]+)", link)[0] for key in ("from", "to")}
 
     def follow(self, what: Locator) -> None:
-        """Follow a link, or press a button, and wait for the page it leads to."""
+        """Follow a link or press a button, and wait for the page that it opens."""
         with self.page.expect_navigation():
             self.press(what)
 
     def press(self, what: Locator) -> None:
-        """Click on something, or press Enter on it."""
+        """Click on an element, or press Enter on it."""
         self.clicks += 1
         if self.by_keyboard:
             self.reach(what)
@@ -65,7 +65,7 @@ class Visitor:
             what.click()
 
     def reach(self, what: Locator) -> None:
-        """Press Tab until something has the focus."""
+        """Press Tab until an element has the focus."""
         for _ in range(150):
             self.page.keyboard.press("Tab")
             if what.evaluate("e => e === document.activeElement"):
@@ -83,22 +83,22 @@ class Visitor:
         self.follow(self.page.get_by_role("button", name="Search"))
 
     def link(self, name: str | re.Pattern[str], within: str = "main") -> Locator:
-        """The first link of this name."""
+        """Return the first link with this name."""
         return self.page.locator(within).get_by_role("link", name=name, exact=True).first
 
     def row(self, section: str, name: str) -> dict[str, str]:
-        """A row of a section's table, by the names of its cells."""
+        """Return a row of a section's table, with its cells by their names."""
         cells = self.page.locator(f"#{section} tr", has=self.page.get_by_role("link", name=name, exact=True)).first.locator("td[data-l]")
         return {cell.get_attribute("data-l") or "": cell.inner_text() for cell in cells.all()}
 
     @property
     def text(self) -> str:
-        """All that the page shows."""
+        """Return all text on the page."""
         return self.page.locator("body").inner_text()
 
 
 class Programs:
-    """Programs that ask the same questions: the HTTP API and Python."""
+    """Programs that ask the same questions, through the HTTP API and Python."""
 
     def __init__(self, address: str, config: Path) -> None:
         self.address, self.python = address, runspend.connect(config)
@@ -131,7 +131,7 @@ class Programs:
 
 
 def shown(amount: str | Decimal, places: int = 2) -> str:
-    """As the pages print it."""
+    """Return an amount as the pages print it."""
     return f"{Decimal(amount):,.{places}f}"
 
 
@@ -251,7 +251,7 @@ def run_by_name(v: Visitor, p: Programs) -> None:
 
 
 def freshness(v: Visitor, p: Programs) -> None:
-    """Anybody: how new are the bills?"""
+    """Anyone: how new are the bills?"""
     bills = [found for found in p.get("sources")["rows"] if found["kind"] == "bill"]
     assert len(bills) == 2
     for bill in bills:
@@ -274,7 +274,7 @@ WAYS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("question", "way"),
     [
-        # `make test` asks each question in one way, and `make torture` in the two other ways.
+        # `make test` asks each question in one way, and `make torture` in the other two.
         pytest.param(question, way, id=f"{question.__name__}-{way}", marks=() if (place - turn) % 3 == 0 else pytest.mark.torture)
         for place, question in enumerate(QUESTIONS)
         for turn, way in enumerate(WAYS)

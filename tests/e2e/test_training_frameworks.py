@@ -1,8 +1,10 @@
-"""Runs that Optuna, Ray Tune, Lightning and Transformers make through MLflow name their machine, also those of parallel and nested trials.
+"""Runs that Optuna, Ray Tune, Lightning and Transformers create in MLflow name their machine, including parallel and nested trials.
 
-Real training on real servers: MLflow's and a metadata service. `make test-frameworks` installs the frameworks in an environment of
-their own, `.venv/frameworks`, by requirements/frameworks.txt, and runs these tests. Lightning and Transformers need PyTorch too: as root
-it installs Debian's (171 MB to download, 0.9 GB on disk, two minutes); elsewhere put any PyTorch from 2.6 on into that environment.
+The training, MLflow's server and the metadata service are real. `make test-frameworks` installs the frameworks from
+requirements/frameworks.txt into their own environment, `.venv/frameworks`, and runs these tests.
+
+Lightning and Transformers also need PyTorch. As root, the command installs Debian's (171 MB to download, 0.9 GB on disk, two minutes).
+Elsewhere, put any PyTorch from 2.6 on into that environment.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def server(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The Python that has the frameworks."""
+    """The Python with the frameworks."""
     if not PYTHON.exists():
         pytest.skip("the frameworks are not installed: run `make test-frameworks`")
     return PYTHON
@@ -54,7 +56,7 @@ def python() -> Path:
 
 @pytest.fixture(scope="module")
 def python_with_torch(python: Path) -> Path:
-    """The same, if it has PyTorch too."""
+    """The Python with the frameworks, if it also has PyTorch."""
     if subprocess.run([python, "-c", HAS_TORCH], check=False, timeout=300).returncode != 0:
         pytest.skip("there is no PyTorch from 2.6 on for .venv/frameworks: run `make test-frameworks` as root on Debian 13")
     return python
@@ -62,7 +64,7 @@ def python_with_torch(python: Path) -> Path:
 
 @pytest.fixture
 def train(python: Path, server: str, tmp_path: Path) -> Train:
-    """Run a script to its end; the runs it made, by experiment, oldest first."""
+    """Run a script to its end. Return its runs by experiment, oldest first."""
 
     def run(name: str) -> dict[str, list[Run]]:
         with serve_metadata() as (address, _):
@@ -100,7 +102,7 @@ def train(python: Path, server: str, tmp_path: Path) -> Train:
 
 
 def split(runs: list[Run]) -> tuple[Run, list[Run]]:
-    """The run of a sweep, and its children."""
+    """Return the run of a sweep, and its children."""
     [parent] = [run for run in runs if run.info.run_name == "sweep"]
     children = [run for run in runs if run.data.tags.get(PARENT) == parent.info.run_id]
     return parent, children
@@ -126,14 +128,14 @@ def test_ray_trials_in_workers_name_their_machine(train: Train) -> None:
     found = train("with_ray")
     assert {name: len(runs) for name, runs in found.items()} == {"ray setup": 5, "ray callback": 2, "ray callback with tags": 2}
     _, trials = split(found["ray setup"])
-    [(job, _)] = {(run.data.tags["ray.job_id"], run.data.tags["ray.node_id"]) for run in trials}  # both trials ran on one node
+    [(job, _)] = {(run.data.tags["ray.job_id"], run.data.tags["ray.node_id"]) for run in trials}  # both trials ran on the same node
     assert set(job) != {"f"}
     nested = [run for run in found["ray setup"] if run.info.run_name == "evaluation"]
     assert {run.data.tags[PARENT] for run in nested} == {run.info.run_id for run in trials}
     for runs in (trials, nested, found["ray callback"], found["ray callback with tags"]):
         assert {run.data.params["rate"] for run in runs} == {"0.1", "0.2"}
         assert all("loss" in run.data.metrics for run in runs)
-    # The callback asks no plug-in: it takes the line in the trial, or the tags, to name the machine.
+    # The callback does not use plug-ins. The line in the trial or the tags name the machine.
     assert not any("mlflow.user" in run.data.tags for run in found["ray callback"])
 
 
@@ -154,5 +156,5 @@ def test_transformers_runs_name_their_machine(python_with_torch: Path, train: Tr
     assert {run.info.run_name for run in children} == {"nested", "rate 0.1", "rate 0.01"}
     for run in [*children, *(run for run in found["transformers search"] if run.info.run_name == "search")]:
         assert run.data.params["max_steps"] == "4" and run.data.metrics["train_loss"] > 0
-    # MLflow begins further runs for the trials of a search: the Trainer ends its own before it evaluates.
+    # MLflow starts additional runs for the trials of a search, because the Trainer ends its own before it evaluates.
     assert len(found["transformers"]) == 4 and len(found["transformers search"]) >= 2

@@ -1,4 +1,4 @@
-"""`runspend try` on bills of which little or nothing can be read, and on a bill whose newest month is empty."""
+"""`runspend try` on bills that are hardly or not at all readable, and on a bill whose newest month is empty."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNREADABLE = "none of its 2 rows can be read: BillingCurrency is 'MC', which is 
 
 @pytest.fixture
 def given(store: Path, tmp_path: Path) -> tuple[str, ...]:
-    """The options of a trial but for its bill."""
+    """Return the options of a trial except its bill."""
     return ("--tracking", f"sqlite:///{store / 'mlflow.db'}", "--folder", str(tmp_path / "trial"), *NOW)
 
 
@@ -36,14 +36,14 @@ def test_a_bill_without_a_readable_row_fails_in_every_command(tmp_path: Path, gi
 
 
 def test_a_partly_readable_bill_has_a_note(tmp_path: Path, given: tuple[str, ...]) -> None:
-    """The trial reads the bill twice, and the second read changes nothing: the note is of the first."""
+    """The trial reads the bill twice. The second read changes nothing, and the note is about the first."""
     bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row(BillingCurrency="MC", ResourceId="i-2")])
     answer = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)
     assert answer["notes"] == ["bill 2026-10: 1 unreadable row is excluded from totals: see billing_quarantine"]
 
 
 def test_a_refused_bill_is_explained_once(tmp_path: Path, given: tuple[str, ...]) -> None:
-    """In a process of its own: what Python logs by itself counts too."""
+    """The trial runs in its own process, so that Python's own log messages count too."""
     bill = tmp_path / "bill.csv"
     bill.write_text("a,b\n1,2\n")
     tried = run_process("try", *given, "--bill", str(bill), "--quiet", code=3)
@@ -53,7 +53,7 @@ def test_a_refused_bill_is_explained_once(tmp_path: Path, given: tuple[str, ...]
 
 
 def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[str, ...]) -> None:
-    """A newer month without cost is named, and is neither the report that is shown nor the trial's month."""
+    """The trial names a newer month without cost, but does not show its report or use it as its month."""
     bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row("0", **month("2026-11"))])
     tried = run_here("try", *given, "--bill", str(bill)).stdout
     assert "preview of October 2026 with this configuration" in tried
@@ -65,4 +65,6 @@ def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[st
     config = tmp_path / "trial" / "runspend.yaml"
     other = tmp_path / "other.yaml"
     other.write_text(config.read_text().replace("home: .", f"home: {tmp_path / 'other'}"))
-    assert "preview of October 2026" in run_here("doctor", "--config", str(other), *NOW).stdout  # before its first pipeline run
+    assert (
+        "preview of October 2026" in run_here("doctor", "--config", str(other), *NOW).stdout
+    )  # before the other home's first pipeline run

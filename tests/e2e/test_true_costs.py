@@ -1,4 +1,4 @@
-"""Small clusters whose truth is known, with a pipeline run over each: every run pays its true cost, and the sum is the bill.
+"""Small clusters with known true costs. After a pipeline run, every run has its true cost, and the sum is the bill.
 
 `make bench ARGS="-k accuracy"` runs the same worlds at full size. tests/benchmarks/accuracy creates and judges them.
 """
@@ -26,7 +26,7 @@ from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, ma
 from tests.servers.s3 import S3Server
 
 SEED = 7
-# A pipeline run takes two seconds however small it is. So worlds that differ only in what happened on machines share one cluster.
+# Even a small pipeline run takes two seconds, so worlds that differ only in their machines' usage share one cluster.
 ALIKE = (
     worlds.reused_names,
     worlds.one_run_a_machine,
@@ -47,7 +47,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty store as MLflow makes it."""
+    """An empty store as MLflow creates it."""
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")
 
 
@@ -65,7 +65,7 @@ def judged(maker: Maker, folder: Path, schema: Path, **more: object) -> Judgemen
 
 @pytest.fixture(scope="module")
 def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Maker], tuple[Path, Judgement]]:
-    """Return a world's folder and its judgement. Each world is played once, for the first test that requests it. Read-only."""
+    """Return a world's folder and its judgement. Each world runs once, for the first test that needs it. Read-only."""
 
     @cache
     def play_once(maker: Maker) -> tuple[Path, Judgement]:
@@ -79,12 +79,16 @@ def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Sums are exact, the error is within the world's bar, no false match is above `medium`, and the intended rule allocates the charges."""
     _, judgement = played(maker)
-    faults, settled, world = judgement.faults, judgement.rules[rule].to_runs, judgement.world  # pytest would write down the whole judgement
+    faults, settled, world = (
+        judgement.faults,
+        judgement.rules[rule].to_runs,
+        judgement.world,
+    )  # otherwise, pytest would print the whole judgement
     assert faults == []
     assert settled > 0
     if maker is TOGETHER:
         bar, is_identified = world.bar, world.is_identified
-        assert bar == worlds.WITH_IDS and is_identified  # none of them has loosened it for all
+        assert bar == worlds.WITH_IDS and is_identified  # no world has loosened the bar for all
 
 
 def test_cost_that_the_data_cannot_attribute_is_reported(played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
@@ -103,7 +107,7 @@ def test_cost_that_the_data_cannot_attribute_is_reported(played: Callable[[Maker
     assert keys == {
         worlds.G5.name,
         f"{worlds.P4D.name}|account {worlds.ACCOUNT}",
-    }  # an account that runs state keeps another's machines out
+    }  # an account that runs state excludes machines of other accounts
 
 
 def _claimed(folder: Path) -> tuple[ClaimedHours, ...]:
@@ -165,7 +169,7 @@ def test_the_judge_sees_what_is_wrong(tmp_path: Path, schema: Path) -> None:
     right = judged(parallel_runs, tmp_path / "world", schema)
     world = right.world
     others = {name: float(rule.relative_error) for name, rule in right.others.items()}
-    assert right.faults == [] and others["OptScale"] > 0.5  # each of k simultaneous runs is charged the whole
+    assert right.faults == [] and others["OptScale"] > 0.5  # each of k simultaneous runs is charged the whole cost
     timed = [line for line in world.lines if len(line.shares) > 1]
     for line, other in zip(timed[::2], timed[1::2], strict=False):
         line.shares, other.shares = other.shares, line.shares

@@ -1,4 +1,4 @@
-"""A project as people write them, with no word of Runspend: autologging, a sweep in parallel processes, a run that is resumed.
+"""A typical training project without any mention of Runspend: autologging, a sweep in parallel processes, and a resumed run.
 
 python training_project.py TRACKING_URI
 """

@@ -1,1 +1,1 @@
-"""Training scripts as people write them. Each runs in a process of its own: python SCRIPT.py TRACKING_URI."""
+"""Training scripts as users write them. Each runs in its own process: python SCRIPT.py TRACKING_URI."""

@@ -1,4 +1,4 @@
-"""Lightning: its logger for MLflow in parallel processes and in a job of two ranks, and MLflow's autologging."""
+"""Lightning: its MLflow logger in parallel processes and in a job of two ranks, and MLflow's autologging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import runspend
 
 
 class Line(LightningModule):
-    """Learns a line."""
+    """A model that learns a line."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Line(LightningModule):
         return loss
 
     def on_fit_start(self) -> None:
-        """Only rank 0 knows the run. Each rank adds its machine, if it is another."""
+        """Add this rank's machine to the run. Only rank 0 knows the run."""
         if self.trainer.world_size > 1:
             run_id = self.trainer.strategy.broadcast(self.logger.run_id)
             assert run_id
@@ -58,7 +58,7 @@ def main(uri: str) -> None:
     mlflow.set_experiment("lightning")
     with mlflow.start_run(run_name="sweep") as sweep, multiprocessing.get_context("fork").Pool(2) as pool:
         pool.map(train_in_process, [(uri, sweep.info.run_id, rate) for rate in (0.1, 0.01)], chunksize=1)
-    os.environ["USE_LIBUV"] = "0"  # Debian's PyTorch is without it
+    os.environ["USE_LIBUV"] = "0"  # Debian's PyTorch does not include libuv
     train(0.1, MLFlowLogger("lightning ranks", tracking_uri=uri), devices=2, strategy="ddp_fork")
 
     mlflow.set_experiment("lightning autolog")

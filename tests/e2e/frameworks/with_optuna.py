@@ -1,4 +1,4 @@
-"""Optuna: trials in threads, in processes, and through its callback for MLflow."""
+"""Optuna: trials in threads, in processes, and with its MLflow callback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optuna_integration import MLflowCallback
 
 
 class Objective:
-    """Trains for a moment. Each trial is a run, and a child of the sweep's."""
+    """Trains for a moment. Each trial is a child run of the sweep."""
 
     def __init__(self, parent: str) -> None:
         self.parent = parent
@@ -53,12 +53,12 @@ def main(uri: str) -> None:
     with mlflow.start_run(run_name="sweep") as sweep, multiprocessing.get_context("spawn").Pool(2) as pool:
         pool.map(optimize_in_process, [(uri, sweep.info.run_id, file)] * 2, chunksize=1)
 
-    # The callback makes a run after each trial, with the study's name as experiment.
+    # The callback creates a run after each trial, in an experiment with the study's name.
     callback = MLflowCallback(uri, metric_name="loss")
     study = optuna.create_study(study_name="optuna callback")
     study.optimize(lambda trial: train(trial.suggest_float("rate", 0.01, 1)), n_trials=4, n_jobs=2, callbacks=[callback])
 
-    # Its decorator makes the run before the trial.
+    # The decorator creates the run before the trial.
     callback = MLflowCallback(uri, metric_name="loss")
     study = optuna.create_study(study_name="optuna decorator")
     tracked = callback.track_in_mlflow()(lambda trial: train(trial.suggest_float("rate", 0.01, 1)))

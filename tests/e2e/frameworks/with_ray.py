@@ -1,6 +1,7 @@
-"""Ray Tune: parallel trials in Ray's own worker processes, with `setup_mlflow` in the trial and with the callback in the driver.
+"""Ray Tune: parallel trials in Ray's own worker processes, with `setup_mlflow` in the trial, and with the callback in the driver.
 
-The callback makes its runs in the driver and asks MLflow's plug-ins for nothing. The two lines that help are here, one for each side.
+The callback creates its runs in the driver and does not use MLflow's plug-ins. This script shows both lines that help: one in the trial, and
+one in the driver.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ import runspend
 
 
 def train_with_runs(config: dict) -> None:
-    """Each trial is a run of its worker, a child of the sweep's, with a nested run for its evaluation."""
+    """Train a trial that creates its own run, a child of the sweep's, with a nested run for its evaluation."""
     setup_mlflow({"rate": config["rate"]}, config["uri"], experiment_name="ray setup", tags={"mlflow.parentRunId": config["parent"]})
     loss = train(config["rate"])
     mlflow.log_metric("loss", loss)
     with mlflow.start_run(run_name="evaluation", nested=True, experiment_id=mlflow.active_run().info.experiment_id):
         mlflow.log_param("rate", config["rate"])
         mlflow.log_metric("loss", loss)
-    mlflow.end_run()  # Ray ends its workers without giving MLflow time to do it
+    mlflow.end_run()  # Ray ends its workers before MLflow can end the run
     tune.report({"loss": loss})
 
 
 def train_without_runs(config: dict) -> None:
-    """The run of each trial is the driver's. Here it gets the machine of the worker."""
+    """Train a trial whose run the driver created, and add the worker's machine to it."""
     mlflow.set_tracking_uri(config["uri"])
     name = tune.get_context().get_trial_name()
     [run] = mlflow.search_runs(experiment_names=["ray callback"], filter_string=f"run_name = '{name}'", output_format="list")
-    for _ in range(20):  # where the metadata service of a busy machine answers late, the next call has the answer
+    for _ in range(20):  # on a busy machine, the metadata service may answer too late, and a later call has its answer
         if runspend.identify(run.info.run_id):
             break
         time.sleep(0.5)
@@ -63,7 +64,7 @@ def tune_in_parallel(trainable: object, space: dict, folder: str, callbacks: lis
 
 def main(uri: str) -> None:
     mlflow.set_tracking_uri(uri)
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # a short path: Ray's sockets are in it
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # the path must be short, because it contains Ray's sockets
         ray.init(address="local", num_cpus=2, object_store_memory=100_000_000, include_dashboard=False, _temp_dir=folder)
         with mlflow.start_run(run_name="sweep", experiment_id=mlflow.create_experiment("ray setup")) as sweep:
             tune_in_parallel(train_with_runs, {"uri": uri, "parent": sweep.info.run_id}, f"{folder}/1", [])

@@ -1,4 +1,4 @@
-"""Transformers: a Trainer that reports to MLflow, inside a run, in parallel processes, and in a search with Optuna."""
+"""Transformers: a Trainer that reports to MLflow inside a run, in parallel processes, and in an Optuna search."""
 
 from __future__ import annotations
 
