@@ -1,8 +1,8 @@
 """Ends all processes that a test run left behind. A run that is killed cannot do so itself.
 
-`start` launches the reaper, a process in its own session. It waits for the end of the run's first process. Then it ends three kinds of
-processes: those with the run's mark in their environment, those it saw descend from the run, and the descendants of both. It ends no
-other process: it identifies a process by id and start time.
+`start` launches the reaper, a process in its own session. It waits for the end of the run's first process. Then it ends the processes
+with the run's mark in their environment, those it saw descend from the run, and the descendants of both. It ends no other process,
+because it identifies a process by id and start time.
 
 The reaper runs without site-packages and imports nothing from the repository. On systems other than Linux there is no reaper.
 """

@@ -69,9 +69,7 @@ def test_dag_and_its_tasks_are_complete(dag_bag: Any, name: str) -> None:
     assert set(dag.params) <= {"now", "periods"}
     for task in dag.tasks:
         assert task.owner == "runspend" and task.doc_md and task.execution_timeout == timedelta(hours=3)
-        assert (
-            task.pool == "default_pool"
-        )  # Airflow has this pool from the start. A task whose pool does not exist waits forever without a message.
+        assert task.pool == "default_pool"  # always exists; in a missing pool, a task waits forever without a message
         if task.task_id != "watcher":
             assert task.retry_delay == timedelta(minutes=5)
             callbacks = task.on_failure_callback

@@ -113,11 +113,7 @@ def test_anomalies_can_be_switched_off(tmp_path: Path, written: str, is_on: bool
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [800, 1000], ["a@x.io", "boss@x.io"]),
         ({"80%": ["a@x.io"], "100%": ["boss@x.io", "a@x.io"]}, [1000], ["boss@x.io", "a@x.io"]),
-        (
-            {"800 USD": ["a@x.io"], "100%": ["boss@x.io"]},
-            [800],
-            ["a@x.io"],
-        ),  # a threshold is an amount, even if it is written in another way
+        ({"800 USD": ["a@x.io"], "100%": ["boss@x.io"]}, [800], ["a@x.io"]),  # 80% of this budget, written as an amount
         ({"80%": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io", "boss@x.io"]),  # an anomaly has no threshold
         ({"all": ["a@x.io"], "100%": ["boss@x.io"]}, [], ["a@x.io"]),
     ],

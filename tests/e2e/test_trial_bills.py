@@ -65,6 +65,4 @@ def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[st
     config = tmp_path / "trial" / "runspend.yaml"
     other = tmp_path / "other.yaml"
     other.write_text(config.read_text().replace("home: .", f"home: {tmp_path / 'other'}"))
-    assert (
-        "preview of October 2026" in run_here("doctor", "--config", str(other), *NOW).stdout
-    )  # before the other home's first pipeline run
+    assert "preview of October 2026" in run_here("doctor", "--config", str(other), *NOW).stdout  # before its first pipeline run

@@ -79,11 +79,8 @@ def played(schema: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
 def test_costs_are_true(rule: str, maker: Maker, played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Sums are exact, the error is within the world's bar, no false match is above `medium`, and the intended rule allocates the charges."""
     _, judgement = played(maker)
-    faults, settled, world = (
-        judgement.faults,
-        judgement.rules[rule].to_runs,
-        judgement.world,
-    )  # otherwise, pytest would print the whole judgement
+    # Without these names, pytest would print the whole judgement.
+    faults, settled, world = judgement.faults, judgement.rules[rule].to_runs, judgement.world
     assert faults == []
     assert settled > 0
     if maker is TOGETHER:

@@ -86,9 +86,8 @@ def test_a_restore_rewrites_objects_that_were_not_deleted_yet(world: World) -> N
         world.source.delete(entry.at(PREFIX))
     assert world.here() == {"a": b"a"}
     state = world.source.head(f"{PREFIX}/a")
-    assert (
-        bring_back(world).there_already == 1 and world.source.head(f"{PREFIX}/a") == state
-    )  # the second time, the object is not rewritten
+    # The second time, the object is not rewritten.
+    assert bring_back(world).there_already == 1 and world.source.head(f"{PREFIX}/a") == state
 
 
 # --- as it was last archived ---------------------------------------------------------------------------------------------

@@ -419,9 +419,8 @@ def test_runs_and_the_explorer_are_linked_where_the_site_is_known() -> None:
         now=NOW,
     )
     page = render_page(linked)
-    assert (
-        'href="https://costs.example.com/explore?from=2026-11-01"' in page
-    )  # the month is not over, so the range ends at its newest charge
+    # The month is not over, so the range ends at its newest charge.
+    assert 'href="https://costs.example.com/explore?from=2026-11-01"' in page
     after = replace(linked, now=datetime(2026, 12, 1, tzinfo=timezone.utc))
     assert 'href="https://costs.example.com/explore?from=2026-11-01&amp;to=2026-11-30"' in render_page(after)
     for run in linked.currencies[0].runs[:25]:
