@@ -134,7 +134,7 @@ def test_a_month_that_no_pipeline_run_saw_final_is_final_once_it_is_closed(setti
 
 
 def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, config: Path, world: KeptWorld) -> None:
-    """The closed month keeps every digest; skipped changes are listed in notes and in `status`, and are applied on request."""
+    """The closed month keeps every digest. Notes and `status` list skipped changes, and a user can apply them."""
     world.put_back("final")
     retag(config, "nlp")
     night(settings, FINAL + timedelta(days=1))

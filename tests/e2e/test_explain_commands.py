@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_ids(config: Path) -> list[str]:
-    """The two runs; the three-hour run comes first."""
+    """Return the ids of the two runs, with the three-hour run first."""
     with ParquetWarehouse(config.parent / "home" / "warehouse").reader() as reader:
         ids: list[str] = reader.query("select run_id from runs order by start_time").column(0).to_pylist()
     return ids

@@ -91,7 +91,7 @@ def fees(config: Path) -> dict[tuple[str, str], Decimal]:
 
 
 def with_scope(day: Day, folder: Path, scope: str) -> Path:
-    """The trial's file with a scope, in its own folder, after a pipeline run."""
+    """Return the trial's file with a scope, in its own folder, after a pipeline run."""
     shutil.copytree(day.folder, folder)
     config = folder / "runspend.yaml"
     config.write_text(config.read_text() + "\n" + scope)

@@ -111,7 +111,7 @@ def test_axe_finds_no_violation(
 
 
 def test_axe_finds_a_violation_that_is_there(browser: Browser, address: str) -> None:
-    """It shows that the test above can fail: a header without text, a button without a name, and text that is too pale."""
+    """The test above can fail: axe finds a header without text, a button without a name, and text that is too pale."""
     page = visited(browser, f"{address}/")
     page.evaluate(
         """() => {

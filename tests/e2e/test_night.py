@@ -56,7 +56,7 @@ def digests(config: Path) -> dict[Any, str]:
 
 
 def test_the_notebook_shows_what_its_cells_give(night: Path) -> None:
-    """Every output in `docs/costs.ipynb` is what its cell returns over the demo. To renew them: `python -m tests.notebooks`."""
+    """Every output in `docs/costs.ipynb` is what its cell returns over the demo. To renew them, run `python -m tests.notebooks`."""
     cells = code_cells(read_notebook(ROOT / "docs" / "costs.ipynb"))
     assert len(cells) >= 8
     for cell, outputs in zip(cells, run_cells(cells, night.parent), strict=True):

@@ -133,7 +133,7 @@ def prose_of(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def shunned_in(line: str) -> list[str]:
-    """Each shunned word of a line with what to write instead. Code in backquotes does not count."""
+    """Return each shunned word of a line with what to write instead. Code in backquotes does not count."""
     prose = CODE.sub("`…`", line)
     if not ANY.search(prose):
         return []

@@ -58,7 +58,7 @@ def services(running: Services, monkeypatch: pytest.MonkeyPatch) -> Services:
 
 
 def world(home: Path, services: Services, *kinds: str, budgets: Any = None, mail: Any = None, **more: Any) -> Settings:
-    """Settings with a budget and a channel of each kind, about all budgets."""
+    """Return settings with a budget, and a channel of each kind about all budgets."""
     entries = [services.channel(kind, **{"about": ["budgets"], **more}) for kind in kinds]
     return make_settings(
         home, *(budgets or [budget()]), mail={"channels": entries, **(mail or {})}, site={"url": "https://runspend.acme.com"}

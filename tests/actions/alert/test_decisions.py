@@ -48,7 +48,7 @@ def tell(alerted: dict[str, date | None], decisions: list[Decision]) -> list[tup
 
 
 def test_crossings_and_forecast_of_one_pipeline_run_are_one_mail() -> None:
-    """If the cost is below the amount, the mail names the forecast; otherwise it names the reached threshold."""
+    """If the cost is below the amount, the mail names the forecast. Otherwise it names the reached threshold."""
     status = status_of(make_budget(), on(5, "820"), foreseen=("100%",))
     (decision,) = decide([status], {}, NOW)
     assert ([i.kind for i in decision.items], decision.kind, decision.lead.crossing.threshold.text) == (

@@ -26,7 +26,7 @@ COVERED = date(2026, 11, 16)  # a Monday; 15 days are left
 
 
 def office(first: date, days: int, weekday: str = "100", weekend: str = "20") -> dict[date, Decimal]:
-    """A series without random variation."""
+    """Return a series without random variation."""
     return {(day := first + timedelta(days=n)): Decimal(weekend if day.weekday() > 4 else weekday) for n in range(days)}
 
 
@@ -91,7 +91,7 @@ def test_last_years_holidays_are_expected_again() -> None:
     ],
 )
 def test_a_day_without_a_bill_is_forecast_from_estimates(seen: Seen, share: float, first_day: float) -> None:
-    """Estimates replace the cost of runs in past hours; the model forecasts everything else."""
+    """Estimates replace the cost of runs in past hours. The model forecasts everything else."""
     flat = {date(2026, 9, 1) + timedelta(days=n): Decimal(100) for n in range(76)}
     found = make(flat, {COVERED: seen}, share)
     assert float(found.path[0][1] - spent_before(flat)) == pytest.approx(first_day, abs=0.02)
@@ -108,7 +108,7 @@ def test_a_new_month_is_forecast_even_if_the_bill_still_ends_in_the_old_one() ->
 
 
 def test_there_is_no_forecast_without_history_or_days_left() -> None:
-    """Two weeks are the least; a period that is wholly billed needs no forecast."""
+    """A forecast needs at least two weeks of history. A completely billed period needs no forecast."""
     for length, is_there in ((LEAST_DAYS - 1, False), (LEAST_DAYS, True)):
         days = office(COVERED - timedelta(days=length), length)
         assert (forecast_total(days, COVERED, NOVEMBER, spent_before(days), {}) is not None) is is_there

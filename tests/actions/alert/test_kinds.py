@@ -38,7 +38,7 @@ def every_day(amount: str = "100", first: str = "2026-09-01", last: str = "2026-
 
 
 def run_day(run_id: str, day: str, amount: str, **names: Any) -> dict[str, Any]:
-    """One row of run_costs_daily."""
+    """Return one row of run_costs_daily."""
     on = date.fromisoformat(day)
     costs = {f"{kind}_cost": Decimal(amount) for kind in ("list", "contracted", "effective", "billed")}
     return (
@@ -57,7 +57,7 @@ def run_day(run_id: str, day: str, amount: str, **names: Any) -> dict[str, Any]:
 
 
 def estimate(run_id: str, day: str, amount: str) -> dict[str, Any]:
-    """One row of run_estimates."""
+    """Return one row of run_estimates."""
     costs = {f"{kind}_cost": Decimal(amount) for kind in ("list", "contracted", "effective", "billed")}
     return KEY | {
         "run_id": run_id,
@@ -441,7 +441,7 @@ def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
 
 
 def test_the_first_pipeline_run_sends_one_summary(tmp_path: Path) -> None:
-    """Recipients of several alerts get one summary; a recipient of one alert gets that alert. Later runs and new budgets alert as usual."""
+    """Recipients of several alerts get one summary, and a recipient of one alert gets that alert. Later runs and new budgets alert as usual."""
     records = MemoryRecords()
     entries = [budget(), budget("half", "9000"), budget("fine", "999999"), budget("own", "100", notify=["solo@acme.com"])]
     entries[1]["actual"], entries[1]["forecast"] = ["50%"], []

@@ -69,7 +69,7 @@ def make(
     people: str = "show",
     site: str | None = None,
 ) -> Mail:
-    """A budget mail in which run, experiment, user, machine, source and runbook have hostile names."""
+    """Return a budget mail in which run, experiment, user, machine, source and runbook have hostile names."""
     budget = Budget.model_validate(
         {"name": "vision", "amount": "5000", "notify": ["leads@acme.com", "Zoë Ü <zoe@acme.com>"], "owner": "ana@acme.com"}
     ).model_copy(update={"runbook": runbook})  # fmt: skip
@@ -203,7 +203,7 @@ def parts(message: EmailMessage) -> tuple[str, str]:
 
 @pytest.mark.parametrize("names", [500, pytest.param(5000, marks=pytest.mark.torture)])
 def test_fuzzed_names_make_as_many_mails(names: int) -> None:
-    """Newlines, NUL, surrogates, RTL, encoded words and huge names: the headers are exactly the expected ones, and the body is complete."""
+    """With newlines, NUL, surrogates, RTL, encoded words and huge names, headers are exactly the expected ones and the body is complete."""
     chance = random.Random(20261124)
     reference = make("x")
     for _ in range(names):
@@ -254,7 +254,7 @@ def test_markup_in_names_stays_text(payload: str) -> None:
 
 
 def test_only_an_http_runbook_is_a_link() -> None:
-    """An https address is clickable; javascript:, data: and anything with a quote is shown as text."""
+    """An https address can be clicked. Addresses with javascript:, data: or a quote are shown as text."""
     assert [e[3] for e in shape(make("x").html) if e[3]] == ["https://wiki.acme.com/x"]
     for text in ("javascript:alert(1)", "data:text/html,x", 'https://x/"onclick=x', "https://x y", "//evil"):
         assert [e[3] for e in shape(make("x", runbook=text).html) if e[3]] == []

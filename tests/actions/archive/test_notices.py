@@ -332,7 +332,7 @@ def test_an_accepted_copy_starts_no_grace_period(tmp_path: Path, server: Server)
 
 
 def this_hour() -> datetime:
-    """The time that commands take as now."""
+    """Return the time that commands use as now."""
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 
 

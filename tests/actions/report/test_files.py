@@ -381,7 +381,7 @@ def test_every_group_without_a_run_is_on_the_page_and_in_a_csv(figures: ReportFi
 
 
 def test_nothing_is_compared_with_a_month_that_has_no_cost(figures: ReportFigures) -> None:
-    """The first month has no "vs last month", no thin bar and no dotted line; the next one has all three."""
+    """The first month has no "vs last month", no thin bar and no dotted line. The next one has all three."""
     october = plan_report(TableReader(month_world()), "2026-10", settings=Settings(), now=NOW)
     for page, is_compared in ((october, False), (figures, True)):
         text = BeautifulSoup(render_page(page), "html.parser").select_one("main").get_text()
