@@ -78,7 +78,7 @@ def test_each_run_pays_for_its_own_machine_of_an_azure_scale_set(tmp_path: Path)
     scale_set = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-gpu-vmss"
     day = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-10-02T00:00:00Z", "ConsumedUnit": "Hours"}
     rows = [
-        row(hours, **day, ResourceId=scale_set, ConsumedQuantity=hours, x_SkuDetails=f'{{"VMName":"aks-gpu-vmss_{number}"}}')
+        row(hours, **day, ResourceId=scale_set, ConsumedQuantity=hours, SkuPriceDetails=f'{{"x_VMName":"aks-gpu-vmss_{number}"}}')
         for number, hours in enumerate(("24.00", "24.00", "10.00"))
     ]
     machines = [f"{scale_set.lower()}/virtualmachines/{number}" for number in range(3)]

@@ -439,7 +439,7 @@ def answers(status: int, body: bytes = b"", length: int | None = None) -> Callab
     ],
     ids=["503", "500", "403", "409", "302"],
 )
-def test_each_call_ends_in_one_of_three_ways(
+def test_a_call_that_is_not_answered_well_is_refused_or_unknown(
     rude: tuple[OddStore, ObjectStore], oddity: Callable[[Request], bool], outcome: type[SourceError]
 ) -> None:
     """If the status is unclear, the outcome is unknown. A refused request changes nothing."""

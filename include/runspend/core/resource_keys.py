@@ -80,10 +80,10 @@ def scale_set_machine_sql(name: str, details: str) -> str:
     """Return DuckDB SQL for the path of a machine, SET/virtualmachines/NUMBER, if `name` is an Azure scale set and the JSON `details` name
     one of its machines; other names stay.
 
-    The metadata service and Kubernetes use this path. Details call the machine SET_NUMBER, in `VMName`. Sources: Azure "Cost details
-    fields" (AdditionalInfo), "Understand names and instance IDs for Azure VM scale set VMs".
+    The metadata service and Kubernetes use this path. Details call the machine SET_NUMBER, in `VMName` (FOCUS puts x_ before such keys).
+    Sources: Azure "Cost details fields" (AdditionalInfo), "Understand names and instance IDs for Azure VM scale set VMs".
     """
-    machine = f"lower({details} ->> '$.VMName')"
+    machine = f"lower(coalesce({details} ->> '$.VMName', {details} ->> '$.x_VMName'))"
     prefix = f"regexp_extract({name}, '/virtualmachinescalesets/([^/]+)$', 1) || '_'"
     number = f"substr({machine}, length({prefix}) + 1)"
     return (
