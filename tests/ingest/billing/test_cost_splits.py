@@ -273,6 +273,29 @@ def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
     assert sum(each["allocated_method_id"] is None for each in bill.lines()) == 1
 
 
+def test_a_pod_lives_only_while_one_of_its_name_does(tmp_path: Path) -> None:
+    """A StatefulSet's pod keeps its name. Between two lives, and where its containers overlap, no time is added."""
+    day = {"ChargePeriodStart": "2026-10-05T00:00:00Z", "ChargePeriodEnd": "2026-10-06T00:00:00Z", **HOUR, "ConsumedQuantity": "24"}
+    claims = [claim("a", "1.00", at) for at in ("02:00..03:00", "02:30..03:30", "02:40..03:10", "20:00..21:00")]
+    bill = loaded(tmp_path, [row("24.00", **day)], *claims)
+    lives = {line["allocated_resource_name"]: line["billed_nanoseconds"] for line in bill.lines()}
+    assert lives == {"a": int(2.5 * 3600e9), None: int(24 * 3600e9)}
+
+
+def test_a_node_groups_keys_are_not_those_of_parts(tmp_path: Path) -> None:
+    """The group's traffic would follow only the parts that runs state, however small a share of the machine they are."""
+    bill = loaded(
+        tmp_path,
+        [row("10.00", Tags='{"eks:nodegroup-name":"gpu"}'), row("1.00", ResourceId="i-2", Tags='{"eks:nodegroup-name":"gpu"}')],
+        claim("a", "4"),
+    )
+    assert {(line["node_key"], line["allocated_resource_name"]): bool(line["group_keys"]) for line in bill.lines()} == {
+        ("i-1", "a"): False,
+        ("i-1", None): False,
+        (None, None): True,
+    }
+
+
 def test_a_day_line_is_split_by_the_hours_in_it(tmp_path: Path) -> None:
     day = {"ChargePeriodStart": "2026-10-05T00:00:00Z", "ChargePeriodEnd": "2026-10-06T00:00:00Z"}
     claims = [claim("a", "1.00", f"{h:02d}:00..{h:02d}:59") for h in range(12)] + [

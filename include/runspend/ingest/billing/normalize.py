@@ -403,8 +403,9 @@ def _normalize_parts(staged: Staged) -> None:
     """Give the parts of a split machine their keys: runs can name the pod or task, and the unused part keeps the machine's key.
 
     A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
-    pod. Which machine it is a part of is in `node_key` and the columns beside it, which no rule matches by. A pool already decides who
-    pays. In a pool each part counts as its share of a machine, so that all parts add up to the machines that were billed.
+    pod. Which machine it is a part of is in `node_key` and the columns beside it, which no rule matches by. Traffic of the machine's group
+    follows none of its parts, since the part that a run states may be a small share of the machine. A pool already decides who pays. In a
+    pool each part counts as its share of a machine, so that all parts add up to the machines that were billed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -432,7 +433,7 @@ def _normalize_parts(staged: Staged) -> None:
         "billed_nanoseconds": pc.if_else(in_pool, share, staged.column("billed_nanoseconds")),
         "instance_type": columns.only_where(pc.invert(alone), staged.column("instance_type")),
         "attached_to": columns.only_where(pc.invert(is_pod), staged.column("attached_to")),
-        "group_keys": pa.concat_arrays([groups, nothing]).take(pc.if_else(is_pod, len(groups), pa.array(range(len(groups)), pa.int64()))),
+        "group_keys": pa.concat_arrays([groups, nothing]).take(pc.if_else(is_part, len(groups), pa.array(range(len(groups)), pa.int64()))),
     }
     for name in ("machine_gpus", "machine_cpus", "machine_memory_gb"):
         column = staged.column(name)

@@ -133,12 +133,20 @@ shared as (
     and (s.billing_period is null or s.billing_period = g.billing_period)
     and (s.billing_period is not null or (s.from_us < g.latest_us and s.to_us > g.earliest_us))
     and (g.file_index is null or s.file_index is null or s.file_index = g.file_index)
+),
+lives as (
+  -- A pod of the same name may have lived several times: the time in between is not its own.
+  select
+    *,
+    max(shared_to_us) over (
+      partition by group_number, part, is_idle order by shared_from_us, shared_to_us rows between unbounded preceding and 1 preceding) as lived_until_us
+  from shared
 )
 select
   group_number, is_idle, max(pod) as pod,
-  min(shared_from_us) as from_us, max(shared_to_us) as to_us,
+  sum(greatest(0, shared_to_us - greatest(shared_from_us, coalesce(lived_until_us, shared_from_us))))::bigint as life_us,
   sum(units // whole_us * (shared_to_us - shared_from_us) + units % whole_us * (shared_to_us - shared_from_us) // whole_us)::hugeint as units
-from shared
+from lives
 group by group_number, part, is_idle;
 
 -- whole-number weights, laid end to end: idle last
@@ -165,11 +173,11 @@ idle as (
   where f.part_units > 0
 ),
 weighed as (
-  select w.group_number, false as is_idle, w.pod, w.from_us, w.to_us, w.units
+  select w.group_number, false as is_idle, w.pod, w.life_us, w.units
   from split_weights w
   where not w.is_idle and w.units > 0
   union all
-  select group_number, true, null, null, null, idle_units from idle where idle_units > 0
+  select group_number, true, null, null, idle_units from idle where idle_units > 0
 ),
 whole as (
   -- Together below 10^18, by dropping decimals. Round weights keep their value, and nothing below exceeds 2^127.
@@ -180,7 +188,7 @@ whole as (
   from weighed
 )
 select
-  w.group_number, w.is_idle, w.pod, w.from_us, w.to_us, i.is_scaled, w.weight,
+  w.group_number, w.is_idle, w.pod, w.life_us, i.is_scaled, w.weight,
   sum(w.weight) over (partition by w.group_number order by w.is_idle, w.pod)::hugeint as upto,
   sum(w.weight) over (partition by w.group_number)::hugeint as total
 from whole w

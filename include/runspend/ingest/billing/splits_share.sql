@@ -18,7 +18,7 @@ with lines as (
 ),
 cut as (
   select
-    l.place, p.is_idle, p.pod, case when l.tells_time then least(p.to_us - p.from_us, coalesce(g.billed_us, p.to_us - p.from_us)) end as life_us, p.upto = p.total as is_last, p.is_scaled,
+    l.place, p.is_idle, p.pod, case when l.tells_time then least(p.life_us, coalesce(g.billed_us, p.life_us)) end as life_us, p.upto = p.total as is_last, p.is_scaled,
     r.source, r.method,
     part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
     -- usually equal to effective_cost, so only other amounts are computed
