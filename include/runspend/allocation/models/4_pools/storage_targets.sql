@@ -66,7 +66,9 @@ keys as (
 scales as (
   -- `billed`: the billed bytes x time as a multiple of all measured bytes over all of the billed time.
   select
-    target_key, window_start, window_end, bytes, is_incomplete,
+    target_key, window_start, window_end, bytes,
+    -- Far more is billed than was measured: a listing may have only some of the bucket's prefixes.
+    is_incomplete or coalesce(not is_part and gib_months > 2.0 * (bytes / 1073741824.0 * billed_part), false) as is_incomplete,
     case when not is_part then 0.0 when gib_months > 0 then gib_months / (bytes / 1073741824.0 * billed_part) end as billed
   from keys
   where bytes > 0
