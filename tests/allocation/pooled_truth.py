@@ -404,14 +404,20 @@ class _Pool:
             self.windows[_window(line)].append(line)
         usage = [l for l in lines if l["charge_category"] == "Usage" and not l.get("charge_class")]
         likeness = {m: min(_likeness(l) for l in usage if self._machine(l) == m) for m in {self._machine(l) for l in usage}}
-        known = {self._machine(l) for l in usage if l["is_offered"]}
+        self.known = {self._machine(l) for l in usage if l["is_offered"]}
         self.usage = [
             l
             for l in usage
-            if (self._machine(l) in known or likeness[self._machine(l)] == min(likeness.values()))
+            if (self._machine(l) in self.known or likeness[self._machine(l)] == min(likeness.values()))
             and (_likeness(l) < 3 or likeness[self._machine(l)] == 3)  # a machine's traffic has no time of its own
         ]
         self.machines = {window: self._machines(window) for window in self.windows}
+        self.uncounted = {
+            m
+            for machines in self.machines.values()
+            for m, (n, _) in machines.items()
+            if m not in self.known and (n > 1 or m.startswith("("))
+        }
         self.taken = [
             (machine, *stretch)
             for machine, stretch in {(self._machine(l), stretch) for l in lines if not is_open for stretch in l["taken"]}
@@ -517,9 +523,8 @@ class _Pool:
         shares: dict[str, Fraction] = {}
         weights = {h: self._left_of(h, self.weights[members[0]], members, a) for h, members in families.items()}
         nodes = {h: self._left_of(h, self.nodes[members[0]], members, a) for h, members in families.items()}
-        units = self.units or {}
-        asked = weights if units else nodes
-        here = sum(n * units.get(m, 1) for w in covering for m, (n, _) in self.machines[w].items())
+        asked = weights if self.units else nodes
+        here = sum(self._units_of(w) + self._more(w) for w in covering)
         free = max(
             0,
             here
@@ -539,6 +544,20 @@ class _Pool:
             for r in members:
                 shares[r] = of[holder] / len(members)
         return shares, machines > 0
+
+    def _more(self, window: tuple[dt.datetime, dt.datetime]) -> int:
+        """Return the machines, or units, that runs ask for and that the time of lines of several machines does not show. One per run counts already."""
+        machines = self.machines[window]
+        if not self.uncounted & machines.keys():
+            return 0
+        asking = {self.asks[r]: r for a, b, payers in self.slices if window[0] <= a and b <= window[1] for r in payers}.values()
+        asked = {r: self.weights[r] if self.units else self.nodes[r] for r in asking}
+        others = sum(each - each // self.nodes[r] for r, each in asked.items())
+        counted = sum(n * (self.units[m] if self.units else 1) for m, (n, _) in machines.items() if m not in self.known)
+        return min(others, max(0, sum(asked.values()) - counted))
+
+    def _units_of(self, window: tuple[dt.datetime, dt.datetime]) -> int:
+        return sum(n * (self.units[m] if self.units else 1) for m, (n, _) in self.machines[window].items())
 
     def _left_of(self, holder: str, asked: int, members: list[str], a: dt.datetime) -> int:
         """What those of a family ask for, once others of it have machines of their own: whole units, rounded up."""
@@ -571,8 +590,7 @@ class _Pool:
                 there += _seconds(b - a) if has_machines or payers else 0
         machines = self.machines[window]
         if machines:
-            units = self.units or dict.fromkeys(machines, 1)
-            there = self.unit_time(window, self.units) / sum(n * units[m] for m, (n, _) in machines.items())
+            there = self.unit_time(window, self.units) / (self._units_of(window) + self._more(window))
         busy = sum(times.values())
         total = busy if self.name.startswith("rented") and busy else max(there, busy)
         return {r: time / total for r, time in times.items()} if busy else {}

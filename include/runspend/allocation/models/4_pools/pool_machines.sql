@@ -1,11 +1,12 @@
--- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill, and their total time.
+-- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill at least, and their total time.
+-- is_uncounted: some of these lines are of several machines, and their time alone says how many. is_offered: the machines are the rest of stated ones.
 -- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran.
 -- The rest of stated machines (offered_times) and machines that no run states are separate rows.
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
     case when c.charge_category = 'Usage' and c.charge_class is null then c.billed_nanoseconds end as billed_nanoseconds,
-    c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.resource_key,
+    c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.resource_key, coalesce(c.job_key = c.resource_key, false) as is_job,
     -- Lines that name no resource count as one group of machines per account, region and type.
     case when c.resource_key is null then concat(
       c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
@@ -38,12 +39,12 @@ machines as (
   -- The largest of its lines gives a machine's size.
   -- Disks do not count as machines if all the pool's machines are matched by tag, job or id.
   select
-    m.pool_number, m.resource_key, m.pile, m.likeness,
+    m.pool_number, m.resource_key, m.pile, m.is_job, m.likeness,
     row_number() over (order by m.pool_number, m.resource_key, m.pile) as machine_number,
     nullif(m.machine_gpus, 0) as machine_gpus, nullif(m.machine_cpus, 0) as machine_cpus, nullif(m.machine_memory_gb, 0) as machine_memory_gb
   from (
     select
-      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, min(likeness) as likeness,
+      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, logical_or(is_job) as is_job, min(likeness) as likeness,
       max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
     from lines
     group by pool_number, resource_key, pile
@@ -77,25 +78,32 @@ billed as (
   from charges
   group by machine_number, window_start, window_end
 ),
-counted as (
+numbers as (
   -- More time than the charge period means several machines in one line. Up to a hundredth more is rounding.
   select
     machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds,
     greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
   from billed
+),
+counted as (
+  select
+    machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds, machine_count,
+    max(machine_count) over (partition by machine_number) as most_machines
+  from numbers
 )
 select
   m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   cast(sum(c.machine_count) as int64) as machine_count,
   -- In microseconds: the days of a hundred thousand machines exceed 2^63 in nanoseconds.
-  cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds
+  cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds,
+  logical_or(m.is_job or m.pile is not null or c.most_machines > 1) as is_uncounted, false as is_offered
 from counted c
 join machines m on m.machine_number = c.machine_number
 group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb
 union all
 select
   p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb,
-  cast(sum(o.machine_count) as int64), cast(sum(o.billed_microseconds) as int64)
+  cast(sum(o.machine_count) as int64), cast(sum(o.billed_microseconds) as int64), false, true
 from offered_times o
 join pools p on p.match_method = o.match_method and p.target_key = o.target_key
 group by p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb

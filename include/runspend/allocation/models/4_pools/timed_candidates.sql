@@ -19,7 +19,7 @@ select
       then timestamp_add(timestamp_trunc(l.charge_period_start, hour), interval 1 hour)
     else l.charge_period_end
   end as window_end,
-  l.source, l.line_id, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.region_id, l.resource_key, l.charge_category, l.charge_class,
+  l.source, l.line_id, l.charge_period_start, l.charge_period_end, l.sub_account_id, l.region_id, l.resource_key, l.job_key, l.charge_category, l.charge_class,
   l.cost_kind, l.sku_id, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.service_name, l.billing_currency, l.effective_cost,
   l.pricing_category, c.cell_account, c.cell_region, c.cell_zone, c.cell_option
