@@ -1,4 +1,4 @@
-"""What several files here use."""
+"""Fixtures that several files of this folder use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.servers.s3 import S3Server
 
 @pytest.fixture
 def bucket(s3_server: S3Server) -> Iterator[str]:
-    """An empty bucket of the test's own."""
+    """Create an empty bucket for one test."""
     name = f"t-{uuid.uuid4().hex[:12]}"
     client = s3_server.client()
     client.create_bucket(Bucket=name)

@@ -11,7 +11,7 @@ OWNER_SCHEMA = pa.schema(
 
 
 def run_owners(*uris: str) -> pa.Table:
-    """One run per URI; its id is the last folder but `artifacts`."""
+    """Make one run per URI. Its id is the last folder of the URI, except `artifacts`."""
     ids = [uri.removesuffix("/artifacts").rpartition("/")[2] for uri in uris]
     rows = [
         {"owner_kind": "run", "owner_id": i, "tracking_server": "prod", "workspace": "default", "experiment_id": "1", "uri": uri}

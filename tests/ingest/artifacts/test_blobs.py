@@ -1,4 +1,7 @@
-"""Measuring Google Cloud Storage and Azure: real servers for what works, one that misbehaves for what does not. No other server is contacted."""
+"""Measure stores on Google Cloud Storage and Azure.
+
+Real servers show what works, and a misbehaving server shows how a measurement fails. The tests contact no other server.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from tests.servers.gcs import GcsServer
 from tests.servers.odd_store import OddStore, Request, no_waiting, serve_odd_store
 from tests.servers.recording import recording_server
 
-__all__ = ["no_waiting"]  # a fixture for every test here
+__all__ = ["no_waiting"]  # a fixture that every test here uses
 
 NOW = datetime(2026, 10, 14, 2, tzinfo=timezone.utc)
 RUN = "0123456789abcdef0123456789abcde"
@@ -36,7 +39,7 @@ RUN = "0123456789abcdef0123456789abcde"
 
 @dataclass
 class Place:
-    """A bucket or container of a test's own: its address, how it is read, how something is put into it."""
+    """A bucket or container for one test: its address, the settings to read it, and a function that writes objects."""
 
     uri: str
     settings: dict[str, Any]
@@ -61,7 +64,7 @@ def place(request: pytest.FixtureRequest) -> Place:
 
 
 def measure(store: ArtifactStore, owners: pa.Table, workdir: Path, **more: Any) -> Measurement:
-    """One night."""
+    """Measure the store once, as a pipeline run does."""
     given = {"now": NOW, "previous": lambda _: None, **more}
     return measure_store(store, owners, ReadJob(given.pop("now"), "night", workdir), **given)
 
@@ -71,7 +74,7 @@ def rows(found: Measurement) -> list[dict[str, Any]]:
 
 
 def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
-    """Runs in a folder of the store, run1 apart from run10; sizes and times; what the store does not tell is null."""
+    """Every run gets the sizes and times of its own folder, and run10 is not part of run1."""
     runs = [f"{RUN}{n}" for n in range(3)]
     place.put({f"mlflow/1/{run}/artifacts/model/w{n}": b"x" * (n + 1) for run in runs for n in range(4)})
     place.put({f"mlflow/1/{runs[0]}0/artifacts/x": b"xx", "mlflow2/x": b"other", "mlflow-old": b"other"})
@@ -88,7 +91,7 @@ def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
 
 
 def test_odd_names_own_what_is_theirs(place: Place, tmp_path: Path) -> None:
-    """Blank, %41 beside A, plus, emoji, quotes, &: each its own folder, in keys and in owners' URIs."""
+    """Names contain blanks, %41 next to A, plus, emoji, quotes and &. Each is its own folder, in keys and in owners' URIs."""
     folders = ["a b", "%41", "A", "a+b", "😀", "it's", "a&b", "\u00fc", "u\u0308", "<x>"]
     place.put({f"{folder}/x/{folder}": b"x" * 2**n for n, folder in enumerate(folders)})
     found = measure(place.store(), run_owners(*(f"{place.uri}{folder}" for folder in folders)), tmp_path)
@@ -96,7 +99,7 @@ def test_odd_names_own_what_is_theirs(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: Path) -> None:
-    """2,500 objects: each once."""
+    """The store has 2,500 objects, and each counts once."""
     name = f"b-{uuid.uuid4().hex[:12]}"
     gcs_server.create_bucket(name)
     gcs_server.put(name, {f"r{n % 7}/{n:05d}": b"xyz" for n in range(2500)})
@@ -107,14 +110,14 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
 
 
 def test_probe_says_what_answers(place: Place) -> None:
-    """`doctor` shows one line per store."""
+    """`doctor` shows one line per store: whether it answers, and whether it is empty."""
     assert probe_store(place.store()).endswith("answers and is empty")
     place.put({"x": b"x"})
     assert probe_store(place.store()).endswith(" answers")
 
 
 def test_a_missing_bucket_is_unreachable(place: Place, tmp_path: Path) -> None:
-    """Which one, and what to correct; owners are unknown, never 0."""
+    """The error names the bucket and what to correct. Its owners' bytes are unknown, never 0."""
     uri = place.uri.replace("://", "://no-such-")
     found = measure(ArtifactStore(uri=uri, **place.settings), run_owners(f"{uri}1/{RUN}0/artifacts"), tmp_path)
     assert isinstance(found.error, SourceUnreachable)
@@ -124,7 +127,7 @@ def test_a_missing_bucket_is_unreachable(place: Place, tmp_path: Path) -> None:
 
 
 def test_a_wrong_token_is_refused_and_never_shown(azure_server: AzureServer, tmp_path: Path) -> None:
-    """A token signed with another key: the store's refusal in words, and the secret nowhere."""
+    """The token is signed with another key. The error describes the store's refusal, and the secret appears nowhere."""
     name = f"b-{uuid.uuid4().hex[:12]}"
     azure_server.create_container(name)
     secret = f"{azure_server.sas()[:-6]}AAAAAA"
@@ -140,7 +143,7 @@ def test_a_wrong_token_is_refused_and_never_shown(azure_server: AzureServer, tmp
 
 @pytest.mark.parametrize("credentials", ["key.json", "missing.json"])
 def test_an_invalid_key_file_is_refused_before_any_request(tmp_path: Path, credentials: str) -> None:
-    """Not JSON, or not there."""
+    """The file is not JSON, or it does not exist."""
     (tmp_path / "key.json").write_text("-----BEGIN")
     store = ArtifactStore(uri="gs://b", credentials=str(tmp_path / credentials))
     found = measure(store, run_owners(), tmp_path / "work")
@@ -155,7 +158,7 @@ def odd(store: OddStore, **settings: Any) -> ArtifactStore:
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int) -> None:
-    """The store's server points elsewhere: the other place sees no request."""
+    """The store's server redirects to another address, which gets no request."""
 
     def elsewhere(request: Request) -> bool:
         request.answer(status, b"", Location=f"http://{sink}/c?comp=list")
@@ -169,7 +172,7 @@ def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int
 
 
 def test_a_page_that_fails_half_way_leaves_bytes_unknown(tmp_path: Path) -> None:
-    """Page 2 answers 403: nothing of page 1 counts, owners are unknown."""
+    """Page 2 answers 403. The objects of page 1 do not count, and the owners' bytes are unknown."""
 
     def fails(request: Request) -> bool:
         if "marker=" in request.handler.path:
@@ -185,7 +188,7 @@ def test_a_page_that_fails_half_way_leaves_bytes_unknown(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("key", ["m2/x", "elsewhere/x"])
 def test_objects_of_another_folder_are_not_believed(tmp_path: Path, key: str) -> None:
-    """A server that ignores the prefix."""
+    """The server ignores the prefix of the request and lists other objects. The measurement fails."""
     with serve_odd_store() as store:
         store.objects = {key: b"x"}
         found = measure(odd(store), run_owners(), tmp_path)
@@ -194,9 +197,9 @@ def test_objects_of_another_folder_are_not_believed(tmp_path: Path, key: str) ->
 
 
 def test_copies_are_found_by_checksum(place: Place, tmp_path: Path) -> None:
-    """The same bytes under two runs: those of the newer are there twice; what is as long and is not the same is not."""
+    """Two runs have the same bytes, and those of the newer run are duplicates. Other bytes of the same size are not."""
     place.put({"a/model": b"weights!", "c/model": b"weights?"})
-    time.sleep(1.1)  # stores tell whole seconds
+    time.sleep(1.1)  # stores report whole seconds
     place.put({"b/model": b"weights!"})
     found = measure(place.store(), run_owners(*(f"{place.uri}{name}" for name in "abc")), tmp_path)
     twice = {r["owner_id"]: r["duplicate_bytes"] for r in rows(found)}
@@ -213,7 +216,7 @@ VERSIONS = b"""<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>
 
 
 def test_versions_tiers_and_folders_are_distinguished(tmp_path: Path) -> None:
-    """As Azure lists an account with versions and folders; a blob without a size is unknown, not 0."""
+    """The answer is Azure's listing of an account with versions and folders. A blob without a size is unknown, not 0."""
 
     def listing(request: Request) -> bool:
         request.answer(200, VERSIONS)
@@ -229,7 +232,7 @@ def test_versions_tiers_and_folders_are_distinguished(tmp_path: Path) -> None:
 
 
 def test_an_account_that_does_not_list_versions_is_listed_without_them(tmp_path: Path) -> None:
-    """They are unknown then, and a note states why."""
+    """The bytes of versions are unknown then, and a warning says why."""
 
     def refuses(request: Request) -> bool:
         if "include=versions" in request.handler.path:
@@ -247,7 +250,7 @@ def test_an_account_that_does_not_list_versions_is_listed_without_them(tmp_path:
 
 
 def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice 503, then the page."""
+    """Azure answers 503 twice and then sends the page."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 2)
     monkeypatch.setattr("runspend.storage.azure.RETRY_SECONDS", 0)
 
@@ -264,7 +267,7 @@ def test_a_busy_azure_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_azure_goes_on_where_a_listing_broke_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Page 3 of 4 is refused; an hour later pages 3 and 4 are asked for, no other."""
+    """Page 3 of 4 is refused. An hour later Runspend asks only for pages 3 and 4."""
     monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 10)
     is_down = [True]
 
@@ -313,7 +316,10 @@ GOOGLES = {
 
 @pytest.mark.parametrize("is_down", [False, True], ids=["at once", "in two tries"])
 def test_google_lists_classes_and_versions_page_by_page(tmp_path: Path, is_down: bool) -> None:
-    """As Google lists a bucket with versions: one request a page, each with the token of the one before; a try goes on after the first."""
+    """Google lists a bucket with versions.
+
+    Each page takes one request, with the token of the page before. A second try continues after the first page.
+    """
     tries = [is_down]
 
     def listing(request: Request) -> bool:
@@ -339,7 +345,7 @@ def test_google_lists_classes_and_versions_page_by_page(tmp_path: Path, is_down:
 
 
 def test_a_key_file_of_google_makes_the_token(tmp_path: Path) -> None:
-    """Once for many pages, and it goes to the store alone."""
+    """Runspend makes one token for many pages, and sends it only to the store."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     (tmp_path / "key.json").write_text(

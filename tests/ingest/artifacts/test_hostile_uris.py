@@ -1,4 +1,7 @@
-"""Artifact URIs made by someone who wants in: ways out of a root, and hosts to be lured to. Nothing resolves outside, and no server is contacted."""
+"""Artifact URIs that an attacker may write: they climb out of a root, or name hosts that Runspend should not contact.
+
+None resolves outside its root, and no server is contacted.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ ROOTS = {
     "https": "https://acmeml.blob.core.windows.net/ml/mlflow",
     "mlflow-artifacts": "mlflow-artifacts:",
 }
-# What follows a root: dots plain and encoded any number of times, other separators, ends of the path, what only looks like a dot or slash.
+# What follows a root: dots, plain and encoded several times; other separators; ends of the path; lookalikes of dots and slashes.
 TAILS = [
     "/../secret", "/1/../../secret", "/1/..", "/..", "/.", "/./1", "/1/./x", "/1//x", "//secret", "/1/../x", "/%2e%2e/secret", "/%2E%2E/secret",
     "/.%2e/secret", "/%2e./secret", "/%252e%252e/secret", "/%25252e%25252e/secret", "/%2525252e./secret", "/..%2fsecret", "/..%2Fsecret", "/1%2f..%2f..%2fsecret",
@@ -48,10 +51,10 @@ TWINS = [
     "wasbs://ml@acmeml2.blob.core.windows.net/mlflow/1", "https://acmeml.blob.core.windows.net/ml/mlflow2/1", "https://acmeml.blob.core.windows.net/ml2/mlflow/1",
     "https://acmeml.blob.core.windows.net/mlflow/1", "https://acmeml2.blob.core.windows.net/ml/mlflow/1",
 ]  # fmt: skip
-# mlflow-artifacts://secret names a host, which is not looked at.
+# mlflow-artifacts://secret names a host, which Runspend ignores.
 TRAVERSAL = [f"{root}{tail}" for root in ROOTS.values() for tail in TAILS if f"{root}{tail}" != "mlflow-artifacts://secret"] + TWINS
 
-# Hosts to be lured to: metadata services, the inside of a network, look-alikes of a store's own host, other schemes' clients.
+# Hosts that an attacker would have Runspend contact: metadata services, internal networks, lookalikes of a store's host, other schemes.
 LURES = [
     "http://169.254.169.254/latest/meta-data/", "https://169.254.169.254/", "http://[fd00:ec2::254]/latest/", "http://[::ffff:169.254.169.254]/", "http://2852039166/", "http://0xA9FEA9FE/",
     "http://0251.0376.0251.0376/", "http://169.254.169.254.nip.io/", "http://metadata.google.internal/computeMetadata/v1/", "http://metadata/", "http://100.100.100.200/latest/",
@@ -70,21 +73,21 @@ LURES = [
 
 
 def test_the_corpora_are_as_large_as_promised() -> None:
-    """A smaller corpus fails this test."""
+    """Duplicates do not count."""
     assert len(set(TRAVERSAL)) >= 120
     assert len(set(LURES)) >= 60
 
 
 @pytest.mark.parametrize("uri", TRAVERSAL, ids=lambda uri: repr(uri)[:80])
 def test_no_way_leads_out_of_a_root(uri: str) -> None:
-    """Climbing, encoded, in another alphabet or case: it belongs to no store."""
+    """The URIs climb out of the root, also encoded, or spell it in another alphabet or case. None belongs to a store."""
     resolved = resolve_artifact_uri(uri, STORES["s3"].uri)
     assert allowed(resolved, STORES.values()) is None
 
 
 @pytest.mark.parametrize("spelling", ["abfss", "wasbs", "https"])
 def test_azures_three_spellings_are_one_place(spelling: str) -> None:
-    """MLflow writes the first two, people the third; the store may be configured by either of the first two."""
+    """MLflow writes the first two and people write the third. The store may be configured with either of the first two."""
     uri = f"{ROOTS[spelling]}/12/run/artifacts"
     for store in (STORES["abfss"], ArtifactStore(uri=ROOTS["wasbs"])):
         assert allowed(uri, [store]) is store
@@ -93,13 +96,13 @@ def test_azures_three_spellings_are_one_place(spelling: str) -> None:
 
 @pytest.mark.parametrize("root", ["s3", "gs", "abfss", "wasbs", "https"])
 def test_odd_names_inside_stay_inside(root: str) -> None:
-    """Blanks, %41, emoji, dots within a name: no reason to turn them away."""
+    """Blanks, %41, emoji and dots within a name do not put a URI outside its root."""
     for tail in ("/a b/ü/😀", "/%41", "/..x/x..", "/...", "/a+b", "/1/"):
         assert allowed(f"{ROOTS[root]}{tail}", STORES.values()) is not None
 
 
 def test_a_local_root_is_not_left_by_any_tail(tmp_path: Path) -> None:
-    """The same tails on a folder, and through links: by the file system itself, every allowed path is inside."""
+    """The tails are added to a folder and to links in it. The file system shows that every allowed path is inside the root."""
     root = tmp_path / "mlruns"
     (root / "1").mkdir(parents=True)
     (tmp_path / "secret").mkdir()
@@ -146,7 +149,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=12).map("".join), st.sampled_from(list(ROOTS.values())))
 @settings(max_examples=500, deadline=None)
 def test_every_allowed_uri_is_under_a_root(tail: str, root: str) -> None:
-    """Any string of separators, dots and names: allowed only as the root and whole folder names below it."""
+    """The tail is any string of separators, dots and names. A URI is allowed only as the root or as whole folder names below it."""
     uri = resolve_artifact_uri(f"{root}{tail}", STORES["s3"].uri)
     store = allowed(uri, STORES.values())
     if store is not None:
@@ -166,7 +169,7 @@ def hostile_owners() -> pa.Table:
 
 @pytest.mark.parametrize("kind", ["folder", "s3", "gs", "abfss"])
 def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs claim all of it while a store is measured: only the store is contacted, and none of them owns a byte."""
+    """Runs claim all these URIs while Runspend measures a store. It contacts only the store, and none of the runs owns a byte."""
     monkeypatch.setattr("runspend.storage.azure.RETRIES", 0)
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     with recording_server() as (proxy, seen), serve_odd_store() as server:
@@ -192,12 +195,12 @@ def test_lures_cause_no_connection(kind: str, tmp_path: Path, monkeypatch: pytes
         )
     assert seen == []
     assert [r["owner_id"] for r in found.tables["2026-10"].to_pylist() if r["owner_kind"] == "run" and r["bytes"]] == []
-    if kind in ("folder", "abfss"):  # the odd store speaks Azure
+    if kind in ("folder", "abfss"):  # the misbehaving server speaks Azure's protocol
         assert (found.error, found.bytes) == (None, 3)
 
 
 def test_the_recording_proxy_records(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A store elsewhere is spoken to through it: the test above could fail."""
+    """Runspend contacts a remote store through the proxy, so the test above can fail."""
     with recording_server() as (proxy, seen):
         monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy}")
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")

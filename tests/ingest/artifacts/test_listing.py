@@ -1,4 +1,4 @@
-"""Listings of a real S3 server that break off and go on, count versions apart, and find duplicate objects."""
+"""Listings of a real S3 server: interrupted ones continue, noncurrent versions count separately, and duplicate objects are found."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, s3_server: S3Server) -> None:
-    """The server's key in the environment, none of the machine's own AWS settings, and pages of 100 objects."""
+    """Set the server's key, hide the machine's own AWS settings, and use pages of 100 objects."""
     monkeypatch.setattr("runspend.ingest.artifacts.measure._PAGE", 100)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
@@ -49,23 +49,23 @@ def put(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
 
 
 def runs_of(bucket: str, *names: str) -> pa.Table:
-    """A run per folder of the bucket."""
+    """Make one run per folder of the bucket."""
     return run_owners(*(f"s3://{bucket}/{name}" for name in names))
 
 
 def measure(store: ArtifactStore, owners: pa.Table, folder: Path, *, now: datetime = NOW, **more: Any) -> Measurement:
-    """One try of a night; listings that break off wait in `folder`."""
+    """Try once to measure the store. A listing that breaks off is kept in `folder` for the next try."""
     return measure_store(store, owners, ReadJob(now, "night", folder / "work"), previous=lambda _: None, kept=folder, **more)
 
 
 def figures(found: Measurement, *columns: str) -> dict[str, tuple[Any, ...]]:
-    """owner -> the columns named, of the rows that still hold."""
+    """Return the named columns of the rows that are still valid, by owner."""
     return {r["owner_id"]: tuple(r[c] for c in columns) for r in found.tables["2026-10"].to_pylist() if r["valid_to"] is None}
 
 
 @contextmanager
 def proxy(server: S3Server, answers: Callable[[dict[str, list[str]], int], int | None]) -> Iterator[tuple[str, list[dict[str, list[str]]]]]:
-    """The real server behind one that counts listings, and answers a status of its own where `answers(query, number)` gives one."""
+    """Run a proxy that counts listings. It sends the status that `answers(query, number)` returns, or else the real server's answer."""
     target = urlsplit(server.endpoint)
     listings: list[dict[str, list[str]]] = []
 
@@ -106,7 +106,7 @@ def proxy(server: S3Server, answers: Callable[[dict[str, list[str]], int], int |
 
 @pytest.mark.parametrize("keeps_versions", [False, True])
 def test_a_listing_that_broke_off_goes_on_where_it_stopped(s3_server: S3Server, bucket: str, tmp_path: Path, keeps_versions: bool) -> None:
-    """Page 4 of 5 is refused; an hour later pages 4 and 5 are asked for, no other, and every object counts once."""
+    """Page 4 of 5 is refused. An hour later Runspend asks only for pages 4 and 5, and every object counts once."""
     if keeps_versions:
         client = s3_server.client()
         client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
@@ -136,7 +136,7 @@ def test_a_listing_that_broke_off_goes_on_where_it_stopped(s3_server: S3Server, 
 def test_a_listing_that_is_too_old_or_of_another_store_starts_again(
     s3_server: S3Server, bucket: str, tmp_path: Path, later: timedelta, change: dict[str, str]
 ) -> None:
-    """The next night, a night that was before, another endpoint of the same name: from the beginning."""
+    """The listing starts from the beginning a day later, at an earlier `now`, and on another endpoint of the same name."""
     put(s3_server, bucket, {f"r/{n:05d}": b"x" for n in range(250)})
     with proxy(s3_server, lambda query, number: 403 if number == 2 else None) as (endpoint, _listings):
         store = ArtifactStore(uri=f"s3://{bucket}", endpoint=endpoint)
@@ -148,7 +148,7 @@ def test_a_listing_that_is_too_old_or_of_another_store_starts_again(
 
 @pytest.mark.parametrize("damage", ["state", "part", "extra"])
 def test_files_of_a_broken_try_that_cannot_be_trusted_are_not_used(s3_server: S3Server, bucket: str, tmp_path: Path, damage: str) -> None:
-    """A state that is not JSON, a file it names that is gone: from the beginning. A file it does not name is not counted."""
+    """If the state is not JSON, or a file that it names is gone, the listing starts again. A file that it does not name is not counted."""
     put(s3_server, bucket, {f"r/{n:05d}": b"x" for n in range(250)})
     folder = tmp_path / f"listing-{store_slug(f's3://{bucket}')}"
     with proxy(s3_server, lambda query, number: 403 if number == 3 else None) as (endpoint, _):
@@ -183,7 +183,7 @@ measure_store(ArtifactStore(uri=uri, endpoint=endpoint), pa.ipc.open_file(owners
 
 
 def test_a_process_that_was_killed_loses_a_page_at_most(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """SIGKILL while page 4 is asked for: the next try has the first pages, and the sums are right."""
+    """SIGKILL ends the process while it asks for page 4. The next try reuses the first pages, and the sums are right."""
     put(s3_server, bucket, {f"r/{n:05d}": b"x" for n in range(450)})
     owners = runs_of(bucket, "r")
     with pa.OSFile(str(tmp_path / "owners.arrow"), "wb") as file, pa.ipc.new_file(file, owners.schema) as writer:
@@ -206,7 +206,10 @@ def test_a_process_that_was_killed_loses_a_page_at_most(s3_server: S3Server, buc
 
 
 def test_versions_that_are_not_current_are_counted_apart(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """Overwritten twice, deleted, and untouched: bytes are what a reader sees, noncurrent bytes are what is billed beside them."""
+    """Objects are overwritten twice, deleted, or left alone.
+
+    `bytes` is what readers see, and `noncurrent_bytes` is what the bill has in addition.
+    """
     client = s3_server.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     for size in (100, 20, 3):
@@ -224,18 +227,21 @@ def test_versions_that_are_not_current_are_counted_apart(s3_server: S3Server, bu
         "untouched": (1, 7, 0, 0),
     }
     assert found.dangling is not None
-    assert found.dangling.num_rows == 0  # never seen to hold anything: a run may have nothing
+    assert found.dangling.num_rows == 0  # Runspend never saw bytes of the deleted object's run, and a run may have none
 
 
-def test_a_bucket_that_keeps_one_version_says_so(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """A bucket without old versions has 0; a bucket that does not report them has null and a note."""
+def test_a_bucket_without_versioning_has_no_noncurrent_bytes(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+    """The bytes are 0, not unknown."""
     put(s3_server, bucket, {"r/x": b"x"})
     store = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint)
     assert figures(measure(store, runs_of(bucket, "r"), tmp_path), "noncurrent_bytes") == {"r": (0,)}
 
 
 def test_copies_are_found_by_checksum_and_size(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
-    """The oldest is the one; each other copy counts as duplicate in its folder. Empty files and other bytes of the size are none."""
+    """The oldest object is the original, and each copy counts as a duplicate in its folder.
+
+    Empty files and other bytes of the same size do not.
+    """
     put(s3_server, bucket, {"a/model": b"weights!"})
     put(s3_server, bucket, {"c/model": b"weights?", "c/empty": b"", "b/empty": b""})
     client = s3_server.client()
@@ -244,7 +250,7 @@ def test_copies_are_found_by_checksum_and_size(s3_server: S3Server, bucket: str,
         client.put_object(Bucket=bucket, Key="b/1", Body=b"weights!")
         and client.head_object(Bucket=bucket, Key="b/1")["LastModified"] == first
     ):
-        pass  # the server's clock has seconds
+        pass  # the server's clock has whole seconds
     client.close()
     put(s3_server, bucket, {"b/2": b"weights!", "d/deep/er/model": b"weights!"})
     store = ArtifactStore(uri=f"s3://{bucket}", endpoint=s3_server.endpoint)

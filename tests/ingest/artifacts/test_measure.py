@@ -1,4 +1,4 @@
-"""Measuring a local folder: whose bytes they are, since when, and what happens when the listing breaks off."""
+"""Measure a local folder: whose bytes they are, since when, and what happens when the listing breaks off."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MODEL, TRACE = "m-" + "c" * 32, "tr-" + "d" * 32
 
 
 def owner(kind: str, owner_id: str, uri: str | None, *, server: str = "prod", experiment: str = "1") -> dict[str, str | None]:
-    """One row of `owners`."""
+    """Make one row of `owners`."""
     return {
         "owner_kind": kind,
         "owner_id": owner_id,
@@ -40,7 +40,7 @@ def owner(kind: str, owner_id: str, uri: str | None, *, server: str = "prod", ex
 
 
 def write(path: Path, size: int, *, age_days: int = 10) -> None:
-    """A file of `size` bytes, last changed so many days before NOW."""
+    """Write a file of `size` bytes that was last changed so many days before NOW."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x" * size)
     at = (NOW - age_days * DAY).timestamp()
@@ -48,7 +48,7 @@ def write(path: Path, size: int, *, age_days: int = 10) -> None:
 
 
 class Store:
-    """A folder that is measured again and again, and what the warehouse would hold of it."""
+    """A folder that is measured repeatedly, and the tables that the warehouse would have of it."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "mlruns"
@@ -63,7 +63,7 @@ class Store:
         self.owners.append(owner(kind, owner_id, f"{self.root}/{folder}", **more))
 
     def measure(self, now: datetime = NOW) -> Measurement:
-        """One night: measure, and publish what comes back."""
+        """Measure once, and publish the tables, as a pipeline run does."""
         self.nights += 1
         found = measure_store(
             self.store,
@@ -78,13 +78,13 @@ class Store:
         return list(self.months[month].to_pylist())
 
     def content(self) -> dict[str, list[dict[str, Any]]]:
-        """What the content digest covers: everything but bookkeeping."""
+        """Return the columns that the content digest covers: all except bookkeeping."""
         return {month: table.select(ARTIFACT_BYTES.content).to_pylist() for month, table in self.months.items()}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Two runs, a model and a trace in MLflow's layout, one file MLflow does not know."""
+    """Two runs, a model and a trace in MLflow's layout, and one file that MLflow does not know."""
     store = Store(tmp_path)
     write(store.root / "1" / RUN1 / "artifacts" / "model" / "weights.bin", 1000, age_days=5)
     write(store.root / "1" / RUN1 / "artifacts" / "log.txt", 10, age_days=7)
@@ -100,12 +100,12 @@ def store(tmp_path: Path) -> Store:
 
 
 def sizes(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int | None]:
-    """(kind, id) -> bytes of the rows that still hold."""
+    """Return the bytes of the rows that are still valid, by kind and id."""
     return {(r["owner_kind"], r["owner_id"]): r["bytes"] for r in rows if r["valid_to"] is None}
 
 
 def test_every_kind_of_owner_gets_its_bytes(store: Store) -> None:
-    """Runs, models, traces and the rest, in the columns of the contract."""
+    """Runs, models, traces and other files have rows with the columns of the table."""
     found = store.measure()
     assert (found.objects, found.bytes, found.is_complete, found.error, found.warnings) == (6, 1249, True, None, [])
     assert found.tables["2026-10"].schema.equals(ARTIFACT_BYTES.arrow_schema())
@@ -135,7 +135,7 @@ def test_every_kind_of_owner_gets_its_bytes(store: Store) -> None:
         "newest_at": NOW - 5 * DAY,
         "noncurrent_objects": 0,
         "noncurrent_bytes": 0,
-        "duplicate_bytes": None,  # a folder tells no checksum
+        "duplicate_bytes": None,  # a folder has no checksums
         "unowned_since": None,
         "confirmed_at": None,
         "is_complete": True,
@@ -144,7 +144,7 @@ def test_every_kind_of_owner_gets_its_bytes(store: Store) -> None:
 
 
 def test_unclaimed_objects_are_orphaned_in_mlflow_folders_and_other_elsewhere(store: Store) -> None:
-    """An orphan names its experiment; file-store metadata and foreign folders are `other`, by their top folder."""
+    """An orphan names its experiment. Metadata of a file store and foreign folders are `other`, by their top folder."""
     old_trace = "e" * 32
     for path in (
         f"7/{RUN3}/artifacts/a/b",
@@ -173,7 +173,7 @@ def test_unclaimed_objects_are_orphaned_in_mlflow_folders_and_other_elsewhere(st
 
 
 def test_a_name_that_begins_like_another_is_another(tmp_path: Path) -> None:
-    """run1 and run10 (mlflow#24821), with and without a slash at the end of the URI."""
+    """run1 is not run10 (mlflow#24821), with and without a slash at the end of the URI."""
     store = Store(tmp_path)
     for name, size in (("run1", 1), ("run10", 20), ("run", 300), ("run1.bak", 4000)):
         write(store.root / name / "f", size)
@@ -184,7 +184,7 @@ def test_a_name_that_begins_like_another_is_another(tmp_path: Path) -> None:
 
 
 def test_the_longest_prefix_wins(tmp_path: Path) -> None:
-    """A model inside a run's folder is the model's; a look-alike of MLflow's layout inside a run's folder is the run's."""
+    """A model inside a run's folder has its own bytes. A folder there that only looks like MLflow's layout belongs to the run."""
     store = Store(tmp_path)
     write(store.root / "r" / "a", 1)
     write(store.root / "r" / "model" / "deep" / "b", 20)
@@ -196,7 +196,7 @@ def test_the_longest_prefix_wins(tmp_path: Path) -> None:
 
 
 def test_a_folder_two_servers_claim_counts_once(store: Store) -> None:
-    """Two configured servers on one MLflow database: the first by name has it."""
+    """Two configured servers read one MLflow database. The bytes belong to the server whose name sorts first."""
     store.own("run", RUN1, f"1/{RUN1}/artifacts", server="copy")
     found = store.measure()
     assert found.bytes == sum(r["bytes"] for r in store.rows()) == 1249
@@ -212,7 +212,7 @@ def test_experiments_in_the_file_stores_trash_keep_their_owners(store: Store) ->
 
 
 def test_no_run_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> None:
-    """A URI with dots, or of the root itself, is reported; the bytes are where they were without it."""
+    """URIs with dots, and URIs of the root itself, are reported. Other owners keep their bytes."""
     store.own("run", "root", "")
     store.own("run", "dots", f"1/../1/{RUN1}")
     store.owners.append(owner("run", "elsewhere", "s3://other/1"))
@@ -227,7 +227,7 @@ def test_no_run_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> N
 
 
 def test_links_are_never_followed_and_reported_when_they_leave(store: Store, tmp_path: Path) -> None:
-    """To a folder outside, a file outside, a circle, a sibling, nowhere: no byte behind any of them counts."""
+    """Links lead to a folder outside, a file outside, a circle, a sibling, or nowhere. No bytes behind them count."""
     write(tmp_path / "secret" / "big", 10_000)
     base = store.root / "1" / RUN1 / "artifacts"
     (base / "out").symlink_to(tmp_path / "secret")
@@ -244,7 +244,7 @@ def test_links_are_never_followed_and_reported_when_they_leave(store: Store, tmp
 
 
 def test_odd_names_come_through(store: Store) -> None:
-    """Blanks, #, %41, emoji, quotes, newlines, and bytes that are not text."""
+    """Names contain blanks, #, %41, emoji, quotes, newlines, and bytes that are not text."""
     for name in ("a b", "a#b", "%41", "😀", "o'br\"ien", "new\nline", "back\\slash", "u\u0308", "\u00fc"):
         write(store.root / "1" / RUN2 / "artifacts" / name / name, 7)
         write(store.root / name / "x", 1)
@@ -270,7 +270,7 @@ def test_odd_names_come_through(store: Store) -> None:
 
 
 def test_an_unchanged_store_keeps_its_rows(store: Store) -> None:
-    """The same night again, and the next night with nothing new: no row differs but for bookkeeping."""
+    """The store is measured again at the same time and a day later. Rows differ only in their bookkeeping."""
     store.measure()
     first = store.content()
     store.measure()
@@ -300,7 +300,7 @@ def test_what_was_deleted_ends(store: Store) -> None:
 
 
 def test_a_change_measured_twice_at_one_time_is_one_change(store: Store) -> None:
-    """Rows of this very `now` are replaced; rows it had closed open again when the change is gone."""
+    """Rows from the same `now` are replaced. If the change is undone, the rows that it closed are open again."""
     store.measure()
     before = store.content()
     write(store.root / "1" / RUN2 / "artifacts" / "y", 1)
@@ -314,7 +314,7 @@ def test_a_change_measured_twice_at_one_time_is_one_change(store: Store) -> None
 
 
 def test_an_orphan_that_finds_its_owner_changes_hands(store: Store) -> None:
-    """The tracking server came later than the store: the bytes move from the orphan to the run at that time."""
+    """The tracking server was added later than the store. From then on, the bytes belong to the run."""
     run = store.owners.pop(0)
     store.measure()
     assert sizes(store.rows())["orphan", f"1/{RUN1}/artifacts"] == 1010
@@ -325,7 +325,7 @@ def test_an_orphan_that_finds_its_owner_changes_hands(store: Store) -> None:
 
 
 def test_a_new_month_begins_with_what_the_old_one_ended_with(store: Store) -> None:
-    """Rows are clipped to their month; the gap between measurements belongs to the figures that held."""
+    """Rows are clipped to their month. Until the next measurement, the last figures are valid."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90)
     november, later = datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 3, 2, tzinfo=UTC)
@@ -343,7 +343,7 @@ def test_a_new_month_begins_with_what_the_old_one_ended_with(store: Store) -> No
 
 
 def test_months_without_a_measurement_are_filled_from_the_last_one(store: Store) -> None:
-    """December after October: November is one stretch, whole."""
+    """The store is measured in October and then in January. One row covers each whole month between them."""
     store.measure()
     store.measure(datetime(2027, 1, 2, tzinfo=UTC))
     assert sorted(store.months) == ["2026-10", "2026-11", "2026-12", "2027-01"]
@@ -354,7 +354,7 @@ def test_months_without_a_measurement_are_filled_from_the_last_one(store: Store)
 
 
 def test_a_measurement_at_the_first_instant_of_a_month_leaves_no_empty_stretch(store: Store) -> None:
-    """`now` is the month's start: the carried row would be zero long."""
+    """`now` is the start of the month, so a row carried over from the month before would have no duration."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90)
     november = datetime(2026, 11, 1, tzinfo=UTC)
@@ -365,7 +365,7 @@ def test_a_measurement_at_the_first_instant_of_a_month_leaves_no_empty_stretch(s
 
 
 def test_an_older_pipeline_run_never_undoes_a_newer_one(store: Store) -> None:
-    """--now of last week, or of last month: nothing is published, and it says so."""
+    """If `now` is a day or a month before the newest measurement, nothing is published, and a warning says so."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90)
     store.measure(NOW + DAY)
@@ -377,7 +377,7 @@ def test_an_older_pipeline_run_never_undoes_a_newer_one(store: Store) -> None:
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, at: int, error: OSError) -> None:
-    """Let the `at`-th folder of the listing fail."""
+    """Make the `at`-th folder of the listing fail."""
     real: Callable[..., Any] = os.scandir
     calls = iter(range(1, 1_000_000))
 
@@ -391,7 +391,7 @@ def break_off(monkeypatch: pytest.MonkeyPatch, at: int, error: OSError) -> None:
 
 @pytest.mark.parametrize("at", [1, 4, 9])
 def test_a_listing_that_breaks_off_leaves_unknown_unknown(store: Store, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Nothing known before: every owner has a row without figures, never 0."""
+    """Nothing was known before, so every owner has a row without figures, never 0."""
     break_off(monkeypatch, at, PermissionError(13, "Permission denied"))
     found = store.measure()
     assert (found.objects, found.bytes, found.is_complete) == (None, None, False)
@@ -404,7 +404,7 @@ def test_a_listing_that_breaks_off_leaves_unknown_unknown(store: Store, monkeypa
 
 
 def test_a_listing_that_breaks_off_keeps_good_figures(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Known owners keep their row, new ones are unknown, and the next good night settles both."""
+    """Known owners keep their rows, and new owners are unknown. The next good listing settles both."""
     store.measure()
     good = store.rows()
     write(store.root / "1" / RUN3 / "artifacts" / "x", 50)
@@ -429,7 +429,7 @@ def test_a_listing_that_breaks_off_keeps_good_figures(store: Store, monkeypatch:
 
 
 def test_a_good_listing_repairs_a_broken_one_of_the_same_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The night is run again after the disk was: no trace of the unknown stays. Broken again: the good figures stay."""
+    """A listing of the same `now` succeeds, and no unknown bytes remain. When it breaks off again, the good figures stay."""
     with monkeypatch.context() as broken:
         break_off(broken, 2, OSError(5, "Input/output error"))
         store.measure()
@@ -442,7 +442,7 @@ def test_a_good_listing_repairs_a_broken_one_of_the_same_time(store: Store, monk
 
 
 def test_a_new_month_that_begins_broken_carries_the_old_figures(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last good figures stay valid over the month's end."""
+    """The last good figures stay valid after the end of the month."""
     store.measure()
     break_off(monkeypatch, 2, OSError(5, "Input/output error"))
     store.measure(datetime(2026, 11, 2, tzinfo=UTC))
@@ -453,7 +453,7 @@ def test_a_new_month_that_begins_broken_carries_the_old_figures(store: Store, mo
 
 
 def test_an_unreadable_size_makes_only_its_owner_unknown(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that may be read but not entered: names without sizes. Objects are counted, bytes are not known."""
+    """The folder may be listed but not entered, so names have no sizes. Objects are counted, and bytes are unknown."""
 
     class Entry:
         def __init__(self, entry: os.DirEntry[str]) -> None:
@@ -490,7 +490,7 @@ def test_an_unreadable_size_makes_only_its_owner_unknown(store: Store, monkeypat
 
 
 def test_a_folder_that_is_gone_or_suddenly_empty_is_not_believed(store: Store) -> None:
-    """An unmounted volume must not look like a clean-up."""
+    """Runspend does not take an unmounted volume for deleted files."""
     store.measure()
     good = store.content()
     shutil.rmtree(store.root)
@@ -505,14 +505,14 @@ def test_a_folder_that_is_gone_or_suddenly_empty_is_not_believed(store: Store) -
 
 
 def test_an_empty_store_is_complete_and_empty(tmp_path: Path) -> None:
-    """The first night of a new folder."""
+    """The folder is new."""
     store = Store(tmp_path)
     found = store.measure()
     assert (found.objects, found.bytes, found.is_complete, store.rows()) == (0, 0, True, [])
 
 
 def test_stores_that_are_not_listed_are_not_touched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`measure: none`, and schemes of other versions: no connection, no rows, and a reason."""
+    """`measure: none` and unsupported schemes cause no connection and no rows, and Runspend says why."""
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("connected"))
     owners = pa.Table.from_pylist([owner("run", RUN1, "gs://b/1")], OWNER_SCHEMA)
 
@@ -526,7 +526,7 @@ def test_stores_that_are_not_listed_are_not_touched(monkeypatch: pytest.MonkeyPa
 
 
 def test_hostile_owners_cause_no_connection(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For every artifact URI that a run claims, measuring contacts the store alone."""
+    """Runs claim hostile artifact URIs. Runspend contacts no server, and the store's own bytes are unchanged."""
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, lambda *_: pytest.fail("connected"))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("resolved a name"))
@@ -538,7 +538,7 @@ def test_hostile_owners_cause_no_connection(store: Store, monkeypatch: pytest.Mo
 
 
 def test_probe_says_what_it_saw(store: Store, tmp_path: Path) -> None:
-    """`doctor` shows one line, or raises what the night would report."""
+    """`doctor` shows one line, or raises the error that a measurement would report."""
     assert probe_store(store.store) == f"folder {store.root} can be read"
     (tmp_path / "empty").mkdir()
     assert probe_store(ArtifactStore(uri=str(tmp_path / "empty"))) == f"folder {tmp_path / 'empty'} can be read and is empty"
@@ -547,6 +547,6 @@ def test_probe_says_what_it_saw(store: Store, tmp_path: Path) -> None:
 
 
 def test_nothing_is_left_in_the_work_folder(store: Store) -> None:
-    """The listing's own file is gone when the rows are there."""
+    """The temporary file of the listing is deleted when the rows are made."""
     store.measure()
     assert [p for p in store.work.rglob("*") if p.is_file()] == []

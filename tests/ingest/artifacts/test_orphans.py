@@ -1,4 +1,4 @@
-"""Bytes without an owner and owners without bytes: when they count as such, and when they stop to."""
+"""Orphaned artifacts and dangling owners: when Runspend counts bytes without an owner and owners without bytes, and when it stops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODEL = "m-" + "c" * 32
 
 
 class World:
-    """A folder that is measured night after night, and what the warehouse would hold of it."""
+    """A folder that is measured repeatedly, and the tables that the warehouse would have of it."""
 
     def __init__(self, folder: Path) -> None:
         self.root, self.work = folder / "mlruns", folder / "work"
@@ -47,7 +47,7 @@ class World:
         self.owners.append({**row, "is_purged": is_purged, "uri": f"{self.root}/{folder}/artifacts"})
 
     def measure(self, now: datetime, readings: Readings | None = None) -> Measurement:
-        """One night after every server was read at that time, unless stated otherwise."""
+        """Measure once. If `readings` is not given, every server was read an hour before."""
         found = measure_store(
             ArtifactStore(uri=str(self.root)),
             pa.Table.from_pylist(self.owners, OWNER_SCHEMA),
@@ -61,7 +61,7 @@ class World:
         return found
 
     def orphans(self, month: str = "2026-10") -> list[tuple[Any, ...]]:
-        """(since, confirmed, from, to, bytes) of the orphans' rows."""
+        """Return (since, confirmed, from, to, bytes) of the orphans' rows."""
         columns = ("unowned_since", "confirmed_at", "valid_from", "valid_to", "bytes")
         return [tuple(r[c] for c in columns) for r in self.months[month].to_pylist() if r["owner_kind"] == "orphan"]
 
@@ -77,7 +77,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_an_orphan_counts_after_a_second_reading_a_day_later(world: World) -> None:
-    """Seen on day 0; on day 1 the reading is not a day younger; on day 2 it is. The row is the same one all along."""
+    """The orphan is found on day 0. On day 1 the newest reading is not a day younger; on day 2 it is. The row stays the same."""
     world.measure(NOW)
     assert world.orphans() == [(NOW, None, NOW, None, 100)]
     world.measure(NOW + DAY)
@@ -89,7 +89,7 @@ def test_an_orphan_counts_after_a_second_reading_a_day_later(world: World) -> No
 
 
 def test_a_repeated_pipeline_run_confirms_nothing(world: World) -> None:
-    """Two measurements after one reading are one way of looking."""
+    """Several measurements after a single reading of MLflow do not confirm an orphan."""
     for now in (NOW, NOW, NOW + HOUR, NOW + 5 * DAY):
         world.measure(now, Readings(NOW - HOUR, 1))
     assert world.orphans() == [(NOW, None, NOW, None, 100)]
@@ -98,14 +98,14 @@ def test_a_repeated_pipeline_run_confirms_nothing(world: World) -> None:
 @pytest.mark.parametrize(
     ("readings", "confirmed"),
     [
-        (Readings(None, 1), None),  # a server that was never read may own it
-        (Readings(NOW - DAY, 1), NOW + 30 * DAY),  # read once, then not for a month
-        (Readings(None, 0), NOW + 30 * DAY),  # no server to ask
+        (Readings(None, 1), None),  # the server that was never read may have the owner
+        (Readings(NOW - DAY, 1), NOW + 30 * DAY),  # the server was read once, and then not for a month
+        (Readings(None, 0), NOW + 30 * DAY),  # no server is configured
     ],
     ids=["never read", "not read again", "no server"],
 )
 def test_where_no_server_is_read_an_orphan_counts_after_30_days(world: World, readings: Readings, confirmed: datetime | None) -> None:
-    """Not on day 29."""
+    """It does not count on day 29."""
     for days in (0, 29, 30):
         world.measure(NOW + days * DAY, readings)
         if days == 29:
@@ -114,7 +114,7 @@ def test_where_no_server_is_read_an_orphan_counts_after_30_days(world: World, re
 
 
 def test_a_growing_orphan_stays_one_and_an_orphan_owned_meanwhile_starts_again(world: World) -> None:
-    """New bytes do not reset a confirmed orphan. An owner does reset it."""
+    """New bytes do not reset a confirmed orphan. An owner does."""
     for days in (0, 2):
         world.measure(NOW + days * DAY)
     world.write(f"1/{LOST}/artifacts/y", 11)
@@ -129,7 +129,7 @@ def test_a_growing_orphan_stays_one_and_an_orphan_owned_meanwhile_starts_again(w
 
 
 def test_a_listing_that_breaks_off_confirms_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The orphan keeps its row as it was."""
+    """The orphan's row does not change."""
     world.measure(NOW)
     with monkeypatch.context() as broken:
         broken.setattr("runspend.storage.local._list_one", lambda *_: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
@@ -138,7 +138,10 @@ def test_a_listing_that_breaks_off_confirms_nothing(world: World, monkeypatch: p
 
 
 def test_an_owner_whose_bytes_are_gone_is_dangling(world: World) -> None:
-    """Since when, and what it had; a run that never had any is fine, and so is one that MLflow purged."""
+    """The row has the time when the bytes were gone, and what they were.
+
+    A run that never had bytes, or that MLflow purged, is not dangling.
+    """
     world.own("run", "never")
     world.own("run", LOST, is_purged=True)
     assert world.measure(NOW).error is None
@@ -153,8 +156,8 @@ def test_an_owner_whose_bytes_are_gone_is_dangling(world: World) -> None:
     assert world.dangling() == []
 
 
-def test_a_model_that_never_had_bytes_is_dangling_from_the_first_run_on(world: World) -> None:
-    """The registry may point at nothing."""
+def test_a_model_that_never_had_bytes_is_dangling_from_the_first_measurement(world: World) -> None:
+    """A registered model may point to a folder without files."""
     world.own("logged_model", MODEL)
     world.measure(NOW)
     assert world.dangling() == [("logged_model", MODEL, NOW, None, None)]
@@ -164,7 +167,7 @@ def test_a_model_that_never_had_bytes_is_dangling_from_the_first_run_on(world: W
 
 
 def test_an_owner_is_not_dangling_while_another_is_below_it(world: World) -> None:
-    """A run whose only file belongs to its model; two servers that read one MLflow."""
+    """A run's only file belongs to its model, or two servers read the same MLflow."""
     world.write("1/outer/artifacts/model/m", 1)
     world.own("run", "outer")
     world.owners.append(
@@ -177,7 +180,7 @@ def test_an_owner_is_not_dangling_while_another_is_below_it(world: World) -> Non
 
 
 def test_a_listing_that_breaks_off_makes_no_owner_dangling(world: World) -> None:
-    """A volume that is not mounted: the rows of dangling_owners stay as they were too."""
+    """The volume is not mounted. The rows of `dangling_owners` stay as they were."""
     world.measure(NOW)
     shutil.rmtree(world.root)
     found = world.measure(NOW + DAY)

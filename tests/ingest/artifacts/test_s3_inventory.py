@@ -1,4 +1,4 @@
-"""S3 Inventory files in place of a listing: what they say, how old they are, and every way one is not to be believed."""
+"""S3 Inventory files instead of a listing: what they contain, how old they are, and every reason to refuse one."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ PARQUET = ("bucket", "key", "version_id", "is_latest", "is_delete_marker", "size
 
 
 def entry(key: str, size: int | None, **more: Any) -> dict[str, Any]:
-    """One row of an inventory, as Amazon names its columns."""
+    """Make one row of an inventory, with Amazon's column names."""
     etag = hashlib.md5(f"{key}{size}".encode(), usedforsecurity=False).hexdigest()
     row = {"Bucket": "b", "Key": key, "VersionId": "v1", "IsLatest": True, "IsDeleteMarker": False, "Size": size}
     return {**row, "LastModifiedDate": WRITTEN, "ETag": etag, "StorageClass": "STANDARD", "IsMultipartUploaded": False, **more}
@@ -52,7 +52,7 @@ def entry(key: str, size: int | None, **more: Any) -> dict[str, Any]:
 
 @dataclass
 class Inventory:
-    """A delivered inventory in a folder; `tamper` may change the manifest before its checksum is taken."""
+    """An inventory delivered to a folder. `tamper` may change the manifest before its checksum is computed."""
 
     folder: Path
     file_format: str = "Parquet"
@@ -130,7 +130,7 @@ def inventory(request: pytest.FixtureRequest, tmp_path: Path) -> Inventory:
 def measure(
     delivered: Inventory, *runs: str, now: datetime = NOW, root: str = "s3://b", months: dict[str, pa.Table] | None = None, **store: Any
 ) -> Measurement:
-    """One night; each run owns the folder of its name."""
+    """Measure once, as a pipeline run does. Each run owns the folder of its name."""
     return measure_store(
         ArtifactStore(**{"uri": root, "inventory": str(delivered.folder), **store}),
         run_owners(*(f"{root.rstrip('/')}/{run}" for run in runs)),
@@ -143,8 +143,8 @@ def figures(found: Measurement, *columns: str) -> dict[str, tuple[Any, ...]]:
     return {r["owner_id"]: tuple(r[c] for c in columns) for r in found.tables["2026-10"].to_pylist() if r["valid_to"] is None}
 
 
-def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) -> None:
-    """Two files: bytes, classes, times, versions that are not current, copies; odd names; nothing is connected to."""
+def test_an_inventory_has_everything_that_a_listing_has(inventory: Inventory) -> None:
+    """Two files give bytes, storage classes, times, noncurrent versions and duplicates. Names are odd, and no server is contacted."""
     inventory.deliver(
         [
             entry("r1/a", 10),
@@ -179,8 +179,8 @@ def test_an_inventory_says_what_a_listing_says_and_more(inventory: Inventory) ->
     assert found.warnings == ["s3://b: its inventory is from 2026-10-13 01:00 UTC, 25 h old. Later changes are not in it."]
 
 
-def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
-    """Its manifest alone is read; a damaged one is an error here too."""
+def test_doctor_says_how_old_the_inventory_is(inventory: Inventory) -> None:
+    """`doctor` reads only the manifest. A damaged manifest is an error here too."""
     dated = inventory.deliver([entry("r1/a", 10)])
     store = ArtifactStore(uri="s3://b", inventory=str(inventory.folder))
     kind = inventory.file_format.upper()
@@ -191,7 +191,7 @@ def test_doctor_says_how_old_it_is(inventory: Inventory) -> None:
 
 
 def test_odd_names_are_the_same_in_csv_and_parquet(inventory: Inventory) -> None:
-    """CSV encodes keys as a URL's: each name owns its own folder anyway."""
+    """CSV encodes keys like a URL. Each name still owns its own folder."""
     names = ["a b", "a+b", "%41", "A", "😀", "it's", 'q"q', "a,b", "ü", "new\nline"]
     inventory.deliver([entry(f"{name}/x/{name}", 2**n) for n, name in enumerate(names)])
     plain = [name for name in names if name != "new\nline"]
@@ -201,14 +201,17 @@ def test_odd_names_are_the_same_in_csv_and_parquet(inventory: Inventory) -> None
 
 
 def test_only_objects_below_the_store_count(inventory: Inventory) -> None:
-    """A store that is a folder of its bucket."""
+    """The store is a folder of its bucket."""
     inventory.deliver([entry("mlflow/r1/a", 1), entry("mlflow2/r1/a", 20), entry("mlflow", 300), entry("r1/a", 4000)])
     found = measure(inventory, "r1", root="s3://b/mlflow/")
     assert (found.objects, found.bytes, figures(found, "bytes")) == (1, 1, {"r1": (1,)})
 
 
 def test_an_inventory_without_versions_says_nothing_of_them(inventory: Inventory) -> None:
-    """Current versions only: what the others have is unknown, not 0. Without ETag no copies are known; without class it is UNKNOWN."""
+    """The inventory lists only current versions, so noncurrent bytes are unknown, not 0.
+
+    Without ETags, duplicates are unknown; without classes, the storage class is UNKNOWN.
+    """
     inventory.columns = ("Bucket", "Key", "Size")
     inventory.deliver([entry("r1/a", 10)])
     found = measure(inventory, "r1")
@@ -217,7 +220,7 @@ def test_an_inventory_without_versions_says_nothing_of_them(inventory: Inventory
 
 
 def test_the_newest_inventory_that_is_not_younger_than_now_is_read(inventory: Inventory) -> None:
-    """The same night run again later reads what it read."""
+    """A repeated pipeline run reads the same inventory as the first."""
     inventory.deliver([entry("r1/a", 1)], made=MADE - timedelta(days=1))
     inventory.deliver([entry("r1/a", 2)])
     inventory.deliver([entry("r1/a", 3)], made=NOW + timedelta(hours=1))
@@ -227,14 +230,14 @@ def test_the_newest_inventory_that_is_not_younger_than_now_is_read(inventory: In
 
 
 def test_an_empty_inventory_is_an_empty_bucket(inventory: Inventory) -> None:
-    """No file at all."""
+    """The manifest names no file."""
     inventory.deliver()
     found = measure(inventory, "r1")
     assert (found.error, found.objects, found.bytes, figures(found, "bytes")) == (None, 0, 0, {})
 
 
 def test_a_model_newer_than_the_inventory_is_not_dangling(inventory: Inventory) -> None:
-    """What the file cannot know it does not say."""
+    """Objects that are newer than the inventory are not in it, so Runspend cannot know that they are gone."""
     inventory.deliver([entry("r1/a", 1)])
     found = measure(inventory, "r1", "r2")
     assert found.dangling is not None
@@ -242,7 +245,7 @@ def test_a_model_newer_than_the_inventory_is_not_dangling(inventory: Inventory) 
 
 
 def test_an_owner_with_nothing_but_old_versions_is_dangling(inventory: Inventory) -> None:
-    """Its bytes are billed and cannot be loaded."""
+    """Its bytes are billed but cannot be loaded."""
     inventory.deliver([entry("r1/a", 1), entry("r2/a", 2)], made=MADE - timedelta(days=1))
     months = dict(measure(inventory, "r1", "r2", now=NOW - timedelta(days=1)).tables)
     inventory.deliver([entry("r1/a", 1, IsLatest=False), entry("r2/a", 2)])
@@ -281,7 +284,7 @@ DAMAGE: dict[str, tuple[Callable[[Inventory, Path], object], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=str)
 def test_a_damaged_or_incomplete_inventory_is_refused_and_the_old_figures_stay(inventory: Inventory, damage: str) -> None:
-    """Its good files do not count either; the older figures stay."""
+    """The good files of the inventory do not count either."""
     inventory.deliver([entry("r1/a", 1)], made=MADE - timedelta(days=1))
     months = dict(measure(inventory, "r1", now=NOW - timedelta(days=1)).tables)
     before = months["2026-10"].to_pylist()
@@ -310,7 +313,7 @@ TAMPERED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 @pytest.mark.parametrize("what", TAMPERED, ids=str)
 def test_a_manifest_that_makes_no_sense_is_refused(inventory: Inventory, what: str) -> None:
-    """Whole and with its checksum, and still not to be believed: nothing outside the inventory's folder is read."""
+    """The manifest is whole and has its checksum. Runspend reads nothing outside the inventory's folder."""
     tamper, why = TAMPERED[what]
     (inventory.folder.parent / "secret").write_text("x")
     inventory.deliver([entry("r1/a", 5)], tamper=tamper)
@@ -333,7 +336,7 @@ def test_rows_of_another_bucket_are_refused(inventory: Inventory, rows: list[dic
 
 
 def test_a_file_that_is_not_an_inventory_is_refused(inventory: Inventory) -> None:
-    """Its checksum is right, its content is not Parquet or CSV at all."""
+    """The checksum is right, but the content is neither Parquet nor CSV."""
 
     def other(manifest: dict[str, Any]) -> None:
         data = b"PAR1 not really"
@@ -347,7 +350,7 @@ def test_a_file_that_is_not_an_inventory_is_refused(inventory: Inventory) -> Non
 
 
 def test_a_size_that_is_not_stated_is_unknown(inventory: Inventory) -> None:
-    """Of its owner alone."""
+    """Only its owner's bytes are unknown."""
     inventory.deliver([entry("r1/a", None), entry("r1/b", 4), entry("r2/a", 3)])
     found = measure(inventory, "r1", "r2")
     assert (found.objects, found.bytes, figures(found, "bytes")) == (3, None, {"r1": (None,), "r2": (3,)})
@@ -362,7 +365,7 @@ def test_a_size_that_is_not_stated_is_unknown(inventory: Inventory) -> None:
     ],
     ids=["folder", "elsewhere", "missing"],
 )
-def test_inventories_that_cannot_be_are_refused_in_words(tmp_path: Path, store: dict[str, str], why: str) -> None:
+def test_impossible_settings_of_an_inventory_are_refused(tmp_path: Path, store: dict[str, str], why: str) -> None:
     inventory = Inventory(tmp_path / "inventory")
     found = measure(inventory, "r1", **store)
     assert isinstance(found.error, SourceRefused)

@@ -1,4 +1,4 @@
-"""Which URIs are inside a store: decided from text, without a connection."""
+"""Which URIs are inside a store. Runspend decides this from the text, without a connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every attempt to resolve a name or to connect, recorded and refused."""
+    """Record and refuse every attempt to resolve a name or to connect."""
     seen: list[Any] = []
 
     def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -45,7 +45,7 @@ INSIDE = [
 ]
 
 OUTSIDE = [
-    # other schemes, among them those that make a server fetch things
+    # other schemes, some of which would make a server send requests
     "http://169.254.169.254/latest/meta-data/",
     "https://169.254.169.254/",
     "http://[fd00:ec2::254]/",
@@ -70,7 +70,7 @@ OUTSIDE = [
     "s3a://ml-artifacts/mlflow/12",
     "s3n://ml-artifacts/mlflow/12",
     "b2://ml-artifacts/mlflow",
-    # almost the scheme
+    # almost the right scheme
     "S3://ml-artifacts/mlflow/12",
     "s3:/ml-artifacts/mlflow/12",
     "s3:ml-artifacts/mlflow/12",
@@ -80,7 +80,7 @@ OUTSIDE = [
     "s3+http://ml-artifacts/mlflow/12",
     "//ml-artifacts/mlflow/12",
     "",
-    # almost the bucket
+    # almost the right bucket
     "s3://ml-artifacts2/mlflow/12",
     "s3://ml-artifact/mlflow/12",
     "s3://ML-ARTIFACTS/mlflow/12",
@@ -95,7 +95,7 @@ OUTSIDE = [
     "s3://ml-artifacts\\@evil/mlflow/12",
     "s3://ml-artifacts#@evil/mlflow/12",
     "s3://ml-artifacts?x=/mlflow/12",
-    # almost the prefix
+    # almost the right prefix
     "s3://ml-artifacts",
     "s3://ml-artifacts/",
     "s3://ml-artifacts/mlflow2/12",
@@ -106,7 +106,7 @@ OUTSIDE = [
     "s3://ml-artifacts/mlflow%2f12",
     "s3://ml-artifacts/x/mlflow/12",
     "s3://ml-artifacts/mlf\u006c\u0301ow/12",
-    # out of it again
+    # ways out of the prefix
     "s3://ml-artifacts/mlflow/../secret",
     "s3://ml-artifacts/mlflow/12/..",
     "s3://ml-artifacts/mlflow/./12",
@@ -129,7 +129,7 @@ OUTSIDE = [
     "s3://ml-artifacts/mlflow/12%23x",
     "s3://models/..",
     "s3://models/../ml-artifacts/mlflow",
-    # files, when only buckets are allowed
+    # local files, when only buckets are configured
     "file:///etc/passwd",
     "/etc/passwd",
     "file://10.0.0.5/share",
@@ -142,7 +142,7 @@ OUTSIDE = [
 
 @pytest.mark.parametrize("uri", INSIDE)
 def test_a_uri_under_a_root_belongs_to_its_store(uri: str, connections: list[Any]) -> None:
-    """Scheme, bucket and folder are the store's: allowed, and still no connection is made."""
+    """The URI has the scheme, bucket and folder of the store. It is allowed, and no connection is made."""
     store = allowed(uri, [S3, WHOLE_BUCKET])
     assert store is (WHOLE_BUCKET if uri.startswith("s3://models") else S3)
     assert connections == []
@@ -150,31 +150,34 @@ def test_a_uri_under_a_root_belongs_to_its_store(uri: str, connections: list[Any
 
 @pytest.mark.parametrize("uri", OUTSIDE, ids=lambda uri: repr(uri)[:60])
 def test_a_uri_that_is_not_plainly_under_a_root_is_outside(uri: str, connections: list[Any]) -> None:
-    """Other schemes, buckets that look alike, and every way out of a prefix are refused without a connection."""
+    """Other schemes, similar buckets, and every way out of a prefix are refused without a connection."""
     assert allowed(uri, [S3, WHOLE_BUCKET]) is None
     assert connections == []
 
 
 def test_the_corpus_is_large_enough() -> None:
-    """The promise is sixty hostile URIs; a smaller corpus fails this test."""
+    """Duplicates do not count."""
     assert len(set(OUTSIDE)) >= 80
 
 
 def test_no_uri_and_no_store_allow_nothing() -> None:
-    """A run without an artifact URI, and a configuration without stores."""
+    """The run has no artifact URI, or no store is configured."""
     assert allowed(None, [S3]) is None
     assert allowed("s3://ml-artifacts/mlflow/12", []) is None
 
 
 def test_a_store_of_a_kind_this_version_cannot_read_allows_nothing() -> None:
-    """hdfs:// in `stores` does not open hdfs://, and does not close the others."""
+    """An hdfs:// store does not allow hdfs:// URIs, and does not affect the other stores."""
     stores = [ArtifactStore(uri="hdfs://ml-artifacts"), S3]
     assert allowed("hdfs://ml-artifacts/12", stores) is None
     assert allowed("s3://ml-artifacts/mlflow/12", stores) is S3
 
 
 def test_names_that_only_look_equal_are_different_folders() -> None:
-    """Unicode twins (one character, or letter and accent) and case twins: object stores keep them apart, so do we."""
+    """Names differ in Unicode form (one character, or a letter and an accent) or in case.
+
+    Object stores keep them apart, and so does Runspend.
+    """
     store = ArtifactStore(uri="s3://b/\u00fcber")
     assert allowed("s3://b/\u00fcber/1", [store]) is store
     assert allowed("s3://b/u\u0308ber/1", [store]) is None
@@ -182,7 +185,7 @@ def test_names_that_only_look_equal_are_different_folders() -> None:
 
 
 def test_the_innermost_of_nested_stores_wins() -> None:
-    """Different credentials for a part of a bucket are used for that part."""
+    """A part of a bucket may have its own credentials."""
     outer, inner = ArtifactStore(uri="s3://b/"), ArtifactStore(uri="s3://b/mlflow/prod")
     assert allowed("s3://b/mlflow/prod/1", [outer, inner]) is inner
     assert allowed("s3://b/mlflow/production/1", [outer, inner]) is outer
@@ -215,7 +218,7 @@ def test_the_innermost_of_nested_stores_wins() -> None:
     ],
 )
 def test_local_folders_are_held_to_their_root(tmp_path: Path, uri: str, is_inside: bool, connections: list[Any]) -> None:
-    """Written any way, encoded or not; a link that leads out is outside although the text is inside."""
+    """Folders are written in several ways, encoded or not. A link that leads out is outside, even if its own path is inside."""
     root = tmp_path / "mlruns"
     (root / "0").mkdir(parents=True)
     (root / "link").symlink_to(tmp_path)
@@ -225,8 +228,8 @@ def test_local_folders_are_held_to_their_root(tmp_path: Path, uri: str, is_insid
     assert connections == []
 
 
-def test_a_root_that_is_itself_a_link_is_known_by_both_its_names(tmp_path: Path) -> None:
-    """/data -> /mnt/disk1: MLflow may have written either."""
+def test_a_root_that_is_a_link_is_known_by_both_of_its_names(tmp_path: Path) -> None:
+    """/data is a link to /mnt/disk1, and MLflow may have recorded either path."""
     (tmp_path / "disk").mkdir()
     (tmp_path / "data").symlink_to(tmp_path / "disk")
     store = ArtifactStore(uri=str(tmp_path / "data"))
@@ -251,19 +254,19 @@ def test_a_root_that_is_itself_a_link_is_known_by_both_its_names(tmp_path: Path)
     ],
 )
 def test_proxied_uris_are_found_in_the_servers_store(uri: str | None, server_artifacts: str | None, expected: str | None) -> None:
-    """`mlflow-artifacts:` means the store behind that server; everything else means itself."""
+    """An `mlflow-artifacts:` URI means the store behind that server. Every other URI stays as it is."""
     assert resolve_artifact_uri(uri, server_artifacts) == expected
 
 
 def test_a_proxied_uri_cannot_climb_out_of_the_servers_store() -> None:
-    """The resolved URI keeps its dots, and dots are never allowed."""
+    """The resolved URI keeps its dots, and URIs with dots are never allowed."""
     resolved = resolve_artifact_uri("mlflow-artifacts:/../../secret", "s3://ml-artifacts/mlflow")
     assert resolved == "s3://ml-artifacts/mlflow/../../secret"
     assert allowed(resolved, [S3]) is None
 
 
 def test_slugs_are_stable_safe_and_different() -> None:
-    """The name of a file: no separators, never too long, and no two stores share one."""
+    """A slug is a file name: it has no separators, is never too long, and belongs to one store only."""
     uris = [
         "s3://b/",
         "s3://b",
