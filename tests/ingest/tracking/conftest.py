@@ -1,4 +1,4 @@
-"""Real MLflow servers for the tests of this folder. A fixture that each file imports for itself starts a server for each of them."""
+"""Real MLflow servers for the tests of this folder. If a file imported these fixtures itself, it would start its own servers."""
 
 from tests.ingest.tracking.mlflow_servers import mlflow_on_postgres, mlflow_on_sqlite, postgres
 

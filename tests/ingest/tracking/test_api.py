@@ -1,4 +1,4 @@
-"""The API path without MLflow's server: whose credentials go where, and pages while runs come and go."""
+"""Read the API without MLflow's server: each server gets only its own credentials, and pages are complete while runs come and go."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOW = datetime(2026, 11, 25, 6, tzinfo=timezone.utc)
 
 @contextmanager
 def recording_server(status: int = 200) -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """A server with no experiments that remembers the headers of every request."""
+    """Run a server without experiments that records the headers of every request."""
     seen: list[dict[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -42,7 +42,7 @@ def recording_server(status: int = 200) -> Iterator[tuple[str, list[dict[str, st
         do_GET = do_POST = answer
 
         def log_message(self, *args: Any) -> None:
-            """Quiet."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -109,7 +109,7 @@ def test_a_missing_folder_is_unreachable_and_is_not_created(tmp_path: Path) -> N
 
 
 class ChangingStore:
-    """Runs behind offset tokens, as MLflow pages them, that come and go between the pages."""
+    """A store with MLflow's offset tokens, whose runs come and go between pages."""
 
     def __init__(self, chance: random.Random) -> None:
         self.chance = chance

@@ -1,4 +1,7 @@
-"""One folder, many spellings: equal where they mean one place, apart where they do not, and SQL knows which it can compare itself."""
+"""Spellings of artifact folders: those of one folder are equal, and those of different folders are not.
+
+SQL knows which it can compare unchanged.
+"""
 
 from __future__ import annotations
 
@@ -39,23 +42,23 @@ APART = [
     ("folder", "spelling"), [(folder, spelling) for folder, spellings in SAME.items() for spelling in [folder, *spellings]]
 )
 def test_spellings_of_one_folder_are_equal(folder: str, spelling: str) -> None:
-    """Escapes, slashes, dots, schemes, hosts in capitals, accents in one character or two."""
+    """Spellings differ in escapes, slashes, dots, schemes, the case of hosts, and accents as one character or two."""
     assert folder in find_folders(spelling, "s3://ml/")
 
 
 def test_different_folders_stay_apart() -> None:
-    """Siblings, other buckets, other clouds: no folder is protected by an unrelated one."""
+    """Siblings, other buckets and other clouds are different folders, so no folder protects an unrelated one."""
     for one in APART:
         for other in APART:
             assert (one == other) is not find_folders(one).isdisjoint(find_folders(other)), (one, other)
 
 
-def test_nothing_is_nowhere() -> None:
-    """No URI, no folder."""
+def test_without_a_uri_there_is_no_folder() -> None:
+    """Without a URI there is no folder."""
     assert find_folders(None) == find_folders("") == frozenset()
 
 
-def test_inside_is_below_a_slash() -> None:
+def test_a_folder_is_inside_another_only_after_a_slash() -> None:
     """run10 is not inside run1."""
     assert [is_same_or_inside(folder, "/a/run1") for folder in ("/a/run1", "/a/run1/x", "/a/run10", "/a")] == [True, True, False, False]
 
@@ -64,7 +67,7 @@ def test_inside_is_below_a_slash() -> None:
     ("uri", "folder"), [("s3://ml/", "s3://ml"), ("s3a://ML/x%20y/", "s3://ml/x%20y"), ("file:///srv/a%20b/", "/srv/a b"), ("/srv/a%20b", "/srv/a%20b"), ("/", "")]
 )  # fmt: skip
 def test_the_configuration_is_read_in_one_way(uri: str, folder: str) -> None:
-    """An escape of a file: URI is one; of a bucket's key it is three characters."""
+    """`%20` is an escape only in a file: URI. In a bucket's key and in a plain path it is three characters."""
     assert main_folder(uri) == folder
 
 
@@ -74,8 +77,8 @@ TEXTS = [
 ]  # fmt: skip
 
 
-def test_both_engines_take_the_same_for_regular() -> None:
-    """RE2 and Python agree, and what is regular means itself alone."""
+def test_both_engines_find_the_same_texts_regular() -> None:
+    """RE2 and Python find the same texts regular, and a regular text means only itself."""
     with duckdb.connect() as connection:
         for text in TEXTS:
             found = connection.execute("select regexp_matches($1, $2)", [text, REGULAR]).fetchone()
@@ -86,13 +89,13 @@ def test_both_engines_take_the_same_for_regular() -> None:
 
 @given(st.from_regex(re.compile(REGULAR.removesuffix("$")), fullmatch=True))
 def test_regular_texts_mean_themselves(text: str) -> None:
-    """So SQL may compare them unchanged."""
+    """SQL may therefore compare them unchanged."""
     assert find_folders(text) == ({text} if text else frozenset())
 
 
 @pytest.mark.parametrize("spelling", SAME["s3://ml/12/a b/artifacts"])
-def test_a_search_finds_every_spelling(spelling: str) -> None:
-    """As far as words are not escaped themselves; by the run's id where it is in the folder's name."""
+def test_a_search_finds_every_spelling_without_escaped_letters(spelling: str) -> None:
+    """If the folder's name contains the run's id, the pattern is only the id."""
     pattern = like_pattern("s3://ml/12/a b/artifacts", "0" * 32)
     assert pattern == "%12%a%b%artifacts%"
     assert ("%61" in spelling) is not bool(re.fullmatch(pattern.replace("%", ".*"), spelling))

@@ -1,4 +1,4 @@
-"""Both ways of reading MLflow give the same rows: through the API and from the database, on SQLite and PostgreSQL."""
+"""Reading MLflow's API and reading its database give the same rows, on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def mlflow(request: pytest.FixtureRequest) -> Served:
 
 @pytest.fixture(scope="module")
 def from_database(mlflow: Served, tmp_path_factory: pytest.TempPathFactory) -> tuple[Extract, dict[tuple[str, str], pa.Table]]:
-    """What the database of a server gives, nothing asked for beside it."""
+    """The tables that Runspend reads from a server's database."""
     return extract(mlflow.settings("database"), tmp_path_factory.mktemp("database") / "out")
 
 
@@ -81,7 +81,10 @@ def test_api_and_database_give_equal_tables(mlflow: Served, tmp_path: Path, copy
 
 
 def test_power_is_the_same_both_ways(mlflow: Served, tmp_path: Path) -> None:
-    """An hour over two hours of the clock, two GPUs: each minute has the watts of its end; every second point is looked at, as the API has them."""
+    """Two GPUs are measured for an hour that touches two hours of the clock.
+
+    A measurement counts for the time before it. Runspend reads every second one, as the API returns them.
+    """
     measured = MeasuredMachines(("gpubox",))
     _, by_api = extract(mlflow.settings("api"), tmp_path / "api", measured=measured)
     _, by_database = extract(mlflow.settings("database"), tmp_path / "database", measured=measured)
@@ -206,18 +209,18 @@ def test_metrics_of_postgres_are_looked_up_and_never_scanned(mlflow_on_postgres:
             cursor.execute("select coalesce(seq_scan, 0), coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'metrics'")
             return list(cursor.fetchall())
 
-    # As autovacuum does; of a few hundred rows without statistics PostgreSQL takes any index of the run.
+    # As autovacuum does. Without statistics on a few hundred rows, PostgreSQL uses any index of the run.
     with psycopg2.connect(mlflow_on_postgres.database) as counting, counting.cursor() as cursor:
         cursor.execute("analyze metrics")
     counting.close()
     [(scanned, fetched)] = scans()
     extract(mlflow_on_postgres.settings("database"), tmp_path / "out")
     fetched_after = fetched
-    while fetched_after == fetched:  # what a session has counted is seen some time after it ended, all of it at once
+    while fetched_after == fetched:  # a session's counts become visible together, some time after it ended
         time.sleep(0.1)
         [(scanned_after, fetched_after)] = scans()
     assert scanned_after == scanned
-    # And of the run that was stopped: the first and last time of each of its 180 steps, then those around its gap, and its other metric.
+    # The stopped run adds the first and last time of each of its 180 steps, the times around its gap, and its other metric.
     assert fetched_after - fetched <= 3 + 9 + 2 * 180 + 30
 
 
@@ -261,7 +264,7 @@ def test_a_wrong_password_or_host_is_unreachable_and_not_shown(tmp_path: Path) -
 
 
 def test_sqlite_keeps_serving_while_it_is_read(mlflow_on_sqlite: Served, tmp_path: Path) -> None:
-    """A reader that holds a snapshot would lock MLflow's writers out; ours reads a copy."""
+    """A reader that holds a snapshot would lock out MLflow's writers, so Runspend reads a copy."""
     path = mlflow_on_sqlite.database.removeprefix("sqlite:///")
     with DatabaseReader(mlflow_on_sqlite.settings("database"), mlflow_on_sqlite.database, tmp_path, **SILENT) as reader:
         batches = reader.read_runs(None, Keys((), ()))
@@ -280,7 +283,7 @@ READ = (OLDEST_SUPPORTED, "867495a8f9d4", "400f98739977", "1b5f0d9ad7c1", REVISI
 
 @pytest.fixture(scope="module")
 def databases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Empty SQLite databases of MLflow as they were at revisions of its schema, one made of the other: to be copied."""
+    """Empty SQLite databases of MLflow at several revisions of its schema, each upgraded from the one before. Tests copy them."""
     import sqlalchemy
     from alembic import command
     from mlflow.store.db.utils import _get_alembic_config
@@ -363,7 +366,7 @@ KILLED = """
 
 @pytest.fixture(scope="module")
 def many(databases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], pa.Table]]:
-    """A database of 20,000 runs, and what an extract makes of it that is left alone."""
+    """A database with 20,000 runs, and the tables of an uninterrupted extract."""
     folder = tmp_path_factory.mktemp("many")
     path = Path(shutil.copy(databases[REVISIONS[-1]], folder / "mlflow.db"))
     db = sqlite3.connect(path)

@@ -1,4 +1,4 @@
-"""When runs were there: ends in the future are not believed, and long silences in a run's metrics are gaps."""
+"""When runs were active: Runspend does not believe ends in the future, and long silences in a run's metrics are gaps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> World:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[raw.StepRange]:
-    """The times of metrics that were looked for."""
+    """The ranges of metrics whose times Runspend read."""
     real, seen = DatabaseReader.read_times, []
 
     def read(self: DatabaseReader, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
@@ -46,7 +46,7 @@ def log(world: World, run_id: str, key: str, points: Sequence[Point]) -> None:
 
 
 def every(minutes: float, first: float, after: float, *, step: int = 0, by: int = 1) -> list[Point]:
-    """Points of the hours [first, after) after `START`, one in so many minutes."""
+    """Return points at a regular interval in the hours [first, after) after `START`."""
     count = round((after - first) * 60 / minutes)
     return [(step + by * n, START + round(first * HOUR + n * minutes * MINUTE)) for n in range(count)]
 
@@ -70,9 +70,9 @@ def gap(first: float, after: float) -> str:
     return f"{text(first)}/{text(after)}"
 
 
-LAST = 1 / 60  # hours between the last point of a minute's rhythm and the hour after it
+LAST = 1 / 60  # with one point a minute: the hours between the last point of an hour and the next hour
 LATE = [(200 + n, START + 30 * HOUR + n * MINUTE) for n in range(20)]
-# what happened -> how many hours the run lasted, its metrics, its gaps
+# case -> the hours that the run lasted, its metrics, its gaps
 CASES: dict[str, tuple[float, dict[str, list[Point]], list[tuple[float, float]]]] = {
     "resumed a day later": (29, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]}, [(2 - LAST, 26)]),
     "resumed from a checkpoint, steps are logged again": (29, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=60)]}, [(2 - LAST, 26)]),
@@ -158,7 +158,7 @@ def test_only_a_changed_rule_searches_for_gaps_again(world: World, asked: list[r
     assert {w.run_id for w in asked} == {"long"}
 
 
-def test_rows_of_a_version_without_gaps_are_looked_at(world: World) -> None:
+def test_gaps_are_added_to_rows_of_a_version_that_had_none(world: World) -> None:
     run(world, "long", 29, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]})
     first = world.night()
     found = gaps(first.run("long"))
@@ -182,7 +182,7 @@ def ends(row: dict[str, Any]) -> tuple[datetime, datetime | None]:
 
 
 FUTURE = at("2099-01-01")
-# Nights that no clock on the wall has passed: what is read is as it is on the day it is read.
+# Each `now` below is later than the real clock. The last test shows an extract as of an earlier time.
 BEGAN, THEN = at("2096-11-10"), datetime(2096, 11, 25, 6, tzinfo=timezone.utc)
 
 
@@ -194,8 +194,11 @@ def moment(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, timezone.utc)
 
 
-def test_which_ends_are_believed(world: World) -> None:
-    """None that is over an hour ahead; the run then ends six hours after its newest metric or its start, never later than it states."""
+def test_an_end_more_than_an_hour_ahead_is_not_believed(world: World) -> None:
+    """An end more than an hour ahead is not believed.
+
+    The run then ends six hours after its newest metric or its start, but not after its stated end.
+    """
     now = round(THEN.timestamp() * 1000)
     world.add_run("with metrics", BEGAN, FUTURE)
     log(world, "with metrics", "loss", [(0, BEGAN), (1, BEGAN + 5 * HOUR)])
@@ -214,11 +217,11 @@ def test_which_ends_are_believed(world: World) -> None:
     assert ends(night.run("ahead", "2096-11")) == (moment(now + HOUR), None)
     assert ends(night.run("wild", "2096-11")) == (moment(now + 31 * HOUR), moment(now + 31 * HOUR))
     assert (night.run("open", "2096-11")["end_time"], night.run("open", "2096-11")["last_sign_at"]) == (None, moment(BEGAN + HOUR)), (
-        "a sign in the future keeps no run alive"
+        "a metric in the future is not a sign of life"
     )
 
 
-def test_when_the_stated_end_has_come_it_still_is_not_believed(world: World) -> None:
+def test_an_end_in_the_future_is_not_believed_after_that_time_either(world: World) -> None:
     end = at("2096-12-05")
     world.add_run("a", BEGAN, end)
     first = world.night(now=THEN)
@@ -240,7 +243,7 @@ def test_a_corrected_end_is_believed(world: World) -> None:
     assert ends(world.night(first, now=THEN).run("a", "2096-11")) == (moment(BEGAN + 9 * HOUR), None)
 
 
-def test_it_goes_on_while_metrics_come(world: World) -> None:
+def test_a_run_that_states_a_future_end_goes_on_while_it_logs_metrics(world: World) -> None:
     world.add_run("a", BEGAN, FUTURE)
     log(world, "a", "loss", later(every(10, 0, 20)))
     first = world.night(now=THEN)
@@ -264,7 +267,7 @@ def test_gaps_of_a_run_that_ends_in_the_future(world: World, asked: list[raw.Ste
 
 
 def test_an_extract_as_of_an_earlier_day_keeps_no_gaps(world: World) -> None:
-    """It reads the store of today: what ends after its day is not believed, and is when its time has come."""
+    """It reads MLflow as it is today. An end after the extract's `now` is not believed, but a later extract believes it."""
     run(world, "a", 30, {"loss": [*every(1, 0, 2), *every(1, 26, 29, step=120)]})
     earlier = world.night(now=datetime(2026, 11, 10, 1, tzinfo=timezone.utc))
     assert ends(earlier.run("a"))[1] == moment(START + 30 * HOUR)

@@ -1,4 +1,4 @@
-"""Runspend asks MLflow again right before it deletes files. Every sign of use protects them, and so does every answer that cannot be used."""
+"""Runspend asks MLflow again right before it deletes files. Every sign of use protects them, and so does every unusable answer."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class World:
     experiment: str
     ids: dict[str, str] = field(default_factory=dict)
     used: dict[str, set[str]] = field(default_factory=dict)  # what the tables contain: model -> runs
-    made: dict[str, set[str]] = field(default_factory=dict)  # the same: run -> models
+    made: dict[str, set[str]] = field(default_factory=dict)  # the same: run -> models that it made
 
     def run(self, name: str, *, parent: str | None = None, started: int = OLD, ended: bool = True) -> str:
         tags = {"mlflow.parentRunId": self.ids[parent]} if parent else {}
@@ -151,7 +151,7 @@ def ask(world: World, owner: Owner, known: LastExtract | None = None, **server: 
 
 
 def test_an_unused_run_or_model_is_not_protected(world: World) -> None:
-    """The other tests start from this world and add one sign."""
+    """The other tests start from this world and add one sign of use."""
     assert ask(world, world.run_owner) is None
     assert ask(world, world.model_owner) is None
     assert ask(world, Owner("checkpoint", world.ids["run"], world.ids["run"])) is None
@@ -175,12 +175,12 @@ def unnoticed_faults(world: World, asked: Owner, faults: Sequence[str], monkeypa
             for fault, good in product(faults, range(times)):
                 monkeypatch.setenv(
                     "MLFLOW_HTTP_REQUEST_TIMEOUT", "1" if fault == "silence" else "20"
-                )  # otherwise a busy machine would cause a timeout
+                )  # on a busy machine a shorter limit would cause a timeout
                 proxy.begin(fault, request, good)
                 answer = ask(world, asked, known, uri=proxy.uri)
                 assert proxy.has_spoiled or good, (
                     f"not asked again: {request}"
-                )  # the number of second requests depends on the round's duration
+                )  # the number of second requests depends on how long the round takes
                 if answer is None and proxy.has_spoiled:
                     unnoticed.append((fault, request))
     return unnoticed
@@ -249,17 +249,17 @@ def use_model_in_old_open_run(w: World) -> None:
 
 
 def share_folder(w: World) -> None:
-    """Put another run into the same folder. Clients may choose any folder, and so may a database that was copied or tampered with."""
+    """Put another run into the same folder. Clients may choose any folder, and so may a copied or tampered database."""
     other = w.run("sharer")
     _set_artifact_uri(w, other, w.run_owner.artifact_uri or "")
 
 
 def spell_folder(spell: Callable[[str], str]) -> Callable[[World], None]:
-    """Give the folder to another run in another spelling."""
+    """Give another run the same folder in another spelling."""
     return lambda w: _set_artifact_uri(w, w.run("speller"), spell(w.run_owner.artifact_uri or ""))
 
 
-def lie_in_folder(w: World) -> None:
+def put_inside_folder(w: World) -> None:
     _set_artifact_uri(w, w.run("inner"), f"{w.run_owner.artifact_uri}/inner/artifacts")
 
 
@@ -270,7 +270,7 @@ def _set_artifact_uri(w: World, run_id: str, uri: str) -> None:
 
 
 def make_with(w: World, maker: str, made: str, used: str, *, started: int = OLD, known: bool = True) -> str:
-    """Create a run that used a model and made another. Return the model it made."""
+    """Create a run that used one model and made another. Return the model that it made."""
     from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
 
     w.run(maker, started=started, ended=False)
@@ -306,7 +306,7 @@ RUN_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
     "registered without a run": (register_folder_of_no_run, "registered as loose/"),
     "its model registered": (register_model, "registered as nets/"),
     "shared folder": (share_folder, "shares its folder with run"),
-    "run inside its folder": (lie_in_folder, "shares its folder with run"),
+    "run inside its folder": (put_inside_folder, "shares its folder with run"),
     "shared, with doubled slashes": (spell_folder(lambda uri: uri.replace("/artifacts", "//artifacts/")), "shares its folder with run"),
     "shared, with escapes": (spell_folder(lambda uri: uri.replace("artifacts", "%61rtifacts")), "shares its folder with run"),
     "shared, with a host and dots": (
@@ -330,7 +330,7 @@ MODEL_SIGNALS: dict[str, tuple[Callable[[World], None], str]] = {
 
 
 @pytest.mark.parametrize("signal", RUN_SIGNALS)
-def test_a_sign_set_since_protects_a_run(world: World, signal: str) -> None:
+def test_a_sign_that_is_set_after_the_extract_protects_a_run(world: World, signal: str) -> None:
     owner, known = world.run_owner, world.known
     set_signal, expected = RUN_SIGNALS[signal]
     set_signal(world)
@@ -338,34 +338,37 @@ def test_a_sign_set_since_protects_a_run(world: World, signal: str) -> None:
 
 
 @pytest.mark.parametrize("signal", MODEL_SIGNALS)
-def test_a_protecting_sign_that_is_set_after_the_extract_protects_a_model(world: World, signal: str) -> None:
+def test_a_sign_that_is_set_after_the_extract_protects_a_model(world: World, signal: str) -> None:
     owner, known = world.model_owner, world.known
     set_signal, expected = MODEL_SIGNALS[signal]
     set_signal(world)
     assert expected in (ask(world, owner, known) or "")
 
 
-WAYS = ["api", "database", "both"]  # HTTP alone, the database as the tracking URI, and HTTP together with `database:`
+WAYS = ["api", "database", "both"]  # only HTTP, the database as the tracking URI, and HTTP together with `database:`
 
 
 def asked(world: World, owner: Owner, way: str, known: LastExtract | None = None) -> str | None:
-    """Ask through one way of reading."""
+    """Return the answer for one of `WAYS`."""
     database = f"sqlite:///{DATABASES[world.client.tracking_uri]}"
     return ask(world, owner, known, **{"api": {}, "database": {"uri": database}, "both": {"database": database}}[way])
 
 
 def asked_each_way(world: World, owner: Owner, known: LastExtract | None = None) -> set[str | None]:
-    """Return the answers of all ways. If they agree, it is a single one."""
+    """Return the set of answers of all `WAYS`. If they agree, it has one element."""
     return {asked(world, owner, way, known) for way in WAYS}
 
 
 def is_free(world: World, owner: Owner, known: LastExtract) -> bool:
-    """True if nothing protects it. The way "both" asks the API and the database, and a reason from either one is the answer."""
+    """Return True if nothing protects it. "both" asks the API and the database, and a reason from either protects it."""
     return asked(world, owner, "both", known) is None
 
 
 def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
-    """The tables contain three runs that used each other's models. The last model was registered after the tables were read."""
+    """The tables contain three runs, each of which used the model of the one before.
+
+    The last model was registered after the tables were read.
+    """
     for number, used in enumerate(("model", "tuned0", "tuned1")):
         make_with(world, f"tuner{number}", f"tuned{number}", used)
     gone = f"m-{'c' * 32}"  # MLflow no longer has it, but its files still exist
@@ -387,7 +390,7 @@ def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
 
 
 @pytest.mark.parametrize("registered", ["run", "folder", "before"])
-def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: World, registered: str) -> None:
+def test_a_live_model_made_after_the_extract_keeps_what_it_was_made_with(world: World, registered: str) -> None:
     """The tables contain only that `tuner` used the model. Another run used `tuner`'s model later.
 
     The version that this run made is also newer than the tables, or it is known and names the run.
@@ -398,7 +401,7 @@ def test_a_live_model_that_was_made_since_keeps_what_it_was_made_with(world: Wor
     assert is_free(world, world.model_owner, known)
     source, run_id = ("s3://elsewhere/x", world.ids["late"]) if registered != "folder" else (f"s3://bucket/1/models/{made}/artifacts", None)
     version = world.register(f"late-{registered}", source, run_id)
-    if registered == "before":  # as if it had been registered before the tables were read, so the run that it names finds it
+    if registered == "before":  # as if it was registered before the tables were read: Runspend finds it through the run that it names
         known = replace(known, read_at=NOW + timedelta(hours=3))
     label = f"registered as late-{registered}/{version}"
     assert asked_each_way(world, world.model_owner, known) == {f"used by a run that led to a live model: {label}"}
@@ -425,7 +428,7 @@ def use_model_in_a_run_with_an_old_date(w: World) -> None:
     "use", [use_model_since, use_model_in_old_open_run, use_model_long_after_it_ended, use_model_in_a_run_with_an_old_date]
 )
 def test_the_database_reports_every_use(world: World, use: Callable[[World], None]) -> None:
-    """The API shows the last two only if every single run is read, as docs/archive.md says."""
+    """The API shows the last two uses only to a client that reads every run, as docs/archive.md explains."""
     owner, known = world.model_owner, world.known
     assert is_free(world, owner, known)
     use(world)
@@ -439,7 +442,7 @@ SPOILT = {
 }  # fmt: skip
 
 
-def test_a_database_that_cannot_be_asked_protects(world: World, tmp_path: Path) -> None:
+def test_a_configured_database_that_cannot_be_read_protects(world: World, tmp_path: Path) -> None:
     """If a server's database is configured, the API's answer alone is not enough."""
     owners, known = (world.model_owner, world.run_owner), world.known
     for name, spoil in SPOILT.items():
@@ -455,7 +458,7 @@ def test_a_database_that_cannot_be_asked_protects(world: World, tmp_path: Path) 
             assert "cannot ask the database of prod" in (ask(world, owner, known, database=f"sqlite:///{copy}") or ""), name
 
 
-def test_a_model_that_everything_was_made_with_is_kept(world: World) -> None:
+def test_a_model_that_thousands_of_runs_used_is_kept(world: World) -> None:
     """Runspend cannot ask about thousands of runs in a few seconds."""
     tuners = frozenset(f"{n:032x}" for n in range(5_001))
     known = replace(world.known, users_of=lambda models: tuners if world.ids["tuned"] in models else looked_up(world.used)(models))
@@ -469,7 +472,7 @@ def test_a_model_that_cannot_be_asked_about_is_protected(world: World, model_id:
         assert "is unknown" in (ask(world, Owner("logged_model", model_id, run_id)) or "")
 
 
-def test_an_experiment_of_traces_alone_is_not_deleted(world: World) -> None:
+def test_an_experiment_that_has_only_traces_is_not_deleted(world: World) -> None:
     from mlflow.entities import TraceInfo, TraceLocation, TraceState
 
     chats = world.client.create_experiment(f"{world.experiment} chats")
@@ -528,7 +531,7 @@ def test_a_restored_experiment_protects_too(world: World) -> None:
     assert ask(world, owner, known) == "its experiment was restored after the tables were read"
 
 
-def test_what_mlflow_no_longer_shows_is_protected_but_in_the_archive(world: World) -> None:
+def test_a_run_that_mlflow_no_longer_shows_is_protected_except_in_the_archive(world: World) -> None:
     gone = Owner("run", "f" * 32, "f" * 32)
     assert ask(world, gone) == f"MLflow no longer shows run {'f' * 32}: it may only be hidden"
     assert ask(world, replace(gone, action="delete")) is None
@@ -540,7 +543,10 @@ def test_a_run_whose_artifacts_have_moved_is_protected(world: World) -> None:
 
 
 def test_a_folder_of_ones_own_choice_is_found_however_it_is_spelled(world: World) -> None:
-    """The folder does not contain the run's id. Runspend compares folders in a normalized spelling. A folder whose name only begins the same is another one."""
+    """The folder does not contain the run's id.
+
+    Runspend compares normalized spellings, and a folder whose name only begins the same is different.
+    """
     own = world.ids["run"]
     for number, (ours, theirs, is_shared) in enumerate((
         ("s3://ml/team a/nets", "s3a://ML/team%20a//nets/", True), ("s3://ml/team%20a/nets", "s3n://ml/x/../team a/nets/deeper", True), ("/srv/team a/nets", "file:///srv/team%20a/nets", True),
@@ -560,19 +566,19 @@ def test_an_orphan_that_mlflow_knows_is_not_an_orphan(world: World) -> None:
 
 @pytest.mark.parametrize("name", ["d" * 32, f"m-{'d' * 32}"])
 def test_an_orphan_that_a_version_was_registered_from_is_kept(world: World, name: str) -> None:
-    """Its run or model is gone permanently, but its files still exist, and a user registered them after the tables were read."""
+    """MLflow has permanently deleted its run or model, but its files still exist. A user registered them after the tables were read."""
     orphan = Owner("orphan", f"7/{name}/artifacts")
     assert ask(world, orphan) is None
     version = world.register(f"saved-{name[:3]}", f"s3://bucket/7/{name}/artifacts/model", None)
     assert ask(world, orphan) == f"registered as saved-{name[:3]}/{version}"
 
 
-def test_a_server_that_is_not_there_protects(world: World) -> None:
+def test_an_unreachable_server_protects(world: World) -> None:
     reason = ask(world, world.run_owner, uri="http://127.0.0.1:1")
     assert reason is not None and reason.startswith("whether MLflow still needs it is unknown: ")
 
 
-def test_a_registry_elsewhere_is_asked(world: World, tmp_path: Path) -> None:
+def test_a_separate_registry_is_asked(world: World, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     elsewhere = f"sqlite:///{make_schema(tmp_path / 'registry.db')}"

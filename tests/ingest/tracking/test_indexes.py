@@ -11,7 +11,7 @@ from runspend.ingest.tracking.database import INDEXES, _add_indexes
 
 @pytest.mark.parametrize("name", ["plain", "it's", "x') union select 'run_uuid' --", 'quo"ted', "a;b"])
 def test_the_name_of_an_index_is_never_read_as_sql(name: str) -> None:
-    """An index of any name that covers the column is enough; one that covers another column is not."""
+    """An index of any name is enough if it covers the column. Otherwise Runspend adds one."""
     table, column = next(iter(INDEXES.items()))
     quoted = '"' + name.replace('"', '""') + '"'
     for covered, added in ((column, 0), ("other", 1)):

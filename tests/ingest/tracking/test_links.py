@@ -1,4 +1,7 @@
-"""What keeps artifacts where they are, as MLflow has it: the same rows through the API and from the database, on SQLite and PostgreSQL."""
+"""Models, their uses and their metrics, which decide which artifacts stay.
+
+The API and the databases, SQLite and PostgreSQL, give the same rows.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ WANTED = LinkSettings(KINDS, ("loss", "val acc"))
 
 
 def write_registry(uri: str) -> dict[str, str]:
-    """Models registered in every way MLflow knows, made and used by runs, with values logged for them."""
+    """Register models in every way that MLflow knows, with runs that made and used them, and values logged for them."""
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModelInput, LoggedModelOutput, Metric
 
@@ -77,7 +80,7 @@ def write_registry(uri: str) -> dict[str, str]:
     client.set_registered_model_alias("fraud βeta", "shadow", registered["of a model"].version)
     client._get_registry_client().store.transition_model_version_stage(
         "m-plain", plain.version, "Production", False
-    )  # the client warns of stages
+    )  # the client warns about stages
     deleted = client.create_model_version("m-plain", "s3://gone/model", long)
     client.delete_model_version("m-plain", deleted.version)
     client.register_prompt("asks", "Say {{what}}")
@@ -105,7 +108,7 @@ def mlflow(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 class Nights:
-    """Extracts of one server, each seeing what the one before published."""
+    """Extracts of one server, each on top of the tables of the one before."""
 
     def __init__(self, folder: Path, server: TrackingServer) -> None:
         self.folder, self.server = folder, server
@@ -129,7 +132,7 @@ class Nights:
 
 @pytest.fixture(scope="module")
 def both(mlflow: Served, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Nights]:
-    """The first extract of a server, read each way. Read-only: `api` is a copy to go on from."""
+    """The first extract of a server, read each way. Tests must not change it; the fixture `api` is a copy that they may continue."""
     nights = {}
     for via in ("api", "database"):
         nights[via] = Nights(tmp_path_factory.mktemp(via), mlflow.settings(via))
@@ -151,7 +154,7 @@ def test_both_ways_give_equal_tables(mlflow: Served, both: dict[str, Nights]) ->
         assert both["api"].rows(name), name
 
 
-def test_versions_say_what_they_were_registered_from(mlflow: Served, both: dict[str, Nights]) -> None:
+def test_versions_state_what_they_were_registered_from(mlflow: Served, both: dict[str, Nights]) -> None:
     ids = mlflow.run_ids
     found = {(r["model_name"], r["model_version"]): r for r in both["database"].rows("model_versions")}
     assert sorted(found) == [("copies", 1), ("fraud βeta", 1), ("fraud βeta", 2), ("fraud βeta", 3), ("m-plain", 1)]
@@ -176,7 +179,7 @@ def test_uses_state_which_runs_made_and_used_a_model(mlflow: Served, both: dict[
     }
 
 
-def test_metrics_are_those_that_policies_name_only(mlflow: Served, both: dict[str, Nights]) -> None:
+def test_only_metrics_that_policies_name_are_read(mlflow: Served, both: dict[str, Nights]) -> None:
     ids = mlflow.run_ids
     found = [(r["run_id"], r["model_id"], r["metric"], r["step"], r["value"], r["is_last"]) for r in both["database"].rows("run_metrics")]
     assert sorted(found) == sorted(
@@ -196,7 +199,7 @@ def test_metrics_are_those_that_policies_name_only(mlflow: Served, both: dict[st
     }
 
 
-def test_an_ended_run_is_asked_once(api: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_uses_of_an_ended_run_are_read_once(api: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[str]] = []
     real = ApiLinks.read_uses
 
@@ -212,7 +215,7 @@ def test_an_ended_run_is_asked_once(api: Nights, monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_cannot_be_read_is_unknown_and_asked_again(api: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows stay, the night goes on, a row says that nothing is known, and the next night asks every run."""
+    """The rows stay and the extract succeeds. One row says that the uses are unknown, and the next extract asks every run."""
     before = {name: api.rows(name) for name in LINK_TABLES}
 
     def refuse(*_: Any) -> pa.Table:
@@ -230,19 +233,19 @@ def test_what_cannot_be_read_is_unknown_and_asked_again(api: Nights, monkeypatch
     assert {name: api.rows(name) for name in LINK_TABLES} == before
 
 
-def test_without_policies_nothing_of_it_is_read(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_policies_no_links_are_read(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ApiLinks, "read_uses", None)
     nights = Nights(tmp_path, mlflow.settings("api"))
     nights.extract(LinkSettings())
     assert not {table for table, _ in nights.published} & set(LINK_TABLES)
-    nights.extract(LinkSettings(KINDS[:1]))  # to write their costs to MLflow
+    nights.extract(LinkSettings(KINDS[:1]))  # as when Runspend only writes costs to MLflow
     assert {table for table, _ in nights.published} & set(LINK_TABLES) == {"model_versions", "tracking_reads"}
     assert {row["kind"] for row in nights.rows("tracking_reads")} == {"model_versions"}
 
 
 @pytest.mark.parametrize("via", ["api", "database"])
-def test_of_a_sweeps_metric_the_last_value_is_enough(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
-    """No run is asked by itself, no steps and no registry are read; with policies, other metrics keep their steps."""
+def test_only_the_last_value_of_a_sweeps_metric_is_read(mlflow: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, via: str) -> None:
+    """Runspend asks no single run and reads no steps and no registry. If policies need other metrics, those keep their steps."""
     ids = mlflow.run_ids
     nights = Nights(tmp_path, mlflow.settings(via))
     with monkeypatch.context() as alone:
@@ -260,7 +263,7 @@ def test_of_a_sweeps_metric_the_last_value_is_enough(mlflow: Served, tmp_path: P
     assert [r["model_id"] for r in nights.rows("run_metrics") if r["metric"] == "val acc"] == ["", ids["net"]]
 
 
-def test_what_is_read_is_what_someone_needs() -> None:
+def test_only_links_that_a_setting_needs_are_read() -> None:
     keep = {"name": "best", "select": {"older_than": "20d"}, "action": "archive", "keep": {"best": 1, "by": "acc", "order": "max"}}
     archive, sweeps = {"to": "archive"}, {"metric": "loss", "best": "min"}
     server = {"name": "prod", "uri": "sqlite:///mlflow.db", "write_token": "anonymous"}
@@ -278,7 +281,7 @@ def test_what_is_read_is_what_someone_needs() -> None:
 
 
 @pytest.mark.parametrize("via", ["api", "database"])
-def test_a_registry_elsewhere_is_read(mlflow: Served, tmp_path: Path, via: str) -> None:
+def test_a_separate_registry_is_read(mlflow: Served, tmp_path: Path, via: str) -> None:
     from mlflow import MlflowClient
 
     elsewhere = f"sqlite:///{make_schema(tmp_path / 'registry.db')}"
@@ -292,7 +295,7 @@ def test_a_registry_elsewhere_is_read(mlflow: Served, tmp_path: Path, via: str) 
 
 
 def test_the_database_is_asked_who_used_and_made_what(mlflow: Served) -> None:
-    """As it is asked right before bytes are deleted: any number of ids, whatever is in them, in one short look."""
+    """Runspend asks this right before it deletes files. A single look answers for any number of ids, even odd ones."""
     ids = mlflow.run_ids
     uses = DatabaseUses("prod", mlflow.database, ids["judge"])
     assert (

@@ -1,4 +1,4 @@
-"""What GPUs drew: which runs measured which machine, hour by hour, and that no more is read than is needed."""
+"""The measured power of GPUs: which run measured which machine, hour by hour, and that Runspend reads no more than it needs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def world(tmp_path: Path) -> World:
 
 
 def every(seconds: int, watts: float, start: int = START, until: int = START + HOUR) -> list[Point]:
-    """One measurement after another, as MLflow's monitor logs them: at the end of the time that each covers."""
+    """Return regular measurements. MLflow's monitor logs each at the end of the time that it covers."""
     count = (until - start) // (seconds * 1000)
     return [(n, start + (n + 1) * seconds * 1000, watts + n % 3) for n in range(count)]
 
@@ -50,7 +50,7 @@ def run(
 
 
 def rows(night: Night, period: str = "2026-11") -> list[tuple[Any, ...]]:
-    """(run, GPU, hour of the day, measured from, to in seconds of the hour, milliseconds, mean watts)."""
+    """Return (run, GPU, hour of the day, start and end in seconds of the hour, milliseconds, mean watts)."""
     found = []
     for r in night.rows("machine_power", period):
         inside = [(r[c] - r["hour_start"]).total_seconds() for c in ("measured_from", "measured_to")]
@@ -61,7 +61,7 @@ def rows(night: Night, period: str = "2026-11") -> list[tuple[Any, ...]]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[raw.UseKey]:
-    """The metrics of power that were read."""
+    """The metrics of power that Runspend read."""
     real, seen = DatabaseReader.read_power, []
 
     def read(self: DatabaseReader, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
@@ -73,7 +73,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[raw.UseKey]:
 
 
 def by_seconds(points: list[Point], start: int, hour: datetime) -> tuple[int, int]:
-    """(milliseconds, microjoules) of an hour, second by second: each belongs to the next measurement, if that is near enough."""
+    """Return (milliseconds, microjoules) of an hour. Each second belongs to the next measurement, if that is at most ten minutes later."""
     first = int(hour.timestamp()) * 1000
     held = energy = 0
     for second in range(first, first + HOUR, 1000):
@@ -85,7 +85,7 @@ def by_seconds(points: list[Point], start: int, hour: datetime) -> tuple[int, in
 
 
 def test_each_measurement_counts_for_the_time_before_it(world: World) -> None:
-    """Half past ten to half past eleven, one measurement a minute, with a pause of 25: two hours, each to the millisecond."""
+    """A run from 10:30 to 11:30 logs once a minute, with a pause of 25 minutes. Both hours are right to the millisecond."""
     points = [p for p in every(60, 300.4) if not START + 5 * 60_000 < p[1] < START + 30 * 60_000]
     run(world, "r", {"gpu_0": points})
     found = {r["hour_start"].hour: r for r in world.night(measured=BOX).rows("machine_power")}
@@ -93,7 +93,7 @@ def test_each_measurement_counts_for_the_time_before_it(world: World) -> None:
     for hour, row in found.items():
         expected = by_seconds(points, START, datetime(2026, 11, 2, hour, tzinfo=timezone.utc))
         assert (row["measured_milliseconds"], row["energy_microjoules"]) == expected, hour
-    assert found[10]["measured_milliseconds"] == (5 + 10) * 60_000, "five minutes, and ten before the first after the pause"
+    assert found[10]["measured_milliseconds"] == (5 + 10) * 60_000, "five minutes, plus ten before the first measurement after the pause"
     assert found[11]["measured_to"] == datetime(2026, 11, 2, 11, 30, tzinfo=timezone.utc)
     assert {c: found[11][c] for c in ("tracking_server", "workspace", "metric", "resource_id", "gpu")} == {
         "tracking_server": "prod", "workspace": "default", "metric": "system/gpu_0_power_usage_watts", "resource_id": "gpubox", "gpu": 0,
@@ -101,7 +101,10 @@ def test_each_measurement_counts_for_the_time_before_it(world: World) -> None:
 
 
 def test_invalid_measurements_are_left_out(world: World) -> None:
-    """Negative, too much, no number; what is logged twice at one moment counts once, with its mean; before the run's start is not a time."""
+    """Negative values, excessive values and non-numbers are left out, and so are times before the run's start.
+
+    Two values of one moment count as their mean.
+    """
     run(
         world,
         "r",
@@ -139,7 +142,10 @@ def test_invalid_measurements_are_left_out(world: World) -> None:
 def test_gpus_belong_to_the_machine_of_their_run_or_pool(
     world: World, stated: dict[str, Any], measured: MeasuredMachines, pools: list[str], expected: dict[str, str]
 ) -> None:
-    """The machine the run states, else that of its pool; of several the one that the metric's node names, and none if it names none."""
+    """The run's stated machine counts, else that of its pool.
+
+    If there are several, the node in the metric's name decides, or no machine gets the GPU.
+    """
     run(world, "r", {"gpu_0": every(60, 100), "rank 7/gpu_1": every(60, 100), "cpu": every(60, 100)}, **stated)
     made = [Pool.model_validate({"name": name, "runs": {"tracking": "prod"}, "lines": {"resource": "gpubox"}}) for name in pools]
     found = world.night(measured=measured, pools=made).rows("machine_power")
@@ -147,14 +153,14 @@ def test_gpus_belong_to_the_machine_of_their_run_or_pool(
 
 
 def test_without_measured_machines_nothing_is_read(world: World, asked: list[raw.UseKey]) -> None:
-    """No table, no question."""
+    """Runspend reads no metrics and writes no table."""
     run(world, "r", {"gpu_0": every(60, 100)})
     night = world.night()
     assert (asked, [table for table, _ in night.tables if table == "machine_power"]) == ([], [])
 
 
 def test_a_long_run_is_looked_at_once_a_minute(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two days at a measurement in ten seconds: one in six is looked at, and each hour is there in full."""
+    """A run of two days logs every ten seconds. Runspend reads one measurement in six, and each hour is complete."""
     read: list[int] = []
     real = DatabaseReader.read_power
 
@@ -176,7 +182,7 @@ def test_a_long_run_is_looked_at_once_a_minute(world: World, monkeypatch: pytest
 
 
 def test_what_has_not_changed_is_not_read_again(world: World, asked: list[raw.UseKey]) -> None:
-    """An ended run is read once. One that went on is read again, one that is gone from MLflow keeps what it drew."""
+    """An ended run is read once, and a run that goes on is read again. A run that MLflow no longer has keeps its power."""
     run(world, "ended", {"gpu_0": every(60, 100)})
     run(world, "gone", {"gpu_0": every(60, 200)})
     run(world, "going on", {"gpu_0": every(60, 300)}, end=None)
@@ -200,13 +206,13 @@ def test_what_has_not_changed_is_not_read_again(world: World, asked: list[raw.Us
 
 
 def test_an_hour_ends_where_the_next_begins(world: World) -> None:
-    """A measurement on the stroke of eleven is of the hour before: none begins with it."""
+    """A measurement at exactly eleven belongs to the hour before, and no row begins with it."""
     run(world, "r", {"gpu_0": every(60, 100, until=START + 30 * 60_000)}, end=START + 30 * 60_000)
     assert [r[1:6] for r in rows(world.night(measured=BOX))] == [(0, 10, 1800, 3600, 30 * 60_000)]
 
 
 def test_months_are_those_of_the_runs(world: World) -> None:
-    """A run of the last night of October measures hours of November: they are kept with the run, as its row is."""
+    """A run from the last evening of October measures an hour of November. Both hours are in the month of the run's start."""
     start = at("2026-10-31T23:30")
     run(world, "r", {"gpu_0": every(60, 100, start, start + HOUR)}, start=start, end=start + HOUR)
     night = world.night(measured=BOX)
@@ -217,7 +223,7 @@ def test_months_are_those_of_the_runs(world: World) -> None:
 
 
 def test_a_database_without_the_index_is_not_scanned(world: World) -> None:
-    """MLflow has had it since a5b4c3d2e1f0: before, the hours keep `idle_watts`, and a warning states this."""
+    """MLflow has had the index since revision a5b4c3d2e1f0. An older database gives no rows, and a warning says so."""
     world.do("update alembic_version set version_num = 'c3d6457b6d8a'")
     run(world, "r", {"gpu_0": every(60, 100)})
     night = world.night(measured=BOX)
@@ -228,7 +234,7 @@ def test_a_database_without_the_index_is_not_scanned(world: World) -> None:
 
 
 def test_another_list_of_machines_reads_every_month_again(world: World) -> None:
-    """Through the API only months that may have changed are read: a machine that is measured from now on makes all of them so."""
+    """Through the API, Runspend reads only months that may have changed. A changed list of machines makes every month such a month."""
     world.add_run("r")
     digests = [
         world.night(measured=m).extract.extras["runs", "2026-11"]["settings"]
@@ -238,7 +244,7 @@ def test_another_list_of_machines_reads_every_month_again(world: World) -> None:
 
 
 def test_queries_have_a_bounded_number_of_points() -> None:
-    """A statement that looks up too many would be cut off."""
+    """A statement that looks up too many points would be cut off."""
     from runspend.ingest.tracking.database import POINTS_PER_QUERY, USE_KEYS_PER_QUERY, _parts
 
     long = [raw.UseKey("r", f"k{n}", 49_999, 1) for n in range(25)]

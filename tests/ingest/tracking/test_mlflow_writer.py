@@ -1,4 +1,4 @@
-"""What is written to MLflow about artifacts that moved and runs that are no longer wanted: once, with a token of its own, or not at all."""
+"""What Runspend writes to MLflow about moved artifacts and pruned runs: once, and only with a separate token for writing."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def writes(mlflow: FaultyProxy) -> list[str]:
     ]
 
 
-def test_a_run_says_where_its_artifacts_went_and_when_they_are_back(mlflow: FaultyProxy, client: Any) -> None:
+def test_a_run_states_where_its_artifacts_are_until_they_are_restored(mlflow: FaultyProxy, client: Any) -> None:
     run = new_run(client)
     for _ in range(2):
         assert teller(mlflow).archived(run, "s3://cold/x; restore: runspend archive restore") is None
@@ -93,7 +93,7 @@ def test_without_a_token_of_its_own_nothing_is_written(mlflow: FaultyProxy, clie
 @pytest.mark.parametrize(
     ("secret", "sent"), [("abc.def", "Bearer abc.def"), ("robot:pass:word", "Basic cm9ib3Q6cGFzczp3b3Jk"), ("anonymous", None)]
 )
-def test_the_token_that_writes_is_not_the_one_that_reads(secret: str, sent: str | None) -> None:
+def test_writing_uses_write_token_and_not_the_token_that_reads(secret: str, sent: str | None) -> None:
     from runspend.ingest.tracking.client import Client
 
     server = TrackingServer.model_validate({"name": "prod", "uri": "http://u:p@mlflow", "token": "reads", "write_token": secret})

@@ -1,4 +1,4 @@
-"""Months as units: what is kept of runs MLflow no longer has, what is refused, and which months are read."""
+"""Months as units: which rows stay when MLflow no longer has the runs, which changes are refused, and which months are read."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_unknown_schema_is_refused_before_a_row_is_read(world: World, version
     for version in versions:
         world.do("insert into alembic_version values (?)", version)
     for table in ("runs", "experiments"):
-        world.do(f"drop table {table}")  # reading a row would be another error
+        world.do(f"drop table {table}")  # reading a row would raise another error
     with pytest.raises(SourceRefused) as refused:
         world.night()
     assert all(v in str(refused.value) for v in versions)
@@ -163,7 +163,7 @@ def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
     with world.open() as db:
         db.execute("pragma journal_mode = wal")
     world.add_run("in the file")
-    kept = world.open()  # as long as someone is connected, the log is not moved into the file
+    kept = world.open()  # while a client is connected, SQLite does not move the log into the file
     kept.execute(
         "insert into runs (run_uuid, status, start_time, experiment_id) values ('in the log', 'RUNNING', ?, 1)", (at("2026-11-02"),)
     )
@@ -174,7 +174,7 @@ def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
 
 
 def test_a_copy_from_a_slow_disk_looks_for_a_writer_often(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """20 MB/s are enough: no piece takes a second, after which a writer that waits is given way."""
+    """20 MB/s are enough. No piece takes a second, so Runspend notices a waiting writer in time."""
     world.add_run("r")
     reader, now, left, longest = world.open(), 0.0, 2**28, 0.0
 
@@ -201,11 +201,11 @@ def test_a_copy_in_one_go_gives_way_to_a_writer_that_waits(world: World, tmp_pat
     assert database._copy_locked(reader, world.path, target)
     assert target.read_bytes() == world.path.read_bytes()
     writer.execute("update runs set name = 'not committed'")
-    assert database._copy_locked(reader, world.path, target)  # a moment is nothing to a writer
+    assert database._copy_locked(reader, world.path, target)  # a short wait does not disturb a writer
     monkeypatch.setattr(database, "LOCK_SECONDS", -1.0)
     assert not database._copy_locked(reader, world.path, target)
     assert world.night().run("r")["run_name"] == "name of r"
-    writer.commit()  # the reader's lock is gone
+    writer.commit()  # the reader has released its lock
     assert world.night().run("r")["run_name"] == "not committed"
     reader.close()
     writer.close()
@@ -217,7 +217,7 @@ def test_metrics_are_never_read(world: World) -> None:
     assert world.night().extract.run_count == 1
 
 
-def test_a_probe_lists_what_is_there(world: World, tmp_path: Path) -> None:
+def test_a_probe_lists_what_the_server_has(world: World, tmp_path: Path) -> None:
     from runspend.config.settings import TrackingServer
 
     world.add_run("r")

@@ -1,4 +1,4 @@
-"""MLflow on a real MariaDB: its database gives the rows that its API gives, and is only read."""
+"""MLflow on a real MariaDB: its database gives the same rows as its API, and Runspend only reads it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SILENT = {"progress": lambda text: None}
 
 
 def run_sql(database: str, *statements: str) -> list[tuple[Any, ...]]:
-    """Run statements as their writer would; the rows of the last one."""
+    """Run statements as MLflow would. Return the rows of the last one."""
     import pymysql
 
     options = mysql_options(database)
@@ -42,7 +42,7 @@ def run_sql(database: str, *statements: str) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """MLflow on MariaDB, with the schema of MLflow's own migrations and all that the other databases are tested with."""
+    """MLflow on MariaDB, with the schema of MLflow's own migrations and all data that the other databases are tested with."""
     with mariadb_server() as server:
         import pymysql
 
@@ -57,7 +57,7 @@ def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def write_lookalikes(uri: str, ids: dict[str, str]) -> None:
-    """Keys that MariaDB's collation holds for equal to those that count: case, accents, spaces at the end."""
+    """Write keys that MariaDB's collation takes for the keys that count. They differ in case, accents or trailing spaces."""
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param, RunTag
 
@@ -89,7 +89,7 @@ def test_api_and_database_give_equal_tables(mariadb: Served, tmp_path: Path) -> 
     for unit in by_api:
         found = [
             row for row in by_database[unit].to_pylist() if row.get("owner_id") != mariadb.run_ids["registry gone"]
-        ]  # only databases show it
+        ]  # only the databases show it
         assert by_api[unit].to_pylist() == found, unit
     filled = {table for (table, _), rows in by_api.items() if rows.num_rows}
     assert {r["price_source"] for r in by_api["trace_costs", "2026-11"].to_pylist()} == {"mlflow", price_source()}
@@ -99,7 +99,7 @@ def test_api_and_database_give_equal_tables(mariadb: Served, tmp_path: Path) -> 
     assert (through_api.run_count, through_api.experiment_count) == (from_database.run_count, from_database.experiment_count)
 
 
-def test_keys_that_only_look_alike_are_others(mariadb: Served, tmp_path: Path) -> None:
+def test_keys_that_only_look_alike_are_different(mariadb: Served, tmp_path: Path) -> None:
     _, tables = extract(mariadb.settings("database", copy={"tags": "all", "params": "all"}), tmp_path / "out", links=WANTED)
     [run] = [r for r in tables["runs", "2026-11"].to_pylist() if r["run_id"] == mariadb.run_ids["lookalike"]]
     assert (run["resource_ids"], run["gpu_count"], run["instance_type"], run["mean_use_percent"]) == ([], None, None, None)
@@ -107,7 +107,7 @@ def test_keys_that_only_look_alike_are_others(mariadb: Served, tmp_path: Path) -
     assert not [r for r in tables["run_metrics", "2026-11"].to_pylist() if r["run_id"] == run["run_id"]]
 
 
-def test_a_probe_and_a_look_before_deletion_read_it_too(mariadb: Served, tmp_path: Path) -> None:
+def test_a_probe_and_the_check_before_deletion_read_it_too(mariadb: Served, tmp_path: Path) -> None:
     found = probe_server(mariadb.settings("database"), tmp_path)
     assert (found["database_ok"], found["revision"], found["error"]) == (True, REVISIONS[-1], None)
     ids = {name.removeprefix("registry "): value for name, value in mariadb.run_ids.items() if name.startswith("registry ")}
@@ -152,7 +152,7 @@ def test_metrics_are_looked_up_and_never_scanned(mariadb: Served, tmp_path: Path
 
 
 def test_rows_are_sent_as_they_are_read(mariadb: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No batch waits for another, and the rest of an unfinished result is never fetched."""
+    """Each batch is yielded as soon as it is read, and the rest of an unfinished result is never fetched."""
     monkeypatch.setattr("runspend.ingest.tracking.connections.BATCH_ROWS", 3)
     with DatabaseReader(mariadb.settings("database"), mariadb.database, tmp_path, **SILENT) as reader:
         batches = reader.read_runs(None, Keys(None, None))
@@ -196,7 +196,7 @@ def test_a_table_that_is_altered_meanwhile_is_read_again_from_the_start(
 
 
 def test_tags_that_the_server_cuts_are_an_error(mariadb: Served) -> None:
-    """An aggregate beyond max_allowed_packet comes as null or cut, with an invisible warning."""
+    """If an aggregate exceeds max_allowed_packet, the server returns null or a part of it, with an invisible warning."""
     import pymysql
 
     connection = Mysql(mysql_options(mariadb.database), 60_000)
@@ -228,7 +228,7 @@ def test_uris_are_those_of_sqlalchemy(uri: str, expected: dict[str, Any]) -> Non
         ("ssl_verify_cert=maybe", "`ssl_verify_cert` in its URI is 'maybe', which is not true or false"),
     ],
 )
-def test_a_parameter_that_cannot_be_kept_is_refused(tmp_path: Path, query: str, message: str) -> None:
+def test_an_unsupported_parameter_of_the_uri_is_refused(tmp_path: Path, query: str, message: str) -> None:
     server = TrackingServer.model_validate({"name": "prod", "uri": "http://mlflow", "database": f"mysql://u:canary@h/db?{query}"})
     with pytest.raises(ConfigError, match=f"cannot read the database of prod: {message}") as refused:
         probe_server(server, tmp_path)

@@ -1,4 +1,4 @@
-"""Jobs, pools, users with dates, measured use, and months that must be read again because the configuration changed."""
+"""Jobs, pools, teams of users by date, measured use, and months that Runspend reads again because the configuration changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def columns(night: Night, *names: str, period: str = "2026-11") -> dict[str, tup
     return {r["run_id"]: tuple(r[n] for n in names) for r in night.rows("runs", period)}
 
 
-def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: World) -> None:
+def test_the_first_key_that_states_a_job_counts_and_a_tag_before_a_param(world: World) -> None:
     arn = "arn:aws:sagemaker:us-east-1:111122223333:training-job/Train-7"
     world.add_run("arn", tags={"sagemaker.training_job_name": arn})
     world.add_run("name", params={"sagemaker.training_job_name": " Train-7 "})
@@ -48,8 +48,9 @@ def test_a_job_is_the_first_key_that_states_one_a_tag_before_a_param(world: Worl
 
 
 def test_a_job_is_one_of_its_cluster_or_workspace(world: World) -> None:
-    """Two clusters or Databricks workspaces number their jobs alike; names are a workspace's. If the run does not state it, the number has
-    no prefix.
+    """Several clusters or Databricks workspaces may use the same number, so it has their name as a prefix.
+
+    An Azure job has its workspace as a prefix. If the run states neither, there is no prefix.
     """
     on_databricks = {"mlflow.databricks.jobRunID": "17", "mlflow.databricks.workspaceID": "4242"}
     azure = {"AZUREML_ARM_SUBSCRIPTION": "S", "AZUREML_ARM_RESOURCEGROUP": "ML", "AZUREML_ARM_WORKSPACE_NAME": "W1"}
@@ -102,7 +103,7 @@ def test_a_pattern_is_a_glob_and_nothing_else(world: World) -> None:
         assert {run_id for run_id, (key,) in columns(night, "pool_key").items() if key} == expected, pattern
 
 
-def test_values_of_equal_are_part_of_the_pool_and_a_missing_one_means_no_pool(world: World) -> None:
+def test_values_of_equal_are_part_of_the_pool_key_and_without_one_there_is_no_pool(world: World) -> None:
     world.add_run("both", tags={"team": " vision ", "project": "p|1"})
     world.add_run("no team", tags={"project": "p|1"})
     pools = [pool("gpu", {"tracking": "*"}, equal=["team", "project"]), pool("later", {"tracking": "*"})]
@@ -160,7 +161,7 @@ def add_metric(world: World, run_id: str, key: str, values: list[float]) -> None
     db.close()
 
 
-def test_measured_use_is_that_of_gpus_where_there_are_any_else_of_cpus(world: World) -> None:
+def test_measured_use_is_that_of_gpus_or_else_of_cpus(world: World) -> None:
     for run_id in ("gpus", "nodes", "cpu", "other", "plain", "odd"):
         world.add_run(run_id)
     add_metric(world, "gpus", "system/gpu_0_utilization_percentage", [80.0, 90.0, 100.0])
@@ -182,7 +183,7 @@ def test_measured_use_is_that_of_gpus_where_there_are_any_else_of_cpus(world: Wo
     }
 
 
-def test_of_a_long_series_evenly_spread_points_are_read(world: World) -> None:
+def test_evenly_spread_points_of_a_long_series_are_read(world: World) -> None:
     world.add_run("long")
     values = [100.0 if step % 16 == 0 else 0.0 for step in range(16 * USE_POINTS)]
     add_metric(world, "long", "system/cpu_utilization_percentage", values)
@@ -299,7 +300,7 @@ def test_the_cost_of_traces_by_day_run_user_and_model(world: World) -> None:
     add_trace(
         world, "t2", "2026-11-02", 0.3, tokens=(1, None), mlflow__sourceRun="r1", mlflow__user="ada", spans=(("a", None, "gpt", 0.3),)
     )
-    # A parent's cost holds its descendants'; spans beside it count. Tokens are with the more expensive model.
+    # A parent's cost includes that of its descendants, and spans next to it count. The tokens go to the more expensive model.
     add_trace(
         world,
         "t3",

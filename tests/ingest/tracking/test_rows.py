@@ -1,4 +1,4 @@
-"""What a run's row says: months, machines, dimensions, requests, copies, and text no database should hold."""
+"""The values of a run's row: months, machines, dimensions, requests, copied tags and params, and odd text."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_every_start_has_a_month(world: World) -> None:
     assert world.night(months=["2106-02"]).rows("runs", "2106-02") == night.rows("runs", "2106-02")
 
 
-def test_what_the_plug_in_writes_counts_where_nothing_else_is_stated(world: World) -> None:
+def test_tags_of_the_plug_in_count_only_where_the_run_states_nothing_else(world: World) -> None:
     detected = {
         machine_tags.ID: "m0", machine_tags.SEVERAL: "true", machine_tags.further_key("m1"): "m1", machine_tags.further_key("m2"): " m2 ",
         machine_tags.TYPE: "p4d.24xlarge", machine_tags.REGION: "us-east-1", machine_tags.ZONE: "us-east-1c", machine_tags.ACCOUNT: "123456789012",
@@ -102,7 +102,7 @@ def test_a_run_without_an_end_shows_its_newest_metric(world: World) -> None:
     }
 
 
-def test_costs_that_runspend_wrote_are_no_sign_of_life_and_metrics_of_people_are(world: World) -> None:
+def test_metrics_that_runspend_wrote_are_not_a_sign_of_life_and_other_metrics_are(world: World) -> None:
     insert = "insert into latest_metrics (key, value, timestamp, run_uuid, step) values (?, 1, ?, ?, ?)"
     for run_id, step in (
         ("ours", FIRST_STEP),
@@ -118,7 +118,7 @@ def test_costs_that_runspend_wrote_are_no_sign_of_life_and_metrics_of_people_are
     assert signs == {"ours": utc("2026-11-03"), **dict.fromkeys(("tokens", "beyond", "nanoseconds"), utc("2026-11-04"))}
 
 
-def test_only_tags_that_carry_costs_of_runspend_are_not_copied(world: World) -> None:
+def test_only_tags_with_costs_that_runspend_wrote_are_not_copied(world: World) -> None:
     theirs = {"cost_gpu_training": "mine", "cost_usd_total": "7", "team": "x"}
     world.add_run("r", tags={**theirs, "cost_status": "final", "runspend.costs": "{}"})
     record = json.dumps({"by": ["prod", "0" * 16], "cost_usd_total": ["5.00"], "cost_as_of": ["2026-11-29T06:00Z"]})
@@ -138,7 +138,7 @@ def test_a_silent_run_may_have_used_machines_for_a_month(world: World) -> None:
     assert world.night().extract.extras[("runs", "2026-11")]["last_end"] == "2026-12-03T00:00:00+00:00"
 
 
-def test_machines_with_times_of_their_own(world: World) -> None:
+def test_a_run_may_state_machines_with_their_own_times(world: World) -> None:
     stated = [
         {"id": "arn:aws:ec2:us-east-1:1:instance/i-1", "from": "2026-11-02T00:10:00+01:00", "to": "2026-11-02T01:00:00Z"},
         {"id": "i-2", "to": at("2026-11-02T00:30")},
@@ -243,12 +243,12 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
         ({"gpu_type": "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "gpu_count": "1"}, {}, 1 / 7),
         ({"gpu_type": "nvidia.com/mig-3g.40gb", "gpu_count": "2"}, {}, 6 / 7),
         ({"gpu_type": "MIG 1c.2g.20gb"}, {}, 1 / 7),
-        ({"gpu_type": "4g.24gb"}, {}, 1.0),  # of an A30
+        ({"gpu_type": "4g.24gb"}, {}, 1.0),  # a slice of an A30
         ({"gpu_type": "nvidia.com/mig-2g.12gb", "gpu_count": "1"}, {}, 0.5),
         ({"gpu_type": "NVIDIA RTX PRO 6000 Blackwell MIG 1g.24gb"}, {}, 0.25),
         ({"gpu_type": "1g.10gb", "gpu_count": "0.0005"}, {}, 0.0005),
         ({"gpu_type": "1g.6gb of an A30", "gpu_count": "2"}, {}, 0.5),
-        ({"gpu_type": "1g.10gb", "gpu_count": "0.1429"}, {}, 1 / 7),  # a part of a GPU already
+        ({"gpu_type": "1g.10gb", "gpu_count": "0.1429"}, {}, 1 / 7),  # this is a fraction of a GPU, not a number of slices
         ({}, {"runspend.machine.gpu_count": "0.4286", "runspend.machine.gpu_type": "NVIDIA A100 MIG 3g.20gb"}, 3 / 7),
         ({}, {"runspend.machine.gpu_count": "1", "runspend.machine.gpu_type": "NVIDIA A100 MIG 3g.20gb, NVIDIA A100 MIG 1g.5gb"}, 1.0),
         ({"gpu_type": "1g.10gb"}, {"runspend.machine.gpu_count": "0.2857"}, 2 / 7),
@@ -257,7 +257,7 @@ def test_gpus_that_the_process_saw_count_where_none_are_stated(world: World, sta
     ],
 )
 def test_a_slice_of_a_gpu_is_a_part_of_one(world: World, given: dict[str, str], seen: dict[str, str], expected: float) -> None:
-    """People count slices. The plug-in adds up parts of GPUs, with four digits."""
+    """People count slices. The plug-in adds up fractions of GPUs, rounded to four digits."""
     world.add_run("r", tags=seen, params=given)
     assert world.night().run("r")["gpu_count"] == expected
 
@@ -266,7 +266,7 @@ PLACES = ("sub_account_id", "region_id", "availability_zone", "purchase_option")
 GUID = "0a1b2c3d-0000-4444-8888-ffffffffffff"
 
 
-SAID_OF_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
+STATED_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
     ({"use_spot_instances": "True"}, (None, None, None, "spot")),
     ({"use_spot_instances": "0"}, (None, None, None, "on_demand")),
     ({"capacity_type": "ON_DEMAND"}, (None, None, None, "on_demand")),
@@ -295,13 +295,16 @@ SAID_OF_MACHINES: list[tuple[dict[str, str], tuple[str | None, ...]]] = [
 ]
 
 
-def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: World) -> None:
-    """As a tag or a param, in the words bills are compared by; a plain word counts only where the value looks like a cloud's."""
-    for number, (given, _) in enumerate(SAID_OF_MACHINES):
+def test_a_run_states_where_its_machines_were_and_how_they_were_bought(world: World) -> None:
+    """A run states them as tags or params, and the row spells them as bills do.
+
+    A key as plain as `region` counts only if its value looks like a cloud's.
+    """
+    for number, (given, _) in enumerate(STATED_MACHINES):
         world.add_run(f"tag-{number:02d}", tags=given)
         world.add_run(f"param-{number:02d}", params=given)
     rows = {r["run_id"]: tuple(r[column] for column in PLACES) for r in world.night().rows("runs")}
-    expected = {f"{kind}-{number:02d}": places for kind in ("tag", "param") for number, (_, places) in enumerate(SAID_OF_MACHINES)}
+    expected = {f"{kind}-{number:02d}": places for kind in ("tag", "param") for number, (_, places) in enumerate(STATED_MACHINES)}
     assert rows == expected
 
 
@@ -316,12 +319,12 @@ def test_where_a_run_says_its_machines_were_and_how_they_were_bought(world: Worl
     ],
 )
 def test_nodes_come_before_workers_and_workers_of_databricks_have_a_driver(world: World, given: dict[str, str], nodes: int) -> None:
-    """A data loader's workers are not machines."""
+    """Workers of a data loader are not machines."""
     world.add_run("r", tags=given)
     assert world.night().run("r")["num_nodes"] == nodes
 
 
-def test_dimensions_come_from_the_first_place_that_says_something(world: World, tmp_path: Path) -> None:
+def test_dimensions_come_from_the_first_source_that_has_a_value(world: World, tmp_path: Path) -> None:
     (tmp_path / "teams.csv").write_text("user,team\nada,analytics\nroot,infra\n")
     world.add_experiment(2, "nlp", team="language", cost_center="4711")
     dims = DimensionSettings.model_validate(
@@ -379,7 +382,7 @@ def test_only_needed_and_allowed_keys_are_copied(world: World) -> None:
         ("link", "https://h/?sig=canary99"),
     ],
 )
-def test_all_copies_nothing_that_looks_like_a_secret(world: World, key: str, value: str) -> None:
+def test_copying_all_leaves_out_everything_that_looks_like_a_secret(world: World, key: str, value: str) -> None:
     world.add_run("r", tags={key: value, "b": "2", "a": "1"}, params={key: value, "max_tokens_": "5", "epochs": "3"})
     run = world.night(server={"copy": {"tags": "all", "params": "all"}}).run("r")
     assert run["tags"] == '{"a":"1","b":"2"}'

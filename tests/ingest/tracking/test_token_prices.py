@@ -1,4 +1,7 @@
-"""Tokens without a cost are priced by the list of `genai-prices`: real spans of MLflow's client, on a real store, read both ways."""
+"""Calls without a cost get the list price of `genai-prices`.
+
+MLflow's client logs real spans, which are read from the API and from the database.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +56,11 @@ def test_calls_without_a_cost_have_their_list_price(served: Served, tmp_path: Pa
     found, warnings = costs(served, tmp_path / "out", via, token_prices="genai-prices")
     cached = price(
         "claude-3-7-sonnet-latest", input_tokens=1_000, output_tokens=100, cache_read_tokens=800
-    )  # cheaper than the rest of the input
+    )  # cached tokens cost less than the other input
     two = price("claude-sonnet-4-0", input_tokens=10, output_tokens=20) + price("claude-sonnet-4-0", input_tokens=50, output_tokens=10)
     assert found == [
         ("claude-3-7-sonnet-latest", "anthropic", price_source(), 1, 1_000, 100, cached),
-        ("claude-sonnet-4-0", "anthropic", price_source(), 2, 60, 30, two),  # a wrapper with the tokens of the call in it counts once
+        ("claude-sonnet-4-0", "anthropic", price_source(), 2, 60, 30, two),  # a wrapper that repeats the tokens of its call counts once
         ("gpt-4o", "", "mlflow", 1, 2_060, 230, Decimal("0.5")),
     ]
     assert [w for w in warnings if "tokens and no cost" in w] == [
@@ -72,7 +75,7 @@ def test_without_the_key_only_what_mlflow_recorded_counts(served: Served, tmp_pa
     assert not [w for w in warnings if "tokens" in w]
 
 
-def test_a_price_is_that_of_the_day_and_a_call_that_cannot_be_read_costs_nothing_known() -> None:
+def test_a_call_has_the_price_of_its_day_and_an_unreadable_call_has_no_price() -> None:
     from datetime import date
 
     new, old = (Call("o3", "openai", date(year, 1, 2), '{"input_tokens": 1000, "output_tokens": 1000}') for year in (2026, 2025))
@@ -90,7 +93,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
         token_prices.load_prices()
 
 
-def test_estimates_go_with_the_key_and_stay_with_deleted_traces(served: Served, tmp_path: Path) -> None:
+def test_list_prices_end_with_the_setting_and_stay_when_traces_are_deleted(served: Served, tmp_path: Path) -> None:
     _, first = extract(served.settings("database", token_prices="genai-prices"), tmp_path / "first")
     later = {"previous": lambda table, period: first.get((table, period)), "known_trace_months": ["2026-11"]}
     _, without = extract(served.settings("database"), tmp_path / "without", **later)

@@ -1,4 +1,7 @@
-"""A small MLflow database without MLflow: the tables Runspend reads, at a known revision. Real ones are in mlflow_servers.py."""
+"""A small MLflow database that is made without MLflow: the tables that Runspend reads, at a known revision.
+
+Databases that MLflow made are in `mlflow_servers.py`.
+"""
 
 from __future__ import annotations
 
@@ -40,12 +43,12 @@ create table trace_tags (key varchar(250), value varchar(8000), request_id varch
 
 
 def at(text: str) -> int:
-    """Epoch milliseconds of a UTC time."""
+    """Return the epoch milliseconds of a UTC time."""
     return int(datetime.fromisoformat(text).replace(tzinfo=timezone.utc).timestamp() * 1000)
 
 
 class World:
-    """The database file, and nights that read it."""
+    """The database file, and extracts that read it."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "mlflow.db"
@@ -103,7 +106,7 @@ class World:
         server: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Night:
-        """One extract on top of what the night before left."""
+        """Run one extract on top of the tables of the one before."""
         self.nights += 1
         workdir = self.folder / f"night-{self.nights}"
         workdir.mkdir()
@@ -123,7 +126,7 @@ class World:
 
 
 class Night:
-    """What an extract gave, and the tables as the warehouse would hold them after it."""
+    """The result of an extract, and the tables that the warehouse would have after it."""
 
     def __init__(self, extract: Extract, tables: dict[tuple[str, str], pa.Table]) -> None:
         self.extract = extract
