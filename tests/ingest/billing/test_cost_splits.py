@@ -1,6 +1,6 @@
-"""Splits of a machine's lines into the parts of pods and tasks: they are exact for all weights, and the right runs pay.
+"""Splits of a machine's lines among pods and tasks: they are exact for all weights, and the right runs get the cost.
 
-OpenCost's own weights are tested in tests/ingest/billing/formats/test_opencost.py.
+OpenCost's own weights are tested in `tests/ingest/billing/formats/test_opencost.py`.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_parts_that_another_tool_allocated_total_the_same(tmp_path: Path) -> Non
     }
 
 
-def test_split_rows_may_be_left_alone(tmp_path: Path) -> None:
+def test_split_rows_may_be_ignored(tmp_path: Path) -> None:
     """With `pods: whole`, the node keeps its line, for runs that name nodes. Changing the setting creates another version."""
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", [{**line("Usage", "10.00"), **SPLIT}, pod("a", "10.00", "0")]), pods="whole")
     bill.load()
@@ -199,20 +199,20 @@ def test_parts_sum_to_their_line_in_all_measures_and_no_order_matters(
             for each in mine:
                 if each["allocated_resource_name"] is not None:
                     fair = Fraction(cost) * Fraction(shares[each["allocated_resource_name"]]) / whole
-                    # Each weight is cut to a whole number of at least 10^17, so their sum may be off by the number of weights. Then both ends
-                    # of a part are rounded to the last decimal.
+                    # Each weight is cut to a whole number of at least 10^17, so their sum may be off by the number of weights. Both ends of
+                    # a part are then rounded to the last decimal.
                     cut = Fraction(len(claims) + 1, 10**17 - len(claims) - 1)
                     assert abs(Fraction(each[measure]) - fair) <= abs(Fraction(cost)) * cut + Fraction(2, 10**22)
 
 
-def test_a_third_each_and_the_last_takes_what_is_over(tmp_path: Path) -> None:
+def test_the_last_of_three_equal_parts_takes_the_remainder(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("0.10")], claim("a", "7"), claim("b", "7"), claim("c", "7"))
     assert parts(bill) == {
         "a": Decimal("0.0333333333333333333333"), "b": Decimal("0.0333333333333333333333"), "c": Decimal("0.0333333333333333333334"),
     }  # fmt: skip
 
 
-def test_equal_rows_give_equal_parts_with_ids_of_their_own(tmp_path: Path) -> None:
+def test_equal_rows_give_equal_parts_with_different_ids(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [row("0.05")] * 3 + [row("0.20", ResourceId="i-2")], claim("a", "1"), claim("b", "1"))
     assert len(bill.lines()) == 7 and bill.total() == Decimal("0.35")
     assert len({each["line_id"] for each in bill.lines()}) == 7
@@ -250,8 +250,8 @@ def test_fees_taxes_unused_commitments_and_months_stay_whole(tmp_path: Path) -> 
     assert parts(bill) == {"a": Decimal("-6.00"), None: Decimal("20.00")}
 
 
-def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
-    """A daily step is spread over the hours in which the pod ran: A from 10:00 to 11:00 for 1.00, B from 10:00 to 12:00 for 1.00."""
+def test_a_pod_has_a_part_only_of_hours_in_which_it_ran(tmp_path: Path) -> None:
+    """Costs of a day are spread over the hours in which the pod ran. A costs 1.00 from 10:00 to 11:00, and B 1.00 from 10:00 to 12:00."""
     rows = [
         row("3.00"),
         row("3.00", ChargePeriodStart="2026-10-05T11:00:00Z", ChargePeriodEnd="2026-10-05T12:00:00Z"),
@@ -264,7 +264,8 @@ def test_a_pod_has_what_it_was_there_for(tmp_path: Path) -> None:
         claim(None, "0.25", "11:00..11:00"),
     ]
     bill = loaded(tmp_path, rows, *claims)
-    # 10:00: a 1, b 0.5, idle 0.25, so that a ends at 12/7 and b at 18/7; 11:00: b 0.5, idle 0.25; 12:00: no pod, the line stays whole
+    # 10:00: a 1, b 0.5, idle 0.25. So a's part ends at 12/7 and b's at 18/7. 11:00: b 0.5, idle 0.25. 12:00: no pod, so the line is not
+    # split.
     assert parts(bill) == {
         "a": Decimal("1.7142857142857142857142"),
         "b": Decimal("0.8571428571428571428572") + 2,
@@ -358,7 +359,7 @@ def test_the_pods_of_a_machine_split_that_machine_of_its_scale_set(tmp_path: Pat
     assert parts(bill) == {"one": 1, "two": 3, None: 4}
 
 
-def test_an_instance_is_found_by_its_name_where_one_has_it(tmp_path: Path) -> None:
+def test_an_instance_is_found_by_its_name_if_no_other_has_it(tmp_path: Path) -> None:
     """OpenCost states only the name. If instances of two projects have the same name, Runspend matches neither."""
     place = "//compute.googleapis.com/projects/{}/zones/z/instances/{}"
     rows = [
@@ -403,7 +404,7 @@ def test_a_late_correction_is_split_by_the_month_before_and_no_older_one(tmp_pat
     assert parts(bill) == {"a": Decimal("-1.00"), None: Decimal("-2.00")}
 
 
-def test_other_split_rows_are_another_bill(tmp_path: Path) -> None:
+def test_changed_split_rows_change_the_digest_of_the_bill(tmp_path: Path) -> None:
     digests = []
     for n, (a, b) in enumerate([("4.00", "6.00"), ("6.00", "4.00")]):
         bill = nights(
@@ -476,14 +477,14 @@ def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
     ("lines", "paid"),
     [
         ([{}], "6.00"),
-        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # partly covered: two lines of one SKU
+        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # partly committed: two lines of one SKU
         ([{}, {"line_item_usage_amount": "0.1", "product_sku": "license"}], "6.00"),  # the largest SKU is the machine
         ([{"line_item_usage_amount": "1"}], "1.50"),
-        ([{"pricing_unit": "vCPU-Hours"}], "1.50"),  # not a time: the hour counts
+        ([{"pricing_unit": "vCPU-Hours"}], "1.50"),  # vCPU-Hours are not a time, so the whole hour counts
     ],
 )
 def test_a_pod_lives_no_longer_than_its_node_was_billed(tmp_path: Path, lines: Sequence[dict[str, str]], paid: str) -> None:
-    """The node is billed 8.00 for a quarter of an hour, and a pod has three quarters of it. A run had the pod in that quarter of an hour."""
+    """The node is billed 8.00 for a quarter of an hour, and the pod's part is 6.00. A run used the pod for the last quarter of the hour."""
     node = {**line("Usage", str(Decimal("8.00") / len(lines)), line_item_usage_amount="0.25"), **SPLIT}
     rows = [*({**node, **each} for each in lines), pod("a", "6.00", "0"), pod("b", "2.00", "0")]
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
@@ -523,7 +524,7 @@ def test_a_pod_is_not_a_machine_of_the_nodes_type(tmp_path: Path) -> None:
     assert {each["node_key"] for each in bill.lines() if not each["allocated_method_id"]} == {None}
 
 
-def test_a_source_that_says_nothing_changes_nothing(tmp_path: Path) -> None:
+def test_a_source_of_weights_without_claims_changes_nothing(tmp_path: Path) -> None:
     """A source without claims does not change the bill."""
     bill = nights(tmp_path, write_csv(tmp_path / "part.csv", [row("10.00")]))
     empty: Weights = weights([])

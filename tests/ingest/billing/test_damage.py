@@ -1,4 +1,4 @@
-"""Odd and damaged files of every format: refused with the file's name, or read exactly; never a crash, never in silence."""
+"""Odd and damaged files of every format. Runspend reads them exactly or refuses them by name, and never crashes or skips them silently."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests import azure_files, cur_files, focus_files, gcp_files
 from tests.focus_files import nights, only, write_bytes
 
 
-def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_disappears_between_listing_and_reading_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cur_files.write_cur(tmp_path / "in" / "a.csv", [cur_files.line()])
     fetch = places.LocalFolder.fetch
 
@@ -32,8 +32,8 @@ def test_a_file_that_goes_between_listing_and_reading_is_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize("step", ["read_header", "find_format"])
-def test_a_file_that_goes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """Before its header is read, or before its rows are."""
+def test_a_file_that_disappears_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """The file disappears before Runspend reads its header, or before it reads its rows."""
     path = cur_files.write_cur(tmp_path / "in" / "a.csv", [cur_files.line()])
     whole = getattr(arrivals, step)
 
@@ -50,7 +50,7 @@ def test_a_file_that_goes_while_it_is_read_is_refused(tmp_path: Path, monkeypatc
 
 
 def test_a_parquet_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
-    """Where its writer stored checksums of its pages; without them only some changes can be seen."""
+    """The writer stored checksums of the pages. Without them, Runspend can detect only some changes."""
     table = cur_files.parquet_table([cur_files.line(cost=f"{n}.25") for n in range(500)])
     path = tmp_path / "in" / "a.parquet"
     path.parent.mkdir()
@@ -63,15 +63,15 @@ def test_a_parquet_file_with_a_changed_byte_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_manifest_of_nothing_but_brackets_is_refused(tmp_path: Path) -> None:
-    """Python gives up on it with an error of its own."""
+    """Python raises a RecursionError for it."""
     cur_files.write_cur(tmp_path / "in/export/data/BILLING_PERIOD=2026-10/a.csv.gz", [cur_files.line()])
     write_bytes(tmp_path / "in/export/metadata/BILLING_PERIOD=2026-10/export-Manifest.json", b"[" * 100_000)
     [period] = nights(tmp_path, tmp_path / "in").load().periods
     assert period.state == "refused" and "is not valid JSON" in str(period.error)
 
 
-def test_an_underscore_is_not_a_digit_in_any_cost(tmp_path: Path) -> None:
-    """DuckDB reads 1_000 as a thousand."""
+def test_an_underscore_is_not_part_of_a_number(tmp_path: Path) -> None:
+    """DuckDB would read 1_000 as a thousand."""
     covered = cur_files.line("SavingsPlanCoveredUsage", "2.00", savings_plan_savings_plan_effective_cost="1_000")
     bill = nights(tmp_path / "cur", cur_files.write_cur(tmp_path / "cur" / "a.csv", [covered]))
     assert only(bill.load()).extra["unreadable"] == {"EffectiveCost": 1}
@@ -87,7 +87,7 @@ def test_an_underscore_is_not_a_digit_in_any_cost(tmp_path: Path) -> None:
     assert [line["billed_nanoseconds"] for line in bill.lines()] == [None]
 
 
-def test_googles_json_lines_may_be_called_json(tmp_path: Path) -> None:
+def test_googles_json_lines_may_be_in_a_file_named_json(tmp_path: Path) -> None:
     gcp_files.write_csv(tmp_path / "in" / "a.csv", [gcp_files.gcp("1.00")])
     gcp_files.write_jsonl(tmp_path / "in" / "b.json", [gcp_files.gcp("2.00", "2026-10-06T10:00:00Z")])
     bill = nights(tmp_path, tmp_path / "in", format="gcp")
@@ -114,7 +114,7 @@ def test_data_of_a_month_without_a_manifest_is_reported_where_others_have_one(tm
 
 @pytest.mark.parametrize(("ends", "within"), [("\r\n", "\n"), ("\n", "\r\n"), ("\n", "\n")])
 def test_a_line_break_inside_quotes_breaks_no_row(tmp_path: Path, ends: str, within: str) -> None:
-    """Whatever ends the rows; and the copy this takes is not made beside the user's file."""
+    """This holds for all line endings. Runspend makes its normalized copy outside the user's folder."""
     lines = [cur_files.line(cost=cost, line_item_line_item_description=f"two{within}lines") for cost in ("1.00", "2.00")]
     out = io.StringIO()
     writer = csv.DictWriter(out, list(lines[0]), lineterminator=ends)
@@ -136,7 +136,7 @@ def test_a_number_in_json_keeps_every_digit(tmp_path: Path, cost: str) -> None:
 
 @pytest.mark.parametrize("where", ["first", "last"])
 def test_an_empty_object_of_json_takes_nothing_from_other_rows(tmp_path: Path, where: str) -> None:
-    """BigQuery leaves out what is null: the resource of a tax is {}, as is what a usual charge says of adjustments."""
+    """BigQuery leaves out null values, so the resource of a tax is {}, and so is adjustment_info of a usual charge."""
     usage = gcp_files.gcp("2.00", labels=[{"key": "team", "value": "vision"}]) | {"adjustment_info": {}}
     tax = gcp_files.gcp("0.50", cost_type="tax", resource={}, project={}) | {"adjustment_info": {}}
     credit = gcp_files.gcp("-1.00", cost_type="adjustment") | {"adjustment_info": {"id": "a1", "type": "GOODWILL"}}
@@ -160,7 +160,7 @@ def test_json_of_nothing_but_braces_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) -> None:
-    """Readers of JSON take the first of two, or the last."""
+    """Some readers of JSON use the first value, others the last."""
     text = json.dumps(gcp_files.flat(gcp_files.gcp("2")), default=str)
     bill = nights(tmp_path, write_bytes(tmp_path / "a.jsonl", f'{text}\n{text[:-1]}, "cost": 99}}\n'.encode()), format="gcp")
     with pytest.raises(SourceRefused, match="names cost more than once"):
@@ -168,7 +168,7 @@ def test_an_object_of_json_that_names_a_cost_twice_is_refused(tmp_path: Path) ->
 
 
 def test_amortized_usage_with_a_commitments_id_and_no_pricing_model_is_covered(tmp_path: Path) -> None:
-    """Usage 2, covered usage 0.6 and 0.4 unused; the reservation was bought for 31."""
+    """Usage costs 2, covered usage 0.6 and unused commitment 0.4. The reservation was bought for 31."""
     none = {"PricingModel": ""}
     amortized = [
         azure_files.cost("2.00", **none),
@@ -188,7 +188,7 @@ def test_amortized_usage_with_a_commitments_id_and_no_pricing_model_is_covered(t
 
 
 def test_a_month_without_a_readable_row_is_an_error_each_time_it_is_loaded(tmp_path: Path) -> None:
-    """Its rows are set aside with their reasons. A later delivery that can be read ends the error, and so does a single row."""
+    """The rows are quarantined with their reasons. The error ends with a delivery that has at least one readable row."""
     bad = focus_files.row(BillingCurrency="MC")
     bill = nights(tmp_path, focus_files.write_csv(tmp_path / "in" / "a.csv", [bad, {**bad, "ResourceId": "i-2"}]))
     for state in ("loaded", "unchanged", "unchanged"):
@@ -207,7 +207,7 @@ def test_a_month_without_a_readable_row_is_an_error_each_time_it_is_loaded(tmp_p
 
 @pytest.mark.parametrize("billed", ["0", "500"])
 def test_a_month_with_charges_stays_if_no_row_of_the_next_delivery_can_be_read(tmp_path: Path, billed: str) -> None:
-    """Usage that a commitment covers has a billed cost of 0: the fall of a total would not stop it."""
+    """Usage that a commitment covers has a billed cost of 0, so the check of falling totals would not stop this delivery."""
     good = focus_files.row(BilledCost=billed, EffectiveCost="500")
     bill = nights(tmp_path, focus_files.write_csv(tmp_path / "in" / "a.csv", [good]))
     assert only(bill.load()).error is None
@@ -223,7 +223,7 @@ def test_a_month_with_charges_stays_if_no_row_of_the_next_delivery_can_be_read(t
 
 
 def test_a_delivery_without_rows_is_not_unreadable(tmp_path: Path) -> None:
-    """A month that has no charges yet, as its folder's name says."""
+    """The folder's name gives the month, which has no charges yet."""
     focus_files.write_csv(tmp_path / "in" / "BILLING_PERIOD=2026-10" / "a.csv", [])
     bill = nights(tmp_path, tmp_path / "in")
     assert [period.error for period in bill.load().periods] == [None]

@@ -1,4 +1,4 @@
-"""SQL asked once per combination: what was answered for rows before is what is asked of each row."""
+"""SQL that runs once per combination of values: stored answers equal those that the SQL would give for each row."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DERIVED, OTHERS = ["named", "at_hour"], ["cost", "row_number"]
 
 
 def rows_of(first: int, kinds: Sequence[str], places: Sequence[str | None], hours: Sequence[str]) -> pa.Table:
-    """Rows with every combination of these, numbered from `first`, each with a cost of its own."""
+    """Return rows with every combination of these values. They are numbered from `first` and have different costs."""
     every = [(kind, place, hour) for kind in kinds for place in places for hour in hours]
     texts = {name: pa.array([row[i] for row in every], pa.string()) for i, name in enumerate(("kind", "place", "hour"))}
     texts["cost"] = pa.array([f"{first}.{i}" for i in range(len(every))])
@@ -30,15 +30,15 @@ def rows_of(first: int, kinds: Sequence[str], places: Sequence[str | None], hour
 
 SHARES = (
     rows_of(1, ["use", "fee", "none"], ["here", None], ["1", "2"]),
-    rows_of(101, ["use", "fee"], ["here", "there", None], ["2", "3"]),  # a place and an hour that are new
-    rows_of(201, ["use", "tax"], ["here"], ["1", "2"]),  # of all of them a kind that is new
-    rows_of(301, ["fee", "use"], ["there", "here"], ["3"]),  # nothing that is new
+    rows_of(101, ["use", "fee"], ["here", "there", None], ["2", "3"]),  # a new place and a new hour
+    rows_of(201, ["use", "tax"], ["here"], ["1", "2"]),  # only a new kind
+    rows_of(301, ["fee", "use"], ["there", "here"], ["3"]),  # nothing new
 )
 
 
 @pytest.fixture(params=[50_000, 3], ids=["all kept", "few kept"])
 def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> distinct.KnownAnswers:
-    """Answers, kept for one query; every share is large enough to be asked by combination."""
+    """Stored answers of one query. Every share of rows is large enough to be asked once per combination."""
     for name, value in (("LEAST_ROWS", 1), ("FEW", 1), ("FEW_VALUES", 1), ("MOST_KNOWN", request.param)):
         monkeypatch.setattr(distinct, name, value)
     distinct._kept.clear()
@@ -56,7 +56,7 @@ def test_answers_equal_those_of_every_row_after_any_earlier_rows(tmp_path: Path,
 
 
 def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: distinct.KnownAnswers) -> None:
-    """A table of answers is made where a share has something new, and only for that."""
+    """Runspend makes a table of answers only for combinations that are new in a share of rows."""
     asked = []
     with Staged(tmp_path) as staged:
         for share in (SHARES[1], SHARES[1], SHARES[3], SHARES[2]):

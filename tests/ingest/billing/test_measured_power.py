@@ -1,4 +1,7 @@
-"""What the warehouse says a machine drew in an hour: runs that overlap are averaged, GPUs added up, gaps without a run; the same on both engines."""
+"""The power that a machine drew in an hour, as the warehouse computes it from what runs measured.
+
+Overlapping runs are averaged, and GPUs are added up. Both engines give the same rows.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def row(
     server: str = "prod",
     node: str = "",
 ) -> dict[str, Any]:
-    """What one run measured of one GPU from a minute of the hour to another."""
+    """Return what one run measured on one GPU between two minutes of the hour."""
     milliseconds = round((last - first) * 60_000)
     return {
         "tracking_server": server, "workspace": "default", "run_id": run, "start_month": hour.date().replace(day=1), "metric": f"system/{node}gpu_{gpu}_power_usage_watts",
@@ -72,12 +75,11 @@ def asked(folder: Path, rows: list[dict[str, Any]]) -> dict[str, dict[datetime, 
     ids=["one", "GPUs add up", "runs do not", "nor servers", "nor processes", "one after the other", "a gap", "within each other", "half a milliwatt", "nothing drawn"],
 )  # fmt: skip
 def test_an_hour_has_its_mean_power_and_measured_minutes(tmp_path: Path, rows: list[dict[str, Any]], expected: tuple[int, float]) -> None:
-    """Mean milliwatts, and minutes of the hour that are measured."""
+    """The mean is in milliwatts, and time is the part of the hour that runs measured."""
     assert asked(tmp_path, rows) == {"gpubox": {NINE: (expected[0], round(expected[1] * 60_000))}}
 
 
-def test_machines_and_hours_are_apart(tmp_path: Path) -> None:
-    """Each has its own."""
+def test_each_machine_and_hour_has_its_own_power(tmp_path: Path) -> None:
     later = NINE + timedelta(hours=1)
     rows = [row("a", 0, 0, 60, 300), row("a", 0, 0, 30, 200, hour=later), row("b", 0, 0, 60, 100, machine="second")]
     assert asked(tmp_path, rows) == {
@@ -86,8 +88,8 @@ def test_machines_and_hours_are_apart(tmp_path: Path) -> None:
     }
 
 
-def test_the_question_has_one_answer(tmp_path: Path) -> None:
-    """Google's reference implementation gives the rows DuckDB gives, and a count by the minute what both give."""
+def test_both_engines_compute_the_same_power(tmp_path: Path) -> None:
+    """DuckDB and Google's reference implementation give the same rows, and a count by minutes in Python agrees."""
     assert lint(MACHINE_HOURS) == []
     dice = random.Random(20261125)
     rows = []
@@ -158,13 +160,13 @@ def settings(pools: list[dict[str, Any]], *watts: str | int, more: dict[str, Any
     ],
 )
 def test_a_pool_counts_only_if_its_lines_name_measured_machines(lines: dict[str, str], machines: tuple[str, ...] | None) -> None:
-    """Those its lines name; a pool of machines none of which is measured, or that may be of others as well, is of no use."""
+    """A pool counts if its lines can name only this bill's machines and at least one of them is measured."""
     found = find_measured(settings([lines], "measured", 650))
     assert (found.resource_ids, found.of_pool) == (("box0",), (("p0", machines),) if machines else ())
 
 
-def test_without_a_measured_machine_there_is_nothing_to_find() -> None:
-    """A number of watts needs no question."""
+def test_a_machine_with_configured_watts_is_not_measured() -> None:
+    """If the power is configured in watts, nothing has to be measured."""
     fixed = settings([{"resource": "box0"}], 650)
     assert (find_measured(fixed).resource_ids, find_measured(fixed).of_pool, is_measured(fixed.billing[0])) == ((), (), False)
     assert is_measured(settings([], 650, "measured").billing[0])

@@ -1,4 +1,4 @@
-"""What a line says of itself: tags, units, machines, selectors."""
+"""Normalized values of bill lines: tags, units, machines and selectors."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_flat_objects_of_texts_keep_every_key_and_value(tags: dict[str, str]) ->
 
 
 @given(st.text())
-def test_no_text_at_all_breaks_the_reading_of_tags(text: str) -> None:
+def test_any_text_can_be_read_as_tags_without_an_error(text: str) -> None:
     kept = canonical_tags(text)
     assert kept is None or all(v is None or isinstance(v, str) for v in json.loads(kept).values())
 
@@ -107,7 +107,7 @@ def test_a_machine_is_described_by_the_line_first(
 
 
 def test_the_lists_next_to_the_code_are_consistent() -> None:
-    """Every machine has a size and a name of its own; currencies are three letters, and a pseudo currency is none."""
+    """Every machine has a size and a unique name. Currencies have three letters, and pseudo currencies are not among them."""
     machines = instance_types()
     assert len(machines) > 150
     assert all(
@@ -121,7 +121,7 @@ def test_the_lists_next_to_the_code_are_consistent() -> None:
     assert not {"MC", "XXX", "XTS", "BTC"} & set(codes)
 
 
-def test_selectors_name_rows_and_null_is_never_named(tmp_path: Path) -> None:
+def test_selectors_match_values_and_never_null(tmp_path: Path) -> None:
     texts = {
         "service_name": "Amazon EC2", "sub_account_id": "1", "billing_account_id": "payer", "region_id": "us-1",
         "resource_id": "/SUBSCRIPTIONS/A", "resource_key": "/subscriptions/a", "charge_category": "Usage", "tags": '{"team":"ml","a.\\"b":"x"}',

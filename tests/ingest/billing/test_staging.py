@@ -1,4 +1,4 @@
-"""Rows while they are staged: what is asked of them comes back to the row it was asked of."""
+"""Staged rows: answers of SQL about them return to the right rows."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from runspend.ingest.billing.billing_lines import write_lines
 from runspend.ingest.billing.memory_budget import room_of
 from runspend.ingest.billing.staging import Staged, delivered_fields
 
-# More than DuckDB hands to one thread at a time, so that it could mix them up.
+# more than DuckDB gives one thread at a time, so it could mix up their order
 ROWS = 400_000
 
 
 def stage_numbered(staged: Staged, file_index: int, rows: int, **more: pa.Array) -> None:
-    """So many rows of October, each with its number as its cost, and `more` columns."""
+    """Stage so many rows of October with `more` columns. The cost of each row is its number."""
     start = dt.datetime(2026, 10, 1, tzinfo=dt.timezone.utc)
     given = {
         "billed_cost": pa.arange(0, rows).cast(pa.decimal128(19)).cast(pa.decimal128(38, 22)),
@@ -35,7 +35,7 @@ def stage_numbered(staged: Staged, file_index: int, rows: int, **more: pa.Array)
     staged.add(file_index, pa.table({f.name: given[f.name] if f.name in given else pa.nulls(rows, f.type) for f in delivered_fields()}))
 
 
-def test_answers_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
+def test_answers_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
     with Staged(tmp_path) as staged:
         stage_numbered(staged, 0, ROWS)
         staged.con.execute("create temp table odd as select unnest(range(1, 2000, 2)) as number")
@@ -63,8 +63,8 @@ def test_lines_have_the_ids_of_their_own_rows_and_the_files_that_were_chosen(tmp
 
 
 @pytest.mark.parametrize("file_indexes", [[0, 1], [1]])
-def test_ids_of_rows_that_all_differ_are_what_sql_says_of_them(tmp_path: Path, file_indexes: list[int]) -> None:
-    """Of all rows, and of those of some files; hashes that begin with zeros are among them."""
+def test_ids_of_rows_that_all_differ_are_those_that_sql_computes(tmp_path: Path, file_indexes: list[int]) -> None:
+    """This holds for all rows and for those of some files. Some hashes begin with zeros."""
     with Staged(tmp_path) as staged:
         for file_index in range(2):
             stage_numbered(staged, file_index, 2000, resource_id=pa.array([f"i-{file_index}-{n}" for n in range(2000)]).dictionary_encode())
@@ -100,7 +100,10 @@ def test_a_currency_is_one_of_the_codes_and_nothing_like_one(tmp_path: Path, cod
 
 @pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
 def test_deduplication_shortcut_keeps_lines_identical(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept_bytes: int) -> None:
-    """Two files of machines that share one in a thousand, a third of their tags with a run: held in memory, and in mapped files."""
+    """Two files have one machine in a thousand in common, and a part of the tags names a run.
+
+    The columns are in memory or in mapped files.
+    """
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), kept_bytes=kept_bytes))
     rows, found = 60_000, []
     for name, differs in (("plain", columns.nearly_all_differ), ("coded", lambda values: False)):

@@ -1,4 +1,4 @@
-"""Bills in object stores: real servers of S3, Google and Azure for what works, one that misbehaves for what does not."""
+"""Bills in object stores. Real servers of S3, Google and Azure show what works, and a misbehaving server shows how loading fails."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.servers.s3 import S3Server
 
 @dataclass
 class Store:
-    """A bucket of a test's own: where it is, how it is read, how something is put into it."""
+    """A bucket for one test: its address, the settings to read it, and a function that writes objects."""
 
     uri: str
     settings: dict[str, Any]
@@ -71,7 +71,7 @@ def put_s3(server: S3Server, bucket: str, objects: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of files that were fetched from a store, in order."""
+    """The names of files that Runspend fetched from a store, in order."""
     names: list[str] = []
     fetch = places.BucketSource.fetch
 
@@ -98,7 +98,7 @@ def bill_of(*costs: str, period: str = "2026-10") -> bytes:
     return csv_text([row(cost, **month(period)) for cost in costs]).encode()
 
 
-# --- what a store holds is read as a folder is -------------------------------------------------------------------------
+# --- a store is read like a folder ------------------------------------------------------------------------------------
 
 
 def test_only_the_prefix_is_read(tmp_path: Path, store: Store) -> None:
@@ -123,7 +123,7 @@ def test_only_the_prefix_is_read(tmp_path: Path, store: Store) -> None:
 def test_an_az_address_takes_the_account_from_the_connection_string_or_the_endpoint(
     tmp_path: Path, azure_server: AzureServer, secret: str
 ) -> None:
-    """az:// names none: the connection string does, or else the endpoint."""
+    """az:// does not name the account. The connection string does, or else the endpoint."""
     azure_server.create_container(name := f"b-{uuid.uuid4().hex[:12]}")
     azure_server.put(name, {"focus/oct.csv": bill_of("1.00")})
     credentials = azure_server.connection_string if secret == "connection_string" else f"?{azure_server.sas()}"
@@ -171,17 +171,17 @@ def test_doctor_looks_into_a_store(tmp_path: Path, store: Store) -> None:
 
 
 def test_a_folder_marker_of_azure_is_not_a_file(tmp_path: Path, odd: OddStore) -> None:
-    """With a hierarchical namespace, folders are listed as empty blobs; Spark calls them oct.csv."""
+    """With a hierarchical namespace, Azure lists folders as empty blobs. Spark writes folders with names like oct.csv."""
     odd.objects = {"focus/oct.csv": b"", "focus/oct.csv/part-0.csv": bill_of("1.00")}
     bill = odd_bill(tmp_path, odd)
     bill.load()
     assert bill.total() == Decimal(1)
 
 
-# --- a file comes whole, or it is refused ------------------------------------------------------------------------------
+# --- a file is copied whole or refused --------------------------------------------------------------------------------
 
 
-def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_file_is_fetched_in_pieces_with_progress(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     data = csv_text([row(f"{i}.00", ResourceId="i-" + "x" * 20_000) for i in range(1000)]).encode()
     assert len(data) > 20_000_000
     monkeypatch.setattr(places, "TELL_EACH_BYTES", 8_000_000)
@@ -195,8 +195,8 @@ def test_a_large_file_comes_in_pieces_and_says_so(tmp_path: Path, store: Store, 
     assert bill.progress[0] == f"bill: fetching oct.csv, {first}% of {len(data):,} bytes"
 
 
-def test_a_copy_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the piece that broke off; a store that ends one early without an error does not count as whole."""
+def test_an_interrupted_copy_continues_where_it_stopped(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It continues at the piece that broke off. A piece that the store ends early without an error does not count as whole."""
     monkeypatch.setattr("runspend.storage.azure.PIECE_BYTES", 50_000)
     odd.objects = {"focus/oct.csv": bill_of(*[f"{i}.00" for i in range(2000)])}
     cuts = iter([5000, None, 7000])
@@ -228,7 +228,7 @@ def test_a_store_that_keeps_breaking_off_is_unreachable(tmp_path: Path, odd: Odd
         odd_bill(tmp_path, odd).load()
 
 
-def test_a_broken_answer_of_s3_is_taken_up_where_it_stopped(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_answer_of_s3_continues_where_it_stopped(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
     data = bill_of(*[f"{i}.00" for i in range(2000)])
     odd.objects = {"focus/oct.csv": data}
     cuts = iter([5000, 70_000])
@@ -251,7 +251,7 @@ def test_a_broken_answer_of_s3_is_taken_up_where_it_stopped(tmp_path: Path, odd:
 
 @pytest.mark.parametrize(("stamp", "starts"), [("same", [0, 4, 8]), (None, [0, 0, 0])])
 def test_without_a_version_stamp_an_interrupted_copy_starts_again(tmp_path: Path, stamp: str | None, starts: list[int]) -> None:
-    """What comes after the break may be of another file. Broken off for the fourth time, it is given up."""
+    """After the interruption, the rest could be from another file. Runspend gives up after the fourth interruption."""
     asked: list[int] = []
 
     class Breaking(places.BucketSource):
@@ -285,7 +285,7 @@ def test_a_file_that_changes_after_it_was_listed_is_refused(tmp_path: Path, stor
 
 @pytest.mark.parametrize("way", ["condition", "no condition", "gone", "shorter"])
 def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, odd: OddStore, way: str) -> None:
-    """Whether the store knows If-Match or not."""
+    """This holds for stores that check If-Match and for those that ignore it."""
     before, after = bill_of("1.00"), bill_of("2.00")
     odd.objects = {"focus/BILLING_PERIOD=2026-10/oct.csv": before}
 
@@ -310,11 +310,11 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(tmp_path: Path, odd: 
     assert "oct.csv of the bill: it changed while it was copied. Run the load again." in str(outcome.error)
 
 
-# --- what cannot be read, in one sentence, without keys ----------------------------------------------------------------
+# --- errors are one sentence without secrets --------------------------------------------------------------------------
 
 
 def refusal_of(bill: Nights) -> str:
-    """The sentence; nothing of the store's client is in what a traceback would print."""
+    """Return the error's sentence. A printed traceback contains nothing from the store's client library."""
     with pytest.raises(SourceUnreachable) as caught:
         bill.load()
     printed = "".join(traceback.format_exception(caught.value)) + repr(bill.source)
@@ -326,7 +326,7 @@ def refusal_of(bill: Nights) -> str:
     return text
 
 
-def test_a_bucket_that_is_not_there(tmp_path: Path, azure_server: AzureServer) -> None:
+def test_a_missing_container_is_named(tmp_path: Path, azure_server: AzureServer) -> None:
     bill = nights(
         tmp_path,
         f"abfss://gone@{azure_server.account}.dfs.core.windows.net/x",
@@ -353,7 +353,7 @@ def test_credentials_without_rights_are_refused(tmp_path: Path, azure_server: Az
 
 
 @pytest.mark.parametrize("scheme", ["gs", "abfss"])
-def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_reported_with_a_fix(tmp_path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
     uri = {"gs": "gs://bills/x", "abfss": "abfss://bills@acme.dfs.core.windows.net/x"}[scheme]
     text = refusal_of(nights(tmp_path, uri, endpoint="http://127.0.0.1:9/acme", credentials="anonymous"))
@@ -370,7 +370,7 @@ def test_a_server_that_is_not_there(tmp_path: Path, scheme: str, monkeypatch: py
         (200, b"<html>canary</html>", "not in the form of this kind of store"),
     ],
 )
-def test_what_google_answers(
+def test_errors_of_google_are_explained(
     tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, status: int, body: bytes, message: str
 ) -> None:
     monkeypatch.setattr("runspend.storage.google.RETRY_SECONDS", 0)
@@ -397,7 +397,7 @@ def test_an_invalid_key_file_is_refused(tmp_path: Path, held: str | None, messag
     assert message in refusal_of(nights(tmp_path, "gs://bills/x", endpoint="http://127.0.0.1:9", credentials=str(key)))
 
 
-def test_no_account_is_named(tmp_path: Path) -> None:
+def test_an_address_without_an_account_is_refused(tmp_path: Path) -> None:
     assert "no storage account is named" in refusal_of(nights(tmp_path, "az://bills/x", credentials="sv=1&sig=canary"))
 
 
@@ -418,7 +418,7 @@ def test_without_credentials_the_azure_identity_reads(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("variable", "message"), [("AZURE_STORAGE_SAS_TOKEN", "sig=canary"), ("AZURE_STORAGE_ACCOUNT_KEY", "sig=")])
-def test_a_key_of_the_environment_reads(
+def test_a_key_in_the_environment_is_used(
     tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch, variable: str, message: str
 ) -> None:
     monkeypatch.setenv(variable, {"sig=": "Y2FuYXJ5"}.get(message, f"?sv=1&{message}"))
@@ -435,8 +435,8 @@ def test_an_identitys_token_is_not_sent_without_tls(tmp_path: Path, odd: OddStor
     assert odd.asked == []
 
 
-def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The account's own signature goes to the store, and no other server is asked; another key in the environment is not taken."""
+def test_a_key_file_of_google_signs_requests(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests have the account's own signature, and no token server is asked. Another key file in the environment is ignored."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     held = {"type": "service_account", "private_key": pem, "private_key_id": "1", "client_email": "reader@acme.example"}
@@ -459,7 +459,7 @@ def test_a_key_file_of_google_signs(tmp_path: Path, odd: OddStore, monkeypatch: 
     assert json.loads(base64.urlsafe_b64decode(claims + "=="))["iss"] == "reader@acme.example"
 
 
-def test_a_proxy_of_the_environment_is_asked(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_in_the_environment_is_used(tmp_path: Path, odd: OddStore, monkeypatch: pytest.MonkeyPatch) -> None:
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
@@ -473,7 +473,7 @@ def test_a_proxy_of_the_environment_is_asked(tmp_path: Path, odd: OddStore, monk
 
 @pytest.mark.parametrize("credentials", ["sv=1&sig=canary-signature", "anonymous"])
 def test_redirects_of_a_store_are_not_followed(tmp_path: Path, odd: OddStore, credentials: str) -> None:
-    """The address, with its SAS token, would be named to the other one."""
+    """A request to the other server would show it the address with the SAS token."""
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     with serve_odd_store("127.0.0.2") as other:
         other.objects = odd.objects
@@ -498,7 +498,9 @@ def test_a_secret_is_in_no_text_of_the_settings(tmp_path: Path, azure_server: Az
             assert signature not in text
 
 
-def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_environment_do_not_change_the_stores_address(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store.put({"focus/oct.csv": bill_of("1.00")})
     for name, value in {
         "AZURE_STORAGE_ENDPOINT": "http://127.0.0.1:9",
@@ -515,11 +517,11 @@ def test_the_environments_own_variables_do_not_move_the_store(tmp_path: Path, st
     assert bill.total() == Decimal(1)
 
 
-# --- what was loaded before is not fetched again -----------------------------------------------------------------------
+# --- files that were loaded before are not fetched again --------------------------------------------------------------
 
 
 def loaded(bill: Nights, fetched: list[str], **rules: Any) -> tuple[dict[str, str], list[str]]:
-    """One night: what became of each period, and what was fetched for it."""
+    """Load once. Return the state of each period and the names of fetched files."""
     fetched.clear()
     return {p.period: p.state for p in bill.load(**rules).periods}, sorted(fetched)
 
@@ -545,7 +547,7 @@ def test_only_the_month_of_a_new_file_is_fetched(tmp_path: Path, store: Store, f
     assert loaded(bill, fetched)[1] == []
 
 
-def test_a_file_of_the_same_size_is_fetched_when_it_is_another(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+def test_a_changed_file_of_the_same_size_is_fetched(tmp_path: Path, store: Store, fetched: list[str]) -> None:
     store.put({"focus/oct.csv": bill_of("1.00")})
     bill = store.bill(tmp_path, "focus")
     loaded(bill, fetched)
@@ -555,7 +557,7 @@ def test_a_file_of_the_same_size_is_fetched_when_it_is_another(tmp_path: Path, s
 
 
 def test_a_file_that_is_written_again_is_fetched_once(tmp_path: Path, store: Store, fetched: list[str]) -> None:
-    """Azure's ETag is another then; S3's and Google's are the same."""
+    """Writing a file again changes its ETag on Azure, but not on S3 or Google."""
     store.put({"focus/oct.csv": bill_of("1.00")})
     bill = store.bill(tmp_path, "focus")
     loaded(bill, fetched)
@@ -586,7 +588,7 @@ def test_a_refused_version_is_fetched_and_reported_by_each_load(tmp_path: Path, 
     assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
 
 
-def test_a_file_that_has_gone_is_missed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
+def test_a_deleted_file_is_noticed(tmp_path: Path, odd: OddStore, fetched: list[str]) -> None:
     odd.objects = {f"focus/oct-{i}.csv": bill_of(f"{i}.00") for i in (1, 2, 3)}
     bill = odd_bill(tmp_path, odd, delivery="parts")
     loaded(bill, fetched)
@@ -612,8 +614,8 @@ def test_only_the_manifest_of_a_month_in_place_is_fetched(tmp_path: Path, store:
     assert bill.total() == Decimal(3)
 
 
-def test_what_was_loaded_without_stamps_gets_them(tmp_path: Path, store: Store, fetched: list[str]) -> None:
-    """A version from before there were stamps: its files are fetched once more, and nothing else happens."""
+def test_loads_without_version_stamps_gain_them(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+    """An older Runspend stored no version stamps. The files are fetched once more, and nothing else changes."""
     store.put({"focus/oct.csv": bill_of("1.00")})
     bill = store.bill(tmp_path, "focus")
     loaded(bill, fetched)
@@ -625,7 +627,7 @@ def test_what_was_loaded_without_stamps_gets_them(tmp_path: Path, store: Store, 
     assert loaded(bill, fetched) == ({"2026-10": "unchanged"}, [])
 
 
-def test_another_format_looks_at_every_file(tmp_path: Path, store: Store, fetched: list[str]) -> None:
+def test_another_format_fetches_every_file(tmp_path: Path, store: Store, fetched: list[str]) -> None:
     store.put({"focus/oct.csv": bill_of("1.00")})
     bill = store.bill(tmp_path, "focus")
     loaded(bill, fetched)
@@ -649,7 +651,7 @@ def test_wrong_version_stamps_are_found_when_the_file_is_needed(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("etag", ['W/"abc"', ""])
-def test_an_etag_that_vouches_for_nothing_saves_no_fetch(tmp_path: Path, odd: OddStore, fetched: list[str], etag: str) -> None:
+def test_a_weak_or_empty_etag_saves_no_fetch(tmp_path: Path, odd: OddStore, fetched: list[str], etag: str) -> None:
     odd.objects = {"focus/oct.csv": bill_of("1.00")}
     odd.etag = lambda key: etag  # type: ignore[method-assign]
     bill = odd_bill(tmp_path, odd)
@@ -658,8 +660,8 @@ def test_an_etag_that_vouches_for_nothing_saves_no_fetch(tmp_path: Path, odd: Od
     assert "stamp" not in bill.rows("billing_loads")[0]["files"]
 
 
-def test_a_folder_of_this_machine_is_verified_by_each_load(tmp_path: Path) -> None:
-    """Size and time of a file are not a proof of its bytes."""
+def test_a_local_folder_is_verified_by_each_load(tmp_path: Path) -> None:
+    """The size and time of a file do not prove that its bytes are the same."""
     (tmp_path / "bills").mkdir()
     (tmp_path / "bills/oct.csv").write_bytes(bill_of("1.00"))
     bill = nights(tmp_path, tmp_path / "bills")

@@ -1,4 +1,4 @@
-"""Every tag key that is looked for, default or configured, in every spelling its cloud's documentation says a bill gives it."""
+"""Every tag key that Runspend looks for, default or configured, in every spelling that a bill may give it by its cloud's documentation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests import azure_files, gcp_files
 from tests.cur_files import line, write_cur
 from tests.focus_files import nights, row, write_csv
 
-# As the bill of an Athena report spells them: typed from AWS's rules, not computed.
+# Athena's spellings of keys, typed by hand from AWS's rules and not computed.
 SPELLED = {
     "aws:autoscaling:groupName": "aws_autoscaling_group_name",
     "aws:ecs:clusterName": "aws_ecs_cluster_name",
@@ -31,7 +31,7 @@ SPELLED = {
 
 
 def test_a_key_as_a_column_name_follows_the_rules_of_aws() -> None:
-    """An underscore before capitals, small letters, other signs underscores, no two of them together, none at an end."""
+    """Capitals become an underscore and a small letter. Other signs become underscores, without two in a row or one at either end."""
     assert {key: aws_column_name(key) for key in SPELLED} == SPELLED
 
 
@@ -53,7 +53,7 @@ def in_the_column_of_all_tags(key: str) -> str:
 
 
 def cur_lines(tmp_path: Path, spell: Callable[[str], str], keys: Sequence[str], **rules: Any) -> list[dict[str, Any]]:
-    """One line for each key, with that tag alone, in order (each of an account of its own)."""
+    """Load one line per key, each with only that tag and its own account. Return the lines in the order of the keys."""
     rows = [
         line(line_item_usage_account_id=f"{n:012d}", line_item_resource_id=f"vol-{n:017x}", resource_tags=json.dumps({spell(key): f"v{n}"}))
         for n, key in enumerate(keys)
@@ -64,8 +64,8 @@ def cur_lines(tmp_path: Path, spell: Callable[[str], str], keys: Sequence[str], 
 
 
 @pytest.mark.parametrize("spell", [in_cur_2, in_columns_of_athena, in_the_legacy_report, in_the_column_of_all_tags])
-def test_aws_spells_every_key_its_own_way(tmp_path: Path, spell: Callable[[str], str]) -> None:
-    """Sources: "Resource tags columns", "Tags column", "Running Amazon Athena queries"."""
+def test_every_key_is_found_in_every_spelling_of_aws(tmp_path: Path, spell: Callable[[str], str]) -> None:
+    """Sources are AWS's pages "Resource tags columns", "Tags column" and "Running Amazon Athena queries"."""
     keys = [*RUN_TAG_KEYS[:4], *JOB_TAG_KEYS, *ATTACHED_TAG_KEYS, *GROUP_TAG_KEYS, "CostCenter"]
     dimensions = DimensionSettings(cost_center=["line.tag.CostCenter"])
     for n, (key, found) in enumerate(zip(keys, cur_lines(tmp_path, spell, keys, dimensions=dimensions), strict=True)):
@@ -82,14 +82,17 @@ def test_aws_spells_every_key_its_own_way(tmp_path: Path, spell: Callable[[str],
             assert found["line_cost_center"] == value
 
 
-def test_a_pool_names_tags_as_people_set_them(tmp_path: Path) -> None:
-    """`tag.NodeGroup` in a selector is the same tag as in `keys`."""
+def test_a_pool_names_tags_as_users_set_them(tmp_path: Path) -> None:
+    """`tag.NodeGroup` in a selector means the same tag as in `keys`."""
     pool = Pool(name="gpu", runs={"tracking": "prod"}, lines={"tag.NodeGroup": "v*"})
     assert [found["pool_key"] for found in cur_lines(tmp_path, in_cur_2, ["NodeGroup", "Node"], pools=[pool])] == ["gpu", None]
 
 
-def test_azure_keeps_the_case_someone_typed(tmp_path: Path) -> None:
-    """Names of tags are not case-sensitive, and cost reports show the case they were given. Source: "Use tags to organize your Azure resources"."""
+def test_keys_on_azure_are_found_in_any_case(tmp_path: Path) -> None:
+    """Names of tags are not case-sensitive, and cost reports keep the case that a user typed.
+
+    Source: "Use tags to organize your Azure resources".
+    """
     tagged = [
         '"MLflow_Run_ID": "r1"',
         '"mlflow_run_id": "r2"',
@@ -117,7 +120,7 @@ def write_azure(tmp_path: Path, rows: Sequence[dict[str, str]]) -> Path:
     return path
 
 
-def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path) -> None:
+def test_keys_on_google_are_found_in_lower_case_and_as_labels_of_pods(tmp_path: Path) -> None:
     """Sources: "Labels overview" (keys), "View cluster costs breakdown" (k8s-label/); Databricks "Monitor usage using tags" (clusterid)."""
     tagged = [
         ("mlflow-runid", "r1"),
@@ -144,7 +147,10 @@ def test_google_has_small_letters_and_a_prefix_for_labels_of_pods(tmp_path: Path
 
 
 def test_a_key_that_is_on_the_bill_is_not_another_spelling(tmp_path: Path) -> None:
-    """Outside Azure `Team` and `team` are two tags where both are there; one key is one group, the closest."""
+    """Outside Azure, `Team` and `team` are two tags if the bill has both.
+
+    A key that the bill has in two spellings gives one group, by the closest.
+    """
     rows = [
         row(f"{n + 1}.00", Tags=json.dumps(tagged))
         for n, tagged in enumerate(({"Team": "a"}, {"team": "b"}, {"cluster_id": "c"}, {"ClusterId": "c"}))

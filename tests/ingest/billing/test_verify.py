@@ -1,4 +1,4 @@
-"""What is refused of a file before anybody reads its rows."""
+"""Damaged and oversized files are refused before Runspend reads their rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_cut_gzip_is_refused_wherever_it_is_cut(tmp_path: Path, keep: int) -> 
 
 
 def test_limits_hold_while_a_file_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ratio is judged while unpacking, so that a bomb never reaches the disk."""
+    """Runspend checks the ratio while it unpacks, so a decompression bomb never fills the disk."""
     monkeypatch.setattr(verify, "RATIO_FROM_BYTES", 4 << 20)
     path = tmp_path / "x.csv.gz"
     path.write_bytes(gzip.compress(b"1234567,\n" * 20_000_000, 9))
@@ -62,7 +62,7 @@ def test_long_lines_below_the_limit_pass_across_chunks(tmp_path: Path) -> None:
     assert check(path).bytes == 2 * ((15 << 20) + 1)
 
 
-def test_a_stated_size_is_held_against_the_file(tmp_path: Path) -> None:
+def test_a_file_of_another_size_than_stated_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(b"a,b\n")
     with pytest.raises(SourceRefused, match="has 4 bytes, but the manifest states 5"):

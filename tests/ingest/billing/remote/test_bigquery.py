@@ -1,7 +1,7 @@
-"""The billing export read from BigQuery itself: months as files, and only those that have new rows.
+"""Read the billing export from BigQuery: each month becomes a file, and only months with new rows are read again.
 
-Emulator: the tests with `bigquery_server` ask `bqemulator` over REST. What it has not (partitions by arrival, a table that grows
-between two questions, limits and rights) is asked of a fake client behind `connect`. None of this has been seen on Google's own.
+Tests with `bigquery_server` use the emulator `bqemulator` over REST. A fake client behind `connect` shows what the emulator lacks:
+partitions by arrival, a table that grows between two queries, limits and rights. None of this ran against Google's BigQuery.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TYPES = {"string": "STRING", "double": "FLOAT64", "timestamp[us, tz=UTC]": "TIME
 
 
 def fields(kinds: Any) -> list[Any]:
-    """BigQuery's schema for Arrow fields."""
+    """Return BigQuery's schema for these Arrow fields."""
     import pyarrow as pa
     from google.cloud.bigquery import SchemaField
 
@@ -49,7 +49,7 @@ def fields(kinds: Any) -> list[Any]:
 
 
 class Table:
-    """A table of the server that rows are appended to, as Google does."""
+    """A table on the server to which tests append rows, as Google does."""
 
     def __init__(self, server: BigQueryServer, dataset: str, schema: Any = SCHEMA) -> None:
         from google.cloud import bigquery
@@ -67,7 +67,7 @@ class Table:
 
 
 def fetched(bill: Nights) -> list[str]:
-    """The months the last night read."""
+    """Return the months that the last load read."""
     last = [line for line in bill.progress if "reading" in line]
     bill.progress.clear()
     return sorted(line.split("billing_period=")[1][:7] for line in last)
@@ -101,13 +101,13 @@ def test_a_table_loads_exactly_and_a_month_is_read_again_only_for_new_rows(bigqu
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "unchanged"}
     assert (fetched(bill), bill.store) == ([], before)
 
-    # Weeks later: usage of October on October's invoice, exported in November.
+    # Weeks later, usage of October is exported in November, on October's invoice.
     table.append([gcp("2", "2026-10-31T22:00:00Z", "202610") | {"export_time": "2026-11-20T05:00:00Z"}])
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "loaded", "2026-11": "unchanged"}
     assert (fetched(bill), bill.total("2026-10"), bill.total("2026-11")) == (["2026-10"], Decimal("2.25"), 4)
     assert bill.store["billing_lines", "2026-11"] is before["billing_lines", "2026-11"]
 
-    # A correction of October on November's invoice.
+    # A correction of October's usage is on November's invoice.
     late = gcp("-1", "2026-10-05T10:00:00Z", "202611", cost_type="adjustment") | {"export_time": "2026-11-21T05:00:00Z"}
     table.append([late])
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "loaded"}
@@ -115,7 +115,7 @@ def test_a_table_loads_exactly_and_a_month_is_read_again_only_for_new_rows(bigqu
     assert {(line["billed_cost"], line["charge_class"]) for line in bill.lines("2026-11")} == {(4, None), (-1, "Correction")}
 
 
-def test_what_a_new_warehouse_reads_is_what_is_there(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
+def test_two_new_warehouses_read_the_same_rows(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     table = Table(bigquery_server, "again")
     rows = [gcp(f"0.{n:02d}", f"2026-10-05T{n:02d}:00:00Z") for n in range(1, 20)] + [gcp("0.05"), gcp("0.05")]
     table.append(rows)
@@ -196,7 +196,7 @@ def test_a_missing_table_is_reported_with_a_fix(bigquery_server: BigQueryServer,
 
 
 class FakeClient:
-    """Answers the two questions from a list of rows, and remembers how they were asked."""
+    """A client that answers the two queries from a list of rows, and records how it was asked."""
 
     def __init__(self, rows: Sequence[dict[str, Any]], **description: Any) -> None:
         self.rows = list(rows)
@@ -245,7 +245,7 @@ def of_fake(tmp_path: Path, uri: str = "bigquery://my-project/billing/export") -
     return nights(tmp_path, uri, format="gcp")
 
 
-def test_a_month_nothing_was_added_to_is_not_asked_for_again(fake: FakeClient, tmp_path: Path) -> None:
+def test_a_month_without_new_rows_is_not_read_again(fake: FakeClient, tmp_path: Path) -> None:
     bill = of_fake(tmp_path)
     bill.load()
     fake.asked.clear()
@@ -259,7 +259,7 @@ def test_a_month_nothing_was_added_to_is_not_asked_for_again(fake: FakeClient, t
     assert [load["delivered_at"] for load in bill.rows("billing_loads", "2026-10")] == [datetime(2026, 10, 5, 15, tzinfo=timezone.utc)]
 
 
-def test_every_question_only_reads_has_a_limit_and_a_label(fake: FakeClient, tmp_path: Path) -> None:
+def test_every_query_only_reads_and_has_a_limit_and_a_label(fake: FakeClient, tmp_path: Path) -> None:
     of_fake(tmp_path).load()
     assert len(fake.asked) == 3
     for sql, config in fake.asked:
@@ -267,7 +267,7 @@ def test_every_question_only_reads_has_a_limit_and_a_label(fake: FakeClient, tmp
         assert (config.maximum_bytes_billed, config.labels) == (1 << 40, {"runspend": "bill"})
     listing = fake.asked[0][0]
     assert "invoice.month" in listing and "max(export_time)" in listing and "cost" not in listing
-    assert "seller_name" not in fake.asked[1][0]  # a column that this table does not have
+    assert "seller_name" not in fake.asked[1][0]  # this table does not have that column
 
 
 def test_rows_that_arrive_between_two_queries_wait_for_the_next_load(fake: FakeClient, tmp_path: Path) -> None:
@@ -280,18 +280,18 @@ def test_rows_that_arrive_between_two_queries_wait_for_the_next_load(fake: FakeC
     assert bill.total("2026-10") == 106
 
 
-def test_a_month_that_does_not_come_whole_is_refused_and_the_old_one_stays(fake: FakeClient, tmp_path: Path) -> None:
+def test_a_month_that_changes_while_it_is_read_is_refused_and_the_old_rows_stay(fake: FakeClient, tmp_path: Path) -> None:
     bill = of_fake(tmp_path)
     bill.load()
     fake.rows.append(gcp("5") | {"export_time": "2026-11-20T05:00:00Z"})
-    fake.grows_by = [gcp("7") | {"export_time": "2026-11-20T05:00:00Z"}]  # at the same moment as the newest that was counted
+    fake.grows_by = [gcp("7") | {"export_time": "2026-11-20T05:00:00Z"}]  # exported at the same moment as the newest row that was counted
     states = {p.period: (p.state, str(p.error)) for p in bill.load().periods}
     assert states["2026-10"][0] == "refused" and "it has 5 rows where 4 were counted, so it changed" in states["2026-10"][1]
     assert states["2026-11"][0] == "unchanged"
     assert (bill.total("2026-10"), bill.total("2026-11")) == (6, 4)
 
 
-def test_of_a_table_by_day_of_arrival_only_the_months_days_are_read(fake: FakeClient, tmp_path: Path) -> None:
+def test_only_the_months_days_of_a_table_partitioned_by_arrival_are_read(fake: FakeClient, tmp_path: Path) -> None:
     fake.description["time_partitioning"] = SimpleNamespace(field=None)
     of_fake(tmp_path).load()
     (listing, _), (sql, config), _ = fake.asked
@@ -301,7 +301,7 @@ def test_of_a_table_by_day_of_arrival_only_the_months_days_are_read(fake: FakeCl
     assert given["first"] == given["last"] == datetime(2026, 10, 5, 15, tzinfo=timezone.utc)
 
 
-def test_rows_without_a_month_of_an_invoice_are_set_aside(fake: FakeClient, tmp_path: Path) -> None:
+def test_rows_without_a_month_of_an_invoice_are_quarantined(fake: FakeClient, tmp_path: Path) -> None:
     fake.rows.append(gcp("5") | {"invoice": {"month": None}})
     bill = of_fake(tmp_path)
     bill.load()
