@@ -1,6 +1,6 @@
-"""AWS Cost and Usage Reports: every delivery and spelling of them, what line item types mean, and the traps of bill ingestion.
+"""AWS Cost and Usage Reports: every delivery and spelling, the meaning of line item types, and traps of bill ingestion.
 
-Tests of traps state the totals that a bill must have. What holds for bills of every format is tested with FOCUS.
+Tests of traps state the totals that a bill must have. Rules for bills of every format are tested with FOCUS.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 
 
 def loaded(tmp_path: Path, lines: Sequence[Mapping[str, str]], **source: Any) -> Nights:
-    """A bill of one CSV, loaded once; whatever happened is what the test asserts."""
+    """Load a bill of one CSV once. Tests check what happened."""
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", lines), format="aws-cur", **source)
     bill.load()
     return bill
@@ -82,12 +82,12 @@ def reservation_fee(cost: str, unused: str, upfront: str = "0", **other: str) ->
 
 
 def tags(**given: str) -> str:
-    """Tags as a CSV of CUR 2.0 has them."""
+    """Return tags as a CSV of CUR 2.0 spells them."""
     return json.dumps(given, separators=(",", ":"))
 
 
 def hours(first: datetime, count: int) -> list[dict[str, str]]:
-    """The time columns of so many hours from `first`."""
+    """Return the time columns of so many hours from `first`."""
     starts = [first + timedelta(hours=n) for n in range(count)]
     return [
         {
@@ -100,19 +100,19 @@ def hours(first: datetime, count: int) -> list[dict[str, str]]:
 
 
 def without(lines: Sequence[Mapping[str, str]], *columns: str) -> list[dict[str, str]]:
-    """The lines of an export that was asked for without some columns."""
+    """Return the lines of an export that lacks some columns."""
     return [{name: value for name, value in each.items() if name not in columns} for each in lines]
 
 
 PLAN_HOUR = [covered("1.006", "0.6036"), negation("-1.006"), plan_fee("0.70", "0.70", "0.6036")]
 
 
-# --- exports without the columns that tell of commitments ------------------------------------------------------------------
+# --- exports without the columns about commitments -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("write", ["quick", "slow"])
 def test_a_fee_whose_unused_part_the_export_does_not_state_is_reported(tmp_path: Path, write: str) -> None:
-    """Without the report, the unused part of the plan would be missing from all sums unnoticed."""
+    """If Runspend did not report them, all sums would silently lack the unused part of the plan."""
     given = {"line_item_line_item_description": "two\nlines"} if write == "slow" else {}
     lines = [*PLAN_HOUR, plan_fee("0.70", "0.70", "0.60"), reservation_fee("44.64", "1.44"), line("Usage", "1", **given)]
     path = tmp_path / "cur.csv"
@@ -175,7 +175,7 @@ MEANINGS = [
 
 
 def by_account(bill: Nights) -> list[dict[str, Any]]:
-    """The lines of a bill by their account, of which each has its own: in the order of `in_accounts`."""
+    """Return the lines of a bill in the order of `in_accounts`, where each line has its own account."""
     return sorted(bill.lines(), key=lambda found: str(found["sub_account_id"]))
 
 
@@ -183,14 +183,14 @@ def in_accounts(items: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     return [{**item, "line_item_usage_account_id": f"{n:012}"} for n, item in enumerate(items)]
 
 
-def test_a_line_item_type_means(tmp_path: Path) -> None:
+def test_each_line_item_type_has_its_category_and_costs(tmp_path: Path) -> None:
     bill = loaded(tmp_path, in_accounts(item for item, _ in MEANINGS))
     for found, (item, (category, frequency, correction, *amounts)) in zip(by_account(bill), MEANINGS, strict=True):
         assert (found["charge_category"], found["charge_frequency"], found["charge_class"]) == (category, frequency, correction), item
         assert [found[name] for name in ("billed_cost", "effective_cost", "list_cost")] == [Decimal(a) for a in amounts], item
 
 
-def test_commitments_are_named_on_what_they_cover_and_what_they_leave_unused(tmp_path: Path) -> None:
+def test_commitments_are_named_on_covered_usage_and_on_their_unused_part(tmp_path: Path) -> None:
     lines = [covered("2", "1"), plan_fee("5", "5", "3"), discounted("1"), reservation_fee("4", "1", "2"), line("Usage", "7")]
     found = [
         tuple(
@@ -217,7 +217,7 @@ def test_a_cost_that_the_report_does_not_state_is_null_and_counted(tmp_path: Pat
     assert [r["null_effective_count"] for r in bill.rows("billing_loads")] == [1]
 
 
-def test_what_a_line_says_of_its_place_and_machine(tmp_path: Path) -> None:
+def test_a_line_has_its_place_and_machine(tmp_path: Path) -> None:
     [found] = loaded(tmp_path, [line(bill_invoice_id="42", pricing_rate_code="SKU1.T.R", pricing_public_on_demand_rate="32.77")]).lines()
     given = {
         "billing_account_id": "012345678901", "sub_account_id": "000000000042", "invoice_id": "42", "invoice_issuer_name": "Amazon Web Services, Inc.",
@@ -261,7 +261,7 @@ SPOT = {
 
 
 def test_spot_is_recognized_by_usage_type(tmp_path: Path) -> None:
-    """EC2's SpotUsage, and Spot as a word of any other service's usage type."""
+    """The usage type is EC2's SpotUsage, or another service's with the word Spot in it."""
     bill = loaded(tmp_path, in_accounts(line(line_item_usage_type=usage) for usage in SPOT))
     assert [found["pricing_category"] for found in by_account(bill)] == list(SPOT.values())
 
@@ -320,7 +320,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Nights:
 
 @pytest.mark.parametrize("name", ["legacy.csv", "legacy.csv.gz", "athena.parquet", "two.csv", "two.csv.gz", "two.parquet"])
 def test_every_spelling_and_kind_of_file_gives_the_same_lines(tmp_path: Path, expected: Nights, name: str) -> None:
-    """The lines of a CUR 2.0 CSV, but for tags, whose keys are left as each report has them."""
+    """They equal the lines of a CUR 2.0 CSV, except that each report spells the keys of tags in its own way."""
     spelled = {"legacy": legacy, "athena": athena, "two": list}[name.split(".")[0]](TAGGED)
     bill = nights(tmp_path, write_cur(tmp_path / name, spelled))
     assert only(bill.load()).state == "loaded"
@@ -373,7 +373,7 @@ def test_parts_their_order_and_the_time_zone_do_not_change_the_lines(tmp_path: P
         if run:
             room = replace(room_of(None), part_bytes=3_000 * run, share_rows=5 * run, asked_rows=7 * run, kept_bytes=0)
             monkeypatch.setattr(staging, "room_of", lambda memory, room=room: room)
-        if run % 2:  # once per combination, answers kept for the shares and files to come
+        if run % 2:  # ask once per combination, and keep answers for later shares and files
             for name in ("LEAST_ROWS", "FEW", "FEW_VALUES"):
                 monkeypatch.setattr(distinct, name, 1)
         shuffled = rng.sample(lines, len(lines))
@@ -389,7 +389,7 @@ def test_parts_their_order_and_the_time_zone_do_not_change_the_lines(tmp_path: P
 
 
 def test_times_with_a_zone_in_parquet_are_the_same_rows_in_every_time_zone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This holds for rows that are set aside too: their reasons have times in UTC."""
+    """Rows that are set aside are also the same, with times in UTC in their reasons."""
     first = datetime(2026, 10, 1, tzinfo=timezone.utc)
     lines = [line("Usage", f"{n}.5", **hour) for n, hour in enumerate(hours(first, 3))]
     lines.append(line("Usage", "7", line_item_usage_start_date="1970-01-01T00:00:00Z"))
@@ -414,7 +414,7 @@ def test_times_with_a_zone_in_parquet_are_the_same_rows_in_every_time_zone(tmp_p
 
 
 def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether SQL sees every row or each combination of values once: the same lines, of rows that become none, one or two."""
+    """SQL sees every row, or each combination of values once. The lines are the same, also for rows that become none or two."""
     path = write_cur(tmp_path / "cur.csv", [*TAGGED, line("Usage", "one"), line(line_item_currency_code="?")] * 2)
     found = []
     for least_rows in (1, 10**9):
@@ -430,8 +430,8 @@ def test_asking_once_per_combination_finds_the_same_lines(tmp_path: Path, monkey
     assert (found[0][0].num_rows, found[0][1].num_rows) == (2 * 9, 4)
 
 
-def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> None:
-    """A sum over rows, or rows joined with rows, cannot be computed row by row; a look-up can."""
+def test_a_query_that_compares_rows_sees_all_rows(tmp_path: Path) -> None:
+    """A sum over rows, or a join of rows with rows, needs all rows. A join with a list of values does not."""
     rows = pa.table({"kind": pa.array(["a", "b", "b"]).dictionary_encode(), "row_number": pa.array([1, 2, 3], pa.int64())})
     queries = {
         "select kind, row_number from bill": True,
@@ -449,8 +449,8 @@ def test_a_query_that_looks_at_other_rows_is_asked_of_all(tmp_path: Path) -> Non
     assert "kind" in reported["select kind, row_number from bill"]["kind"]  # type: ignore[index]
 
 
-def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path) -> None:
-    """A line break inside quotes and a blank last line send a file the slow way."""
+def test_the_slow_reader_finds_the_same_lines(tmp_path: Path) -> None:
+    """A line break inside quotes and a blank last line make Runspend use the slow reader."""
     lines = [*TAGGED, line(line_item_line_item_description="two\nlines")]
     found = []
     for name, text in (("fast", csv_text([*TAGGED, line(line_item_line_item_description="two lines")])), ("slow", csv_text(lines) + "\n")):
@@ -461,7 +461,7 @@ def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_read_slowly_does_not_change_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next file is begun while one is staged: whatever way each takes, each of its rows is there once."""
+    """Runspend begins the next file while it stages one. With either reader, each row counts once."""
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), part_bytes=1_000, share_rows=3))
     described = {part: [f"{part}{' ' if part % 2 else chr(10)}{n}" for n in range(9)] for part in range(5)}
     for part, texts_of_part in described.items():
@@ -475,7 +475,7 @@ def test_a_file_that_is_read_slowly_does_not_change_the_others(tmp_path: Path, m
 
 
 def deliver(root: Path, execution: str, lines: Sequence[Mapping[str, str]], at: datetime, period: str = "2026-10", **parts: Any) -> Path:
-    """A CUR 2.0 export of one period as Data Exports lays it out; `execution` is empty where files are overwritten."""
+    """Write a CUR 2.0 export of one period in the layout of Data Exports. If files are overwritten, `execution` is empty."""
     folder = "/".join(part for part in ("exports/cur/data", f"BILLING_PERIOD={period}", execution) if part)
     names = []
     for n in range(parts.get("count", 2)):
@@ -498,8 +498,8 @@ def test_an_overwritten_export_is_what_its_manifest_names(tmp_path: Path) -> Non
     assert bill.total() == Decimal("10.50")
 
 
-def test_of_several_executions_the_newest_counts(tmp_path: Path) -> None:
-    """Create-new delivery: the month is there once per execution."""
+def test_only_the_newest_of_several_executions_counts(tmp_path: Path) -> None:
+    """With create-new delivery, the folder has the month once per execution."""
     for n, cost in enumerate(("15.00", "12.50", "13.00")):
         deliver(
             tmp_path / "in",
@@ -524,7 +524,7 @@ def test_a_newer_execution_with_a_file_missing_leaves_the_month(tmp_path: Path) 
 
 
 def test_the_header_counts_if_the_manifest_names_fewer_columns(tmp_path: Path, samples: Path) -> None:
-    """25e: the manifest names 57 columns, the CSV has 196: the header wins."""
+    """The manifest names 57 columns, and the CSV has 196."""
     named = json.loads(next((samples / "cur_legacy_nise").rglob("mlcur-Manifest.json")).read_text())["columns"]
     bill = nights(tmp_path, samples / "cur_legacy_nise/bucket")
     outcome = only(bill.load(), "2026-09")
@@ -546,8 +546,8 @@ def test_the_header_counts_if_the_manifest_names_fewer_columns(tmp_path: Path, s
     assert only(bill.load(), "2026-09").state == "unchanged"
 
 
-def test_the_legacy_assembly_of_before_is_not_added(tmp_path: Path, samples: Path) -> None:
-    """Reports that are not overwritten keep an older assembly beside the newest, each with its manifest."""
+def test_an_older_legacy_assembly_is_not_added(tmp_path: Path, samples: Path) -> None:
+    """If reports are not overwritten, an older assembly stays next to the newest, each with its manifest."""
     month_folder = "cur/mlcur/20260901-20261001"
     shutil.copytree(samples / "cur_legacy_nise/bucket", tmp_path / "in", copy_function=shutil.copyfile)
     for path in [tmp_path / "in", *(tmp_path / "in").rglob("*")]:
@@ -565,7 +565,7 @@ def test_the_legacy_assembly_of_before_is_not_added(tmp_path: Path, samples: Pat
 
 
 def test_a_legacy_manifest_names_the_assembly_that_counts_at_any_file_times(tmp_path: Path) -> None:
-    """A copy (`cp -r`) has the times of copying. Earlier assemblies count if the newest is not complete."""
+    """A copy made with `cp -r` has new file times. Earlier assemblies count if the newest is not complete."""
     folder = "cur/mlcur/20261001-20261101"
     for assembly, cost, days in (("aaaa", "5.00", 2), ("bbbb", "6.00", 3), ("cccc", "7.00", 1)):
         write_csv(tmp_path / "in" / folder / assembly / "mlcur-1.csv.gz", legacy([line("Usage", cost)]))
@@ -584,7 +584,7 @@ def test_a_legacy_manifest_names_the_assembly_that_counts_at_any_file_times(tmp_
 
 
 def test_executions_are_ordered_by_their_names_not_by_file_times(tmp_path: Path) -> None:
-    """Create-new folders of CUR 2.0 begin with when the execution began."""
+    """A create-new folder of CUR 2.0 has a name that begins with the time of its execution."""
     for n, name in enumerate(("2026-11-02T12:34:56.789Z-aaa", "2026-11-03T00:00:00.000Z-aaa", "2026-11-01T12:34:56.789Z-zzz")):
         deliver(tmp_path / "in", name, [line("Usage", str(n + 1)), line("Usage", "10")], NOW - timedelta(days=9 - n))
     bill = nights(tmp_path, tmp_path / "in")
@@ -593,7 +593,7 @@ def test_executions_are_ordered_by_their_names_not_by_file_times(tmp_path: Path)
 
 
 def test_parts_of_the_same_bytes_that_one_manifest_names_both_count(tmp_path: Path) -> None:
-    """Each of as many charges. A part that is named twice is one part; without a manifest a copy is a copy."""
+    """Each part has as many charges. A part that is named twice is one part. Without a manifest, the second file is a copy."""
     folder = tmp_path / "in/20261001-20261101"
     for name in ("p1.csv.gz", "p2.csv.gz"):
         write_cur(folder / name, [line("Usage", "0.05")] * 3)
@@ -640,7 +640,7 @@ def test_a_real_month_before_and_after_its_invoice_has_the_total_of_each(tmp_pat
         write_bytes(tmp_path / "in" / name, (samples / "koku" / name).read_bytes(), at=NOW - timedelta(days=days))
         bill.load()
         lines = bill.lines("2023-06")
-        # Covered by a Savings Plan: what 30 NOK would have cost is the list price, and the plan's share of it the cost.
+        # Covered by a Savings Plan: the list price is what 30 NOK of usage would cost, and the cost is the plan's share.
         assert (len(lines), {each["billing_currency"] for each in lines}) == (3, {"NOK"})
         assert [bill.total("2023-06", c) for c in ("list_cost", "billed_cost", "effective_cost")] == [
             Decimal(30),
@@ -710,7 +710,7 @@ def test_an_upfront_fee_is_billed_once_and_used_all_year(tmp_path: Path) -> None
     assert tuple(sum(pair[i] for pair in by_month.values()) for i in (0, 1)) == (Decimal("8760.00"), Decimal("8760.00"))
 
 
-def test_hours_are_those_of_usage_alone(tmp_path: Path) -> None:
+def test_only_usage_has_hours(tmp_path: Path) -> None:
     lines = [
         *PLAN_HOUR,
         discounted("0.18", line_item_usage_amount="3"),
@@ -738,7 +738,7 @@ def test_split_cost_allocation_rows_charge_nothing(tmp_path: Path) -> None:
     bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", lines))
     assert only(bill.load()).extra["skip_reasons"]["split cost allocation"] == 3
     assert both(bill) == (Decimal("10.00"), Decimal("10.00"))
-    assert sorted(each["effective_cost"] for each in bill.lines()) == [4, 6]  # of the node's line: tests/ingest/billing/test_cost_splits.py
+    assert sorted(each["effective_cost"] for each in bill.lines()) == [4, 6]  # parts of the node: test_cost_splits.py
 
 
 def test_a_split_row_that_charges_is_set_aside_not_lost(tmp_path: Path) -> None:
@@ -779,7 +779,7 @@ def test_marketplace_lines_are_in_the_bill(tmp_path: Path) -> None:
 
 
 def test_nineteen_decimals_of_a_real_report_are_kept(tmp_path: Path, samples: Path) -> None:
-    """Its rows are one field short of its header; with the last name left out they load."""
+    """The rows of the sample are one field shorter than its header, so the test drops the last name."""
     header, *rows = (samples / "koku/test_cur.csv").read_text().splitlines()
     text = "\n".join([header.rpartition(",")[0], *rows])
     bill = nights(tmp_path, write_bytes(tmp_path / "cur.csv", text.encode()))
@@ -855,13 +855,13 @@ def test_the_cost_of_a_line_with_unreadable_tags_is_kept(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("named", ["resource_tags", "tags"])
 def test_empty_tags_in_one_column_do_not_hide_those_in_the_other(tmp_path: Path, named: str) -> None:
-    """CUR 2.0 has two columns of tags; an empty map is not a value."""
+    """CUR 2.0 has two columns of tags, and an empty map is not a value."""
     given = {"resource_tags": "{}", "tags": "{}", named: tags(user_mlflow_run_id=RUN)}
     [found] = loaded(tmp_path, [line(**given)]).lines()
     assert (json.loads(found["tags"]), found["run_tag"]) == ({"user_mlflow_run_id": RUN}, RUN)
 
 
-def test_ids_stay_texts_and_words_for_nothing_are_nothing(tmp_path: Path) -> None:
+def test_ids_stay_strings_and_words_for_null_are_null(tmp_path: Path) -> None:
     given = {"bill_payer_account_id": "0099999999999", "product_sku": "1E5", "line_item_resource_id": "i-A"}
     nothing = [line(**given, product_region_code=word) for word in ("NULL", "null", "(null)", "", "nan")]
     text = "\ufeff" + csv_text([*nothing, line(**{**given, "line_item_resource_id": "i-a"}, resource_tags='{"user_team":"NULL"}')]) + "\n"
@@ -951,7 +951,7 @@ def test_any_net_amount_means_that_costs_are_net(tmp_path: Path, parts: list[lis
 
 @pytest.mark.parametrize(("kind", "is_by_manifest"), [("csv", True), ("csv.gz", False), ("parquet", True), ("parquet", False)])
 def test_a_part_of_zero_net_costs_follows_the_other_parts_of_its_month(tmp_path: Path, kind: str, is_by_manifest: bool) -> None:
-    """The discount's own lines cost nothing net. In a month without net costs zeros say nothing."""
+    """Lines of the discount itself cost nothing net. In a month without net costs, zeros do not mean that costs are net."""
     off = line("EdpDiscount", "-2", **{**NET, "line_item_net_unblended_cost": "0"})
     names = [f"cur-{n}.{kind}" for n in range(4)]
     for name, lines in zip(names, [[off], [USED_NET], [off, off], [RESERVED_NET]], strict=True):
@@ -979,8 +979,8 @@ def test_consecutive_parts_of_zero_net_costs_are_each_read_again(tmp_path: Path,
     assert (load.error, both(bill), len(bill.lines())) == (None, (Decimal(8), Decimal(13)), 8)
 
 
-def test_tags_that_differ_in_case_are_two_whichever_way_a_file_is_read(tmp_path: Path) -> None:
-    """A line break in a field makes a file that is read slowly; a row that is set aside keeps every column by its name."""
+def test_tags_that_differ_in_case_are_two_with_either_reader(tmp_path: Path) -> None:
+    """A line break in a field makes Runspend use the slow reader. A row that is set aside keeps every column by name."""
     tagged = line(resource_tags='{"user_Team": "a", "user_team": "b"}', line_item_line_item_description="one\ntwo")
     bill = loaded(tmp_path, legacy([tagged, {**tagged, "line_item_unblended_cost": "?"}]))
     [found], [aside] = bill.lines(), bill.rows("billing_quarantine")
@@ -990,7 +990,7 @@ def test_tags_that_differ_in_case_are_two_whichever_way_a_file_is_read(tmp_path:
 
 
 def test_a_file_damaged_behind_a_row_that_is_set_aside_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The row is looked up in a file whose end no share has reached."""
+    """Runspend looks up the row in a file that it has not yet read to the end."""
     monkeypatch.setattr(staging, "room_of", lambda memory: replace(room_of(memory), part_bytes=1))
     path = write_cur(tmp_path / "cur.csv", [line(), line("Usage", "?"), *[line()] * 20])
     path.write_bytes(path.read_bytes()[:-60])
@@ -1004,8 +1004,8 @@ def test_a_row_without_net_price_has_its_net_effective_cost(tmp_path: Path) -> N
     assert both(bill) == (Decimal(9), Decimal(14))
 
 
-def test_discounts_are_negative_usage_in_the_view_without_net_columns(tmp_path: Path) -> None:
-    """A private discount counts once: as separate lines, or in the net costs of the lines it is for."""
+def test_discounts_are_negative_usage_without_net_columns(tmp_path: Path) -> None:
+    """A private discount counts once: as separate lines, or in the net costs of the discounted lines."""
     without = loaded(tmp_path / "a", [line("Usage", "10.00"), line("EdpDiscount", "-2.00")])
     net = loaded(tmp_path / "b", [line("Usage", "10.00", **{**NET, "line_item_net_unblended_cost": "8.00"}), line("EdpDiscount", "-2.00", **{**NET, "line_item_net_unblended_cost": "0"})])  # fmt: skip
     assert both(without) == both(net) == (Decimal("8.00"), Decimal("8.00"))
@@ -1015,7 +1015,7 @@ def test_discounts_are_negative_usage_in_the_view_without_net_columns(tmp_path: 
 
 
 def test_the_same_month_as_cur_and_as_focus_costs_the_same(tmp_path: Path) -> None:
-    """Per resource, run and hour: the effective cost that runs are charged."""
+    """The effective cost that runs get is the same per resource, run and hour."""
     runs = {"i-00000000000000001": RUN, "i-00000000000000002": "f" * 32}
     cur, focus = [], []
     for n, hour in enumerate(hours(datetime(2026, 10, 5, tzinfo=timezone.utc), 24)):
@@ -1047,8 +1047,8 @@ def test_the_same_month_as_cur_and_as_focus_costs_the_same(tmp_path: Path) -> No
     assert found[0] == found[1] and len(found[0]) == 48
 
 
-def test_no_column_of_the_mapping_is_unknown_to_the_report() -> None:
-    """Every spelling belongs to one column."""
+def test_no_spelling_belongs_to_two_columns() -> None:
+    """Each spelling belongs to only one column."""
     from runspend.ingest.billing.formats.aws_cur import KINDS
 
     [kind] = KINDS

@@ -38,17 +38,17 @@ def loaded(tmp_path: Path, rows: Sequence[Mapping[str, str]], name: str = "bill.
 
 
 def each_its_own(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    """The rows, each of a subscription of its own."""
+    """Return the rows, each with its own subscription."""
     return [{**row, "SubscriptionId": f"{n:012}"} for n, row in enumerate(rows)]
 
 
 def in_order(bill: Nights) -> list[dict[str, Any]]:
-    """The lines of a bill in the order of their subscriptions."""
+    """Return the lines of a bill in the order of their subscriptions."""
     return sorted(bill.lines(), key=lambda line: str(line["sub_account_id"]))
 
 
 def set_aside(bill: Nights) -> list[dict[str, Any]]:
-    """The rows in quarantine, as they stood in the file."""
+    """Return the quarantined rows in the order of the file."""
     return sorted(bill.rows("billing_quarantine"), key=lambda row: int(row["row_number"]))
 
 
@@ -59,7 +59,7 @@ def sums(lines: Sequence[Mapping[str, Any]], by: str, column: str) -> dict[Any, 
     return dict(found)
 
 
-# --- the headers exports have had -------------------------------------------------------------------------------------
+# --- headers of past and present exports --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_an_unknown_currency_code_sets_every_row_aside(tmp_path: Path, samples: 
     assert bill.total("2020-09") == 0
 
 
-def test_a_file_without_a_currency_is_refused_until_the_source_says_it(tmp_path: Path, samples: Path) -> None:
-    """Runspend does not guess a currency. Rows of this file have a field less than its header, which is refused too; here they get it."""
+def test_a_file_without_a_currency_is_refused_until_the_source_states_one(tmp_path: Path, samples: Path) -> None:
+    """Runspend does not guess a currency. The sample's rows have one field less than its header, so the test adds it."""
     header, *rows = (samples / "azure_export/opencost_Template.csv").read_text(encoding="utf-8").splitlines()
     place = write_bytes(
         tmp_path / "bill.csv", "\n".join([header, *(f"{row}," if len(next(csv.reader([row]))) == 10 else row for row in rows), ""]).encode()
@@ -204,7 +204,7 @@ def test_days_are_inclusive_and_months_come_first(tmp_path: Path) -> None:
 
 
 def test_days_of_parquet_may_be_instants_in_utc(tmp_path: Path) -> None:
-    """As Spark writes them; CSV made of such a file shows the zone."""
+    """Spark writes days in this way, and a CSV made of such a file has the zone."""
     (tmp_path / "in").mkdir()
     days = {"Date": 5, "BillingPeriodStartDate": 1, "BillingPeriodEndDate": 31}
     instants = {name: datetime(2026, 10, day, tzinfo=timezone.utc) for name, day in days.items()}
@@ -254,7 +254,7 @@ def test_points_between_day_and_month_are_read_in_localized_files_alone(tmp_path
     assert [line["charge_date"] for line in bill.lines("2021-02")] == [date(2021, 2, 3)]
 
 
-# --- actual and amortised cost ------------------------------------------------------------------------------------------
+# --- actual and amortized cost ------------------------------------------------------------------------------------------
 
 RESERVED = {
     "PricingModel": "Reservation",
@@ -270,7 +270,7 @@ BOUGHT = {
     "ConsumedService": "",
     "MeterCategory": "Virtual Machines",
 }
-# In both exports.
+# lines that both exports have
 ORDINARY = [
     cost("10.00"),
     cost("4.00", PricingModel="Spot"),
@@ -293,12 +293,12 @@ AMORTIZED = [
     cost("60.36", **PLANNED),
     cost("9.64", ChargeType="UnusedSavingsPlan", ResourceId=PLANNED["BenefitId"], **PLANNED),
 ]
-# 10 + 4 + 2.50 + 1.90 - 0.01 are in both; only billed is 8760 + 70 - 60, only effective is 18 + 6 + 60.36 + 9.64.
+# Both exports have 10 + 4 + 2.50 + 1.90 - 0.01. Only billed cost has 8760 + 70 - 60, and only effective cost 18 + 6 + 60.36 + 9.64.
 BILLED, EFFECTIVE = Decimal("8788.39"), Decimal("112.39")
 
 
 def test_spot_and_low_priority_machines_are_dynamic(tmp_path: Path) -> None:
-    """By pricing model, or by the meter where the model says on demand; an event meter that only sounds like it is not."""
+    """Their pricing model says so, or their meter if the model says on demand. An event meter with a similar name does not count."""
     rows = [
         cost("1.00", PricingModel="Spot"),
         cost("2.00", MeterName="NC6s v3 Low Priority"),
@@ -385,8 +385,8 @@ def test_the_manifest_says_which_file_is_which_else_the_path(place: str, stated:
     assert azure.label(place, stated, list(COST)) == label
 
 
-def test_amortized_cost_that_comes_and_goes_makes_versions(tmp_path: Path) -> None:
-    """The rows of one file depend on the files beside it, so the version does."""
+def test_adding_or_removing_amortized_cost_makes_a_version(tmp_path: Path) -> None:
+    """The rows of a file depend on the files next to it, so the version does too."""
     actual, amortized = tmp_path / "in/actual.csv", tmp_path / "in/amortized.csv"
     write_bytes(actual, text(ACTUAL).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")
@@ -438,7 +438,7 @@ def test_a_month_that_only_actual_cost_has_loses_nothing_to_another_months_amort
 
 
 def test_a_subscription_that_only_actual_cost_names_keeps_its_rows(tmp_path: Path) -> None:
-    """Actual cost of the whole account, amortised cost of one subscription."""
+    """The file of actual cost covers the whole account, and the file of amortized cost only one subscription."""
     write_bytes(tmp_path / "in/actual.csv", text([*ACTUAL, cost("5.00", SubscriptionId="another")]).encode())
     write_bytes(tmp_path / "in/amortized.csv", text([row | {"SubscriptionId": SUBSCRIPTION.upper()} for row in AMORTIZED]).encode())
     bill = nights(tmp_path, tmp_path / "in", format="azure")
@@ -447,7 +447,7 @@ def test_a_subscription_that_only_actual_cost_names_keeps_its_rows(tmp_path: Pat
     assert load.extra["warnings"]["actual_cost_without_amortized"] == ["2026-10"]
 
 
-def test_two_actual_files_of_one_account_and_day_are_still_asked_about(tmp_path: Path) -> None:
+def test_two_actual_files_of_one_account_and_day_are_still_refused(tmp_path: Path) -> None:
     folder = both(tmp_path)
     write_bytes(folder / "actual/again.csv", text([*ACTUAL, cost("0.01")]).encode())
     bill = nights(tmp_path, folder, format="azure")
@@ -457,7 +457,7 @@ def test_two_actual_files_of_one_account_and_day_are_still_asked_about(tmp_path:
     assert "actual/oct.csv" in str(refused.error)
 
 
-def test_the_newest_of_each_kind_counts_where_files_are_versions(tmp_path: Path) -> None:
+def test_with_delivery_versions_the_newest_file_of_each_kind_counts(tmp_path: Path) -> None:
     at = datetime(2026, 11, 1, tzinfo=timezone.utc)
     for day, factor in ((1, "1.00"), (2, "2.00")):
         write_bytes(
@@ -495,7 +495,7 @@ UNITS = [
 
 
 def test_quantities_are_single_units_and_prices_are_for_blocks(tmp_path: Path) -> None:
-    """A VM of a whole day has Quantity 24, for every size of the block; 100 Hours times 24 would be 100 machines."""
+    """A VM that runs all day has Quantity 24 for every block size. 24 times 100 Hours would be 100 machines."""
     bill = loaded(tmp_path, each_its_own([cost("1.00", UnitOfMeasure=unit) for unit, *_ in UNITS]))
     for line, (unit, consumed, hours, priced) in zip(in_order(bill), UNITS, strict=True):
         assert (line["consumed_quantity"], line["consumed_unit"]) == (Decimal(24), consumed)
@@ -562,7 +562,7 @@ def test_an_invalid_quantity_is_counted_and_the_cost_is_kept(tmp_path: Path) -> 
 
 
 def test_an_old_export_without_units_or_pricing_models(tmp_path: Path) -> None:
-    """A fee is one by its reservation, and a price is for one unit."""
+    """A purchase counts as a commitment's fee if it has a reservation, and a price is for one unit."""
     fee = {**BOUGHT, "PricingModel": "", "ReservationId": "r1"}
     write_bytes(tmp_path / "in/actual.csv", text([cost("3.00"), cost("90.00", ChargeType="Purchase", **fee)]).encode())
     write_bytes(tmp_path / "in/amortized.csv", text([cost("3.00", UnitOfMeasure="", PayGPrice="0.25"), cost("2.00", **RESERVED)]).encode())
@@ -595,7 +595,7 @@ def test_small_and_long_costs_are_kept_to_the_last_decimal(tmp_path: Path) -> No
     assert bill.total() == sum((Decimal(a) for a in amounts), Decimal(0))
 
 
-# --- what lines say -----------------------------------------------------------------------------------------------------------
+# --- values of lines ------------------------------------------------------------------------------------------------------
 
 RUN = "00000000000000000000000000000000"
 
@@ -619,7 +619,7 @@ def test_tags_without_braces_name_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blank", [b"", b"\n", b"\n\n\n", b"\r\n"])
-def test_one_resource_in_two_cases_is_one_and_ids_stay_texts(tmp_path: Path, blank: bytes) -> None:
+def test_one_resource_in_two_cases_is_one_and_ids_stay_strings(tmp_path: Path, blank: bytes) -> None:
     rows = [
         cost("1.00", ResourceId=VM.upper(), BillingAccountId="0012345678", MeterId="1E5", SubscriptionName="NULL"),
         cost("1.00", ResourceId=VM, BillingAccountId="0012345678", MeterId="1E5", SubscriptionName="(null)"),
@@ -676,7 +676,7 @@ def test_a_pool_may_name_a_scale_set_or_its_machine(tmp_path: Path, named: str) 
 
 
 METERS = [
-    # category and subcategory of the meter, of the service
+    # category and subcategory of the meter; category and subcategory of the service
     ("Virtual Machines", "", "Compute", "Virtual Machines"),
     ("virtual machines", "", "Compute", "Virtual Machines"),
     ("Storage", "", "Storage", None),
@@ -697,7 +697,7 @@ def test_meters_have_categories(tmp_path: Path) -> None:
 
 
 def test_no_meter_is_listed_twice() -> None:
-    """It would double the rows of that meter."""
+    """A second entry would double the rows of that meter."""
     query = files("runspend.ingest.billing.formats").joinpath("azure.sql").read_text(encoding="utf-8")
     block = query.split("values", 1)[1].split("\n),", 1)[0]
     meters = [line.strip().lstrip("(").split("', ")[0] for line in block.splitlines() if line.strip().startswith("(")]
@@ -753,7 +753,7 @@ def test_costs_may_be_doubles_in_one_part_and_decimals_in_the_next(tmp_path: Pat
 
 
 def focus_rows(samples: Path, version: str) -> list[dict[str, str]]:
-    """Two rows in every column that Azure lists for a version of its FOCUS export."""
+    """Return two rows in every column that Azure lists for a version of its FOCUS export."""
     listed = json.loads((samples / f"focus_metadata/FocusCost_{version}.json").read_text(encoding="utf-8-sig"))
     header = [column["ColumnName"] for column in listed["Columns"]]
     filled = {
@@ -816,7 +816,7 @@ def test_a_focus_export_with_cost_exports_of_the_same_days_is_refused(tmp_path: 
 
 
 def test_only_the_named_lines_count_and_the_others_are_summed_not_lost(tmp_path: Path) -> None:
-    """DBUs are on the Azure bill and on the bill of Databricks: they are taken from the latter."""
+    """The Azure bill and the Databricks bill both have DBUs. Runspend takes them from the Databricks bill."""
     dbu = {"MeterCategory": "Azure Databricks", "UnitOfMeasure": "1", "ResourceId": "/subscriptions/s/w/1"}
     rows = [cost("6.00", Tags='"ClusterId":"0103-1"'), cost("4.00", **dbu), cost("0.50", **dbu)]
     bill = loaded(tmp_path, rows, only={"tag.ClusterId": "*"})
@@ -835,6 +835,6 @@ def test_only_the_named_lines_count_and_the_others_are_summed_not_lost(tmp_path:
     assert {line["scope"] for line in bill.lines()} == {None}
 
 
-def test_a_look_without_loading_counts_both_exports_once(tmp_path: Path) -> None:
+def test_doctor_counts_both_exports_once(tmp_path: Path) -> None:
     found = probe_source(nights(tmp_path, both(tmp_path), format="azure").source)
     assert (found["billed"], found["rows"], found["problems"]) == ({"EUR": BILLED}, 12, [])

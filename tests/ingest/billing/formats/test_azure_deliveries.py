@@ -1,4 +1,4 @@
-"""Runs of Azure exports: per scope, type and month the newest complete one counts, and overlapping scopes are refused."""
+"""Runs of Azure exports: the newest complete run counts per scope, type and month, and overlapping scopes are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BOUGHT = {"ChargeType": "Purchase", "ResourceId": "", **RESERVED}
 
 
 def test_export_runs_that_are_kept_side_by_side_count_once(tmp_path: Path) -> None:
-    """Each run is the month to date: the newest counts, independent of its folder's name and of the time of the copy."""
+    """Each run is the month to date. The newest counts, independent of its folder's name and its file times."""
     newest = write_run(tmp_path, "daily", "a", [cost("10.00"), cost("2.50")], submitted=SECOND, parts=2, packed=True)
     write_run(tmp_path, "daily", "b", [cost("10.00"), cost("5.00")], submitted=FIRST)
     bill = nights(tmp_path, tmp_path / "exports", format="azure")
@@ -29,7 +29,7 @@ def test_export_runs_that_are_kept_side_by_side_count_once(tmp_path: Path) -> No
     assert only(bill.load()).tables == {}
     shutil.rmtree(newest)
     refused = only(bill.load())
-    assert refused.state == "refused", "the older run is no replacement"
+    assert refused.state == "refused", "the older run does not replace it"
     assert "before the version in place" in str(refused.error)
     assert bill.total() == Decimal("12.50")
 
@@ -70,7 +70,7 @@ def test_an_incomplete_newest_run_falls_back_to_the_one_before_and_is_reported(t
     assert (outcome.state, bill.total()) == ("loaded", Decimal(11))
     assert why in str(outcome.error)
     again = only(bill.load())
-    assert (again.state, bill.total()) == ("refused", Decimal(11)), "told every night"
+    assert (again.state, bill.total()) == ("refused", Decimal(11)), "reported by every load"
     assert again.tables == {} or list(again.tables) == ["billing_loads"]
 
 
@@ -87,7 +87,7 @@ def test_an_incomplete_run_leaves_the_good_one_before_it(tmp_path: Path) -> None
     write_bytes(parts / "part_2_0001.csv", kept)
     write_bytes(parts / "part_9_0001.csv", kept.replace(b"1.00", b"9.00"))
     load = bill.load()
-    assert (only(load).state, bill.total()) == ("loaded", Decimal(11)), "a file no manifest names is not read"
+    assert (only(load).state, bill.total()) == ("loaded", Decimal(11)), "a file that no manifest names is not read"
     assert [name for name in load.extra["ignored_files"] if "part_9" in name]
 
 
@@ -107,7 +107,7 @@ def test_a_manifest_cut_in_half_alone_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_older_of_two_exports_of_one_scope_is_not_added(tmp_path: Path) -> None:
-    """A daily export and one of last month, or an export made again: the newest run of the scope counts."""
+    """Two exports have the same scope, such as a daily export and one of last month. Only the newest run of the scope counts."""
     write_run(tmp_path, "daily", "a", [cost("0.05")] * 3 + [cost("0.20")], submitted=FIRST)
     write_run(
         tmp_path, "last-month", "a", [cost("0.05")] * 3 + [cost("0.25")], submitted=SECOND, scope=f"/subscriptions/{SUBSCRIPTION.upper()}"
@@ -137,8 +137,8 @@ def test_two_subscriptions_side_by_side_add_up(tmp_path: Path) -> None:
     assert bill.total() == Decimal(5)
 
 
-def test_the_run_that_is_broken_falls_back_alone(tmp_path: Path) -> None:
-    """A broken run of one export takes nothing from another."""
+def test_only_the_export_with_a_broken_run_falls_back(tmp_path: Path) -> None:
+    """A broken run of one export does not affect another export."""
     write_run(tmp_path, "one", "a", [cost("1.00")], submitted=FIRST)
     write_run(tmp_path, "one", "b", [cost("1.50")], submitted=THIRD, wrong={"dataRowCount": 9})
     write_run(tmp_path, "two", "a", [cost("2.00", SubscriptionId="two")], submitted=FIRST, scope="/subscriptions/two")
@@ -162,7 +162,7 @@ def test_a_subscription_and_the_account_above_it_are_refused(tmp_path: Path, kin
     assert f"{kind} of {account.lower()}" in message
     assert f"{kind} of /subscriptions/{SUBSCRIPTION}" in message
     assert "these charges would count twice. Point billing[].uri at one of the exports" in message
-    assert only(bill.load()).state == "refused", "told every night"
+    assert only(bill.load()).state == "refused", "reported by every load"
 
 
 def test_a_focus_export_with_a_cost_export_of_the_same_scope_is_refused(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_focus_export_with_a_cost_export_of_the_same_scope_is_refused(tmp_path
 
 
 def test_actual_and_amortized_exports_side_by_side_are_one_bill(tmp_path: Path) -> None:
-    """Each keeps its own runs; what the manifests call them decides, not the names of the folders."""
+    """Each export has its own runs. Its kind is decided by the manifest, not by the names of folders."""
     actual = [cost("10.00"), cost("0", **RESERVED), cost("90.00", **BOUGHT)]
     amortized = [cost("10.00"), cost("3.00", **RESERVED), cost("1.00", ChargeType="UnusedReservation", **RESERVED)]
     write_run(tmp_path, "x-amortized", "a", actual, submitted=FIRST, type="ActualCost")
@@ -199,17 +199,17 @@ def test_actual_and_amortized_exports_side_by_side_are_one_bill(tmp_path: Path) 
     assert (bill.total(), bill.total(column="effective_cost")) == (Decimal(105), Decimal(14))
 
 
-def test_exports_with_the_same_bytes_are_actual_and_amortized_all_the_same(tmp_path: Path) -> None:
-    """Without commitments the two are equal."""
+def test_exports_with_the_same_bytes_count_as_actual_and_amortized(tmp_path: Path) -> None:
+    """Without commitments, both exports are equal."""
     for kind in ("ActualCost", "AmortizedCost"):
         write_run(tmp_path, kind, "a", [cost("10.00"), cost("10.00")], submitted=FIRST, type=kind)
     bill = nights(tmp_path, tmp_path, format="azure")
     bill.load()
     assert (bill.total(), bill.total(column="effective_cost"), len(bill.lines())) == (Decimal(20), Decimal(20), 2)
-    assert not [line for line in bill.progress if "without" in line], "both are there"
+    assert not [line for line in bill.progress if "without" in line], "both exports were read"
 
 
-def test_months_of_one_export_are_loaded_apart(tmp_path: Path) -> None:
+def test_months_of_one_export_are_loaded_separately(tmp_path: Path) -> None:
     write_run(tmp_path, "daily", "a", [cost("10.00")], submitted=FIRST)
     write_run(tmp_path, "daily", "a", [cost("3.00", **november())], submitted="2026-11-06T04:05:06.1234567Z", month="20261101-20261130")
     bill = nights(tmp_path, tmp_path, format="azure")
@@ -228,7 +228,7 @@ def test_a_month_that_is_delivered_empty_is_refused_until_confirmed(tmp_path: Pa
 
 
 def test_the_manifest_of_a_real_export_is_read(tmp_path: Path, samples: Path) -> None:
-    """It is of 2021, without a run's time or the export's scope; here with a file of so many rows, and of other bytes."""
+    """The manifest is from 2021 and lacks the run's time and the export's scope. The test writes a file with the stated number of rows."""
     manifest = json.loads((samples / "koku/azure_manifest.json").read_text())
     [blob] = manifest["blobs"]
     assert (blob["byteCount"], blob["dataRowCount"]) == (423869, 490)

@@ -1,4 +1,4 @@
-"""Bills of format `databricks`: usage times prices, as exported files and in place through a SQL warehouse (a fake one)."""
+"""Bills of format `databricks`: usage multiplied by prices, from exported files or read in place through a fake SQL warehouse."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def details(line: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_row_has_the_price_of_its_time_and_no_other(tmp_path: Path, kind: str) -> None:
-    """10 DBU at 0.50 are 5.00 in one line, not 9.00 in two."""
+    """10 DBU at 0.50 cost 5.00 in one line, not 9.00 in two."""
     prices = [list_price("0.40", "2026-01-01T00:00:00Z", "2026-03-01T00:00:00Z"), list_price("0.50", "2026-03-01T00:00:00Z")]
     dbu = bill(tmp_path, [usage("10", "2026-03-10T10:00:00Z")], prices, kind)
     dbu.load()
@@ -72,7 +72,7 @@ def test_a_row_has_the_price_of_its_time_and_no_other(tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize("table", ["list_prices", "account_prices"])
 def test_a_price_begins_with_its_start_and_ends_before_its_end(tmp_path: Path, table: str) -> None:
-    """The end of the usage decides: at the very start of a price it is that price."""
+    """The end of the usage decides. Usage that ends exactly when a price starts has that price."""
     price = list_price if table == "list_prices" else account_price
     prices = [price("0.40", "2026-01-01T00:00:00Z", "2026-10-10T12:00:00Z"), price("0.50", "2026-10-10T12:00:00Z")]
     dbu = bill(
@@ -91,7 +91,7 @@ def test_a_price_begins_with_its_start_and_ends_before_its_end(tmp_path: Path, t
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_corrected_usage_is_summed_with_its_reversal(tmp_path: Path, kind: str) -> None:
-    """10 − 10 + 8 DBU at 0.50 are 4.00; 5.00 without corrections, 9.00 without what was taken back."""
+    """10 − 10 + 8 DBU at 0.50 cost 4.00. Without corrections they would cost 5.00, and without the retraction 9.00."""
     rows = [usage("10"), usage("-10", record_type="RETRACTION"), usage("8", record_type="RESTATEMENT")]
     dbu = bill(tmp_path, rows, kind=kind)
     dbu.load()
@@ -102,7 +102,7 @@ def test_corrected_usage_is_summed_with_its_reversal(tmp_path: Path, kind: str) 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_prices_of_the_account_come_before_public_ones(tmp_path: Path, kind: str) -> None:
-    """A line says which it used, and that a public price makes an estimate; the public price stays the list cost of both."""
+    """Each line names its price list. A public price makes the cost an estimate, and it is the list cost of both lines."""
     other = {"sku_name": "PREMIUM_ALL_PURPOSE_COMPUTE"}
     write(tmp_path / "bills" / f"account_prices.{kind}", [account_price("0.36")])
     dbu = bill(tmp_path, [usage("10"), usage("10", **other)], [list_price("0.50"), list_price("0.70", effective="0.60", **other)], kind)
@@ -115,7 +115,7 @@ def test_prices_of_the_account_come_before_public_ones(tmp_path: Path, kind: str
     assert (details(public)["x_cost_is_estimate"], details(public)["x_price_from"]) == (True, "list_prices")
 
 
-def test_a_discount_is_taken_off_public_prices_alone(tmp_path: Path) -> None:
+def test_a_discount_reduces_only_public_prices(tmp_path: Path) -> None:
     write(tmp_path / "bills" / "account_prices.csv", [account_price("0.36")])
     other = {"sku_name": "PREMIUM_ALL_PURPOSE_COMPUTE"}
     prices = {"from": "account_prices", "else": "list", "discount": "18%"}
@@ -133,7 +133,7 @@ def test_a_discount_is_taken_off_public_prices_alone(tmp_path: Path) -> None:
     assert details(public)["x_discount"] == "0.18"
 
 
-def test_public_prices_alone_can_be_asked_for_and_prices_of_the_account_be_insisted_on(tmp_path: Path) -> None:
+def test_a_bill_may_use_only_public_prices_or_only_prices_of_the_account(tmp_path: Path) -> None:
     write(tmp_path / "bills" / "account_prices.csv", [account_price("0.36")])
     rows = [usage("10"), usage("10", sku_name="OTHER")]
     prices = [list_price("0.50"), list_price("0.70", sku_name="OTHER")]
@@ -151,7 +151,7 @@ def test_public_prices_alone_can_be_asked_for_and_prices_of_the_account_be_insis
 
 
 def test_a_price_in_another_currency_gives_no_list_cost(tmp_path: Path) -> None:
-    """Costs of one line are in one currency: of euros and dollars the list cost stays empty."""
+    """All costs of a line have one currency. With prices in euros and dollars, the list cost stays empty."""
     write(tmp_path / "bills" / "account_prices.csv", [account_price("0.36", currency_code="EUR")])
     dbu = bill(tmp_path, [usage("10")])
     dbu.load()
@@ -164,8 +164,8 @@ def test_a_price_in_another_currency_gives_no_list_cost(tmp_path: Path) -> None:
     )
 
 
-def test_usage_without_a_price_is_set_aside_and_says_so(tmp_path: Path) -> None:
-    """By SKU, cloud, unit and time alike: each of the four differs once."""
+def test_usage_without_a_price_is_set_aside_with_the_reason(tmp_path: Path) -> None:
+    """A price must match in SKU, cloud, unit and time. Each quarantined row differs in one of them."""
     rows = [
         usage("1"),
         usage("2", sku_name="NEW_SKU"),
@@ -191,7 +191,7 @@ def test_usage_without_a_price_is_set_aside_and_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("same_file", [True, False])
 def test_two_prices_for_one_time_are_refused(tmp_path: Path, same_file: bool) -> None:
-    """Either would be right by itself; both would charge the usage twice."""
+    """Each price would be right alone. Both together would charge the usage twice."""
     first, second = list_price("0.40", "2026-01-01T00:00:00Z"), list_price("0.50", "2026-03-01T00:00:00Z")
     dbu = bill(tmp_path, [usage()], [first, second] if same_file else [first])
     if not same_file:
@@ -205,7 +205,7 @@ def test_two_prices_for_one_time_are_refused(tmp_path: Path, same_file: bool) ->
 
 
 def test_prices_of_other_keys_do_not_overlap_and_equal_rows_count_once(tmp_path: Path) -> None:
-    """Of another cloud, unit or account; a second copy of the same row is not a second price."""
+    """Prices of another cloud, unit or account are separate. A second copy of the same row is not a second price."""
     prices = [
         list_price("0.50"),
         list_price("0.51", cloud="GCP"),
@@ -248,7 +248,7 @@ def test_usage_prices_or_timelines_alone_are_not_a_bill(tmp_path: Path) -> None:
 
 
 def test_a_new_price_list_makes_a_new_version_of_every_month(tmp_path: Path) -> None:
-    """The same list under another name does not; a new discount does."""
+    """Renaming the list does not make a version. A new discount does."""
     write(tmp_path / "bills" / "september.csv", [usage("10", "2026-09-10T10:00:00Z")])
     dbu = bill(tmp_path, [usage("10")])
     dbu.load()
@@ -274,7 +274,7 @@ def test_a_new_price_list_makes_a_new_version_of_every_month(tmp_path: Path) -> 
     assert {p.state for p in dbu.load(source=cheaper).periods} == {"unchanged"}
 
 
-def test_a_price_list_that_is_gone_leaves_the_months_as_they_were(tmp_path: Path) -> None:
+def test_a_missing_price_list_leaves_the_months_as_they_were(tmp_path: Path) -> None:
     dbu = bill(tmp_path, [usage("10")])
     dbu.load()
     (tmp_path / "bills" / "list_prices.csv").unlink()
@@ -284,7 +284,7 @@ def test_a_price_list_that_is_gone_leaves_the_months_as_they_were(tmp_path: Path
 
 
 def test_a_pool_named_with_blanks_is_part_of_the_version_next_to_a_price_list(tmp_path: Path) -> None:
-    """What the price list adds to the settings' key cuts nothing else off."""
+    """The version's key includes the price list and still contains the whole pool."""
     from runspend.config.settings import Pool
 
     dbu = bill(tmp_path, [usage("10")])
@@ -297,7 +297,10 @@ def test_a_pool_named_with_blanks_is_part_of_the_version_next_to_a_price_list(tm
 
 
 def test_long_quantities_and_prices_are_multiplied_exactly(tmp_path: Path) -> None:
-    """18 decimals times 8, the discount before; rounded once, at 22 places, half away from zero."""
+    """A quantity with 18 decimals is multiplied by a price with 8, after the discount.
+
+    The product is rounded once, to 22 decimals, half away from zero.
+    """
     dbu = bill(
         tmp_path,
         [usage("1.166666666666666667"), usage("-0.333333333333333333"), usage("1E-15"), usage("98765432.000000000000000001")],
@@ -335,12 +338,12 @@ def test_any_product_is_the_decimal_one(engine: Any, quantity: int, price: int) 
     assert got == EXACT.multiply(a, b).quantize(Decimal(1).scaleb(-22), ROUND_HALF_UP, context=EXACT)
 
 
-# --- what a line says --------------------------------------------------------------------------------------------------
+# --- values of lines ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_structs_and_json_strings_give_the_same_focus_columns(tmp_path: Path, kind: str) -> None:
-    """The same from structs and maps as from JSON strings."""
+    """Columns may be structs and maps or JSON strings."""
     metadata = {
         "cluster_id": CLUSTER,
         "job_id": "7",
@@ -388,7 +391,7 @@ def test_structs_and_json_strings_give_the_same_focus_columns(tmp_path: Path, ki
 
 
 PRODUCTS = [
-    # product, metadata of the usage, id, type and name of the resource, category
+    # product; metadata of the usage; id, type and name of the resource; category
     ("ALL_PURPOSE", {"cluster_id": "c", "notebook_id": "n"}, ("c", "Cluster", None), "Analytics"),
     ("JOBS", {"job_id": "7", "job_name": "train", "job_run_id": "8"}, ("7", "Job", "train"), "Analytics"),
     ("INTERACTIVE", {"notebook_id": "n", "notebook_path": "/x"}, ("n", "Notebook", "/x"), "Analytics"),
@@ -435,15 +438,15 @@ def test_regions_clouds_and_generative_models_are_recognized(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_run_id_in_a_custom_tag(tmp_path: Path, kind: str) -> None:
-    """Tags of Databricks name the run."""
+def test_a_custom_tag_names_the_run(tmp_path: Path, kind: str) -> None:
+    """A custom tag on Databricks names the run."""
     dbu = bill(tmp_path, [usage("2", tags={"mlflow_run_id": "r1"}), usage("3")], kind=kind)
     dbu.load()
     assert {line["run_tag"]: line["billed_cost"] for line in dbu.lines()} == {"r1": Decimal("1.00"), None: Decimal("1.50")}
 
 
 def test_invalid_tags_lose_no_money(tmp_path: Path) -> None:
-    """A key twice or a nested object is counted, and its cost stays."""
+    """A duplicate key and a nested object are counted, and the costs stay."""
     write(
         tmp_path / "bills" / "usage.csv",
         [
@@ -468,8 +471,8 @@ def aliases(dbu: Nights) -> list[tuple[str | None, str | None]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_line_knows_the_tasks_of_its_job_run(tmp_path: Path, kind: str) -> None:
-    """The timeline has a row per hour and task; the line stays one line."""
+def test_a_line_has_the_tasks_of_its_job_run(tmp_path: Path, kind: str) -> None:
+    """The timeline has one row per hour and task. The line is not multiplied."""
     write(
         tmp_path / "bills" / f"tasks.{kind}",
         [*task_run("901", "815", hours=3), *task_run("902", "815"), *task_run("816", "816"), *task_run("77", "42")],
@@ -494,7 +497,10 @@ def test_a_task_of_another_workspace_is_another_task(tmp_path: Path) -> None:
 
 
 def test_a_job_run_has_the_number_of_its_workspace(tmp_path: Path) -> None:
-    """Unless the export lacks the workspace. A job that a custom tag names keeps its name: virtual machines have the same tag."""
+    """The number has the workspace as its prefix, unless the export lacks it.
+
+    A job that a custom tag names keeps its name, because virtual machines have the same tag.
+    """
     rows = [
         usage("1", metadata={"job_run_id": "815"}),
         usage("2", metadata={"job_run_id": "815"}, workspace_id="9999"),
@@ -510,7 +516,7 @@ def test_a_job_run_has_the_number_of_its_workspace(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("other", "found"), [("c-2", "901 950"), ("c-1", "901")])
 def test_a_notebook_that_a_notebook_calls_belongs_to_the_only_job_of_its_cluster(tmp_path: Path, other: str, found: str) -> None:
-    """On a cluster that two job runs used, it is unknown which of them called it."""
+    """If two job runs used the cluster, it is unknown which of them called the notebook."""
     write(tmp_path / "bills" / "tasks.csv", [*task_run("901", "815", 2, ["c-1"]), *task_run("902", "816", 1, [other])])
     write(
         tmp_path / "bills" / "jobs.csv",
@@ -522,7 +528,7 @@ def test_a_notebook_that_a_notebook_calls_belongs_to_the_only_job_of_its_cluster
 
 
 def ledger(tmp_path: Path, bills: list[Nights], runs: list[dict[str, Any]]) -> dict[str, Decimal]:
-    """What runs cost, or where else the money of these bills is, through the models that the night runs."""
+    """Run the ledger's models over these bills, and return the cost of each run or other target."""
     world: dict[str, list[dict[str, Any]]] = {name: [] for name in INPUTS}
     world["billing_lines"] = [{**line, "source": f"bill-{n}"} for n, loaded in enumerate(bills) for line in loaded.lines()]
     for stated in runs:
@@ -536,8 +542,8 @@ def ledger(tmp_path: Path, bills: list[Nights], runs: list[dict[str, Any]]) -> d
     return costs
 
 
-def test_a_run_has_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
-    """DBU 4.00 and VM 6.00 are 10.00, found by the cluster the run names and the VM's tag."""
+def test_a_run_gets_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
+    """DBUs for 4.00 and VMs for 6.00 cost 10.00. They are found by the cluster that the run names and by the tags of the VMs."""
     dbu = bill(tmp_path, [usage("8", "2026-10-01T10:00:00Z", metadata={"cluster_id": CLUSTER}, billing_origin_product="ALL_PURPOSE")])
     hour = {"ChargePeriodStart": "2026-10-01T10:00:00Z", "ChargePeriodEnd": "2026-10-01T11:00:00Z", "ServiceCategory": "Compute"}
     machines = [
@@ -552,7 +558,7 @@ def test_a_run_has_its_dbus_and_its_virtual_machines(tmp_path: Path) -> None:
 
 
 def test_dbus_that_azure_bills_as_well_are_counted_once(tmp_path: Path) -> None:
-    """`only` of the Azure bill, as docs/start-databricks.md has it, leaves Azure's own DBU line out of scope."""
+    """The `only` of docs/start-databricks.md leaves the DBU line of the Azure bill out of scope."""
     [block] = [text for text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if "only:" in text]
     [only_of_azure] = [bill["only"] for bill in yaml.safe_load(block)["billing"] if bill["name"] == "azure"]
     dbu = bill(tmp_path, [usage("8", "2026-10-01T10:00:00Z", metadata={"cluster_id": CLUSTER}, cloud="AZURE")], [list_price(cloud="AZURE")])
@@ -574,7 +580,7 @@ def test_dbus_that_azure_bills_as_well_are_counted_once(tmp_path: Path) -> None:
 
 
 def test_runs_of_a_jobs_tasks_share_its_lines_by_time(tmp_path: Path) -> None:
-    """Two tasks and a run that names the job run itself; another job's run beside them has its own."""
+    """Two runs name tasks and one names the job run. A run of another job in the same hour gets only its own line."""
     write(tmp_path / "bills" / "tasks.csv", [*task_run("901", "815", hours=2), *task_run("902", "815")])
     at = "2026-10-01T10:00:00Z"
     dbu = bill(
@@ -591,8 +597,8 @@ def test_runs_of_a_jobs_tasks_share_its_lines_by_time(tmp_path: Path) -> None:
     assert ledger(tmp_path, [dbu], runs) == {"A": Decimal("4.00"), "B": Decimal("2.00"), "C": Decimal("2.00"), "D": Decimal("1.00")}
 
 
-def test_job_runs_of_one_number_in_two_workspaces_pay_for_their_own(tmp_path: Path) -> None:
-    """So do the runs of their tasks. A run that does not say where it ran has the only job run of its number, as before."""
+def test_job_runs_of_one_number_in_two_workspaces_get_their_own_costs(tmp_path: Path) -> None:
+    """The same holds for runs of tasks. A run that names no workspace gets the only job run with its number."""
     tasks = [*task_run("901", "815"), *({**found, "workspace_id": "9999"} for found in task_run("901", "816"))]
     write(tmp_path / "bills" / "tasks.csv", tasks)
     at = "2026-10-01T10:00:00Z"
@@ -629,7 +635,7 @@ def test_auto_finds_the_format_by_any_of_its_tables(tmp_path: Path, kind: str) -
     assert (probed["format"], probed["rows"], probed["billed"], probed["problems"]) == ("databricks", 1, {"USD": Decimal("5.00")}, [])
 
 
-def test_no_other_format_takes_a_header_of_these_tables() -> None:
+def test_no_other_format_accepts_a_header_of_these_tables() -> None:
     for found in (usage(), list_price(), account_price("1"), task_run("1", "2")[0], job_run("1")):
         assert [name for name in BILL_FORMATS if format_module(name).matches(list(found))] == ["databricks"]
 
@@ -657,14 +663,14 @@ def test_prices_are_settings_that_refuse_what_they_do_not_know(wrong: dict[str, 
     assert why in str(refused.value)
 
 
-# --- in place ----------------------------------------------------------------------------------------------------------
+# --- read in place -----------------------------------------------------------------------------------------------------
 
 ADDRESS = "databricks://eu-prod/sql/1.0/warehouses/8f3a21c0"
 ASIDE = ["billing.list_prices", "billing.account_prices", "lakeflow.job_task_run_timeline", "lakeflow.job_run_timeline"]
 
 
 class Workspace:
-    """A fake of the one function that asks a SQL warehouse: the system tables in DuckDB, which Databricks' SQL is put into."""
+    """A fake of the function that queries a SQL warehouse. It runs Databricks' SQL on system tables in DuckDB."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.tables: dict[str, list[dict[str, Any]]] = {"billing.usage": [], "billing.list_prices": [list_price()]}
@@ -697,8 +703,8 @@ def workspace(monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(monkeypatch)
 
 
-def test_the_tables_in_place_give_what_their_exports_give(tmp_path: Path, workspace: Workspace) -> None:
-    """Line by line: tags, prices, and tasks of jobs alike."""
+def test_tables_read_in_place_give_the_same_lines_as_their_exports(tmp_path: Path, workspace: Workspace) -> None:
+    """The lines are equal, with their tags, prices and tasks of jobs."""
     metadata = {"cluster_id": CLUSTER, "job_id": "7", "job_run_id": "815"}
     serving = {"product_features": {"serving_type": "FOUNDATION_MODEL"}, "billing_origin_product": "MODEL_SERVING"}
     workspace.tables["billing.usage"] = [
@@ -722,8 +728,8 @@ def test_the_tables_in_place_give_what_their_exports_give(tmp_path: Path, worksp
     assert (in_place.total(), aliases(in_place)) == (Decimal("4.3000000000000000002"), [("4242/815", "901 950"), (None, None)])
 
 
-def test_a_month_in_which_nothing_came_is_not_asked_for_again(tmp_path: Path, workspace: Workspace) -> None:
-    """The tables that are looked up are; a record more in October brings October."""
+def test_a_month_without_new_records_is_not_read_again(tmp_path: Path, workspace: Workspace) -> None:
+    """The tables for look-ups are still read. One more record in October makes Runspend read October."""
     workspace.tables["billing.usage"] = [usage("10", "2026-09-10T10:00:00Z"), usage("10")]
     dbu = workspace.bill(tmp_path)
     dbu.load()
@@ -736,7 +742,7 @@ def test_a_month_in_which_nothing_came_is_not_asked_for_again(tmp_path: Path, wo
     assert (workspace.asked[-1], dbu.total("2026-09"), dbu.total()) == ("billing.usage 2026-10", Decimal("5.00"), Decimal(0))
 
 
-def test_a_new_price_brings_every_month_again(tmp_path: Path, workspace: Workspace) -> None:
+def test_a_new_price_loads_every_month_again(tmp_path: Path, workspace: Workspace) -> None:
     workspace.tables["billing.usage"] = [usage("10", "2026-09-10T10:00:00Z"), usage("10")]
     dbu = workspace.bill(tmp_path)
     dbu.load()
@@ -745,8 +751,8 @@ def test_a_new_price_brings_every_month_again(tmp_path: Path, workspace: Workspa
     assert (dbu.total("2026-09"), dbu.total()) == (Decimal("5.00"), Decimal("3.60"))
 
 
-def test_the_queries_of_the_start_page_export_what_loads(tmp_path: Path, workspace: Workspace) -> None:
-    """Each into a CSV, as the SQL editor would: usage, prices, and the tasks of jobs."""
+def test_exports_made_with_the_queries_of_the_start_page_can_be_loaded(tmp_path: Path, workspace: Workspace) -> None:
+    """The test exports each query to a CSV, as the SQL editor would: usage, prices, and tasks of jobs."""
     [block] = [text for text in FENCE.findall(PAGE.read_text(encoding="utf-8")) if "from system.billing.usage" in text]
     workspace.tables["billing.usage"] = [
         usage("10", metadata={"job_run_id": "815"}, tags={"mlflow_run_id": "r1"}),
@@ -772,7 +778,7 @@ def test_the_queries_of_the_start_page_export_what_loads(tmp_path: Path, workspa
 
 
 @pytest.mark.parametrize("table", ["billing.usage", "billing.list_prices"])
-def test_a_table_that_must_be_there_is_asked_for_by_its_name(tmp_path: Path, workspace: Workspace, table: str) -> None:
+def test_a_missing_required_table_is_named(tmp_path: Path, workspace: Workspace, table: str) -> None:
     workspace.tables["billing.usage"] = [usage()]
     del workspace.tables[table]
     with pytest.raises(SourceUnreachable, match=rf"cannot read system\.{table} for the bill: .* GRANT SELECT ON TABLE system\.{table}"):
@@ -801,7 +807,7 @@ def test_without_the_connector_the_extra_is_named(tmp_path: Path, monkeypatch: p
 
 
 class Connection:
-    """A fake of the connector's connection and cursor: what it was opened with, and what it answers."""
+    """A fake of the connector's connection and cursor, with its login and its answer."""
 
     def __init__(self, answer: pa.Table | Exception, **login: Any) -> None:
         self.answer, self.login, self.executed = answer, login, [""]
@@ -826,7 +832,7 @@ class Connection:
 
 @pytest.fixture
 def connector(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A fake of databricks-sql-connector, and of the SDK's Config with a token that must not get out."""
+    """A fake of databricks-sql-connector, and of the SDK's Config with a token that must stay secret."""
     fake: Any = types.ModuleType("databricks.sql")
     core: Any = types.ModuleType("databricks.sdk.core")
     package: Any = types.ModuleType("databricks")

@@ -19,7 +19,7 @@ T2 = T1 + timedelta(days=1)
 
 
 def test_a_restated_month_replaces_the_old_one_and_the_difference_is_shown(tmp_path: Path) -> None:
-    """Row ids differ between deliveries and totals go down: the month is replaced whole, never added to."""
+    """Row ids differ between deliveries, and totals may fall. A delivery replaces the whole month and is never added to it."""
     bill = nights(tmp_path, tmp_path / "in")
     write_csv(tmp_path / "in/oct.csv", [row("10.00", ResourceId="a"), row("5.00", ResourceId="b")], at=T1)
     assert only(bill.load()).state == "loaded"
@@ -51,7 +51,7 @@ def test_an_older_delivery_never_replaces_a_newer_one(tmp_path: Path) -> None:
     assert bill.total() == Decimal("15.00")
     assert sum(r["billed_cost"] for r in bill.rows("bill_changes")) == Decimal(15), "the changes sum to the bill in place"
     states = [(r["version_number"], r["state"]) for r in bill.rows("billing_loads")]
-    assert sorted(states) == [(1, "replaced"), (2, "replaced"), (4, "current")], "3 was refused"
+    assert sorted(states) == [(1, "replaced"), (2, "replaced"), (4, "current")], "version 3 was refused"
 
 
 def test_the_same_files_again_change_nothing(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_the_same_files_again_change_nothing(tmp_path: Path) -> None:
     assert [(p.period, p.state, p.tables) for p in again.periods] == [("2026-10", "unchanged", {}), ("2026-11", "unchanged", {})]
 
 
-def test_a_file_that_is_read_again_brings_all_files_of_its_months_with_it(tmp_path: Path) -> None:
-    """A new file for September has a file of September and October read again, so October needs its other file as well."""
+def test_a_file_that_is_read_again_makes_all_files_of_its_months_read(tmp_path: Path) -> None:
+    """A new file for September makes Runspend read a file of September and October again, so October also needs its other file."""
     bill = nights(tmp_path, tmp_path / "in", delivery="parts")
     write_csv(tmp_path / "in/a.csv", [row("1.00", **month("2026-09")), row("2.00")])
     write_csv(tmp_path / "in/b.csv", [row("4.00"), row("8.00", **month("2026-11"))])
@@ -75,8 +75,8 @@ def test_a_file_that_is_read_again_brings_all_files_of_its_months_with_it(tmp_pa
     assert [bill.total(period) for period in ("2026-09", "2026-10", "2026-11")] == [Decimal(33), Decimal(6), Decimal(24)]
 
 
-def test_a_month_that_comes_alone_leaves_the_others(tmp_path: Path) -> None:
-    """One file feeds two months; a later file for one of them replaces that one only when all of its files say so."""
+def test_a_file_of_one_month_leaves_other_months(tmp_path: Path) -> None:
+    """One file has two months. A later file for one of them replaces only that month."""
     bill = nights(tmp_path, tmp_path / "in", delivery="versions")
     write_csv(tmp_path / "in/a.csv", [row("20.00", **month("2026-09")), row("0.24")], at=T1)
     bill.load()
@@ -105,7 +105,7 @@ def test_three_equal_rows_are_three_lines_and_a_copied_file_counts_once(tmp_path
     assert only(bill.load()).tables == {}
 
 
-def test_two_files_that_may_be_the_same_bill_are_refused_until_someone_says(tmp_path: Path) -> None:
+def test_two_files_that_may_be_the_same_bill_are_refused_until_delivery_is_set(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_csv(folder / "a.csv", [row("1.00"), row("2.00", **month("2026-09"))], at=T1)
     write_csv(folder / "b.csv", [row("1.25")], at=T2)
@@ -128,7 +128,7 @@ def test_two_files_that_may_be_the_same_bill_are_refused_until_someone_says(tmp_
     assert bill.total() == Decimal("1.25")
 
 
-def test_files_of_different_days_or_accounts_add_up_without_a_word(tmp_path: Path) -> None:
+def test_files_of_different_days_or_accounts_add_up(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_csv(folder / "a.csv", [row("1.00")])
     write_csv(folder / "b.csv", [row("2.00", BillingAccountId="another")])
@@ -138,7 +138,7 @@ def test_files_of_different_days_or_accounts_add_up_without_a_word(tmp_path: Pat
     assert bill.total() == Decimal(7)
 
 
-def test_a_period_fed_by_nothing_now_stays_until_it_is_accepted(tmp_path: Path) -> None:
+def test_a_period_without_files_stays_until_its_loss_is_accepted(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     write_csv(folder / "oct.csv", [row("50.00")])
     write_csv(folder / "nov.csv", [row("1.00", **month("2026-11"))])
@@ -187,7 +187,7 @@ def test_a_day_that_becomes_empty_is_zero_not_stale(tmp_path: Path) -> None:
     ]
 
 
-def test_a_header_without_rows_is_a_month_with_nothing_in_it(tmp_path: Path) -> None:
+def test_a_header_without_rows_is_a_month_without_charges(tmp_path: Path) -> None:
     write_csv(tmp_path / "in/BILLING_PERIOD=2026-10/part.csv", [])
     bill = nights(tmp_path, tmp_path / "in")
     assert only(bill.load()).state == "loaded"
@@ -254,7 +254,7 @@ def test_a_file_that_is_not_a_bill_is_refused_by_name_and_line(tmp_path: Path, t
 
 @pytest.mark.parametrize(("row_end", "inside"), [("\r\n", "\n"), ("\n", "\r\n"), ("\n", "\n"), ("\r\n", "\r\n")])
 def test_a_line_break_inside_quotes_may_differ_from_those_of_the_rows(tmp_path: Path, row_end: str, inside: str) -> None:
-    """Python's own csv module writes CRLF rows and leaves a field's LF alone: valid, and loaded whole."""
+    """Python's csv module ends rows with CRLF and keeps the LF inside a field. Such a file is valid."""
     rows = [row("1.25", ResourceName=""), row("2.50", ResourceName="two@lines")]
     text = csv_text(rows).replace("\r\n", "\n").replace("\n", row_end).replace("two@lines", f'"two{inside}lines"')
     write_bytes(tmp_path / "in/oct.csv", text.encode())
@@ -306,7 +306,7 @@ EXPORT = "exports/ml"
 def deliver(
     root: Path, parts: dict[str, list[dict[str, str]]], *, at: datetime, folder: str = "", stated: list[str] | None = None
 ) -> list[str]:
-    """An AWS Data Exports delivery of 2026-10: parts, and the manifest that names them (or what `stated` says)."""
+    """Write an AWS Data Exports delivery of 2026-10: parts, and a manifest that names them or what `stated` says."""
     data = f"{EXPORT}/data/BILLING_PERIOD=2026-10/{folder}"
     for name, rows in parts.items():
         write_csv(root / data / name, rows, at=at)
@@ -338,7 +338,7 @@ def test_a_manifest_that_names_a_missing_part_is_refused_whole(tmp_path: Path) -
     deliver(root, PARTS, at=T2)
     write_csv(root / EXPORT / "data/BILLING_PERIOD=2026-10/ml-00004.csv.gz", [row("9.00")])
     assert only(bill.load()).state == "loaded"
-    assert bill.total() == Decimal(11), "a stray part is not in the manifest"
+    assert bill.total() == Decimal(11), "a part that is not in the manifest is not read"
 
 
 def test_create_new_executions_count_once_and_a_cut_manifest_falls_back(tmp_path: Path) -> None:
@@ -380,8 +380,8 @@ def test_an_older_manifest_never_replaces_a_newer(tmp_path: Path) -> None:
     assert bill.total() == Decimal(12)
 
 
-def test_sizes_and_rows_that_a_manifest_states_are_held_against_the_files(tmp_path: Path) -> None:
-    """Azure's manifest states bytes and rows of each blob; a plain CSV cut at a row's end shows in nothing else."""
+def test_files_must_have_the_size_and_rows_that_the_manifest_states(tmp_path: Path) -> None:
+    """Azure's manifest states the bytes and rows of each blob. Nothing else reveals a plain CSV that is cut at the end of a row."""
     root = tmp_path / "container"
     folder = "costs/focus/20261001-20261031/202611020300/0001"
     text = csv_text([row("1.00"), row("2.00")]).encode()
@@ -404,7 +404,7 @@ def test_sizes_and_rows_that_a_manifest_states_are_held_against_the_files(tmp_pa
     assert bill.rows("billing_loads")[-1]["delivered_at"] == datetime(2026, 11, 2, 3, 0, 0, 123456, tzinfo=timezone.utc)
 
 
-def test_a_manifest_that_is_gone_leaves_its_month(tmp_path: Path) -> None:
+def test_a_deleted_manifest_leaves_its_month(tmp_path: Path) -> None:
     root = tmp_path / "bucket"
     bill = nights(tmp_path, root, delivery="manifest")
     deliver(root, PARTS, at=T1)

@@ -1,4 +1,4 @@
-"""What joins a bill line to runs, found at load: jobs, machines it is attached to, groups, buckets, pools, dimensions."""
+"""Values that join a bill line to runs, found when a bill is loaded: jobs, attached machines, groups, buckets, pools, dimensions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WORKSPACE = "/subscriptions/s/resourceGroups/ml/providers/Microsoft.MachineLearn
 
 
 def loaded_lines(tmp_path: Path, rows: list[dict[str, str]], **rules: Any) -> list[dict[str, Any]]:
-    """The lines of a bill, in the order of its rows (distinguished by their costs)."""
+    """Load a bill, and return its lines in the order of its rows. Their costs tell them apart."""
     priced = [{**line, "BilledCost": f"{n + 1}.00"} for n, line in enumerate(rows)]
     header = sorted({name for line in priced for name in line})
     write_csv(tmp_path / "oct.csv", priced, header=header)
@@ -34,7 +34,7 @@ def tags(**held: str) -> str:
 
 
 def run_form(sql: str, stated: str) -> str | None:
-    """What the run side makes of the id a run states, by the same SQL."""
+    """Return the key of an id that a run states, by the same SQL."""
     [(found,)] = duckdb.execute(f"select {sql} from (select ? as stated)", [stated]).fetchall()
     return None if found is None else str(found)
 
@@ -68,8 +68,8 @@ def test_a_machine_is_the_same_in_every_form_the_clouds_have(tmp_path: Path, on_
     assert line["resource_key"] == run_form(resource_key_sql("stated"), on_the_run)
 
 
-def test_an_instance_without_its_place_has_that_of_its_line(tmp_path: Path) -> None:
-    """Names are given per project and zone; numbers are an instance's own. A disk names its machine the same way."""
+def test_an_instance_without_a_place_has_the_place_of_its_line(tmp_path: Path) -> None:
+    """Names are unique per project and zone, and numbers belong to one instance. A disk names its machine in the same way."""
     google = {"ServiceName": "Compute Engine", "ResourceId": "trainer-7"}
     rows = [
         row(**google, SubAccountId="p", AvailabilityZone="us-central1-a", RegionId="us-central1"),
@@ -123,7 +123,7 @@ def test_a_job_is_named_by_the_resource_or_by_a_tag(tmp_path: Path, line: dict[s
     assert found["job_key"] == run_form(job_key_sql("stated"), on_the_run)
 
 
-def test_the_job_a_resource_is_comes_before_its_tags(tmp_path: Path) -> None:
+def test_a_resource_that_is_a_job_comes_before_its_tags(tmp_path: Path) -> None:
     rows = [row(ResourceId="arn:aws:sagemaker:us-east-1:1:training-job/a", Tags='{"JobRunId":"b"}'), row(Tags='{"JobRunId":"b"}'), row()]
     assert [line["job_key"] for line in loaded_lines(tmp_path, rows)] == ["arn:aws:sagemaker:us-east-1:1:training-job/a", "b", None]
 
@@ -199,7 +199,7 @@ def test_the_first_pool_that_names_a_line_has_it(tmp_path: Path) -> None:
 
 
 def test_a_selector_names_a_resource_by_any_of_its_names(tmp_path: Path) -> None:
-    """What the bill says, the whole name, and the name alone, with the namespace of a pod."""
+    """A pattern matches the id on the bill, the whole name, or the last part of the name, which includes a pod's namespace."""
     instance, pod = "//compute.googleapis.com/projects/p/zones/z/instances/gpu-7", "arn:aws:eks:us-east-1:1:pod/ml/train/gpu-a/uid"
     for pattern, expected in (("gpu-*", [1, 1]), ("projects/p/*", [1, 0]), ("train/*", [0, 1]), ("//compute*", [1, 0]), ("7", [0, 0])):
         found = loaded_lines(
@@ -246,12 +246,12 @@ def test_a_changed_configuration_normalizes_the_bill_again_and_an_unchanged_one_
         assert only(bill.load(**rules)).state == "loaded", rules
         assert only(bill.load(**rules)).state == "unchanged", rules
     assert only(bill.load(dimensions=DimensionSettings(team=["run.tag.squad", "experiment.tag.team"]))).state == "unchanged", (
-        "lines do not say these"
+        "lines have no such values"
     )
 
 
 def test_keys_that_differ_in_case_or_signs_only_are_reported_and_read_as_themselves(tmp_path: Path) -> None:
-    """`Team` and `team` are two keys; the forms of one configured key are one on purpose."""
+    """`Team` and `team` are two keys. Forms of one configured key count as one on purpose."""
     held = [{"Team": "a"}, {"team": "b"}, {"cost-center": "1", "cost_center": "2"}, {"mlflow_run_id": "r", "user_mlflow_run_id": "r"}]
     write_csv(tmp_path / "oct.csv", [row(Tags=json.dumps(t)) for t in held])
     bill = nights(tmp_path, tmp_path / "oct.csv")
@@ -261,7 +261,7 @@ def test_keys_that_differ_in_case_or_signs_only_are_reported_and_read_as_themsel
 
 
 def test_the_page_names_the_default_keys() -> None:
-    """docs/identify.md lists exactly the keys that are looked for on bills, in their order."""
+    """docs/identify.md lists exactly the keys that Runspend looks for on bills, in their order."""
     page = (Path(__file__).resolve().parents[4] / "docs" / "identify.md").read_text(encoding="utf-8")
     for name, keys in (("job", JOB_TAG_KEYS), ("attached_to", ATTACHED_TAG_KEYS), ("groups", GROUP_TAG_KEYS)):
         [listed] = re.findall(rf"^\| `keys\.{name}` \| (.*) \|$", page, re.M)

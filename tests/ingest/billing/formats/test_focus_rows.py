@@ -1,4 +1,4 @@
-"""Rows of FOCUS bills: exact money, odd strings, schema drift, and what is settled from them at load."""
+"""Rows of FOCUS bills: exact money, odd strings, changed columns, and what Runspend derives from rows when it loads them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_public_sample_loads_to_the_last_digit(tmp_path: Path, samples: Path
     load = bill.load()
     assert (bill.total("2024-09"), bill.total("2024-10")) == (Decimal("20.28022672899"), Decimal("0.24"))
     assert sum(bill.total(p, "effective_cost") for p in ("2024-09", "2024-10")) == Decimal("14.97651418586"), (
-        "loaded as delivered, damaged as it is"
+        "the damaged sample is loaded as delivered"
     )
     with path.open(newline="") as file:
         delivered = list(csv.DictReader(file))
@@ -77,12 +77,12 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(tmp_path: Path) -> 
 
 
 def exact(text: str) -> Decimal:
-    """What 22 decimals keep of a string, rounded half away from zero."""
+    """Round a string to 22 decimals, half away from zero."""
     return Decimal(text).quantize(Decimal(1).scaleb(-22), rounding=ROUND_HALF_UP, context=WIDE)
 
 
 def add(amounts: Iterable[Decimal]) -> Decimal:
-    """A sum that rounds nothing: the default context keeps 28 digits only."""
+    """Return a sum without rounding. The default context would keep only 28 digits."""
     total = Decimal(0)
     for amount in amounts:
         total = WIDE.add(total, amount)
@@ -124,7 +124,7 @@ def test_what_is_rounded_away_is_counted(tmp_path: Path) -> None:
     assert by_currency == {
         "USD": (Decimal(0), Decimal("4E-20")),
         "EUR": (Decimal("1E-22"), Decimal("-1E-22")),
-    }  # -5E-23 as 22 decimals show it
+    }  # -5E-23, rounded to 22 decimals
 
 
 def test_currencies_are_never_added(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_currencies_are_never_added(tmp_path: Path) -> None:
 
 
 UNREADABLE = [
-    # column, its value, the cost that is known anyway
+    # column, its value, the cost that is known despite it
     ("BilledCost", "$10,000.00 ", None),
     ("BilledCost", "", None),
     ("BilledCost", "NULL", None),
@@ -153,7 +153,7 @@ UNREADABLE = [
 
 @pytest.mark.parametrize("name", ["bill.jsonl", "bill.ndjson.gz"])
 def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
-    """Numbers keep every digit, objects are what their strings are in a CSV, and what is null or left out is null."""
+    """Numbers keep every digit. Objects equal their strings in a CSV, and null and missing values are null."""
     odd = [
         row("0.0000000600000000000001", Tags='{"team":"vision","n":"1"}', RegionId="NULL"),
         row("1.5", ConsumedQuantity="12", SkuPriceDetails='{"InstanceType":"m6i.large"}'),
@@ -178,7 +178,7 @@ def test_json_lines_are_the_same_bill_as_csv(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("delimiter", [";", "|", "\t"])
-def test_columns_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str) -> None:
+def test_columns_may_have_another_separator(tmp_path: Path, delimiter: str) -> None:
     out = io.StringIO()
     writer = csv.DictWriter(out, [*ROW, "x_note"], delimiter=delimiter, lineterminator="\r\n")
     writer.writeheader()
@@ -191,8 +191,8 @@ def test_columns_may_be_separated_by_other_signs(tmp_path: Path, delimiter: str)
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "|", "\t"])
-def test_an_empty_field_too_many_at_a_row_s_end_is_refused(tmp_path: Path, delimiter: str) -> None:
-    """A stray sign before it would have moved each value into the column beside its own."""
+def test_an_extra_empty_field_at_the_end_of_a_row_is_refused(tmp_path: Path, delimiter: str) -> None:
+    """A stray separator earlier in the row would shift each value into the next column."""
     text = (
         csv_text([row("1.25", x_note="a"), row("2.50", x_note="b")])
         .replace(",", delimiter)
@@ -242,7 +242,7 @@ def test_an_unreadable_number_elsewhere_becomes_null_and_is_reported(tmp_path: P
     assert bill.rows("billing_loads")[0]["null_list_count"] == 1
 
 
-def test_identifiers_stay_texts_and_only_declared_columns_have_null_words(tmp_path: Path) -> None:
+def test_identifiers_stay_strings_and_only_declared_columns_have_words_for_null(tmp_path: Path) -> None:
     base = {"RegionId": "", "SkuId": "1E5"}
     rows = [row(**{**base, "RegionId": text, "ResourceId": f"r{n}"}) for n, text in enumerate(["NULL", "null", "(null)", "", "nan"])]
     rows += [row(**base, BillingAccountId="0099999999999", Tags='{"team":"NULL"}', ResourceId="/SUBSCRIPTIONS/A")]
@@ -277,7 +277,7 @@ TAGS = [
     ('{"a":"1","a":"2"}', None),
     ('{"a":{"b":1}}', None),
     ('{"a":[1]}', None),
-    ('"a":"1"', '{"a":"1"}'),  # Azure leaves the braces out
+    ('"a":"1"', '{"a":"1"}'),  # Azure omits the braces
     ('"a":"1"}', None),
     ("{'a': '1'}", None),
     ("[]", None),
@@ -290,7 +290,7 @@ TAGS = [
 
 
 @pytest.mark.parametrize("given_tags", [TAGS, [('{"a":"two\nlines"}', None)]], ids=["all", "over two lines"])
-def test_tags_are_an_object_of_texts_or_null_and_the_cost_stays(tmp_path: Path, given_tags: list[tuple[str, str | None]]) -> None:
+def test_tags_are_an_object_of_strings_or_null_and_the_cost_stays(tmp_path: Path, given_tags: list[tuple[str, str | None]]) -> None:
     write_csv(tmp_path / "oct.csv", [row("9.00", Tags=tags, ResourceId=f"r{n:02}") for n, (tags, _) in enumerate(given_tags)])
     bill = nights(tmp_path, tmp_path / "oct.csv")
     load = bill.load()
@@ -329,7 +329,7 @@ def test_columns_are_matched_by_name_and_new_ones_are_reported(tmp_path: Path) -
 
 
 def test_a_row_has_the_same_id_in_every_file(tmp_path: Path) -> None:
-    """Column order, file order and format leave the ids, and with them the digest, as they are."""
+    """The order of columns and files and the format do not change ids, so the digest stays the same too."""
     rows = [row("1.50", ResourceId="a"), row("2.25", ResourceId="b", Tags='{"k":"v"}')]
     write_csv(tmp_path / "one/oct.csv", rows)
     write_csv(tmp_path / "two/oct.csv", [dict(reversed(r.items())) for r in reversed(rows)])
@@ -354,8 +354,8 @@ def test_a_row_has_the_same_id_in_every_file(tmp_path: Path) -> None:
     assert [s[0] for s in seen[0]] == PINNED_IDS
 
 
-# What DuckDB's hash gives for these rows. When an upgrade changes them, every line id changes with the next version of a
-# bill: raise NORMALIZE_VERSION, and say so in the changelog.
+# DuckDB's hashes of these rows. If an upgrade changes them, every line id changes with the next version of a bill: raise NORMALIZE_VERSION,
+# and say so in the changelog.
 PINNED_IDS = ["7e67f78abd936235", "d6cb1c90a0db267c"]
 
 
@@ -374,7 +374,7 @@ def test_doubles_in_parquet_are_the_numbers_their_writer_meant(tmp_path: Path) -
 
 
 def test_decimals_of_more_digits_than_the_engine_has_stay_exact(tmp_path: Path) -> None:
-    """BIGNUMERIC, as BigQuery exports it: 76 digits, of which DuckDB makes doubles."""
+    """BigQuery exports BIGNUMERIC with 76 digits, which DuckDB would turn into doubles."""
     costs = [Decimal("0.1"), Decimal("-1234567890123456.0000000000000000000001"), Decimal("1E-22"), Decimal("3E-30")]
     wide = pa.array(costs, pa.decimal256(76, 38))
     columns: dict[str, object] = {name: [ROW[name]] * len(costs) for name in ROW}
@@ -387,7 +387,7 @@ def test_decimals_of_more_digits_than_the_engine_has_stay_exact(tmp_path: Path) 
     for name in ("billed_cost", "effective_cost"):
         assert sorted(r[name] for r in bill.lines()) == sorted([*costs[:3], Decimal(0)])
     assert sorted(r["consumed_quantity"] for r in bill.lines() if r["consumed_quantity"]) == costs[1:3]
-    assert [r["rounded_cost"] for r in bill.rows("billing_loads")] == [Decimal(0)], "3E-30 is below what is counted"
+    assert [r["rounded_cost"] for r in bill.rows("billing_loads")] == [Decimal(0)], "3E-30 is too small to be counted"
 
 
 def test_a_text_of_parquet_that_is_not_a_number_is_reported(tmp_path: Path) -> None:
@@ -445,7 +445,7 @@ def test_an_explicit_scope_keeps_its_lines_and_sums_the_rest(tmp_path: Path) -> 
     bill.load()
     assert {r["scope"] for r in bill.lines()} == {None}
     scope = ScopeSettings(include=[{"tag.team": "ml-*"}], exclude=[{"service": "AmazonS3", "resource": "secret"}])
-    assert only(bill.load(scope=scope)).state == "loaded", "another scope is another version"
+    assert only(bill.load(scope=scope)).state == "loaded", "another scope makes another version"
     lines = bill.lines()
     assert bill.total() == Decimal("21.30")
     assert [(r["billed_cost"], r["tags"]) for r in lines if r["scope"] == "include"] == [(Decimal(5), '{"team":"ml-vision"}')]
@@ -457,7 +457,7 @@ def test_an_explicit_scope_keeps_its_lines_and_sums_the_rest(tmp_path: Path) -> 
 
 
 def test_sums_of_excluded_lines_name_accelerators(tmp_path: Path) -> None:
-    """By type, apart from other machines of the same day and service; their sum stays the bill's."""
+    """They have a sum per type, apart from other machines of the same day and service. The bill's total stays the same."""
     types = ("p4d.24xlarge", "p4d.24xlarge", "trn2.48xlarge", "m5.large")
     rows = [row(f"{n}.00", ServiceName="AmazonEC2", SkuPriceDetails=f'{{"InstanceType":"{name}"}}') for n, name in enumerate(types, 1)]
     rows += [row("16.00", ServiceName="AmazonEC2", SkuMeter="Nvidia L4 GPU running in EMEA"), row("32.00", ServiceName="AmazonEC2")]
@@ -475,7 +475,7 @@ def test_sums_of_excluded_lines_name_accelerators(tmp_path: Path) -> None:
 
 
 def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(tmp_path: Path) -> None:
-    """`shared.lines` of any selector; another declaration is another version, and none is the version from before."""
+    """`shared.lines` accepts any selector. A changed declaration makes another version, and without one the lines are as before."""
     rows = [
         row("5.00", ServiceName="AmazonEC2"),
         row("4.00", ServiceName="AmazonRDS", ResourceId="db"),
@@ -493,7 +493,7 @@ def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(
             found.setdefault(line["scope"], []).append(line["billed_cost"])
         return found
 
-    assert only(bill.load(shared=shared)).state == "loaded", "a declaration is another version"
+    assert only(bill.load(shared=shared)).state == "loaded", "a declaration makes another version"
     assert marked() == {None: [Decimal(5)], "shared": [Decimal(2), Decimal(3), Decimal(4)]}
     assert only(bill.load(shared=shared)).state == "unchanged"
     assert only(bill.load(shared=shared, scope=ScopeSettings(exclude=[{"tag.team": "web"}]))).state == "loaded"
@@ -505,7 +505,7 @@ def test_declared_platform_services_are_marked_unless_the_scope_leaves_them_out(
         'bill: entries of shared.lines whose charges are all out of scope: {resource: "*:natgateway/*"}. Include them in `scope`, or remove them'
     ]
     assert only(bill.load(shared=shared, scope=ScopeSettings(include=[{"account": "nobody"}]))).state == "loaded"
-    assert len([text for text in bill.progress if "shared.lines" in text]) == 1, "a bill that is out of scope as a whole misses nothing"
+    assert len([text for text in bill.progress if "shared.lines" in text]) == 1, "no warning if the whole bill is out of scope"
     assert only(bill.load()).state == "loaded"
     assert marked() == {None: [Decimal(2), Decimal(3), Decimal(4), Decimal(5)]}
 
@@ -547,8 +547,8 @@ def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> 
     assert next(r for r in bill.lines() if r["resource_id"] == "d")["sku_price_details"] is None
 
 
-def test_a_line_of_a_whole_month_does_not_say_how_far_a_bill_reaches(tmp_path: Path) -> None:
-    """A DNS zone is usage from the 1st to the 1st, in a bill whose days end on the 5th. Without other lines, it counts."""
+def test_a_line_of_a_whole_month_does_not_make_a_bill_complete(tmp_path: Path) -> None:
+    """A DNS zone has usage from the 1st to the 1st, in a bill that ends on the 5th. It counts only if there are no other lines."""
     zone = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-11-01T00:00:00Z"}
     for rows, until in (([row(), row(**zone)], "2026-10-05T11:00Z"), ([row(**zone)], "2026-11-01T00:00Z")):
         folder = tmp_path / f"{len(rows)}"
@@ -585,7 +585,7 @@ def test_the_machines_time_zone_changes_nothing(tmp_path: Path, zone: str, monke
     assert (line["charge_date"], line["charge_period_start"]) == (date(2026, 10, 31), datetime(2026, 10, 31, 23, 30, tzinfo=timezone.utc))
 
 
-def test_a_probe_lists_what_a_bill_holds(tmp_path: Path, samples: Path) -> None:
+def test_a_probe_lists_what_a_bill_contains(tmp_path: Path, samples: Path) -> None:
     reported = probe_source(BillSource(name="bill", uri=str(samples / "focus_1_0/focus_sample.csv")))
     assert (reported["periods"], reported["rows"], reported["version"], reported["billed"]) == (
         ["2024-09", "2024-10"],

@@ -1,4 +1,4 @@
-"""A FOCUS bill in a real S3 store: the prefix, the manifest, and what a store that does not answer means."""
+"""A FOCUS bill in a real S3 store: the prefix, the manifest, and a store that does not answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servers.s3 import S3Server
 
 @pytest.fixture
 def bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket, its key in the environment and nothing of the machine's own AWS settings."""
+    """An empty bucket. The environment has its key and none of the machine's own AWS settings."""
     for name in [n for n in os.environ if n.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in s3_server.environment().items():
@@ -60,6 +60,6 @@ def test_a_manifest_in_a_bucket_names_its_parts_by_full_key(tmp_path: Path, s3_s
     assert bill.total() == Decimal(3)
 
 
-def test_a_bucket_that_is_not_there_is_unreachable(tmp_path: Path, s3_server: S3Server, bucket: str) -> None:
+def test_a_missing_bucket_is_unreachable(tmp_path: Path, s3_server: S3Server, bucket: str) -> None:
     with pytest.raises(SourceUnreachable, match="cannot read s3://"):
         nights(tmp_path, f"s3://{bucket}-gone/x", endpoint=s3_server.endpoint, region="us-east-1").load()

@@ -1,7 +1,7 @@
 """Traps of bill ingestion, as FOCUS rows with the totals they must have: amortization, signs, currencies, precision, time.
 
-Traps of delivery and restatement are in `test_focus_deliveries.py`, of strings and keys in
-`test_focus_rows.py` and `test_focus_identity.py`, of splitting money over runs in `tests/allocation/test_traps.py`.
+Traps of delivery and restatement are in `test_focus_deliveries.py`, and those of strings and keys in `test_focus_rows.py` and
+`test_focus_identity.py`. Traps of splitting money among runs are in `tests/allocation/test_traps.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WIDE = Context(prec=76)
 
 
 def loaded(tmp_path: Path, rows: Sequence[Mapping[str, str]], **source: Any) -> Nights:
-    """A bill of these rows, loaded once."""
+    """Load a bill of these rows once."""
     header = list(dict.fromkeys(name for line in rows for name in line))
     write_csv(tmp_path / "bill.csv", rows, header=header)
     bill = nights(tmp_path, tmp_path / "bill.csv", **source)
@@ -51,7 +51,7 @@ def charge_months(lines: Iterable[dict[str, Any]]) -> dict[str, Decimal]:
 
 
 def hours_of(first: datetime, hours: int) -> list[dict[str, str]]:
-    """Charge and billing period columns of so many hours from `first`."""
+    """Return the columns of charge and billing periods for so many hours from `first`."""
     found = []
     for n in range(hours):
         start = first + timedelta(hours=n)
@@ -110,7 +110,7 @@ def test_all_upfront_purchase_is_billed_once_and_used_all_year(tmp_path: Path) -
 
 
 def test_the_example_of_the_specification_has_its_totals(tmp_path: Path, samples: Path) -> None:
-    """It names only the columns it is about; the others are filled in."""
+    """The example has only the columns that it is about. The test adds the others."""
     with (samples / "focus_spec_1_2_examples/commitment_discount_purchase_scenario_1.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = [{**row(), **line} for line in csv.DictReader(file)]
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows))
@@ -119,7 +119,7 @@ def test_the_example_of_the_specification_has_its_totals(tmp_path: Path, samples
     assert sum(bill.total(p, "effective_cost") for p in periods) == Decimal("0.00")
 
 
-def test_quantities_are_not_doubled_by_fees(tmp_path: Path) -> None:
+def test_fees_do_not_double_quantities(tmp_path: Path) -> None:
     def used(hours: str, **other: str) -> dict[str, str]:
         return row("1.00", ConsumedQuantity=hours, ConsumedUnit="Hours", **other)
 
@@ -133,7 +133,7 @@ def test_quantities_are_not_doubled_by_fees(tmp_path: Path) -> None:
 
 
 def test_hours_of_a_fargate_tasks_parts_are_not_its_time(tmp_path: Path) -> None:
-    """AWS' sample export has the unit "Hours" for vCPUs and memory. They are the task's hours times its vCPUs, or its gigabytes."""
+    """AWS's sample export has the unit "Hours" for vCPUs and memory. The quantity is the task's hours times its vCPUs or gigabytes."""
 
     def part(what: str, hours: str) -> dict[str, str]:
         return row("1.00", ChargeDescription=f"AWS Fargate - {what}  - US West 2 (Oregon)", ConsumedQuantity=hours, ConsumedUnit="Hours")
@@ -176,7 +176,7 @@ def test_tax_stays_in_the_bill(tmp_path: Path) -> None:
 
 
 def test_credits_are_rows_of_their_own_and_none_is_lost(tmp_path: Path) -> None:
-    """FOCUS has no nested credits: each is a row of category Credit; a usage row without any keeps its cost."""
+    """FOCUS has no nested credits: each is a row of category Credit. A usage row without credits keeps its cost."""
     rows = [
         row("10"),
         row("5", ResourceId="i-2"),
@@ -239,7 +239,7 @@ def test_currencies_are_kept_apart_and_unknown_ones_are_quarantined(tmp_path: Pa
 
 
 def test_very_small_costs_add_up(tmp_path: Path) -> None:
-    """4E-10 is nothing at nine decimals: a hundred thousand of them are 0.00004."""
+    """4E-10 would be zero with nine decimals. A hundred thousand such costs are 0.00004."""
     bill = loaded(tmp_path, [row("4E-10")] * 100_000)
     assert (bill.store["billing_lines", "2026-10"].num_rows, bill.total()) == (100_000, Decimal("0.00004"))
 
@@ -269,7 +269,7 @@ def test_ten_tenths_are_one(tmp_path: Path) -> None:
 
 
 def test_the_order_of_rows_and_files_changes_nothing(tmp_path: Path, samples: Path) -> None:
-    """The public sample in shuffled orders and in 1, 2 and 7 files: the same sum, the same lines, in the same order."""
+    """The test shuffles the public sample into 1, 2 and 7 files. The sum, the lines and their order are the same."""
     with (samples / "focus_1_0/focus_sample.csv").open(newline="") as file:
         delivered = list(csv.DictReader(file))
     seen = set()
@@ -289,7 +289,7 @@ def test_the_order_of_rows_and_files_changes_nothing(tmp_path: Path, samples: Pa
 
 
 def pacific(period: str, charged: str) -> dict[str, str]:
-    """A row billed in a Pacific month (07:00 or 08:00 UTC) for one hour."""
+    """Return a row with a billing month in Pacific time (07:00 or 08:00 UTC) for one hour."""
     bounds = {"2026-10": ("2026-10-01T07", "2026-11-01T07"), "2026-11": ("2026-11-01T07", "2026-12-01T08"), "2026-12": ("2026-12-01T08", "2027-01-01T08"), "2026-03": ("2026-03-01T08", "2026-04-01T07")}[period]  # fmt: skip
     start = datetime.fromisoformat(charged)
     return row(
@@ -341,7 +341,7 @@ def test_times_may_have_seven_digits_of_a_second(tmp_path: Path) -> None:
     assert line["charge_period_start"] == datetime(2026, 10, 1, 4, 5, 6, 123456, tzinfo=timezone.utc)
 
 
-# --- Bonus -------------------------------------------------------------------------------------------------------------
+# --- more traps --------------------------------------------------------------------------------------------------------
 
 
 def test_savings_are_measured_on_usage(tmp_path: Path) -> None:
@@ -396,8 +396,8 @@ def test_enumerations_are_respelled_with_a_count_and_unknown_values_reported(tmp
     assert bill.total() == Decimal("3.00")
 
 
-def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path, samples: Path) -> None:
-    """A blank line makes the loader use the slow reader. Ids, strings, times and money are the same as from the fast reader."""
+def test_the_slow_reader_finds_the_same_lines(tmp_path: Path, samples: Path) -> None:
+    """A blank line makes Runspend use the slow reader. Ids, strings, times and money are the same as from the fast reader."""
     delivered = (samples / "focus_synthetic/focus_1_2_cost_and_usage_aws.csv").read_text()
     found = []
     for name, text in (("fast", delivered), ("slow", delivered + "\n")):
@@ -412,7 +412,7 @@ def test_the_slow_way_of_reading_finds_the_same_lines(tmp_path: Path, samples: P
 
 @pytest.mark.parametrize("ending", ["", "\n"], ids=["fast", "slow"])
 def test_a_bill_larger_than_memory_is_read_in_parts(tmp_path: Path, samples: Path, ending: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts of two lines or so, set aside in files: the same lines in the same order."""
+    """Parts have about two lines each and are kept in files. The lines and their order are the same."""
     path = write_bytes(tmp_path / "bill.csv", (samples / "focus_1_0/focus_sample.csv").read_bytes() + ending.encode())
     found = []
     for name in ("whole", "in parts"):

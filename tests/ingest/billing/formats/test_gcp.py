@@ -1,7 +1,7 @@
-"""Google Cloud's detailed and standard export as files: exact sums, credits, months of Los Angeles, labels, machines.
+"""Google Cloud's detailed and standard exports as files: exact sums, credits, months of Los Angeles, labels, machines.
 
-Sums are counted here in decimals from the strings, not taken from what the loader says. The export read from BigQuery itself is in
-`tests/ingest/billing/remote/test_bigquery.py`, Google's own FOCUS in `test_gcp_focus.py`.
+The tests compute sums in decimals from the strings, not from the loader's results. The export read from BigQuery is in
+`tests/ingest/billing/remote/test_bigquery.py`, and Google's own FOCUS in `test_gcp_focus.py`.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ FILES = [
 
 
 def loaded(tmp_path: Path, rows: Sequence[Mapping[str, Any]], write: Write = write_csv, ending: str = "csv", **settings: Any) -> Nights:
-    """A bill of these rows, loaded once."""
+    """Load a bill of these rows once."""
     bill = nights(tmp_path, write(tmp_path / f"bill.{ending}", rows), **settings)
     bill.load()
     return bill
 
 
 def each_its_own(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, each of a project of its own."""
+    """Return the rows, each with its own project."""
     return [{**row, "project": {"id": f"p{n:03}", "name": "ML", "labels": []}} for n, row in enumerate(rows)]
 
 
 def in_order(bill: Nights, period: str = "2026-10") -> list[dict[str, Any]]:
-    """The lines of a bill in the order of their projects."""
+    """Return the lines of a bill in the order of their projects."""
     return sorted(bill.lines(period), key=lambda line: str(line["sub_account_id"]))
 
 
 def set_aside(bill: Nights) -> list[dict[str, Any]]:
-    """The rows in quarantine, as they stood in the file."""
+    """Return the quarantined rows in the order of the file."""
     return sorted(bill.rows("billing_quarantine"), key=lambda row: int(row["row_number"]))
 
 
@@ -106,7 +106,7 @@ def test_credits_are_netted_into_their_line_and_multiply_none(tmp_path: Path, wr
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
 def test_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, ending: str) -> None:
-    """0.1 + 0.2 − 0.3 is a sum that doubles miss."""
+    """Doubles would not get 0.1 + 0.2 − 0.3 right."""
     amounts = ["1.7166668039999999e-06", "-0", "0.3", "35.2E-7"]
     rows = [gcp(cost, credits=[credit("-0.1"), credit("-0.2"), credit("-1.7166668039999999e-06")]) for cost in amounts]
     bill = loaded(tmp_path, rows, write, ending)
@@ -116,8 +116,8 @@ def test_amounts_are_decimals_and_never_doubles(tmp_path: Path, write: Write, en
 
 
 def test_digits_finer_than_the_warehouse_are_counted_as_rounded(tmp_path: Path) -> None:
-    """Doubles close to nothing have 30 places: 22 are kept, and the rounded rest is reported, with credits too."""
-    cost = "1.0000000004e-13"  # 4e-23 more than 22 places hold
+    """Very small doubles have 30 decimals. Runspend keeps 22 and reports the rounded rest, also for rows with credits."""
+    cost = "1.0000000004e-13"  # 4e-23 does not fit in 22 decimals
     bill = loaded(tmp_path, [gcp(cost)] * 10 + [gcp(cost, credits=[credit("-0.5")])] * 10)
     [load] = bill.rows("billing_loads")
     assert load["rounded_cost"] == 20 * Decimal("4e-23")
@@ -125,8 +125,8 @@ def test_digits_finer_than_the_warehouse_are_counted_as_rounded(tmp_path: Path) 
 
 
 SPOILT = [
-    "[{'name': 'FreeTrial', 'amount': -5e-06",  # cut
-    "[{'name': 'it\\x27s', 'amount': -5}]",  # an escape that JSON does not have
+    "[{'name': 'FreeTrial', 'amount': -5e-06",  # truncated
+    "[{'name': 'it\\x27s', 'amount': -5}]",  # JSON does not have this escape
     "[{'amount': nan}]",
     "[{'amount': Decimal('-5')}]",
     "[{'name': 'no amount'}]",
@@ -163,7 +163,7 @@ def test_names_of_credits_may_hold_quotes_brackets_and_backslashes(tmp_path: Pat
 
 
 def test_credits_of_committed_use_stay_in_the_net_cost_of_their_line(tmp_path: Path) -> None:
-    """The fee is a line of its own without a machine; the covered hour costs nothing. Together they are the invoice."""
+    """The fee is a separate line without a machine, and the covered hour costs nothing. Together they equal the invoice."""
     fee = gcp("0.70", sku={"id": "F", "description": "Commitment v1: A2 Core in Americas"}, resource={"name": None, "global_name": None})
     covered = gcp("1.00", credits=[credit("-1.00", "COMMITTED_USAGE_DISCOUNT")], subscription={"instance_id": "cud-1"})
     spend = gcp("1.00", credits=[credit("-0.25", "COMMITTED_USAGE_DISCOUNT_DOLLAR_BASE")])
@@ -212,18 +212,18 @@ KINDS = [
     # row, category, class
     (gcp("-5", "2026-10-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
     (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
-    # Half past eleven at night on 31 October in Los Angeles, and half past midnight.
+    # 23:30 on 31 October in Los Angeles, and 00:30 on 1 November.
     (gcp("-5", "2026-11-01T06:30:00Z", "202611", cost_type="adjustment"), "Adjustment", "Correction"),
     (gcp("-5", "2026-11-01T07:30:00Z", "202611", cost_type="adjustment"), "Adjustment", None),
     (gcp("-5", "2026-10-20T10:00:00Z", "202611", adjustment_info={"type": "USAGE_CORRECTION"}), "Usage", "Correction"),
     (gcp("-5", "2026-11-20T10:00:00Z", "202611", cost_type="adjustment", adjustment_info={"type": "GOODWILL"}), "Credit", None),
-    (gcp("5", "2026-10-20T10:00:00Z", "202611"), "Usage", None),  # late, nothing else
+    (gcp("5", "2026-10-20T10:00:00Z", "202611"), "Usage", None),  # late usage is not a correction
     (gcp("5", "2026-11-20T10:00:00Z", "202611", cost_type="tax"), "Tax", None),
     (gcp("0.01", "2026-11-20T10:00:00Z", "202611", cost_type="rounding_error"), "Adjustment", None),
 ]
 
 
-def test_what_a_line_is_and_whether_it_corrects_a_closed_month(tmp_path: Path) -> None:
+def test_a_line_has_its_category_and_may_correct_a_closed_month(tmp_path: Path) -> None:
     bill = loaded(tmp_path, each_its_own([row for row, _, _ in KINDS]))
     found = [(line["charge_category"], line["charge_class"], line["billed_cost"]) for line in in_order(bill, "2026-11")]
     assert found == [(category, charge_class, Decimal(row["cost"])) for row, category, charge_class in KINDS]
@@ -286,7 +286,7 @@ def test_invalid_labels_are_dropped_and_counted(tmp_path: Path) -> None:
     assert [(line["billed_cost"], line["tags"]) for line in bill.lines()] == [(1, None)] * 3
 
 
-def test_texts_stay_unchanged(tmp_path: Path) -> None:
+def test_strings_stay_unchanged(tmp_path: Path) -> None:
     row = gcp(
         labels=[{"key": "empty", "value": "NULL"}, {"key": "run", "value": "1E5"}, {"key": "flag", "value": ""}],
         sku={"id": "1E5", "description": "Storage"},
@@ -307,8 +307,8 @@ def of_machine(spec: str, cores: str, memory: str = "30720") -> list[dict[str, s
 
 
 TIMES = [
-    # SKU, system labels, usage, consumed quantity and unit, nanoseconds of a machine
-    # Eight cores for a quarter of an hour are two core-hours, and a quarter of an hour of the machine.
+    # SKU, system labels, usage, consumed quantity and unit, nanoseconds of the machine
+    # Eight cores for a quarter of an hour are two core-hours, but the machine ran for a quarter of an hour.
     ("N1 Predefined Instance Core running in Americas", of_machine("n1-standard-8", "8"), ("7200", "seconds", "2", "hour"), "0.25", "hour", 900_000_000_000),
     ("N1 Predefined Instance Core running in Americas", [], ("7200", "seconds", "2", "hour"), "2", "vCPU-hour", None),
     ("E2 Instance Core running in Americas", of_machine("e2-medium", "2"), ("3600", "seconds", "1", "hour"), "1", "vCPU-hour", None),
@@ -319,7 +319,7 @@ TIMES = [
 ]  # fmt: skip
 
 
-def test_time_is_that_of_the_machine(tmp_path: Path) -> None:
+def test_the_time_of_a_line_is_the_machines_time(tmp_path: Path) -> None:
     rows = [
         gcp(
             sku={"id": "S", "description": sku},
@@ -364,7 +364,7 @@ def test_every_service_has_a_category(tmp_path: Path) -> None:
     assert found == [(service, category, "Google Cloud") for service, category in SERVICES.items()]
 
 
-def test_what_others_sell_through_google_is_theirs(tmp_path: Path) -> None:
+def test_services_of_other_vendors_name_their_vendor(tmp_path: Path) -> None:
     [line] = loaded(tmp_path, [gcp(transaction_type="THIRD_PARTY_RESELLER", seller_name="Weights Inc")]).lines()
     assert (line["service_provider_name"], line["host_provider_name"], line["invoice_issuer_name"]) == (
         "Weights Inc",
@@ -373,7 +373,7 @@ def test_what_others_sell_through_google_is_theirs(tmp_path: Path) -> None:
     )
 
 
-# --- nights ------------------------------------------------------------------------------------------------------------
+# --- several loads -----------------------------------------------------------------------------------------------------
 
 
 def test_the_standard_export_has_no_resources_and_loads(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_all_ways_to_export_a_table_are_one_bill(tmp_path: Path) -> None:
     assert len(by[0]) == 3
 
 
-def test_rows_that_come_weeks_later_touch_their_months_only(tmp_path: Path) -> None:
+def test_rows_that_arrive_weeks_later_change_only_their_months(tmp_path: Path) -> None:
     folder = tmp_path / "export"
     october = [gcp("1", start) for start in ("2026-10-05T10:00:00Z", "2026-10-05T11:00:00Z")]
     write_csv(folder / "october.csv", october, at=NOW - timedelta(days=20))
@@ -410,7 +410,7 @@ def test_rows_that_come_weeks_later_touch_their_months_only(tmp_path: Path) -> N
     bill = nights(tmp_path, folder, delivery="parts")
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "loaded", "2026-11": "loaded"}
     before = bill.store["billing_lines", "2026-11"]
-    # Usage of October that the invoice of October still takes up, and a correction of October on November's.
+    # Usage of October that is still on October's invoice, and a correction of October on November's invoice.
     late = [gcp("2", "2026-10-31T23:00:00Z", "202610")]
     write_csv(folder / "late.csv", late, at=NOW - timedelta(days=1))
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "loaded", "2026-11": "unchanged"}
@@ -421,7 +421,7 @@ def test_rows_that_come_weeks_later_touch_their_months_only(tmp_path: Path) -> N
     assert {p.period: p.state for p in bill.load().periods} == {"2026-10": "unchanged", "2026-11": "unchanged"}
 
 
-def test_rows_with_the_same_credits_or_labels_stay_one_each(tmp_path: Path) -> None:
+def test_rows_with_duplicate_credits_or_labels_are_not_multiplied(tmp_path: Path) -> None:
     same = {"credits": [credit("-0.01")], "labels": labels(team="vision")}
     bill = loaded(tmp_path, [gcp("0.05", **same), gcp("0.05", **same), gcp("0.20", **same)])
     assert (len(bill.lines()), bill.total(), bill.total(column="contracted_cost")) == (3, Decimal("0.27"), Decimal("0.30"))
@@ -439,7 +439,7 @@ def test_times_are_read_in_every_spelling_exports_have(tmp_path: Path) -> None:
 
 
 def test_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
-    """A view of the export with exact costs, exported as Parquet: decimals of 76 digits, in credits too."""
+    """A view of the export with exact costs was exported as Parquet. Its decimals have 76 digits, also in credits."""
     wide = pa.decimal256(76, 38)
 
     def widened(kind: pa.DataType) -> pa.DataType:
@@ -466,7 +466,7 @@ def test_bignumeric_keeps_all_its_digits(tmp_path: Path) -> None:
 
 
 def test_numbers_of_json_keep_all_their_digits(tmp_path: Path) -> None:
-    """Readers of JSON make doubles of numbers, which hold 17 digits; strings that look like numbers stay strings."""
+    """Most readers of JSON turn numbers into doubles, which have 17 digits. Strings that look like numbers stay strings."""
     amounts = ["0.1234567890123456789012", "123456.123456789012345678", "0.0000000000000000000007"]
     rows = [gcp(a, labels=[{"key": "note", "value": f'say "{a}" \\'}]) for a in amounts]
     rows.append(gcp("1.00", credits=[credit("-0.1000000000000000000001")]))

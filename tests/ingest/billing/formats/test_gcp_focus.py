@@ -1,4 +1,4 @@
-"""Google's own FOCUS, the view and the native export: recognized, and brought into the form of plain FOCUS."""
+"""Google's own FOCUS, as the view and as the native export: Runspend recognizes both and converts them to plain FOCUS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LABELS = [{"key": "compute.googleapis.com/cores", "value": "8"}, {"key": "comput
 def of_view(
     cost: str = "1.000000000", start: str = "2026-10-05T10:00:00Z", month: str = "2026-10-01T07:00:00Z", **other: Any
 ) -> dict[str, Any]:
-    """A row of the view, as its SQL writes it."""
+    """Return a row as the view's SQL writes it."""
     tags = [{"key": "mlflow-run-id", "value": RUN, "x_type": "label", "x_inherited": False, "x_namespace": "n/a"}]
     return {
         "AvailabilityZone": "us-central1-a",
@@ -66,7 +66,7 @@ def of_view(
 
 
 def native(cost: str = "1.00", **other: Any) -> dict[str, Any]:
-    """A row of the native export: a list for each kind of label, months of UTC, no category of the service."""
+    """Return a row of the native export. It has a list for each kind of label, months in UTC, and no service category."""
     found = {
         k: v
         for k, v in of_view(cost, month="2026-10-01T00:00:00Z").items()
@@ -88,12 +88,12 @@ def native(cost: str = "1.00", **other: Any) -> dict[str, Any]:
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """JSON lines in which BigQuery's NUMERIC are strings."""
+    """Write JSON lines with BigQuery's NUMERIC values as strings."""
     return write_bytes(path, "".join(json.dumps(line) + "\n" for line in rows).encode())
 
 
 def write_parquet(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """NUMERIC as decimals of nine places."""
+    """Write NUMERIC values as decimals with nine places."""
     table = pa.Table.from_pylist([dict(line) for line in rows])
     for name in ("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"):
         at = table.schema.get_field_index(name)
@@ -123,7 +123,7 @@ def loaded(
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
 @pytest.mark.parametrize("format_name", ["auto", "gcp-focus"])
-def test_the_view_becomes_what_focus_means(
+def test_the_view_becomes_plain_focus(
     tmp_path: Path, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path], ending: str, format_name: str
 ) -> None:
     bill = loaded(tmp_path, [of_view("0.123456789"), of_view("2.000000001", "2026-10-31T23:00:00Z")], write, ending, format=format_name)
@@ -146,7 +146,7 @@ def test_the_view_becomes_what_focus_means(
 
 
 @pytest.mark.parametrize(("write", "ending"), FILES)
-def test_the_native_export_has_its_labels_apart(
+def test_the_native_export_keeps_its_kinds_of_labels_apart(
     tmp_path: Path, write: Callable[[Path, Sequence[Mapping[str, Any]]], Path], ending: str
 ) -> None:
     [line] = loaded(tmp_path, [native("1.25")], write, ending).lines()

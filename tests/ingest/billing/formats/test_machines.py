@@ -1,4 +1,4 @@
-"""Your own iron as a bill: hours that sum to the month, purchases that are paid off, machines that come and go."""
+"""Machines that you own, as a bill: hours that sum to the month, purchases that are paid off, machines that come and go."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def month_of(nights: Nights, period: str, resource: str = "gpubox") -> list[dict
 
 
 def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> None:
-    """28,800 over 36 months, 210 for the rack, 0.65 kW at 0.31 for 720 hours; each hour right to ten digits."""
+    """28,800 over 36 months, 210 for the rack, and 0.65 kW at 0.31 for 720 hours. Each hour is right to ten digits."""
     nights = loaded(tmp_path, BOX)
     november = nights.lines("2026-11")
     assert (len(november), nights.total("2026-11")) == (720, Decimal("1155.08"))
@@ -51,14 +51,14 @@ def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("period", "hours"), [("2026-02", 672), ("2026-03", 744), ("2026-04", 720)])
 def test_a_month_has_its_rent_for_any_number_of_hours(tmp_path: Path, period: str, hours: int) -> None:
-    """800 / 744 is not a decimal, 744 of its shares are 800 anyway."""
+    """800 / 744 is not a finite decimal, but the 744 shares sum to 800."""
     nights = loaded(tmp_path, BOX)
     assert len(nights.lines(period)) == hours
     assert nights.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
 
 
-def test_what_a_line_says(tmp_path: Path) -> None:
-    """An hour, the machine, what it has, who it is billed to; a number on every line, so that the month is final at once."""
+def test_a_line_has_its_hour_machine_and_account(tmp_path: Path) -> None:
+    """A line has its hour, the machine and its hardware, and the billed account. The month is final at once."""
     box = {
         **BOX,
         "cpus": 64,
@@ -87,7 +87,7 @@ def test_what_a_line_says(tmp_path: Path) -> None:
 
 
 def test_only_hours_that_are_over_are_billed(tmp_path: Path) -> None:
-    """At 07:30 on the second day of a month 31 of its hours are over; its total is their part of the month."""
+    """At 07:30 on the second day of a month, 31 of its hours are over. The total is their part of the month."""
     nights = loaded(tmp_path, BOX)
     december = nights.lines("2026-12")
     assert max(line["charge_period_end"] for line in december) == datetime(2026, 12, 2, 7, tzinfo=timezone.utc)
@@ -98,7 +98,7 @@ def test_only_hours_that_are_over_are_billed(tmp_path: Path) -> None:
 
 
 def test_a_purchase_is_paid_off_to_the_last_digit(tmp_path: Path) -> None:
-    """1,000 over 7 months from the 31st of January on: months of 28 to 31 days, no share a decimal; the sum is 1,000, then nothing."""
+    """1,000 over 7 months from 31 January: months have 28 to 31 days, and no share is a finite decimal. The sum is 1,000."""
     box = {"resource_id": "gpubox", "from": "2026-01-31", "purchase": {"amount": 1000, "months": 7}}
     nights = loaded(tmp_path, box)
     periods = [f"2026-{month:02d}" for month in range(1, 13)]
@@ -106,13 +106,13 @@ def test_a_purchase_is_paid_off_to_the_last_digit(tmp_path: Path) -> None:
     paid = [line for period in periods for line in nights.lines(period) if line["billed_cost"]]
     assert min(line["charge_period_start"] for line in paid) == datetime(2026, 1, 31, tzinfo=timezone.utc)
     assert max(line["charge_period_end"] for line in paid) == datetime(2026, 8, 31, tzinfo=timezone.utc)
-    assert len(nights.lines("2026-11")) == 720, "it still runs, and costs nothing"
+    assert len(nights.lines("2026-11")) == 720, "the machine still runs and costs nothing"
     first = [line for line in paid if line["charge_period_start"] < datetime(2026, 2, 28, tzinfo=timezone.utc)]
     assert abs(sum(line["billed_cost"] for line in first) - Decimal(1000) / 7) < Decimal("1e-9")
 
 
-def test_a_purchase_may_be_older_than_the_machine_here(tmp_path: Path) -> None:
-    """Bought in January of last year for two years: the cost before its first day is out of the bill, and the rest is spread as before."""
+def test_a_purchase_may_begin_before_the_machines_first_day(tmp_path: Path) -> None:
+    """It was bought in January 2025 for two years. The cost before its first day here is not billed, and the rest is spread as before."""
     box = {"resource_id": "gpubox", "from": "2026-11-01", "purchase": {"amount": 2400, "months": 24, "from": "2025-01-01"}}
     nights = loaded(tmp_path, box, now=datetime(2027, 2, 10, tzinfo=timezone.utc))
     assert [nights.total(period) for period in ("2026-11", "2026-12", "2027-01")] == [100, 100, 0]
@@ -120,7 +120,7 @@ def test_a_purchase_may_be_older_than_the_machine_here(tmp_path: Path) -> None:
 
 
 def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
-    """From the 16th the rack costs more: a second entry of the same machine. Another one leaves on the 10th, its last day."""
+    """From the 16th the rack costs more, by a second entry of the same machine. Another machine leaves on the 10th, its last day."""
     nights = loaded(
         tmp_path,
         {"resource_id": "gpubox", "from": "2026-11-01", "to": "2026-11-15", "per_month": 210},
@@ -134,8 +134,8 @@ def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
     assert {line["resource_id"] for line in nights.lines("2026-12")} == {"gpubox"}
 
 
-def test_a_new_price_from_a_day_on_leaves_the_months_before(tmp_path: Path) -> None:
-    """A second entry that repeats the purchase with its first day: November has both prices, and October gets no new version."""
+def test_a_new_price_from_a_day_on_leaves_earlier_months(tmp_path: Path) -> None:
+    """The second entry repeats the purchase with its first day. November has both prices, and October gets no new version."""
     nights = loaded(tmp_path, BOX)
     first, second = (
         {**BOX, "to": "2026-11-15"},
@@ -147,7 +147,7 @@ def test_a_new_price_from_a_day_on_leaves_the_months_before(tmp_path: Path) -> N
 
 
 def test_the_same_months_are_the_same_bytes(tmp_path: Path) -> None:
-    """A week later past months have no new version, the open one has; the same night again has none at all."""
+    """A week later, only the open month has a new version. Loading again at the same time makes none."""
     nights = loaded(tmp_path, BOX)
     later = DECEMBER + timedelta(days=7)
     states = {period.period: period.state for period in nights.load(now=later).periods}
@@ -156,8 +156,11 @@ def test_the_same_months_are_the_same_bytes(tmp_path: Path) -> None:
     assert len(nights.lines("2026-12")) == 31 + 7 * 24
 
 
-def test_a_new_price_restates_the_months_and_a_large_fall_waits_for_a_yes(tmp_path: Path) -> None:
-    """Corrected power: every month gets a version and its difference. A machine taken out of the file is refused until accepted."""
+def test_a_new_price_restates_the_months_and_a_large_fall_must_be_accepted(tmp_path: Path) -> None:
+    """Corrected power gives every month a new version with its difference.
+
+    Removing a machine from the file is refused until you accept it.
+    """
     nights = loaded(tmp_path, BOX, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
     before = nights.total("2026-11")
     dearer = bill({**BOX, "per_month": 220}, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
@@ -170,14 +173,14 @@ def test_a_new_price_restates_the_months_and_a_large_fall_waits_for_a_yes(tmp_pa
     assert only(accepted, "2026-11").state == "loaded" and nights.total("2026-11") == Decimal("1165.08")
 
 
-def test_the_lack_of_machines_is_stated(tmp_path: Path) -> None:
-    """Nothing to bill before the first hour is over."""
+def test_a_bill_without_a_finished_hour_is_refused(tmp_path: Path) -> None:
+    """Before the first hour is over, there is nothing to bill."""
     with pytest.raises(SourceRefused, match=r"none of its machines has run for an hour yet; the first begins on 2027-01-01"):
         loaded(tmp_path, {**BOX, "from": "2027-01-01"})
 
 
 def test_far_dates_do_no_harm(tmp_path: Path) -> None:
-    """A machine that stays forever, a purchase that begins after it: both are only dates."""
+    """A machine may stay forever, and a purchase may begin after its last day."""
     box = {
         "resource_id": "gpubox",
         "from": "2026-11-01",
@@ -195,13 +198,13 @@ NOVEMBER = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
 def drawn(hours: dict[int, tuple[int, int]]) -> dict[str, dict[datetime, tuple[int, int]]]:
-    """Hours of November: mean milliwatts, and for how many milliseconds."""
+    """Return measured hours of November: the mean milliwatts, and for how many milliseconds."""
     return {"gpubox": {NOVEMBER + timedelta(hours=n): measured for n, measured in hours.items()}}
 
 
 def power_of(hours: dict[int, tuple[int, int]], month_hours: int = 720) -> Fraction:
-    """What a month's power costs, hour by hour, without a rounding."""
-    energy = Fraction(0)  # in watt-hours
+    """Return the cost of a month's power, hour by hour, without rounding."""
+    energy = Fraction(0)  # watt-hours
     for hour in range(month_hours):
         milliwatts, milliseconds = hours.get(hour, (0, 0))
         measured = Fraction(milliseconds, 3_600_000)
@@ -209,8 +212,11 @@ def power_of(hours: dict[int, tuple[int, int]], month_hours: int = 720) -> Fract
     return energy * Fraction("0.31") / 1000
 
 
-def test_measured_watts_are_paid_where_they_are_measured(tmp_path: Path) -> None:
-    """Two hours in full, one for a third of it, one for a millisecond: the month is exact to the last of ten digits, and each line says which it was."""
+def test_measured_watts_count_for_the_measured_time(tmp_path: Path) -> None:
+    """Two hours are measured in full, one for a third, and one for a millisecond.
+
+    The month is exact to ten digits, and each line states what was measured.
+    """
     hours = {5: (1_287_123, 3_600_000), 6: (1_300_001, 3_600_000), 7: (999_999, 1_200_000), 719: (7, 1)}
     nights = Nights(tmp_path / "work", bill(MEASURED))
     nights.load(now=DECEMBER, drawn=drawn(hours))
@@ -231,15 +237,15 @@ def test_measured_watts_are_paid_where_they_are_measured(tmp_path: Path) -> None
     assert {line["machine_gpus"] for line in lines} == {4}
 
 
-def test_a_month_measured_at_650_watts_is_the_one_of_the_start_page(tmp_path: Path) -> None:
-    """650 watts cost the same 1,155.08, measured or configured."""
+def test_a_month_measured_at_650_watts_costs_the_same_as_on_the_start_page(tmp_path: Path) -> None:
+    """At 650 watts the month costs 1,155.08, measured or configured."""
     nights = Nights(tmp_path / "work", bill(MEASURED))
     nights.load(now=DECEMBER, drawn=drawn(dict.fromkeys(range(720), (650_000, 3_600_000))))
     assert nights.total("2026-11") == Decimal("1155.08")
 
 
-def test_nothing_measured_is_idle_all_the_time_and_not_free(tmp_path: Path) -> None:
-    """Before any run measured: 87.5 W for 720 hours."""
+def test_without_measurements_every_hour_has_the_idle_watts(tmp_path: Path) -> None:
+    """Before any run measured the power, the machine draws 87.5 W for 720 hours."""
     nights = loaded(tmp_path, MEASURED)
     assert nights.total("2026-11") == 1010 + Decimal("0.0875") * Decimal("0.31") * 720
     other = Nights(tmp_path / "other", bill(MEASURED))
@@ -248,19 +254,19 @@ def test_nothing_measured_is_idle_all_the_time_and_not_free(tmp_path: Path) -> N
 
 
 def test_late_measurements_restate_their_month_and_no_other(tmp_path: Path) -> None:
-    """What arrives for November gives November a version; nothing new gives the same bytes, also on a later night."""
+    """Measurements of November make a version of November only. Without new ones the bytes are the same, also in a later load."""
     nights = loaded(tmp_path, MEASURED)
     hours = {5: (1_287_123, 3_600_000)}
     states = {period.period: period.state for period in nights.load(now=DECEMBER, drawn=drawn(hours)).periods}
     assert states == {**{f"2026-{month:02d}": "unchanged" for month in (*range(1, 11), 12)}, "2026-11": "loaded"}
     [difference] = [row["billed_cost"] for row in nights.rows("bill_changes", "2026-11") if row["version_number"] == 2]
-    assert difference == Decimal("0.3718831300")  # 1.287123 kW less 0.0875 kW, at 0.31, cut after ten digits
+    assert difference == Decimal("0.3718831300")  # 1.287123 kW minus 0.0875 kW, at 0.31, cut after ten digits
     later = {period.period: period.state for period in nights.load(now=DECEMBER + timedelta(hours=3), drawn=drawn(hours)).periods}
     assert later == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 12)}, "2026-12": "loaded"}
 
 
 def test_only_the_hours_of_the_entry_are_measured(tmp_path: Path) -> None:
-    """A machine measured from the 16th on, by a second entry: what ran before is paid at the number that stood there."""
+    """A second entry measures the machine from the 16th on. Earlier hours have the configured watts of the first entry."""
     nights = Nights(
         tmp_path / "work",
         bill(
@@ -272,15 +278,15 @@ def test_only_the_hours_of_the_entry_are_measured(tmp_path: Path) -> None:
     assert nights.total("2026-11") == 360 * Decimal("0.5") + 1 + 359 * Decimal("0.05")
 
 
-def test_a_look_without_loading(tmp_path: Path) -> None:
-    """What `runspend doctor` shows."""
+def test_a_probe_reads_the_bill_without_loading_it(tmp_path: Path) -> None:
+    """The figures are those that `runspend doctor` shows."""
     seen = probe_source(bill({**BOX, "from": "2026-01-01", "to": "2026-02-28"}))
     assert (seen["format"], seen["periods"], seen["rows"], seen["quarantined"]) == ("machines", ["2026-01", "2026-02"], 744 + 672, 0)
-    assert seen["billed"] == {"EUR": Decimal("2305.324")}  # 2 x 1010 and 0.2015 for 1416 hours
+    assert seen["billed"] == {"EUR": Decimal("2305.324")}  # 2 x 1010, and 0.2015 an hour for 1416 hours
 
 
 def test_a_purchase_is_spread_over_calendar_months() -> None:
-    """The n-th month ends n calendar months after the first day, on the month's last day where it has no such day."""
+    """The n-th month ends n calendar months after the first day, or on the last day of a shorter month."""
     machine = bill({"resource_id": "a", "from": "2027-10-31", "purchase": {"amount": 3, "months": 5}}).machines[0]
     start, end = datetime(2028, 2, 1, tzinfo=timezone.utc), datetime(2028, 3, 1, tzinfo=timezone.utc)
     assert [(rent.start.date(), rent.end.date(), rent.units) for rent in made.rents(machine, start, end)] == [
@@ -289,7 +295,7 @@ def test_a_purchase_is_spread_over_calendar_months() -> None:
     ]
 
 
-# --- what the file may say ---------------------------------------------------------------------------------------------
+# --- what the file may contain -----------------------------------------------------------------------------------------
 
 
 def refused(tmp_path: Path, machines: str, more: str = "") -> str:
@@ -322,19 +328,19 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
     ],
 )  # fmt: skip
 def test_mistakes_are_reported_where_they_are(tmp_path: Path, machine: str, says: str) -> None:
-    """Line, key, what is allowed."""
+    """The error has the line, the key and the allowed values."""
     assert says in refused(tmp_path, f"      - {machine}\n")
 
 
 def test_machines_have_no_address(tmp_path: Path) -> None:
-    """A folder beside the list would not be read."""
+    """Runspend would not read a folder next to the list."""
     assert "`format: machines` reads no files. Leave `uri` out" in refused(
         tmp_path, "      - {resource_id: a, from: 2026-01-01, per_month: 3}\n", "    uri: bills\n"
     )
 
 
 def test_amounts_are_shown_as_people_write_them(tmp_path: Path) -> None:
-    """`runspend config` is a configuration that means the same; 28800 is no 2.88E+4."""
+    """`runspend config` prints a configuration with the same meaning: 28800 does not become 2.88E+4."""
     path = tmp_path / "runspend.yaml"
     path.write_text(json.dumps({"billing": [{"name": "box", "format": "machines", "machines": [BOX]}]}), encoding="utf-8")
     settings = load_settings(path, {})
@@ -344,8 +350,8 @@ def test_amounts_are_shown_as_people_write_them(tmp_path: Path) -> None:
     assert load_settings(path, {}).model_dump() == settings.model_dump()
 
 
-def test_a_bill_speaks_the_currency_of_the_file_unless_it_says_its_own(tmp_path: Path) -> None:
-    """`currency` of a bill wins; a value that is not in the file is shown as a default."""
+def test_a_bill_has_the_currency_of_the_file_unless_it_states_its_own(tmp_path: Path) -> None:
+    """The `currency` of a bill wins. A value that is not in the file is shown as a default."""
     path = tmp_path / "runspend.yaml"
     machine = "machines: [{resource_id: a, from: 2026-01-01, per_month: 3}]"
     path.write_text(

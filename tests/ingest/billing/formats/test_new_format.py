@@ -1,4 +1,4 @@
-"""The worked example of `docs/new-format.md`: added to a copy of the package, nothing else changed, and a bill loaded with it."""
+"""The worked example of `docs/new-format.md`, added to an otherwise unchanged copy of the package, which then loads a bill with it."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def block(language: str, containing: str) -> str:
 
 
 SPOILT = "2026-13-01,gpu-1,kx-4,24,1.00,spoilt\n2026-10-03,gpu-1,kx-4,24,one,\n"
-# The format of each bill and what its file has below the page's rows. `auto` comes first: nothing has read the new format before it looks.
+# The format of each bill, and rows after those of the page. `auto` comes first: no code has read the new format before it looks.
 CASES = {"auto": ("auto", ""), "kiesel": ("kiesel", ""), "spoilt": ("kiesel", SPOILT)}
 
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """What a copy of the package with the two files of the page in it loads: one process, which compiles the copy, for all bills."""
+    """Load all bills in one process, which compiles a copy of the package with the page's two files. Return what it loaded."""
     folder = tmp_path_factory.mktemp("kiesel")
     package = folder / "copy" / "runspend"
     shutil.copytree(Path(runspend.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""OpenCost's three outputs, what they weigh, what is idle, which files count, and what a night does with a source that is not a bill."""
+"""OpenCost's three outputs: their weights, their idle cost, which files count, and how the pipeline treats a source that is not a bill."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ RUN = "0123456789abcdef0123456789abcdef"
 def allocation(
     pod: str, cpu: float | str = 0, ram: float | str = 0, *, at: tuple[str, str] = DAY, node: str | None = NODE, **other: Any
 ) -> dict[str, Any]:
-    """One allocation as the API writes it; `__idle__` and `__unmounted__` have no namespace."""
+    """Return one allocation as the API writes it. `__idle__` and `__unmounted__` have no namespace."""
     labels = other.pop("labels", None)
     where = {"cluster": "ml", **({"node": "ip-10-0-0-1", "providerID": node} if node else {})}
     what = (
@@ -59,12 +59,12 @@ def allocation(
 
 
 def answer(*steps: Sequence[dict[str, Any]]) -> bytes:
-    """What `/allocation` answers."""
+    """Return an answer of `/allocation`."""
     return json.dumps({"code": 200, "status": "success", "data": [{each["name"]: each for each in step} for step in steps]}).encode()
 
 
 def flat(what: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested objects as columns with dotted names."""
+    """Return nested objects as columns with dotted names."""
     found: dict[str, Any] = {}
     for key, value in what.items():
         found |= flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
@@ -72,7 +72,7 @@ def flat(what: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def parquet(path: Path, *allocations: dict[str, Any]) -> Path:
-    """The same as the Parquet exporter flattens and renames it."""
+    """Write allocations as the Parquet exporter flattens and renames them."""
     names = {"start": "running_start_time", "end": "running_end_time", "properties.labels.team": "label.team"}
     rows = [{names.get(k, k): float(v) if k.endswith("Cost") else v for k, v in flat(each).items()} for each in allocations]
     columns = sorted({name for each in rows for name in each})
@@ -82,7 +82,7 @@ def parquet(path: Path, *allocations: dict[str, Any]) -> Path:
 
 
 def csv_export(*pods: Mapping[str, Any], label: str = "Label_mlflow_run_id") -> bytes:
-    """The CSV export: neither cluster nor machine."""
+    """Return the CSV export, which names neither cluster nor machine."""
     header = [
         "Date",
         "Namespace",
@@ -126,8 +126,11 @@ def parts(bill: Nights, column: str = "effective_cost") -> dict[Any, Decimal]:
 # --- formats -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_api_and_the_parquet_exporter_say_the_same(tmp_path: Path) -> None:
-    """Weights are CPU, GPU and memory with their adjustments; disks and network are other lines. Containers of a pod are one part."""
+def test_the_api_and_the_parquet_exporter_give_the_same_weights(tmp_path: Path) -> None:
+    """A weight is CPU, GPU and memory cost with adjustments.
+
+    Disks and network have lines of their own, and containers of a pod are one part.
+    """
     allocations = [
         allocation("a", 2.5, 1.5, labels={"mlflow_run_id": RUN, "team": "vision"}),
         allocation("b", 3, 1, gpuCost=3, ramCostAdjustment=-1),
@@ -150,8 +153,8 @@ def test_the_api_and_the_parquet_exporter_say_the_same(tmp_path: Path) -> None:
         assert {each["resource_id"] for each in bill.lines()} == {NODE}
 
 
-def test_the_csv_export_splits_all_lines_that_lines_names(tmp_path: Path) -> None:
-    """No machine, no cluster: the cluster's machines are one pool, split alike by the weights of the day."""
+def test_the_csv_export_splits_all_lines_that_the_setting_lines_selects(tmp_path: Path) -> None:
+    """The export names no machine and no cluster. All machines of the cluster are split by the weights of the day."""
     pods = [{"Pod": "a", "CPUCost": "1.5", "RAMCost": "0.5", "Label_mlflow_run_id": RUN}, {"Pod": "b", "CPUCost": "2"}]
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export(*pods))
     cluster = {"Tags": '{"aws:eks:cluster-name":"ml"}'}
@@ -165,7 +168,7 @@ def test_the_csv_export_splits_all_lines_that_lines_names(tmp_path: Path) -> Non
 
 
 def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
-    """Weights are split before machines are described; the type of a line is known anyway, in any case."""
+    """Weights are split before Runspend describes machines, but the type of a line is already known. Its case does not matter."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
     large = {"SkuPriceDetails": '{"InstanceType":"m5.large"}'}
     rows = [row("6.00", ResourceId="i-1", **large), row("5.00", ResourceId="i-2", SkuPriceDetails='{"InstanceType":"c5.large"}')]
@@ -174,14 +177,14 @@ def test_the_lines_may_be_those_of_an_instance_type(tmp_path: Path) -> None:
 
 
 def test_without_lines_weights_must_name_machines(tmp_path: Path) -> None:
-    """A pod that names no machine would be missing on it, and pass for idle."""
+    """If a pod names no machine, its machine would lack it, and its cost would count as idle."""
     write_bytes(tmp_path / "opencost" / "export.csv", csv_export({"Pod": "a", "CPUCost": "1"}))
     with pytest.raises(SourceRefused, match=r"1 allocations do not name a machine, such as a\. Ask OpenCost without `aggregate`"):
         read(tmp_path)
 
 
-def test_examples_of_opencost_itself_are_read(tmp_path: Path, samples: Path) -> None:
-    """OpenCost's own examples: three namespaces for a week (1.77811 of 1.77816: the rest is rounding), one pod on two days."""
+def test_opencosts_own_examples_are_read(tmp_path: Path, samples: Path) -> None:
+    """The examples are three namespaces for a week and one pod on two days. Rounding makes 1.77811 of 1.77816."""
     for name in ("allocation-example-output.json", "export-sample.csv"):
         (tmp_path / name / "opencost").mkdir(parents=True)
         shutil.copy(samples / "opencost" / name, tmp_path / name / "opencost")
@@ -211,7 +214,7 @@ def test_examples_of_opencost_itself_are_read(tmp_path: Path, samples: Path) -> 
     ],
 )
 def test_a_file_that_cannot_be_read_refuses_the_source(tmp_path: Path, name: str, data: bytes, why: str) -> None:
-    """Weights that lack some would move money between pods."""
+    """If some weights were missing, other pods would get their money."""
     write_bytes(tmp_path / "opencost" / name, data)
     with pytest.raises(SourceRefused, match=why):
         read(tmp_path, lines={"service": "*"})
@@ -226,8 +229,11 @@ def test_allocations_in_the_place_of_a_bill_are_refused(tmp_path: Path) -> None:
 # --- rounding and idle cost --------------------------------------------------------------------------------------------
 
 
-def test_costs_that_the_api_rounds_away_weigh_nothing_and_exports_weigh_all(tmp_path: Path) -> None:
-    """1,000 steps of 0.0000049 weigh 0.0049 in the CSV; five decimals make 0 of each, which is counted, and the line stays whole."""
+def test_costs_that_the_api_rounds_to_zero_have_no_weight_but_exports_keep_them(tmp_path: Path) -> None:
+    """In the CSV, 1,000 steps of 0.0000049 weigh 0.0049.
+
+    The API's five decimals make each of them 0, which is counted, and the line is not split.
+    """
     small = [{"Pod": "a", "Container": f"c{n}", "CPUCost": "0.0000049"} for n in range(1000)]
     write_bytes(tmp_path / "csv" / "opencost" / "export.csv", csv_export(*small, {"Pod": "b", "CPUCost": "0.0051"}))
     bill, _ = split(tmp_path / "csv", [row("100.00", **WHOLE_DAY)], lines={"service": "*"}, idle="share")
@@ -239,8 +245,8 @@ def test_costs_that_the_api_rounds_away_weigh_nothing_and_exports_weigh_all(tmp_
     assert parts(bill) == {None: Decimal("100.00")}
 
 
-def test_idle_cost_is_a_part_of_its_own_and_stays_with_the_node(tmp_path: Path) -> None:
-    """Pods 7.00 and idle 3.00 make the node's 10.00, also in a window that lacks its last second."""
+def test_idle_cost_is_a_separate_part_of_the_node(tmp_path: Path) -> None:
+    """Pods for 7.00 and idle cost of 3.00 sum to the node's 10.00, also if the window lacks its last second."""
     for name, window in (("day", DAY), ("second", LAST_SECOND)):
         allocations = [allocation("a", 4, at=window), allocation("b", 3, at=window), allocation("__idle__", 3, at=window)]
         write_bytes(tmp_path / name / "opencost" / "answer.json", answer(allocations))
@@ -248,7 +254,7 @@ def test_idle_cost_is_a_part_of_its_own_and_stays_with_the_node(tmp_path: Path) 
         assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("3.00"), None: Decimal("3.00")}
 
 
-def test_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path: Path) -> None:
+def test_every_hour_of_a_window_without_its_last_second_is_split(tmp_path: Path) -> None:
     allocations = [allocation("a", 4, at=LAST_SECOND), allocation("b", 3, at=LAST_SECOND), allocation("__idle__", 3, at=LAST_SECOND)]
     write_bytes(tmp_path / "opencost" / "answer.json", answer(allocations))
     ends = [f"2026-10-05T{h:02d}:00:00Z" for h in range(1, 24)] + [DAY[1]]
@@ -256,15 +262,15 @@ def test_every_hour_of_a_day_without_its_last_second_is_split_whole(tmp_path: Pa
     bill, _ = split(tmp_path, rows)
     assert bill.total() == 240
     assert {name: round(cost, 4) for name, cost in parts(bill).items()} == {"a": 96, "b": 72, None: 72}
-    assert len(bill.lines()) == 24 * 3  # the last hour too
+    assert len(bill.lines()) == 24 * 3  # the last hour is split too
 
 
 @pytest.mark.parametrize(
     ("idle", "cost", "expected"),
     [
-        ("keep", "10.00", {"a": "4.00", "b": "3.00", None: "3.00"}),  # what the pods leave of the machine's cost
-        ("share", "10.00", {"a": "5.7142857142857142857142", "b": "4.2857142857142857142858"}),  # chosen explicitly
-        ("keep", "3.50", {"a": "2.00", "b": "1.50"}),  # the pods claim more than the machine cost: scaled, with a warning
+        ("keep", "10.00", {"a": "4.00", "b": "3.00", None: "3.00"}),  # the rest of the machine's cost is idle
+        ("share", "10.00", {"a": "5.7142857142857142857142", "b": "4.2857142857142857142858"}),  # `share` was chosen explicitly
+        ("keep", "3.50", {"a": "2.00", "b": "1.50"}),  # the pods claim more than the machine costs: scaled, with a warning
     ],
 )
 def test_without_an_idle_row_idle_cost_stays_idle_unless_pods_share_it(
@@ -277,22 +283,22 @@ def test_without_an_idle_row_idle_cost_stays_idle_unless_pods_share_it(
     assert {json.loads(each["allocated_method_details"]).get("is_scaled", False) for each in bill.lines()} == {cost == "3.50"}
 
 
-def test_traffic_is_split_as_the_machine_is_and_does_not_make_it_idle(tmp_path: Path) -> None:
-    """Pods of 7.00 on a machine of 10.00 leave 3.00 idle. The machine's traffic of 2.00 is split in the same way."""
+def test_traffic_is_split_like_its_machine_and_does_not_make_it_idle(tmp_path: Path) -> None:
+    """Pods for 7.00 on a machine for 10.00 leave 3.00 idle. The machine's traffic for 2.00 is split in the same way."""
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 7)]))
     day = {**WHOLE_DAY, "ResourceId": NODE}
     bill, _ = split(tmp_path, [row("10.00", **day, ServiceCategory="Compute"), row("2.00", **day, ServiceCategory="Networking")])
     assert parts(bill) == {"a": Decimal("8.40"), None: Decimal("3.60")}
 
 
-def test_stated_idle_cost_is_shared_where_sharing_is_on(tmp_path: Path) -> None:
+def test_stated_idle_cost_is_shared_if_sharing_is_on(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 4), allocation("__idle__", 2)]))
     bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)], idle="share")
     assert parts(bill) == {"a": Decimal("5.00"), "b": Decimal("5.00")}
 
 
 def test_rows_of_no_machine_are_dropped_and_counted(tmp_path: Path) -> None:
-    """Volumes no pod mounts; idle of a whole cluster, which no machine can be given; what weighs less than nothing."""
+    """These are volumes that no pod mounts, idle cost of a whole cluster, and weights of zero or less."""
     odd = [allocation("__unmounted__", 5, node=None), allocation("__idle__", 5, node=None), allocation("c", -1), allocation("d", 0)]
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 10), *odd]))
     found = read(tmp_path)
@@ -307,7 +313,7 @@ def test_rows_of_no_machine_are_dropped_and_counted(tmp_path: Path) -> None:
 # --- files -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_that_was_exported_twice_counts_once_the_newest(tmp_path: Path) -> None:
+def test_only_the_newest_export_of_a_step_counts(tmp_path: Path) -> None:
     old, new = answer([allocation("a", 9), allocation("b", 1)]), answer([allocation("a", 4), allocation("b", 6)])
     write_bytes(tmp_path / "opencost" / "z-first.json", old, at=datetime(2026, 10, 6, 1, tzinfo=timezone.utc))
     write_bytes(tmp_path / "opencost" / "a-second.json", new, at=datetime(2026, 10, 6, 2, tzinfo=timezone.utc))
@@ -336,12 +342,12 @@ def test_the_order_of_files_and_rows_changes_nothing(tmp_path: Path) -> None:
     assert split(tmp_path / "one", rows)[0].lines() == split(tmp_path / "two", rows[::-1])[0].lines()
 
 
-# --- the night ---------------------------------------------------------------------------------------------------------
+# --- in the pipeline ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Two bills and a source that splits one of them."""
+    """A configuration with two bills and a source that splits one of them."""
     for name in ("aws", "other"):
         write_csv(tmp_path / "bills" / name / "part.csv", [row("10.00", **WHOLE_DAY, ResourceId=NODE, BillingAccountId=name)])
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4), allocation("b", 6)]))
@@ -375,7 +381,7 @@ def sources(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def test_a_load_splits_the_bills_that_are_named(config: Path) -> None:
-    """It has a row in `sources`, and no lines, no periods; another night changes nothing."""
+    """The source has a row in `sources`, but no lines and no periods. Another load changes nothing."""
     settings = load_settings(config)
     outcome = pipeline.load(settings, now=NOW)
     assert outcome.exit_code == 0, outcome.problems
@@ -388,7 +394,7 @@ def test_a_load_splits_the_bills_that_are_named(config: Path) -> None:
     assert pipeline.load(settings, now=NOW).changed == []
 
 
-def test_left_out_splits_means_every_bill(config: Path) -> None:
+def test_a_source_without_splits_splits_every_bill(config: Path) -> None:
     settings = load_settings(write_config(config.parent))
     pipeline.load(settings, now=NOW)
     assert published(settings, "other") == published(settings, "aws") == [("a", Decimal("4.00")), ("b", Decimal("6.00"))]
@@ -396,7 +402,7 @@ def test_left_out_splits_means_every_bill(config: Path) -> None:
 
 @pytest.mark.parametrize("broken", ["gone", "cut", "empty"])
 def test_a_source_that_cannot_be_read_keeps_the_bills_it_splits_as_they_were(config: Path, broken: str) -> None:
-    """Exit 3; the bill it splits is left as it was, even where it has news, the other one is loaded."""
+    """The exit code is 3. The split bill stays as it was although it has new rows, and the other bill is loaded."""
     settings = load_settings(config)
     pipeline.load(settings, now=NOW)
     folder = config.parent / "opencost"
@@ -418,7 +424,7 @@ def test_a_source_that_cannot_be_read_keeps_the_bills_it_splits_as_they_were(con
     assert (reported["k8s"]["row_count"], reported["other"]["state"]) == (2, "ok")
 
 
-def test_the_doctor_says_what_it_weighs(config: Path) -> None:
+def test_doctor_shows_the_number_of_weights(config: Path) -> None:
     settings = load_settings(config)
     given = [(f.level, f.text) for f in doctor.diagnose(settings, now=NOW) if f.name == "k8s"]
     assert (
@@ -442,7 +448,7 @@ def test_mistakes_in_the_configuration_are_reported(config: Path, given: dict[st
         load_settings(write_config(config.parent, **given))
 
 
-def test_a_bill_without_weights_of_its_own_month_stays_whole(tmp_path: Path) -> None:
+def test_a_bill_without_weights_of_its_month_is_not_split(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "answer.json", answer([allocation("a", 4, at=("2026-06-05T00:00:00Z", "2026-06-06T00:00:00Z"))]))
     bill, reported = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=NODE)])
     assert (parts(bill), reported) == ({None: Decimal("10.00")}, {})

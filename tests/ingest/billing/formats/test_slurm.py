@@ -1,4 +1,4 @@
-"""SLURM's job lists at a rate card: what a job was given, day by day; nothing twice, nothing lost."""
+"""SLURM's job lists with a rate card: the cost of what each job was allocated, day by day, without duplicates or gaps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ JOB = {
 
 
 def job(**other: str) -> dict[str, str]:
-    """A row of sacct's; the elapsed seconds are End less Start, JobID is JobIDRaw unless stated."""
+    """Return a row of sacct. The elapsed seconds are End minus Start, and JobID is JobIDRaw unless stated."""
     row = {**JOB, **other}
     row.setdefault("JobID", row["JobIDRaw"])
     if "ElapsedRaw" not in row:
@@ -55,8 +55,8 @@ def loaded(
     return nights
 
 
-def test_a_job_costs_what_it_was_given(tmp_path: Path) -> None:
-    """8 cores, 64 GiB and 2 GPUs (named twice in AllocTRES) for 2 hours: 2 x (0.16 + 0.128 + 2.40)."""
+def test_a_job_costs_what_it_was_allocated(tmp_path: Path) -> None:
+    """8 cores, 64 GiB and 2 GPUs (which AllocTRES names twice) for 2 hours cost 2 x (0.16 + 0.128 + 2.40)."""
     [line] = loaded(tmp_path, [job()]).lines()
     assert line["billed_cost"] == line["effective_cost"] == line["list_cost"] == line["contracted_cost"] == Decimal("5.376")
     assert (line["charge_period_start"], line["charge_period_end"]) == (
@@ -78,7 +78,7 @@ def test_a_job_costs_what_it_was_given(tmp_path: Path) -> None:
     ("tres", "hourly"),
     [
         ("cpu=8,mem=64G,node=1", "0.288"),
-        ("cpu=8,gres/gpu:a100=2", "2.56"),  # typed alone
+        ("cpu=8,gres/gpu:a100=2", "2.56"),  # only by type
         ("cpu=8,gres/gpu:a100=2,gres/gpu:t4=1", "3.76"),
         ("cpu=8,gres/gpu=3,gres/gpu:a100=2,gres/gpu:t4=1", "3.76"),
         ("cpu=1,mem=512M", "0.021"),
@@ -90,13 +90,13 @@ def test_a_job_costs_what_it_was_given(tmp_path: Path) -> None:
         ("gres/gpu=1", "1.20"),
     ],
 )
-def test_what_alloctres_says(tmp_path: Path, tres: str, hourly: str) -> None:
-    """Cores, memory in GiB from every unit, GPUs of all types; each counts once."""
+def test_alloctres_has_the_resources_of_a_job(tmp_path: Path, tres: str, hourly: str) -> None:
+    """It has cores, memory in any unit, and GPUs of all types. Each counts once."""
     assert loaded(tmp_path, [job(AllocTRES=tres)]).total() == 2 * Decimal(hourly)
 
 
-def test_a_partition_and_a_type_have_prices_of_their_own(tmp_path: Path) -> None:
-    """A type's price before the general one; in a partition its own prices before both; what neither says is as everywhere."""
+def test_partitions_and_gpu_types_may_have_their_own_prices(tmp_path: Path) -> None:
+    """A GPU type's price comes before the general price, and a partition's prices before both. Other prices are the general ones."""
     card = {
         "prices": {"gpu": "1.20", "cpu": "0.02", "node": "0.50", "gpu_types": {"H100": "4"}},
         "partitions": {"debug": {"gpu": 0, "cpu": "0.01"}, "big": {"gpu_types": {"a100": "3"}}},
@@ -111,20 +111,20 @@ def test_a_partition_and_a_type_have_prices_of_their_own(tmp_path: Path) -> None
     }
 
 
-def test_slurms_own_billing_units(tmp_path: Path) -> None:
-    """A site that weighs in slurm.conf prices nothing else."""
+def test_a_job_may_be_priced_by_slurms_billing_units(tmp_path: Path) -> None:
+    """A site that weighs resources in slurm.conf needs no other price."""
     assert loaded(tmp_path, [job()], {"prices": {"billing": "0.125"}}).total() == 2
 
 
 def test_a_cost_is_rounded_once(tmp_path: Path) -> None:
-    """A core for a second and for two at 0.02 an hour: 0.00000555… and 0.00001111…, to ten decimals."""
+    """A core at 0.02 an hour costs 0.00000555… for one second and 0.00001111… for two, rounded to ten decimals."""
     rows = [job(JobIDRaw=str(seconds), End=f"2026-10-05T08:00:0{seconds}", AllocTRES="cpu=1") for seconds in (1, 2)]
     costs = {line["resource_id"]: line["billed_cost"] for line in loaded(tmp_path, rows).lines()}
     assert costs == {"1": Decimal("0.0000055556"), "2": Decimal("0.0000111111")}
 
 
 def test_days_and_months_cut_a_job_and_sum_to_it(tmp_path: Path) -> None:
-    """54 hours, 37 minutes and 11 seconds over the end of October, at a price that no second divides."""
+    """The job takes 54 hours, 37 minutes and 11 seconds over the end of October, at a price that seconds do not divide evenly."""
     rows = [job(Start="2026-10-30T20:12:19", End="2026-11-02T02:49:30", AllocTRES="cpu=7,mem=1000M,gres/gpu=1")]
     nights = loaded(tmp_path, rows)
     lines = [*nights.lines("2026-10"), *nights.lines("2026-11")]
@@ -144,7 +144,7 @@ def test_days_and_months_cut_a_job_and_sum_to_it(tmp_path: Path) -> None:
 
 
 def test_steps_are_part_of_their_job_and_counted(tmp_path: Path) -> None:
-    """sacct without -X lists what ran inside; jobs that were cancelled while they waited, or failed at once, had nothing."""
+    """sacct without -X also lists steps. Jobs that were cancelled while they waited, or failed at once, used nothing."""
     rows = [
         job(),
         job(JobIDRaw="100.batch", JobName="batch", User="", Partition=""),
@@ -163,7 +163,7 @@ def test_steps_are_part_of_their_job_and_counted(tmp_path: Path) -> None:
 
 
 def test_a_job_that_was_requeued_ran_twice(tmp_path: Path) -> None:
-    """sacct --duplicates lists both; they are the same id at other times."""
+    """sacct --duplicates lists both executions, with one id and different times."""
     rows = [job(State="NODE_FAIL", End="2026-10-05T09:00:00"), job(Start="2026-10-05T12:00:00", End="2026-10-05T14:00:00")]
     nights = loaded(tmp_path, rows)
     assert sorted(line["billed_cost"] for line in nights.lines()) == [Decimal("2.688"), Decimal("5.376")]
@@ -171,7 +171,7 @@ def test_a_job_that_was_requeued_ran_twice(tmp_path: Path) -> None:
 
 
 def test_array_tasks_and_parts_of_heterogeneous_jobs(tmp_path: Path) -> None:
-    """A task has an id of its own, which its SLURM_JOB_ID says; all parts of a heterogeneous job say their leader's."""
+    """A task has its own id, which its SLURM_JOB_ID states. All parts of a heterogeneous job state the id of their leader."""
     rows = [
         job(JobIDRaw="200", JobID="200_1"), job(JobIDRaw="201", JobID="200_2"), job(JobIDRaw="300", JobID="300+0"), job(JobIDRaw="301", JobID="300+1"),
     ]  # fmt: skip
@@ -187,8 +187,8 @@ def test_array_tasks_and_parts_of_heterogeneous_jobs(tmp_path: Path) -> None:
     assert "slurm_array_job_id" not in json.loads(lines["300"]["tags"])
 
 
-def test_a_running_job_is_charged_as_far_as_the_file_knows_and_grows(tmp_path: Path) -> None:
-    """Its elapsed seconds are those of the moment sacct ran; the next night's file has more of them."""
+def test_a_running_job_is_charged_for_its_elapsed_time(tmp_path: Path) -> None:
+    """Its elapsed seconds are those until sacct ran. The file of the next day has more."""
     running = job(State="RUNNING", End="Unknown", ElapsedRaw="3600")
     nights = loaded(tmp_path, [running])
     [line] = nights.lines()
@@ -199,29 +199,29 @@ def test_a_running_job_is_charged_as_far_as_the_file_knows_and_grows(tmp_path: P
 
 
 def test_suspended_time_is_not_charged(tmp_path: Path) -> None:
-    """Elapsed is less than End - Start then: the cost of what ran, over the time it was there."""
+    """Elapsed is then less than End - Start. The line has the cost of the elapsed time, over the whole time."""
     [line] = loaded(tmp_path, [job(ElapsedRaw="1800")]).lines()
     assert (line["billed_cost"], line["billed_nanoseconds"]) == (Decimal("1.344"), 1800 * 10**9)
     assert line["charge_period_end"] == datetime(2026, 10, 5, 10, tzinfo=UTC)
 
 
 def test_times_are_in_the_zone_the_source_states(tmp_path: Path) -> None:
-    """sacct writes local time without a zone; UTC unless stated; an offset that is written wins."""
+    """sacct writes local time without a zone. It is UTC unless the source states a zone, and a written offset wins."""
     berlin = {**CARD, "timezone": "Europe/Berlin"}
     rows = [job(), job(JobIDRaw="101", Start="2026-10-05T08:00:00+0000", End="2026-10-05T10:00:00Z", ElapsedRaw="7200")]
     starts = {line["resource_id"]: line["charge_period_start"].hour for line in loaded(tmp_path, rows, berlin).lines()}
     assert starts == {"100": 6, "101": 8}
 
 
-def test_the_hour_that_comes_twice_costs_what_elapsed(tmp_path: Path) -> None:
-    """In Berlin 02:30 comes twice on 25 October: the clock cannot tell, the seconds can."""
+def test_a_job_in_the_repeated_hour_costs_its_elapsed_time(tmp_path: Path) -> None:
+    """In Berlin 02:30 occurs twice on 25 October. The clock is ambiguous, but the elapsed seconds are not."""
     rows = [job(Start="2026-10-25T02:50:00", End="2026-10-25T02:10:00", ElapsedRaw="1200")]
     nights = loaded(tmp_path, rows, {**CARD, "timezone": "Europe/Berlin"})
     assert nights.total() == Decimal("2.688") / 3
 
 
-def test_a_job_in_the_hour_that_comes_twice_ran_where_its_seconds_fit(tmp_path: Path) -> None:
-    """From 02:00 to 03:00 in Berlin: 00:00 to 01:00 UTC, then 01:00 to 02:00. What fits both is in the second."""
+def test_a_job_in_the_repeated_hour_ran_when_its_seconds_fit(tmp_path: Path) -> None:
+    """In Berlin, 02:00 to 03:00 is 00:00 to 01:00 UTC and then 01:00 to 02:00 UTC. A job that fits both is in the second."""
     jobs = {
         "1": ("02:30", "02:20", 3000, (0, 30), (1, 20)),
         "2": ("01:50", "02:20", 1800, (23, 50), (0, 20)),
@@ -242,7 +242,7 @@ def test_a_job_in_the_hour_that_comes_twice_ran_where_its_seconds_fit(tmp_path: 
 
 
 def test_a_file_is_charged_for_the_month_it_is_named_after(tmp_path: Path) -> None:
-    """sacct lists a job over the month's end in both months: each file has its own part of it, in the zone of the times."""
+    """sacct lists a job over the end of a month in both months. Each file has its own part, cut in the zone of the times."""
     card = {**CARD, "timezone": "Europe/Berlin"}
     both = job(JobIDRaw="7", Start="2026-10-31T22:00:00", End="2026-11-01T06:00:00", AllocTRES="cpu=50")
     write_bytes(tmp_path / "sacct" / "hydra-2026-10.txt", text([job(), both]))
@@ -259,7 +259,7 @@ def test_a_file_is_charged_for_the_month_it_is_named_after(tmp_path: Path) -> No
 
 
 def test_a_daily_file_is_charged_for_the_day_in_its_name(tmp_path: Path) -> None:
-    """With one_file_per: day the name's day is what counts, also where the lists of two days are the same bytes."""
+    """With `one_file_per: day`, the day in the name counts, even if the lists of two days have the same bytes."""
     night = job(Start="2026-10-05T22:00:00", End="2026-10-07T01:00:00", AllocTRES="cpu=50")
     for day in ("2026-10-05", "2026-10-06", "2026-10-07"):
         write_bytes(tmp_path / "sacct" / f"jobs.{day}.txt.gz", gzip.compress(text([night]), mtime=0), at=NOW)
@@ -286,13 +286,13 @@ def test_a_daily_file_is_charged_for_the_day_in_its_name(tmp_path: Path) -> None
         ("12026-10.txt", "month", None),
     ],
 )
-def test_what_a_name_says(tmp_path: Path, name: str, per: str, expected: str | None) -> None:
-    """Only a whole month or day in the file name counts."""
+def test_a_file_name_may_state_its_month_or_day(tmp_path: Path, name: str, per: str, expected: str | None) -> None:
+    """Only a whole month or day in the file's name counts."""
     assert slurm.stands_for(source(tmp_path, {**CARD, "one_file_per": per}), name) == expected
 
 
-def test_files_of_other_names_are_whole_and_not_added_up_unasked(tmp_path: Path) -> None:
-    """Two dumps that hold the same day may be the same jobs twice."""
+def test_files_without_a_month_in_their_name_are_not_added_up(tmp_path: Path) -> None:
+    """Two dumps of the same day may list the same jobs."""
     nights = loaded(tmp_path, [job()])
     write_bytes(tmp_path / "sacct" / "again.txt", text([job(), job(JobIDRaw="101")]))
     refused = only(nights.load())
@@ -301,7 +301,7 @@ def test_files_of_other_names_are_whole_and_not_added_up_unasked(tmp_path: Path)
 
 
 def test_a_month_without_jobs_yet_is_not_an_error(tmp_path: Path) -> None:
-    """The first list of a month is empty, or holds only a job that waits: nothing is billed, nothing is refused, October stays."""
+    """The first list of a month may be empty, or have only a waiting job. Nothing is billed or refused, and October stays."""
     nights = loaded(tmp_path, [job()], name="2026-10.txt")
     waiting = job(JobIDRaw="9", State="PENDING", Start="Unknown", End="Unknown", ElapsedRaw="0", AllocTRES="")
     for rows in ([], [waiting]):
@@ -314,7 +314,7 @@ def test_a_month_without_jobs_yet_is_not_an_error(tmp_path: Path) -> None:
 
 
 def test_new_prices_are_a_new_version(tmp_path: Path) -> None:
-    """The same files at another card cost something else, from their first day on."""
+    """The same files cost something else with another rate card, from their first day on."""
     nights = loaded(tmp_path, [job()])
     dearer = source(tmp_path / "sacct", {"prices": {"gpu": "1.30", "cpu": "0.02", "mem_gb": "0.002"}})
     assert only(nights.load(source=dearer)).state == "loaded"
@@ -339,7 +339,7 @@ def test_new_prices_are_a_new_version(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_a_row_that_cannot_be_read_is_set_aside_whole(tmp_path: Path, bad: dict[str, str], reason: str) -> None:
-    """Kept with its number and the reason; the others count."""
+    """Runspend keeps the row with its number and the reason, and loads the others."""
     nights = loaded(tmp_path, [job(), job(JobIDRaw="666", **bad)])
     assert nights.total() == Decimal("5.376")
     [aside] = nights.rows("billing_quarantine")
@@ -347,8 +347,8 @@ def test_a_row_that_cannot_be_read_is_set_aside_whole(tmp_path: Path, bad: dict[
     assert aside["reason"].startswith(reason)
 
 
-def test_job_names_hold_what_they_like(tmp_path: Path) -> None:
-    """A quote hides nothing of what follows; a name that holds the separator is refused with its line."""
+def test_job_names_may_contain_quotes_but_not_the_separator(tmp_path: Path) -> None:
+    """A quote does not hide what follows it. A name that contains the separator is refused with its line."""
     rows = [job(JobName='"resnet'), job(JobIDRaw="101", JobName='he said "go"'), job(JobIDRaw="102", JobName="größe, x;y\\t")]
     nights = loaded(tmp_path, rows)
     assert {line["resource_id"]: line["resource_name"] for line in nights.lines()} == {
@@ -369,8 +369,8 @@ def test_a_job_name_in_quotes_is_the_same_in_every_file(tmp_path: Path) -> None:
     assert {line["resource_id"]: line["resource_name"] for line in nights.lines()} == dict.fromkeys(("100", "101", "102"), "'resnet'")
 
 
-def test_auto_knows_it_by_its_header(tmp_path: Path) -> None:
-    """Such a CSV beside `slurm:` prices needs no format; without prices it is refused and says what to write."""
+def test_auto_recognizes_the_format_by_its_header(tmp_path: Path) -> None:
+    """With `slurm:` prices, such a CSV needs no `format`. Without prices it is refused, with a fix."""
     path = write_bytes(tmp_path / "jobs.csv", text([job()]))
     assert slurm.matches(HEADER.split("|")) and not slurm.matches(["JobID", "Start", "End"])
     priced = source(path, format="auto")
@@ -380,15 +380,15 @@ def test_auto_knows_it_by_its_header(tmp_path: Path) -> None:
         Nights(tmp_path / "work", BillSource(name="bill", uri=str(path))).load()
 
 
-def test_a_list_without_what_it_needs_says_so(tmp_path: Path) -> None:
-    """Names of the columns to add."""
+def test_a_list_that_lacks_columns_is_refused_with_their_names(tmp_path: Path) -> None:
+    """The error names the columns to add."""
     write_bytes(tmp_path / "sacct" / "jobs.txt", text([job()], "JobIDRaw|Start|AllocTRES"))
     with pytest.raises(SourceRefused, match=r"it lacks ElapsedRaw\. Add them to the export"):
         Nights(tmp_path / "work", source(tmp_path / "sacct")).load()
 
 
-def test_a_list_with_the_least_there_is(tmp_path: Path) -> None:
-    """Four columns are enough to charge."""
+def test_a_list_with_the_required_columns_is_enough(tmp_path: Path) -> None:
+    """Four columns are enough to compute costs."""
     write_bytes(tmp_path / "sacct" / "jobs.txt", text([job()], "JobID|Start|ElapsedRaw|AllocTRES"))
     nights = Nights(tmp_path / "work", source(tmp_path / "sacct"))
     nights.load()
@@ -415,7 +415,7 @@ def test_a_list_with_the_least_there_is(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_reported_where_they_are(tmp_path: Path, slurm_block: str, says: str) -> None:
-    """Line, key, what is allowed."""
+    """The error has the line, the key and the allowed values."""
     path = tmp_path / "runspend.yaml"
     path.write_text(f"billing:\n  - name: hpc\n    format: slurm\n    uri: sacct\n    {slurm_block}\n", encoding="utf-8")
     with pytest.raises(ConfigError) as raised:

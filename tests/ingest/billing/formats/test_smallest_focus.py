@@ -1,4 +1,4 @@
-"""The smallest bill that can be loaded: the one of `docs/bills.md`; and the errors for headers that do not fit."""
+"""The smallest bill that can be loaded, from `docs/bills.md`, and the errors for headers that do not fit."""
 
 from __future__ import annotations
 
