@@ -1,7 +1,7 @@
-"""The ledger's models over small worlds written as YAML, on DuckDB and on Google's reference implementation of GoogleSQL.
+"""Run the ledger's models over small worlds written in YAML, on DuckDB and on Google's reference implementation of GoogleSQL.
 
-A case is a folder `tests/allocation/<model>/<situation>/` with one YAML file per input table and `expect.yaml`. Rows name only
-what matters; the rest is filled in here: one bill, one machine family, October 2026, US dollars.
+A case is a folder `tests/allocation/<model>/<situation>/` with one YAML file per input table, and `expect.yaml`. Rows name only the values
+that matter. This module adds the rest: one bill, one machine family, October 2026, US dollars.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ World = dict[str, Any]  # input table -> rows
 
 
 def read_world(folder: Path) -> World:
-    """The rows of a case's input tables, defaults filled in."""
+    """Return the rows of a case's input tables, with defaults."""
     world: World = {name: [] for name in INPUTS}
     for path in folder.glob("*.yaml"):
         if path.stem == "lines":
@@ -66,13 +66,13 @@ def read_world(folder: Path) -> World:
 
 
 def read_settings(folder: Path) -> Settings:
-    """What `runspend.yaml` says in a case; mostly nothing."""
+    """Return the settings of a case, which are mostly the defaults."""
     path = folder / "settings.yaml"
     return Settings(**yaml.safe_load(path.read_text())) if path.exists() else SETTINGS
 
 
 def moment(text: str) -> dt.datetime:
-    """`HH:MM[:SS]` of 1 October 2026 (hours may pass 24 or be negative), or a whole ISO time."""
+    """Return the time of `HH:MM[:SS]` on 1 October 2026 (hours may exceed 24 or be negative), or of a whole ISO time."""
     if "T" in text:
         return dt.datetime.fromisoformat(text).replace(tzinfo=UTC)
     sign = -1 if text.startswith("-") else 1
@@ -82,7 +82,7 @@ def moment(text: str) -> dt.datetime:
 
 
 def line(number: int, **row: Any) -> dict[str, Any]:
-    """One bill line: `at` is its charge window, `cost` all four costs, `on` its machine, `hours` its billed time."""
+    """Make a bill line: `at` is its charge window, `cost` all four costs, `on` its machine, `hours` its billed time."""
     start, end = (moment(t) for t in row.pop("at", "00:00..01:00").split(".."))
     cost = Decimal(str(row.pop("cost", "10.00")))
     machine = row.pop("on", "m1")
@@ -112,7 +112,7 @@ def line(number: int, **row: Any) -> dict[str, Any]:
 
 
 def make_run(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """One run: `at` its start..end (no end: never ended), `on` its machines, each a name or {id, from, to}, `gaps` when it was stopped."""
+    """Make a run: `at` is start..end (without an end it never ended), `on` its machines (names or {id, from, to}), `gaps` its stops."""
     start, _, end = row.pop("at").partition("..")
     run_id = row.pop("id")
     machines = row.pop("on", ["m1"])
@@ -157,13 +157,13 @@ def make_run(**row: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def arrow(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows in the table's declared types."""
+    """Return rows in the types that the table declares."""
     schema = TABLES[table].arrow_schema()
     return pa.Table.from_pylist([{name: row.get(name) for name in schema.names} for row in rows], schema=schema)
 
 
 def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
-    """What `model_order` and `inputs` give the models for this world."""
+    """Return the parameters that `model_order` and `inputs` give the models for this world."""
     windows = [
         (l["charge_period_start"], l["charge_period_end"] if is_timed else l["charge_period_start"] + dt.timedelta(microseconds=1))
         for l in world["billing_lines"]
@@ -196,9 +196,9 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
 
 
 def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tuple[dt.datetime, dt.datetime]]:
-    """Windows in which jobs of the period are on the bill of the month before or after, without a day's pause.
+    """Return windows in which jobs of the period are on the bill of the month before or after, without a day's pause.
 
-    Jobs of the period are also those of which a line of the period, at most a day away, names a machine.
+    Jobs of the period include those whose machine is named by a line of the period, at most a day away.
     """
     beside = [(period - dt.timedelta(days=1)).replace(day=1), (period + dt.timedelta(days=32)).replace(day=1)]
     day, found = dt.timedelta(days=1), set()
@@ -242,7 +242,7 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
 def run_on_duckdb(
     world: World, root: Path, period: dt.date = DAY, *, names: Sequence[str] = (), check: bool = True, settings: Settings = SETTINGS
 ) -> dict[str, pa.Table]:
-    """The whole step as the product runs it; returns the tables it fills and the temporary ones in `names`."""
+    """Run the whole step as the product does. Return the tables that it fills, and the temporary ones in `names`."""
     warehouse = ParquetWarehouse(root)
     with warehouse.step("inputs", "inputs") as step:
         put_world(step, world)
@@ -260,7 +260,7 @@ def run_on_duckdb(
 
 
 def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
-    """What `model_order` and `inputs` give the models of a start month: every run of it, to its latest possible end."""
+    """Return the parameters of the models of a start month, which cover all its runs to their latest possible end."""
     start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
     ends = [
         r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31))
@@ -281,7 +281,7 @@ def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTI
 def summarize_on_duckdb(
     world: World, root: Path, month: dt.date = DAY, *, names: Sequence[str] = (), settings: Settings = SETTINGS
 ) -> dict[str, pa.Table]:
-    """`run_costs` of a start month as the product builds it, after `run_on_duckdb` filled the ledgers at `root`."""
+    """Build `run_costs` of a start month as the product does, after `run_on_duckdb` filled the ledgers at `root`."""
     warehouse = ParquetWarehouse(root)
     parameters = parameters_of_month(world, month, settings)
     with warehouse.step("summarize", "build") as step:
@@ -293,7 +293,7 @@ def summarize_on_duckdb(
 
 
 def build_on_duckdb(world: World, root: Path, settings: Settings = SETTINGS) -> ParquetWarehouse:
-    """All cost tables of October, as the product builds them."""
+    """Build all cost tables of October as the product does."""
     run_on_duckdb(world, root, settings=settings)
     summarize_on_duckdb(world, root, settings=settings)
     return ParquetWarehouse(root)
@@ -306,10 +306,10 @@ def run_on_reference(
     parameters: Mapping[str, Any],
     counted: Counter[str] | None = None,
 ) -> dict[str, pa.Table]:
-    """The models one after the other on the reference implementation, each over what those before it gave. Returns all tables.
+    """Run the models on the reference implementation, each over the results of those before it. Return all tables.
 
-    A model that fills a table must give exactly its columns in exactly its types; any other's need names of their own, or no table
-    can be made of it. `counted`: how many rows each model gave.
+    A model that fills a table must give exactly its columns and types. Columns of other models need unique names, or they cannot become a
+    table. `counted` gets the number of rows of each model.
     """
     known = dict(tables)
     for model in models:
@@ -330,20 +330,20 @@ def run_on_reference(
 
 
 def query_reference(reference: GoogleSQL, sql: str, tables: Mapping[str, pa.Table], parameters: Mapping[str, Any]) -> Result:
-    """One statement over the tables it names; columns it does not mention are left away, for the wide ones are slow to hand over."""
+    """Run one statement over the tables that it names. Only columns that it mentions are handed over, because wide ones are slow."""
     words = set(re.findall(r"\w+", sql))
     given = {name: tables[name].select([c for c in tables[name].column_names if c in words]) for name in table_names(sql)}
     return reference.query(sql, given, {name: parameters[name] for name in parameter_names(sql)})
 
 
 def input_tables(world: World) -> dict[str, pa.Table]:
-    """The input tables of a world, as `put_world` stages them."""
+    """Return the input tables of a world, as `put_world` stages them."""
     return {name: arrow(name, world.get(name, [])) for name in INPUTS if name != "billing_loads"} | {
         "billing_loads": arrow("billing_loads", loads_of(world))
     }
 
 
-# The columns that distinguish small worlds in one build: names of machines, runs, jobs, buckets.
+# The columns with names of machines, runs, jobs and buckets. They distinguish the small worlds of one build.
 NAMES = {
     "billing_lines": (
         "billing_account_id",
@@ -365,7 +365,7 @@ NAMES = {
 }
 
 
-PATHS = {"resource_id", "resource_key", "job_key", "attached_to", "node_key"}  # names whose last part is what tells things apart
+PATHS = {"resource_id", "resource_key", "job_key", "attached_to", "node_key"}  # only the last part of these names is unique
 
 
 def _own_name(column: str, mine: str, name: str) -> str:
@@ -374,7 +374,7 @@ def _own_name(column: str, mine: str, name: str) -> str:
 
 
 def merge_worlds(worlds: Mapping[str, World]) -> World:
-    """Several small worlds side by side in one, each with bills, servers and machines of its own; one without a name keeps its names."""
+    """Merge several worlds into one, where each has its own bills, servers and machines. A world without a name keeps its names."""
     merged: World = {name: [] for name in INPUTS}
     for name, world in worlds.items():
         mine = f"{name}." if name else ""
@@ -390,7 +390,7 @@ def merge_worlds(worlds: Mapping[str, World]) -> World:
 
 
 def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
-    """The rows of one of the worlds side by side, with the names it has by itself."""
+    """Return the rows of one of the merged worlds, with its original names."""
     mine = f"{name}."
 
     def alone(value: Any) -> Any:
@@ -404,7 +404,7 @@ def rows_of(table: pa.Table, name: str) -> list[dict[str, Any]]:
 
 
 def total(amounts: Iterable[Decimal]) -> Decimal:
-    """The exact sum: Python's default of 28 digits is not enough for millions with 22 decimals."""
+    """Return the exact sum. Python's default of 28 digits is too few for millions with 22 decimals."""
     result = Decimal(0)
     for amount in amounts:
         result = EXACT.add(result, amount)
@@ -412,7 +412,7 @@ def total(amounts: Iterable[Decimal]) -> Decimal:
 
 
 def loads_of(world: World) -> list[dict[str, Any]]:
-    """A row per bill, period and currency: the load its lines would have come with."""
+    """Return one row per bill, period and currency: the load that its lines would have come with."""
     lines = world["billing_lines"]
     return [
         {
@@ -436,7 +436,7 @@ def loads_of(world: World) -> list[dict[str, Any]]:
 
 
 def put_world(step: Any, world: World) -> None:
-    """Stage the inputs of a world: a unit per table and month."""
+    """Stage the inputs of a world, one unit per table and month."""
     for table, rows in {**world, "billing_loads": loads_of(world)}.items():
         column = TABLES[table].period_column
         for period in sorted({f"{row[column]:%Y-%m}" if column else "all" for row in rows}):

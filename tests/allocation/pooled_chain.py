@@ -1,8 +1,8 @@
-"""The rules that price from a pool by themselves: their models over small worlds, on DuckDB and on the reference implementation.
+"""Run only the rules that price from a pool, over small worlds, on DuckDB and on the reference implementation.
 
-A case is one file `tests/allocation/pooled/<situation>.yaml`: `lines` no earlier rule has allocated, `runs`, `artifacts`, `traces`,
-`next_lines` of the next period's bill, and what each target should `expect`. Rows name only what matters. What earlier rules allocate, and how shares become money, is
-tested with the whole ledger, not here.
+A case is one file `tests/allocation/pooled/<situation>.yaml`. It has `lines` that no earlier rule has allocated, `runs`, `artifacts`,
+`traces`, `next_lines` of the next period's bill, and `expect`, the cost of each target. Rows name only the values that matter. Tests of the
+whole ledger show what earlier rules allocate and how shares become money.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from runspend.warehouse.sql_files import read_sql
 from tests.allocation.chain import DAY, PACKAGE, UTC, World, arrow, moment, query_reference
 from tests.reference import GoogleSQL
 
-# In the order of the rules.
+# The rules in their order.
 RULES = (("artifact_bytes", "storage"), ("llm_cost", "llm"), ("pool_time", "pool"), ("instance_type_time", "type"))
 MODELS = (
     "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",
@@ -81,7 +81,7 @@ PARAMETERS = {
 
 
 def read_case(path: Path) -> tuple[World, list[dict[str, Any]]]:
-    """The world of a case, defaults filled in, and what it expects."""
+    """Return the world of a case, with defaults, and what the case expects."""
     said = yaml.safe_load(path.read_text(encoding="utf-8"))
     world: World = {
         "lines": [rest_line(n, **row) for n, row in enumerate(said.pop("lines"))],
@@ -91,14 +91,14 @@ def read_case(path: Path) -> tuple[World, list[dict[str, Any]]]:
         "next_lines": [rest_line(n, **row) for n, row in enumerate(said.pop("next_lines", []))],
     }
     expected = said.pop("expect")
-    assert not said, f"{path.name} says {sorted(said)}, which nothing reads"
+    assert not said, f"{path.name} has {sorted(said)}, which nothing reads"
     return world, expected
 
 
 def rest_line(number: int, **row: Any) -> dict[str, Any]:
-    """One line: `at` its charge window, `cost`, `machine`, `hours` its billed time, `pool` or `type` its pool.
+    """Make a line: `at` is its charge window, then `cost`, `machine`, `hours` its billed time, and `pool` or `type` its pool.
 
-    Of a machine that runs state (`known`): `free`, the hours they leave of it, and `taken`, when they have how much of it (`00:10..00:20 1/8`).
+    If runs state the machine (`known`), `free` is the hours that they leave. `taken` are the times when they use a part (`00:10..00:20 1/8`).
     """
     start, end = (moment(t) for t in row.pop("at", "00:00..01:00").split(".."))
     machine, hours, instance_type = row.pop("machine", "m1"), row.pop("hours", None), row.pop("type", None)
@@ -129,7 +129,7 @@ def rest_line(number: int, **row: Any) -> dict[str, Any]:
 
 
 def taken_stretch(text: str) -> tuple[dt.datetime, dt.datetime, int, int]:
-    """`from..to taken/units`."""
+    """Parse `from..to taken/units`."""
     at, _, part = text.partition(" ")
     start, end = (moment(t) for t in at.split(".."))
     taken, units = part.split("/")
@@ -137,7 +137,10 @@ def taken_stretch(text: str) -> tuple[dt.datetime, dt.datetime, int, int]:
 
 
 def pool_run(**row: Any) -> dict[str, Any]:
-    """One run: `at` its start..end (no end: never ended), `pool` or `type` what it asks for; `claimed`: it has a machine of its own, `own`: from when to when."""
+    """Make a run: `at` is start..end (without an end it never ended), and `pool` or `type` what it asks for.
+
+    If `claimed`, it states a machine all the time; `own` are the times in which it does.
+    """
     start, _, end = row.pop("at", "00:00..01:00").partition("..")
     sign, instance_type = row.pop("last_sign", None), row.pop("type", None)
     return {
@@ -158,7 +161,7 @@ def pool_run(**row: Any) -> dict[str, Any]:
 
 
 def artifact(**row: Any) -> dict[str, Any]:
-    """Bytes of an owner: `kind`, `id`, `at` a stretch of days `from..to` of October, `bytes`."""
+    """Make bytes of an owner: `kind`, `id`, `at` (days `from..to` of October) and `bytes`."""
     first, _, last = str(row.pop("at", "1")).partition("..")
     kind = row.pop("kind", "run")
     return {
@@ -177,7 +180,7 @@ def artifact(**row: Any) -> dict[str, Any]:
 
 
 def trace(**row: Any) -> dict[str, Any]:
-    """Traces of a `day` of October: `run`, `model`, `cost`."""
+    """Make traces of a `day` of October: `run`, `model`, `cost`."""
     return {
         "month": DAY,
         "tracking_server": "prod",
@@ -194,7 +197,7 @@ def trace(**row: Any) -> dict[str, Any]:
 
 
 def world_tables(world: World) -> dict[str, pa.Table]:
-    """The tables that exist when these models begin."""
+    """Return the tables that exist before these models run."""
     lines, runs = world["lines"], world["runs"]
     ledger = arrow("billing_lines", lines)
     kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}
@@ -220,19 +223,19 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
         "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
-        "pool_known_uses": KNOWN_USES.empty_table(),  # what pools have beside machines that runs state is tried with the whole ledger
+        "pool_known_uses": KNOWN_USES.empty_table(),  # tests of the whole ledger cover the known uses of a pool
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
         "attached_lines": pa.Table.from_pylist(
             [{"source": l["source"], "line_id": l["line_id"]} for l in lines if l.get("attached_to")], schema=SETTLED
         ),
-        "identity_paid": PAID.empty_table(),  # what callers of language models paid is tried with the whole ledger
+        "identity_paid": PAID.empty_table(),  # tests of the whole ledger cover costs of callers of language models
         "artifact_bytes": arrow("artifact_bytes", world["artifacts"]),
         "trace_costs": arrow("trace_costs", world["traces"]),
     }
 
 
 def slot_target(line: dict[str, Any]) -> dict[str, Any]:
-    """The time of a stated machine that its runs leave, before which they take nothing of its cost."""
+    """Return the free time of a stated machine. Runs that state it take nothing of its cost before that."""
     return {
         **{name: line[name] for name in ("resource_key", "charge_period_start", "charge_period_end")},
         "allocated_to": "idle",
@@ -242,7 +245,7 @@ def slot_target(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def taken_rows(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """When runs that state a machine have how much of it; windows as candidates have them."""
+    """Return the times in which runs use a part of a machine that they state, in windows like those of candidates."""
     rows = []
     for line in lines:
         hour = line["charge_period_start"].replace(minute=0, second=0, microsecond=0)
@@ -268,7 +271,7 @@ def model_text(name: str) -> str:
 
 
 def run_pools(world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
-    """Every model's rows on DuckDB."""
+    """Return the rows of every model on DuckDB."""
     connection = duckdb.connect(config={"threads": 1})
     connection.execute("set TimeZone = 'UTC'")
     for name, rows in world_tables(world).items():
@@ -283,7 +286,10 @@ def run_pools(world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[
 
 
 def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mapping[str, Any] = PARAMETERS) -> dict[str, pa.Table]:
-    """Every model's rows on the reference implementation; targets and lines in exactly the columns the ledger reads."""
+    """Return the rows of every model on the reference implementation.
+
+    Targets and lines must have exactly the columns that the ledger reads.
+    """
     known = world_tables(world)
     for name in MODELS:
         result = query_reference(reference, model_text(name), known, parameters)
@@ -296,7 +302,7 @@ def run_pools_on_reference(reference: GoogleSQL, world: World, parameters: Mappi
 
 
 def lines_of(found: Mapping[str, pa.Table], method: str, prefix: str) -> list[dict[str, Any]]:
-    """Lines that go to the targets of a rule: strangers', and of machines that runs state what these leave."""
+    """Return the lines of a rule: those of machines that no run states, and the offered lines of stated machines."""
     windows = {
         (row["match_method"], row["target_key"], row["window_start"], row["window_end"]) for row in found["offered_windows"].to_pylist()
     }
@@ -309,12 +315,12 @@ def lines_of(found: Mapping[str, pa.Table], method: str, prefix: str) -> list[di
 
 
 def targets_of(found: Mapping[str, pa.Table], prefix: str) -> list[dict[str, Any]]:
-    """Targets of a rule; a pool's disks, addresses and traffic may have their own."""
+    """Return the targets of a rule. Disks, addresses and traffic of a pool may have separate targets."""
     return [*found[f"{prefix}_targets"].to_pylist(), *(found["pool_other_shares"].to_pylist() if prefix == "pool" else [])]
 
 
 def targets_by_line(world: World, found: Mapping[str, pa.Table]) -> dict[str, list[dict[str, Any]]]:
-    """Line -> its targets, by the first rule that takes it; each with `part`, its share, exactly as the two ends say."""
+    """Return the targets of each line, by the first rule that takes it. `part` is a target's share, exactly as its two ends define it."""
     targets: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
     for method, prefix in RULES:
         for row in targets_of(found, prefix):
@@ -329,12 +335,12 @@ def targets_by_line(world: World, found: Mapping[str, pa.Table]) -> dict[str, li
 
 
 def target_name(row: Mapping[str, Any]) -> str:
-    """How cases and the brute force name a target: the run, the model, or the word."""
+    """Return the name that cases and the brute force use for a target: its run, its model, or its kind."""
     return str(row["run_id"] or row["owner_id"] or row["allocated_to"])
 
 
 def line_parts(world: World, found: Mapping[str, pa.Table]) -> dict[tuple[str, str], Fraction]:
-    """(line, target) -> the part of the line's cost; `left` where no rule of these takes the line."""
+    """Return the part of each line's cost by (line, target). If none of these rules takes a line, its target is `left`."""
     by_line = targets_by_line(world, found)
     parts: dict[tuple[str, str], Fraction] = defaultdict(Fraction)
     for line in world["lines"]:
@@ -344,7 +350,7 @@ def line_parts(world: World, found: Mapping[str, pa.Table]) -> dict[tuple[str, s
 
 
 def exact(value: object) -> Fraction:
-    """A number of a case, a quotient of two, or several of these joined by `+`."""
+    """Parse a number of a case, a quotient of two, or several of these joined by `+`."""
     total = Fraction(0)
     for text in str(value).split("+"):
         above, _, below = text.strip().partition("/")

@@ -1,6 +1,6 @@
-"""Random worlds for the rules that price from a pool, and each line's parts by brute force: slice by slice, in fractions.
+"""Random worlds for the rules that price from a pool, with each line's parts computed by brute force, slice by slice, in fractions.
 
-Written from the rules, not from the models: no clocks, no hours, no joins.
+The code follows the rules and not the models: it has no clocks, no hours and no joins.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ STATED = (
     ("region_id", "region_id"),
     ("availability_zone", "availability_zone"),
     ("purchase_option", "pricing_category"),
-)  # of a run, of a line
+)  # column of a run, column of a line
 OPTIONS = {"Dynamic": "spot", "Standard": "on_demand", "Committed": "on_demand"}
 LINE_KEYS = ("source", "line_id", "resource_key", "pool_key", "instance_type")
 
 
 def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
-    """Several worlds side by side, each with a bill, a server, pools, types and buckets of its own."""
+    """Merge several worlds, where each has its own bill, server, pools, types and buckets."""
     merged: World = {"lines": [], "runs": [], "artifacts": [], "traces": [], "next_lines": []}
     for name, world in worlds.items():
 
@@ -59,12 +59,15 @@ def merge_pool_worlds(worlds: Mapping[str, World]) -> World:
 
 
 def rented_in(worlds: Mapping[str, World]) -> dict[str, str]:
-    """The models' parameter for the rented pools of these worlds."""
+    """Return the models' parameter for the rented pools of these worlds."""
     return {"rented_pools": "|".join(["", *(f"{name}.rented" for name in worlds), ""])}
 
 
 def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6) -> World:
-    """Pools and types with machines by the hour, minute and day; runs parallel, nested, never-ended, claimed, of several nodes and units."""
+    """Make pools and types with machines by hour, minute and day.
+
+    Their runs are parallel, nested, never ended, claimed, or on several nodes.
+    """
     draw = random.Random(seed)
     world: World = {"lines": [], "runs": [], "artifacts": [], "traces": []}
     stated = draw.choice(("nothing", "gpus", "cpus", "memory", "use", "mixed"))
@@ -72,7 +75,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
     states = draw.choice(
         ((), (), ("purchase_option",), ("purchase_option", "region_id"), ("sub_account_id", "availability_zone", "purchase_option"))
     )
-    is_sweep = draw.random() < 0.4  # children that state nothing, of a few parents that state a type
+    is_sweep = draw.random() < 0.4  # children that state nothing, with a few parents that state a type
     ids = [f"run{n:02d}" for n in range(runs)]
     for number, run_id in enumerate(ids):
         start = draw.randrange(0, hours * 3600) if draw.random() < 0.7 else draw.randrange(hours) * 3600
@@ -108,7 +111,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
             row |= {column: draw.choice(PLACES[column]) for column in draw.sample(states, draw.randrange(1, len(states) + 1))}
         world["runs"].append(pool_run(**row))
     number = 0
-    known: dict[str, int] = {}  # machine that runs state -> into how many parts they divide it
+    known: dict[str, int] = {}  # machine that runs state -> number of parts into which they divide it
 
     def add(**row: Any) -> None:
         nonlocal number
@@ -164,7 +167,7 @@ def random_pools(seed: int, *, runs: int = 18, machines: int = 4, hours: int = 6
 
 
 def _taken(draw: random.Random, row: dict[str, Any], units: int) -> dict[str, Any]:
-    """Draw the shares of a line that runs of its machine have and leave: at random, because both are inputs of the models."""
+    """Draw how much of a line its runs use and leave. Both are inputs of the models, so they may be random."""
     start, end = (int(_seconds(moment(t) - WINDOW_START)) for t in row["at"].split(".."))
     stretches, at = [], start
     while at < end and draw.random() < 0.6:
@@ -176,7 +179,7 @@ def _taken(draw: random.Random, row: dict[str, Any], units: int) -> dict[str, An
 
 
 def random_bytes(seed: int, *, owners: int = 12, lines: int = 6) -> World:
-    """Stores with runs, models, orphans and strangers, in several classes, coming and going over the month."""
+    """Make stores with bytes of runs, models, orphans and other owners, in several classes, that come and go during the month."""
     draw = random.Random(seed)
     world: World = {"lines": [], "runs": [], "artifacts": [], "traces": []}
     for number in range(lines):
@@ -208,7 +211,7 @@ def random_bytes(seed: int, *, owners: int = 12, lines: int = 6) -> World:
 
 
 def true_bytes(world: World) -> dict[Key, Fraction]:
-    """Every storage line's parts: bytes x time of each owner in the line's bucket and class, as far as the bill of these goes."""
+    """Return the parts of every storage line: bytes x time of each owner in the line's bucket and class, up to the billed bytes."""
     truth: dict[Key, Fraction] = defaultdict(Fraction)
     where = {"s3://bucket/": "bucket", "abfss://c@acct.dfs.core.windows.net/mlflow": "acct"}
     first_known = {
@@ -231,7 +234,7 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
                 and line.get("storage_class") in (None, row["storage_class"])
                 and row["bytes"]
             ):
-                # what a store had when it was first measured was there before, as far as the bill goes
+                # bytes of the first measurement were there before it, up to the billed bytes
                 came = (
                     min(row["valid_from"], since)
                     if row["valid_from"] == first_known[row["store"]]
@@ -248,7 +251,7 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
                 times[owner] += row["bytes"] * (max(lasted, dt.timedelta()) // dt.timedelta(microseconds=1))
         total = Fraction(sum(times.values()))
         billed = _billed_bytes(world, line["storage_key"], line.get("storage_class"))
-        # the container is a part of the account: without its billed bytes, its part is unknown
+        # the container is only a part of the account, so its part is unknown without billed bytes
         if not total or (line["storage_key"] == "acct" and not billed):
             truth[line["line_id"], "left"] = Fraction(1)
             continue
@@ -261,7 +264,7 @@ def true_bytes(world: World) -> dict[Key, Fraction]:
 
 
 def _billed_bytes(world: World, storage_key: str, storage_class: str | None) -> Fraction:
-    """Bytes x microseconds that a bucket's lines of a class bill; without a class, all its lines."""
+    """Return the bytes x microseconds that a bucket's lines of a class bill. Without a class, all its lines count."""
     sizes = {
         "GB-Mo": 2**30 * 31 * 86_400 * 10**6,
         "GiB Hours": 2**30 * 3_600 * 10**6,
@@ -279,7 +282,7 @@ def _billed_bytes(world: World, storage_key: str, storage_class: str | None) -> 
 
 
 def true_parts(world: World) -> dict[Key, Fraction]:
-    """Every line's parts by pool, then by instance type."""
+    """Return the parts of every line by pool, then by instance type."""
     runs = {r["run_id"]: r for r in world["runs"]}
     ancestors = _ancestors(runs)
     frontier = min(max(l["charge_period_end"] for l in world["lines"]), WINDOW_END + dt.timedelta(hours=ALIVE_HOURS))
@@ -302,7 +305,7 @@ def true_parts(world: World) -> dict[Key, Fraction]:
 def _type_parts(
     name: str, lines: list[dict[str, Any]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], spans: dict[str, tuple[dt.datetime, dt.datetime]], asks: dict[str, str],
 ) -> dict[Key, Fraction]:  # fmt: skip
-    """The parts of a type's lines: cell by cell, what each statement leaves open after what it names."""
+    """Return the parts of a type's lines, cell by cell: each statement gets what earlier, narrower statements leave."""
     stated = {r: _stated(r, runs, ancestors) for r in runs if _holder(r, runs, ancestors, name)}
     asking = [r for r in stated if not _has_own_machines(runs[r]) and (runs[r]["end_time"] or WINDOW_END) >= WINDOW_START]
     cut = [n for n in range(len(STATED)) if any(stated[r][n] for r in asking)]
@@ -333,7 +336,10 @@ def _type_parts(
 def _cell_shares(
     cell: Any, window: tuple[dt.datetime, dt.datetime], own: dict[Any, _Pool], groups: dict[frozenset[Any], _Pool]
 ) -> dict[str, Fraction]:
-    """What part of a cell's window each run has: who fits it alone, then who fits several cells, then who fits all."""
+    """Return each run's part of a cell's window.
+
+    Runs that fit only this cell come first, then those that fit several, then those that fit all.
+    """
     shares = dict(own[cell].shares(window)) if window in own[cell].windows else {}
     there = {c: pool for c, pool in own.items() if window in pool.windows}
     free = {c: 1 - sum(pool.shares(window).values()) for c, pool in there.items()}
@@ -357,7 +363,10 @@ def _cell_shares(
 
 
 def _stated(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]]) -> list[str | None]:
-    """Account, region, zone and purchase option of a run; without a type of its own it has what the ancestor with one states, where it states nothing."""
+    """Return the account, region, zone and purchase option of a run.
+
+    Without its own type, it inherits what the ancestor with a type states.
+    """
     mine = [runs[run_id].get(column) for column, _ in STATED]
     if runs[run_id]["instance_type"]:
         return mine
@@ -370,13 +379,13 @@ def _stated(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, l
 
 
 def _has_own_machines(run: dict[str, Any]) -> bool:
-    """All its time: it asks for none of its type."""
+    """Return whether the run has stated machines all its time, so that it asks for none of its type."""
     start = max(run["start_time"], WINDOW_START)
     return run["claimed"] or any(a <= start and (run["end_time"] is None or b >= min(run["end_time"], WINDOW_END)) for a, b in run["own"])
 
 
 def _cells(lines: list[dict[str, Any]], cut: list[int]) -> dict[str, tuple[str | None, ...]]:
-    """Line -> what it says of what runs state; a line that says less than its machine is where the machine is."""
+    """Return the cell of each line, from the properties that runs state. A line that lacks some has those of its machine."""
 
     def said(line: dict[str, Any], number: int) -> str | None:
         value = line.get(STATED[number][1]) if number in cut else None
@@ -391,13 +400,13 @@ def _cells(lines: list[dict[str, Any]], cut: list[int]) -> dict[str, tuple[str |
 
 
 class _Pool:
-    """One pool: its machines by window, its claims by slice."""
+    """A pool: its machines by window and its claims by slice."""
 
     def __init__(
         self, sort: str, name: str, lines: list[dict[str, Any]], runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]],
         spans: dict[str, tuple[dt.datetime, dt.datetime]], asks: dict[str, str], kin: _Pool | None = None, is_open: bool = False,
     ) -> None:  # fmt: skip
-        self.kin = kin  # all machines of the type and all who ask for them: one kind of weight
+        self.kin = kin  # all machines of the type and all runs that ask for them, which share one kind of weight
         self.sort, self.name, self.lines, self.runs, self.ancestors, self.spans, self.asks = sort, name, lines, runs, ancestors, spans, asks
         self.windows: dict[tuple[dt.datetime, dt.datetime], list[dict[str, Any]]] = defaultdict(list)
         for line in lines:
@@ -409,7 +418,7 @@ class _Pool:
             l
             for l in usage
             if (self._machine(l) in self.known or likeness[self._machine(l)] == min(likeness.values()))
-            and (_likeness(l) < 3 or likeness[self._machine(l)] == 3)  # a machine's traffic has no time of its own
+            and (_likeness(l) < 3 or likeness[self._machine(l)] == 3)  # a machine's traffic has no time
         ]
         self.machines = {window: self._machines(window) for window in self.windows}
         self.uncounted = {
@@ -431,7 +440,7 @@ class _Pool:
         return str(line["resource_key"] or ("pile", line["source"], (line["instance_type"] or "").lower()))
 
     def _machines(self, window: tuple[dt.datetime, dt.datetime]) -> dict[str, tuple[int, Fraction]]:
-        """Machine -> how many it is, and their billed seconds."""
+        """Return (number of machines, billed seconds) of each machine."""
         length = _seconds(window[1] - window[0])
         billed: dict[str, Fraction] = defaultdict(Fraction)
         mine = [l for l in self.usage if _window(l) == window]
@@ -514,7 +523,7 @@ class _Pool:
         return self.runs[self.asks[run_id] if column == "gpu_count" else run_id].get(column)
 
     def _slice_shares(self, a: dt.datetime, payers: list[str]) -> tuple[dict[str, Fraction], bool]:
-        """What part of all machines that are there each run has; whether there are machines."""
+        """Return each run's part of all machines in a slice, and whether there are any."""
         covering = [w for w in self.windows if w[0] <= a < w[1]]
         machines = sum(n for w in covering for n, _ in self.machines[w].values())
         families: dict[str, list[str]] = defaultdict(list)
@@ -560,7 +569,7 @@ class _Pool:
         return sum(n * (self.units[m] if self.units else 1) for m, (n, _) in self.machines[window].items())
 
     def _left_of(self, holder: str, asked: int, members: list[str], a: dt.datetime) -> int:
-        """What those of a family ask for, once others of it have machines of their own: whole units, rounded up."""
+        """Return what a family asks for when some of its members have their own machines, in whole units, rounded up."""
         own = 0
         for r, h in (self.kin or self).asks.items():
             if h == holder and r != h and r in self.asks and self.spans[r][0] <= a < self.spans[r][1]:
@@ -568,17 +577,17 @@ class _Pool:
         return math.ceil(Fraction(asked * len(members), len(members) + own))
 
     def _taken_units(self, machine: str, taken: int, parts: int) -> int:
-        """What is not there of a machine: of one without known units all or nothing."""
+        """Return the units of a machine that are taken. A machine without known units is taken as a whole or not at all."""
         if taken >= parts:
             return self.units[machine] if self.units else 1
         return math.ceil(Fraction(self.units[machine] * taken, parts)) if self.units else 0
 
     def unit_time(self, window: tuple[dt.datetime, dt.datetime], units: Mapping[str, int] | None) -> Fraction:
-        """Billed seconds of machines, each as often as it has units."""
+        """Return the billed seconds of machines, multiplied by their units."""
         return sum((time * (units[m] if units else 1) for m, (_, time) in self.machines[window].items()), Fraction(0))
 
     def shares(self, window: tuple[dt.datetime, dt.datetime]) -> dict[str, Fraction]:
-        """What part of the window's machines each run has."""
+        """Return each run's part of the window's machines."""
         start, end = window
         times: dict[str, Fraction] = defaultdict(Fraction)
         there = Fraction(0)
@@ -596,7 +605,10 @@ class _Pool:
         return {r: time / total for r, time in times.items()} if busy else {}
 
     def shares_beside(self, window: tuple[dt.datetime, dt.datetime]) -> dict[str, Fraction] | None:
-        """What part each run has of disks and traffic of this window: by the time on machines of shorter or longer windows. None: there are none."""
+        """Return each run's part of disks and traffic in this window, by its time on machines of shorter or longer windows.
+
+        Return None if there are no such machines.
+        """
         kinds = {
             (l["cost_kind"] == "compute", _is_long(_window(l)))
             for l in self.lines
@@ -650,7 +662,7 @@ def _is_long(window: tuple[dt.datetime, dt.datetime]) -> bool:
 
 
 def gpu_unit(counts: list[float]) -> int:
-    """How many units a GPU has: the fewest of which every run asks for a whole number. Hundredths, where a run asks for none."""
+    """Return the number of units of a GPU: the fewest of which every run asks for a whole number. If a run asks for none, it is 100."""
     exact = [Fraction(count).limit_denominator(10_000) for count in counts]
     units = (1, 7, 16, 100) if min(exact) > 0 else (100,)
     return next((unit for unit in units if all((count * unit).denominator == 1 for count in exact)), 5600)
@@ -679,7 +691,7 @@ def _span(run: dict[str, Any], frontier: dt.datetime) -> tuple[dt.datetime, dt.d
 
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Nearest first; runs in a circle have no ancestors and are not ancestors."""
+    """Return the ancestors of each run, nearest first. Runs in a circle have no ancestors and are not ancestors."""
     chains: dict[str, list[str]] = {}
     for run_id in runs:
         chain: list[str] = []
@@ -693,7 +705,7 @@ def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
 
 
 def _holder(run_id: str, runs: dict[str, dict[str, Any]], ancestors: dict[str, list[str]], name: str) -> str | None:
-    """In whose name a run asks for machines of a type; None when it does not."""
+    """Return the run in whose name this run asks for machines of a type, or None if it asks for none."""
     if runs[run_id]["instance_type"]:
         return run_id if runs[run_id]["instance_type"].lower() == name else None
     holder = next((a for a in ancestors[run_id] if runs[a]["instance_type"]), None)

@@ -1,6 +1,6 @@
-"""Case folders put together for one build: what a chain of models costs hardly depends on how much it reads.
+"""Put case folders together for one build: the time of a chain of models hardly depends on how much it reads.
 
-How a world's names are kept apart from another's is in chain.py.
+`chain.py` keeps the names of the worlds apart.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pyarrow as pa
 from runspend.config.settings import Settings
 from tests.allocation.chain import DAY, World, merge_worlds, parameters_of, read_settings, read_world, rows_of
 
-# A tag that names a job names it as it is, not as it is called among others, and a job's number is a number.
+# These cases are built alone: a tag names a job without the prefix of its world, and the number of a job is a number.
 BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job", "job_runs_of_one_number_in_two_workspaces", "a_job_run_of_the_only_workspace"}
 
 
 @dataclass(frozen=True)
 class Company:
-    """Cases of one build, distinguished by the names of their folders; a case without company has its own names."""
+    """The cases of one build, distinguished by the names of their folders. A single case keeps its own names."""
 
     folders: list[Path]
     settings: Settings
@@ -32,7 +32,7 @@ class Company:
         return read_world(self.folders[0]) if self._is_alone else merge_worlds({folder.name: read_world(folder) for folder in self.folders})
 
     def rows(self, table: pa.Table, folder: Path) -> list[dict[str, Any]]:
-        """Those of one case, in the names it has by itself."""
+        """Return the rows of one case, with its original names."""
         return table.to_pylist() if self._is_alone else rows_of(table, folder.name)
 
     @property
@@ -41,7 +41,7 @@ class Company:
 
 
 def companies(folders: Sequence[Path]) -> Iterator[Company]:
-    """Group the cases whose models get the same parameters: equal settings, and equal times of reading runs."""
+    """Group cases whose models get the same parameters: equal settings, and equal windows for runs."""
     together: dict[str, list[Path]] = {}
     for folder in folders:
         told = parameters_of(read_world(folder), DAY, read_settings(folder))

@@ -1,7 +1,7 @@
-"""The worlds of the accuracy benchmark, as small as they get: the whole ledger of each is the same on DuckDB and on Google's reference.
+"""The smallest worlds of the accuracy benchmark have the same ledger on DuckDB and on Google's reference implementation.
 
-What the figures should be is in `tests/e2e/test_true_costs.py`; here two engines must agree on all of them, to the last decimal.
-Of every model by itself, and of all cases of the ledger, `tests/allocation` shows that in every run of the tests; this is more of the same, and slow.
+`tests/e2e/test_true_costs.py` has the expected figures. Here both engines must agree on all of them, to the last decimal. Other tests of
+this folder compare every model and all cases; this slow test adds more worlds.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ OUTPUTS = ("cost_allocations", *model_order.LEDGER_SUMS)
 
 
 SHARING = (worlds.shared_gpus, worlds.shared_cores, worlds.autoscaled, worlds.spot, worlds.parallel_runs, worlds.restated)
-# A chain of models takes the reference ten seconds however few rows there are: so one build has several worlds. What looks at all
-# machines of a cluster comes first; jobs are billed for three days more, so they come last. Months' ends and stored bytes are
-# compared in `tests/allocation/test_reference.py`.
+# A chain of models takes ten seconds on the reference even with few rows, so one build has several worlds. Worlds that look at all machines
+# of a cluster come first. Jobs are billed for three more days, so they come last. `tests/allocation/test_reference.py` compares ends of
+# months and stored bytes.
 MAKERS = (
     worlds.together(
         "stated",
@@ -65,7 +65,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_nights(world: World, folder: Path, schema: Path) -> None:
-    """The product's nights, up to the ledger."""
+    """Run the pipeline up to the ledger, once per day of the world."""
     write_settings(folder, world.settings)
     write_store(schema, folder / "mlflow.db", world, world.artifact_root)
     settings = load_settings(folder / "runspend.yaml")
@@ -78,7 +78,7 @@ def run_nights(world: World, folder: Path, schema: Path) -> None:
 @pytest.mark.torture
 @pytest.mark.parametrize("maker", MAKERS, ids=lambda m: m.__name__)
 def test_both_engines_have_one_ledger(maker: Maker, reference: GoogleSQL, schema: Path, tmp_path: Path) -> None:
-    """Every table that the ledger's models fill, of every billing period and start month."""
+    """Both engines fill every table of the ledger's models with the same rows, for every billing period and start month."""
     run_nights(make_world(maker, SMALLEST, seed=7), tmp_path, schema)
     settings = load_settings(tmp_path / "runspend.yaml")
     warehouse, given = open_warehouse(settings), model_order.ledger_parameters(settings)

@@ -1,6 +1,6 @@
-"""Adoption run by run: a run that starts to state its machine or its job, or is tagged, changes no other run's cost.
+"""Adoption run by run: when a run starts to state its machine or job, or gets a tag, no other run's cost changes.
 
-In these worlds all machines of a type cost the same and the truth is known: each run has the machine, or the GPUs, that it was put on.
+In these worlds all machines of a type cost the same. The truth is known: each run has the machine or the GPUs that it was put on.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from tests.allocation.chain import World, line, make_run, merge_worlds, moment, 
 
 HOURS, PRICE = 12, Decimal("32.7726")
 KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
-# Runs of several nodes, of which those that adopt state the first, or all: what most training jobs can say.
+# Runs of several nodes. Adopting runs state the first or all of them; most training jobs can state the first.
 NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu")
-# Jobs on machines rented for them, beside machines of no job. The other runs of a job that one run states, state the job or a machine.
+# Jobs on machines rented for them, next to machines without a job. If one run states the job, the job's other runs state it or a machine.
 JOBS = ("jobs", "jobs_in_a_pool")
-# What an adopting run states instead of its machine: the purchase option; the region, and half of them the zone and the option as well.
+# What an adopting run states instead of its machine: the purchase option, or the region, and every second run also the zone and the option.
 STATEMENTS = ("option", "option_by_gpu", "region")
 SEEDS = range(3)
 SHARES = (0.0, 0.1, 0.5, 0.9, 1.0)
 
 
 def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> tuple[World, dict[str, Fraction]]:
-    """A world in which this share of the runs states its machine, or where it is and how it was bought, and the true cost of each run."""
+    """Make a world in which this share of the runs states its machine, or its place and purchase option.
+
+    Return it with each run's true cost.
+    """
     draw = random.Random(seed)
     by_gpu, in_pool = kind.endswith("by_gpu"), kind.startswith("pool")
     size: dict[str, Any] = {"machine_gpus": 8} if by_gpu else {}
@@ -89,7 +92,10 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
 
 
 def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tuple[World, dict[str, Fraction]]:
-    """A world of runs of one to four whole machines, side by side and one after another; this share of them states its first machine, or all."""
+    """Make a world of runs on one to four whole machines each.
+
+    This share of them states the first machine or all. Return it with the true costs.
+    """
     draw = random.Random(seed)
     size: dict[str, Any] = {"machine_gpus": 8} if kind.endswith("by_gpu") else {}
     where: dict[str, Any] = {"pool_key": "gpu"} if kind.startswith("pool") else {"instance_type": "p4d.24xlarge"}
@@ -123,9 +129,9 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
 
 
 def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fraction]]:
-    """A world of jobs of one to three runs on one or two machines each, and of single runs on machines of their own.
+    """Make a world of jobs with one to three runs on one or two machines each, and of single runs on their own machines.
 
-    This share of the jobs is stated; of the single runs, this share states its machine, or the machine's lines have its id as a tag.
+    This share of the jobs is stated. This share of the single runs states its machine, or the machine's lines have the run's id as a tag.
     """
     draw = random.Random(seed)
     where: dict[str, Any] = {"pool_key": "gpu"} if kind == "jobs_in_a_pool" else {"instance_type": "p4d.24xlarge"}
@@ -179,7 +185,7 @@ def jobs_world(kind: str, seed: int, share: float) -> tuple[World, dict[str, Fra
 
 
 def _statement(kind: str, machine: dict[str, str], *, is_whole: bool) -> dict[str, str]:
-    """What a run on such a machine states of it."""
+    """Return what a run states about this machine."""
     option = {"purchase_option": "spot" if machine["pricing_category"] == "Dynamic" else "on_demand"}
     if kind.startswith("option"):
         return option
@@ -212,7 +218,7 @@ def run_costs(ledger: list[dict[str, Any]]) -> dict[str, Fraction]:
 
 
 def assert_true(world: World, ledger: list[dict[str, Any]], truth: dict[str, Fraction]) -> None:
-    """Every run has its true cost to nine digits, and the sum is the bill."""
+    """Check that every run has its true cost to nine digits, and that the sum is the bill."""
     assert total(row["effective_cost"] for row in ledger) == total(l["effective_cost"] for l in world["billing_lines"])
     costs = run_costs(ledger)
     assert {run: (float(costs[run]), float(true)) for run, true in truth.items() if abs(costs[run] - true) > true / 10**9} == {}
@@ -221,8 +227,8 @@ def assert_true(world: World, ledger: list[dict[str, Any]], truth: dict[str, Fra
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_its_own_at_any_share_of_stated_machines(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
-    """At any share of adoption every run has its true cost, the rest is idle, and the sum is the bill."""
+def test_each_run_gets_its_true_cost_at_any_share_of_stated_machines(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """Every run has its true cost at any share of adoption. The rest is idle, and the sum is the bill."""
     world, truth = adopted_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
     assert_true(world, ledger, truth)
@@ -238,8 +244,8 @@ def test_each_run_pays_its_own_at_any_share_of_stated_machines(kind: str, seed: 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", STATEMENTS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_its_own_at_any_share_of_stated_places(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
-    """Runs that state region, zone or purchase option take nothing from those that do not, and get only lines that agree."""
+def test_each_run_gets_its_true_cost_at_any_share_of_stated_places(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """Runs that state a region, zone or purchase option take nothing from other runs, and get only lines that agree."""
     world, truth = adopted_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
     assert_true(world, ledger, truth)
@@ -254,7 +260,7 @@ def test_each_run_pays_its_own_at_any_share_of_stated_places(kind: str, seed: in
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", NODES)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_all_its_nodes_however_many_of_them_it_states(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+def test_each_run_gets_the_cost_of_all_its_nodes_however_many_it_states(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
     """A run of several nodes has its true cost whether it states none of its machines, the first or all."""
     world, truth = nodes_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
@@ -265,8 +271,8 @@ def test_each_run_pays_all_its_nodes_however_many_of_them_it_states(kind: str, s
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("kind", JOBS)
 @pytest.mark.parametrize("seed", SEEDS)
-def test_each_run_pays_its_own_at_any_share_of_stated_jobs(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
-    """A run has its true cost whether no run of its job states the job, all do, or one does and the others state a machine of it."""
+def test_each_run_gets_its_true_cost_at_any_share_of_stated_jobs(kind: str, seed: int, share: float, ledgers: pa.Table) -> None:
+    """No run of a job states the job, or all do, or one does and the others state a machine of the job."""
     world, truth = jobs_world(kind, seed, share)
     ledger = rows_of(ledgers, name_of(kind, seed, share))
     assert_true(world, ledger, truth)

@@ -1,4 +1,4 @@
-"""What the ledger reports about itself: rules, groups without a run, coverage, the scope to paste."""
+"""What Runspend reports about its ledger: rules, groups without a run, coverage, and a scope to paste."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FIRST = date(2026, 11, 1)
 
 
 def charge(number: int, cost: str, allocated_to: str = "run", **more: Any) -> dict[str, Any]:
-    """One row of cost_allocations."""
+    """Make a row of cost_allocations."""
     row = {
         "source": "aws", "billing_period": FIRST, "charge_id": f"c{number}", "target_id": f"t{number}", "charge_date": FIRST, "service_name": "Amazon EC2",
         "sub_account_id": "1111", "allocated_to": allocated_to, "cost_kind": "compute", "billing_currency": "USD", "match_method": "none", "effective_cost": Decimal(cost),
@@ -36,7 +36,7 @@ def charge(number: int, cost: str, allocated_to: str = "run", **more: Any) -> di
 
 
 def line(number: int, tags: dict[str, str] | None = None, groups: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-    """The line of that charge."""
+    """Make the bill line of that charge."""
     return {
         "source": "aws",
         "billing_period": FIRST,
@@ -71,7 +71,7 @@ SETTLED = [
 
 @pytest.fixture
 def given(tmp_path: Path) -> Settings:
-    """One tracking server."""
+    """Settings with one tracking server."""
     return make_settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
 
 
@@ -100,13 +100,16 @@ def tables() -> dict[str, list[dict[str, Any]]]:
     ],
     ids=["rule_costs", "unallocated", "origins", "accounts", "accelerated", "kinds", "identity", "bills", "differences"],
 )
-def test_every_question_reads_the_same_on_both_engines(sql: str) -> None:
-    """Nothing in it that DuckDB and GoogleSQL answer differently."""
+def test_every_query_has_the_same_answer_on_both_engines(sql: str) -> None:
+    """The queries have no construct that DuckDB and GoogleSQL answer differently."""
     assert lint(sql) == []
 
 
 def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
-    """Node group before job, cluster and other tags; the most expensive tag before service and account; names of single things never."""
+    """A node group comes before job, cluster and other tags, and the most expensive tag before service and account.
+
+    Names of single things never count.
+    """
     with warehouse(tmp_path / "w", **tables) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [(g.words, g.effective_cost) for g in groups] == [
@@ -123,8 +126,8 @@ def test_a_line_is_in_the_group_that_would_explain_most(tmp_path: Path, given: S
     assert suggestion(groups[0], Decimal(400)) == "tag node group gpu-spot: explains 100.00, 25.0%"
 
 
-def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
-    """What is printed can be pasted."""
+def test_the_advised_pool_is_valid_configuration(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
+    """The printed pool can be pasted."""
     with warehouse(tmp_path / "w", **tables) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     for group in (g for g in groups if "uses them: {" in g.advice):
@@ -133,7 +136,7 @@ def test_the_advised_pool_is_one_that_the_configuration_takes(tmp_path: Path, gi
 
 
 def test_advised_pools_have_names_that_can_be_pasted_together(tmp_path: Path, given: Settings) -> None:
-    """A pool of that name may exist, a service is in two accounts, and a tag has letters that names do not have."""
+    """A pool of that name may exist, a service may be in two accounts, and a tag may have letters that names cannot have."""
     from runspend.allocation.remedies import remedy
 
     settings = given.model_copy(update={"pools": Settings.model_validate(POOLED | {"home": tmp_path}).pools})
@@ -161,14 +164,14 @@ def test_advised_pools_have_names_that_can_be_pasted_together(tmp_path: Path, gi
     ],
 )
 def test_any_tag_can_describe_a_group(tmp_path: Path, given: Settings, tags: dict[str, str], words: str) -> None:
-    """Names of single things are left out whatever people write into them."""
+    """Tags that name single things are left out, independent of their text."""
     with warehouse(tmp_path / "w", cost_allocations=[charge(1, "1", "unallocated")], billing_lines=[line(1, tags)]) as reader:
         (groups,) = without_run.unallocated_groups(reader, FIRST, given).values()
     assert [g.words for g in groups] == [words]
 
 
 def test_a_charge_priced_from_several_lines_has_their_tags(tmp_path: Path, given: Settings) -> None:
-    """The rest of a pool that no run claims has the tags of its lines."""
+    """The part of a pool that no run claims has the tags of its lines."""
     tables = {
         "cost_allocations": [charge(1, "70", "unallocated", charge_id="pooled", reason="no_run")],
         "charge_lines": [{"source": "aws", "billing_period": FIRST, "line_id": f"c{n}", "charge_id": "pooled"} for n in (1, 2)],
@@ -180,7 +183,7 @@ def test_a_charge_priced_from_several_lines_has_their_tags(tmp_path: Path, given
 
 
 def test_rules_are_listed_in_their_order(tmp_path: Path, tables: dict[str, Any]) -> None:
-    """Each pool by its name, idle with the rule that made the machine known, and all of it is the bill."""
+    """Each pool has its name, idle cost counts for the rule that knew the machine, and the sum is the bill."""
     with warehouse(tmp_path / "w", **tables) as reader:
         (found,) = diagnostics.rule_costs(reader, FIRST).values()
     assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [
@@ -194,7 +197,7 @@ def test_rules_are_listed_in_their_order(tmp_path: Path, tables: dict[str, Any])
 
 
 def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -> None:
-    """A little idle time of low confidence does not make a guess of all machines."""
+    """A little idle cost of low confidence does not lower the confidence of all machines."""
     rows = [
         charge(1, "90", match_method="resource_id", confidence="high"),
         charge(1, "10", "idle", match_method="resource_id", confidence="low", target_id="idle"),
@@ -204,8 +207,8 @@ def test_the_confidence_of_a_rule_is_that_of_most_of_its_money(tmp_path: Path) -
     assert [(r.words, r.confidence, r.effective_cost, r.idle_cost) for r in found] == [("by machine", "high", Decimal(100), Decimal(10))]
 
 
-def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
-    """In money, within the days asked for; runs without a name are not an origin."""
+def test_coverage_shows_where_names_came_from(tmp_path: Path) -> None:
+    """Coverage is in money and covers only the chosen days. Runs without a name are not an origin."""
     costs = [("a", "vision", "run.tag.team", "60"), ("b", "nlp", "experiment.tag.team", "30"), ("c", None, None, "10")]
     key = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}
     daily = [
@@ -228,8 +231,8 @@ def test_coverage_says_where_names_came_from(tmp_path: Path) -> None:
     assert coverage_words(parts[1:2], every=True) == ["0.0% of allocated cost has a project"]
 
 
-def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_path: Path) -> None:
-    """A tenth of something else may come along; of other accounts only the services that have something in scope."""
+def test_the_proposed_scope_includes_accounts_that_mostly_serve_the_platform(tmp_path: Path) -> None:
+    """Up to a tenth of an account may be other cost. From other accounts, only services with cost in scope are proposed."""
     rows = [
         charge(1, "95", match_method="run_tag"),
         charge(2, "5", "out_of_scope", service_name="Amazon RDS"),
@@ -246,7 +249,7 @@ def test_the_proposed_scope_takes_accounts_that_are_mostly_the_platforms(tmp_pat
     assert found.left_out == ()
 
 
-def test_after_a_trial_the_advice_does_not_send_back_to_suggest(tmp_path: Path, tables: dict[str, Any]) -> None:
+def test_after_a_trial_the_advice_does_not_name_suggest_again(tmp_path: Path, tables: dict[str, Any]) -> None:
     """The trial has proposed pools already. If a person changes the file, `runspend suggest` may find more."""
     from runspend.allocation.remedies import remedy
     from runspend.config.settings import load_settings
@@ -272,12 +275,12 @@ def test_after_a_trial_the_advice_does_not_send_back_to_suggest(tmp_path: Path, 
 
 
 def fee(number: int, cost: str, service: str | None, category: str = "Tax", account: str | None = None) -> dict[str, Any]:
-    """A fee of the whole bill, which is shared cost."""
+    """Make a fee of the whole bill, which is shared cost."""
     return charge(number, cost, "shared", reason="fee", charge_category=category, service_name=service, sub_account_id=account)
 
 
 def scope_of(tmp_path: Path, *rows: dict[str, Any]) -> scope_proposal.ScopeProposal:
-    """The scope proposed for a ledger, which has all cost that is in scope now: in its entries or in what they leave out."""
+    """Return the scope proposed for a ledger. Its entries and what they leave out have all cost that is in scope now."""
     with warehouse(tmp_path / "w", cost_allocations=rows) as reader:
         found = scope_proposal.scope_proposal(reader, FIRST)
     covered = [*(entry.inside_cost for entry in found.entries), *(cost for one in found.left_out for cost in one.kinds.values())]
@@ -286,7 +289,7 @@ def scope_of(tmp_path: Path, *rows: dict[str, Any]) -> scope_proposal.ScopePropo
 
 
 def test_the_proposed_scope_is_the_bill_if_nothing_else_is_on_it(tmp_path: Path) -> None:
-    """A tax without an account is in no entry that names accounts."""
+    """A tax without an account is not in an entry that names accounts."""
     found = scope_of(tmp_path, charge(1, "95"), charge(2, "5", "out_of_scope"), fee(3, "7", None))
     assert [(entry.yaml, entry.inside_cost, entry.outside_cost) for entry in found.entries] == [
         ('{source: "aws"}', Decimal(102), Decimal(5))
@@ -295,7 +298,7 @@ def test_the_proposed_scope_is_the_bill_if_nothing_else_is_on_it(tmp_path: Path)
 
 
 def test_the_proposed_scope_names_fees_without_an_account_by_service(tmp_path: Path) -> None:
-    """But no service that something else on the bill has too: an entry would bring that into scope."""
+    """A service that other cost on the bill also has gets no entry, because that would bring the other cost into scope."""
     rows = [
         charge(1, "95"),
         fee(2, "9", "Amazon EC2", account="1111"),
@@ -321,7 +324,10 @@ def test_the_proposed_scope_names_fees_without_an_account_by_service(tmp_path: P
 
 
 def test_the_proposed_scope_has_shared_platform_services(tmp_path: Path) -> None:
-    """By account and service, also if another account has the service. What shares its service with other cost of its account is left out."""
+    """They are named by account and service, even if another account has the service.
+
+    A service with other cost in its account is left out.
+    """
 
     def platform(number: int, cost: str, service: str) -> dict[str, Any]:
         return charge(number, cost, "shared", reason="platform", service_name=service)
@@ -342,7 +348,7 @@ def test_the_proposed_scope_has_shared_platform_services(tmp_path: Path) -> None
 
 
 def test_the_preview_shows_shares_and_a_scope_to_paste(tmp_path: Path, given: Settings, tables: dict[str, Any]) -> None:
-    """Shares of the platform, the groups behind what has no run, what to do, and a scope that can be pasted."""
+    """The screen has the shares of ML platform cost, the groups without a run, what to do, and a scope that can be pasted."""
     with warehouse(tmp_path / "w", **tables):
         pass
     outlook = read_outlook(open_warehouse(given), given, "from the tables of the last pipeline run")
@@ -363,7 +369,7 @@ def test_the_preview_shows_shares_and_a_scope_to_paste(tmp_path: Path, given: Se
 
 
 def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: Path, given: Settings) -> None:
-    """Of three stated machines, one is split among pods, one has an unused part too, and one is on no bill."""
+    """One of three stated machines is split among pods, one also has an unused part, and one is on no bill."""
     lines = [line(1, node_key="zones/z/n1", resource_key="pod-a"), line(2, node_key="n2"), line(3, node_key="n2", resource_key="n2")]
     stated = [
         {"tracking_server": "prod", "run_id": "a", "start_month": FIRST, "resource_id": name, "resource_key": name}
@@ -382,8 +388,8 @@ def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: P
     )
 
 
-def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_path: Path, given: Settings) -> None:
-    """Taxes, support, declared services and what `sharing` took have their own names; cost with a known caller is unallocated too."""
+def test_shared_and_unallocated_cost_are_each_one_figure_with_parts(tmp_path: Path, given: Settings) -> None:
+    """Taxes, support, declared services and `sharing` have their own names. Cost with a known caller is unallocated too."""
     rows = [
         charge(1, "100", match_method="run_tag", confidence="exact"),
         fee(2, "30", "Amazon EC2"),
@@ -406,7 +412,7 @@ def test_shared_and_unallocated_cost_are_one_figure_each_with_their_parts(tmp_pa
 
 
 def test_a_run_belongs_to_a_pool_and_does_not_state_it() -> None:
-    """The pool names its runs; a run states only what is its own."""
+    """A pool selects its runs, so they do not state it."""
     found = [
         diagnostics.UnmetClaims("pool_time", reason, runs, 3.0, "gpu").words
         for reason, runs in (("no_such_machine", 2), ("over_claimed", 1))

@@ -1,4 +1,4 @@
-"""Every check fails on tables that were tampered with, on both engines with the same rows: a check that cannot fail is a defect."""
+"""Every check fails on tampered tables, on both engines with the same rows, because a check that cannot fail is a defect."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ WRITERS = {"billing_lines": "test", "billing_loads": "test"}
 
 
 def world() -> World:
-    """Two bills in two currencies; runs, idle time, a fee spread over three days, a charge out of scope."""
+    """Make two bills in two currencies, with runs, idle time, a fee spread over three days, and a charge out of scope."""
     stated = [make_run(id="A", at="00:00..00:30"), make_run(id="B", at="00:00..01:00", on=["m2"])]
     return {
         "billing_lines": [
@@ -50,7 +50,7 @@ def world() -> World:
 
 
 def add(column: str, amount: Decimal = SMALLEST, **where: str) -> Callable[[Rows], Rows]:
-    """The amount is added to the first row that fits."""
+    """Return a change that adds the amount to the first matching row."""
 
     def tamper(rows: Rows) -> Rows:
         row = next(r for r in rows if all(r[k] == v for k, v in where.items()))
@@ -61,7 +61,7 @@ def add(column: str, amount: Decimal = SMALLEST, **where: str) -> Callable[[Rows
 
 
 def put(column: str, value: object, **where: str) -> Callable[[Rows], Rows]:
-    """The first row that fits has this value."""
+    """Return a change that gives the first matching row this value."""
 
     def tamper(rows: Rows) -> Rows:
         next(r for r in rows if all(r[k] == v for k, v in where.items()))[column] = value
@@ -71,7 +71,7 @@ def put(column: str, value: object, **where: str) -> Callable[[Rows], Rows]:
 
 
 def lose(**where: str) -> Callable[[Rows], Rows]:
-    """Every row that fits is gone."""
+    """Return a change that removes every matching row."""
 
     def tamper(rows: Rows) -> Rows:
         kept = [r for r in rows if not all(r[k] == v for k, v in where.items())]
@@ -82,17 +82,17 @@ def lose(**where: str) -> Callable[[Rows], Rows]:
 
 
 def double(rows: Rows) -> Rows:
-    """One row is doubled; the second one has no money."""
+    """Double one row. The second has no cost."""
     return [*rows, rows[0] | {m: Decimal(0) for m in MEASURES}]
 
 
 def shift(rows: Rows) -> Rows:
-    """A dollar becomes a euro: the sum over all bills is what it was."""
+    """Move one dollar to the euro bill, so that the sum over all bills stays the same."""
     return add("effective_cost", Decimal(1), source="eu")(add("effective_cost", Decimal(-1), source="aws")(rows))
 
 
 def under_both_bills(rows: Rows) -> Rows:
-    """A line of one bill is under the other too, with one account and sub-account."""
+    """Add a line to both bills, with the same account and sub-account."""
     line = next(r for r in rows if r["source"] == "aws") | {"billing_account_id": "111", "sub_account_id": None, "scope": "include"}
     return [*rows, line | {"line_id": "once"}, line | {"line_id": "again", "source": "eu"}]
 
@@ -175,24 +175,24 @@ def reference() -> GoogleSQL:
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
-    """The tables as they should be."""
+    """The tables without tampering."""
     return build_on_duckdb(world(), tmp_path_factory.mktemp("warehouse"))
 
 
 @pytest.fixture(scope="module")
 def built(warehouse: ParquetWarehouse) -> dict[str, dict[Unit, pa.Table]]:
-    """The same by table and unit."""
+    """The same tables by name and unit."""
     names = ("billing_lines", "billing_loads", "cost_allocations", "cost_daily", "run_costs_daily", "run_costs", "runs")
     return {name: {unit: warehouse.read(unit) for unit in warehouse.states(name)} for name in names}
 
 
 def test_no_check_is_forgotten() -> None:
-    """Each file in checks/ is tampered with below; those of the estimates in test_estimates.py."""
+    """Each file in checks/ has a tampering here or, for estimates, in test_estimates.py."""
     assert {*TAMPERINGS, *ESTIMATE_CHECKS} == sql_files(PACKAGE / "checks").keys()
 
 
 def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> None:
-    """What fails below fails for what was done to it."""
+    """The failures below are therefore caused by the tampering."""
     with warehouse.step("check", "check") as step:
         step.check([*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS], {"period": DAY})
 
@@ -201,7 +201,7 @@ def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> No
 def test_the_check_fails(
     reference: GoogleSQL, warehouse: ParquetWarehouse, built: dict[str, dict[Unit, pa.Table]], check: str, what: str
 ) -> None:
-    """The step stops with the failing rows; the reference implementation finds the same ones."""
+    """The step stops with the failing rows, and the reference implementation finds the same rows."""
     table, tamper = TAMPERINGS[check][what]
     unit = Unit(table, "2026-10", WRITERS.get(table, "all"))
     before = built[table][unit]

@@ -1,4 +1,4 @@
-"""What people read of the hours of an instance type that runs claim: the share, what it means, and how far prices differ."""
+"""What users read about the hours of an instance type that runs claim: the share, its meaning, and how much prices differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HALF = ClaimedHours(
         (2.5, "runs claim 250% of 1,000 h of p4d.24xlarge, spot: more than was billed, so their shares are scaled down"),
     ],
 )
-def test_a_share_says_what_it_means(ratio: float, words: str) -> None:
+def test_a_share_of_claimed_hours_is_explained(ratio: float, words: str) -> None:
     hours = replace(HALF, claimed_ratio=ratio)
     assert hours.words == words
     assert hours.is_notable is (ratio != 0.5)
@@ -47,12 +47,15 @@ def test_different_prices_are_stated() -> None:
     )
 
 
-def test_a_bills_text_cannot_move_the_cursor() -> None:
+def test_control_characters_of_a_bill_are_replaced() -> None:
     assert replace(HALF, pool_key="p4d\x1b[2J|spot\n").label == "p4d?[2J, spot?"
 
 
-def test_rows_that_a_statement_leaves_open_have_one_spread(tmp_path: Path) -> None:
-    """Runs that state nothing may have had spot or on demand; runs of another type state nothing either and no other run tells the two apart."""
+def test_rows_that_statements_do_not_tell_apart_have_one_range_of_prices(tmp_path: Path) -> None:
+    """Some runs of p4d state no purchase option, so both of its rows have all its prices.
+
+    Runs of g5 state nothing that tells its two prices apart.
+    """
     run_on_duckdb(read_world(CASE), tmp_path / "warehouse")
     with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
         found = {hours.pool_key: hours for hours in claimed_hours(reader, DAY)}

@@ -1,4 +1,4 @@
-"""When bills are final and months closed, as a function of facts and `now`."""
+"""When bills become final and months are closed, as a function of facts and `now`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ AWS = Bill("aws", "d1", LOADED, is_invoiced=False, is_doubted=False, seen_until=
 
 
 def judge(now: datetime, *bills: Bill, before: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
-    """The month 2026-11 as judged at `now`."""
+    """Judge the month 2026-11 at `now`."""
     return judge_bills(bills, {row["source"]: row for row in before or ()}, "2026-11", now)
 
 
 def states(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """{source: state}."""
+    """Return {source: state}."""
     return {row["source"]: row["state"] for row in rows}
 
 
-def test_it_takes_ten_days_without_a_change_and_fifteen_since_the_end() -> None:
-    """Whichever comes last, to the hour; the instant is that of the rule, not of the night that noticed."""
+def test_a_bill_is_final_ten_days_after_its_last_change_and_fifteen_after_the_month() -> None:
+    """The later of the two counts, to the hour. `final_since` is the time of the rule, not of the pipeline run that noticed it."""
     assert states(judge(END + timedelta(days=14, hours=23), AWS)) == {"aws": "open"}
     assert judge(END + timedelta(days=20), AWS)[0]["final_since"] == END + timedelta(days=15)
     late = replace(AWS, loaded_at=END + timedelta(days=9))
@@ -34,7 +34,7 @@ def test_it_takes_ten_days_without_a_change_and_fifteen_since_the_end() -> None:
 
 
 def test_rows_loaded_again_in_other_files_have_not_changed() -> None:
-    """The days count from the first load of these rows; other rows begin again."""
+    """The days count from the first load of these rows. Changed rows start them again."""
     before = judge(LOADED, AWS)
     again = replace(AWS, loaded_at=LOADED + timedelta(days=12))
     now = LOADED + timedelta(days=13)
@@ -43,7 +43,7 @@ def test_rows_loaded_again_in_other_files_have_not_changed() -> None:
 
 
 def test_a_final_bill_that_changes_is_open_again_unless_it_is_invoiced() -> None:
-    """What the provider calls final stays final: it says so of the new rows too."""
+    """A bill that the provider calls final stays final, because the provider says so of the changed rows too."""
     now = END + timedelta(days=30)
     changed = replace(AWS, bill_digest="d2", loaded_at=now)
     assert states(judge(now, changed, before=judge(now, AWS))) == {"aws": "open"}
@@ -53,7 +53,7 @@ def test_a_final_bill_that_changes_is_open_again_unless_it_is_invoiced() -> None
 
 
 def test_the_bills_of_a_month_close_together_and_permanently() -> None:
-    """Sixty days after the last of them became final; a restated one stays closed, one that joins later is judged by itself."""
+    """They close sixty days after the last became final. A restated bill stays closed, and a bill that joins later is judged alone."""
     gcp = replace(AWS, source="gcp", loaded_at=END + timedelta(days=30))
     final = judge(END + timedelta(days=40), AWS, gcp)
     assert states(final) == {"aws": "final", "gcp": "final"}
@@ -70,12 +70,12 @@ def test_the_bills_of_a_month_close_together_and_permanently() -> None:
 
 
 def test_a_month_without_a_bill_has_no_state() -> None:
-    """Runs begin in months that no bill was loaded for."""
+    """Runs may begin in months without a loaded bill."""
     assert judge(END) == []
 
 
-def test_what_is_doubted_or_out_of_sight_does_not_become_final() -> None:
-    """A newer version was refused; the source has not answered since. What was final before stays final."""
+def test_a_doubted_or_unreachable_bill_does_not_become_final() -> None:
+    """A newer version was refused, or the source has not answered since. A bill that was final before stays final."""
     now = END + timedelta(days=30)
     assert states(judge(now, replace(AWS, is_doubted=True))) == {"aws": "open"}
     assert states(judge(now, replace(AWS, seen_until=END + timedelta(days=14)))) == {"aws": "open"}

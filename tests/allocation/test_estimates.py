@@ -1,4 +1,7 @@
-"""Estimates of hours no bill reaches yet: what each situation gives, equal on both engines, and equal to the ledger's split once the bill is there."""
+"""Estimates of hours that no bill reaches yet.
+
+Each situation gives the expected rows, equal on both engines. Once the bill is there, they equal the ledger's split.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ STANDING = ("price_list", "trace_costs", "cost_allocations", "run_estimates", "e
 
 
 def world_of(lines: Sequence[Mapping[str, Any]] = (), runs: Sequence[Mapping[str, Any]] = (), **tables: list[dict[str, Any]]) -> World:
-    """Rows named as in the ledger's cases; `instance_type`, `region_id` and the like are columns of a line."""
+    """Make a world of rows named as in the ledger's cases. `instance_type`, `region_id` and the like are columns of a line."""
     world: World = {name: [] for name in ("billing_lines", "runs", "run_resources", *STANDING)} | tables
     world["billing_lines"] = [line(n, **row) for n, row in enumerate(lines)]
     for row in runs:
@@ -40,7 +43,7 @@ def world_of(lines: Sequence[Mapping[str, Any]] = (), runs: Sequence[Mapping[str
 
 
 def units_of(table: str, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Rows by (period, writer)."""
+    """Return rows by (period, writer)."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     column = TABLES[table].period_column
     for row in rows:
@@ -57,7 +60,7 @@ def units_of(table: str, rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str]
 
 
 def estimate(world: World, root: Path, now: str, *, names: Sequence[str] = ()) -> dict[str, pa.Table]:
-    """The step as the product runs it."""
+    """Run the step as the product does."""
     warehouse = ParquetWarehouse(root)
     with warehouse.step("inputs", "inputs") as step:
         for table, rows in world.items():
@@ -74,26 +77,26 @@ def estimate(world: World, root: Path, now: str, *, names: Sequence[str] = ()) -
 
 
 def figures(world: World, root: Path, now: str = "06:00") -> dict[tuple[str, str], Decimal | str]:
-    """(run, hour it begins) -> effective cost, or why there is none."""
+    """Return, by (run, first hour), the effective cost or the reason why there is none."""
     rows = estimate(world, root, now)["run_estimates"].to_pylist()
     return {(r["run_id"], f"{r['estimated_from']:%H:%M}"): r["effective_cost"] if r["reason"] is None else r["reason"] for r in rows}
 
 
 def hours(first: int, last: int, **line: Any) -> list[dict[str, Any]]:
-    """A line for each hour of the day from `first` to before `last`."""
+    """Make a line for each hour of the day from `first` to before `last`."""
     return [{"at": f"{h:02d}:00..{h + 1:02d}:00", **line} for h in range(first, last)]
 
 
-def test_hours_after_the_bill_at_the_price_of_the_bill(tmp_path: Path) -> None:
-    """Runs on one machine share its hours by exclusive time; what the bill reaches is not estimated, nor is the hour that is not over."""
+def test_hours_after_the_bill_are_estimated_at_its_price(tmp_path: Path) -> None:
+    """Runs on one machine share its hours by exclusive time. Hours that the bill reaches are not estimated, nor is the unfinished hour."""
     world = world_of(
         hours(0, 2, cost="12.00"), [{"id": "A", "at": "00:00..04:00"}, {"id": "B", "at": "03:00..03:30"}, {"id": "C", "at": "05:30"}]
     )
     assert figures(world, tmp_path, "05:59") == {("A", "02:00"): 12, ("A", "03:00"): 9, ("B", "03:00"): 3}
 
 
-def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
-    """A run states less of it; where two machines have the name it states, both are estimated and neither is sure."""
+def test_a_machine_is_priced_by_its_name_on_the_bill(tmp_path: Path) -> None:
+    """A run states only a part of the name. If two machines have that part, both are estimated, with less confidence."""
     place = "projects/{}/zones/us-central1-a/instances/{}"
     lines = [row for p, name in (("p", "one"), ("p", "two"), ("q", "two")) for row in hours(0, 1, cost="12.00", on=place.format(p, name))]
     world = world_of(lines, [{"id": "A", "at": "00:00..02:00", "on": ["one"]}, {"id": "B", "at": "00:00..02:00", "on": ["two"]}])
@@ -106,8 +109,8 @@ def test_a_machine_is_priced_by_the_name_the_bill_has(tmp_path: Path) -> None:
     ]
 
 
-def test_a_name_that_two_regions_have_is_not_sure(tmp_path: Path) -> None:
-    """As in the ledger: a pod of each of two clusters named `prod`. What is billed for no time says nothing of where a machine is."""
+def test_a_name_in_two_regions_lowers_the_confidence(tmp_path: Path) -> None:
+    """Two clusters named `prod` have a pod of one name, as in the ledger. A line without billed time does not show where a machine is."""
     pod, other = "k8s://prod/ns/train-0", "k8s://prod/ns/train-1"
     lines = [
         *hours(0, 1, cost="12.00", hours=1, on=pod, region_id="eu"),
@@ -121,7 +124,7 @@ def test_a_name_that_two_regions_have_is_not_sure(tmp_path: Path) -> None:
 
 
 def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
-    """Window, machine, account, type, price's origin, all four measures; nothing that only a bill can tell."""
+    """It has the window, machine, account, type, origin of the price and all four measures, but nothing that only a bill can tell."""
     lines = hours(
         0,
         1,
@@ -157,7 +160,7 @@ def test_a_run_is_shown_with_what_it_was_estimated_from(tmp_path: Path) -> None:
 
 
 def test_the_price_is_the_median_for_type_region_and_purchase_option(tmp_path: Path) -> None:
-    """Learned from machines no run states, too; a spot machine is not priced as one on demand; the lower of two middles."""
+    """Machines that no run states count too. Spot machines have their own price. Of two middle prices, the lower counts."""
     box = {"instance_type": "big", "region_id": "eu", "pricing_category": "Standard"}
     lines = [
         *hours(0, 2, cost="5.00", **box),
@@ -174,19 +177,19 @@ def test_the_price_is_the_median_for_type_region_and_purchase_option(tmp_path: P
 
 
 def test_the_price_is_by_billed_time_and_all_lines_of_the_window(tmp_path: Path) -> None:
-    """A quarter hour of 2.50 with a license of 0.50 and a credit of -1.00 is 8.00 an hour."""
+    """A quarter of an hour for 2.50, with a license of 0.50 and a credit of -1.00, costs 8.00 an hour."""
     lines = [{"hours": 0.25, "cost": "2.50"}, {"cost": "0.50", "sku_id": "licence"}, {"cost": "-1.00", "charge_category": "Credit"}]
     assert figures(world_of(lines, [{"id": "A", "at": "01:00..02:00"}]), tmp_path) == {("A", "01:00"): 8}
 
 
 def test_old_prices_are_forgotten(tmp_path: Path) -> None:
-    """What was billed more than 30 days before the bill's end does not count."""
+    """Prices of lines that end more than 30 days before the bill's end do not count."""
     lines = [{"at": "2026-08-31T01:00:00..2026-08-31T02:00:00", "period": "2026-08", "cost": 1}, {"at": "01:00..02:00", "cost": 6}]
     assert figures(world_of(lines, [{"id": "A", "at": "02:00..03:00"}]), tmp_path) == {("A", "02:00"): 6}
 
 
 def test_each_account_reaches_as_far_as_its_own_machines_do(tmp_path: Path) -> None:
-    """One account is billed to 04:00, the other to 02:00; a machine that ended early is not estimated where its account is billed."""
+    """One account is billed to 04:00, the other to 02:00. A machine that ended early is not estimated while its account is billed."""
     lines = [*hours(0, 4, on="m1"), *hours(0, 2, on="m2", sub_account_id="late"), *hours(0, 1, on="m3")]
     runs = [{"id": name, "at": "00:00..05:00", "on": [machine]} for name, machine in (("A", "m1"), ("B", "m2"), ("C", "m3"))]
     assert sorted(figures(world_of(lines, runs), tmp_path)) == [
@@ -200,7 +203,10 @@ def test_each_account_reaches_as_far_as_its_own_machines_do(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("stated", ["type", "unknown machine"])
 def test_hours_of_the_ledger_are_not_estimated_where_another_account_has_stopped(tmp_path: Path, stated: str) -> None:
-    """One account used the type to 01:00, the other to 04:00. A family's hours begin where the ledger ends: its members share a claim."""
+    """One account used the type to 01:00, the other to 04:00.
+
+    The hours of a family begin where the ledger ends, because its members share a claim.
+    """
     box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
     lines = [*hours(0, 1, on="m1", sub_account_id="stopped", **box), *hours(0, 4, on="m2", **box)]
     on = ["nowhere"] if stated == "unknown machine" else []
@@ -231,7 +237,7 @@ def test_estimates_begin_where_the_ledger_ends_within_an_hour(tmp_path: Path) ->
 
 
 def test_a_run_that_only_tags_name_is_open_after_its_tagged_hours(tmp_path: Path) -> None:
-    """No bill says how far it reaches, because no run states a machine. The ledger does for this run."""
+    """No run states a machine, so only the ledger shows how far this run is billed."""
     lines = hours(0, 2, on="m1", hours=1, run_tag="A")
     ledger = [charge(at="00:00..02:00", cost="20", match_method="run_tag", cost_kind="compute")]
     world = world_of(lines, [{"id": "A", "at": "00:00..03:00", "on": []}], cost_allocations=ledger)
@@ -239,7 +245,7 @@ def test_a_run_that_only_tags_name_is_open_after_its_tagged_hours(tmp_path: Path
 
 
 def test_a_family_is_open_where_another_bill_ends(tmp_path: Path) -> None:
-    """One trial is billed by its job on a bill that reaches far; the other asks for a type that only a slower bill has."""
+    """One trial is billed by its job, on a bill that reaches far. The other asks for a type that only a slower bill has."""
     lines = [
         *hours(0, 1, on="m1", instance_type="box", hours=1, cost="10.00", source="slow"),
         *hours(0, 4, on="m2", instance_type="other", hours=1),
@@ -258,8 +264,8 @@ def test_a_family_is_open_where_another_bill_ends(tmp_path: Path) -> None:
     assert found == {("B", "01:00"): 10}
 
 
-def test_what_the_ledger_has_is_held_against_its_estimate_before_its_account_is_billed(tmp_path: Path) -> None:
-    """The frontier of the type is that of another account, which is behind."""
+def test_ledger_costs_are_compared_with_estimates_before_the_account_is_billed(tmp_path: Path) -> None:
+    """Another account, which is behind, decides how far the type is billed."""
     box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
     lines = [*hours(0, 1, on="m1", sub_account_id="behind", **box), *hours(0, 3, on="m2", **box)]
     before = [estimated("02:00..03:00", "8", resource_key="", sub_account_id=None, instance_type="box")]
@@ -274,21 +280,24 @@ def test_what_the_ledger_has_is_held_against_its_estimate_before_its_account_is_
 
 
 def test_an_account_that_is_three_days_behind_its_bill_has_stopped(tmp_path: Path) -> None:
-    """Its bill would have shown its machines by then, so runs that got none have used none."""
+    """By then, the bill would show its machines, so runs that got none have used none."""
     box = {"instance_type": "box", "hours": 1, "cost": "10.00"}
     lines = [*hours(0, 1, on="m1", **box), {"at": "95:00..96:00", "on": "db", "sub_account_id": "web", "service_category": "Databases"}]
     runs = [{"id": "A", "at": "20:00..26:00", "on": [], "instance_type": "box"}]
-    assert sorted(figures(world_of(lines, runs), tmp_path, "96:00")) == [("A", "00:00"), ("A", "01:00")]  # of the next day
+    assert sorted(figures(world_of(lines, runs), tmp_path, "96:00")) == [("A", "00:00"), ("A", "01:00")]  # hours of the next day
 
 
-def test_a_bill_that_ends_within_an_hour(tmp_path: Path) -> None:
-    """The rest of the hour is estimated, at its part of the price."""
+def test_the_rest_of_an_hour_is_estimated_if_the_bill_ends_within_it(tmp_path: Path) -> None:
+    """The rest of the hour is estimated at its part of the price."""
     world = world_of([{"at": "00:00..01:15", "cost": "10.00"}], [{"id": "A", "at": "01:00..02:00"}])
     assert figures(world, tmp_path) == {("A", "01:15"): 6}
 
 
-def test_runs_without_an_end(tmp_path: Path) -> None:
-    """Alive by a sign of the last six hours before now; dead at the last sign; silent ones a day after their start."""
+def test_runs_without_an_end_are_estimated_to_their_last_sign_of_life(tmp_path: Path) -> None:
+    """A run is alive if it showed a sign in the last six hours.
+
+    A dead run ends at its last sign, and a silent run a day after its start.
+    """
     lines = [{"at": f"{h:02d}:00..{h + 1:02d}:00", "on": m} for h in (0,) for m in ("m1", "m2", "m3", "m4")]
     runs = [
         {"id": "alive", "at": "00:00", "last_sign": "24:30", "on": ["m1"]},
@@ -301,8 +310,11 @@ def test_runs_without_an_end(tmp_path: Path) -> None:
     assert last == {"alive": moment("30:00"), "dead": moment("02:00"), "silent": moment("24:00"), "new": moment("30:00")}
 
 
-def test_machines_no_bill_knows(tmp_path: Path) -> None:
-    """The one bill that sells the type; else the price list, the most special price first; else no figure, and why."""
+def test_a_machine_that_no_bill_has_is_priced_by_its_type(tmp_path: Path) -> None:
+    """The price is that of the one bill that has the type, else that of the price list, the most specific first.
+
+    Without a price, the row says why.
+    """
     lines = [
         *hours(0, 2, cost="5.00", instance_type="big"),
         *hours(0, 3, cost="7.00", on="b", instance_type="shared-type"),
@@ -332,8 +344,11 @@ def test_machines_no_bill_knows(tmp_path: Path) -> None:
     }
 
 
-def test_runs_that_state_no_machine(tmp_path: Path) -> None:
-    """Nodes times own time times the price of the type; a parent has what its children do not cover; without a type there is no figure."""
+def test_a_run_that_states_no_machine_is_priced_by_type_and_nodes(tmp_path: Path) -> None:
+    """The cost is nodes times own time times the type's price.
+
+    A parent gets the time that its children do not cover. Without a type there is no figure.
+    """
     lines = hours(0, 1, cost="4.00", instance_type="big")
     ask = {"on": [], "instance_type": "big"}
     runs = [
@@ -349,8 +364,8 @@ def test_runs_that_state_no_machine(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_a_run_of_several_nodes_that_states_the_first(tmp_path: Path) -> None:
-    """The rest costs as much as the stated machine. What is not one machine of the run's type is all that the run has."""
+def test_the_other_nodes_of_a_run_cost_as_much_as_the_stated_one(tmp_path: Path) -> None:
+    """If the stated resource is not one machine of the run's type, it is all that the run has."""
     box = {"instance_type": "big"}
     lines = [
         *hours(0, 1, cost="4.00", **box),
@@ -397,7 +412,7 @@ def test_a_run_of_several_nodes_that_states_the_first(tmp_path: Path) -> None:
 
 
 def test_children_share_the_nodes_that_their_parent_asks_for(tmp_path: Path) -> None:
-    """As in the ledger: two at a time have half of them each; one that has a machine of its own leaves its siblings the others."""
+    """As in the ledger, two at a time have half of them each. A child with its own machine leaves the other nodes to its siblings."""
     lines = [*hours(0, 1, cost="4.00", instance_type="big"), *hours(0, 1, cost="2.00", on="small", instance_type="small")]
     runs = [
         {"id": "P", "at": "01:00..04:00", "instance_type": "big", "num_nodes": 4},
@@ -419,7 +434,7 @@ def test_children_share_the_nodes_that_their_parent_asks_for(tmp_path: Path) -> 
 
 
 def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -> None:
-    """Two trials that ask for large machines cost those; a third, of the driver's type, shares its machine."""
+    """Two trials ask for large machines and get their cost. The third asks for the driver's type and shares the driver's machine."""
     lines = [*hours(0, 1, cost="1.00", on="small", instance_type="small"), *hours(0, 1, cost="30.00", on="large", instance_type="large")]
     runs = [
         {"id": "driver", "at": "01:00..02:00", "on": ["small"]},
@@ -432,7 +447,7 @@ def test_a_trial_is_not_on_its_drivers_machine_of_another_type(tmp_path: Path) -
 
 
 def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: Path) -> None:
-    """No run states a machine there: hours that the pool's and the job's own lines cover count as billed, later hours do not."""
+    """No run states a machine there. Hours that the lines of the pool or job cover count as billed, and later hours do not."""
     lines = [
         *hours(0, 3, cost="4.00", on="gpubox", pool_key="box"),
         *hours(0, 1, cost="4.00", on="4711", job_key="4711"),
@@ -452,7 +467,7 @@ def test_runs_of_a_pool_or_a_job_are_billed_as_far_as_its_lines_reach(tmp_path: 
 
 
 def test_without_any_bill_the_month_is_estimated_from_the_price_list(tmp_path: Path) -> None:
-    """A team with nothing but prices sees what this month has cost so far."""
+    """A team that has only prices sees what this month has cost so far."""
     prices = [{"instance_type": "big", "region_id": "", "pricing_category": "", "billing_currency": "USD", "hour_price": Decimal(2)}]
     world = world_of([], [{"id": "A", "at": "-01:00..02:00", "on": ["box"], "instance_type": "big"}], price_list=prices)
     assert figures(world, tmp_path) == {("A", "00:00"): 2, ("A", "01:00"): 2}
@@ -466,7 +481,7 @@ def trace(day: int, **row: Any) -> dict[str, Any]:
 
 
 def charge(**row: Any) -> dict[str, Any]:
-    """One row of the ledger."""
+    """Make a row of the ledger."""
     start, end = (moment(t) for t in row.pop("at").split(".."))
     cost = Decimal(row.pop("cost"))
     return {
@@ -476,8 +491,11 @@ def charge(**row: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_token_costs_are_estimates_until_a_provider_s_bill_is_split_by_them(tmp_path: Path) -> None:
-    """By run, user and model, at list price in all four measures, from MLflow; gone on days the ledger has llm_cost rows."""
+def test_token_costs_are_estimates_until_they_split_a_providers_bill(tmp_path: Path) -> None:
+    """They are by run, user and model, from MLflow, at list price in all four measures.
+
+    They end on days for which the ledger has llm_cost rows.
+    """
     listed = trace(2, run_id="", model="listed", price_source="genai-prices 1", provider="anthropic")
     costs = [trace(1), trace(2), trace(2, run_id="", model="other"), trace(9), listed]
     world = world_of([], [{"id": "A", "at": "00:00..01:00"}], trace_costs=costs)
@@ -508,7 +526,7 @@ def test_token_costs_are_estimates_until_a_provider_s_bill_is_split_by_them(tmp_
 
 
 def estimated(at: str, cost: str, **row: Any) -> dict[str, Any]:
-    """One row of the night before."""
+    """Make an estimate of the pipeline run before."""
     start, end = (moment(t) for t in at.split(".."))
     return {
         "tracking_server": "prod", "workspace": "default", "run_id": "A", "charge_date": start.date(), "cost_kind": "compute", "source": "aws", "billing_period": DAY,
@@ -517,8 +535,8 @@ def estimated(at: str, cost: str, **row: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None:
-    """Same runs, same hours: billed elsewhere counts as 0, a run without an estimate not at all, hours still open stay open."""
+def test_billed_costs_are_compared_with_their_estimates(tmp_path: Path) -> None:
+    """Runs and hours must match. Cost billed elsewhere counts as 0, a run without an estimate does not count, and open hours stay open."""
     before = [
         estimated("00:00..01:00", "10"), estimated("01:00..02:00", "10"), estimated("02:00..03:00", "10"),
         estimated("00:00..01:00", "4", run_id="B"), estimated("00:00..01:00", "7", resource_key="gone", run_id="A", source="rates", sub_account_id=None, instance_type="x"),
@@ -553,14 +571,14 @@ def test_what_is_billed_now_is_held_against_its_estimate(tmp_path: Path) -> None
     assert (new["estimated_from"], new["estimated_to"]) == (moment("00:00"), moment("02:00"))
     assert (new["estimated_cost"], new["actual_cost"], new["difference_cost"]) == (24, Decimal("21.5"), Decimal("2.5"))
     assert len(rows) == 2
-    again = estimate({}, tmp_path, "03:00")  # the same night once more, over what it left
+    again = estimate({}, tmp_path, "03:00")  # the same step again, over its own results
     assert multiset(again["estimate_errors"], TABLES["estimate_errors"].content) == multiset(
         found["estimate_errors"], TABLES["estimate_errors"].content
     )
 
 
 def test_a_day_line_counts_with_the_part_of_the_run_that_was_estimated(tmp_path: Path) -> None:
-    """Four of the run's eight hours were estimated: half of what the day's line charges it."""
+    """Four of the run's eight hours were estimated, so half of the day line's cost is compared."""
     lines = [{"at": "00:00..24:00", "cost": "240"}]
     before = [estimated(f"{h:02d}:00..{h + 1:02d}:00", "10") for h in range(4)]
     world = world_of(
@@ -571,8 +589,11 @@ def test_a_day_line_counts_with_the_part_of_the_run_that_was_estimated(tmp_path:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
-    """Hours estimated at the price they are billed at later: each run's estimate is what the ledger then charges it, to the last decimal."""
+def test_estimates_split_cost_as_the_ledger_does(seed: int, tmp_path: Path) -> None:
+    """Hours are estimated at the price at which they are billed later.
+
+    Each run's estimate equals its cost in the ledger, to the last decimal.
+    """
     made = random_world(seed, runs=12, machines=3, hours=6)
     machines = sorted({r["resource_key"] for r in made["run_resources"]})
     price = {m: Decimal(n + 1) * Decimal("3.3") for n, m in enumerate(machines)}
@@ -586,7 +607,7 @@ def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
     for run in made["runs"]:
         run["end_time"] = run["end_time"] or run["start_time"] + dt.timedelta(
             hours=1
-        )  # the end of a run without one depends on the end of the bill
+        )  # the end of a run without an end time depends on the end of the bill
     bill = [l for l in lines if l["charge_period_end"] <= moment("00:00")]
     early = {**world_of(), "runs": made["runs"], "run_resources": made["run_resources"], "billing_lines": bill}
     rows = estimate(early, tmp_path / "early", "08:00")["run_estimates"].to_pylist()
@@ -602,7 +623,7 @@ def test_the_split_is_the_ledger_s(seed: int, tmp_path: Path) -> None:
 
 
 def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
-    """Every model over a world of all situations, temporary rows too, and the checks."""
+    """The test compares all rows of every model, temporary ones too, over a world of all situations, and the checks."""
     box = {"instance_type": "big", "region_id": "eu", "pricing_category": "Standard"}
     lines = [
         *hours(0, 3, cost="24.576", **box), *hours(0, 2, cost="1.1", on="m2", sub_account_id="late"), *hours(0, 1, cost="7", hours=0.25, on="m3", instance_type="small", source="gcp"),
@@ -643,7 +664,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     of_stopped = [
         (r["estimated_from"], r["confidence"], r["machine_seconds"]) for r in ours["run_estimates"].to_pylist() if r["run_id"] == "B"
     ]
-    assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 40 minutes less ten, with a run that has the machine all the while
+    assert of_stopped == [(moment("03:20"), "medium", 900.0)]  # half of 30 minutes (a stop takes ten of 40), next to another run
     for name in CHECKS:
         sql = read_sql(PACKAGE / "checks", name)
         assert query_reference(reference, sql, known, {"period": parameters["period"]}).rows == [], name
@@ -659,7 +680,7 @@ def test_both_engines_give_the_same_rows(tmp_path: Path) -> None:
     ids=["an estimate twice", "an hour that is billed", "an hour that is allocated by type"],
 )
 def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: object, tmp_path: Path) -> None:
-    """The step stops with the failing rows; the reference implementation finds the same ones."""
+    """The step stops with the failing rows, and the reference implementation finds the same rows."""
     by_type = charge(at="00:00..01:00", cost="7", run_id="B", match_method="instance_type_time", cost_kind="compute")
     world = world_of(run_estimates=rows, cost_allocations=[charge(at="00:00..01:00", cost="9.5"), by_type])
     with ParquetWarehouse(tmp_path).step("estimate", "build") as step:
@@ -676,7 +697,7 @@ def test_the_check_fails(check: str, rows: list[dict[str, Any]], difference: obj
 
 
 def test_estimate_models_give_the_rows_of_the_models_that_read_the_bill() -> None:
-    """A column that a later model of the chain needs and an estimate's model lacks would be found here first."""
+    """This test finds a column that a later model needs and that an estimate's model lacks."""
     from runspend.warehouse.googlesql import parse
 
     def columns(name: str) -> set[str]:

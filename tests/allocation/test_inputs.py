@@ -16,7 +16,7 @@ def digest_of(folder: Path, text: str) -> str:
 
 
 def test_a_changed_comment_builds_no_month_again(tmp_path: Path) -> None:
-    """Every word of the statement counts, and every name of a file; comments on their own lines do not."""
+    """Every word of a statement and every file name counts. Comments on their own lines do not."""
     before = digest_of(tmp_path, MODEL)
     assert digest_of(tmp_path, MODEL.replace("per run", "per run of the month").replace("  -- only of the month\n", "")) == before
     assert digest_of(tmp_path, MODEL.replace("select run_id", "select distinct run_id")) != before
@@ -26,6 +26,6 @@ def test_a_changed_comment_builds_no_month_again(tmp_path: Path) -> None:
 
 
 def test_every_model_and_check_counts() -> None:
-    """The version of the package is that of its folders of models and checks."""
+    """The version of the package covers its folders of models and checks."""
     folder = Path(__file__).parents[2] / "include" / "runspend" / "allocation"
     assert models_digest() == models_digest([folder / "models", folder / "checks"])

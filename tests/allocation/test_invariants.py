@@ -1,7 +1,7 @@
-"""What must hold for every world the ledger may meet, tried on worlds that hypothesis makes up.
+"""Rules that hold for every world that the ledger may meet, tested on worlds that hypothesis generates.
 
-Several drawn worlds and what is done to them (lines split, weights doubled, days later, a twin beside every run) are together in one
-build, each with a bill, a server and machines of its own: one step of the product judges them all.
+Several worlds and their variants (lines split, weights doubled, days later, a twin of every run) are merged into one build. Each has its
+own bill, server and machines.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from tests.allocation.chain import World, line, make_run, merge_worlds, rows_of,
 MEASURES = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 LATER = dt.timedelta(days=9)
 UNITS = ("machine_gpus", "machine_cpus", "machine_memory_gb")
-POTS = ("idle", "shared", "unallocated", "out_of_scope")
+REST = ("idle", "shared", "unallocated", "out_of_scope")
 
-# Few, each of several worlds: an example is a whole build of a month's ledger, which hardly depends on the number of worlds.
+# Few examples with several worlds each: an example builds a month's ledger, and its time hardly depends on the number of worlds.
 WORLDS = 5
 examples = settings(max_examples=3, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-Costs = dict[str, dict[str, Fraction]]  # charge -> run or shared cost -> effective cost
+Costs = dict[str, dict[str, Fraction]]  # charge -> run or other target -> effective cost
 
 
 # --- worlds ---------------------------------------------------------------------------------------------------------------
 
 amounts = st.one_of(
-    st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-9)),  # ± a thousand, in nanos
+    st.integers(-(10**12), 10**12).map(lambda n: Decimal(n).scaleb(-9)),  # up to a thousand, in billionths
     st.integers(-(10**6), 10**6).map(lambda n: Decimal(n).scaleb(-18)),
     st.integers(10**13, 10**16).map(lambda n: Decimal(n).scaleb(-7)),
     st.just(Decimal(0)),
@@ -46,18 +46,18 @@ machines = st.sampled_from(("m0", "m1", "m2"))
 
 
 def clock(minute: int) -> str:
-    """`HH:MM` of the world's day, which is the fifth of the month: what is shifted stays in its month."""
+    """Return `HH:MM` on the fifth of the month, so that shifted times stay in the month."""
     return f"{96 + minute // 60:02d}:{minute % 60:02d}"
 
 
 def window(start: int, end: int) -> str:
-    """From one full hour of that day to another."""
+    """Return the window from one full hour of that day to another."""
     return f"{clock(60 * start)}..{clock(60 * end)}"
 
 
 @st.composite
 def runs(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Up to seven runs on up to two machines; parallel, nested, of no length, never ended, all or some of them stating GPUs."""
+    """Draw up to seven runs on up to two machines: parallel, nested, of no length, or never ended. All or some state GPUs."""
     gpus = draw(st.sampled_from(("none", "all", "some")))
     made: list[dict[str, Any]] = []
     for number in range(draw(st.integers(0, 7))):
@@ -80,7 +80,7 @@ def runs(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 @st.composite
 def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Hours and days of three machines, parts of hours, licenses, credits, corrections, tagged lines, fees."""
+    """Draw hours and days of three machines, with parts of hours, licenses, credits, corrections, tagged lines and fees."""
     made: list[dict[str, Any]] = []
     for name in ("m0", "m1", "m2"):
         units = draw(st.sampled_from(({}, {"machine_gpus": 4}, {"machine_gpus": 8, "machine_cpus": 32, "machine_memory_gb": 64.0})))
@@ -114,12 +114,12 @@ def lines(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 def several(*drawn: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
-    """Worlds of one build, each drawn by itself."""
+    """Draw the worlds of one build, each independently."""
     return st.lists(st.tuples(*drawn), min_size=WORLDS, max_size=WORLDS)
 
 
 def build(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> World:
-    """Rows as the chain wants them."""
+    """Make the rows that the chain reads."""
     world: World = {
         "billing_lines": [line(n, id=f"line-{n}", **row) for n, row in enumerate(line_rows)],
         "billing_loads": [],
@@ -133,11 +133,11 @@ def build(run_rows: list[dict[str, Any]], line_rows: list[dict[str, Any]]) -> Wo
     return world
 
 
-# --- what is done to them -------------------------------------------------------------------------------------------------
+# --- variants -------------------------------------------------------------------------------------------------------------
 
 
 def split_lines(world: World) -> World:
-    """Each line in two unequal parts, its billed time too."""
+    """Split each line into two unequal parts, with its billed time."""
     parts = []
     for l in world["billing_lines"]:
         first = {m: (l[m] / 3).quantize(Decimal("1e-12")) for m in MEASURES}
@@ -150,7 +150,7 @@ def split_lines(world: World) -> World:
 
 
 def double_weights(world: World) -> World:
-    """Every run asks for twice as many GPUs of machines that have twice as many."""
+    """Double the GPUs that every run asks for, and those of the machines."""
     return world | {
         "runs": [r | {"gpu_count": 2 * r["gpu_count"]} if r.get("gpu_count") else r for r in world["runs"]],
         "billing_lines": [l | {u: 2 * l[u] for u in UNITS if l.get(u)} for l in world["billing_lines"]],
@@ -158,7 +158,7 @@ def double_weights(world: World) -> World:
 
 
 def shift_days(world: World) -> World:
-    """Everything days later, in the same month."""
+    """Move everything some days later, within the month."""
 
     def later(row: dict[str, Any]) -> dict[str, Any]:
         keys = ("charge_period_start", "charge_period_end", "charge_date", "start_time", "end_time", "last_sign_at", "used_from", "used_to")
@@ -168,7 +168,7 @@ def shift_days(world: World) -> World:
 
 
 def add_twins(world: World) -> World:
-    """Beside every run another one that is the same in everything but its id."""
+    """Add a copy with another id to every run that is not a parent."""
     parents = {r["parent_run_id"] for r in world["runs"]}
     leaves = [r for r in world["runs"] if r["run_id"] not in parents]
     twins = {r["run_id"] for r in leaves}
@@ -180,13 +180,13 @@ def add_twins(world: World) -> World:
 
 
 def ledger_of(world: World) -> pa.Table:
-    """`cost_allocations` of a world, its checks passed."""
+    """Build `cost_allocations` of a world. All checks must pass."""
     with tempfile.TemporaryDirectory() as folder:
         return run_on_duckdb(world, Path(folder))["cost_allocations"]
 
 
 def costs_of(rows: list[dict[str, Any]]) -> Costs:
-    """Who got what of each charge; out-of-scope charges are sums and have no lines."""
+    """Return what each target gets of each charge. Charges out of scope are sums and have no lines."""
     costs: Costs = defaultdict(lambda: defaultdict(Fraction))
     for row in rows:
         costs[row["charge_id"]][row["run_id"] or row["allocated_to"]] += Fraction(row["effective_cost"])
@@ -194,20 +194,23 @@ def costs_of(rows: list[dict[str, Any]]) -> Costs:
 
 
 def assert_close(found: dict[str, Fraction], expected: dict[str, Fraction], whole: Fraction, why: object) -> None:
-    """Equal to 1e-9 of the line; what is below the 18th decimal is the recipe's own grain."""
+    """Costs must be equal to 1e-9 of the line. Below the 18th decimal, the models themselves round."""
     for target in found.keys() | expected.keys():
         assert abs(found.get(target, Fraction(0)) - expected.get(target, Fraction(0))) <= abs(whole) * Fraction(1, 10**9) + Fraction(
             4, 10**18
         ), (why, target, dict(found), dict(expected))
 
 
-# --- what must hold -------------------------------------------------------------------------------------------------------
+# --- rules ----------------------------------------------------------------------------------------------------------------
 
 
 @examples
 @given(drawn=several(runs(), lines()))
 def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
-    """Conserved exactly; no share below zero or above the line; equal runs pay equal; splitting, doubling and shifting change nothing."""
+    """Cost is conserved exactly, shares are between zero and the line, and equal runs get equal cost.
+
+    Splitting, doubling and shifting change nothing.
+    """
     worlds: dict[str, World] = {}
     for number, rows in enumerate(drawn):
         world = build(*rows)
@@ -238,18 +241,18 @@ def test_invariants_of_the_split(drawn: list[tuple[Any, ...]]) -> None:
 
 
 def amounts_of(world: World) -> dict[str, Fraction]:
-    """What each line costs, but those that no ledger keeps one by one: they are out of scope."""
+    """Return the cost of each line, except lines out of scope, which the ledger only sums."""
     return {l["line_id"]: Fraction(l["effective_cost"]) for l in world["billing_lines"] if l["scope"] is not None}
 
 
 def assert_conserved(ledger: list[dict[str, Any]], world: World) -> None:
-    """To the last decimal, in each of the four costs."""
+    """The sum must be equal to the last decimal in each of the four costs."""
     for measure in MEASURES:
         assert total(r[measure] for r in ledger) == total(l[measure] for l in world["billing_lines"]), measure
 
 
 def summed(*parts: dict[str, Fraction]) -> dict[str, Fraction]:
-    """Who got what in all."""
+    """Return what each target gets in total."""
     found: dict[str, Fraction] = defaultdict(Fraction)
     for part in parts:
         for target, cost in part.items():
@@ -258,12 +261,12 @@ def summed(*parts: dict[str, Fraction]) -> dict[str, Fraction]:
 
 
 def of_runs(costs: dict[str, Fraction]) -> dict[str, Fraction]:
-    """Return what runs pay, and the sum of the rest."""
-    return summed(*({"nobody" if target in POTS else target: cost} for target, cost in costs.items()))
+    """Return the cost of each run, and the sum of the rest."""
+    return summed(*({"nobody" if target in REST else target: cost} for target, cost in costs.items()))
 
 
 def assert_twins_pay_equal(world: World, costs: Costs) -> None:
-    """What a run pays of a line that names none, its twin pays too."""
+    """A twin must get as much of a line as its run, unless the line names a run."""
     ids = {r["run_id"] for r in world["runs"]}
     tagged = {l["line_id"] for l in world["billing_lines"] if l.get("run_tag")}
     for line_id, whole in amounts_of(world).items():
@@ -288,8 +291,11 @@ def sorted_rows(ledger: pa.Table) -> list[str]:
 
 @examples
 @given(drawn=several(runs(), lines(), st.integers(1, 3)))
-def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
-    """Runs without a part of a machine's time (of no length, before or after it, elsewhere, a parent its children cover) get nothing, and take nothing from others."""
+def test_runs_without_a_part_of_a_machines_time_get_no_cost(drawn: list[tuple[Any, ...]]) -> None:
+    """Runs without a part of a machine's time get nothing and take nothing from others.
+
+    They have no length, ran before or after it or elsewhere, or are parents whose children cover all their time.
+    """
     worlds: dict[str, World] = {}
     names: set[str] = set()
     for number, (run_rows, line_rows, hours) in enumerate(drawn):
@@ -303,7 +309,7 @@ def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
             {"id": "covered", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], **gpus},
         ]
         covering = [{"id": "child", "at": f"{clock(10)}..{clock(60 * hours)}", "on": ["m1"], "parent": "covered", **gpus}]
-        # How far the bills of machines that runs state reach decides which runs without an end are alive: the same in both worlds.
+        # The ends of bills of stated machines decide which runs without an end are alive. They must be the same in both worlds.
         run_rows = [*run_rows, {"id": "stating", "at": f"{clock(30)}..{clock(30)}", "on": ["m0", "m1"], **gpus}]
         names |= {row["id"] for row in nobodies}
         worlds[f"{number}-more"] = build([*run_rows, *nobodies, *covering], line_rows)
@@ -314,14 +320,14 @@ def test_no_part_no_money(drawn: list[tuple[Any, ...]]) -> None:
         for costs in (base, more):
             assert all(names.isdisjoint(of_charge) for of_charge in costs.values()), (number, costs)
         for line_id, whole in amounts_of(worlds[f"{number}-base"]).items():
-            # a machine that only an idle run names is known to serve runs: its empty hours are idle then, not unallocated
+            # a machine that only an idle run names still serves runs, so its empty hours are idle and not unallocated
             assert_close(of_runs(more[line_id]), of_runs(base[line_id]), whole, (number, line_id))
 
 
 @examples
 @given(drawn=several(runs(), amounts, st.integers(1, 24)))
 def test_hours_add_up_to_the_day(drawn: list[tuple[Any, ...]]) -> None:
-    """A machine at one price: 24 lines of an hour and one line of the day give every run the same."""
+    """At one price, 24 lines of an hour and one line of the day give every run the same cost."""
     worlds: dict[str, World] = {}
     for number, (run_rows, cost, gpus) in enumerate(drawn):
         ended = [row for row in run_rows if not row["at"].endswith("..")]

@@ -1,4 +1,7 @@
-"""Every worked case of the ledger, and the awkward ones found since: on DuckDB as the product runs it. On the reference they are in test_reference.py."""
+"""Every worked case of the ledger, and awkward ones found later, on DuckDB as the product runs it.
+
+`test_reference.py` runs them on the reference implementation.
+"""
 
 from __future__ import annotations
 
@@ -20,14 +23,14 @@ CASES = sorted(p.parent for p in Path(__file__).parent.glob("cost_allocations/*/
 
 
 def exact(value: object) -> Fraction:
-    """A cost of `expect.yaml`: a number, or a quotient of two."""
+    """Parse a cost of `expect.yaml`: a number, or a quotient of two."""
     above, _, below = str(value).partition("/")
     return Fraction(above) / Fraction(below or 1)
 
 
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str, Any]]]:
-    """The ledger of every case, many of them built at once."""
+    """The ledger of every case. Many are built together."""
     found = {}
     for company in companies(CASES):
         ledger = run_on_duckdb(company.world, tmp_path_factory.mktemp("company"), settings=company.settings)["cost_allocations"]
@@ -36,7 +39,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[st
 
 
 def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]]) -> None:
-    """Each target has the stated cost to 15 digits, all targets are stated, and the sum is the bill exactly."""
+    """Each target must have the stated cost to 15 digits, no target may be missing, and the sum must be exactly the bill."""
     assert sum(r["effective_cost"] for r in ledger) == sum(
         l["effective_cost"] for l in world["billing_lines"] if l["billing_period"] == DAY
     )
@@ -56,20 +59,23 @@ def assert_as_expected(folder: Path, world: World, ledger: list[dict[str, Any]])
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
 def test_case_gives_the_expected_ledger(folder: Path, ledgers: dict[Path, list[dict[str, Any]]]) -> None:
-    """As expected in a build of many cases, each with bills, servers and machines of its own."""
+    """The case is built together with many others, each with its own bills, servers and machines."""
     assert_as_expected(folder, read_world(folder), ledgers[folder])
 
 
 @pytest.mark.torture
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: p.name)
 def test_case_by_itself_gives_the_expected_ledger(folder: Path, tmp_path: Path) -> None:
-    """As expected where there is nothing else."""
+    """The case is built alone."""
     world = read_world(folder)
     assert_as_expected(folder, world, run_on_duckdb(world, tmp_path, settings=read_settings(folder))["cost_allocations"].to_pylist())
 
 
-def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -> None:
-    """Seven runs in the first hour of a job, an eighth in its third: it has none of the first, whatever seven leaves of an hour."""
+def test_the_rounding_remainder_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -> None:
+    """Seven runs are in the first hour of a job, and an eighth in its third.
+
+    The rounding remainder of the first hour does not go to the eighth.
+    """
     lines = [line(n, job_key="train-7", hours=1, cost=1000, at=f"{n:02d}:00..{n + 1:02d}:00") for n in (0, 2)]
     runs = [make_run(id=f"run{n}", at="00:00..01:00", on=[], job_key="train-7")[0] for n in range(7)]
     runs.append(make_run(id="later", at="02:00..03:00", on=[], job_key="train-7")[0])
@@ -80,8 +86,8 @@ def test_what_a_division_leaves_of_a_jobs_hour_is_not_overhead(tmp_path: Path) -
     assert {r["overhead_cost"] for r in ledger} == {0}
 
 
-def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
-    """The job's last hour, in which nothing ran, is overhead of both its runs, also of the one that ended before midnight."""
+def test_a_jobs_last_hour_in_the_next_month_is_overhead_of_all_its_runs(tmp_path: Path) -> None:
+    """No run was active in the job's last hour, which is overhead of both its runs, even of the one that ended before midnight."""
     world = read_world(Path(__file__).parent / "cost_allocations" / "a_job_runs_over_the_months_end")
     ledger = run_on_duckdb(world, tmp_path, dt.date(2026, 11, 1))["cost_allocations"].to_pylist()
     assert sorted((r["charge_id"], r["run_id"], r["effective_cost"], r["overhead_cost"]) for r in ledger if r["run_id"] in ("A", "B")) == [
@@ -92,7 +98,7 @@ def test_the_month_after_a_job_that_ran_over_its_end(tmp_path: Path) -> None:
 
 
 def test_an_instance_id_on_two_providers_bills_is_one_machine(tmp_path: Path) -> None:
-    """Ids of EC2 instances are unique, so a second bill has the same machine: its cost is as certain."""
+    """Ids of EC2 instances are unique, so a second bill has the same machine, and its cost is as certain."""
     name = "i-0123456789abcdef0"
     lines = [
         line(0, on=name, hours=1, service_provider_name="AWS"),
@@ -113,8 +119,8 @@ def test_an_instance_id_on_two_providers_bills_is_one_machine(tmp_path: Path) ->
         ("wasbs://mlflow@acmeml.blob.core.windows.net/1/A/artifacts", "acmeml"),
     ],
 )
-def test_store_behind_an_artifact_uri_and_its_accounts_fees_are_in_scope(uri: str, name: str, tmp_path: Path) -> None:
-    """The bill has a bucket or storage account under its key, however its resource id is written."""
+def test_the_artifact_store_of_a_run_and_its_accounts_fees_are_in_scope(uri: str, name: str, tmp_path: Path) -> None:
+    """The bill names the bucket or storage account by its key, independent of the resource id. Its account's fees are in scope too."""
     lines = [
         line(0, on=f"somewhere/{name}", storage_key=name, scope=None, service_category="Storage", cost=4),
         line(1, on="somewhere/web", storage_key="web", scope=None, service_category="Storage", cost=7),
@@ -126,14 +132,14 @@ def test_store_behind_an_artifact_uri_and_its_accounts_fees_are_in_scope(uri: st
     assert {r["allocated_to"]: r["effective_cost"] for r in ledger} == {"unallocated": 4, "out_of_scope": 7, "shared": 3}
 
 
-def test_where_there_is_nothing_there_is_nothing_to_split(tmp_path: Path) -> None:
-    """No bill and no runs: every table is there, without rows."""
+def test_without_a_bill_and_runs_every_table_is_empty(tmp_path: Path) -> None:
+    """Every table exists and has no rows."""
     tables = run_on_duckdb({"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}, tmp_path)
     assert {name: rows.num_rows for name, rows in tables.items()} == dict.fromkeys(("cost_allocations", *model_order.LEDGER_SUMS), 0)
 
 
 def test_slices_of_a_gpu_are_shared_by_runs_that_state_only_its_type(tmp_path: Path) -> None:
-    """An hour does not divide into sevenths of a clock tick, so shares of a pool are right to 9 digits and the sum is exact."""
+    """An hour cannot be divided into sevenths of a clock tick, so shares of a pool are right to 9 digits. The sum is exact."""
     lines = [line(0, on="m1", instance_type="p5.4xlarge", machine_gpus=1, hours=1, cost="7.00")]
     stated, machines = make_run(id="A", at="00:00..01:00", on=["m1"], instance_type="p5.4xlarge", gpu_count=2 / 7)
     asked, _ = make_run(id="B", at="00:00..00:30", on=[], instance_type="p5.4xlarge", gpu_count=3 / 7)

@@ -1,4 +1,4 @@
-"""Calls of language models by IAM principal: random worlds against a brute force in fractions, tokens, and the ledger as the bill."""
+"""Calls of language models by IAM principal: random worlds against a brute force, tokens, and a ledger that sums to the bill."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ def empty() -> World:
 
 
 def random_world(seed: int) -> World:
-    """Two accounts with roles and users of the same names, sessions, hours and days, runs that state one of them, tokens of some."""
+    """Make two accounts with roles and users of the same names, sessions, hours and days.
+
+    Runs state one principal each, and some have tokens.
+    """
     draw, world = random.Random(seed), empty()
     roles = [f"aws:{account}:role/{name}" for account in (1, 2) for name in ("trainer", "eval")]
     keys = [*roles, *(f"{role}/{session}" for role in roles for session in ("eve", "bob")), "aws:1:user/trainer"]
@@ -76,11 +79,14 @@ def overlap(run: dict[str, Any], start: dt.datetime, end: dt.datetime) -> Fracti
 
 
 def true_parts(world: World) -> Parts:
-    """(line, run or rest) -> its part: the closest name among the runs that overlap the line's window; by token rate where all of these have one."""
+    """Return the part of each (line, run or rest).
+
+    The closest principal among overlapping runs gets the line, by token rate if all have one.
+    """
     parts: Parts = {}
     for bill_line in world["billing_lines"]:
         if bill_line["effective_cost"] < 0:
-            continue  # without a resource, a negative line is a fee
+            continue  # a negative line without a resource is a fee
         key, start, end = bill_line["principal_key"], bill_line["charge_period_start"], bill_line["charge_period_end"]
         there = [r for r in world["runs"] if overlap(r, start, end) and role_of(r["principal_key"]) == role_of(key)]
         equal = [r for r in there if r["principal_key"] == key]
@@ -123,7 +129,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None:
-    """Every run has what it truly has of all lines, and all lines together are what they cost."""
+    """Every run has its true part of every line, and the parts sum to the bill."""
     world, name = random_world(seed), f"w{seed}"
     rows = rows_of(ledgers["cost_allocations"], name)
     assert sum((r["effective_cost"] for r in rows), Decimal(0)) == sum(
@@ -142,7 +148,7 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     assert {
         target: (float(got[target]), float(truth[target])) for target in truth if abs(got[target] - truth[target]) > truth[target] / 10**9
     } == {}
-    # a run keeps what its caller's bill names it, and no run has a line of another account
+    # a run has the lines of its caller, and never a line of another account
     assert all(
         row["pool_key"].startswith(role_of(run["principal_key"]))
         for row in rows
@@ -152,8 +158,8 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     )
 
 
-def test_callers_come_before_tokens_of_everyone(tmp_path: Path) -> None:
-    """A line whose caller a run states is that run's, though another run's traces cost tokens on that day; one that no run states goes by tokens."""
+def test_the_caller_of_a_line_comes_before_tokens(tmp_path: Path) -> None:
+    """A line whose caller a run states goes to that run, even if another run's traces cost tokens on that day. Other lines go by tokens."""
     world = empty()
     world["billing_lines"] = [
         line(1, cost="8", principal_key="aws:1:user/ann", **LLM),
@@ -172,7 +178,7 @@ def test_callers_come_before_tokens_of_everyone(tmp_path: Path) -> None:
     ]
 
 
-# A states its principal, B does not. Bill lines: cost, whether the principal called, currency. Then the token costs, and what the runs have by which rule.
+# A states its principal, and B does not. Values: bill lines (cost, whether the principal called, currency), token costs, expected costs.
 PAID_TOKENS = {
     "A has paid for its tokens": (
         [("10", True, "USD"), ("10", False, "USD")],
@@ -193,7 +199,7 @@ PAID_TOKENS = {
 
 
 def test_tokens_that_a_run_paid_by_its_principal_do_not_weigh_again(tmp_path: Path) -> None:
-    """Each situation on a day of its own, because traces have a day but no hour."""
+    """Each situation has its own day, because traces have a day but no hour."""
     world, expected = empty(), {}
     for number, (lines, tokens, costs) in enumerate(PAID_TOKENS.values()):
         at = f"{24 * number}:00..{24 * number + 24}:00"
@@ -213,8 +219,8 @@ def test_tokens_that_a_run_paid_by_its_principal_do_not_weigh_again(tmp_path: Pa
     assert {key: round(cost, 9) for key, cost in got.items()} == expected
 
 
-def test_a_bill_that_does_not_say_who_called_is_split_as_before(tmp_path: Path) -> None:
-    """Though runs state a principal: by tokens; and the claim is counted."""
+def test_a_bill_without_callers_is_split_by_tokens(tmp_path: Path) -> None:
+    """Runs state a principal, but the line goes by tokens, and the claim is counted as unmet."""
     world = empty()
     world["billing_lines"] = [line(1, cost="8", **LLM), line(2, on="m1", hours=1)]
     world["runs"] = [make_run(id="A", at="00:00..01:00", on=[], principal_key="aws:1:user/ann")[0]]
@@ -227,7 +233,10 @@ def test_a_bill_that_does_not_say_who_called_is_split_as_before(tmp_path: Path) 
 
 
 def test_claims_of_callers_are_counted_next_to_those_of_machines(tmp_path: Path) -> None:
-    """Who has its machine but not its caller is counted for the caller; who has neither, for the machine; a parent whose child has it, not at all."""
+    """A run that has its machine but not its caller counts for the caller.
+
+    A run that has neither counts for the machine. A parent whose child has it does not count.
+    """
     world = empty()
     world["billing_lines"] = [line(1, cost="8", principal_key="aws:1:user/ann", **LLM), line(2, on="m1", hours=1)]
     said = [
@@ -267,7 +276,7 @@ PRINCIPALS = {
 
 
 def test_principals_have_one_form_in_files_and_tables(tmp_path: Path) -> None:
-    """Python, for files that people write, and SQL, for bills and runs, say the same."""
+    """Python reads files that users write, and SQL reads bills and runs. Both give the same form."""
     with open_engine(tmp_path, None) as con:
         con.execute("create table said (text varchar)")
         con.executemany("insert into said values (?)", [[text] for text in PRINCIPALS])

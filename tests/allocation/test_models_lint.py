@@ -1,6 +1,6 @@
-"""What the house asks of every model and check: a first line that tells the grain, one place in the run, known tables and parameters.
+"""Rules for every model and check: a first line that states the grain, one place in the running order, known tables and parameters.
 
-That they are free of constructs which differ between the engines is tested beside the linter (`tests/warehouse/test_dialect.py`).
+`tests/warehouse/test_dialect.py` shows that they are free of constructs that the engines answer differently.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
 
 
 def test_every_file_is_run() -> None:
-    """Every model and every check is used, and none is missing."""
+    """Every file is used, and no file is missing."""
     assert MODELS.keys() == {model.name for model in (*LEDGER, *SUMMARY, *ESTIMATE)}
     assert CHECKS.keys() == {*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS, *estimates.CHECKS}
 
 
 def test_folders_are_in_running_order() -> None:
-    """A model reads only models of its own folder or of folders before it, and each folder says what goes in and out."""
+    """A model reads only models of its own folder or earlier folders, and each folder has a README with its inputs and outputs."""
     folders = {name: path.parent for name, path in sql_files(PACKAGE / "models").items()}
     makers: dict[str, set[str]] = {}
     for model in (*LEDGER, *SUMMARY, *ESTIMATE):
@@ -53,7 +53,7 @@ def test_a_model_begins_with_its_grain(name: str) -> None:
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_check_says_which_rows_it_returns(name: str) -> None:
-    """The first line says what a returned row means; a check that a parameter does not confine would fail for other months."""
+    """The first line says what a returned row means. A check that did not filter by the period would fail for other months."""
     assert re.match(r"-- rows: \w", CHECKS[name])
     assert parameter_names(CHECKS[name]) == {"period"}
     assert table_names(CHECKS[name]) <= TABLES.keys()
@@ -64,8 +64,8 @@ def test_a_check_says_which_rows_it_returns(name: str) -> None:
     [(LEDGER, LEDGER_PARAMETERS), (SUMMARY, SUMMARY_PARAMETERS), (ESTIMATE, estimates.estimate_parameters(moment("06:00")).keys())],
     ids=["ledger", "summary", "estimate"],
 )
-def test_a_model_reads_only_tables_that_exist_by_then(models: list[model_order.Model], parameters: Collection[str]) -> None:
-    """Tables of `schema/tables.py` and models before it, with the parameters its step has."""
+def test_a_model_reads_only_tables_that_exist_before_it(models: list[model_order.Model], parameters: Collection[str]) -> None:
+    """It reads tables of `schema/tables.py` and models before it, with the parameters of its step."""
     known = set(TABLES)
     for model in models:
         assert table_names(MODELS[model.name]) <= known, model.name
@@ -75,26 +75,26 @@ def test_a_model_reads_only_tables_that_exist_by_then(models: list[model_order.M
 
 @pytest.mark.parametrize("name", sorted({m.target for m in (*LEDGER, *ESTIMATE) if m.into is None}))
 def test_temporary_rows_are_read(name: str) -> None:
-    """A model that fills no table is there for another one."""
+    """If a model fills no table, another model must read it."""
     assert any(name in table_names(sql) for sql in MODELS.values())
 
 
 @pytest.mark.parametrize("name", [*MODELS, *CHECKS])
-def test_keywords_are_small(name: str) -> None:
-    """One way to write SQL: no capitals but in text."""
+def test_keywords_are_in_lower_case(name: str) -> None:
+    """SQL is written in one way: capitals occur only in strings."""
     sql = re.sub(r"'[^']*'|--.*", "", (MODELS | CHECKS)[name])
     assert re.findall(r"\w*[A-Z]\w*", sql) == []
 
 
-def words_said(node: exp.Expression) -> Iterator[str]:
-    """The texts an expression may be, as far as it says them itself."""
+def words_of(node: exp.Expression) -> Iterator[str]:
+    """Return the strings that an expression may become, as far as it contains them."""
     if isinstance(node, exp.Case):
         for branch in (*(case.args["true"] for case in node.args["ifs"]), node.args.get("default")):
             if branch is not None:
-                yield from words_said(branch)
+                yield from words_of(branch)
     elif isinstance(node, exp.Coalesce):
         for branch in (node.this, *node.expressions):
-            yield from words_said(branch)
+            yield from words_of(branch)
     elif isinstance(node, exp.Literal):
         yield node.this
 
@@ -102,27 +102,27 @@ def words_said(node: exp.Expression) -> Iterator[str]:
 @pytest.mark.parametrize(
     "column", ["allocated_to", "confidence", "cost_kind", "cost_status", "match_method", "reason", "run_end_rule", "weight_kind"]
 )
-def test_models_say_the_words_of_the_tables(column: str) -> None:
-    """All the words of `schema/tables.py` and no other: one that is missing there cannot be written."""
+def test_models_write_exactly_the_words_of_the_tables(column: str) -> None:
+    """They write all words of `schema/tables.py` and no others."""
     said: set[str] = set()
     for sql in {MODELS[model.name] for model in (*LEDGER, *SUMMARY)}:
         for select in parse(sql).find_all(exp.Select):
-            whole: exp.Expression = select  # a union has the names of its first part
+            whole: exp.Expression = select  # a union has the column names of its first part
             while isinstance(whole.parent, exp.SetOperation):
                 whole = whole.parent
             said |= {
                 word
                 for name, node in zip(whole.named_selects, select.selects, strict=False)
                 if name == column
-                for word in words_said(node.unalias())
+                for word in words_of(node.unalias())
             }
-    said -= {"rest"}  # of a pool: a later model assigns it
+    said -= {"rest"}  # a later model replaces it
     said |= {"proportional", "even"} if column == "reason" else set()  # policies of `sharing`
     assert said == {word for table in TABLES.values() for c in table.columns if c.name == column for word in c.words}
 
 
 @pytest.mark.parametrize("name", sorted({m.name for m in (*LEDGER, *SUMMARY, *ESTIMATE) if m.into is not None}))
-def test_what_analysts_read_is_spelled_out(name: str) -> None:
-    """A model that fills a table names every column of it. Its inner steps need not."""
+def test_models_that_fill_a_table_name_every_column(name: str) -> None:
+    """A model that fills a table names each of its columns. Its inner steps need not."""
     assert parse(MODELS[name]).named_selects
     assert "*" not in parse(MODELS[name]).named_selects

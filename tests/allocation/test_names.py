@@ -1,6 +1,6 @@
-"""Which stated name of a run means which name on the bill: every kind of name there is, in its shorter and longer forms.
+"""Which name that a run states means which name on the bill, for every kind of name in its shorter and longer forms.
 
-Both sides are written as people and bills write them; both engines give the same pairs.
+Both sides are written as people and bills write them, and both engines give the same pairs.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ SAGEMAKER = "arn:aws:sagemaker:{}:{}:training-job/{{0}}"
 VERTEX = "projects/{}/locations/{}/customJobs/{{0}}"
 AZURE = "/subscriptions/s/resourceGroups/{}/providers/Microsoft.MachineLearningServices/workspaces/{}/jobs/{{0}}"
 
-# name_kind, what runs state, what the bill has (each a template of the short name), what each statement should find: the places of what
-# it means, and whether that is sure.
+# name_kind, names that runs state, names on the bill (templates of the short name), and what each statement finds: the positions of its
+# names on the bill, and whether the match is sure.
 Case = tuple[str, list[str], list[str], dict[int, tuple[list[int], bool]]]
 CASES: dict[str, Case] = {
     "two accounts": ("job", [SAGEMAKER.format("us-east-1", 1)], [SAGEMAKER.format("us-east-1", 2)], {}),
@@ -83,7 +83,7 @@ def canonical(name_kind: str, name: str) -> str:
 
 
 def names_of(case: str) -> tuple[list[str], list[str]]:
-    """What runs state and the bill has, with a short name (and number) that no other case has."""
+    """Return the names that runs state and those on the bill, with a short name and number that no other case has."""
     name_kind, stated, billed, _ = CASES[case]
     number = 100 + list(CASES).index(case)
     return tuple([canonical(name_kind, name.format(f"trainer-{number}", number)) for name in names] for names in (stated, billed))  # type: ignore[return-value]
@@ -118,7 +118,7 @@ Pairs = dict[str, dict[str, bool]]
 
 @pytest.fixture(scope="module")
 def pairs() -> Pairs:
-    """Stated name -> the bill's names it means, and whether that is sure; the same on both engines."""
+    """The names on the bill that each stated name means, and whether the match is sure. Both engines agree."""
     given = tables()
     with duckdb.connect() as con:
         for name, table in given.items():
@@ -138,7 +138,7 @@ def pairs() -> Pairs:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_names_are_compared_as_far_as_both_go(pairs: Pairs, case: str) -> None:
+def test_names_are_compared_by_the_parts_that_both_have(pairs: Pairs, case: str) -> None:
     stated, billed = names_of(case)
     expected = {stated[n]: {billed[m]: is_sure for m in places} for n, (places, is_sure) in CASES[case][3].items()}
     assert {name: pairs[name] for name in stated if pairs.get(name)} == expected

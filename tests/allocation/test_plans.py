@@ -1,4 +1,4 @@
-"""How DuckDB means to join the lines of a bill to their targets: a wrong guess there once ran a month of a million runs out of memory."""
+"""DuckDB's plan for joining bill lines to their targets. A wrong estimate once ran a month with a million runs out of memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Plan = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The plan by which the lines of the machines are placed and priced, where a month of some ten thousand lines is."""
+    """The plan that prices the machines' lines, for a month with some ten thousand lines."""
     settings = load_settings(make_ledger_world(tmp_path_factory.mktemp("plans"), runs=8_000, lines=56_000))
     plans: list[Plan] = []
 
@@ -38,32 +38,35 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
         patch.setattr(ParquetStep, "copy_sorted", explain)
         outcome = allocate(settings, now=NOW)
     assert outcome.exit_code == 0
-    whole, _ = plans  # the second places what is left after all rules
+    whole, _ = plans  # the second plan prices what all rules leave
     return whole
 
 
 def nodes(plan: Plan) -> Iterator[Plan]:
-    """The plan's nodes, from the top."""
+    """Return the plan's nodes, from the top."""
     yield plan
     for child in plan["children"]:
         yield from nodes(child)
 
 
 def tables(plan: Plan) -> set[str]:
-    """The tables a part of the plan reads."""
+    """Return the tables that a part of the plan reads."""
     return {node["extra_info"]["Table"].rpartition(".")[2] for node in nodes(plan) if "Table" in node["extra_info"]}
 
 
 def test_lines_look_up_their_targets_and_not_the_other_way_round(plan: Plan) -> None:
-    """The lines stream past a table of the targets, which is the smaller by far in memory."""
+    """The lines stream past a table of the targets, which needs far less memory."""
     joins = [node for node in nodes(plan) if node["name"].endswith("JOIN") and {"ledger_lines", "slot_targets"} <= tables(node)]
-    lookup = joins[-1]  # the innermost
+    lookup = joins[-1]  # the innermost join
     probed, built = lookup["children"]
     assert tables(probed) == {"ledger_lines"}
     assert tables(built) == {"slot_targets"}
 
 
 def test_no_join_keeps_the_lines_in_a_table(plan: Plan) -> None:
-    """A left join turned round is a RIGHT join: it holds every line of the shard, with all columns, until the last is matched."""
+    """A left join with swapped sides is a RIGHT join.
+
+    It keeps every line of the shard, with all columns, until the last one has matched.
+    """
     kinds = {node["extra_info"]["Join Type"] for node in nodes(plan) if node["name"].endswith("JOIN")}
     assert kinds == {"LEFT"}

@@ -1,4 +1,4 @@
-"""Pools, instance types, stored bytes and tokens: worked cases, a brute force in fractions, both engines, any order of rows."""
+"""Pools, instance types, stored bytes and tokens: worked cases, a brute force in fractions, both engines, and any order of rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def multiset(table: pa.Table) -> Counter[tuple[Any, ...]]:
 
 
 def assert_targets_cover(found: Mapping[str, pa.Table]) -> None:
-    """The targets of a key and window cover 0 to 1 end to end, once each, in one order; lines go only to targets that are there."""
+    """The targets of a key and window must cover 0 to 1 without gaps or overlaps. Lines must go only to existing targets."""
     for method, prefix in RULES:
         windows: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
         for row in targets_of(found, prefix):
@@ -69,13 +69,13 @@ Parts = dict[tuple[str, str], Fraction]  # (line, target) -> part
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Several worlds worked through at once, each with a bill, a server, pools, types and buckets of its own."""
+    """Several worlds that are computed together. Each has its own bill, server, pools, types and buckets."""
 
     world: World
     found: Mapping[str, pa.Table]
 
     def targets(self, name: str) -> dict[str, list[dict[str, Any]]]:
-        """Line -> its targets, of one of them."""
+        """Return the targets of each line of one world."""
         return {
             line.removeprefix(f"{name}."): rows
             for line, rows in targets_by_line(self.world, self.found).items()
@@ -83,7 +83,7 @@ class SideBySide:
         }
 
     def parts(self) -> dict[str, Parts]:
-        """Of each of them."""
+        """Return the parts of each world."""
         parts: dict[str, Parts] = defaultdict(dict)
         for (line, target), part in line_parts(self.world, self.found).items():
             name, _, line_id = line.partition(".")
@@ -105,7 +105,7 @@ def cases() -> SideBySide:
 
 @pytest.mark.parametrize("path", CASES, ids=lambda p: p.stem)
 def test_case_gives_each_target_the_expected_cost(path: Path, cases: SideBySide) -> None:
-    """Each target has the stated cost and says what is stated of it; all targets are stated."""
+    """Each target has the stated cost and the stated values, and all targets are stated."""
     world, expected = read_case(path)
     by_line = cases.targets(path.stem)
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -138,7 +138,7 @@ def byte_parts() -> dict[str, Parts]:
 
 @pytest.mark.parametrize("seed", POOLS)
 def test_time_against_brute_force(seed: int, pool_parts: dict[str, Parts]) -> None:
-    """Pools and types of a random world: every line's parts are those found slice by slice in fractions."""
+    """In a random world of pools and types, the parts of every line equal those that slices in fractions give."""
     got, truth = pool_parts[f"world{seed}"], true_parts(random_pools(seed))
     assert truth
     assert {
@@ -152,7 +152,7 @@ def test_time_against_brute_force(seed: int, pool_parts: dict[str, Parts]) -> No
 
 @pytest.mark.parametrize("seed", BYTES)
 def test_bytes_against_brute_force(seed: int, byte_parts: dict[str, Parts]) -> None:
-    """Stored bytes of a random world: every owner's part is its bytes x time over all of them."""
+    """In a random world of stored bytes, every owner's part is its bytes x time divided by those of all owners."""
     got, truth = byte_parts[f"world{seed}"], true_bytes(random_bytes(seed))
     assert got.keys() == truth.keys()
     wrong = {key: (float(got[key]), float(truth[key])) for key in truth if abs(got[key] - truth[key]) > Fraction(1, 10**12)}
@@ -160,7 +160,7 @@ def test_bytes_against_brute_force(seed: int, byte_parts: dict[str, Parts]) -> N
 
 
 def test_order_of_rows_does_not_matter() -> None:
-    """The same worlds in another order give the same rows, to the last bit."""
+    """The worlds in another order give the same rows, to the last bit."""
     worlds = {f"pools{seed}": random_pools(seed) for seed in range(3)} | {f"bytes{seed}": random_bytes(seed) for seed in range(3)}
     world, parameters = merge_pool_worlds(worlds), PARAMETERS | rented_in(worlds)
     draw = random.Random(1)
@@ -177,7 +177,7 @@ def reference() -> GoogleSQL:
 
 
 def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
-    """All cases and random situations in one build: equal rows of every model."""
+    """All cases and some random worlds in one build give equal rows of every model."""
     worlds = {path.stem: read_case(path)[0] for path in CASES} | {
         f"world-{seed}": (random_pools if seed % 2 else random_bytes)(seed) for seed in range(100, 106)
     }
@@ -186,11 +186,11 @@ def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
     for name in MODELS:
         mine, other = multiset(ours[name]), multiset(theirs[name])
         assert (mine - other, other - mine) == (Counter(), Counter()), name
-        assert mine or name == "run_gaps", name  # runs that stop are in the cases of whole ledgers
+        assert mine or name == "run_gaps", name  # cases of the whole ledger have runs with gaps
 
 
 def test_lines_and_owners_do_not_multiply() -> None:
-    """A month of hourly storage lines and many owners: targets once per bucket and class, lines once each."""
+    """With a month of hourly storage lines and many owners, there is one set of targets per bucket and class, and each line occurs once."""
     world = random_bytes(7, owners=300, lines=744)
     found = run_pools(world)
     assert found["storage_lines"].num_rows <= len(world["lines"])

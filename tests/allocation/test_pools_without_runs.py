@@ -1,4 +1,4 @@
-"""Pools that no run is in are named, with what to correct."""
+"""Pools that no run belongs to are named, with what to correct."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.settings_builder import make_settings
 LINES = {"account": ["1111"]}
 
 
-def test_a_pool_that_no_run_is_in_is_named(tmp_path: Path) -> None:
+def test_a_pool_that_no_run_belongs_to_is_named(tmp_path: Path) -> None:
     settings = make_settings(
         tmp_path,
         pools=[
@@ -23,7 +23,7 @@ def test_a_pool_that_no_run_is_in_is_named(tmp_path: Path) -> None:
     )
     warehouse = ParquetWarehouse(tmp_path)
     with warehouse.reader() as reader:
-        assert pools_without_runs(reader, settings) == []  # nothing was read
+        assert pools_without_runs(reader, settings) == []  # no runs were read yet
     runs = [make_run(id=f"{number:032x}", at="00:00..01:00", pool_key=key)[0] for number, key in enumerate(("gpu|team=vision", None))]
     with warehouse.step("inputs", "inputs") as step:
         put_world(step, {"billing_lines": [], "runs": runs})

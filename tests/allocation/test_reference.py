@@ -78,7 +78,7 @@ def reference() -> GoogleSQL:
 
 
 def multiset(table: pa.Table, columns: Sequence[str]) -> Counter[tuple[Any, ...]]:
-    """The rows, however they are ordered and however a decimal's zeros are written."""
+    """Return the rows without their order. Equal decimals compare equal however many zeros they have."""
     return Counter(tuple(exact_value(row[column]) for column in columns) for row in table.to_pylist())
 
 
@@ -99,7 +99,10 @@ def compare(
     settings: Settings = SETTINGS,
     counted: Counter[str] | None = None,
 ) -> None:
-    """The ledger of a period, then `run_costs` of the month, on both engines; no check finds anything on the reference either. `counted`: rows by model."""
+    """Compare the ledger of a period and `run_costs` of the month on both engines. No check fails on the reference either.
+
+    `counted` gets the number of rows by model.
+    """
     models = model_order.ledger_models(f"{period:%Y-%m}")
     ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
     theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings), counted)
@@ -117,27 +120,27 @@ def compare(
 
 
 def random_worlds() -> dict[str, World]:
-    """Random situations; in the last one sums of a dozen unequal shares: the order in which an engine adds them does not show."""
+    """Make random situations. The last has sums of a dozen unequal shares, where the order of addition must not matter."""
     worlds = {f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in range(6)}
     return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
 
 
 def test_every_case_gives_the_same_rows_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
-    """The situations of all case folders and some random ones, side by side: most of what a query takes, it takes before it sees a row."""
+    """Cases and random situations are in one build, because the time of a query hardly depends on the number of rows."""
     worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
-    # a tag says what a job is called by itself, and a number is one, not in a world of several
+    # built without a prefix: a tag names a job without the prefix of its world, and the number of a job is a number
     worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "job_runs_of_one_number_in_two_workspaces")
     compare(reference, merge_worlds(worlds), tmp_path)
 
 
-def test_a_period_that_begins_with_runs_of_the_month_before(reference: GoogleSQL, tmp_path: Path) -> None:
-    """November of the case that crosses the month's end: runs and machines reach in from outside the period."""
+def test_a_period_whose_runs_began_before_it_is_the_same_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
+    """The period is the November of a case that crosses the end of the month. Runs and machines begin before the period."""
     world = read_world(Path(__file__).parent / "cost_allocations" / "over_the_months_end_october")
     compare(reference, world, tmp_path, dt.date(2026, 11, 1))
 
 
 def everything() -> World:
-    """Something for every model: the situations that reach most of them, and what no case has, stored bytes, tokens and a family in a pool."""
+    """Make rows for every model: situations that reach most of them, and stored bytes, tokens and a family in a pool, which no case has."""
     world = merge_worlds({folder.name: read_world(folder) for folder in CASES if folder.name in SITUATIONS})
     whole = "2026-10-01T00:00..2026-11-01T00:00"
     world["billing_lines"] += [
@@ -152,7 +155,7 @@ def everything() -> World:
             line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision")
             for n in range(3)
         ),
-        # of machines that a run states, those who ask for the type reach the first
+        # runs that ask for the type reach only the first of the stated machines
         *(line(9020 + n, on=f"own-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="2.5") for n in range(3)),
     ]
     smoke, stated = make_run(id="smoke", at="05:00..05:05", on=[f"own-{n}" for n in range(3)])
@@ -183,9 +186,9 @@ def everything() -> World:
 
 
 def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
-    """No model is compared with nothing only: in one world each gives rows. Those of the estimates are in test_estimates.py.
+    """A comparison without rows would prove nothing. `test_estimates.py` covers the models of estimates.
 
-    With everything that a case says in `runspend.yaml`, and those cases beside it.
+    The world includes cases with settings, and their settings are merged.
     """
     said = [folder for folder in FOLDERS if folder not in CASES]
     world = merge_worlds({"": everything(), **{folder.name: read_world(folder) for folder in said}})
@@ -198,8 +201,8 @@ def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
-def test_types_without_data(reference: GoogleSQL) -> None:
-    """Over tables without rows, too, a model that fills a table gives its columns in its types: what `create table as` makes of it."""
+def test_models_have_the_right_types_without_rows(reference: GoogleSQL) -> None:
+    """Even over tables without rows, a model that fills a table gives its columns in their types, as `create table as` sees them."""
     empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
     for models, parameters in (
         (model_order.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),

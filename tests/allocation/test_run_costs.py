@@ -1,4 +1,7 @@
-"""The tables that are summed from the ledger: `run_costs`, `run_costs_daily`, `cost_daily`, `unallocated_costs`, `unmet_claims` and `instance_type_hours`, case by case."""
+"""Every case of the tables that are summed from the ledger.
+
+They are `run_costs`, `run_costs_daily`, `cost_daily`, `unallocated_costs`, `unmet_claims` and `instance_type_hours`.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ CASES = sorted(p.parent for table in TABLES for p in Path(__file__).parent.glob(
 
 
 def build(world: World, root: Path, settings: Settings = SETTINGS) -> dict[str, pa.Table]:
-    """All tables of October; the ledgers of other billing periods are built too."""
+    """Build all tables of October, and the ledgers of other billing periods."""
     periods = sorted({l["billing_period"] for l in world["billing_lines"]}, reverse=True)
     ledgers = [run_on_duckdb(world, root, period, settings=settings) for period in periods]
     return ledgers[-1] | summarize_on_duckdb(world, root, settings=settings)
 
 
 def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Equal; money to the last decimal, a quotient to 15 digits."""
+    """Values must be equal: costs to the last decimal, quotients to 15 digits."""
     for column, value in expected.items():
         if column.endswith("_cost") or column == "cost_with_children":
             tolerance = abs(exact(value)) * Fraction(1, 10**15) if "/" in str(value) else 0
@@ -42,7 +45,7 @@ def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str, Any]]]:
-    """The rows of every case, many of them built at once."""
+    """The rows of every case. Many cases are built together."""
     found = {}
     for company in companies(CASES):
         built = build(company.world, tmp_path_factory.mktemp("company"), company.settings)
@@ -52,7 +55,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, list[dict[str
 
 @pytest.mark.parametrize("folder", CASES, ids=lambda p: f"{p.parent.name}/{p.name}")
 def test_case_gives_the_expected_rows(folder: Path, tables: dict[Path, list[dict[str, Any]]]) -> None:
-    """The table has exactly the rows of `expect.yaml`, in the columns it names."""
+    """The table has exactly the rows of `expect.yaml`, in the columns that it names."""
     expected = yaml.safe_load((folder / "expect.yaml").read_text())
     names = [c for c in expected[0] if not c.endswith(("_cost", "_seconds", "_ratio")) and c not in ("cost_with_children", "last_used_at")]
 
@@ -68,12 +71,12 @@ def test_case_gives_the_expected_rows(folder: Path, tables: dict[Path, list[dict
 
 
 def test_there_are_cases_of_every_table() -> None:
-    """The test above looks at something."""
+    """Without this, the test above could run no case."""
     assert {folder.parent.name for folder in CASES} == set(TABLES)
 
 
 def test_a_spread_charge_adds_up_to_itself(tmp_path: Path) -> None:
-    """31 days of a month's charge are the charge, to the last decimal, in each of the four costs."""
+    """The 31 days of a monthly charge sum to the charge, to the last decimal, in each of the four costs."""
     costs = ("10.00", "-0.0000000000000000000007", "9999999.0827499841274349353", "0")
     month = {"at": "2026-10-01T00:00:00..2026-11-01T00:00:00", "on": None, "charge_category": "Purchase"}
     lines = [line(n, cost=cost, source=f"bill-{n}", **month) for n, cost in enumerate(costs)]
@@ -85,8 +88,11 @@ def test_a_spread_charge_adds_up_to_itself(tmp_path: Path) -> None:
             assert total(row[measure] for row in days) == charge[measure]
 
 
-def test_the_order_of_rows_does_not_show(tmp_path: Path) -> None:
-    """Shuffled bills and runs give the same tables, machine seconds to the last bit, so that a night that runs again changes nothing."""
+def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+    """Shuffled bills and runs give the same tables, with machine seconds equal to the last bit.
+
+    A repeated pipeline run therefore changes nothing.
+    """
     machines = [f"m{n}" for n in range(250)]
     draw = random.Random(3)
     stated = [

@@ -1,4 +1,4 @@
-"""One bill written in several formats: whichever was loaded, every run costs the same, to the last decimal."""
+"""One bill in several formats: with each of them, every run costs the same to the last decimal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ DAY = "2026-10-05"
 
 
 def runs(machine: str, other: str) -> World:
-    """Two runs that share the first hour of a machine, one that has the rest, one known by a tag alone, one on another machine."""
+    """Make two runs that share the first hour of a machine, of which one has the rest.
+
+    A third is known only by a tag, and a fourth is on another machine.
+    """
     world: World = {"billing_loads": [], "runs": [], "run_resources": []}
     for row in (
         {"id": "a", "at": f"{DAY}T10:00:00..{DAY}T11:00:00", "on": [machine]},
@@ -35,7 +38,7 @@ def runs(machine: str, other: str) -> World:
 
 
 def cost_of(bill: Nights, world: World, root: Path) -> dict[str, Decimal]:
-    """Effective cost by run, or by what is not a run, of the loaded bill."""
+    """Return the effective cost of the loaded bill by run or other target."""
     lines = bill.lines()
     found = run_on_duckdb({**world, "billing_lines": lines}, root)["cost_allocations"].to_pylist()
     costs: dict[str, Decimal] = defaultdict(Decimal)
@@ -90,9 +93,9 @@ def as_legacy_cur(folder: Path, machine: str, other: str) -> Nights:
 
 
 def as_gcp(folder: Path, machine: str, other: str) -> Nights:
-    """Credits are nested in the lines they are given for."""
+    """Credits are nested in the lines that they belong to."""
 
-    cores = [{"key": "compute.googleapis.com/cores", "value": "1"}]  # what is sold are hours of cores, not of machines
+    cores = [{"key": "compute.googleapis.com/cores", "value": "1"}]  # Google sells hours of cores, not of machines
 
     def usage(amount: str) -> dict[str, object]:
         return {"system_labels": cores, "usage": {"amount": str(Decimal(amount) * 3600), "unit": "seconds", "amount_in_pricing_units": amount, "pricing_unit": "hour"}}  # fmt: skip
@@ -126,8 +129,10 @@ SAME: Sequence[tuple[str, Callable[[Path, str, str], Nights], tuple[str, ...]]] 
 def test_a_bill_by_the_hour_gives_the_same_cost_per_run_in_every_format(
     tmp_path: Path, write: Callable[[Path, str, str], Nights], machines: tuple[str, str]
 ) -> None:
-    """By hand: the first hour is 2.00 after its credit, a alone for half of it and both for the other half; the second is b's;
-    of the third a quarter is billed and b has all of that."""
+    """The first hour costs 2.00 after its credit. Run a has half of it alone, and both share the other half.
+
+    The second hour is b's. A quarter of the third is billed, and b has all of it.
+    """
     keys = tuple(m.rpartition("/")[2] for m in machines)
     world = runs(*keys)
     costs = {}
@@ -142,7 +147,7 @@ def test_a_bill_by_the_hour_gives_the_same_cost_per_run_in_every_format(
 
 
 def test_a_bill_by_the_day_gives_the_same_cost_per_run_as_azures_own_exports(tmp_path: Path) -> None:
-    """A machine of six hours on one line a day, half of them under a reservation; actual and amortised exports together."""
+    """A machine has six hours on one line a day, half of them under a reservation. The actual and amortized exports are loaded together."""
     machine = azure_files.VM
     own = [
         azure_files.cost("6.00", Quantity="3"),

@@ -1,4 +1,4 @@
-"""A big month is settled one share of the machines at a time, and charges of a pool's hour are laid end to end: neither shows in what anybody pays."""
+"""Shortcuts that change no cost: big months are processed in shards of machines, and charges of a pool's hour are laid end to end."""
 
 from __future__ import annotations
 
@@ -29,29 +29,32 @@ def sorted_rows(world: World, root: Path) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def worlds() -> World:
-    """All cases and two random worlds side by side."""
+    """All cases and two random worlds, merged."""
     cases = {folder.name: read_world(folder) for folder in CASES}
     return merge_worlds(cases | {"random": random_world(5), "machines": random_world(5, runs=30, machines=7, hours=6)})
 
 
 @pytest.fixture(scope="module")
 def whole(worlds: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Worked through at once."""
+    """The tables without shards."""
     return sorted_rows(worlds, tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.parametrize("rows", [30, pytest.param(3, marks=pytest.mark.torture)], ids=["a dozen", "a hundred"])
-def test_shares_of_the_machines_do_not_show(
+def test_shards_of_machines_do_not_change_the_rows(
     rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cut into a dozen shares or none, every table has the same rows."""
+    """With a dozen shards or none, every table has the same rows."""
     monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", rows)
     assert all(whole.values())
     assert sorted_rows(worlds, tmp_path) == whole
 
 
 def pool_world(seed: int) -> World:
-    """One hour of a pool: machines in many accounts and invoices, at prices of their own, credits and free ones among them; runs that ask for all of it or for a part."""
+    """Make an hour of a pool with machines in many accounts and invoices, at different prices, some free or credited.
+
+    Its runs ask for all or a part of it.
+    """
     draw = random.Random(seed)
     lines: list[dict[str, Any]] = []
     for number in range(draw.randrange(2, 30)):
@@ -90,13 +93,16 @@ def pools() -> dict[str, World]:
 
 @pytest.fixture(scope="module")
 def laid(pools: dict[str, World], tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    """All pools side by side: what a chain of models costs, it costs once."""
+    """The ledgers of all pools, from one chain of models."""
     return run_on_duckdb(merge_worlds(pools), tmp_path_factory.mktemp("laid"), names=("pooled_targets", "charge_sums"))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_charges_laid_end_to_end(seed: int, pools: dict[str, World], laid: dict[str, pa.Table]) -> None:
-    """Every run has the same part of what its pool's hour cost, of what was credited too; rows are at most charges and runs, not their product."""
+def test_charges_laid_end_to_end_give_every_run_its_part(seed: int, pools: dict[str, World], laid: dict[str, pa.Table]) -> None:
+    """Every run has the same part of the hour's costs and of its credits.
+
+    The number of rows is at most charges plus runs, not their product.
+    """
     name = f"pool{seed:02d}"
     world = pools[name]
     ledger, charges = (rows_of(laid[table], name) for table in ("cost_allocations", "charge_sums"))
@@ -132,12 +138,12 @@ def side_of(row: Mapping[str, Any]) -> int:
 
 
 def known_world(seed: int) -> World:
-    """The same, some of the machines known: runs had them for five minutes of another hour and left this one free."""
+    """Return the pool's world with some known machines. Runs state them for five minutes of another hour, so this hour of them is free."""
     world = pool_world(seed)
     draw = random.Random(seed)
     known = draw.sample(world["billing_lines"], max(1, len(world["billing_lines"]) * draw.choice((1, 2, 3)) // 3))
-    lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every machine a charge of its own
-    # with a discount and something free beside it that differ in nothing else
+    lines = [row | {"invoice_id": f"inv-{n}"} for n, row in enumerate(world["billing_lines"])]  # every machine is a separate charge
+    # next to half of the known machines: a discount and a free line that differ in nothing else
     lines += [
         row | {"line_id": f"{row['line_id']}-{n}", **costs} for row in draw.sample(known, len(known) // 2) for n, costs in enumerate(BESIDE)
     ]
@@ -165,7 +171,10 @@ def laid_known(known: dict[str, World], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World], laid_known: dict[str, pa.Table]) -> None:
-    """Every run has its part of what the hour cost, of known machines first; those that no run reaches are idle as they are, and every line adds up."""
+    """Every run has its part of the hour's cost, from known machines first.
+
+    Known machines that no run reaches are idle, and every line sums up.
+    """
     name = f"pool{seed:02d}"
     world, ledger = known[name], rows_of(laid_known["cost_allocations"], name)
     lines = world["billing_lines"]
@@ -183,7 +192,7 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
         for category in ("Usage", "Credit"):
             served = {row["resource_id"] for row in on_side if row["run_id"] and row["charge_category"] == category}
             idle = {row["resource_id"] for row in on_side if row["charge_category"] == category} - served
-            assert not (served - stated) or not (idle & stated), "a stranger serves runs while a machine that runs state is idle"
+            assert not (served - stated) or not (idle & stated), "a machine that no run states serves runs while a stated machine is idle"
     for measure in MEASURES:
         for machine in {l["resource_id"] for l in lines}:
             assert total(row[measure] for row in ledger if row["resource_id"] == machine) == total(
@@ -197,8 +206,8 @@ def test_machines_that_runs_state_come_first(seed: int, known: dict[str, World],
             )
 
 
-def test_machines_that_no_run_reaches_are_not_laid(laid_known: dict[str, pa.Table]) -> None:
-    """They are idle whole, under the id of their line."""
+def test_machines_that_no_run_reaches_stay_whole_charges(laid_known: dict[str, pa.Table]) -> None:
+    """Each of them is one idle charge with the id of its line."""
     last_blocks = {
         (w["target_key"], w["window_start"], w["window_end"]): w["last_block"] for w in laid_known["offered_windows"].to_pylist()
     }
@@ -213,8 +222,8 @@ def test_machines_that_no_run_reaches_are_not_laid(laid_known: dict[str, pa.Tabl
     assert not unreached & {(row["source"], row["line_id"]) for row in laid_known["charge_lines"].to_pylist()}
 
 
-def test_no_order_of_charges_matters(pools: dict[str, World], laid: dict[str, pa.Table], tmp_path: Path) -> None:
-    """Any order of lines and runs gives the same rows."""
+def test_the_order_of_charges_does_not_matter(pools: dict[str, World], laid: dict[str, pa.Table], tmp_path: Path) -> None:
+    """Lines and runs in any order give the same rows."""
     shuffled = {table: random.Random(1).sample(rows, len(rows)) for table, rows in merge_worlds(pools).items()}
     again = run_on_duckdb(shuffled, tmp_path)["cost_allocations"].to_pylist()
     assert sorted(map(repr, again)) == sorted(map(repr, laid["cost_allocations"].to_pylist()))

@@ -1,4 +1,4 @@
-"""What a byte costs a month by the bill: whole buckets over what lay in them, by class where lines name one."""
+"""The billed price of a stored byte per month: a bucket's cost divided by its bytes, by storage class if the lines name one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def at(day: date) -> datetime:
 def line(
     cost: str, *, key: str = "b", storage_class: str | None = "STANDARD", period: date = OCTOBER, days: int = 31, **more: Any
 ) -> dict[str, Any]:
-    """A storage line over the first so many days of the period."""
+    """Make a storage line that covers the first `days` days of its period."""
     return {
         "billing_period": period, "charge_date": period, "storage_key": key, "storage_class": storage_class, "service_category": "Storage", "charge_category": "Usage",
         "billing_currency": "USD", "consumed_unit": "GB-Mo", "charge_period_start": at(period), "charge_period_end": at(period) + timedelta(days=days), **costs(cost), **more,
@@ -33,7 +33,7 @@ def line(
 
 
 def held(size: int | None, *, store: str = "s3://b", storage_class: str = "STANDARD", month: date = OCTOBER, **more: Any) -> dict[str, Any]:
-    """Bytes over the whole month, or since its first day for November."""
+    """Make stored bytes for the whole month. In November they are still there."""
     end = None if month == NOVEMBER else at(NOVEMBER)
     return {
         "month": month, "store": store, "owner_kind": "run", "owner_id": f"r{size}", "storage_class": storage_class, "valid_from": at(month), "valid_to": end, "objects": 1, "bytes": size,
@@ -68,13 +68,15 @@ STANDARD, GLACIER = ("s3://b", "STANDARD"), ("s3://b", "GLACIER")
         pytest.param([line("10")], [held(5000, store="s3://b/mlflow"), held(5000, store="/b"), held(5000, store="abfss://b@acme.dfs.core.windows.net")], {}, id="part of a bucket has none"),
     ],
 )  # fmt: skip
-def test_a_rate_is_the_bills_own(lines: list[dict[str, Any]], rows: list[dict[str, Any]], expected: dict[tuple[str, str], str]) -> None:
-    """Money of a thousand bytes a month."""
+def test_the_rate_comes_from_the_bill(
+    lines: list[dict[str, Any]], rows: list[dict[str, Any]], expected: dict[tuple[str, str], str]
+) -> None:
+    """The rate is the cost of a thousand bytes per month."""
     assert ask(lines, rows) == {key: Decimal(value) for key, value in expected.items()}
 
 
-def test_time_counts_not_listings() -> None:
-    """1,000 bytes for ten days and 11,000 for twenty-one: the mean of October by time."""
+def test_bytes_are_averaged_by_time_and_not_by_listing() -> None:
+    """The bucket has 1,000 bytes for ten days and 11,000 for twenty-one. The mean of October is weighted by time."""
     middle = at(OCTOBER) + timedelta(days=10)
     rows = [held(1000, valid_to=middle), held(11000, valid_from=middle)]
     assert ask([line("240")], rows)[STANDARD] == (Decimal(240) * 1000 / Decimal(round(1000 * 10 / 31 + 11000 * 21 / 31))).quantize(
@@ -82,14 +84,14 @@ def test_time_counts_not_listings() -> None:
     )
 
 
-def test_money_is_exact() -> None:
-    """Twenty-two decimals of a third, and none lost on the way."""
+def test_rates_are_exact() -> None:
+    """A third has 22 decimals, and no digit is lost."""
     assert str(BilledRate(Decimal("1"), 3).of(1)) == "0.3333333333333333333333"
     assert BilledRate(Decimal("0.1"), 10).of(10**15) == Decimal(10) ** 13
 
 
 def test_each_store_is_priced_by_what_is_in_it_now() -> None:
-    """All that is billed, and the parts of it worth a look; a folder has bytes and no money; what ended is not there any longer."""
+    """It shows all billed bytes and the parts that may be saved. A folder has bytes but no price, and ended rows do not count."""
     now = {"month": NOVEMBER, "noncurrent_bytes": 2000, "duplicate_bytes": 500, "objects": 3}
     rows = [
         held(6000, **now),
@@ -108,6 +110,6 @@ def test_each_store_is_priced_by_what_is_in_it_now() -> None:
 
 
 @pytest.mark.parametrize("name", ["billed", "stores"])
-def test_the_questions_run_on_both_engines(name: str) -> None:
-    """No dialect of either."""
+def test_the_queries_run_on_both_engines(name: str) -> None:
+    """The queries use no construct of a single engine."""
     assert lint(expand_macros(files("runspend.allocation.storage_prices").joinpath(f"{name}.sql").read_text(encoding="utf-8"))) == []

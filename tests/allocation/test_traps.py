@@ -1,6 +1,6 @@
-"""Traps of bill ingestion that show only when money is split: FOCUS rows loaded as a bill is, then through the whole ledger.
+"""Traps of bill ingestion that appear only when cost is split: FOCUS rows are loaded as a bill and go through the whole ledger.
 
-How each trap changes the loaded bill alone is tested in `tests/ingest/billing/formats/test_focus_traps.py`.
+`tests/ingest/billing/formats/test_focus_traps.py` shows how each trap changes the loaded bill.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tests.focus_files import month, nights, row, write_csv
 from tests.weights import claim, weights
 
 HOUR = {"ConsumedQuantity": "1", "ConsumedUnit": "Hours"}
-ML = {"ServiceCategory": "AI and Machine Learning"}  # inside the default scope, whatever serves runs
+ML = {"ServiceCategory": "AI and Machine Learning"}  # in the default scope even if it serves no run
 
 
 def at(window: str, day: str = "2026-10-01") -> dict[str, str]:
-    """Charge period columns of `HH:MM..HH:MM`."""
+    """Return the columns of the charge period for `HH:MM..HH:MM`."""
     start, end = window.split("..")
     return {"ChargePeriodStart": f"{day}T{start}:00Z", "ChargePeriodEnd": f"{day}T{end}:00Z"}
 
@@ -35,7 +35,7 @@ def allocated(
     period: str = "2026-10",
     splits: Sequence[Weights] = (),
 ) -> list[dict[str, Any]]:
-    """`cost_allocations` of a period, the rows loaded as a bill; its sum is the bill's."""
+    """Load the rows as a bill, and return `cost_allocations` of a period. Their sum must be the bill's."""
     header = list(dict.fromkeys(name for line in rows for name in line))
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows, header=header))
     periods = [p.period for p in bill.load(weights=splits).periods]
@@ -109,7 +109,7 @@ def test_runs_in_pods_have_their_part_of_a_disk(tmp_path: Path) -> None:
 
 
 def test_fees_add_no_machine_time(tmp_path: Path) -> None:
-    """Six hours used on three machines; fees of 744 and 1 hours beside them."""
+    """Three machines have six hours of usage, next to fees of 744 hours and 1 hour."""
 
     def used(machine: str, hours: int, price: str) -> dict[str, str]:
         return row(
@@ -159,7 +159,10 @@ def test_tax_is_shared_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_refund_goes_to_the_run_that_had_the_machine_then(tmp_path: Path) -> None:
-    """September 25.00; in October's bill usage 30.00, a refund of September -5.00, and a credit without a machine -2.00."""
+    """September costs 25.00.
+
+    October's bill has usage of 30.00, a refund of -5.00 for September, and a credit of -2.00 without a machine.
+    """
     september = {**month("2026-09"), **at("10:00..11:00", "2026-09-05")}
     rows = [
         row("25.00", **september, **HOUR),
@@ -194,7 +197,7 @@ def test_costs_of_one_machine_in_two_currencies_are_not_added(tmp_path: Path) ->
     }
 
 
-def test_a_tenth_over_three_runs_is_a_tenth(tmp_path: Path) -> None:
+def test_three_equal_parts_of_a_tenth_sum_to_a_tenth(tmp_path: Path) -> None:
     runs = [{"id": run, "at": "10:00..11:00", "on": ["i-1"]} for run in "ABC"]
     shares = by_target(allocated(tmp_path, [row("0.10", **at("10:00..11:00"), **HOUR)], runs))
     assert sorted(shares) == ["A", "B", "C"]
@@ -206,7 +209,7 @@ def hours(*windows: str) -> list[dict[str, str]]:
     return [row("1.00", **at(window), **HOUR) for window in windows]
 
 
-def test_hour_boundaries_belong_to_one_side(tmp_path: Path) -> None:
+def test_the_boundary_of_an_hour_belongs_to_one_side(tmp_path: Path) -> None:
     runs = [
         {"id": "A", "at": "10:00..11:00", "on": ["i-1"]},
         {"id": "B", "at": "11:00..11:30", "on": ["i-1"]},

@@ -1,4 +1,4 @@
-"""The ledger against a brute force in fractions, over random worlds: each run's part of each line, and the sum."""
+"""The ledger of random worlds against a brute force in fractions: each run's part of each line, and the sum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SEEDS = range(24)
 
 @pytest.fixture(scope="module")
 def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
-    """The ledgers of all the worlds, each with a bill, a server and machines of its own."""
+    """The ledgers of all worlds. Each world has its own bill, server and machines."""
     return run_on_duckdb(merge_worlds({f"world-{seed}": random_world(seed) for seed in SEEDS}), tmp_path_factory.mktemp("worlds"))[
         "cost_allocations"
     ]
@@ -24,7 +24,7 @@ def ledgers(tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_share_is_true(seed: int, ledgers: pa.Table) -> None:
-    """Each target of each line has its true part to 1e-9 of the line, no other target has any, and the four sums are the bill exactly."""
+    """Each target has its true part of each line, to 1e-9 of the line, and no other target has any. The four sums are exactly the bill."""
     world = random_world(seed)
     ledger = rows_of(ledgers, f"world-{seed}")
     for measure in ("list_cost", "contracted_cost", "effective_cost", "billed_cost"):

@@ -1,4 +1,4 @@
-"""What people read of runs that say where they ran and got no machine's cost."""
+"""What users read about runs that state where they ran and got no machine's cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CASE = Path(__file__).parent / "unmet_claims" / "runs_that_find_nothing"
 
 
 def test_claims_are_counted_by_rule_and_reason_most_hours_first(tmp_path: Path) -> None:
-    """Each with its runs, its hours and an example to look for."""
+    """Each sentence has the number of runs, their hours, and an example to look for."""
     run_on_duckdb(read_world(CASE), tmp_path / "warehouse")
     with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
         found = [claims.words for claims in unmet_claims(reader, DAY)]

@@ -1,4 +1,4 @@
-"""From when to when a period's runs are looked at: its lines that are split by time decide, whatever names their machine."""
+"""The window in which a period's runs count. Lines that are split by time define it, in whichever way they name their machine."""
 
 from __future__ import annotations
 
@@ -47,8 +47,10 @@ TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
         "a job over the month's end",
     ],
 )
-def test_window(rows: list[dict[str, object]], months: tuple[str, str], tmp_path: Path) -> None:
-    """The months of these lines; the other tests of the models state them too."""
+def test_the_window_covers_the_months_of_lines_split_by_time(
+    rows: list[dict[str, object]], months: tuple[str, str], tmp_path: Path
+) -> None:
+    """The window covers the months of these lines. The tests of the models pass the same window."""
     world: World = {
         "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
         "billing_loads": [],
@@ -66,7 +68,7 @@ def test_window(rows: list[dict[str, object]], months: tuple[str, str], tmp_path
 
 
 def inputs_of(folder: Path, rows: list[dict[str, object]], runs: list[dict[str, object]]) -> dict[str, str | None]:
-    """What October's ledger is built from in this world; its own bill is in none of the rows that differ."""
+    """Return the digests of the inputs of October's ledger. The rows that differ are not on October's bill."""
     made = [make_run(**{"on": [], **run}) for run in runs]
     world: World = {
         "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
@@ -81,8 +83,8 @@ def inputs_of(folder: Path, rows: list[dict[str, object]], runs: list[dict[str, 
     return allocation_inputs(warehouse, "2026-10", {})[0]
 
 
-def test_what_a_job_does_after_the_month_is_an_input(tmp_path: Path) -> None:
-    """Hours it goes on, and runs in them, build October again; other jobs and later runs do not."""
+def test_hours_and_runs_of_a_job_after_the_month_are_an_input(tmp_path: Path) -> None:
+    """October is built again for further hours of its job and for runs in them, but not for other jobs or later runs."""
     october = JOB | {"at": "2026-10-31T23:00:00..2026-11-01T00:00:00"}
     hours = [JOB | {"at": f"2026-11-01T0{hour}:00:00..2026-11-01T0{hour + 1}:00:00", "period": "2026-11"} for hour in range(2)]
     run = {"id": "A", "at": "2026-11-01T01:00:00..2026-11-01T01:30:00", "job_key": "train-7"}
@@ -102,8 +104,8 @@ def test_what_a_job_does_after_the_month_is_an_input(tmp_path: Path) -> None:
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
 
 
-def test_what_a_corrected_machine_had_is_an_input(tmp_path: Path) -> None:
-    """The size it had in its month, not what else that month's bill says."""
+def test_the_size_of_a_corrected_machine_is_an_input(tmp_path: Path) -> None:
+    """Only the size of the machine in its month counts, not the rest of that month's bill."""
     month = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "period": "2026-09", "machine_gpus": 8}
     late = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "charge_class": "Correction"}
     worlds: dict[str, list[dict[str, object]]] = {

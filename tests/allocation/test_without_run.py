@@ -1,4 +1,4 @@
-"""Money without a run: what each cloud's services are, accelerators first, and advice that can be pasted."""
+"""Cost without a run: the kinds of each cloud's services, accelerators first, and advice that can be pasted."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ EC2 = "Amazon Elastic Compute Cloud"
 
 @pytest.fixture
 def given(tmp_path: Path) -> Settings:
-    """One tracking server."""
+    """Settings with one tracking server."""
     return make_settings(tmp_path, tracking=[{"name": "prod", "uri": "http://m"}], warehouse={"uri": str(tmp_path / "w")})
 
 
 def outside(number: int, cost: str, **more: Any) -> dict[str, Any]:
-    """A line that the default scope leaves out, as it is on the bill: the ledger has the sum of its day alone."""
+    """Make a line that the default scope leaves out, as the bill has it. The ledger has only the sum of its day."""
     return line(number) | {
         "service_name": EC2, "sub_account_id": "ml", "service_category": "Compute", "charge_category": "Usage", "billing_currency": "USD", "effective_cost": Decimal(cost), "charge_date": FIRST,
     } | more  # fmt: skip
 
 
 def summed(number: int, cost: str, **more: Any) -> dict[str, Any]:
-    """The ledger's sum of what is out of scope."""
+    """Make the ledger's sum of lines out of scope."""
     return (
         charge(
             number,
@@ -54,7 +54,7 @@ def summed(number: int, cost: str, **more: Any) -> dict[str, Any]:
 
 
 def sums_of(*lines: dict[str, Any]) -> list[dict[str, Any]]:
-    """The sums that the ledger has of lines that are out of scope."""
+    """Make the sums that the ledger has of these lines out of scope."""
     return [
         summed(100 + n, str(each["effective_cost"]), **{c: each[c] for c in ("service_name", "sub_account_id", "charge_date") if c in each})
         for n, each in enumerate(lines)
@@ -66,7 +66,7 @@ def groups_of(tmp_path: Path, given: Settings, **tables: Any) -> tuple[without_r
         return without_run.unallocated_groups(reader, FIRST, given).get("USD", ())
 
 
-# (kind, service, meter, resource, FOCUS category as the ledger's cost kind): names as bills and FOCUS exports write them
+# (kind, service, meter, resource, the ledger's cost kind for the FOCUS category), with names as bills and FOCUS exports spell them
 SERVICES = [
     ("machine", EC2, "USE1-BoxUsage:m5.large", ":instance/", "compute"),
     ("disk", EC2, "EBS:VolumeUsage.gp3", ":volume/", "storage"),
@@ -129,8 +129,8 @@ SERVICES = [
 
 
 @pytest.mark.parametrize(("kind", "service", "meter", "resource", "cost_kind"), SERVICES, ids=[f"{s} {m}" for _, s, m, _, _ in SERVICES])
-def test_a_line_is_what_its_cloud_calls_it(kind: str, service: str, meter: str, resource: str, cost_kind: str) -> None:
-    """By service, meter and the type of its resource."""
+def test_each_line_has_its_kind_of_service(kind: str, service: str, meter: str, resource: str, cost_kind: str) -> None:
+    """The kind follows from the service, the meter and the type of the resource."""
     assert kind_of(service, meter, resource, cost_kind, is_machine=False) == kind
 
 
@@ -145,12 +145,12 @@ def test_a_line_is_what_its_cloud_calls_it(kind: str, service: str, meter: str, 
     ],
 )  # fmt: skip
 def test_accelerators_are_known_by_gpus_type_or_meter(gpus: int | None, instance_type: str | None, meter: str | None, is_one: bool) -> None:
-    """Also those of a family that no list has."""
+    """Accelerators of new families are recognized too."""
     assert is_accelerator(gpus, instance_type, meter) is is_one
 
 
 def test_accelerators_come_first_in_every_scope(tmp_path: Path, given: Settings) -> None:
-    """The GPU box has no tag, so the default scope leaves it out; ten times more expensive web servers come after it."""
+    """The GPU machine has no tag, so the default scope leaves it out. Web servers that cost ten times as much come after it."""
     lines = [
         outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8),
         outside(2, "5000", instance_type="m5.large", sub_account_id="web"),
@@ -167,12 +167,12 @@ def test_accelerators_come_first_in_every_scope(tmp_path: Path, given: Settings)
     assert suggestion(found[0], Decimal(900)) == f"tag {found[0].words}: explains 540.00, out of scope now"
     assert "`runspend suggest`" in found[0].advice
     pool = yaml.safe_load(found[0].advice.partition("uses them: ")[2])
-    assert pool["lines"]["instance_type"] == ["p4d.24xlarge", "trn1.2xlarge"]  # the service alone has disks and gateways too
+    assert pool["lines"]["instance_type"] == ["p4d.24xlarge", "trn1.2xlarge"]  # disks and gateways have the same service
     assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools[0].lines["instance_type"] == pool["lines"]["instance_type"]
 
 
 def test_a_tag_of_accelerators_names_only_them_and_their_account(tmp_path: Path, given: Settings) -> None:
-    """Production is tagged in the ML account and in the one of the web servers, which have GPUs too."""
+    """The ML account and the web servers' account both have the tag env=prod and GPUs."""
     tags = '{"env": "prod"}'
     lines = [
         outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8, tags=tags),
@@ -191,8 +191,8 @@ def test_a_tag_of_accelerators_names_only_them_and_their_account(tmp_path: Path,
     assert [pool.name for pool in taken] == ["prod-web", "prod-ml"]
 
 
-def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) -> None:
-    """Neither lines of their own charge nor lines that were priced together, nor fees, nor what no scope excludes."""
+def test_lines_that_the_ledger_allocated_are_not_out_of_scope(tmp_path: Path, given: Settings) -> None:
+    """This holds for lines with their own charge, lines that were priced together, fees, and lines that a scope includes or excludes."""
     lines = [
         outside(1, "1"), outside(2, "2"), outside(3, "4", charge_category="Tax"), outside(4, "8", commitment_discount_status="Unused"),
         outside(5, "16", service_name="AWS Support (Business)"), outside(6, "32", scope="exclude"), outside(7, "64", scope="include"), outside(8, "128"),
@@ -205,11 +205,11 @@ def test_what_the_ledger_placed_is_not_outside(tmp_path: Path, given: Settings) 
         charge_lines=[{"source": "aws", "billing_period": FIRST, "line_id": "c2", "charge_id": "pooled"}],
         billing_lines=lines,
     )
-    assert [g.effective_cost for g in found] == [Decimal(127)]  # the credit of a machine counts
+    assert [g.effective_cost for g in found] == [Decimal(127)]  # a machine's credit counts
 
 
-def test_the_part_of_a_disk_that_no_run_has_is_outside(tmp_path: Path, given: Settings) -> None:
-    """Runs of a type have a part of the disks of its machines. The rest is outside the default scope, with its own cost."""
+def test_the_part_of_a_disk_that_no_run_has_is_out_of_scope(tmp_path: Path, given: Settings) -> None:
+    """Runs of a type have a part of the disks of its machines. The rest is out of the default scope, with its own cost."""
     charges = [
         charge(1, "0.40", "run", charge_id="disks", target_id="prod/default/A", service_name="Amazon EBS", match_method="attached"),
         charge(
@@ -235,7 +235,7 @@ def test_the_part_of_a_disk_that_no_run_has_is_outside(tmp_path: Path, given: Se
 
 
 def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> None:
-    """The scope is respected: they are named, in no proposal and in no share of the platform."""
+    """Runspend respects the scope: it names them, but neither proposes them nor counts them in the platform's shares."""
     excluded = outside(1, "700", scope="exclude", charge_description="accelerators: p5.48xlarge", service_category=None)
     with warehouse(
         tmp_path / "w", cost_allocations=[*sums_of(excluded), charge(2, "10", "unallocated")], billing_lines=[excluded, line(2)]
@@ -248,7 +248,7 @@ def test_excluded_accelerators_are_named(tmp_path: Path, given: Settings) -> Non
 
 
 def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings) -> None:
-    """What can be pasted is taken by the configuration, and names no machine beside the service."""
+    """Pools that can be pasted are valid configuration, and name no machine next to the service."""
     lines = [
         outside(
             1, "90", sku_meter="EU-NatGateway-Hours", resource_id="arn:aws:ec2:eu-west-1:1:natgateway/nat-1", service_category="Networking"
@@ -270,7 +270,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         outside(8, "20", sku_meter="EU-BoxUsage:m5.large", instance_type="m5.large"),
     ]
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
-    serving, *found = found  # it has GPUs
+    serving, *found = found  # the endpoint has GPUs, so it comes first
     assert (serving.kind, serving.words) == ("endpoint", "endpoints of Amazon SageMaker in account ml")
     assert serving.advice.endswith('`shared.lines`: {service: "Amazon SageMaker", account: "ml", resource: "*:endpoint/*"}')
     assert [(g.kind, g.words) for g in found] == [
@@ -283,7 +283,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
         ("job", "Amazon SageMaker in account ml"),
         ("other", f"{EC2} in account ml"),
     ]
-    assert "{name:" not in found[-1].advice  # a pool of all runs, on machines that nothing ties to runs
+    assert "{name:" not in found[-1].advice  # it would be a pool of all runs on machines without any relation to them
     assert found[-1].advice.endswith("Otherwise, leave them: they are out of scope")
     shared = [
         Settings.model_validate(
@@ -299,7 +299,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
 
 
 def test_pods_have_the_accelerators_of_their_machine(tmp_path: Path, given: Settings) -> None:
-    """A bill that splits machines among pods: the GPUs come first, and their runs state the pod, not the machine."""
+    """The bill splits machines among pods. The GPUs come first, and the advice is to state the pod, not the machine."""
     node = {"node_key": "i-1", "node_instance_type": "p4d.24xlarge", "node_gpus": 8}
     lines = [
         outside(1, "300", **node, allocated_resource_id="pod-a"), outside(2, "200", **node, allocated_resource_id="pod-b"),
@@ -333,8 +333,8 @@ def test_disks_that_name_their_machine_need_no_tag(tmp_path: Path, given: Settin
     assert found[1].advice.startswith("each names its machine already. Its cost follows that of the machine")
 
 
-def test_discounts_alone_need_no_pool(tmp_path: Path, given: Settings) -> None:
-    """The discount lines of machines may lack the tag that the machines' own lines have."""
+def test_a_group_of_only_discounts_needs_no_pool(tmp_path: Path, given: Settings) -> None:
+    """The discount lines of a machine may lack the tag that the machine's own lines have."""
     lines = [
         outside(1, "90", sku_meter="EU-BoxUsage:p4d.24xlarge", instance_type="p4d.24xlarge", tags='{"team": "vision"}'),
         outside(2, "-8", sku_meter="EU-BoxUsage:p4d.24xlarge", instance_type="p4d.24xlarge"),
@@ -346,7 +346,7 @@ def test_discounts_alone_need_no_pool(tmp_path: Path, given: Settings) -> None:
 
 
 def test_control_planes_are_shared_in_every_cloud(tmp_path: Path, given: Settings) -> None:
-    """By their resource where the bill names it, otherwise by service and account, unless these have machines too."""
+    """The selector names the resource if the bill has one, else the service and account, unless these have machines too."""
     lines = [
         outside(1, "50", service_name="Kubernetes Engine", resource_id="//container.googleapis.com/projects/p/locations/l/clusters/ml"),
         outside(2, "40", service_name="Amazon Elastic Kubernetes Service", sku_meter="USE1-AmazonEKS-Hours:perCluster"),
@@ -373,7 +373,7 @@ def test_control_planes_are_shared_in_every_cloud(tmp_path: Path, given: Setting
 
 
 def test_advice_names_the_callers_that_the_bill_names(tmp_path: Path, given: Settings) -> None:
-    """A role's sessions count together. Where people are hidden, so are the callers."""
+    """Sessions of one role count together. Where users are hidden, callers are hidden too."""
     callers = {
         1: ("60", "arn:aws:sts::1111:assumed-role/RagService/a"),
         2: ("40", "arn:aws:sts::1111:assumed-role/RagService/b"),
@@ -399,7 +399,7 @@ def test_advice_names_the_callers_that_the_bill_names(tmp_path: Path, given: Set
 
 
 def test_labels_that_a_cloud_gives_all_machines_form_no_group(tmp_path: Path, given: Settings) -> None:
-    """Google's system labels: machines of eight cores in two projects have nothing in common."""
+    """Google gives all machines system labels. Machines with eight cores in two projects are not related."""
     tags = '{"goog:compute.googleapis.com/cores": "8", "goog:compute.googleapis.com/machine_spec": "e2-standard-8"}'
     lines = [
         outside(n, "10", service_name="Compute Engine", sub_account_id=f"project-{n}", instance_type="e2-standard-8", tags=tags)
@@ -411,7 +411,7 @@ def test_labels_that_a_cloud_gives_all_machines_form_no_group(tmp_path: Path, gi
 
 
 def test_a_node_group_keeps_its_disks_and_no_other_service(tmp_path: Path, given: Settings) -> None:
-    """Volumes of its machines are in its group; a bucket with the same tag is not."""
+    """Disks of its machines are in the group, but a bucket with the same tag is not."""
     group = ("ml|eks:nodegroup-name|gpu",)
     lines = [
         outside(1, "10", instance_type="g5.xlarge", machine_gpus=1, group_keys=list(group)),
@@ -426,7 +426,7 @@ def test_a_node_group_keeps_its_disks_and_no_other_service(tmp_path: Path, given
 
 
 def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
-    """Of an account with nothing in scope, and of one that is mostly something else."""
+    """One account has nothing in scope, and another is mostly other cost."""
     rows = [
         charge(1, "95", match_method="run_tag"),
         summed(2, "50"),
@@ -451,7 +451,10 @@ def test_the_scope_to_paste_always_has_the_accelerators(tmp_path: Path) -> None:
 
 
 def test_the_scope_to_paste_leaves_out_machines_beside_accelerators(tmp_path: Path) -> None:
-    """An account has only accelerators to include: its web servers stay out of scope, and the entry comes after what is in scope now."""
+    """The entry includes only the account's accelerators.
+
+    Its web servers stay out of scope, and the entry comes after those with cost in scope.
+    """
     rows = [charge(1, "95", match_method="run_tag"), summed(2, "450", sub_account_id="web")]
     lines = [
         line(1),
@@ -467,7 +470,7 @@ def test_the_scope_to_paste_leaves_out_machines_beside_accelerators(tmp_path: Pa
 
 
 def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:
-    """What has no run adds up without what is out of scope; the scope to paste says what is accelerators."""
+    """The unallocated share does not include cost out of scope. The scope to paste states the cost of accelerators."""
     lines = [outside(1, "500", instance_type="p4d.24xlarge", machine_gpus=8), line(2)]
     with warehouse(tmp_path / "w", cost_allocations=[summed(1, "500"), charge(2, "100", "unallocated")], billing_lines=lines):
         pass

@@ -1,6 +1,6 @@
-"""Random worlds, and what each run should pay in them by brute force: every slice of time by itself, in fractions.
+"""Random worlds, and the true cost of each run in them by brute force: every slice of time separately, in fractions.
 
-Written from the rules of the ledger, not from its SQL: no clock, no windows, no joins.
+The code follows the rules of the ledger and not its SQL: it has no clock, no windows and no joins.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from tests.allocation.chain import DAY, UTC, World, line, make_run
 
 T0 = dt.datetime.combine(DAY, dt.time(), tzinfo=UTC)
-Key = tuple[str, str]  # line id, run id or the word of the target
+Key = tuple[str, str]  # line id, and run id or kind of target
 
 
 def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8) -> World:
-    """Parallel, nested, circular, multi-node, stopped, never-ended, zero-length runs; hour, part-hour and day lines; credits, corrections, fees."""
+    """Make runs that are parallel, nested, circular, stopped, never ended, of no length or on several nodes.
+
+    The bill has lines of hours, parts of hours and days, with credits, corrections and fees.
+    """
     draw, stops = random.Random(seed), random.Random(f"stops {seed}")
     world: World = {"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}
     names = [f"m{n}" for n in range(machines)]
@@ -58,7 +61,7 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
             else m
             for m in stated
         ]
-        if stops.random() < 0.25:  # stopped and resumed once or twice, it may be as long as it lasted
+        if stops.random() < 0.25:  # stopped and resumed once or twice, perhaps for as long as it lasted
             cuts = sorted(start + dt.timedelta(minutes=stops.randrange(0, 300)) for _ in range(stops.choice((2, 2, 4))))
             more["gaps"] = [f"{a:%Y-%m-%dT%H:%M:%S}..{b:%Y-%m-%dT%H:%M:%S}" for a, b in zip(cuts[::2], cuts[1::2], strict=True) if a < b]
         at = f"{start:%Y-%m-%dT%H:%M:%S}..{f'{end:%Y-%m-%dT%H:%M:%S}' if end else ''}"
@@ -111,18 +114,18 @@ def _cost(draw: random.Random) -> Decimal:
 
 
 def true_costs(world: World) -> dict[Key, Fraction]:
-    """What every line gives to every run, to idle, and to the other shared costs."""
+    """Return what every line gives to runs, idle cost and other targets."""
     lines, runs = world["billing_lines"], {r["run_id"]: r for r in world["runs"]}
     spans, ancestors = _spans(world, runs), _ancestors(runs)
     first, last = _months(world)
-    # a run without length has no time, and yet its machine serves runs
+    # a run of no length has no time, but its machine still serves runs
     empty = {
         run_id
         for run_id, r in runs.items()
         if r["end_time"] is not None and r["end_time"] <= r["start_time"] and first <= r["start_time"] < last
     }
     machines = {m for m, _ in spans} | {r["resource_key"] for r in world["run_resources"] if r["run_id"] in empty}
-    inside = {l["sub_account_id"] for l in lines}  # every world has a line in scope in its only account
+    inside = {l["sub_account_id"] for l in lines}  # every world has one account, with a line in scope
     truth: dict[Key, Fraction] = defaultdict(Fraction)
     for bill_line in lines:
         cost = Fraction(bill_line["effective_cost"])
@@ -152,7 +155,7 @@ def true_costs(world: World) -> dict[Key, Fraction]:
 
 
 def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str], list[tuple[dt.datetime, dt.datetime]]]:
-    """(machine, run) -> when the run had it, inherited machines and invented ends included; clipped to the months of the bill."""
+    """Return when each (machine, run) was in use, with inherited machines and assumed ends, clipped to the months of the bill."""
     stated: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for resource in world["run_resources"]:
         stated[resource["run_id"]].append(resource)
@@ -194,7 +197,7 @@ def _spans(world: World, runs: dict[str, dict[str, Any]]) -> dict[tuple[str, str
 
 
 def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
-    """The whole months that the charges split by time touch."""
+    """Return the whole months of the charges that are split by time."""
     timed = [
         l
         for l in world["billing_lines"]
@@ -207,7 +210,7 @@ def _months(world: World) -> tuple[dt.datetime, dt.datetime]:
 
 
 def _ancestors(runs: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    """Nearest first; runs in a circle have no ancestors and are not ancestors."""
+    """Return the ancestors of each run, nearest first. Runs in a circle have no ancestors and are not ancestors."""
 
     def walk(run_id: str) -> list[str]:
         chain: list[str] = []
@@ -231,7 +234,7 @@ def _window_shares(
     start: dt.datetime,
     end: dt.datetime,
 ) -> dict[str, Fraction]:
-    """Run or idle -> part of the window's cost; nothing when no run had the machine."""
+    """Return each run's and idle part of the window's cost. It is empty if no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
     billed_from, billed_until = _billed_range([l for l in lines if l["resource_key"] == machine])
     of_the_period = _own_slices(mine, runs, ancestors, billed_from, billed_until) if mine else []
@@ -255,7 +258,7 @@ def _window_shares(
 
 
 def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime]:
-    """From when to when a machine is billed in the period, corrections of other times apart: who decides how its runs are weighed."""
+    """Return when a machine is billed in the period, without corrections of other times. Runs in it decide the kind of weight."""
     plain = [
         l for l in lines if not l.get("charge_class") and l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
     ] or lines
@@ -263,7 +266,7 @@ def _billed_range(lines: list[dict[str, Any]]) -> tuple[dt.datetime, dt.datetime
 
 
 def _extent(mine: dict[str, list[tuple[dt.datetime, dt.datetime]]]) -> tuple[dt.datetime, dt.datetime]:
-    """From the first moment any run had the machine to the last."""
+    """Return the time from the first moment that any run had the machine to the last."""
     return min(start for s in mine.values() for start, _ in s), max(end for s in mine.values() for _, end in s)
 
 
@@ -274,7 +277,10 @@ def _own_slices(
     start: dt.datetime,
     end: dt.datetime,
 ) -> list[tuple[dt.datetime, dt.datetime, list[str]]]:
-    """Slices between `start` and `end`, each with the runs that pay: those there and not stopped, none of whose descendants is there, be it stopped."""
+    """Return slices between `start` and `end` with the runs that pay: active runs without an active descendant.
+
+    A stopped descendant counts as active.
+    """
     gaps = {
         r: [tuple(dt.datetime.fromisoformat(t.replace("Z", "+00:00")) for t in gap.split("/")) for gap in runs[r].get("gaps") or ()]
         for r in mine

@@ -1,4 +1,4 @@
-"""What the warehouse says of machines without a run: how many there were, when, and which are of jobs."""
+"""Machines without a run, as the warehouse has them: how many there were, when, and which belong to jobs."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ LINES: tuple[Mapping[str, Any], ...] = (
         "cost": 2,
         "instance_type": "ml.noted",
     },
-    # a machine that two pods share, one of them for half of its time; nothing of it is taken
+    # two pods share a machine, one of them for half of the machine's time; no run has either
     {**POD, "on": "pod-a", "allocated_resource_id": "pod-a", "hours": 12, "cost": 12},
     {**POD, "on": "pod-a", "allocated_resource_id": "pod-a", "cost": -2},
     {**POD, "on": "pod-b", "allocated_resource_id": "pod-b", "hours": 6, "cost": 3},
     {**POD, "on": "n1", "hours": 12, "cost": 1},
-    # one whose pod has a run
+    # a run has the pod of this machine
     {**POD, "node_key": "n2", "on": "pod-c", "allocated_resource_id": "pod-c", "hours": 12, "cost": 12, "node_instance_type": "used"},
     {**POD, "node_key": "n2", "on": "pod-d", "allocated_resource_id": "pod-d", "hours": 12, "cost": 12, "node_instance_type": "used"},
 )
@@ -72,24 +72,27 @@ def test_a_license_adds_no_time_and_a_line_without_a_time_is_on_all_day(cells: d
     assert round(sum(cells["timeless"].hours.values())) == 24
 
 
-def test_a_line_of_no_time_and_no_money_is_no_machine(cells: dict[str, Cell]) -> None:
+def test_a_line_without_time_and_cost_is_not_a_machine(cells: dict[str, Cell]) -> None:
     assert set(cells["timeless"].machines.values()) == {1}
 
 
-def test_pods_are_the_machine_that_they_share(cells: dict[str, Cell]) -> None:
-    """Its time once, all of its money, its type and GPUs; but not if a run has one of its pods."""
+def test_pods_count_as_the_machine_that_they_share(cells: dict[str, Cell]) -> None:
+    """The time of the shared machine counts once, with all its cost, its type and its GPUs.
+
+    If a run has one of the pods, the machine is left out.
+    """
     shared = cells["shared"]
     assert (round(sum(shared.hours.values())), round(sum(shared.costs.values())), shared.gpus) == (12, 14, 4)
     assert set(shared.machines.values()) == {1}
     assert "used" not in cells
 
 
-def test_machines_of_managed_services_are_of_jobs_but_notebooks_are_not(cells: dict[str, Cell]) -> None:
+def test_machines_of_managed_services_belong_to_jobs_except_notebooks(cells: dict[str, Cell]) -> None:
     assert {name for name, cell in cells.items() if cell.is_job} == {"trained", "ml.trained", "a2-trained"}
 
 
-def test_accounts_of_runs_machines_and_buckets_are_their_home(tmp_path: Path) -> None:
-    """They say where the other runs are likely to be. A pool does not: it may be wrong."""
+def test_accounts_of_stated_machines_and_buckets_are_the_home_of_runs(tmp_path: Path) -> None:
+    """Other runs are likely to be in these accounts. A pool is not evidence of that, because it may be wrong."""
     warehouse = ParquetWarehouse(tmp_path)
     paid = [
         {"billing_period": DAY, "allocated_to": "run", "sub_account_id": account, "match_method": method}

@@ -1,4 +1,4 @@
-"""Finds which runs ran on which machines from hours alone: in worlds whose truth is known, and in worlds that have no answer."""
+"""Find from hours alone which runs ran on which machines, in worlds whose truth is known and in worlds without an answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LENGTH = DAYS * 24
 
 
 def jobs(dice: random.Random, number: int, hours: float = 6) -> dict[int, float]:
-    """Hour -> hours, of jobs that begin at any time."""
+    """Return hour -> hours of jobs that begin at any time."""
     found: dict[int, float] = {}
     for _ in range(number):
         start = dice.randrange(0, LENGTH - int(3 * hours))
@@ -27,12 +27,12 @@ def jobs(dice: random.Random, number: int, hours: float = 6) -> dict[int, float]
 
 
 def by_day(dice: random.Random, most: int, base: int = 0) -> dict[int, float]:
-    """Hour -> as many as work from 8 to 18 o'clock, and `base` at night."""
+    """Return hour -> number that work from 8:00 to 18:00, plus `base` all day."""
     return {h: float(base + (dice.randrange(most + 1) if 8 <= h % 24 < 18 else 0)) for h in range(LENGTH)}
 
 
 def machines(hours: dict[int, float], account: str = "1111", price: float = 1.0, gpus: int = 0, **names: str) -> Cell:
-    """A group of machines."""
+    """Make a group of machines."""
     return Cell(
         {"source": "bill", "account": account, **names},
         {h: v for h, v in hours.items() if v},
@@ -42,26 +42,26 @@ def machines(hours: dict[int, float], account: str = "1111", price: float = 1.0,
 
 
 def runs(experiment: str, hours: dict[int, float], gpus: int = 0, **names: str) -> Cell:
-    """The runs of an experiment."""
+    """Make the runs of an experiment."""
     return Cell({"tracking": "lab", "experiment": experiment, **names}, {h: v for h, v in hours.items() if v}, gpus=gpus, runs=10)
 
 
 def found_in(billed: list[Cell], ran: list[Cell], homes: tuple[str, ...] = ()) -> tuple[Match, ...]:
-    """The matches of such evidence."""
+    """Return the matches of this evidence."""
     evidence = Evidence(0, LENGTH, "USD", tuple(billed), tuple(ran), frozenset(homes))
     return find_matches(evidence, set(range(len(billed))), evidence.runs)
 
 
 def pairs(matches: tuple[Match, ...]) -> set[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """(names of machines, names of runs) of each match."""
+    """Return (names of machines, names of runs) of each match."""
     return {(m.group.values, m.values) for m in matches}
 
 
-# --- how alike hours are -----------------------------------------------------------------------------------------------------
+# --- how similar hours are ---------------------------------------------------------------------------------------------------
 
 
 def test_the_same_hours_score_1_and_others_0() -> None:
-    """By chance is by chance: over many worlds the score of what has nothing to do with each other is 0."""
+    """The score is corrected for chance: over many worlds, the mean score of unrelated hours is 0."""
     dice = random.Random("fit")
     scores = []
     for _ in range(40):
@@ -72,8 +72,8 @@ def test_the_same_hours_score_1_and_others_0() -> None:
     assert max(scores) < 0.3
 
 
-def test_working_hours_prove_nothing() -> None:
-    """Two that both work by day are alike, and no more than any day's are like any other day's."""
+def test_working_hours_are_not_evidence() -> None:
+    """Two that both work by day are similar, but no more than any two days are."""
     dice = random.Random("days")
     one, other = ([by_day(dice, 4).get(h, 0.0) for h in range(LENGTH)] for _ in range(2))
     found = fit(one, other)
@@ -82,14 +82,14 @@ def test_working_hours_prove_nothing() -> None:
 
 
 def test_a_machine_that_is_always_on_fits_all_runs_equally() -> None:
-    """… and so proves nothing of anybody."""
+    """It is therefore no evidence for any run."""
     ran = [min(1.0, jobs(random.Random("on"), 40).get(h, 0.0)) for h in range(LENGTH)]
     assert fit([1.0] * LENGTH, ran).score == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_chance_is_the_mean_over_all_other_slots(seed: int) -> None:
-    """The quick sum is the slow one: every slot's runs beside every other slot's machines."""
+    """A slow sum over the runs of every slot and the machines of every other slot gives the same result."""
     dice = random.Random(seed)
     billed, ran = ([dice.choice((0.0, 0.0, 1.0, dice.random() * 3)) for _ in range(24)] for _ in range(2))
     slow = sum(min(b, r) for i, b in enumerate(billed) for j, r in enumerate(ran) if i != j) / 23
@@ -97,17 +97,17 @@ def test_chance_is_the_mean_over_all_other_slots(seed: int) -> None:
 
 
 def test_simultaneous_runs_share_a_machine() -> None:
-    """Four at once on one machine are a crowd of four; with a machine each they are none."""
+    """Four runs at once on one machine have a crowding of 4. With one machine each, it is 1."""
     assert crowding([1.0, 1.0, 0.0], [4.0, 4.0, 1.0]) == 4
     assert crowding([4.0, 4.0], [4.0, 2.0]) == 1
 
 
-# --- who was where -----------------------------------------------------------------------------------------------------------
+# --- which runs ran where ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_each_team_is_given_its_own_machines(seed: int) -> None:
-    """Four groups of machines, rented for each job of two experiments; the truth is found for every seed."""
+    """Four groups of machines are rented for the jobs of two experiments each. The truth is found for every seed."""
     dice = random.Random(f"teams {seed}")
     billed, ran, truth = [], [], set()
     for group in range(4):
@@ -124,8 +124,11 @@ def test_each_team_is_given_its_own_machines(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_who_serves_pages_is_never_proposed(seed: int) -> None:
-    """Machines of another account, always on or by day, and people who train by day: nothing is proposed, though all could be explained."""
+def test_web_servers_are_never_proposed(seed: int) -> None:
+    """Machines of another account are always on or work by day, and users train by day.
+
+    Nothing is proposed, though pools could explain all cost.
+    """
     dice = random.Random(f"web {seed}")
     billed = [
         machines(dict.fromkeys(range(LENGTH), 2.0), "2222", instance_type="m5.large"),
@@ -136,8 +139,8 @@ def test_who_serves_pages_is_never_proposed(seed: int) -> None:
     assert found_in(billed, ran) == ()
 
 
-def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explains() -> None:
-    """They are proposed last, by elimination, and the proposal states this; a machine without accelerators is not proposed that way."""
+def test_accelerators_that_are_always_on_get_runs_that_nothing_else_explains() -> None:
+    """They are proposed last, by elimination, and the proposal says so. Machines without accelerators are not proposed in that way."""
     dice = random.Random("box")
     spot, rest = jobs(dice, 20), jobs(dice, 40)
     billed = [
@@ -151,7 +154,7 @@ def test_accelerators_that_are_always_on_are_those_runs_that_nothing_else_explai
 
 
 def test_machines_with_the_same_hours_are_one_pool() -> None:
-    """Two accelerators that are always on: their runs share both."""
+    """Two accelerators are always on, and their runs share both."""
     dice = random.Random("boxes")
     on = dict.fromkeys(range(LENGTH), 1.0)
     billed = [machines(on, gpus=8, price=12, instance_type="p4d.24xlarge"), machines(on, gpus=4, price=5, instance_type="g5.12xlarge")]
@@ -159,16 +162,16 @@ def test_machines_with_the_same_hours_are_one_pool() -> None:
     assert (match.group.kind, match.group.values, match.group.cells) == ("accelerators", ("g5.12xlarge", "p4d.24xlarge"), frozenset({0, 1}))
 
 
-def test_runs_that_ask_for_gpus_come_before_others_there() -> None:
-    """Where some of the left runs say that they want GPUs, the others ran elsewhere: on a laptop, say."""
+def test_runs_that_ask_for_gpus_come_first_on_accelerators() -> None:
+    """If some of the remaining runs ask for GPUs, the others may have run elsewhere, such as on a laptop."""
     dice = random.Random("gpus")
     box = machines(dict.fromkeys(range(LENGTH), 1.0), gpus=8, instance_type="p4d.24xlarge")
     (match,) = found_in([box], [runs("bert", jobs(dice, 30), gpus=1), runs("notebook", jobs(dice, 30))])
     assert match.values == ("bert",)
 
 
-def test_accelerators_of_another_account_stay_where_they_are() -> None:
-    """The account of the bucket that runs write to has their machines too, where that is known."""
+def test_accelerators_of_another_account_are_not_proposed() -> None:
+    """Runs have their machines in the account of the bucket that they write to, if that account is known."""
     dice = random.Random("home")
     on = dict.fromkeys(range(LENGTH), 1.0)
     billed = [machines(on, "1111", gpus=1, instance_type="g5.xlarge"), machines(on, "2222", gpus=1, instance_type="g4dn.xlarge")]
@@ -177,7 +180,7 @@ def test_accelerators_of_another_account_stay_where_they_are() -> None:
 
 
 def test_machines_that_serve_models_are_in_no_pool() -> None:
-    """An endpoint that is always on belongs to no run; a selector that names it as well is not proposed either."""
+    """An endpoint that is always on belongs to no run. A selector that also matches the endpoint is not proposed."""
     dice = random.Random("endpoint")
     on = dict.fromkeys(range(LENGTH), 1.0)
     box = machines(on, price=5, gpus=4, instance_type="g5.12xlarge", **{"tag.team": "ml"})
@@ -187,8 +190,8 @@ def test_machines_that_serve_models_are_in_no_pool() -> None:
     assert (match.group.values, match.cost) == (("g5.12xlarge",), pytest.approx(5 * LENGTH))
 
 
-def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
-    """Their runs can state the job: what is left of them is never given to runs because nothing else is left."""
+def test_training_jobs_are_matched_only_by_their_hours() -> None:
+    """Runs of managed jobs can state their job, so the remaining jobs are never given to runs by elimination."""
     dice = random.Random("training jobs")
     own, others = jobs(dice, 20), jobs(dice, 20)
     job = replace(machines(own, price=2, gpus=1, instance_type="ml.g5.2xlarge"), is_job=True)
@@ -201,15 +204,18 @@ def test_training_jobs_are_matched_by_their_hours_and_by_nothing_else() -> None:
 
 
 def test_simultaneous_runs_are_explained_as_a_pool_splits_them() -> None:
-    """Three at once in one hour of three, and one in each of the others: someone has the machine all the time."""
+    """Every third busy hour has three runs at once, and the others have one. The machine is used in all of them."""
     hours = {h: 3.0 if h % 3 == 0 else 1.0 for h in range(0, LENGTH, 2)}
     (match,) = found_in([machines(dict.fromkeys(range(LENGTH), 1.0), price=2, gpus=1, instance_type="g5.xlarge")], [runs("bert", hours)])
     assert match.explained_cost == pytest.approx(2 * len(hours))
     assert (match.used_hours, match.met_hours, match.run_hours) == (len(hours), sum(hours.values()), sum(hours.values()))
 
 
-def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
-    """The first pool that names a line has it: by money the machines named train-* would come first, those of one type in them included."""
+def test_a_pool_whose_selector_matches_machines_of_another_comes_after_it() -> None:
+    """The first pool that matches a line gets it.
+
+    Ordered by cost, the machines named train-* would come first and take those of one type.
+    """
     dice = random.Random("order")
     own, others = jobs(dice, 20), jobs(dice, 20)
     typed = machines(own, price=3, instance_type="c6i.8xlarge", name_prefix="train-")
@@ -231,7 +237,7 @@ def test_a_pool_that_names_machines_of_another_comes_after_it() -> None:
 
 
 def test_accelerators_next_to_machines_of_runs_come_before_more_expensive_ones() -> None:
-    """Where no bucket says whose account it is: the inference machines of another account cost more, and serve no runs."""
+    """No bucket shows which account belongs to the runs. The inference machines of another account cost more, and serve no runs."""
     dice = random.Random("beside")
     on, spot = dict.fromkeys(range(LENGTH), 1.0), jobs(dice, 20)
     billed = [
@@ -246,7 +252,7 @@ def test_accelerators_next_to_machines_of_runs_come_before_more_expensive_ones()
 
 
 def test_a_node_group_that_never_shrinks_to_zero_is_matched_by_the_nodes_above() -> None:
-    """One node is always on, and each job adds another: with that node, the hours would hardly be alike."""
+    """One node is always on, and each job adds another. With the first node, the hours would hardly be similar."""
     dice = random.Random("least nodes")
     own = jobs(dice, 30, hours=3)
     billed = [
@@ -264,8 +270,8 @@ def test_a_node_group_that_never_shrinks_to_zero_is_matched_by_the_nodes_above()
     assert (last.group.values, last.values) == (("p4d.24xlarge",), ("bert",))
 
 
-def test_accelerators_of_an_account_without_runs_are_nobodys() -> None:
-    """An inference machine of the web shop, beside the account in which other runs have machines."""
+def test_accelerators_of_an_account_without_runs_are_not_proposed() -> None:
+    """The web shop has an inference machine in an account without runs. Other runs have machines in another account."""
     dice = random.Random("web shop")
     on = dict.fromkeys(range(LENGTH), 1.0)
     shop, box = machines(on, "2222", gpus=1, instance_type="g4dn.xlarge"), machines(on, "1111", price=9, instance_type="r6i.8xlarge")
@@ -273,7 +279,7 @@ def test_accelerators_of_an_account_without_runs_are_nobodys() -> None:
     ran = [runs("bert", jobs(dice, 60))]
     assert found_in([shop, box], ran, homes=("1111",)) == ()
     assert [m.group.account for m in found_in([shop, box, own], ran, homes=("1111",))] == [""]
-    assert [m.group.account for m in found_in([shop, box], ran)] == ["2222"]  # nothing says whose it is
+    assert [m.group.account for m in found_in([shop, box], ran)] == ["2222"]  # no evidence says whose machine it is
 
 
 def test_accelerators_that_the_left_runs_hardly_used_are_not_proposed() -> None:
@@ -283,7 +289,7 @@ def test_accelerators_that_the_left_runs_hardly_used_are_not_proposed() -> None:
 
 
 def test_runs_are_grouped_by_the_most_telling_property() -> None:
-    """By user, where each user has machines of their own and experiments are everyone's."""
+    """Each user has their own machines, and all users share the experiments, so runs are grouped by user."""
     dice = random.Random("users")
     ran, billed = [], []
     for user in ("ana", "ben"):
@@ -300,7 +306,7 @@ def test_runs_are_grouped_by_the_most_telling_property() -> None:
 
 
 def test_nightly_jobs_are_found() -> None:
-    """Machines that come at one o'clock each night for runs that do so too: each day is like the next, and yet it is not chance."""
+    """Machines start at one o'clock every day for runs that do so too. Days are similar, but that is not chance."""
     dice = random.Random("nightly")
     own = {day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(4, 9))}
     (match,) = found_in(
@@ -311,7 +317,7 @@ def test_nightly_jobs_are_found() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -> None:
-    """Such a line says how long in the day, not when: at an hour nothing would fit."""
+    """Such a line states how long the machine ran that day, but not when. By the hour, nothing would fit."""
     dice = random.Random(f"days {seed}")
     own, other = jobs(dice, 9), jobs(dice, 9)
     billed: dict[int, float] = {}
@@ -325,7 +331,10 @@ def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -
 
 
 def test_runs_of_one_hour_share_the_machines_of_the_day() -> None:
-    """Three runs at a time on one machine that is billed by the day: the pool gives them the hours that they ran, not their sum."""
+    """Three runs at a time use one machine that is billed by the day.
+
+    The pool gives them the hours in which they ran, not the sum of their hours.
+    """
     ran = {hour: 3.0 for day in range(0, DAYS, 2) for hour in range(day * 24 + 8, day * 24 + 14)}
     on = {hour: 0.5 for day in range(0, DAYS, 2) for hour in range(day * 24, day * 24 + 24)}
     cell = replace(machines(on, price=2.0, instance_type="standard_nc6s_v3"), is_daily=True, machines=dict.fromkeys(on, 1.0))
@@ -337,7 +346,7 @@ def test_runs_of_one_hour_share_the_machines_of_the_day() -> None:
 
 
 def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:
-    """The selector of an experiment called bert* would take the runs of bert-large too."""
+    """The selector of an experiment named bert* would also match the runs of bert-large."""
     dice = random.Random("glob")
     own, others = jobs(dice, 20), jobs(dice, 20)
     billed = [machines(own, instance_type="m5.large"), machines(others, instance_type="c5.large")]
@@ -346,28 +355,28 @@ def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:
 
 
 def test_one_short_overlap_is_not_evidence() -> None:
-    """A machine of an afternoon and a run of that afternoon."""
+    """A machine and a run have only one afternoon in common."""
     own = {100: 1.0, 101: 1.0}
     assert found_in([machines(own, instance_type="m5.xlarge")], [runs("once", own)]) == ()
 
 
 def test_a_node_group_is_preferred_to_the_types_of_its_machines() -> None:
-    """Names that last come first, where they name the same machines."""
+    """If two names mean the same machines, the more lasting one comes first."""
     own = jobs(random.Random("names"), 15)
     cell = machines(own, instance_type="g5.xlarge", machine_group="eks:nodegroup-name|gpu-spot", name_prefix="node-")
     (match,) = found_in([cell], [runs("bert", own)])
     assert (match.group.kind, match.group.values) == ("machine_group", ("eks:nodegroup-name|gpu-spot",))
 
 
-def test_nothing_is_made_of_nothing() -> None:
-    """No runs, no machines, or neither."""
+def test_without_runs_or_machines_there_is_no_match() -> None:
+    """There are no runs, no machines, or neither."""
     own = jobs(random.Random("none"), 5)
     assert found_in([], []) == found_in([machines(own, instance_type="a")], []) == found_in([], [runs("b", own)]) == ()
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_fleets_that_have_nothing_to_do_with_each_other_are_not_matched(seed: int) -> None:
-    """Jobs of others beside one's own runs, of the same size: chance is not taken for proof."""
+def test_unrelated_machines_and_runs_are_not_matched(seed: int) -> None:
+    """Other jobs of the same size run at the same time as these runs. A chance overlap is not taken for evidence."""
     dice = random.Random(f"strangers {seed}")
     billed = [machines(jobs(dice, 15), instance_type=f"m5.{n}xlarge") for n in range(5)]
     assert found_in(billed, [runs(f"exp-{n}", jobs(dice, 10)) for n in range(8)]) == ()

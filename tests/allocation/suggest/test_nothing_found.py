@@ -1,4 +1,4 @@
-"""Why no pool is proposed, in a true sentence: what the bill lacks, what the runs lack, or that nothing is left."""
+"""Why no pool is proposed: what the bill lacks, what the runs lack, or that all cost is allocated."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ UNREADABLE: Mapping[str, Any] = {"source": "aws", "billing_period": date(2026, 1
         ([YEARLY], [RUN], "the bill has no usage by the hour or day."),
     ],
 )
-def test_the_reason_is_what_is_lacking(
+def test_the_reason_names_what_is_missing(
     tmp_path: Path, lines: Sequence[Mapping[str, Any]], runs: Sequence[Mapping[str, Any]], reason: str
 ) -> None:
     warehouse = ParquetWarehouse(tmp_path)
@@ -68,5 +68,5 @@ def test_a_bill_without_a_readable_row_says_so(tmp_path: Path) -> None:
         assert propose(reader, Settings(), DAY).reason == "no row of the bill can be read (see billing_quarantine)."
 
 
-def test_without_a_bill_a_pipeline_run_comes_first(tmp_path: Path) -> None:
+def test_without_a_bill_the_reason_asks_for_a_pipeline_run(tmp_path: Path) -> None:
     assert propose_pools(ParquetWarehouse(tmp_path), Settings()).reason == "no bill is loaded yet. Run `runspend nightly` first."

@@ -10,7 +10,7 @@ from runspend.allocation.suggest.proposals import Proposal, Proposals, as_record
 
 
 def test_no_figure_is_a_negative_zero() -> None:
-    """A fit by chance, and an explained cost that is the whole cost, up to a rounding error."""
+    """The fit is that of chance, and the explained cost equals the whole cost except for a rounding error."""
     group = Group("instance_type", "bill", "1111", ("g5.xlarge",), frozenset({0}), 1)
     match = Match(group, "experiment", ("bert",), Fit(100, 80, 75, 0.1 + 0.2, 0.3000000000000001), 0.3, 0.1 + 0.2, 12)
     assert match.fit.score < 0 < match.explained_cost - match.cost

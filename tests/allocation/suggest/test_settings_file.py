@@ -1,4 +1,4 @@
-"""Pools that get into a `runspend.yaml` someone wrote: lines are added, nothing else changes, twice is once, and what cannot be done is refused."""
+"""Add pools to an existing `runspend.yaml`: only lines are added, a repetition changes nothing, and impossible changes are refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BASE = "tracking:\n  - {name: lab, uri: ./mlruns}   # ours\n"
 
 
 def proposal(name: str = "gpu", **runs: str) -> Proposal:
-    """A pool that hours speak for."""
+    """Make a pool that the hours support."""
     group = Group("instance_type", "bill", "1111", ("g5.xlarge",), frozenset({0}), 1)
     match = Match(group, "experiment", ("bert",), Fit(100, 80, 75, 0.83, 0.1), 120.0, 90.0, 12)
     return Proposal(
@@ -32,7 +32,7 @@ def proposal(name: str = "gpu", **runs: str) -> Proposal:
 
 
 def add(tmp_path: Path, text: str, *proposals: Proposal) -> str:
-    """The file after the pools were put in; all that was in it is still there, in its order."""
+    """Add the pools, and return the file. Everything that was in it is still there, in its order."""
     path = tmp_path / "runspend.yaml"
     path.write_bytes(text.encode())
     before = load_settings(path)
@@ -66,7 +66,7 @@ def add(tmp_path: Path, text: str, *proposals: Proposal) -> str:
     ],
 )
 def test_lines_are_added_and_all_else_stays(tmp_path: Path, text: str) -> None:
-    """Comments, blank lines, line ends and indentation of the file stay as they are."""
+    """The file's comments, blank lines, line ends and indentation stay as they are."""
     after = add(tmp_path, text, proposal("one"), proposal("two", user="ana"))
     assert after.count("# looked at 31 days") == 1
     assert ("\r\n" in after) == ("\r\n" in text) and after.count("\r") in (0, after.count("\n"))
@@ -103,7 +103,7 @@ def test_lines_are_added_and_all_else_stays(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_any_name_is_written_as_it_is(tmp_path: Path, value: str) -> None:
-    """Names of experiments are other people's texts: none of them ends a value, a comment or a line, or reads the environment."""
+    """Users choose the names of experiments. A name cannot end a value, a comment or a line, or read the environment."""
     if not value:
         return
     made = proposal("gpu", experiment=value)
@@ -124,8 +124,8 @@ def test_any_name_is_written_as_it_is(tmp_path: Path, value: str) -> None:
         (BASE + "pools:\n", "should be a list"),
     ],
 )
-def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path: Path, text: str, why: str) -> None:
-    """… with the way out: the lines can be pasted."""
+def test_a_file_that_cannot_be_changed_is_refused_and_stays_as_it_is(tmp_path: Path, text: str, why: str) -> None:
+    """The error says that nothing was changed, or what to correct."""
     path = tmp_path / "runspend.yaml"
     path.write_text(text)
     with pytest.raises((UsageError, ConfigError), match=why) as raised:
@@ -136,7 +136,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_changes(tmp_path: Path, text
 
 
 def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None:
-    """Runspend's own files are private; this one is someone else's."""
+    """Runspend's own files are private, but this file belongs to the user."""
     real = tmp_path / "real.yaml"
     real.write_text(BASE)
     os.chmod(real, 0o664)
@@ -147,8 +147,8 @@ def test_the_file_keeps_its_mode_and_a_link_stays_a_link(tmp_path: Path) -> None
     assert len(load_settings(tmp_path / "runspend.yaml").pools) == 1
 
 
-def test_who_is_killed_before_the_end_has_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file is the old one or the new one, never half of it."""
+def test_a_killed_process_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is the old one or the new one, never a part of it."""
     path = tmp_path / "runspend.yaml"
     path.write_text(BASE)
 
@@ -161,8 +161,8 @@ def test_who_is_killed_before_the_end_has_the_old_file(tmp_path: Path, monkeypat
     assert path.read_text() == BASE
 
 
-def test_a_change_meanwhile_is_not_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Someone saves the file in an editor while the pools are checked."""
+def test_a_change_made_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor saves the file while Runspend checks the pools."""
     from runspend.allocation.suggest import settings_file
 
     path = tmp_path / "runspend.yaml"
