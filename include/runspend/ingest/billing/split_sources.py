@@ -85,17 +85,22 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
 
 
 def _keep_newest(staged: Staged, order: list[int]) -> int:
-    """Keep the newest of the files that hold the same step of a cluster. Returns how many rows were removed."""
+    """Keep the newest of the files that hold the same step of a cluster. Returns how many rows were removed.
+
+    Files without a common machine are of two clusters with one name, which OpenCost gives every cluster by default.
+    """
     con = staged.con
     con.execute(
         "create or replace temp table file_order as select unnest(?)::int as file_index, unnest(range(?)) as place", [order, len(order)]
     )
     [(before,)] = con.execute(f"select count(*) from {OWN}").fetchall()
     con.execute(
-        "create or replace temp table newest as select cluster, step_from, step_to, arg_max(file_index, place) as file_index "
-        f"from {OWN} join file_order using (file_index) group by 1, 2, 3; "
-        f"delete from {OWN} w using newest n where n.cluster is not distinct from w.cluster and n.step_from = w.step_from and n.step_to = w.step_to "
-        "and n.file_index <> w.file_index"
+        f"create or replace temp table steps as select distinct cluster, step_from, step_to from {OWN}; "
+        "create or replace temp table files_machines as select distinct cluster, step_from, step_to, file_index, place, coalesce(resource, resource_name) as machine "
+        f"from {OWN} join file_order using (file_index) where not is_idle or resource is not null; "
+        f"delete from {OWN} w using files_machines o, files_machines n where o.cluster is not distinct from n.cluster and o.step_from = n.step_from "
+        "and o.step_to = n.step_to and o.machine is not distinct from n.machine and n.place > o.place "
+        "and o.cluster is not distinct from w.cluster and o.step_from = w.step_from and o.step_to = w.step_to and o.file_index = w.file_index"
     )
     [(after,)] = con.execute(f"select count(*) from {OWN}").fetchall()
     return int(before - after)
@@ -123,7 +128,7 @@ def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, 
 def _overlap(staged: Staged) -> tuple[Any, ...] | None:
     """Return the first two steps of a cluster that overlap without being the same."""
     found = staged.con.execute(
-        "select a.step_from, a.step_to, b.step_from, b.step_to from newest a join newest b on a.cluster is not distinct from b.cluster "
+        "select a.step_from, a.step_to, b.step_from, b.step_to from steps a join steps b on a.cluster is not distinct from b.cluster "
         "and a.step_from < b.step_to and b.step_from < a.step_to and (a.step_from, a.step_to) < (b.step_from, b.step_to) order by all limit 1"
     ).fetchall()
     return next(iter(found), None)

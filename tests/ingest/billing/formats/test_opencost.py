@@ -323,6 +323,15 @@ def test_only_the_newest_export_of_a_step_counts(tmp_path: Path) -> None:
     assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("6.00")}
 
 
+def test_two_clusters_of_one_name_both_count(tmp_path: Path) -> None:
+    """OpenCost names every cluster `cluster-one` until someone changes it. Files without a common machine replace nothing."""
+    for name, node, pod in (("a", NODE, "a"), ("b", "i-0b", "b")):
+        write_bytes(tmp_path / "opencost" / f"{name}.json", answer([allocation(pod, 4, node=node), allocation("__idle__", 6, node=node)]))
+    assert "of a step that a newer file holds" not in read(tmp_path).skip_reasons
+    bill, _ = split(tmp_path, [row("10.00", **WHOLE_DAY, ResourceId=node) for node in (NODE, "i-0b")])
+    assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("4.00"), None: Decimal("12.00")}
+
+
 def test_steps_that_overlap_are_refused(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "day.json", answer([allocation("a", 1)]))
     write_bytes(tmp_path / "opencost" / "hour.json", answer([allocation("a", 1, at=("2026-10-05T10:00:00Z", "2026-10-05T11:00:00Z"))]))
