@@ -7,15 +7,9 @@ select
   l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.attached_to, l.charge_category, l.billing_currency, l.billing_period,
   l.file_index,
   -- Cost of the machine itself: pods are weighted by its CPU, GPU and memory, not by traffic and disks.
-  case
-    when l.charge_category = 'Usage' and l.attached_to is null and coalesce(l.service_category, '') not in ('Networking', 'Storage')
-      then coalesce(l.effective_cost, 0)
-    else 0
-  end as used_cost,
+  case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
   -- The time it bills, by the ledger's rule (`machine_slots.sql`).
-  case
-    when l.charge_category = 'Usage' and l.charge_class is null and l.attached_to is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000
-  end as billed_us,
+  case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000 end as billed_us,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
 where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and l.allocated_method_id is null
@@ -26,19 +20,19 @@ where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adju
 
 -- The names a line may be found by: its resource, the resource's name, the machine it is attached to, a pool.
 create or replace temp table split_names as
-select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
+select position, 'r|' || resource_key as name, false as is_attached from split_candidates where resource_key is not null
 union all
 -- Only with a line of the machine itself does the window say how much of the machine no pod had.
-select a.position, 'r|' || a.attached_to
+select a.position, 'r|' || a.attached_to, true
 from split_candidates a
 join (select distinct resource_key, billing_period, billing_currency, from_us, to_us from split_candidates) m
   on m.resource_key = a.attached_to and m.billing_period = a.billing_period and m.billing_currency = a.billing_currency
   and m.from_us = a.from_us and m.to_us = a.to_us
 union all
-select position, 'n|' || resource_name from split_candidates where resource_name is not null
+select position, 'n|' || resource_name, false from split_candidates where resource_name is not null
 union all
 -- An instance of Google by its name alone, if no other project or zone of the bill has that name.
-select c.position, 'i|' || i.last_part
+select c.position, 'i|' || i.last_part, false
 from split_candidates c
 join (
   select regexp_extract(resource_key, '[^/]+$') as last_part, min(resource_key) as only_key
@@ -48,7 +42,7 @@ join (
   having count(distinct resource_key) = 1
 ) i on i.only_key = c.resource_key
 union all
-select c.position, p.name from split_pools p join split_candidates c on c.position = p.position;
+select c.position, p.name, false from split_pools p join split_candidates c on c.position = p.position;
 
 -- the first name of a machine that is on the bill
 create or replace temp table split_machines as
@@ -66,7 +60,7 @@ qualify row_number() over (partition by p.rank, p.names order by p.place) = 1;
 -- Lines with the same split: one machine and charge period, or one pool and day.
 create or replace temp table split_groups as
 with targets as (
-  select n.position, m.rank, m.name
+  select n.position, n.is_attached, m.rank, m.name
   from split_names n
   join (select distinct rank, name from split_machines) m on m.name = n.name
 ),
@@ -76,7 +70,8 @@ windows as (
     case when getvariable('split_by_file') then c.file_index end as file_index,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 else c.from_us end as from_us,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 + 86400000000 else c.to_us end as to_us,
-    c.sku_id, c.used_cost, c.billed_us
+    -- What is attached is neither the machine nor its time.
+    c.sku_id, case when t.is_attached then 0 else c.used_cost end as used_cost, case when not t.is_attached then c.billed_us end as billed_us
   from targets t
   join split_candidates c on c.position = t.position
 ),
