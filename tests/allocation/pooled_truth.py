@@ -555,15 +555,30 @@ class _Pool:
         return shares, machines > 0
 
     def _more(self, window: tuple[dt.datetime, dt.datetime]) -> int:
-        """Return the machines, or units, that runs ask for and that the time of lines of several machines does not show. One per run counts already."""
-        machines = self.machines[window]
-        if not self.uncounted & machines.keys():
+        """Return the machines, or units, that runs ask for and that the time of lines of several machines does not show but suffices for."""
+        start, end = window
+        units = {m: self.units[m] if self.units else 1 for m in self.machines[window]}
+        there = {m: (n * units[m], time * units[m]) for m, (n, time) in self.machines[window].items()}
+        own, own_time = (sum(there[m][i] for m in there if m in self.uncounted) for i in (0, 1))
+        if not own:
             return 0
-        asking = {self.asks[r]: r for a, b, payers in self.slices if window[0] <= a and b <= window[1] for r in payers}.values()
-        asked = {r: self.weights[r] if self.units else self.nodes[r] for r in asking}
-        others = sum(each - each // self.nodes[r] for r, each in asked.items())
-        counted = sum(n * (self.units[m] if self.units else 1) for m, (n, _) in machines.items() if m not in self.known)
-        return min(others, max(0, sum(asked.values()) - counted))
+        rest = sum(time for m, (_, time) in there.items() if m in self.known)
+        counted = sum(n for m, (n, _) in there.items() if m not in self.known) + math.floor(rest / _seconds(end - start))
+        asked: dict[str, list[Any]] = {}  # who asks: from, to, how many
+        for a, b, payers in self.slices:
+            for r in payers if start <= a and b <= end else []:
+                many = self.weights[r] if self.units else self.nodes[r]
+                asked[self.asks[r]] = [asked[self.asks[r]][0] if self.asks[r] in asked else a, b, many]
+        marks = sorted({t for first, last, _ in asked.values() for t in (first, last)})
+        levels = [(sum(n for first, last, n in asked.values() if first <= a < last), _seconds(b - a)) for a, b in itertools.pairwise(marks)]
+        lacks = [(n - counted, time) for n, time in levels if n > counted]
+        if not lacks:
+            return 0
+        most, lacking = max(n for n, _ in lacks), sum(n * time for n, time in lacks)
+        left = own_time - own * sum(time for _, time in lacks)
+        if lacking <= left + Fraction(own_time) / 100:
+            return most
+        return most * math.floor(max(left, 0) * 1000) // max(1, math.floor(lacking * 1000))
 
     def _units_of(self, window: tuple[dt.datetime, dt.datetime]) -> int:
         return sum(n * (self.units[m] if self.units else 1) for m, (n, _) in self.machines[window].items())

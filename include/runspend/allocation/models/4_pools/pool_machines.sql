@@ -1,5 +1,5 @@
 -- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill at least, and their total time.
--- is_uncounted: some of these lines are of several machines, and their time alone says how many. is_offered: the machines are the rest of stated ones.
+-- is_uncounted: these lines may be of several machines, and their time tells only the least number. is_offered: the machines are the rest of stated ones.
 -- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran.
 -- The rest of stated machines (offered_times) and machines that no run states are separate rows.
 with lines as (
@@ -96,10 +96,10 @@ select
   cast(sum(c.machine_count) as int64) as machine_count,
   -- In microseconds: the days of a hundred thousand machines exceed 2^63 in nanoseconds.
   cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds,
-  logical_or(m.is_job or m.pile is not null or c.most_machines > 1) as is_uncounted, false as is_offered
+  m.is_job or m.pile is not null or c.most_machines > 1 as is_uncounted, false as is_offered
 from counted c
 join machines m on m.machine_number = c.machine_number
-group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb
+group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb, m.is_job or m.pile is not null or c.most_machines > 1
 union all
 select
   p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb,

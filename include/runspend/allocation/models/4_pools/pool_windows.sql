@@ -1,5 +1,5 @@
 -- one row per pool and charge period: how many machines it bills, and their average billed time.
--- The time that a line of several machines bills tells only the least number of them. The runs that ask for several say how many there were.
+-- The time of a line of several machines tells only their least number. It counts as many as runs ask for, as long as its time suffices for them.
 with windows as (
   select distinct p.pool_number, c.window_start, c.window_end
   from (
@@ -31,9 +31,13 @@ sums as (
   select
     pool_number, window_start, window_end,
     cast(sum(machine_count) as int64) as machines, cast(sum(machine_count * machine_units) as int64) as units,
-    cast(sum(case when is_offered then machine_count * machine_units end) as int64) as offered_units,
     cast(sum(billed_microseconds) as int64) as billed_microseconds,
-    cast(sum(billed_microseconds * machine_units) as int64) as unit_microseconds, logical_or(is_uncounted) as is_uncounted
+    cast(sum(billed_microseconds * machine_units) as int64) as unit_microseconds,
+    cast(sum(case when is_uncounted then machine_count * machine_units else 0 end) as int64) as uncounted_units,
+    cast(sum(case when is_uncounted then billed_microseconds * machine_units else 0 end) as int64) as uncounted_microseconds,
+    -- The rest of stated machines is seldom a whole machine.
+    cast(sum(case when not is_offered then machine_count * machine_units else 0 end) as int64) as whole_units,
+    cast(sum(case when is_offered then billed_microseconds * machine_units else 0 end) as int64) as rest_microseconds
   from sized
   group by pool_number, window_start, window_end
 ),
@@ -42,48 +46,78 @@ billed as (
   select
     c.pool_number, w.window_start, w.window_end,
     cast(coalesce(sum(s.machines), 0) as int64) as machines, cast(coalesce(sum(s.units), 0) as int64) as units,
-    cast(coalesce(sum(s.offered_units), 0) as int64) as offered_units,
     cast(coalesce(sum(s.billed_microseconds), 0) as int64) as billed_microseconds, cast(coalesce(sum(s.unit_microseconds), 0) as int64) as unit_microseconds,
-    logical_or(coalesce(s.is_uncounted, false)) as is_uncounted
+    cast(coalesce(sum(s.uncounted_units), 0) as int64) as uncounted_units, cast(coalesce(sum(s.uncounted_microseconds), 0) as int64) as uncounted_microseconds,
+    cast(coalesce(sum(s.whole_units), 0) as int64) as whole_units, cast(coalesce(sum(s.rest_microseconds), 0) as int64) as rest_microseconds
   from windows w
   join pool_cells c on c.cell_number = w.pool_number
   left join sums s on s.pool_number = w.pool_number and s.window_start = w.window_start and s.window_end = w.window_end
   group by c.pool_number, w.window_start, w.window_end
 ),
+uncounted as (
+  select
+    pool_number, window_start, window_end, uncounted_units, uncounted_microseconds,
+    whole_units + div(rest_microseconds, timestamp_diff(window_end, window_start, microsecond)) as counted_units
+  from billed
+  where uncounted_units > 0
+),
 uncounted_hours as (
-  select b.pool_number, b.window_start, b.window_end, hour_number
-  from billed b
-  cross join unnest(hours_between(b.window_start, b.window_end)) as hour_number
-  where b.is_uncounted
+  select u.pool_number, u.window_start, u.window_end, hour_number
+  from uncounted u
+  cross join unnest(hours_between(u.window_start, u.window_end)) as hour_number
 ),
 claim_hours as (
-  select c.pool_number, c.claim_number, c.nodes, c.weight, c.interval_start, c.interval_end, hour_number
+  select
+    c.pool_number, c.claim_number, case when c.has_units then c.weight else c.nodes end as units, c.interval_start, c.interval_end, hour_number
   from pool_claims c
   cross join unnest(hours_between(c.interval_start, c.interval_end)) as hour_number
 ),
-asking as (
-  select w.pool_number, w.window_start, w.window_end, c.claim_number, max(c.nodes) as nodes, max(c.weight) as weight, max(c.weight - div(c.weight, c.nodes)) as other_weight
+asks as (
+  select
+    w.pool_number, w.window_start, w.window_end, c.claim_number, max(c.units) as units,
+    greatest(min(c.interval_start), w.window_start) as asked_from, least(max(c.interval_end), w.window_end) as asked_to
   from uncounted_hours w
   join claim_hours c on c.pool_number = w.pool_number and c.hour_number = w.hour_number
     and c.interval_start < w.window_end and c.interval_end > w.window_start
   group by w.pool_number, w.window_start, w.window_end, c.claim_number
 ),
-asked as (
-  -- Of the machines of a claim, one is counted already.
+marks as (
+  select pool_number, window_start, window_end, mark, cast(sum(change) as int64) as change
+  from (
+    select pool_number, window_start, window_end, asked_from as mark, units as change from asks
+    union all
+    select pool_number, window_start, window_end, asked_to, -units from asks
+  )
+  group by pool_number, window_start, window_end, mark
+),
+levels as (
   select
-    a.pool_number, a.window_start, a.window_end,
-    cast(sum(case when k.has_units then a.weight else a.nodes end) as int64) as units,
-    cast(sum(case when k.has_units then a.other_weight else a.nodes - 1 end) as int64) as other_units
-  from asking a
-  join pools p on p.pool_number = a.pool_number
-  join kinds k on k.kind_number = p.kind_number
-  group by a.pool_number, a.window_start, a.window_end
+    pool_number, window_start, window_end,
+    cast(sum(change) over w as int64) as units, timestamp_diff(lead(mark) over w, mark, microsecond) as microseconds
+  from marks
+  window w as (partition by pool_number, window_start, window_end order by mark)
+),
+lacks as (
+  -- What runs ask for and what is not counted. At the same time, the counted machines of these lines use their time too.
+  select
+    u.pool_number, u.window_start, u.window_end, max(l.units - u.counted_units) as units,
+    cast(sum((l.units - u.counted_units) * l.microseconds) as int64) as lacking_microseconds,
+    min(u.uncounted_microseconds) - min(u.uncounted_units) * cast(sum(l.microseconds) as int64) as left_microseconds,
+    -- Up to a hundredth more is rounding.
+    div(min(u.uncounted_microseconds), 100) as rounding_microseconds
+  from uncounted u
+  join levels l on l.pool_number = u.pool_number and l.window_start = u.window_start and l.window_end = u.window_end
+  where l.units > u.counted_units
+  group by u.pool_number, u.window_start, u.window_end
 ),
 added as (
-  -- No more than the runs ask for. The rest of stated machines may be no whole machines.
-  select a.pool_number, a.window_start, a.window_end, least(a.other_units, greatest(a.units - (b.units - b.offered_units), 0)) as units
-  from asked a
-  join billed b on b.pool_number = a.pool_number and b.window_start = a.window_start and b.window_end = a.window_end
+  select
+    pool_number, window_start, window_end,
+    case
+      when lacking_microseconds <= left_microseconds + rounding_microseconds then units
+      else div(units * div(greatest(left_microseconds, 0), 1000), greatest(div(lacking_microseconds, 1000), 1))
+    end as units
+  from lacks
 ),
 enough as (
   select
