@@ -350,6 +350,14 @@ def test_a_disk_is_split_with_the_machine_that_it_names(tmp_path: Path) -> None:
     }
 
 
+def test_a_disk_is_split_where_the_weights_call_its_machine_by_a_name(tmp_path: Path) -> None:
+    """Of an instance of Google, OpenCost states only the name. The disk states its path."""
+    instance = "//compute.googleapis.com/projects/p/zones/z/instances/gke-1"
+    disk = {"ServiceCategory": "Storage", "ResourceId": "disk-1", "Tags": json.dumps({"instance_id": instance})}
+    bill = loaded(tmp_path, [row("10.00", ResourceId=instance), row("1.00", **disk)], claim("a", "4", on="gke-1"))
+    assert parts(bill) == {"a": Decimal("4.40"), None: Decimal("6.60")}
+
+
 def test_the_pods_of_a_machine_split_that_machine_of_its_scale_set(tmp_path: Path) -> None:
     vmss = "/subscriptions/s/resourceGroups/g/providers/Microsoft.Compute/virtualMachineScaleSets/aks-pool-vmss"
     rows = [row("4.00", ResourceId=vmss, x_SkuDetails=f'{{"VMName":"aks-pool-vmss_{number}"}}') for number in (11, 12)]

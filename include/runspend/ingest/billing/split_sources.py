@@ -87,7 +87,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
 def _keep_newest(staged: Staged, order: list[int]) -> int:
     """Keep the newest of the files that hold the same step of a cluster. Returns how many rows were removed.
 
-    Files without a common machine are of two clusters with one name, which OpenCost gives every cluster by default.
+    Files that name no common machine are of two clusters with one name: OpenCost gives every cluster the same by default.
     """
     con = staged.con
     con.execute(
@@ -96,10 +96,13 @@ def _keep_newest(staged: Staged, order: list[int]) -> int:
     [(before,)] = con.execute(f"select count(*) from {OWN}").fetchall()
     con.execute(
         f"create or replace temp table steps as select distinct cluster, step_from, step_to from {OWN}; "
-        "create or replace temp table files_machines as select distinct cluster, step_from, step_to, file_index, place, coalesce(resource, resource_name) as machine "
-        f"from {OWN} join file_order using (file_index) where not is_idle or resource is not null; "
-        f"delete from {OWN} w using files_machines o, files_machines n where o.cluster is not distinct from n.cluster and o.step_from = n.step_from "
-        "and o.step_to = n.step_to and o.machine is not distinct from n.machine and n.place > o.place "
+        "create or replace temp table files_of_steps as select cluster, step_from, step_to, file_index, any_value(place) as place, "
+        "coalesce(list(distinct resource_key(resource)) filter (resource is not null and resource is distinct from resource_name), []) as machines, "
+        "coalesce(list(distinct resource_name) filter (resource_name is not null), []) as names "
+        f"from {OWN} join file_order using (file_index) group by cluster, step_from, step_to, file_index; "
+        f"delete from {OWN} w using files_of_steps o, files_of_steps n where o.cluster is not distinct from n.cluster and o.step_from = n.step_from "
+        "and o.step_to = n.step_to and n.place > o.place and case when len(o.machines) > 0 and len(n.machines) > 0 then list_has_any(o.machines, n.machines) "
+        "when len(o.names) > 0 and len(n.names) > 0 then list_has_any(o.names, n.names) else true end "
         "and o.cluster is not distinct from w.cluster and o.step_from = w.step_from and o.step_to = w.step_to and o.file_index = w.file_index"
     )
     [(after,)] = con.execute(f"select count(*) from {OWN}").fetchall()

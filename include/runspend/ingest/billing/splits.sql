@@ -18,29 +18,36 @@ where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adju
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
   and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- no cost, nothing to split
 
--- The names a line may be found by: its resource, the resource's name, the machine it is attached to, a pool.
+-- The names a line may be found by: its resource, the resource's name, those of the machine it is attached to, a pool.
 create or replace temp table split_names as
-select position, 'r|' || resource_key as name, false as is_attached from split_candidates where resource_key is not null
-union all
--- Only with a line of the machine itself does the window say how much of the machine no pod had.
-select a.position, 'r|' || a.attached_to, true
-from split_candidates a
-join (select distinct resource_key, billing_period, billing_currency, from_us, to_us from split_candidates) m
-  on m.resource_key = a.attached_to and m.billing_period = a.billing_period and m.billing_currency = a.billing_currency
-  and m.from_us = a.from_us and m.to_us = a.to_us
-union all
-select position, 'n|' || resource_name, false from split_candidates where resource_name is not null
-union all
--- An instance of Google by its name alone, if no other project or zone of the bill has that name.
-select c.position, 'i|' || i.last_part, false
-from split_candidates c
-join (
-  select regexp_extract(resource_key, '[^/]+$') as last_part, min(resource_key) as only_key
-  from split_candidates
-  where resource_key like 'projects/%/instances/%'
-  group by last_part
-  having count(distinct resource_key) = 1
-) i on i.only_key = c.resource_key
+with machines as (
+  select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
+  union all
+  select position, 'n|' || resource_name from split_candidates where resource_name is not null
+  union all
+  -- An instance of Google by its name alone, if no other project or zone of the bill has that name.
+  select c.position, 'i|' || i.last_part
+  from split_candidates c
+  join (
+    select regexp_extract(resource_key, '[^/]+$') as last_part, min(resource_key) as only_key
+    from split_candidates
+    where resource_key like 'projects/%/instances/%'
+    group by last_part
+    having count(distinct resource_key) = 1
+  ) i on i.only_key = c.resource_key
+),
+found as (
+  select position, name, false as is_attached from machines
+  union
+  -- Only with a line of the machine itself does the window say how much of the machine no pod had.
+  select a.position, n.name, true
+  from split_candidates a
+  join split_candidates m
+    on m.resource_key = a.attached_to and m.billing_period = a.billing_period and m.billing_currency = a.billing_currency
+    and m.from_us = a.from_us and m.to_us = a.to_us
+  join machines n on n.position = m.position
+)
+select position, name, is_attached from found
 union all
 select c.position, p.name, false from split_pools p join split_candidates c on c.position = p.position;
 

@@ -332,6 +332,18 @@ def test_two_clusters_of_one_name_both_count(tmp_path: Path) -> None:
     assert parts(bill) == {"a": Decimal("4.00"), "b": Decimal("4.00"), None: Decimal("12.00")}
 
 
+@pytest.mark.parametrize("again", [NODE.upper().replace("I-", "i-"), f"aws:///eu-west-1a/{NODE}", None])
+def test_an_export_that_names_the_machine_in_another_way_is_the_same_step(tmp_path: Path, again: str | None) -> None:
+    """Without a provider id, its node has only a name; an export of idle cost alone has none either."""
+    old, new = [allocation("a", 9), allocation("b", 1)], [allocation("a", 4, node=again), allocation("b", 6, node=again)]
+    if again is None:
+        new = [{**each, "properties": {**each["properties"], "node": "ip-10-0-0-1"}} for each in new]
+    for number, export in enumerate((old, new)):
+        at = datetime(2026, 10, 6, number, tzinfo=timezone.utc)
+        write_bytes(tmp_path / "opencost" / f"{number}.json", answer(export), at=at)
+    assert read(tmp_path).skip_reasons["of a step that a newer file holds"] == 2
+
+
 def test_steps_that_overlap_are_refused(tmp_path: Path) -> None:
     write_bytes(tmp_path / "opencost" / "day.json", answer([allocation("a", 1)]))
     write_bytes(tmp_path / "opencost" / "hour.json", answer([allocation("a", 1, at=("2026-10-05T10:00:00Z", "2026-10-05T11:00:00Z"))]))

@@ -3,8 +3,8 @@
 with lines as (
   select
     l.storage_key, l.storage_class, l.charge_period_start, l.charge_period_end,
-    -- Bytes that were deleted early are billed, but not stored.
-    case when l.charge_category = 'Usage' and not regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'early.?delet')
+    -- Bytes that were deleted early, or that fill small objects up to a minimum, are billed but not stored.
+    case when l.charge_category = 'Usage' and not regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'early.?delet|smobjects')
       then case when is_byte_time(lower(b.consumed_unit)) then lower(b.consumed_unit) else lower(b.pricing_unit) end end as unit,
     case when is_byte_time(lower(b.consumed_unit)) then b.consumed_quantity else b.pricing_quantity end as quantity
   from rest_lines l

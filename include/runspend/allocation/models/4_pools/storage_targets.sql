@@ -59,7 +59,11 @@ keys as (
   select
     target_key, window_start, window_end, is_part, gib_months,
     cast(sum(case when bytes > 0 and microseconds > 0 then bytes end) as int64) as bytes,
-    max(all_microseconds) / max(month_microseconds) as billed_part, logical_or(is_incomplete) as is_incomplete
+    max(all_microseconds) / max(month_microseconds) as billed_part,
+    -- KiB x hours, both rounded up.
+    cast(sum(case when bytes > 0 and microseconds > 0 then div(bytes + 1023, 1024) * div(microseconds + 3599999999, 3600000000) end) as int64)
+      / (max(month_microseconds) / 3600000000) / 1048576.0 as measured_gib_months,
+    logical_or(is_incomplete) as is_incomplete
   from stretches
   group by target_key, window_start, window_end, is_part, gib_months
 ),
@@ -68,7 +72,7 @@ scales as (
   select
     target_key, window_start, window_end, bytes,
     -- Far more is billed than was measured: a listing may have only some of the bucket's prefixes.
-    is_incomplete or coalesce(not is_part and gib_months > 2.0 * (bytes / 1073741824.0 * billed_part), false) as is_incomplete,
+    is_incomplete or coalesce(not is_part and gib_months > 2.0 * measured_gib_months, false) as is_incomplete,
     case when not is_part then 0.0 when gib_months > 0 then gib_months / (bytes / 1073741824.0 * billed_part) end as billed
   from keys
   where bytes > 0
