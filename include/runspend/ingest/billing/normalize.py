@@ -139,7 +139,7 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
         _find_machines(staged)  # found again below, to include the parts
     if splits.has_weights(staged, rules.weights, has_own=rules.pods == "split"):
-        find_attached(staged, rules.keys)  # the same
+        find_attached(staged, rules.keys)  # found again below, to include the parts
         pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
         splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:
