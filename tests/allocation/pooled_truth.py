@@ -563,7 +563,8 @@ class _Pool:
         if not own:
             return 0
         rest = sum(time for m, (_, time) in there.items() if m in self.known)
-        counted = sum(n for m, (n, _) in there.items() if m not in self.known) + math.floor(rest / _seconds(end - start))
+        whole = sum(n for m, (n, _) in there.items() if m not in self.known)
+        counted = whole + math.floor(rest / _seconds(end - start))
         asked: dict[str, list[Any]] = {}  # who asks: from, to, how many
         for a, b, payers in self.slices:
             for r in payers if start <= a and b <= end else []:
@@ -571,10 +572,11 @@ class _Pool:
                 asked[self.asks[r]] = [asked[self.asks[r]][0] if self.asks[r] in asked else a, b, many]
         marks = sorted({t for first, last, _ in asked.values() for t in (first, last)})
         levels = [(sum(n for first, last, n in asked.values() if first <= a < last), _seconds(b - a)) for a, b in itertools.pairwise(marks)]
-        lacks = [(n - counted, time) for n, time in levels if n > counted]
-        if not lacks:
+        most = max((n for n, _ in levels), default=0) - whole
+        if most <= 0:
             return 0
-        most, lacking = max(n for n, _ in lacks), sum(n * time for n, time in lacks)
+        lacks = [(n - counted, time) for n, time in levels if n > counted]
+        lacking = sum(n * time for n, time in lacks)
         left = own_time - own * sum(time for _, time in lacks)
         if lacking <= left + Fraction(own_time) / 100:
             return most

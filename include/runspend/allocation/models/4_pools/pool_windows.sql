@@ -56,7 +56,7 @@ billed as (
 ),
 uncounted as (
   select
-    pool_number, window_start, window_end, uncounted_units, uncounted_microseconds,
+    pool_number, window_start, window_end, uncounted_units, uncounted_microseconds, whole_units,
     whole_units + div(rest_microseconds, timestamp_diff(window_end, window_start, microsecond)) as counted_units
   from billed
   where uncounted_units > 0
@@ -100,14 +100,16 @@ levels as (
 lacks as (
   -- What runs ask for and what is not counted. At the same time, the counted machines of these lines use their time too.
   select
-    u.pool_number, u.window_start, u.window_end, max(l.units - u.counted_units) as units,
-    cast(sum((l.units - u.counted_units) * l.microseconds) as int64) as lacking_microseconds,
-    min(u.uncounted_microseconds) - min(u.uncounted_units) * cast(sum(l.microseconds) as int64) as left_microseconds,
+    -- The rest of stated machines may be taken at that time.
+    u.pool_number, u.window_start, u.window_end, max(l.units - u.whole_units) as units,
+    cast(sum(greatest(l.units - u.counted_units, 0) * l.microseconds) as int64) as lacking_microseconds,
+    min(u.uncounted_microseconds)
+      - min(u.uncounted_units) * cast(sum(case when l.units > u.counted_units then l.microseconds else 0 end) as int64) as left_microseconds,
     -- Up to a hundredth more is rounding.
     div(min(u.uncounted_microseconds), 100) as rounding_microseconds
   from uncounted u
   join levels l on l.pool_number = u.pool_number and l.window_start = u.window_start and l.window_end = u.window_end
-  where l.units > u.counted_units
+  where l.units > u.whole_units
   group by u.pool_number, u.window_start, u.window_end
 ),
 added as (
