@@ -470,7 +470,7 @@ class _Pool:
 
     def _weigh(self) -> None:
         if self.kin:
-            self.units, self.nodes, self.weights = self.kin.units, self.kin.nodes, self.kin.weights
+            self.units, self.nodes, self.weights, self.unknown = self.kin.units, self.kin.nodes, self.kin.weights, self.kin.unknown
             return
         windows = [w for w, machines in self.machines.items() if machines]
         first, last = min((w[0] for w in windows), default=WINDOW_START), max((w[1] for w in windows), default=WINDOW_END)
@@ -488,10 +488,11 @@ class _Pool:
             )
 
         known = [k for k in KINDS if names and all(has(m, k[1]) for m in names)]
+        some = [k for k in known if any((self._asked(r, k[0]) or 0) > 0 for r in deciding)]
         if self.sort == "type":
-            kinds = [k for k in known if k[0] == "gpu_count" and any((self._asked(r, "gpu_count") or 0) > 0 for r in deciding)]
+            kinds = [k for k in some if k[0] == "gpu_count"]
         else:
-            kinds = [k for k in known if all_state(k[0])]
+            kinds = [k for k in known if all_state(k[0])] or some
         self.units: dict[str, int] | None = None
         if kinds:
             column, machine_column, scale = kinds[0]
@@ -504,12 +505,13 @@ class _Pool:
                 column = "mean_use_percent"
         self.nodes = {r: min(1000, max(1, self.runs[h].get("num_nodes") or 1)) for r, h in self.asks.items()}
         self.weights: dict[str, int] = {}
+        self.unknown = {r for r in self.asks if self.units and self.sort == "pool" and self._asked(r, column) is None}
         for r in self.asks:
             asked = self._asked(r, column) if column else None
             if not column:
                 weight = 1
             elif asked is None:
-                weight = max(self.units.values()) if self.units and self.sort == "type" else scale
+                weight = max(self.units.values()) if self.units else scale
             elif column == "memory_request_gb":
                 weight = math.ceil(Decimal(str(asked)))
             else:
@@ -548,7 +550,8 @@ class _Pool:
         elif sum(asked.values()) <= free:
             of = {h: Fraction(asked[h], here) for h in families}
         else:
-            of = {h: Fraction(free, here) * Fraction(weights[h], sum(weights.values())) for h in families}
+            by = nodes if self.unknown & set(payers) else weights
+            of = {h: Fraction(free, here) * Fraction(by[h], sum(by.values())) for h in families}
         for holder, members in families.items():
             for r in members:
                 shares[r] = of[holder] / len(members)

@@ -65,11 +65,12 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
         ]
     placed = []  # (start, end, machine, gpus) in seconds
     for machine in range(machines):
-        for lane in range(3 if by_gpu else 1):
+        # The runs of one machine need all its GPUs and do not say so.
+        for lane in range(3 if by_gpu and machine else 1):
             at = draw.randrange(3600)
             while at < HOURS * 3600 - 60 and len(placed) < 60:
                 end = min(HOURS * 3600, at + draw.choice((300, 1234, 3600, 9000, 12345)))
-                placed.append((at, end, machine, (4, 2, 2)[lane] if by_gpu else 8))
+                placed.append((at, end, machine, (4, 2, 2)[lane] if by_gpu and machine else 8))
                 at = end + draw.choice((0, 60, 1800, 5000))
     order = list(range(len(placed)))
     draw.shuffle(order)
@@ -77,7 +78,7 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
     world: World = {"billing_lines": lines, "billing_loads": [], "runs": [], "run_resources": []}
     truth: dict[str, Fraction] = {}
     for number, (start, end, machine, gpus) in enumerate(placed):
-        stated: dict[str, Any] = dict(where) | ({"gpu_count": float(gpus)} if by_gpu else {})
+        stated: dict[str, Any] = dict(where) | ({"gpu_count": float(gpus)} if by_gpu and machine else {})
         at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
         is_by_id = number in adopted and kind in KINDS
         if number in adopted and not is_by_id:

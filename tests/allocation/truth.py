@@ -240,12 +240,15 @@ def _window_shares(
     of_the_period = _own_slices(mine, runs, ancestors, billed_from, billed_until) if mine else []
     everyone = of_the_period or (_own_slices(mine, runs, ancestors, *_extent(mine)) if mine else [])
     sharers = {run_id for _, _, active in everyone for run_id in active}
-    weights, units = _weights({r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine])
+    weights, units, unknown = _weights(
+        {r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine]
+    )
     times: dict[str, Fraction] = defaultdict(Fraction)
     for a, b, active in _own_slices(mine, runs, ancestors, start, end):
         asked = sum(weights[r] for r in active)
         for run_id in active:
-            times[run_id] += _seconds(b - a) * Fraction(weights[run_id], max(asked, units or asked))
+            alike = Fraction(1, len(active))
+            times[run_id] += _seconds(b - a) * (alike if unknown & set(active) else Fraction(weights[run_id], max(asked, units or asked)))
     if not times:
         return {}
     billed = _billed(lines, machine, start, end)
@@ -297,7 +300,9 @@ def _own_slices(
 
 def _weights(
     deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]
-) -> tuple[dict[str, int], int | None]:
+) -> tuple[dict[str, int], int | None, set[str]]:
+    """Return the weight of each run, the machine's units, and the runs whose weight is unknown: while one is active, all weigh the same."""
+
     def most(column: str) -> Any:
         return max((l[column] for l in lines if l.get(column)), default=None)
 
@@ -307,20 +312,23 @@ def _weights(
     def up(value: float) -> int:
         return int(Decimal(str(value)).to_integral_value("ROUND_CEILING"))
 
-    for column, scale, machine_column in (("gpu_count", 100, "machine_gpus"), ("cpu_request", 10, "machine_cpus")):
-        if (
-            deciding
-            and all(r.get(column) is not None for r in deciding.values())
-            and (column != "gpu_count" or any(r[column] > 0 for r in deciding.values()))
+    for states in (all, any):
+        for column, scale, machine_column in (
+            ("gpu_count", 100, "machine_gpus"),
+            ("cpu_request", 10, "machine_cpus"),
+            ("memory_request_gb", None, "machine_memory_gb"),
         ):
-            have = most(machine_column)
-            return {
-                k: min(10000, max(1, whole((1 if r.get(column) is None else r[column]) * scale))) for k, r in runs.items()
-            }, have * scale if have else None
-    if deciding and all(r.get("memory_request_gb") is not None for r in deciding.values()):
-        have = most("machine_memory_gb")
-        return {k: min(10000, max(1, up(r.get("memory_request_gb") or 1))) for k, r in runs.items()}, up(have) if have else None
-    return dict.fromkeys(runs, 1), None
+            if (
+                deciding
+                and states(r.get(column) is not None for r in deciding.values())
+                and (column != "gpu_count" or any((r[column] or 0) > 0 for r in deciding.values()))
+            ):
+                have = most(machine_column)
+                unknown = {k for k, r in runs.items() if r.get(column) is None}
+                asked = {k: 1 if k in unknown else r[column] for k, r in runs.items()}
+                weights = {k: min(10000, max(1, up(n) if scale is None else whole(n * scale))) for k, n in asked.items()}
+                return weights, None if not have else up(have) if scale is None else have * scale, unknown
+    return dict.fromkeys(runs, 1), None, set()
 
 
 def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> Fraction:

@@ -48,7 +48,7 @@ deciders as (
   left join machine_units u on u.resource_key = o.resource_key
 ),
 kinds as (
-  -- All runs that share the machine in the period use the same kind of weight: the first one that every run states.
+  -- All runs on the machine in the period use the same kind of weight: what every run asks for, or else what some ask for, or else measured use.
   select
     resource_key,
     case
@@ -56,9 +56,14 @@ kinds as (
       when countif(gpu_count is null) = 0 and max(gpu_count) > 0 then 'gpu'
       when countif(cpu_request is null) = 0 then 'cpu'
       when countif(memory_request_gb is null) = 0 then 'memory'
-      when countif(mean_use_percent is null) = 0 then 'use'
+      when max(gpu_count) > 0 then 'gpu'
+      when countif(cpu_request is not null) > 0 then 'cpu'
+      when countif(memory_request_gb is not null) > 0 then 'memory'
+      when countif(mean_use_percent is not null) > 0 then 'use'
       else 'equal'
     end as weight_kind,
+    -- While a run is active that does not state this weight, all runs on the machine have the other one.
+    case when countif(mean_use_percent is null) = 0 then 'use' else 'equal' end as other_kind,
     -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
     case
       when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1
@@ -74,24 +79,40 @@ kinds as (
   group by resource_key, is_of_the_period
   -- If a machine has only a correction of another month, its runs of that month decide.
   qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
+),
+weighed as (
+  select
+    k.machine_number, o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.weight_kind, k.other_kind,
+    case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
+    case k.weight_kind
+      when 'gpu' then o.gpu_count is null
+      when 'cpu' then o.cpu_request is null
+      when 'memory' then o.memory_request_gb is null
+      when 'use' then o.mean_use_percent is null
+      else false
+    end as is_unknown,
+    case k.weight_kind
+      when 'gpu' then least(100 * k.gpu_scale, greatest(div(k.gpu_scale, 100), cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64)))
+      when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
+      when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
+      when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))
+      else 1
+    end as weight,
+    case when k.other_kind = 'use' then greatest(1, least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))) else 1 end as other_weight,
+    case k.weight_kind
+      when 'gpu' then u.machine_gpus * k.gpu_scale
+      when 'cpu' then u.machine_cpus * k.cpu_scale
+      when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
+    end as units
+  from own o
+  join kinds k on k.resource_key = o.resource_key
+  left join machine_units u on u.resource_key = o.resource_key
 )
 select
-  k.machine_number,
-  dense_rank() over (order by o.tracking_server, o.run_id, o.workspace) as run_number,
-  o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.weight_kind,
-  case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
-  greatest(1, case k.weight_kind
-    when 'gpu' then least(100 * k.gpu_scale, greatest(div(k.gpu_scale, 100), cast(round(coalesce(o.gpu_count, 1) * k.gpu_scale) as int64)))
-    when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
-    when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
-    when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))
-    else 1
-  end) as weight,
-  case k.weight_kind
-    when 'gpu' then u.machine_gpus * k.gpu_scale
-    when 'cpu' then u.machine_cpus * k.cpu_scale
-    when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
-  end as units
-from own o
-join kinds k on k.resource_key = o.resource_key
-left join machine_units u on u.resource_key = o.resource_key
+  machine_number,
+  dense_rank() over (order by tracking_server, run_id, workspace) as run_number,
+  tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, interval_start, interval_end,
+  weight_kind, other_kind, is_unknown, unit_scale,
+  -- A run that does not state its weight may have all of the machine.
+  greatest(1, case when is_unknown then coalesce(units, 1) else weight end) as weight, other_weight, units
+from weighed

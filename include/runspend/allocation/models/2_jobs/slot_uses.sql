@@ -7,7 +7,7 @@ with windows as (
 ),
 intervals as (
   select
-    machine_number, run_number, run_end_rule, weight_kind, weight, interval_start, interval_end,
+    machine_number, run_number, run_end_rule, weight_kind, weight, other_weight, interval_start, interval_end,
     date(interval_start) as first_day, date(timestamp_sub(interval_end, interval 1 microsecond)) as last_day
   from run_intervals
 ),
@@ -23,17 +23,17 @@ slot_days as (
   where w.first_day < w.last_day
 ),
 interval_days as (
-  select machine_number, run_number, run_end_rule, weight_kind, weight, interval_start, interval_end, first_day as day
+  select machine_number, run_number, run_end_rule, weight_kind, weight, other_weight, interval_start, interval_end, first_day as day
   from intervals
   where first_day = last_day
   union all
-  select i.machine_number, i.run_number, i.run_end_rule, i.weight_kind, i.weight, i.interval_start, i.interval_end, day
+  select i.machine_number, i.run_number, i.run_end_rule, i.weight_kind, i.weight, i.other_weight, i.interval_start, i.interval_end, day
   from intervals i
   cross join unnest(generate_date_array(i.first_day, i.last_day)) as day
   where i.first_day < i.last_day
 )
 select
-  s.machine_number, s.charge_period_start, s.charge_period_end, i.run_number, i.run_end_rule, i.weight_kind, i.weight,
+  s.machine_number, s.charge_period_start, s.charge_period_end, i.run_number, i.run_end_rule, i.weight_kind, i.weight, i.other_weight,
   greatest(i.interval_start, s.charge_period_start) as used_from,
   least(i.interval_end, s.charge_period_end) as used_to
 from slot_days s

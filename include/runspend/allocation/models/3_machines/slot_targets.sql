@@ -2,8 +2,9 @@
 with shares as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
-    min(u.run_end_rule) as run_end_rule, min(u.weight_kind) as weight_kind,
-    cast(sum(u.weight * (b.share_clock - a.share_clock)) as int64) as ticks
+    min(u.run_end_rule) as run_end_rule,
+    case when max(b.other_clock - a.other_clock) = 0 then min(u.weight_kind) end as weight_kind,
+    cast(sum(u.weight * (b.share_clock - a.share_clock) + u.other_weight * (b.other_clock - a.other_clock)) as int64) as ticks
   from slot_uses u
   join machine_clock a on a.machine_number = u.machine_number and a.mark = u.used_from
   join machine_clock b on b.machine_number = u.machine_number and b.mark = u.used_to
@@ -50,7 +51,7 @@ ambiguous as (
   select distinct machine_number, run_number from run_intervals where is_ambiguous
 ),
 machines as (
-  select distinct machine_number, resource_key from run_intervals
+  select distinct machine_number, resource_key, other_kind from run_intervals
 ),
 run_names as (
   select distinct run_number, tracking_server, workspace, run_id from run_intervals
@@ -58,7 +59,7 @@ run_names as (
 select
   m.resource_key, t.charge_period_start, t.charge_period_end, t.usage_source,
   case when t.run_number is null then 'idle' else 'run' end as allocated_to,
-  r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled, a.run_number is not null as is_ambiguous,
+  r.tracking_server, r.workspace, r.run_id, t.run_end_rule, coalesce(t.weight_kind, m.other_kind) as weight_kind, t.is_scaled, a.run_number is not null as is_ambiguous,
   cast(round((t.ends_at - t.starts_at) / 64) as int64) as nanoseconds,
   t.starts_at / t.total_ticks as ratio_from,
   t.ends_at / t.total_ticks as ratio_to,

@@ -101,6 +101,7 @@ stated as (
     o.kind_number,
     countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
+    countif(o.cpu_request is not null) > 0 as some_cpus, countif(o.memory_request_gb is not null) > 0 as some_memory,
     -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
     case
       when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1
@@ -117,8 +118,8 @@ stated as (
 ),
 kinds as (
   -- One kind of weight for all claims on a pool in the period: preferably one whose units the machines state,
-  -- otherwise any kind. It is used once machines run out.
-  -- All machines of an instance type are alike, so a run that does not state GPUs asks for whole machines.
+  -- otherwise any kind that all runs state. It is used once machines run out.
+  -- A run that does not state its units asks for whole machines.
   select
     s.kind_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
     case
@@ -126,6 +127,9 @@ kinds as (
       when s.all_gpus and h.machine_gpus is not null then 'gpu'
       when s.all_cpus and h.machine_cpus is not null then 'cpu'
       when s.all_memory and h.machine_memory_gb is not null then 'memory'
+      when s.some_gpus and h.machine_gpus is not null then 'gpu'
+      when s.some_cpus and h.machine_cpus is not null then 'cpu'
+      when s.some_memory and h.machine_memory_gb is not null then 'memory'
       when s.all_gpus then 'gpu'
       when s.all_cpus then 'cpu'
       when s.all_memory then 'memory'
@@ -138,7 +142,7 @@ kinds as (
 ),
 units as (
   select
-    kind_number, weight_kind, gpu_scale, cpu_scale, machine_gpus,
+    kind_number, weight_kind, gpu_scale, cpu_scale, machine_gpus, machine_cpus, machine_memory_gb,
     case weight_kind when 'gpu' then gpu_scale when 'cpu' then cpu_scale else 1 end as unit_scale,
     -- Units of the largest machine. Null: unknown.
     case weight_kind
@@ -157,11 +161,17 @@ weighed as (
     greatest(1, case k.weight_kind
       when 'gpu' then least(
         100 * k.gpu_scale, greatest(div(k.gpu_scale, 100), cast(round(coalesce(o.gpu_count, k.machine_gpus, 1) * k.gpu_scale) as int64)))
-      when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
-      when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
+      when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, k.machine_cpus, 1) * k.cpu_scale) as int64))
+      when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, k.machine_memory_gb, 1)) as int64))
       when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 1)) as int64))
       else 1
     end) as node_weight,
+    k.machine_units is not null and p.match_method = 'pool_time' and case k.weight_kind
+      when 'gpu' then o.gpu_count is null
+      when 'cpu' then o.cpu_request is null
+      when 'memory' then o.memory_request_gb is null
+      else false
+    end as is_unknown,
     p.match_method
   from own o
   left join units k on k.kind_number = o.kind_number
@@ -173,7 +183,7 @@ select
   -- Members of a family that ask for different numbers of further machines do not share one claim.
   dense_rank() over (order by tracking_server, claim_run_id, nodes) as claim_number,
   tracking_server, workspace, run_id, claim_run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
-  machine_units is not null as has_units,
+  machine_units is not null as has_units, is_unknown,
   nodes,
   -- GPUs of several nodes are limited to those of each node. For an instance type, the limit is one whole machine per node.
   nodes * case

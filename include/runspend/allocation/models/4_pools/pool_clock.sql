@@ -1,11 +1,13 @@
 -- one row per pool and mark: a start or stop of a claim or of a charge period.
 -- The row has clocks that advance only while there are claims, in ticks of 1/64 nanosecond.
 with changes as (
-  select pool_number, interval_start as mark, weight, nodes, 0 as units, 0 as machines, 0 as taken_units, 0 as taken_machines
+  select
+    pool_number, interval_start as mark, weight, nodes, case when is_unknown then 1 else 0 end as unknown,
+    0 as units, 0 as machines, 0 as taken_units, 0 as taken_machines
   from pool_claims
   where not is_family
   union all
-  select pool_number, interval_end, -weight, -nodes, 0, 0, 0, 0
+  select pool_number, interval_end, -weight, -nodes, case when is_unknown then -1 else 0 end, 0, 0, 0, 0
   from pool_claims
   where not is_family
   union all
@@ -14,31 +16,31 @@ with changes as (
     pool_number, mark,
     weight - coalesce(lag(weight) over claim, 0),
     nodes - coalesce(lag(nodes) over claim, 0),
-    0, 0, 0, 0
+    0, 0, 0, 0, 0
   from pool_families
   window claim as (partition by pool_number, claim_number order by mark)
   union all
-  select pool_number, window_start, 0, 0, units, machines, 0, 0
+  select pool_number, window_start, 0, 0, 0, units, machines, 0, 0
   from pool_windows
   union all
-  select pool_number, window_end, 0, 0, -units, -machines, 0, 0
+  select pool_number, window_end, 0, 0, 0, -units, -machines, 0, 0
   from pool_windows
   union all
-  select pool_number, used_from, 0, 0, 0, 0, 0, 0
+  select pool_number, used_from, 0, 0, 0, 0, 0, 0, 0
   from pool_uses
   union all
-  select pool_number, used_to, 0, 0, 0, 0, 0, 0
+  select pool_number, used_to, 0, 0, 0, 0, 0, 0, 0
   from pool_uses
   union all
-  select pool_number, taken_from, 0, 0, 0, 0, units, machines
+  select pool_number, taken_from, 0, 0, 0, 0, 0, units, machines
   from pool_taken
   union all
-  select pool_number, taken_to, 0, 0, 0, 0, -units, -machines
+  select pool_number, taken_to, 0, 0, 0, 0, 0, -units, -machines
   from pool_taken
 ),
 marks as (
   select
-    pool_number, mark, cast(sum(weight) as int64) as weight, cast(sum(nodes) as int64) as nodes,
+    pool_number, mark, cast(sum(weight) as int64) as weight, cast(sum(nodes) as int64) as nodes, cast(sum(unknown) as int64) as unknown,
     cast(sum(units) as int64) as units, cast(sum(machines) as int64) as machines,
     cast(sum(taken_units) as int64) as taken_units, cast(sum(taken_machines) as int64) as taken_machines
   from changes
@@ -51,7 +53,7 @@ kinds as (
 demands as (
   -- Compares claims with what exists and with what stated machines leave free: in units if the machines state them, else in machines.
   select
-    m.pool_number, m.mark, k.has_units, m.weight, case when k.has_units then m.weight else m.nodes end as asked,
+    m.pool_number, m.mark, k.has_units, m.weight, m.nodes, m.unknown, case when k.has_units then m.weight else m.nodes end as asked,
     case when k.has_units then m.units else m.machines end as there, case when k.has_units then m.taken_units else m.taken_machines end as taken
   from marks m
   join kinds k on k.pool_number = m.pool_number
@@ -59,21 +61,21 @@ demands as (
 slices as (
   select
     pool_number, mark, has_units,
-    cast(sum(weight) over w as int64) as weight, cast(sum(asked) over w as int64) as asked,
+    cast(sum(weight) over w as int64) as weight, cast(sum(nodes) over w as int64) as nodes, cast(sum(unknown) over w as int64) as unknown, cast(sum(asked) over w as int64) as asked,
     cast(sum(there) over w as int64) as there, cast(sum(taken) over w as int64) as taken,
     timestamp_diff(lead(mark) over w, mark, microsecond) * 64000 as ticks
   from demands
   window w as (partition by pool_number order by mark)
 ),
 offers as (
-  select pool_number, mark, has_units, weight, ticks, asked, there, greatest(there - coalesce(taken, 0), 0) as free
+  select pool_number, mark, has_units, weight, nodes, unknown, ticks, asked, there, greatest(there - coalesce(taken, 0), 0) as free
   from slices
 ),
 given as (
   -- The share of the pool that all claims have together. Two steps, because ticks x units can exceed 2^63.
   -- A charge period without machines belongs to the claims.
   select
-    pool_number, mark, has_units, weight, ticks, asked, there, free,
+    pool_number, mark, has_units, weight, nodes, unknown, ticks, asked, there, free,
     case
       when asked <= 0 then 0
       when there <= 0 then ticks
@@ -87,12 +89,19 @@ advances as (
     -- Advance of the clock per unit of weight.
     case
       when asked <= 0 then 0
+      when asked > free and unknown > 0 then 0
       when asked > free then div(busy_advance, weight)
       when has_units then div(ticks, there)
       else 0
     end as weight_advance,
     -- Advance of the clock per node. While there is a machine for every node, unknown units do not matter.
-    case when asked <= 0 or has_units or asked > free then 0 else div(ticks, there) end as node_advance,
+    -- Once machines run out, runs whose units are unknown weigh as much as the others.
+    case
+      when asked <= 0 then 0
+      when asked > free then case when unknown > 0 then div(busy_advance, nodes) else 0 end
+      when has_units then 0
+      else div(ticks, there)
+    end as node_advance,
     case when asked > free and there > 0 then ticks else 0 end as over_advance,
     case when asked > 0 or there > 0 then ticks else 0 end as open_advance
   from given
