@@ -26,6 +26,7 @@ from tests.servers.gcs import gcs_server as gcs_server
 from tests.servers.s3 import s3_server as s3_server
 
 if TYPE_CHECKING:
+    from tests.reference import GoogleSQL
     from tests.servers.bigquery import BigQueryServer
     from tests.servers.bigquery_target import Target
 
@@ -214,6 +215,14 @@ def samples() -> Path:
 
 
 # These import their servers only when a worker's first test asks for one.
+
+
+@pytest.fixture(scope="session")
+def reference() -> GoogleSQL:
+    """Google's reference implementation of GoogleSQL, started once per worker."""
+    from tests.reference import GoogleSQL
+
+    return GoogleSQL()
 
 
 @pytest.fixture(scope="session")

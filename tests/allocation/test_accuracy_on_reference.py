@@ -54,11 +54,6 @@ MAKERS = (
 
 
 @pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
-@pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty store as MLflow makes it."""
     return make_schema(tmp_path_factory.mktemp("schema") / "mlflow.db")

@@ -169,11 +169,6 @@ CASES = [(check, what) for check, ways in TAMPERINGS.items() for what in ways]
 
 
 @pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
-@pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
     """The tables without tampering."""
     return build_on_duckdb(world(), tmp_path_factory.mktemp("warehouse"))

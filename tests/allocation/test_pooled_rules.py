@@ -171,11 +171,6 @@ def test_order_of_rows_does_not_matter() -> None:
         assert multiset(ours[name]) == multiset(theirs[name]), name
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 def test_both_engines_give_the_same_rows(reference: GoogleSQL) -> None:
     """All cases and some random worlds in one build give equal rows of every model."""
     worlds = {path.stem: read_case(path)[0] for path in CASES} | {

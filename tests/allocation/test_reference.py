@@ -72,11 +72,6 @@ SITUATIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 def multiset(table: pa.Table, columns: Sequence[str]) -> Counter[tuple[Any, ...]]:
     """Return the rows without their order. Equal decimals compare equal however many zeros they have."""
     return Counter(tuple(exact_value(row[column]) for column in columns) for row in table.to_pylist())

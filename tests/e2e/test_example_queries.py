@@ -110,11 +110,6 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
     return build_on_duckdb(world(), tmp_path_factory.mktemp("warehouse"))
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 def test_there_are_six_and_each_says_what_it_answers() -> None:
     """Every file begins with a question, is on the page, and is tested here."""
     page = (DOCS / "tables.md").read_text(encoding="utf-8")

@@ -84,11 +84,6 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> ParquetWarehouse:
     return build_on_duckdb(world(), tmp_path_factory.mktemp("exchange"))
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 def ask_as_bigquery(reference: GoogleSQL, reader: Reader, sql: str) -> list[tuple[object, ...]]:
     """The rows of what BigQuery would be asked."""
     text, given = in_one_currency(sql, PLACES, "USD", RATES)

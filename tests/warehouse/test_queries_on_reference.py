@@ -157,11 +157,6 @@ def questions(heard: Listener) -> list[Question]:
     return heard.questions
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 def texts_of(questions: list[Question]) -> dict[str, list[Question]]:
     """Return each text with its queries, those with the most rows first."""
     found: dict[str, list[Question]] = {}

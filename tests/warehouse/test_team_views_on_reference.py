@@ -55,11 +55,6 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     return w.make_two_teams(tmp_path_factory.mktemp("teams"))
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 @pytest.mark.parametrize("name", [*TABLES, *VIEWS])
 def test_both_engines_show_a_team_the_same_rows(name: str, settings: Settings, reference: GoogleSQL) -> None:
     """Row for row, to the last digit; and no name of another team."""

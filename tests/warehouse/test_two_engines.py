@@ -51,11 +51,6 @@ QUERIES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def reference() -> GoogleSQL:
-    return GoogleSQL()
-
-
 @pytest.mark.parametrize("name", QUERIES)
 def test_both_engines_return_the_same_rows(reference: GoogleSQL, name: str) -> None:
     """The same SQL returns equal rows on both engines."""
