@@ -15,7 +15,9 @@ with lines as (
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
       when commitment_discount_status = 'Unused' then 'fee'
-      when strpos(lower(coalesce(service_name, '')), 'support') > 0 then 'fee'
+      -- "AWS Support (Business)", AWSSupportBusiness, "Microsoft Unified Support". A machine's product "with Support" is not a fee.
+      when strpos(lower(coalesce(service_name, '')), 'support') > 0 and (resource_key is null
+        or regexp_contains(lower(service_name), r'^(aws|azure|microsoft|google|google cloud)? ?(premium|premier|unified|enhanced)? ?support')) then 'fee'
       when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
       -- A charge for several machines of one type names no resource.
       when (resource_key is not null or job_key is not null or (instance_type is not null and charge_category = 'Usage'))
