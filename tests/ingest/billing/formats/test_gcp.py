@@ -184,6 +184,27 @@ def test_credits_of_committed_use_stay_in_the_net_cost_of_their_line(tmp_path: P
     }
 
 
+@pytest.mark.parametrize(
+    "sku",
+    [
+        "Commitment v1: A2 Cpu in Americas for 1 Year",
+        "Commitment - dollar based v1: GCE for 1 year",
+        "Commitment v1: Nvidia A100 GPU in Americas",
+    ],
+)
+def test_the_fee_of_a_commitment_is_a_purchase(tmp_path: Path, sku: str) -> None:
+    """Google calls it usage by the hour. A machine's own hour stays usage."""
+    hour = {"amount": "345600", "unit": "seconds", "amount_in_pricing_units": "96", "pricing_unit": "hour"}
+    fee = gcp("0.70", sku={"id": "F", "description": sku}, usage=hour, resource={"name": None, "global_name": None})
+    tax = gcp("0.07", sku={"id": "F", "description": sku}, cost_type="tax")
+    machine = gcp("2.00", usage=hour)
+    found = {line["billed_cost"]: line for line in loaded(tmp_path, [fee, tax, machine]).lines()}
+    columns = ("charge_category", "charge_frequency", "effective_cost", "pricing_quantity", "consumed_quantity", "billed_nanoseconds")
+    assert [found[Decimal("0.70")][name] for name in columns] == ["Purchase", "Recurring", Decimal("0.70"), 96, None, None]
+    assert (found[Decimal("0.07")]["charge_category"], found[Decimal(2)]["charge_category"]) == ("Tax", "Usage")
+    assert found[Decimal(2)]["consumed_quantity"] is not None
+
+
 # --- currency and time -------------------------------------------------------------------------------------------------
 
 

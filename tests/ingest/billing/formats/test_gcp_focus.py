@@ -201,3 +201,12 @@ def test_a_month_that_cannot_be_read_sets_the_row_aside(tmp_path: Path) -> None:
     assert [r["reason"] for r in bill.rows("billing_quarantine")] == [
         "BillingPeriodStart is 'October', which is not a UTC time such as 2026-10-01T00:00:00Z"
     ]
+
+
+@pytest.mark.parametrize("row_of", [of_view, native])
+def test_the_fee_of_a_commitment_is_a_purchase(tmp_path: Path, row_of: Callable[..., dict[str, Any]]) -> None:
+    """Both state it as usage by the hour, without a machine."""
+    fee = row_of("0.70", ChargeDescription="Commitment v1: A2 Cpu in Americas for 1 Year", ResourceId=None, ResourceName=None)
+    [line] = loaded(tmp_path, [fee]).lines()
+    columns = ("charge_category", "charge_frequency", "effective_cost", "consumed_quantity", "billed_nanoseconds")
+    assert [line[name] for name in columns] == ["Purchase", "Recurring", Decimal("0.70"), None, None]

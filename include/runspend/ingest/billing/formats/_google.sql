@@ -102,6 +102,10 @@ create or replace macro google_clock_unit(unit, sku, cores) as case
   else unit
 end;
 
+-- The fee of a commitment, by the hour: "Commitment v1: A2 Cpu in Americas for 1 Year", "Commitment - dollar based v1: GCE for 1 year".
+-- Google states no other kind for it than usage.
+create or replace macro google_is_commitment_fee(sku) as coalesce(regexp_matches(sku, '(?i)^commitment\b'), false);
+
 -- A correction changes a month that is closed. Invoice months are in Los Angeles time.
 create or replace macro google_is_of_earlier_month(usage_start, month) as
   strftime(timezone('America/Los_Angeles', instant(usage_start)), '%Y%m') < month;

@@ -76,6 +76,7 @@ joined as (
     c.total, c.long_total, c.cud,
     g.credits is not null and g.credits <> '[]' as has_credits,
     lower(coalesce(g.cost_type, 'regular')) as kind,
+    lower(coalesce(g.cost_type, 'regular')) = 'regular' and google_is_commitment_fee(g.sku_description) as is_fee,
     coalesce(g.adjustment_id, g.adjustment_type, g.adjustment_mode, g.adjustment_description) is not null
       or lower(coalesce(g.cost_type, '')) = 'adjustment' as is_adjustment,
     case when regexp_full_match(g.invoice_month, '20[0-9]{2}(0[1-9]|1[0-2])') then cast(g.invoice_month[1:4] || '-' || g.invoice_month[5:6] || '-01' as date) end
@@ -122,28 +123,29 @@ select
   usage_end_time as charge_period_end,
   case
     when kind = 'tax' then 'Tax'
+    when is_fee then 'Purchase'
     when kind = 'regular' then 'Usage'
     when regexp_matches(adjustment_type, '(?i)(credit|goodwill|promotion)') then 'Credit'
     else 'Adjustment'
   end as charge_category,
   case when is_adjustment and google_is_of_earlier_month(usage_start_time, invoice_month) then 'Correction' end as charge_class,
   coalesce(sku_description, adjustment_description) as charge_description,
-  case when kind = 'regular' then 'Usage-Based' else 'One-Time' end as charge_frequency,
+  case when is_fee then 'Recurring' when kind = 'regular' then 'Usage-Based' else 'One-Time' end as charge_frequency,
   case
     when kind <> 'regular' then null
-    when cud is not null or regexp_matches(sku_description, '(?i)^commitment') then 'Committed'
+    when cud is not null or is_fee then 'Committed'
     when regexp_matches(sku_description, '(?i)\b(spot|preemptible)\b') then 'Dynamic'
     else 'Standard'
   end as pricing_category,
   pricing_amount as pricing_quantity,
   pricing_unit,
-  case when kind = 'regular' then google_clock_quantity(amount, unit, sku_description, cores) end as consumed_quantity,
-  case when kind = 'regular' then google_clock_unit(unit, sku_description, cores) end as consumed_unit,
+  case when kind = 'regular' and not is_fee then google_clock_quantity(amount, unit, sku_description, cores) end as consumed_quantity,
+  case when kind = 'regular' and not is_fee then google_clock_unit(unit, sku_description, cores) end as consumed_unit,
   case when cud is not null then subscription_id end as commitment_discount_id,
   case when cud is not null then coalesce(cud ->> '$.full_name', cud ->> '$.name') end as commitment_discount_name,
   case cud ->> '$.type' when 'COMMITTED_USAGE_DISCOUNT_DOLLAR_BASE' then 'Spend' when 'COMMITTED_USAGE_DISCOUNT' then 'Usage' end
     as commitment_discount_category,
-  case when cud is not null and subscription_id is not null and kind = 'regular' then 'Used' end as commitment_discount_status,
+  case when cud is not null and subscription_id is not null and kind = 'regular' and not is_fee then 'Used' end as commitment_discount_status,
   case when coalesce(transaction_type, 'GOOGLE') = 'GOOGLE' then 'Google Cloud' else coalesce(seller_name, 'Google Cloud') end as service_provider_name,
   'Google Cloud' as host_provider_name,
   'Google Cloud' as invoice_issuer_name,

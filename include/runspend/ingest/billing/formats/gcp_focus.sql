@@ -49,6 +49,7 @@ label_sets as materialized (
 joined as (
   select
     f.*,
+    lower(f.charge_category) = 'usage' and google_is_commitment_fee(f.charge_description) as is_fee,
     -- Copies of the view turn the list into an object.
     case when starts_with(f.tags, '{') then f.tags else l.merged end as merged,
     l.machine_spec, l.machine, l.cores,
@@ -87,16 +88,16 @@ select
   coalesce(cast(cast(month + interval 1 month as date) as varchar), billing_period_end) as billing_period_end,
   charge_period_start,
   charge_period_end,
-  upper(charge_category[1]) || lower(charge_category[2:]) as charge_category,
+  case when is_fee then 'Purchase' else upper(charge_category[1]) || lower(charge_category[2:]) end as charge_category,
   -- Google flags every adjustment, FOCUS only those of invoiced months.
   case when charge_class is not null and google_is_of_earlier_month(charge_period_start, strftime(month, '%Y%m')) then 'Correction' end as charge_class,
   charge_description,
-  case when lower(charge_category) = 'usage' then 'Usage-Based' else 'One-Time' end as charge_frequency,
+  case when is_fee then 'Recurring' when lower(charge_category) = 'usage' then 'Usage-Based' else 'One-Time' end as charge_frequency,
   upper(pricing_category[1]) || lower(pricing_category[2:]) as pricing_category,
   pricing_quantity,
   pricing_unit,
-  google_clock_quantity(consumed_quantity, consumed_unit, charge_description, cores) as consumed_quantity,
-  google_clock_unit(consumed_unit, charge_description, cores) as consumed_unit,
+  case when not is_fee then google_clock_quantity(consumed_quantity, consumed_unit, charge_description, cores) end as consumed_quantity,
+  case when not is_fee then google_clock_unit(consumed_unit, charge_description, cores) end as consumed_unit,
   commitment_discount_id,
   commitment_discount_name,
   commitment_discount_category,
