@@ -15,6 +15,7 @@ import pytest
 
 from runspend.ingest.billing.cost_splits import Weights
 from tests.allocation.chain import DAY, make_run, run_on_duckdb, total
+from tests.allocation.pooled_chain import trace
 from tests.focus_files import month, nights, row, write_csv
 from tests.weights import claim, weights
 
@@ -34,12 +35,18 @@ def allocated(
     runs: Sequence[Mapping[str, Any]],
     period: str = "2026-10",
     splits: Sequence[Weights] = (),
+    traces: Sequence[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Load the rows as a bill, and return `cost_allocations` of a period. Their sum must be the bill's."""
     header = list(dict.fromkeys(name for line in rows for name in line))
     bill = nights(tmp_path, write_csv(tmp_path / "bill.csv", rows, header=header))
     periods = [p.period for p in bill.load(weights=splits).periods]
-    world: dict[str, Any] = {"billing_lines": [line for p in periods for line in bill.lines(p)], "runs": [], "run_resources": []}
+    world: dict[str, Any] = {
+        "billing_lines": [line for p in periods for line in bill.lines(p)],
+        "runs": [],
+        "run_resources": [],
+        "trace_costs": list(traces),
+    }
     for stated in runs:
         run, resources = make_run(**stated)
         world["runs"].append(run)
@@ -106,6 +113,21 @@ def test_runs_in_pods_have_their_part_of_a_disk(tmp_path: Path) -> None:
     stated = [{"id": "A", "at": "10:00..11:00", "on": ["k8s://c/ml/a"]}, {"id": "B", "at": "10:00..11:00", "on": ["i-1"]}]
     ledger = allocated(tmp_path, rows, stated, splits=[weights(claims)])
     assert by_target(ledger) == {"A": Decimal("3.30"), "B": Decimal("5.50"), "out_of_scope": Decimal("2.20")}
+
+
+def test_calls_of_bedrock_without_callers_follow_token_costs(tmp_path: Path) -> None:
+    """FOCUS 1.0 has no ServiceSubcategory. Bedrock sells Claude as a product of its own."""
+    calls = {"ServiceCategory": "Other", "ResourceId": ""}
+    rows = [
+        row("8.00", **at("10:00..11:00"), **calls, ServiceName="Amazon Bedrock"),
+        row("4.00", **at("10:00..11:00"), **calls, ServiceName="Claude Sonnet 4 (Amazon Bedrock Edition)"),
+    ]
+    traces = [trace(run="A", cost="3", model="claude-sonnet-4"), trace(run="B", cost="1", model="claude-sonnet-4")]
+    ledger = allocated(
+        tmp_path, rows, [{"id": "A", "at": "10:00..11:00", "on": []}, {"id": "B", "at": "10:00..11:00", "on": []}], traces=traces
+    )
+    assert by_target(ledger) == {"A": Decimal(9), "B": Decimal(3)}
+    assert {part["match_method"] for part in ledger} == {"llm_cost"}
 
 
 def test_fees_add_no_machine_time(tmp_path: Path) -> None:

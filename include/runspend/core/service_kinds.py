@@ -25,6 +25,17 @@ RESOURCE_TYPES = (
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
 
+# Calls of language models, by the name of the service or product, and by the meter or its description. The loader reads these as SQL.
+# Bedrock bills models of other vendors as products: "Claude Sonnet 4 (Amazon Bedrock Edition)". Google bills Claude as a service of its own.
+MODEL_SERVICES = r"(?i)bedrock|openai|anthropic|foundry models|generative language|^gemini api$|^claude (?:[0-9]|opus|sonnet|haiku|instant)"
+# These services bill models and other things. The meter tells which.
+SERVICES_WITH_MODELS = r"(?i)vertex ai|machine learning|cognitive services|azure ai|foundry"
+MODEL_METERS = r"(?i)openai|gemini|claude|llama|mistral|deepseek|\bgpt\b|\btokens?\b|\bembeddings?\b"
+# In any service, such as AWS Marketplace without the product's name.
+CALL_METERS = r"(?i)(?:input|output)[ _-]?tokens?(?:\b|count)"
+# Training, machines that serve models, and machines of agents do not count as calls, whatever else the texts say.
+NO_MODEL_CALLS = r"(?i)training|\btrng\b|tuning|customi[sz]ation|agentcore|\binstance (?:core|ram)\b|\b[gt]pu\b"
+
 # (kind, service, meter, resource type): the first entry whose strings all occur in the line counts. None matches anything.
 RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),

@@ -23,6 +23,7 @@ from runspend.core.resource_keys import (
     storage_key_sql,
 )
 from runspend.core.selectors import Selector, glob_to_regex, selector_yaml
+from runspend.core.service_kinds import CALL_METERS, MODEL_METERS, MODEL_SERVICES, NO_MODEL_CALLS, SERVICES_WITH_MODELS
 from runspend.core.sql_quoting import sql_text
 from runspend.ingest.billing import columns
 from runspend.ingest.billing import cost_splits as splits
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 # Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
-NORMALIZE_VERSION = 10
+NORMALIZE_VERSION = 11
 # FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
@@ -134,6 +135,7 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _normalize_enumerations(staged, found)
     normalize_tags(staged, found)
     _normalize_json(staged, found)
+    _find_model_calls(staged)
     _find_resources(staged)
     _find_billed_time(staged)
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
@@ -256,6 +258,38 @@ def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
     marked = pc.is_in(pa.array(range(staged.rows.num_rows), pa.int64()), value_set=places.column("position").combine_chunks())
     ordinals = places.column("ordinal").combine_chunks().cast(pa.int64())
     staged.set(ordinal=pc.replace_with_mask(staged.column("ordinal"), marked, ordinals))
+
+
+def _find_model_calls(staged: Staged) -> None:
+    """Give calls of language models their FOCUS category and subcategory, and training the subcategory Machine Learning.
+
+    Most exports state no subcategory, and marketplaces state no category. Allocation knows calls by "Generative AI".
+    """
+    import pyarrow.compute as pc
+
+    def found(name: str, *patterns: str) -> list[pa.Array]:
+        column = staged.column(name)
+        answers = staged.ask_of(name, *(f"regexp_matches({name}, {sql_text(pattern)})" for pattern in patterns))
+        return [pc.fill_null(columns.spread(column.indices, answer), False) for answer in answers]
+
+    is_model, has_models, no_calls = found("service_name", MODEL_SERVICES, SERVICES_WITH_MODELS, NO_MODEL_CALLS)
+    [has_tokens] = found("sku_meter", CALL_METERS)
+    [is_stated] = found("service_subcategory", "^Generative AI$")
+    is_sure = pc.or_(pc.or_(is_model, has_tokens), is_stated)
+    if not pc.any(pc.or_(is_sure, has_models), min_count=0).as_py():
+        return
+    for name in ("sku_meter", "charge_description"):
+        is_named, is_excluded = found(name, MODEL_METERS, NO_MODEL_CALLS)
+        is_sure = pc.or_(is_sure, pc.and_(has_models, is_named))
+        no_calls = pc.or_(no_calls, is_excluded)
+    is_call, is_training = pc.and_not(is_sure, no_calls), pc.and_(is_stated, no_calls)
+    for name, value, rows in (
+        ("service_category", "AI and Machine Learning", is_call),
+        ("service_subcategory", "Machine Learning", is_training),
+        ("service_subcategory", "Generative AI", is_call),
+    ):
+        stated = columns.constant(value, staged.rows.num_rows)
+        staged.set(**{name: columns.first_of([columns.only_where(rows, stated), columns.only_where(pc.invert(rows), staged.column(name))])})
 
 
 def _find_resources(staged: Staged) -> None:

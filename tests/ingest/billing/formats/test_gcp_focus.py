@@ -210,3 +210,10 @@ def test_the_fee_of_a_commitment_is_a_purchase(tmp_path: Path, row_of: Callable[
     [line] = loaded(tmp_path, [fee]).lines()
     columns = ("charge_category", "charge_frequency", "effective_cost", "consumed_quantity", "billed_nanoseconds")
     assert [line[name] for name in columns] == ["Purchase", "Recurring", Decimal("0.70"), None, None]
+
+
+@pytest.mark.parametrize("row_of", [of_view, native])
+def test_calls_of_gemini_are_known_by_their_description(tmp_path: Path, row_of: Callable[..., dict[str, Any]]) -> None:
+    calls = row_of(ServiceName="Vertex AI", ChargeDescription="Gemini 2.5 Pro Text Input - Predictions", ResourceId=None, ResourceName=None)
+    [line] = loaded(tmp_path, [calls]).lines()
+    assert (line["service_category"], line["service_subcategory"]) == ("AI and Machine Learning", "Generative AI")

@@ -168,8 +168,6 @@ select
     when line_item_product_code = 'AmazonEC2' and regexp_matches(line_item_usage_type, 'NatGateway|LoadBalancer') then 'Networking'
     else coalesce(known[2], 'Other')
   end as service_category,
-  -- The caller of a model, if the export has it. Calls are not machine time.
-  if(line_item_iam_principal is not null and line_item_product_code like 'AmazonBedrock%', 'Generative AI', null) as service_subcategory,
   line_item_iam_principal as iam_principal,
   if(is_unused or is_commitment, coalesce(commitment_id, line_item_resource_id), line_item_resource_id) as resource_id,
   product_region_code as region_id,
