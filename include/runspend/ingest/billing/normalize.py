@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.config.settings import BillSource, DimensionSettings, KeySettings, Pool, ScopeSettings
@@ -57,6 +58,7 @@ TIME_UNITS = {
     3600 * SECOND_NS: ("h", "hr", "hrs", "hour", "hours"),
     86400 * SECOND_NS: ("d", "day", "days"),
 }
+ATTACHED_GPUS = Path(__file__).with_name("attached_gpus.sql").read_text(encoding="utf-8")
 TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
 
 
@@ -147,6 +149,7 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:
         finding = executor.submit(_find_repeats, rows) if not staged.is_mapped else None
         _find_machines(staged)
+        _find_attached_gpus(staged)
         read_tags(staged, rules.keys, {dimension: rules.line_tags(dimension) for dimension in DIMENSION_NAMES}, found)
         _find_principals(staged, rules.principals)
         _find_storage(staged)
@@ -332,6 +335,41 @@ def _find_machines(staged: Staged) -> None:
     ]
     kinds = {"instance_type": pa.string(), "machine_gpus": pa.int64(), "machine_cpus": pa.int64(), "machine_memory_gb": pa.float64()}
     staged.set(**{name: columns.spread(codes, pa.array([f[i] for f in facts], kind)) for i, (name, kind) in enumerate(kinds.items())})
+
+
+def _find_attached_gpus(staged: Staged) -> None:
+    """Set `machine_gpus` of the lines of GPUs that Google attaches to a machine of any size: GPU-hours per hour of the machine.
+
+    The type of such a machine has no GPUs. If no line states the machine's hours, its longest use in a charge period counts.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    units = staged.column("consumed_unit")
+    nanoseconds = [plain_time(unit.removeprefix("GPU-")) if unit.startswith("GPU-") else None for unit in units.dictionary.to_pylist()]
+    gpu_unit = columns.spread(units.indices, pa.array(nanoseconds, pa.int64()))
+    [is_instance] = staged.ask_of("resource_key", "contains(resource_key, '/instances/')")
+    keys = staged.column("resource_key")
+    is_counted = pc.and_(pc.is_valid(gpu_unit), pc.fill_null(columns.spread(keys.indices, is_instance), False))
+    if not pc.any(is_counted, min_count=0).as_py():
+        return
+    gpus = staged.column("machine_gpus")
+    on_machine = pc.is_in(keys.indices, pc.unique(keys.indices.filter(is_counted)))
+    names = ("charge_category", "charge_period_start", "charge_period_end", "sku_id", "consumed_quantity", "billed_nanoseconds")
+    rows = pa.table(
+        {
+            "position": pa.array(range(staged.rows.num_rows), pa.int64()),
+            "resource_key": keys,
+            "gpu_unit": gpu_unit,
+            "is_counted": pc.and_(is_counted, pc.fill_null(pc.equal(gpus, 0), True)),
+            **{name: staged.column(name) for name in names},
+        }
+    )
+    staged.con.register("machine_rows", rows.filter(on_machine))
+    counted = staged.con.sql(ATTACHED_GPUS).to_arrow_table()
+    staged.con.unregister("machine_rows")
+    marked = pc.is_in(rows["position"], value_set=counted["position"].combine_chunks())
+    staged.set(machine_gpus=pc.replace_with_mask(gpus, marked.combine_chunks(), counted["gpus"].combine_chunks()))
 
 
 def _find_billed_time(staged: Staged) -> None:

@@ -205,6 +205,52 @@ def test_the_fee_of_a_commitment_is_a_purchase(tmp_path: Path, sku: str) -> None
     assert found[Decimal(2)]["consumed_quantity"] is not None
 
 
+def gpu_machine(name: str, gpus: str, hours: str, start: str, machine: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the lines of cores and GPUs of a machine in an hour: `gpus` GPU-hours, and `hours` of a machine of 16 cores."""
+    place = {"name": name, "global_name": f"//compute.googleapis.com/projects/ml/zones/us-central1-a/instances/{name}"}
+    return [
+        gcp(start=start, resource=place, sku={"id": sku, "description": text}, usage={"amount_in_pricing_units": amount, "pricing_unit": "hour"}, **machine)
+        for sku, text, amount in (
+            ("C", "N1 Predefined Instance Core running in Americas", str(16 * Decimal(hours))),
+            ("G", "Nvidia Tesla T4 GPU attached to Instance running in Americas", gpus),
+        )
+    ]  # fmt: skip
+
+
+def test_attached_gpus_are_counted_by_their_hours(tmp_path: Path) -> None:
+    """The type n1-standard-16 has no GPUs. Without labels no line states the machine's hours: then the fullest hour counts."""
+    n1 = {"system_labels": [{"key": f"compute.googleapis.com/{k}", "value": v} for k, v in (("machine_spec", "n1-standard-16"), ("cores", "16"), ("memory", "61440"))]}  # fmt: skip
+    a2 = {"system_labels": [{"key": f"compute.googleapis.com/{k}", "value": v} for k, v in (("machine_spec", "a2-highgpu-8g"), ("cores", "16"))]}  # fmt: skip
+    first, second = "2026-10-05T10:00:00Z", "2026-10-05T11:00:00Z"
+    rows = [
+        *gpu_machine("1", "1", "0.25", first, n1),  # a quarter of an hour with four GPUs
+        *gpu_machine("1", "2", "1", second, n1),  # stopped, and started with two
+        *gpu_machine("2", "0.5", "0.125", first, {}),
+        *gpu_machine("2", "4", "1", second, {}),
+        *gpu_machine("3", "1", "1", first, a2),
+    ]
+    found = {
+        (line["resource_key"][-1], line["charge_period_start"].hour, line["sku_id"]): line["machine_gpus"]
+        for line in loaded(tmp_path, rows).lines()
+    }
+    assert found == {
+        ("1", 10, "C"): 0, ("1", 10, "G"): 4, ("1", 11, "C"): 0, ("1", 11, "G"): 2,
+        ("2", 10, "C"): None, ("2", 10, "G"): 4, ("2", 11, "C"): None, ("2", 11, "G"): 4,
+        ("3", 10, "C"): 8, ("3", 10, "G"): 8,
+    }  # fmt: skip
+
+
+def test_gpus_of_a_whole_cluster_are_not_one_machines(tmp_path: Path) -> None:
+    cluster = {"name": "c", "global_name": "//container.googleapis.com/projects/ml/locations/us-central1/clusters/c"}
+    pods = gcp(
+        resource=cluster,
+        sku={"id": "G", "description": "Autopilot NVIDIA T4 GPU Pod"},
+        usage={"amount_in_pricing_units": "37", "pricing_unit": "hour"},
+    )
+    [line] = loaded(tmp_path, [pods]).lines()
+    assert (line["consumed_unit"], line["machine_gpus"]) == ("GPU-hour", None)
+
+
 # --- currency and time -------------------------------------------------------------------------------------------------
 
 
