@@ -130,6 +130,13 @@ def test_calls_of_bedrock_without_callers_follow_token_costs(tmp_path: Path) -> 
     assert {part["match_method"] for part in ledger} == {"llm_cost"}
 
 
+def test_a_day_that_is_reversed_and_billed_again_has_the_time_of_the_last_line(tmp_path: Path) -> None:
+    day = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-10-02T00:00:00Z", "ConsumedUnit": "Hours"}
+    rows = [row(amount, **day, ConsumedQuantity=hours) for amount, hours in (("240.00", "24"), ("-240.00", "-24"), ("60.00", "6"))]
+    ledger = allocated(tmp_path, rows, [{"id": "A", "at": "06:00..09:00", "on": ["i-1"]}])
+    assert by_target(ledger) == {"A": Decimal(30), "idle": Decimal(30)}
+
+
 def test_fees_add_no_machine_time(tmp_path: Path) -> None:
     """Three machines have six hours of usage, next to fees of 744 hours and 1 hour."""
 

@@ -647,7 +647,11 @@ BILLING_LINES = Table(
         Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type shows it."),
         Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type shows it."),
         Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
-        Column("billed_nanoseconds", "INT64", "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; otherwise null."),
+        Column(
+            "billed_nanoseconds",
+            "INT64",
+            "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; otherwise null. Negative for a reversal.",
+        ),
         Column(
             "node_key",
             "STRING",

@@ -6,7 +6,7 @@ with skus as (
     source, resource_key, charge_period_start, charge_period_end, billing_currency,
     max(lower(instance_type)) as instance_type, max(lower(coalesce(region_id, ''))) as region, max(machine_gpus) as gpus,
     max(case when pricing_category = 'Dynamic' then 1 else 0 end) as is_spot, sum(effective_cost) as cost,
-    sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds
+    nullif(greatest(sum(billed_nanoseconds), 0), 0) as nanoseconds
   from billing_lines
   where billing_period >= date_trunc(date(@since), month) and charge_period_start >= @since and charge_period_end <= @now
     and instance_type is not null and resource_key is not null and charge_category = 'Usage' and charge_class is null

@@ -52,7 +52,7 @@ covered as (
 skus as (
   select
     l.source, l.resource_key, l.charge_period_start, l.charge_period_end, l.billing_currency, sum(l.effective_cost) as cost,
-    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as nanoseconds
+    nullif(greatest(sum(l.billed_nanoseconds), 0), 0) as nanoseconds
   from billing_lines l
   join (select distinct resource_key from shares) m on m.resource_key = l.resource_key
   where l.billing_period >= date_trunc(date(@since), month) and l.charge_period_start >= @since

@@ -321,7 +321,7 @@ def _part(row: Row, context: RunContext) -> RunPart:
         is_pooled=is_pooled,
         description=line.get("charge_description"),
         pricing_category=line.get("pricing_category"),
-        billed_seconds=None if billed is None else billed / 1e9,
+        billed_seconds=None if billed is None or billed < 0 else billed / 1e9,  # of a reversal, the charge period
         ran_seconds=_ran_seconds(row, line.get("resource_key"), context),
         ratio=row["allocated_ratio"] if row["allocated_ratio"] is not None else 1.0,
         charge_cost=charge_cost,

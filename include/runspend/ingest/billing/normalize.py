@@ -59,7 +59,7 @@ TIME_UNITS = {
     86400 * SECOND_NS: ("d", "day", "days"),
 }
 ATTACHED_GPUS = Path(__file__).with_name("attached_gpus.sql").read_text(encoding="utf-8")
-TIME_SQL = "case when consumed_quantity >= 0 then try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint) end"
+TIME_SQL = "try_cast(round(cast(consumed_quantity as double) * unit_nanoseconds) as bigint)"
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,7 @@ def _find_attached_gpus(staged: Staged) -> None:
 
 
 def _find_billed_time(staged: Staged) -> None:
-    """Set the billed time in nanoseconds if the unit is a plain time. A negative quantity is a reversal, never the time a machine ran.
+    """Set the billed time in nanoseconds if the unit is a plain time. The time of a reversal is negative: it takes back that of another line.
 
     Fargate bills hours of vCPUs, gigabytes and licenses per vCPU, never of the task. AWS' FOCUS sample has the unit "Hours" for them.
     """

@@ -705,6 +705,13 @@ def test_no_meter_is_listed_twice() -> None:
     assert len(set(meters)) == len(meters)
 
 
+def test_a_reversal_takes_back_the_time_of_its_line(tmp_path: Path) -> None:
+    """A day of 24 hours, taken back, and billed again as six hours."""
+    bill = loaded(tmp_path, [cost(amount, Quantity=quantity) for amount, quantity in (("240", "24"), ("-240", "-24"), ("60", "6"))])
+    assert sum(line["billed_nanoseconds"] for line in bill.lines()) == 6 * 3600 * 10**9
+    assert bill.total() == 60
+
+
 def test_equal_rows_are_all_counted(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [*[cost("0.05")] * 3, cost("0.20")])
     assert (len(bill.lines()), bill.total()) == (4, Decimal("0.35"))

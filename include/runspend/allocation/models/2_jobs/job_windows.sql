@@ -6,8 +6,8 @@ with skus as (
     job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
     logical_or(billing_period = @period) as is_of_period,
     min(case when charge_category = 'Usage' and charge_class is null and billing_period = @period then source end) as usage_source,
-    sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 and billing_period = @period then billed_nanoseconds end) as billed_nanoseconds,
-    sum(case when charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0 then billed_nanoseconds end) as every_nanoseconds
+    nullif(greatest(sum(case when charge_category = 'Usage' and charge_class is null and billing_period = @period then billed_nanoseconds end), 0), 0) as billed_nanoseconds,
+    nullif(greatest(sum(case when charge_category = 'Usage' and charge_class is null then billed_nanoseconds end), 0), 0) as every_nanoseconds
   from billing_lines
   where billing_period in (months_around(@period))
     and (billing_period = @period or (charge_period_start >= @jobs_from and charge_period_end <= @jobs_until))

@@ -30,12 +30,12 @@ tagged_skus as (
   -- Charges that carry the ID of a run, as in machine_slots: a machine's time is that of its longest SKU.
   select
     l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id,
-    sum(case when l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as nanoseconds
+    nullif(greatest(sum(case when l.charge_class is null then l.billed_nanoseconds end), 0), 0) as nanoseconds
   from ledger_lines l
   join tagged_runs g on g.run_tag = l.run_tag
   left join direct d on d.resource_key = l.resource_key and d.charge_period_start = l.charge_period_start and d.charge_period_end = l.charge_period_end
   where l.line_kind = 'timed' and l.cost_kind = 'compute' and l.charge_category = 'Usage' and d.resource_key is null
-    and (l.instance_type is not null or l.billed_nanoseconds > 0)
+    and (l.instance_type is not null or l.billed_nanoseconds <> 0)
   group by l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id, l.source, coalesce(l.sku_id, '')
 ),
 tagged as (

@@ -11,7 +11,8 @@ with machines as (
 skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
-    sum(case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds,
+    -- A reversal takes back time that another line bills.
+    nullif(greatest(sum(case when l.charge_category = 'Usage' and l.charge_class is null then l.billed_nanoseconds end), 0), 0) as billed_nanoseconds,
     -- A correction of an hour is not a second hour.
     countif(l.charge_category = 'Usage' and l.charge_class is null) as usage_lines,
     max(case m.unit_kind

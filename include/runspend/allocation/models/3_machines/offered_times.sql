@@ -13,7 +13,7 @@ skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
     min(l.window_start) as window_start, min(l.window_end) as window_end,
-    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
+    nullif(greatest(sum(l.billed_nanoseconds), 0), 0) as billed_nanoseconds, max(l.free_nanoseconds) as free_nanoseconds
   from offered_lines l
   join machines m on m.match_method = l.match_method and m.target_key = l.target_key and m.resource_key = l.resource_key
   where l.charge_category = 'Usage' and l.charge_class is null

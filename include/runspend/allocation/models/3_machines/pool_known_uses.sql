@@ -6,10 +6,10 @@ with skus as (
   -- Licenses and discounts add no time. The two parts of a half-covered hour do.
   select
     resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, run_tag, job_key, source, sku_id,
-    cast(sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as int64) as billed_nanoseconds
+    cast(nullif(greatest(sum(billed_nanoseconds), 0), 0) as int64) as billed_nanoseconds
   from ledger_lines
   where pool_key is not null and line_kind = 'timed' and charge_category = 'Usage' and charge_class is null
-    and (is_offered or (allocated_by in ('run_tag', 'job_id') and cost_kind = 'compute' and (billed_nanoseconds > 0 or instance_type is not null)))
+    and (is_offered or (allocated_by in ('run_tag', 'job_id') and cost_kind = 'compute' and (billed_nanoseconds <> 0 or instance_type is not null)))
   group by resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, run_tag, job_key, source, sku_id
 ),
 windows as (

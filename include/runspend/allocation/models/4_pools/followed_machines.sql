@@ -18,7 +18,7 @@ skus as (
   -- As in machine_slots. A license may be in no pool while its machine is.
   select
     resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id, is_reached,
-    sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds
+    nullif(greatest(sum(billed_nanoseconds), 0), 0) as nanoseconds
   from lines
   group by resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id, is_reached
 ),

@@ -55,7 +55,7 @@ machines as (
 skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id, min(l.window_start) as window_start, min(l.window_end) as window_end,
-    sum(case when l.billed_nanoseconds > 0 then l.billed_nanoseconds end) as billed_nanoseconds
+    nullif(greatest(sum(l.billed_nanoseconds), 0), 0) as billed_nanoseconds
   from lines l
   join machines m on m.pool_number = l.pool_number and m.resource_key is not distinct from l.resource_key and m.pile is not distinct from l.pile
     -- Disks and traffic of a machine add no machine time.

@@ -30,7 +30,7 @@ skus as (
     max(r.resource_id) as resource_id, max(r.region_id) as region_id,
     max(case when r.charge_category = 'Usage' then r.pricing_category end) as pricing_category,
     countif(r.charge_category = 'Usage') as usage_lines,
-    sum(case when r.charge_category = 'Usage' and r.billed_nanoseconds > 0 then r.billed_nanoseconds end) as billed_nanoseconds,
+    nullif(greatest(sum(case when r.charge_category = 'Usage' then r.billed_nanoseconds end), 0), 0) as billed_nanoseconds,
     sum(r.list_cost) as list_cost, sum(r.contracted_cost) as contracted_cost, sum(r.effective_cost) as effective_cost, sum(r.billed_cost) as billed_cost
   from recent r
   join wanted w on w.source = r.source and w.resource_key = r.resource_key
