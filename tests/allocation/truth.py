@@ -97,6 +97,7 @@ def random_world(seed: int, *, runs: int = 24, machines: int = 4, hours: int = 8
     add(at="00:00..01:00", on=None, cost=_cost(draw), charge_category="Tax")
     add(at="00:00..01:00", on="db", cost=_cost(draw), service_name="RDS", scope=None)
     add(at="00:00..01:00", on="sp", cost=_cost(draw), commitment_discount_status="Unused")
+    add(at="00:00..01:00", on=names[0], cost=_cost(draw), hours=1, sku_id="reservation", capacity_reservation_status="Unused")
     draw.shuffle(world["billing_lines"])
     draw.shuffle(world["runs"])
     return world
@@ -134,7 +135,7 @@ def true_costs(world: World) -> dict[Key, Fraction]:
         def give(target: str, part: Fraction, line_id: str = bill_line["line_id"]) -> None:
             truth[line_id, target] += part
 
-        is_fee = bill_line["charge_category"] == "Tax" or bill_line.get("commitment_discount_status") == "Unused"
+        is_fee = bill_line["charge_category"] == "Tax" or _is_unused(bill_line)
         if bill_line.get("run_tag"):
             give(bill_line["run_tag"] if bill_line["run_tag"] in runs else "unallocated", cost)
         elif bill_line["scope"] is None and machine not in machines:
@@ -337,9 +338,13 @@ def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: 
     for l in lines:
         is_here = (l["resource_key"], l["charge_period_start"], l["charge_period_end"]) == (machine, start, end)
         is_time = l["charge_category"] == "Usage" and not l.get("charge_class") and (l["billed_nanoseconds"] or 0) > 0
-        if is_here and is_time and l.get("commitment_discount_status") != "Unused":
+        if is_here and is_time and not _is_unused(l):
             per_sku[l["sku_id"]] += Fraction(l["billed_nanoseconds"], 10**9)
     return min(max(per_sku.values(), default=window), window)
+
+
+def _is_unused(bill_line: dict[str, Any]) -> bool:
+    return "Unused" in (bill_line.get("commitment_discount_status"), bill_line.get("capacity_reservation_status"))
 
 
 def _seconds(span: dt.timedelta) -> Fraction:

@@ -10,7 +10,7 @@ with skus as (
   from billing_lines
   where billing_period >= date_trunc(date(@since), month) and charge_period_start >= @since and charge_period_end <= @now
     and instance_type is not null and resource_key is not null and charge_category = 'Usage' and charge_class is null
-    and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
+    and not is_unused(commitment_discount_status, capacity_reservation_status) and strpos(lower(coalesce(service_name, '')), 'support') = 0
     and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
   group by source, resource_key, charge_period_start, charge_period_end, billing_currency, coalesce(sku_id, '')
 ),

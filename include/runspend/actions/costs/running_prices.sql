@@ -56,7 +56,7 @@ skus as (
   from billing_lines l
   join (select distinct resource_key from shares) m on m.resource_key = l.resource_key
   where l.billing_period >= date_trunc(date(@since), month) and l.charge_period_start >= @since
-    and l.charge_category = 'Usage' and l.charge_class is null and coalesce(l.commitment_discount_status, '') <> 'Unused'
+    and l.charge_category = 'Usage' and l.charge_class is null and not is_unused(l.commitment_discount_status, l.capacity_reservation_status)
     and strpos(lower(coalesce(l.service_name, '')), 'support') = 0 and l.charge_period_end > l.charge_period_start
     and at_most_a_day(l.charge_period_start, l.charge_period_end)
   group by l.source, l.resource_key, l.charge_period_start, l.charge_period_end, l.billing_currency, coalesce(l.sku_id, '')

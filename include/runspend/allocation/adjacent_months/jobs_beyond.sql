@@ -39,7 +39,7 @@ windows as (
   left join reached r
     on r.job_key = l.job_key and r.charge_period_start = l.charge_period_start and r.charge_period_end = l.charge_period_end
   where l.billing_period in (months_around(@period))
-    and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(l.commitment_discount_status, '') <> 'Unused'
+    and l.run_tag is null and l.charge_category in ('Usage', 'Credit', 'Adjustment') and not is_unused(l.commitment_discount_status, l.capacity_reservation_status)
     and l.charge_period_end > l.charge_period_start
     and at_most_a_day(l.charge_period_start, l.charge_period_end)
   group by l.job_key, l.charge_period_start, l.charge_period_end

@@ -7,7 +7,7 @@ with machines as (
 )
 select
   l.billing_period, l.job_key, l.resource_key, l.charge_period_start, l.charge_period_end, l.charge_category, l.charge_class, l.sku_id,
-  l.instance_type, l.service_category, l.commitment_discount_status, l.billed_nanoseconds, l.run_tag
+  l.instance_type, l.service_category, l.commitment_discount_status, l.capacity_reservation_status, l.billed_nanoseconds, l.run_tag
 from billing_lines l
 left join machines m on m.resource_key = l.resource_key
 where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))

@@ -16,7 +16,7 @@ beside as (
     on o.source = b.source and o.charge_date = b.charge_date and o.service_name = coalesce(b.service_name, '') and o.sub_account_id = coalesce(b.sub_account_id, '')
   where b.billing_period = @first
     and (b.scope is null or (b.scope = 'exclude' and starts_with(coalesce(b.charge_description, ''), 'accelerators: ')))
-    and b.charge_category not in ('Purchase', 'Tax') and coalesce(b.commitment_discount_status, '') <> 'Unused'
+    and b.charge_category not in ('Purchase', 'Tax') and not is_unused(b.commitment_discount_status, b.capacity_reservation_status)
     and strpos(lower(coalesce(b.service_name, '')), 'support') = 0
     -- credits and corrections without a resource are fees too
     and not (

@@ -43,7 +43,8 @@ lines as (
   left join taken_nodes n
     on n.source = b.source and n.node_key = b.node_key and n.charge_period_start = b.charge_period_start and n.charge_period_end = b.charge_period_end
   where b.billing_period >= @first and t.line_id is null and n.node_key is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
-    and b.charge_category = 'Usage' and b.charge_class is null and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0)
+    and b.charge_category = 'Usage' and b.charge_class is null and not is_unused(b.commitment_discount_status, b.capacity_reservation_status)
+    and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0)
     and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
     -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)

@@ -211,6 +211,25 @@ def test_commitments_are_named_on_covered_usage_and_on_their_unused_part(tmp_pat
     ]
 
 
+def test_unused_capacity_reservations_are_marked_and_reserved_hours_are_no_lines(tmp_path: Path) -> None:
+    """The hours of a reservation are also on its used and unused machines, which have its cost."""
+    reservation = {"line_item_resource_id": "arn:aws:ec2:us-east-1:000000000042:capacity-reservation/cr-0be443example1db6f"}
+    lines = [
+        line("Usage", "1.00", line_item_usage_type="EUC1-BoxUsage:p4d.24xlarge"),
+        line("Usage", "2.00", line_item_usage_type="EUC1-UnusedBox:p4d.24xlarge", **reservation),
+        covered("4.00", "3.00", line_item_usage_type="UnusedDed:p4d.24xlarge", **reservation),
+        line("EdpDiscount", "-0.50", line_item_usage_type="UnusedBox:p4d.24xlarge", **reservation),
+        line("Usage", "0", line_item_usage_type="EUC1-Reservation:p4d.24xlarge", line_item_usage_amount="3", **reservation),
+        line("Usage", "0.0000000000", line_item_usage_type="DedicatedRes:p4d.24xlarge", **reservation),
+        line("Usage", "7.00", line_item_usage_type="Reservation:p4d.24xlarge", **reservation),
+    ]
+    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", lines), format="aws-cur")
+    assert only(bill.load()).extra["skip_reasons"] == {"capacity reservation": 2}
+    found = {each["effective_cost"]: (each["capacity_reservation_status"], each["capacity_reservation_id"]) for each in bill.lines()}
+    unused = ("Unused", reservation["line_item_resource_id"])
+    assert found == {Decimal(1): (None, None), Decimal(2): unused, Decimal(3): unused, Decimal("-0.5"): unused, Decimal(7): (None, None)}
+
+
 def test_a_cost_that_the_report_does_not_state_is_null_and_counted(tmp_path: Path) -> None:
     bill = loaded(tmp_path, [discounted(""), line("Usage", "2")])
     assert {each["effective_cost"] for each in bill.lines()} == {None, Decimal(2)}

@@ -12,7 +12,7 @@ with skus as (
   where billing_period in (months_around(@period))
     and (billing_period = @period or (charge_period_start >= @jobs_from and charge_period_end <= @jobs_until))
     and job_key is not null and run_tag is null
-    and charge_category in ('Usage', 'Credit', 'Adjustment') and coalesce(commitment_discount_status, '') <> 'Unused'
+    and charge_category in ('Usage', 'Credit', 'Adjustment') and not is_unused(commitment_discount_status, capacity_reservation_status)
     and charge_period_end > charge_period_start
     and at_most_a_day(charge_period_start, charge_period_end)
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')

@@ -63,6 +63,7 @@ select
     when l.allocated_by = 'run_tag' then 'unallocated'
     when t.resource_key is not null then t.allocated_to
     when l.line_kind = 'fee' or l.is_declared then 'shared'
+    when l.line_kind = 'unused' then 'idle'
     when l.line_kind = 'timed' and l.is_known then 'idle'
     else 'unallocated'
   end as allocated_to,
@@ -73,12 +74,14 @@ select
   case
     when l.allocated_by = 'run_tag' then 'run_tag'
     when l.is_declared then 'none'
+    when l.line_kind = 'unused' then 'pool_time'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
     when l.allocated_by = 'run_tag' then 'exact'
     when l.is_declared then cast(null as string)
+    when l.line_kind = 'unused' then 'medium'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
@@ -93,10 +96,10 @@ select
     when t.allocated_to = 'run' then cast(null as string)
     when l.is_declared then 'platform'
     when l.line_kind = 'fee' then 'fee'
-    when l.line_kind = 'timed' then 'no_run'
+    when l.line_kind in ('timed', 'unused') then 'no_run'
     else 'not_timed'
   end as reason,
-  cast(null as string) as pool_key, t.weight_kind, t.run_end_rule,
+  case when l.line_kind = 'unused' and l.run_tag is null and not l.is_declared then l.pool_key end as pool_key, t.weight_kind, t.run_end_rule,
   coalesce(t.is_scaled, false) as is_scaled,
   coalesce(t.ratio_from, 0.0) as ratio_from,
   coalesce(t.ratio_to, 1.0) as ratio_to,

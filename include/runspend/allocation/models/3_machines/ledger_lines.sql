@@ -14,7 +14,9 @@ with lines as (
     charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) as is_short,
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
-      when commitment_discount_status = 'Unused' then 'fee'
+      -- The unused part of a capacity reservation is not a machine. In a pool it is idle cost.
+      when capacity_reservation_status = 'Unused' and pool_key is not null then 'unused'
+      when is_unused(commitment_discount_status, capacity_reservation_status) then 'fee'
       -- "AWS Support (Business)", AWSSupportBusiness, "Microsoft Unified Support". A machine's product "with Support" is not a fee.
       when strpos(lower(coalesce(service_name, '')), 'support') > 0 and (resource_key is null
         or regexp_contains(lower(service_name), r'^(aws|azure|microsoft|google|google cloud)? ?(premium|premier|unified|enhanced)? ?support')) then 'fee'
@@ -51,7 +53,7 @@ matched as (
     k.resource_key is not null or o.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
-      when l.line_kind = 'fee' then 'none'
+      when l.line_kind in ('fee', 'unused') then 'none'
       when j.job_key is not null then 'job_id'
       when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
       -- Declared as shared platform cost: weaker than a run's statement or a tag, stronger than an inferred match.

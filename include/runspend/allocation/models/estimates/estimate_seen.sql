@@ -10,7 +10,7 @@ with lines as (
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
     and resource_key is not null and charge_class is null and charge_category not in ('Purchase', 'Tax')
-    and coalesce(commitment_discount_status, '') <> 'Unused' and strpos(lower(coalesce(service_name, '')), 'support') = 0
+    and not is_unused(commitment_discount_status, capacity_reservation_status) and strpos(lower(coalesce(service_name, '')), 'support') = 0
 ),
 recent as (
   select

@@ -1,6 +1,7 @@
 -- One row per line item that charges something, plus one per commitment fee for the unused part of the commitment.
 -- View `cur`, columns by their CUR 2.0 names. Every amount is that of one view of the costs: net of private discounts or not.
--- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Understanding split cost allocation data".
+-- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Monitoring your On-Demand capacity reservations",
+-- "Understanding split cost allocation data".
 with in_one_view as (
   select
     *,
@@ -22,6 +23,9 @@ meant as (
     *,
     coalesce(bill_billing_entity = 'AWS Marketplace', false) as is_marketplace,
     line_item_operation in ('EKSPod-EC2', 'ECSTask-EC2') is true as is_split,
+    -- On-demand capacity reservations: their unused part (UnusedBox, UnusedDed), and all of their hours, which cost nothing (Reservation,
+    -- DedicatedRes).
+    regexp_extract(line_item_usage_type, '(?:^|-)(UnusedBox|UnusedDed|Reservation|DedicatedRes)(?::|$)', 1) as reserved,
     line_type in ('Usage', 'SavingsPlanCoveredUsage', 'DiscountedUsage', 'FlatRateSubscription') as is_measured,
     case
       when line_type in ('SavingsPlanCoveredUsage', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') then 'Spend'
@@ -173,6 +177,8 @@ select
   product_region_code as region_id,
   product_location as region_name,
   line_item_availability_zone as availability_zone,
+  if(starts_with(reserved, 'Unused'), line_item_resource_id, null) as capacity_reservation_id,
+  if(starts_with(reserved, 'Unused'), 'Unused', null) as capacity_reservation_status,
   if(category = 'Tax', null, product_sku) as sku_id,
   if(category = 'Tax', null, coalesce(pricing_rate_code, pricing_rate_id)) as sku_price_id,
   line_item_usage_type as sku_meter,
@@ -210,6 +216,7 @@ select
   coalesce(nullif(resource_tags, '{}'), nullif(named.tags, '{}'), tag_columns) as tags,
   case
     when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- reverses the price that covered usage states
+    when reserved in ('Reservation', 'DedicatedRes') and number(cost) = 0 then 'capacity reservation'  -- the used and unused machines have the cost
     when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
   end as skip_reason,
   case
