@@ -65,6 +65,9 @@ KNOWN_USES = pa.schema(
         ("window_start", MOMENT), ("window_end", MOMENT), ("is_part", pa.bool_()), ("is_ambiguous", pa.bool_()), ("nanoseconds", pa.int64()),
     ]
 )  # fmt: skip
+TIMES = pa.schema(
+    [("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("billed_nanoseconds", pa.int64())]
+)
 SLOT_TARGETS = pa.schema(
     [
         ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),
@@ -223,6 +226,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
         "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
+        "earlier_times": TIMES.empty_table(),  # tests of the whole ledger cover corrections of earlier months
         "pool_known_uses": KNOWN_USES.empty_table(),  # tests of the whole ledger cover the known uses of a pool
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),
         "attached_lines": pa.Table.from_pylist(

@@ -104,8 +104,8 @@ def test_hours_and_runs_of_a_job_after_the_month_are_an_input(tmp_path: Path) ->
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
 
 
-def test_the_size_of_a_corrected_machine_is_an_input(tmp_path: Path) -> None:
-    """Only the size of the machine in its month counts, not the rest of that month's bill."""
+def test_the_size_and_time_of_a_corrected_machine_are_inputs(tmp_path: Path) -> None:
+    """Only the size and time of the machine in its month count, not the rest of that month's bill."""
     month = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "period": "2026-09", "machine_gpus": 8}
     late = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "charge_class": "Correction"}
     worlds: dict[str, list[dict[str, object]]] = {
@@ -113,7 +113,12 @@ def test_the_size_of_a_corrected_machine_is_an_input(tmp_path: Path) -> None:
         "eight for more": [late, month | {"cost": 99}],
         "four": [late, month | {"machine_gpus": 4}],
         "unknown": [late, month | {"machine_gpus": None}],
+        "a quarter": [late, month | {"hours": 0.25}],
+        "a half": [late, month | {"hours": 0.5}],
+        "a half, and a further line": [late, month | {"hours": 0.5}, month | {"hours": 0.5, "charge_category": "Credit"}],
     }
     found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
     assert found["eight"] == found["eight for more"]
-    assert found["eight"] != found["four"] != found["unknown"] != found["eight"]
+    assert found["a half"] == found["a half, and a further line"]
+    differing = [found[name] for name in ("eight", "four", "unknown", "a quarter", "a half")]
+    assert all(one != other for number, one in enumerate(differing) for other in differing[:number])

@@ -53,8 +53,9 @@ def estimate_models() -> list[Model]:
         Model("estimate_spans", makes="run_spans"),
         Model("estimate_units", makes="machine_units"),
         Model("estimate_lines", makes="ledger_lines"),
-        # `cluster_times` has billed hours, so no estimate: `machine_slots` reads it.
-        *(Model(name) for name in ("run_intervals", "cluster_times", "machine_slots", "slot_uses", "machine_clock", "slot_targets")),
+        Model("run_intervals"),
+        Model("cluster_times", makes="borrowed_times"),  # of billed hours, so no estimate: `machine_slots` reads it
+        *(Model(name) for name in ("machine_slots", "slot_uses", "machine_clock", "slot_targets")),
         Model("run_estimates", into=UNIT),
     ]
 

@@ -46,6 +46,8 @@ DIRECT_MODELS = tuple(
         "known_machines",
         "machine_blocks",
         "earlier_sizes",
+        "earlier_times",
+        "borrowed_times",
         "machine_units",
         "platform_stores",
         "inside_accounts",

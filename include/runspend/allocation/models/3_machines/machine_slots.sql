@@ -41,4 +41,4 @@ select
   w.units
 from windows w
 join machines m on m.machine_number = w.machine_number
-left join cluster_times t on t.resource_key = m.resource_key and t.charge_period_start = w.charge_period_start and t.charge_period_end = w.charge_period_end
+left join borrowed_times t on t.resource_key = m.resource_key and t.charge_period_start = w.charge_period_start and t.charge_period_end = w.charge_period_end

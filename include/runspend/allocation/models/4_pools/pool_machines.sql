@@ -1,6 +1,6 @@
 -- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill at least, and their total time.
 -- is_uncounted: these lines may be of several machines, and their time tells only the least number. is_offered: the machines are the rest of stated ones.
--- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran.
+-- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran, for the time that bill has.
 -- The rest of stated machines (offered_times) and machines that no run states are separate rows.
 with lines as (
   select
@@ -34,6 +34,13 @@ known as (
   from pool_known_uses u
   join pools p on p.match_method = 'pool_time' and p.target_key = u.target_key
 ),
+described as (
+  select
+    pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, logical_or(is_job) as is_job, min(likeness) as likeness,
+    max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
+  from lines
+  group by pool_number, resource_key, pile
+),
 machines as (
   -- Uses the lines that are most like a machine.
   -- The largest of its lines gives a machine's size.
@@ -42,13 +49,7 @@ machines as (
     m.pool_number, m.resource_key, m.pile, m.is_job, m.likeness,
     row_number() over (order by m.pool_number, m.resource_key, m.pile) as machine_number,
     nullif(m.machine_gpus, 0) as machine_gpus, nullif(m.machine_cpus, 0) as machine_cpus, nullif(m.machine_memory_gb, 0) as machine_memory_gb
-  from (
-    select
-      pool_number, resource_key, pile, pool_number in (select pool_number from known) as has_known, logical_or(is_job) as is_job, min(likeness) as likeness,
-      max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb
-    from lines
-    group by pool_number, resource_key, pile
-  ) m
+  from described m
   left join stated s on s.pool_number = m.pool_number
   qualify m.likeness = min(least(m.likeness, coalesce(s.likeness, m.likeness))) over (partition by m.pool_number) and not (m.has_known and m.likeness = 3)
 ),
@@ -65,10 +66,13 @@ skus as (
 charges as (
   -- Licenses, discounts and the two parts of a half-covered hour add no time. The largest SKU is the machine.
   select
-    machine_number, min(window_start) as window_start, min(window_end) as window_end,
-    coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as billed_nanoseconds
-  from skus
-  group by machine_number, charge_period_start, charge_period_end
+    s.machine_number, min(s.window_start) as window_start, min(s.window_end) as window_end,
+    coalesce(max(s.billed_nanoseconds), max(e.billed_nanoseconds), timestamp_diff(s.charge_period_end, s.charge_period_start, microsecond) * 1000) as billed_nanoseconds
+  from skus s
+  join machines m on m.machine_number = s.machine_number
+  left join earlier_times e
+    on e.resource_key = m.resource_key and e.charge_period_start = s.charge_period_start and e.charge_period_end = s.charge_period_end
+  group by s.machine_number, s.charge_period_start, s.charge_period_end
 ),
 billed as (
   select
