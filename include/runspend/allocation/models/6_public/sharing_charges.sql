@@ -12,7 +12,9 @@ with pots as (
 runs_charged as (
   select
     source, billing_currency, tracking_server, workspace, run_id,
-    cast(round(cast(cast(sum(effective_cost) as string) as float64) * 1e6) as int64) as micros
+    cast(round(cast(cast(sum(effective_cost) as string) as float64) * 1e6) as int64) as micros,
+    -- Neither stored bytes nor the correction of an earlier month say that the run did anything in this month.
+    case when logical_or(match_method <> 'artifact_bytes' and charge_date >= @period) then 1 else 0 end as ran
   from cost_allocations
   where billing_period = @period and allocated_to = 'run' and (@share_shared <> 'keep' or @share_idle <> 'keep')
   group by source, billing_currency, tracking_server, workspace, run_id
@@ -20,7 +22,7 @@ runs_charged as (
 parts as (
   select
     p.source, p.billing_currency, p.allocated_to as pot, p.policy, r.tracking_server, r.workspace, r.run_id,
-    case p.policy when 'even' then 1 else r.micros end as weight
+    case p.policy when 'even' then r.ran else r.micros end as weight
   from pots p
   join runs_charged r on r.source = p.source and r.billing_currency = p.billing_currency
   where p.policy in ('proportional', 'even')
