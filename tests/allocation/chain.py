@@ -369,8 +369,10 @@ PATHS = {"resource_id", "resource_key", "job_key", "attached_to", "node_key"}  #
 
 
 def _own_name(column: str, mine: str, name: str) -> str:
+    # A machine of a scale set has a number. The name of the set is unique.
+    name, *number = name.split("/virtualmachines/") if "/virtualmachinescalesets/" in name else [name]
     before, slash, last = name.rpartition("/") if column in PATHS else ("", "", name)
-    return f"{before}{slash}{mine}{last}"
+    return "/virtualmachines/".join([f"{before}{slash}{mine}{last}", *number])
 
 
 def merge_worlds(worlds: Mapping[str, World]) -> World:

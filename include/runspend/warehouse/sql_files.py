@@ -15,6 +15,7 @@ Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of a
 
 `is_unused(COMMITMENT_DISCOUNT_STATUS, CAPACITY_RESERVATION_STATUS)` becomes the condition that a line charges the unused part of
 one of them.
+`scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null.
 
 `is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
 case. Requests, traffic ("GB - data") and retrieval are not.
@@ -83,6 +84,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "run_end": partial(_by_run_end, ENDS),
     "run_end_rule": partial(_by_run_end, RULES),
     "at_most_a_day": "timestamp_diff({1}, {0}, microsecond) <= 90000000000".format,
+    "scale_set_of": r"regexp_extract({}, r'^(.*/virtualmachinescalesets/[^/]+)/virtualmachines/[^/]+$')".format,
     "is_unused": "(coalesce({}, '') = 'Unused' or coalesce({}, '') = 'Unused')".format,
     "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
     "hour_of": "div(unix_micros({}), 3600000000)".format,

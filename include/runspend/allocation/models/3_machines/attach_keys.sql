@@ -1,5 +1,5 @@
 -- one row per machine that runs, a pool or an instance type may use and key by which charges of other resources can be attached to it:
--- its own name, or a group it is in
+-- its own name, that of its scale set, or a group it is in
 with other_keys as (
   -- Groups that no other resource has need no row.
   select distinct group_key
@@ -57,3 +57,8 @@ left join group_regions r on r.group_key = f.group_key and r.region_id = f.regio
 union distinct
 select attached_to, concat('machine|', attached_to) as target_key
 from attachable_machines
+union distinct
+-- What names an Azure scale set is attached to all of its machines.
+select m.resource_key, concat('machine|', a.attached_to)
+from machines m
+join attachable_machines a on a.attached_to = scale_set_of(m.resource_key)

@@ -1,5 +1,5 @@
 -- one row per machine that charges of other resources name as the one they are attached to, and that runs, their jobs, a run tag, a pool or an
--- instance type may use. The column is not called `resource_key` because such a charge may be in another shard of machines.
+-- instance type may use; or their Azure scale set. The column is not called `resource_key` because such a charge may be in another shard of machines.
 with named as (
   select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null
 ),
@@ -11,7 +11,12 @@ machines as (
   join (select distinct job_key, life from job_lives) l on l.job_key = j.job_key and l.life = j.life
   union distinct
   select resource_key from usable_machines
+),
+names as (
+  select resource_key from machines
+  union distinct
+  select scale_set_of(resource_key) from machines
 )
 select n.attached_to
 from named n
-join machines m on m.resource_key = n.attached_to
+join names m on m.resource_key = n.attached_to

@@ -3,5 +3,5 @@
 select k.target_key, f.charge_period_start, f.charge_period_end, logical_or(f.is_reached) as is_reached
 from followed_machines f
 join attach_keys k on k.resource_key = f.resource_key
-where f.is_reached or k.target_key = concat('machine|', f.resource_key)
+where f.is_reached or starts_with(k.target_key, 'machine|')
 group by k.target_key, f.charge_period_start, f.charge_period_end

@@ -41,6 +41,17 @@ described as (
   from lines
   group by pool_number, resource_key, pile
 ),
+scale_sets as (
+  -- A license names the Azure scale set, whose machines have lines of their own.
+  select pool_number, scale_set_of(resource_key) as scale_set
+  from described
+  where scale_set_of(resource_key) is not null
+  union distinct
+  select p.pool_number, scale_set_of(o.resource_key)
+  from offered_machines o
+  join pools p on p.match_method = o.match_method and p.target_key = o.target_key
+  where scale_set_of(o.resource_key) is not null
+),
 machines as (
   -- Uses the lines that are most like a machine.
   -- The largest of its lines gives a machine's size.
@@ -51,6 +62,8 @@ machines as (
     nullif(m.machine_gpus, 0) as machine_gpus, nullif(m.machine_cpus, 0) as machine_cpus, nullif(m.machine_memory_gb, 0) as machine_memory_gb
   from described m
   left join stated s on s.pool_number = m.pool_number
+  left join scale_sets a on a.pool_number = m.pool_number and a.scale_set = m.resource_key
+  where a.scale_set is null
   qualify m.likeness = min(least(m.likeness, coalesce(s.likeness, m.likeness))) over (partition by m.pool_number) and not (m.has_known and m.likeness = 3)
 ),
 skus as (

@@ -66,7 +66,7 @@ followed_times as (
     f.is_reached, cast(sum(f.nanoseconds) as int64) as nanoseconds
   from followed_machines f
   join attach_keys k on k.resource_key = f.resource_key
-  where f.is_reached or k.target_key = concat('machine|', f.resource_key)
+  where f.is_reached or starts_with(k.target_key, 'machine|')
   group by k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key, f.window_start, f.window_end, f.is_reached
 ),
 followed as (
