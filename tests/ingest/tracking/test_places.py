@@ -265,8 +265,8 @@ def add_trace(
     world.do("insert into trace_info values (?, 1, ?, ?, ?, ?)", trace_id, at(when), *tokens, cost)
     for key, value in stated.items():
         world.do("insert into trace_request_metadata values (?, ?, ?)", key.replace("__", "."), value, trace_id)
-    for span_id, parent, model, price in spans:
-        world.do("insert into spans values (?, ?, ?, ?, ?)", trace_id, span_id, parent, model, price)
+    for span_id, parent, model, price, *provider in spans:
+        world.do("insert into spans values (?, ?, ?, ?, ?, ?)", trace_id, span_id, parent, model, provider[0] if provider else None, price)
 
 
 def llm(night: Night, period: str = "2026-11") -> list[tuple[Any, ...]]:
@@ -328,6 +328,16 @@ def test_the_cost_of_traces_by_day_run_user_and_model(world: World) -> None:
     ]
     assert [row[-1] for row in llm(night, "2026-10")] == ["1"]
     assert all(row["currency"] == "USD" for row in night.rows("trace_costs"))
+
+
+def test_calls_of_one_model_by_two_providers_have_a_row_each(world: World) -> None:
+    spans = (("a", None, "gpt-4o", 0.25, "azure"), ("b", None, "gpt-4o", 0.5, "openai"), ("c", None, "gpt-4o", 0.125, "azure"))
+    add_trace(world, "t1", "2026-11-02", 0.875, tokens=(8, 4), mlflow__sourceRun="r1", spans=spans)
+    rows = world.night().rows("trace_costs", "2026-11")
+    assert [(r["model"], r["provider"], r["traces"], r["input_tokens"], float(r["list_cost"])) for r in rows] == [
+        ("gpt-4o", "azure", 1, None, 0.375),
+        ("gpt-4o", "openai", 1, 8, 0.5),
+    ]
 
 
 def test_money_stays_spent_when_mlflow_deletes_the_traces(world: World) -> None:

@@ -61,7 +61,7 @@ def test_calls_without_a_cost_have_their_list_price(served: Served, tmp_path: Pa
     assert found == [
         ("claude-3-7-sonnet-latest", "anthropic", price_source(), 1, 1_000, 100, cached),
         ("claude-sonnet-4-0", "anthropic", price_source(), 2, 60, 30, two),  # a wrapper that repeats the tokens of its call counts once
-        ("gpt-4o", "", "mlflow", 1, 2_060, 230, Decimal("0.5")),
+        ("gpt-4o", "openai", "mlflow", 1, 2_060, 230, Decimal("0.5")),
     ]
     assert [w for w in warnings if "tokens and no cost" in w] == [
         f"prod: 3 calls have tokens and no cost, and {price_source()} has no price for their models: our-own-model (2), another (1). Their cost is unknown."
@@ -71,7 +71,7 @@ def test_calls_without_a_cost_have_their_list_price(served: Served, tmp_path: Pa
 @pytest.mark.parametrize("via", ["api", "database"])
 def test_without_the_key_only_what_mlflow_recorded_counts(served: Served, tmp_path: Path, via: str) -> None:
     found, warnings = costs(served, tmp_path / "out", via)
-    assert found == [("gpt-4o", "", "mlflow", 1, 2_060, 230, Decimal("0.5"))]
+    assert found == [("gpt-4o", "openai", "mlflow", 1, 2_060, 230, Decimal("0.5"))]
     assert not [w for w in warnings if "tokens" in w]
 
 

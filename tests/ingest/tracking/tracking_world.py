@@ -37,7 +37,7 @@ create index index_metrics_run_uuid_key_step on metrics (run_uuid, key, step);
 create table logged_models (model_id varchar(36) primary key, experiment_id integer, artifact_location varchar(1000), lifecycle_stage varchar(32));
 create table trace_info (request_id varchar(50) primary key, experiment_id integer, timestamp_ms bigint, input_tokens bigint, output_tokens bigint, total_cost float);
 create table trace_request_metadata (key varchar(250), value varchar(8000), request_id varchar(50), primary key (request_id, key));
-create table spans (trace_id varchar(50), span_id varchar(50), parent_span_id varchar(50), model_name varchar(500), total_cost float, primary key (trace_id, span_id));
+create table spans (trace_id varchar(50), span_id varchar(50), parent_span_id varchar(50), model_name varchar(500), model_provider varchar(500), total_cost float, primary key (trace_id, span_id));
 create table trace_tags (key varchar(250), value varchar(8000), request_id varchar(50), primary key (request_id, key));
 """
 

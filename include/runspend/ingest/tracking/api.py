@@ -353,9 +353,9 @@ class ApiReader:
                 for span in trace.data.spans:
                     cost = _finite((span.get_attribute("mlflow.llm.cost") or {}).get("total_cost"))
                     model = str(span.get_attribute("mlflow.llm.model") or "")[:LONGEST_MODEL]
-                    provider = usage = ""
+                    provider = str(span.get_attribute("mlflow.llm.provider") or "")[:LONGEST_MODEL]
+                    usage = ""
                     if self._server.token_prices is not None:
-                        provider = str(span.get_attribute("mlflow.llm.provider") or "")[:LONGEST_MODEL]
                         tokens = span.get_attribute("mlflow.chat.tokenUsage")
                         usage = json.dumps(tokens) if tokens else ""
                     yield trace.info.trace_id, span.span_id, span.parent_id or "", model, provider, usage, -1.0 if cost is None else cost

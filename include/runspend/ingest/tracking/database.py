@@ -91,7 +91,7 @@ from trace_info i where {wanted} {months}
 """
 SPAN_COSTS = """
 select cast(s.trace_id as {text}), cast(s.span_id as {text}), coalesce(cast(s.parent_span_id as {text}), ''), coalesce(cast(s.model_name as {text}), ''),
-       {provider}, {usage}, cast(coalesce(s.total_cost, -1) as {real})
+       coalesce(cast(s.model_provider as {text}), ''), {usage}, cast(coalesce(s.total_cost, -1) as {real})
 from trace_info i join spans s on s.trace_id = i.request_id where {wanted} {months}
 """
 
@@ -385,11 +385,10 @@ class DatabaseReader:
     def _token_columns(self) -> dict[str, str]:
         """Return which traces are wanted, and the columns of a span that are needed to price its tokens."""
         if not self._prices_tokens:
-            return {"wanted": "i.total_cost is not null", "provider": "''", "usage": "''"}
+            return {"wanted": "i.total_cost is not null", "usage": "''"}
         usage = f"case when s.content like '%mlflow.chat.tokenUsage%' then {self.dialect.token_usage} end"
         return {
             "wanted": "(i.total_cost is not null or i.input_tokens > 0 or i.output_tokens > 0)",
-            "provider": self.fill("coalesce(cast(s.model_provider as {text}), '')"),
             "usage": self.fill(f"coalesce(cast({usage} as {{text}}), '')"),
         }
 

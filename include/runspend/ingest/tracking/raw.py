@@ -31,7 +31,7 @@ OWNER_TEXT = ("owner_kind", "owner_id", "experiment_id", "uri")
 # Traces with a token cost (with tokens, on a server with `token_prices`), and all their spans: a parent's cost may include that of a span.
 TRACE_TEXT = ("trace_id", "experiment_id", "source_run", "trace_user", "mlflow_user")
 TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
-# `provider` and `usage` (mlflow.chat.tokenUsage as JSON) are empty unless the server has `token_prices`; a missing cost is -1.
+# `usage` (mlflow.chat.tokenUsage as JSON) is empty unless the server has `token_prices`; a missing cost is -1.
 SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model", "provider", "usage")
 
 # Records that protect artifacts. `aliases` is a JSON list; `storage` is the location of a version registered from another version.

@@ -20,7 +20,7 @@ kept as (
   where w.traces > coalesce(n.traces, 0)
 )
 select {columns} from (
-  select p.* replace (redacted(user_name) as user_name, redacted(model) as model) from previous p semi join kept k using (workspace, charge_date, experiment_id, run_id)
+  select p.* replace (redacted(user_name) as user_name, redacted(model) as model, redacted(provider) as provider) from previous p semi join kept k using (workspace, charge_date, experiment_id, run_id)
   union all by name
   select f.* from fresh f anti join kept k using (workspace, charge_date, experiment_id, run_id)
 )

@@ -1,22 +1,22 @@
--- LLM cost per day, experiment, run, user and model, from `raw_traces`, `raw_spans` and `fresh_experiments`.
+-- LLM cost per day, experiment, run, user, model and provider, from `raw_traces`, `raw_spans` and `fresh_experiments`.
 -- A span whose ancestor has a cost is part of that cost, as in MLflow's own sum. A trace whose spans have no cost has its own cost, and no model.
 -- A cost becomes a decimal by its shortest decimal text, so that both ways of reading and every row order give the same digits.
 insert into fresh_trace_costs by name
 with recursive priced as (
-  select s.trace_id, s.span_id, s.model, s.cost, s.cost >= 0 as is_covered, s.cost >= 0 as counts
+  select s.trace_id, s.span_id, s.model, s.provider, s.cost, s.cost >= 0 as is_covered, s.cost >= 0 as counts
   from raw_spans s
   where not exists (select 1 from raw_spans p where p.trace_id = s.trace_id and p.span_id = s.parent_id)
   union all
-  select s.trace_id, s.span_id, s.model, s.cost, p.is_covered or s.cost >= 0, s.cost >= 0 and not p.is_covered
+  select s.trace_id, s.span_id, s.model, s.provider, s.cost, p.is_covered or s.cost >= 0, s.cost >= 0 and not p.is_covered
   from priced p join raw_spans s on s.trace_id = p.trace_id and s.parent_id = p.span_id
 ),
 by_model as (
-  select trace_id, model, sum(money(cost)) as cost from priced where counts group by trace_id, model
+  select trace_id, model, provider, sum(money(cost)) as cost from priced where counts group by trace_id, model, provider
 ),
 -- Tokens are counted for a whole trace, so they go to the model with the highest cost in it.
 parts as (
-  select t.trace_id, redacted(coalesce(m.model, '')) as model, coalesce(m.cost, money(t.total_cost)) as cost,
-    row_number() over (partition by t.trace_id order by m.cost desc, m.model) = 1 as is_dearest
+  select t.trace_id, redacted(coalesce(m.model, '')) as model, redacted(coalesce(m.provider, '')) as provider, coalesce(m.cost, money(t.total_cost)) as cost,
+    row_number() over (partition by t.trace_id order by m.cost desc, m.model, m.provider) = 1 as is_dearest
   from raw_traces t left join by_model m on m.trace_id = t.trace_id
 )
 select
@@ -28,7 +28,7 @@ select
   k.source_run as run_id,
   k.user_name,
   p.model,
-  '' as provider,
+  p.provider,
   'mlflow' as price_source,
   count(*) as traces,
   cast(sum(case when p.is_dearest and k.input_tokens >= 0 then k.input_tokens end) as bigint) as input_tokens,
