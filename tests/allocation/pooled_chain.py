@@ -32,7 +32,7 @@ MODELS = (
     "window_runs", "run_gaps", "run_ancestors", "type_claims", "wanted_types", "machine_blocks",
     "rest_lines", "line_cells", "offered_lines", "offered_machines", "offered_times", "offered_sums", "offered_taken",
     "storage_candidates", "storage_targets", "storage_lines",
-    "llm_candidates", "llm_targets", "llm_lines",
+    "llm_candidates", "llm_cells", "llm_tokens", "llm_targets", "llm_lines",
     "timed_candidates", "type_choices", "pools", "pool_cells", "pool_machines", "pool_spans", "pool_held", "pool_claims", "pool_windows", "pool_uses", "pool_taken", "pool_families", "pool_clock", "pool_shares",
     "pool_targets", "pools_with_other_charges", "pool_day_hours", "pool_other_shares", "pool_lines", "type_parts", "type_targets", "type_lines", "offered_blocks", "offered_windows",
 )  # fmt: skip
@@ -74,7 +74,7 @@ SLOT_TARGETS = pa.schema(
         ("nanoseconds", pa.int64()), ("ratio_from", pa.float64()),
     ]
 )  # fmt: skip
-PAID = pa.schema([*RUN_KEY, ("day", pa.date32()), ("is_comparable", pa.bool_()), ("list_cost", pa.decimal128(38, 22))])
+PAID = pa.schema([*RUN_KEY, ("day", pa.date32()), ("llm_cloud", pa.string()), ("list_cost", pa.decimal128(38, 22))])
 SETTLED = pa.schema([("source", pa.string()), ("line_id", pa.string())])
 WINDOW_START, WINDOW_END = dt.datetime(2026, 10, 1, tzinfo=UTC), dt.datetime(2026, 11, 1, tzinfo=UTC)
 PARAMETERS = {
@@ -118,6 +118,7 @@ def rest_line(number: int, **row: Any) -> dict[str, Any]:
         "sku_id": "box",
         "resource_key": machine,
         "cost_kind": "compute",
+        "llm_cloud": "other" if row.get("cost_kind") == "llm" else None,
         "line_kind": "plain" if machine is None else "timed",
         "is_inside": True,
         "pool_key": row.pop("pool", None if instance_type or row.get("storage_key") or row.get("cost_kind") == "llm" else "pool"),
@@ -203,7 +204,13 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     """Return the tables that exist before these models run."""
     lines, runs = world["lines"], world["runs"]
     ledger = arrow("billing_lines", lines)
-    kinds = {"line_kind": pa.string(), "cost_kind": pa.string(), "is_inside": pa.bool_(), "is_offered": pa.bool_()}
+    kinds = {
+        "line_kind": pa.string(),
+        "cost_kind": pa.string(),
+        "llm_cloud": pa.string(),
+        "is_inside": pa.bool_(),
+        "is_offered": pa.bool_(),
+    }
     for name, kind in kinds.items():
         ledger = ledger.append_column(name, pa.array([l[name] for l in lines], kind))
     ledger = ledger.append_column("allocated_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))

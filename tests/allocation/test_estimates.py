@@ -480,6 +480,17 @@ def trace(day: int, **row: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def test_token_costs_end_with_the_bill_of_their_own_cloud(tmp_path: Path) -> None:
+    """Bedrock's bill of the day does not end the estimates of calls to OpenAI. Providers of one model are added up."""
+    models = (("bedrock", "claude"), ("openai", "gpt-4o"), ("", "gpt-4o"), ("", "our-model"))
+    world = world_of(
+        [], [{"id": "A", "at": "00:00..01:00"}], trace_costs=[trace(1, provider=provider, model=model) for provider, model in models]
+    )
+    world["cost_allocations"] = [charge(at="00:00..24:00", cost="1", match_method="llm_cost", pool_key="llm aws", resource_id=None)]
+    rows = [r for r in estimate(world, tmp_path, "30:00")["run_estimates"].to_pylist() if r["cost_kind"] == "llm"]
+    assert [(r["model"], r["effective_cost"]) for r in rows] == [("gpt-4o", Decimal("0.5"))]
+
+
 def charge(**row: Any) -> dict[str, Any]:
     """Make a row of the ledger."""
     start, end = (moment(t) for t in row.pop("at").split(".."))

@@ -81,7 +81,7 @@ def overlap(run: dict[str, Any], start: dt.datetime, end: dt.datetime) -> Fracti
 def true_parts(world: World) -> Parts:
     """Return the part of each (line, run or rest).
 
-    The closest principal among overlapping runs gets the line, by token rate if all have one.
+    The closest principal among overlapping runs gets the line, by token rate if one has tokens.
     """
     parts: Parts = {}
     for bill_line in world["billing_lines"]:
@@ -107,9 +107,10 @@ def true_parts(world: World) -> Parts:
         )
         weights = {
             r["run_id"]: (
-                tokens[r["run_id"]] * overlap(r, start, end) / overlap(r, first, after) if all(tokens.values()) else overlap(r, start, end)
+                tokens[r["run_id"]] * overlap(r, start, end) / overlap(r, first, after) if any(tokens.values()) else overlap(r, start, end)
             )
             for r in claiming
+            if tokens[r["run_id"]] or not any(tokens.values())
         }
         for run_id, weight in weights.items():
             parts[bill_line["line_id"], run_id] = weight / sum(weights.values())
@@ -140,7 +141,8 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     for row in rows:
         if row["match_method"] == "llm_identity":
             got[row["run_id"] or "rest"] += Fraction(row["effective_cost"])
-            assert row["confidence"] == ("exact" if row["run_id"] else None)
+            by_reason = {None: "exact", "silent_caller": "high", "untraced_caller": "medium"}
+            assert row["confidence"] == (by_reason[row["reason"]] if row["run_id"] else None)
     cost = {line["line_id"]: Fraction(line["effective_cost"]) for line in world["billing_lines"]}
     for (line_id, target), part in true_parts(world).items():
         truth[target] += part * cost[line_id]
@@ -156,6 +158,32 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
         for run in world["runs"]
         if run["run_id"] == row["run_id"]
     )
+
+
+@pytest.mark.parametrize("stating", ["", "024", "012345"])
+@pytest.mark.parametrize("price", ["0.4", "1", "1.5"])
+def test_a_run_that_states_its_principal_moves_no_other_run(stating: str, price: str, tmp_path: Path) -> None:
+    """Three teams of two runs each have a role, and traces cost a constant multiple of the bill. Each run has its true cost."""
+    world, truth = empty(), {}
+    draw = random.Random(7)
+    for number in range(6):
+        team, start = number % 3, 20 + number
+        cost = truth[f"r{number}"] = Decimal(draw.randrange(100, 900))
+        key = f"aws:{team}:role/team"
+        run, _ = make_run(id=f"r{number}", at=f"{start}:00..{start + 8}:00", on=[], principal_key=key if str(team) in stating else None)
+        world["runs"].append(run)
+        for hour in range(start, start + 8):
+            at = f"{hour}:00..{hour + 1}:00"
+            world["billing_lines"].append(
+                line(len(world["billing_lines"]), at=at, cost=cost / 8, principal_key=key, service_name="Amazon Bedrock", **LLM)
+            )
+        for day, hours in ((1, max(0, 24 - start)), (2, 8 - max(0, 24 - start))):
+            world["trace_costs"].append(trace(run=f"r{number}", cost=cost / 8 * hours * Decimal(price), day=day, provider="bedrock"))
+    world["trace_costs"].append(trace(run="r0", cost="5000", provider="openai", model="gpt-4o"))
+    got: dict[str, Decimal] = defaultdict(Decimal)
+    for row in run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist():
+        got[row["run_id"]] += row["effective_cost"]
+    assert {run: round(cost, 9) for run, cost in got.items()} == truth
 
 
 def test_the_caller_of_a_line_comes_before_tokens(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ SITUATIONS = {
     "machines_of_one_name_on_two_clouds", "a_job_of_two_instances_in_parts_of_hours", "what_a_pool_has_by_the_day_without_any_stated_machine", "what_a_pool_has_by_the_hour_without_any_stated_machine",
     "a_jobs_cluster_is_up_for_a_part_of_an_hour", "short_names_of_another_place_than_the_run_states",
     "a_folder_of_a_bucket_pays_for_its_bytes", "a_folder_with_mostly_bytes_that_are_not_mlflows",
+    "a_parent_that_calls_while_its_child_trains", "calls_by_a_gateway_are_where_bills_exceed_known_calls",
     "tokens_that_a_caller_has_paid_do_not_weigh_again", "a_disk_of_a_machine_that_its_type_uses_too", "a_disk_of_a_machine_whose_lines_carry_a_run",
     "traffic_of_a_group_of_which_runs_state_one_machine", "corrections_on_the_next_bill_go_by_the_time_that_was_billed",
 }  # fmt: skip

@@ -16,6 +16,7 @@ from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
 from runspend.warehouse.googlesql import Statement
 from runspend.warehouse.lint import lint
 from runspend.warehouse.sql_files import expand_macros, read_sql, sql_files
+from tests.reference import GoogleSQL
 
 PACKAGE = Path(runspend.__file__).parent
 FOLDERS = [PACKAGE / "allocation" / "models", PACKAGE / "allocation" / "checks"]
@@ -90,6 +91,43 @@ def test_the_end_of_a_run_and_its_rule_are_found_alike() -> None:
         (5, "started", "11 00"),
         (6, "silent", "11 00"),
     ]
+
+
+# Names of providers and services on a bill -> its cloud.
+LINE_CLOUDS = {
+    "aws aws amazon bedrock": "aws", "aws anthropic claude sonnet (amazon bedrock edition)": "aws", "microsoft microsoft azure openai": "azure",
+    "google cloud google cloud vertex ai": "google", "databricks databricks model_serving": "databricks", " microsoft azure databricks": "databricks",
+    "openai openai api": "openai", "anthropic anthropic claude api": "vendor", " mistral ai ": "vendor", "  our gateway": "other", "  ": "other",
+}  # fmt: skip
+# Provider and model of a trace -> the cloud that bills the call. Autologging of MLflow and of frameworks, OpenTelemetry, price lists.
+TRACE_CLOUDS = {
+    ("bedrock", "claude"): "aws", ("amazon_bedrock", ""): "aws", ("aws.bedrock", ""): "aws", ("bedrockconverse", ""): "aws", ("aws", "anthropic.claude-3"): "aws",
+    ("anthropic", "anthropic.claude-3-haiku"): "aws", ("us", "us.anthropic.claude-sonnet-4"): "aws", ("", "eu.meta.llama3-70b-instruct-v1:0"): "aws",
+    ("arn:aws:bedrock:us-east-1:1:inference-profile/us", ""): "aws", ("azure", "my-deployment"): "azure", ("azure.ai.openai", "gpt-4o"): "azure", ("azureopenai", "gpt-4o"): "azure",
+    ("gemini", "gemini-2.5-pro"): "google", ("vertex_ai", "claude-opus-4"): "google", ("google_genai", ""): "google", ("gcp.vertex_ai", ""): "google", ("", "gemini-2.5-flash"): "google",
+    ("openai", "gpt-4o"): "openai", ("", "gpt-4o-mini"): "openai", ("openai", "ft:gpt-4o:acme"): "openai", ("openai", ""): "openai", ("", "o3"): "openai",
+    ("openai", "claude-sonnet-4"): "any", ("openai", "gpt-oss-120b"): "any", ("anthropic", "claude-sonnet-4"): "any", ("mistral", "mistral-large"): "any", ("groq", "llama-3.1"): "any",
+    ("litellm", "gpt-4o"): "any", ("oci", "cohere.command-r"): "any", ("", "our-own-model"): "any", ("", ""): "any", ("databricks", "databricks-claude-opus-4"): "databricks",
+    ("", "databricks-meta-llama"): "databricks",
+}  # fmt: skip
+
+
+def test_clouds_of_bills_and_traces_are_found_alike(reference: GoogleSQL) -> None:
+    """Both engines give bills and traces the same cloud. OpenAI's models are on Azure's bill too."""
+    lines = " union all ".join(f"select '{names}' as names" for names in LINE_CLOUDS)
+    traces = " union all ".join(f"select '{provider}' as provider, '{model}' as model" for provider, model in TRACE_CLOUDS)
+    clouds = " union all ".join(f"select '{cloud}' as cloud" for cloud in ("aws", "azure", "openai", "vendor", "other"))
+    for sql, expected in (
+        (f"select names, line_cloud(names) as cloud from ({lines})", set(LINE_CLOUDS.items())),
+        (f"select provider, model, trace_cloud(provider, model) as cloud from ({traces})", {(*call, cloud) for call, cloud in TRACE_CLOUDS.items()}),
+        (f"select cloud from ({clouds}) where is_on_cloud('openai', cloud)", {("azure",), ("openai",), ("other",)}),
+        (f"select cloud from ({clouds}) where is_on_cloud('aws', cloud)", {("aws",), ("other",)}),
+        (f"select cloud from ({clouds}) where is_on_cloud('any', cloud)", {("aws",), ("azure",), ("openai",), ("vendor",), ("other",)}),
+    ):  # fmt: skip
+        statement = expand_macros(sql)
+        assert lint(statement) == []
+        assert set(run(statement)) == expected
+        assert {tuple(row) for row in reference.query(statement).rows} == expected
 
 
 def test_hours_and_months_are_found_alike() -> None:

@@ -156,7 +156,7 @@ CONFIDENCES = ("exact", "high", "medium", "low")
 COST_STATUSES = ("provisional", "final", "none")
 REASONS = (
     "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "not_measured", "trace", "incomplete_inventory",
-    "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
+    "silent_caller", "untraced_caller", "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
 UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed", "split_into_pods")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "estimated_list_cost", "bytes", "list_cost")
@@ -546,7 +546,11 @@ TRACE_COSTS = Table(
             "STRING",
             "Who priced the tokens: mlflow, or the price list of token_prices with its version, which makes list_cost an estimate.",
         ),
-        _key("provider", "STRING", "The price list's name of the model's provider; empty when MLflow has the cost."),
+        _key(
+            "provider",
+            "STRING",
+            "The model's provider: mlflow.llm.provider, or the price list's name of it; empty when MLflow does not know it.",
+        ),
         Column("traces", "INT64", "Traces with a cost."),
         Column("input_tokens", "INT64", "Input tokens; null when not logged."),
         Column("output_tokens", "INT64", "Output tokens; null when not logged."),
@@ -883,6 +887,8 @@ COST_ALLOCATIONS = Table(
             "STRING",
             "Why the charge has this target. Without a run: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope. "
             "Traces: no_source_run (without a run). Storage: not_mlflow, not_measured (bytes outside the artifact stores, or in a class that has none), trace, incomplete_inventory. "
+            "Callers of language models: silent_caller (another run of the principal has no traces that day and counts as having called nothing), "
+            "untraced_caller (one of them never has traces, or none of them does that day). "
             "A tag that names a run: other_time (the run was not active), other_account, other_region (its machines are there). "
             "ambiguous_name: several machines or jobs may have the stated name. Otherwise the policy of `sharing`.",
             words=REASONS,

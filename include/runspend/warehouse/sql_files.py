@@ -19,6 +19,10 @@ one of them.
 
 `is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
 case. Requests, traffic ("GB - data") and retrieval are not.
+
+Calls of language models are matched to bills by cloud. `line_cloud(NAMES)` becomes the cloud of a bill line, from the lower-case names of its
+providers and service. `trace_cloud(PROVIDER, MODEL)` becomes the cloud of a call, from the lower-case names that MLflow has for its provider
+and model: 'any' if they do not tell. `is_on_cloud(CLOUD_OF_TRACE, CLOUD_OF_LINE)` becomes the condition that the line may bill the call.
 """
 
 from __future__ import annotations
@@ -78,6 +82,24 @@ ENDS = (
     "greatest({known_until}, {start})",
     "timestamp_add({start}, interval @silent_hours hour)",
 )
+# Bedrock's autologging writes what is before the first dot of the model's id as its provider: "anthropic", or "us" for a group of regions.
+BEDROCK_MODEL = r"r'^(?:[a-z-]+[.])?(?:ai21|amazon|anthropic|cohere|deepseek|luma|meta|mistral|moonshot|nvidia|openai|qwen|stability|twelvelabs|writer)[.]'"
+# OpenAI's client also calls gateways, which have models of others. Open weights (gpt-oss) are offered by many.
+OPENAI_MODEL = r"r'^(?:openai/|ft:)*(?:gpt-[^o]|chatgpt|o[0-9]|text-embedding|codex|$)'"
+LINE_CLOUD = (
+    "case when strpos({0}, 'databricks') > 0 then 'databricks' when regexp_contains({0}, r'aws|amazon|bedrock') then 'aws'"
+    " when regexp_contains({0}, r'azure|microsoft') then 'azure' when regexp_contains({0}, r'google|vertex|gemini') then 'google'"
+    " when strpos({0}, 'openai') > 0 then 'openai'"
+    " when regexp_contains({0}, r'anthropic|claude|mistral|cohere|groq|deepseek|together|fireworks|openrouter|perplexity|x[.]?ai') then 'vendor'"
+    " else 'other' end"
+)
+TRACE_CLOUD = (
+    "case when strpos({0}, 'databricks') > 0 or ({0} = '' and regexp_contains({1}, r'^databricks[-/]')) then 'databricks'"
+    " when regexp_contains({0}, r'bedrock|^aws|^amazon') or (({0} = '' or starts_with({1}, concat({0}, '.'))) and regexp_contains({1}, {bedrock})) then 'aws'"
+    " when strpos({0}, 'azure') > 0 then 'azure'"
+    " when regexp_contains({0}, r'gemini|vertex|google|^gcp') or ({0} = '' and starts_with({1}, 'gemini')) then 'google'"
+    " when ({0} = 'openai' or ({0} = '' and {1} <> '')) and regexp_contains({1}, {openai}) then 'openai' else 'any' end"
+)
 MACROS: dict[str, Callable[..., str]] = {
     "exact_money": partial(_money, 18),
     "price_money": partial(_money, 12),
@@ -90,6 +112,9 @@ MACROS: dict[str, Callable[..., str]] = {
     "hour_of": "div(unix_micros({}), 3600000000)".format,
     "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
     "is_byte_time": f"regexp_contains({{}}, {BYTE_TIME.replace('{', '{{').replace('}', '}}')})".format,
+    "line_cloud": LINE_CLOUD.format,
+    "trace_cloud": partial(TRACE_CLOUD.format, bedrock=BEDROCK_MODEL, openai=OPENAI_MODEL),
+    "is_on_cloud": "({0} = 'any' or {1} = 'other' or {0} = {1} or ({0} = 'openai' and {1} = 'azure'))".format,
     "hours_between": "generate_array(div(unix_micros({}), 3600000000), div((unix_micros({}) - 1), 3600000000))".format,
 }
 _MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")

@@ -44,7 +44,7 @@ TITLES = {
     "artifact_bytes": ("ARTIFACTS", "bytes x time in the artifact store"),
     "pool_time": ("POOL", "the pool's cost, split by the time of its runs"),
     "instance_type_time": ("INSTANCE TYPE", "machines of the type it requested, in its hours"),
-    "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by time or token cost"),
+    "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by token cost or time"),
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED COST", "its part of the shared and idle cost that `sharing` distributes"),
 }

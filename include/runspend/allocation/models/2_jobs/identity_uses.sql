@@ -1,3 +1,17 @@
--- one row per run and time range in which it may have called language models as its principal, without the time its children cover
-select resource_key as principal_key, tracking_server, workspace, run_id, run_end_rule, interval_start, interval_end
-from run_intervals
+-- one row per run and time range in which it may have called language models as its principal.
+-- `is_own`: without the time its children cover. `is_calling`: with it, because traces show who called.
+with parents as (
+  select distinct p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.span_start, p.span_end
+  from run_ancestors f
+  join run_spans p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
+  join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.resource_key = p.resource_key
+    and c.span_start < p.span_end and c.span_end > p.span_start
+)
+select
+  i.resource_key as principal_key, i.tracking_server, i.workspace, i.run_id, i.run_end_rule, i.interval_start, i.interval_end,
+  true as is_own, p.run_id is null as is_calling
+from run_intervals i
+left join parents p on p.tracking_server = i.tracking_server and p.workspace = i.workspace and p.run_id = i.run_id and p.resource_key = i.resource_key
+union all
+select resource_key, tracking_server, workspace, run_id, run_end_rule, span_start, span_end, false, true
+from parents

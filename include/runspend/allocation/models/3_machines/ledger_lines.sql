@@ -32,7 +32,11 @@ with lines as (
       when service_category = 'Storage' then 'storage'
       when service_category = 'Networking' then 'network'
       else 'other'
-    end as cost_kind
+    end as cost_kind,
+    case
+      when service_subcategory = 'Generative AI'
+        then line_cloud(lower(concat(coalesce(host_provider_name, ''), ' ', coalesce(service_provider_name, ''), ' ', coalesce(service_name, ''))))
+    end as llm_cloud
   from billing_lines
   where billing_period = @period
 ),
@@ -47,7 +51,7 @@ matched as (
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
     l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
-    l.line_kind, l.cost_kind,
+    l.line_kind, l.cost_kind, l.llm_cloud,
     k.resource_key is not null or l.is_own as is_known,
     l.line_kind = 'timed' and coalesce(l.scope, '') <> 'exclude' and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
     k.resource_key is not null or o.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
@@ -83,7 +87,7 @@ matched as (
 select
   l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
   l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
-  l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind, l.pricing_category,
+  l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind, l.llm_cloud, l.pricing_category,
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
   l.is_known, l.allocated_by,

@@ -1,22 +1,40 @@
--- one row per run and day: the list price of the lines that it has as their caller, which its traces of that day explain
+-- one row per run, day and cloud: the list price of the tokens that the lines explain which it has as their caller.
+-- Null: lines in several currencies, or without a price. These explain all its tokens of that day.
 with costs as (
-  select n.target_key, n.window_start, n.window_end, l.billing_currency, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost
+  select n.target_key, n.window_start, n.window_end, l.llm_cloud, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost
   from identity_lines n
   join rest_lines l on l.source = n.source and l.line_id = n.line_id
   where l.charge_category = 'Usage'
-  group by n.target_key, n.window_start, n.window_end, l.billing_currency
+  group by n.target_key, n.window_start, n.window_end, l.llm_cloud
 ),
 products as (
   select
-    t.tracking_server, t.workspace, t.run_id, date(c.window_start) as day, c.billing_currency = 'USD' as is_comparable, c.list_cost, t.ratio_from, t.is_last,
+    t.tracking_server, t.workspace, t.run_id, date(c.window_start) as day, c.llm_cloud, c.list_cost, t.ratio_from, t.is_last,
     cast(cast(c.list_cost as string) as float64) * t.ratio_from as list_before, cast(cast(c.list_cost as string) as float64) * t.ratio_to as list_upto
   from costs c
   join identity_targets t on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
   where t.allocated_to = 'run'
+),
+paid as (
+  select
+    tracking_server, workspace, run_id, day, llm_cloud,
+    sum(case when is_last then list_cost else exact_money(list_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(list_before) end) as list_cost
+  from products
+  group by tracking_server, workspace, run_id, day, llm_cloud
+),
+scales as (
+  -- Traces and bill rarely have the same prices: how many dollars of tokens there are for each dollar on the lines of the day and cloud.
+  select
+    c.day, c.llm_cloud,
+    case
+      when c.first_currency = c.last_currency and c.list_cost > 0
+        then cast(cast(sum(t.list_cost) as string) as float64) / cast(cast(c.list_cost as string) as float64)
+    end as scale
+  from llm_cells c
+  join llm_tokens t on t.day = c.day and t.llm_cloud = c.llm_cloud
+  group by c.day, c.llm_cloud, c.first_currency, c.last_currency, c.list_cost
 )
 select
-  -- Token costs are in US dollars.
-  tracking_server, workspace, run_id, day, logical_and(is_comparable) as is_comparable,
-  sum(case when is_last then list_cost else exact_money(list_upto) end - case when ratio_from = 0 then bignumeric '0' else exact_money(list_before) end) as list_cost
-from products
-group by tracking_server, workspace, run_id, day
+  p.tracking_server, p.workspace, p.run_id, p.day, p.llm_cloud, exact_money(cast(cast(p.list_cost as string) as float64) * s.scale) as list_cost
+from paid p
+join scales s on s.day = p.day and s.llm_cloud = p.llm_cloud

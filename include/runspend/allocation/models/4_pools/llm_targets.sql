@@ -1,35 +1,23 @@
--- one row per charge period of LLM lines and run whose traces used paid tokens then:
+-- one row per charge period of LLM lines of one cloud and run whose traces used paid tokens then:
 -- the run's share of the list price of all traces on these days, without what runs paid as callers (`llm_identity`)
--- By day only: a trace's price already includes its model, and providers have no standard for model names on bills.
 with days as (
-  select w.target_key, w.window_start, w.window_end, day
-  from (select distinct target_key, window_start, window_end from llm_candidates) w
+  select w.target_key, w.window_start, w.window_end, w.llm_cloud, day
+  from (select distinct target_key, window_start, window_end, llm_cloud from llm_candidates) w
   cross join unnest(generate_date_array(date(w.window_start), date(timestamp_sub(w.window_end, interval 1 microsecond)))) as day
 ),
-traces as (
-  select
-    t.charge_date, sum(t.list_cost) as list_cost,
-    logical_or(coalesce(t.price_source, 'mlflow') <> 'mlflow') as is_estimated,
-    nullif(t.run_id, '') as run_id,
-    case when t.run_id <> '' then t.tracking_server end as tracking_server,
-    case when t.run_id <> '' then t.workspace end as workspace
-  from trace_costs t
-  where t.month = @period and t.list_cost > 0
-  group by
-    t.charge_date, nullif(t.run_id, ''), case when t.run_id <> '' then t.tracking_server end, case when t.run_id <> '' then t.workspace end
-),
 unpaid as (
-  -- Tokens that a run already paid as the caller of a line do not weigh again. Without an exchange rate, it paid all of that day's.
+  -- Tokens that a run already paid as the caller of a line do not weigh again. If their price is unknown, it paid all of that day's.
   select
-    t.charge_date, t.is_estimated, t.tracking_server, t.workspace, t.run_id,
-    case when p.run_id is null then t.list_cost when p.is_comparable then t.list_cost - p.list_cost end as list_cost,
+    t.day, t.llm_cloud, t.is_estimated, t.tracking_server, t.workspace, t.run_id,
+    case when p.run_id is null then t.list_cost else t.list_cost - p.list_cost end as list_cost,
     t.list_cost as full_cost
-  from traces t
-  left join identity_paid p on p.tracking_server = t.tracking_server and p.workspace = t.workspace and p.run_id = t.run_id and p.day = t.charge_date
+  from llm_tokens t
+  left join identity_paid p
+    on p.tracking_server = t.tracking_server and p.workspace = t.workspace and p.run_id = t.run_id and p.day = t.day and p.llm_cloud = t.llm_cloud
 ),
 weighing as (
   -- A billionth is what rounding leaves.
-  select charge_date, is_estimated, tracking_server, workspace, run_id, list_cost
+  select day, llm_cloud, is_estimated, tracking_server, workspace, run_id, list_cost
   from unpaid
   where cast(cast(list_cost as string) as float64) > cast(cast(full_cost as string) as float64) * 0.000000001
 ),
@@ -38,13 +26,13 @@ spent as (
     d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id, logical_or(t.is_estimated) as is_estimated,
     cast(cast(sum(t.list_cost) as string) as float64) as spent_float
   from days d
-  join weighing t on t.charge_date = d.day
+  join weighing t on t.day = d.day and t.llm_cloud = d.llm_cloud
   group by d.target_key, d.window_start, d.window_end, t.tracking_server, t.workspace, t.run_id
 ),
 totals as (
   select d.target_key, d.window_start, d.window_end, cast(cast(sum(t.list_cost) as string) as float64) as total_float
   from days d
-  join weighing t on t.charge_date = d.day
+  join weighing t on t.day = d.day and t.llm_cloud = d.llm_cloud
   group by d.target_key, d.window_start, d.window_end
 ),
 weights as (

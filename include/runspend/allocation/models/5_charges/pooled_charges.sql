@@ -11,6 +11,9 @@ select
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
     -- Bytes of a bucket that an inventory does not list may belong to someone else.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
+    -- Other runs may have called models as the same principal.
+    when c.match_method = 'llm_identity' and t.reason = 'silent_caller' then 'high'
+    when c.match_method = 'llm_identity' and t.reason = 'untraced_caller' then 'medium'
     when c.match_method = 'llm_identity' then 'exact'
     when c.match_method = 'artifact_bytes' then 'high'
     when c.match_method in ('pool_time', 'llm_cost') then 'medium'

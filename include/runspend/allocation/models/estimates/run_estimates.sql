@@ -222,10 +222,32 @@ of_runs as (
   from without_figure
 ),
 billed_tokens as (
-  -- Days on which the provider's own bill was split by token cost or by caller.
-  select distinct charge_date
+  -- Days and clouds whose own bill was split by token cost or by caller. Bills of AWS name callers.
+  select distinct charge_date, case when match_method = 'llm_identity' then 'aws' else coalesce(nullif(substr(pool_key, 5), ''), 'other') end as llm_cloud
   from cost_allocations
   where match_method in ('llm_identity', 'llm_cost')
+),
+priced_tokens as (
+  select
+    tracking_server, workspace, run_id, charge_date, currency, list_cost, coalesce(price_source, 'mlflow') as price_source, experiment_id, user_name, model,
+    lower(coalesce(provider, '')) as provider_name, lower(coalesce(model, '')) as model_name
+  from trace_costs
+  where charge_date <= date(@now)
+),
+token_costs as (
+  select
+    tracking_server, workspace, run_id, charge_date, currency, list_cost, price_source, experiment_id, user_name, model,
+    trace_cloud(provider_name, model_name) as trace_cloud
+  from priced_tokens
+),
+open_tokens as (
+  select
+    c.tracking_server, c.workspace, c.run_id, c.charge_date, c.currency, c.experiment_id, c.user_name, c.model, sum(c.list_cost) as list_cost,
+    coalesce(max(case when c.price_source <> 'mlflow' then c.price_source end), 'mlflow') as price_source
+  from token_costs c
+  left join billed_tokens b on b.charge_date = c.charge_date and is_on_cloud(c.trace_cloud, b.llm_cloud)
+  where b.charge_date is null
+  group by c.tracking_server, c.workspace, c.run_id, c.charge_date, c.currency, c.experiment_id, c.user_name, c.model
 )
 select
   o.tracking_server, o.workspace, o.run_id, date(o.estimated_from) as charge_date, 'compute' as cost_kind, o.source,
@@ -242,9 +264,7 @@ union all
 select
   c.tracking_server, c.workspace, c.run_id, c.charge_date, 'llm', 'mlflow', cast(date_trunc(c.charge_date, month) as date), c.currency,
   c.list_cost, c.list_cost, c.list_cost, c.list_cost, cast(null as bignumeric), cast(null as bignumeric), cast(null as float64), cast(null as float64),
-  case when coalesce(c.price_source, 'mlflow') = 'mlflow' then 'medium' else 'low' end, 'estimated', '', timestamp_trunc(timestamp(c.charge_date), day),
+  case when c.price_source = 'mlflow' then 'medium' else 'low' end, 'estimated', '', timestamp_trunc(timestamp(c.charge_date), day),
   least(timestamp_add(timestamp_trunc(timestamp(c.charge_date), day), interval 24 hour), @now),
-  cast(null as string), cast(null as string), cast(null as string), cast(null as string), coalesce(c.price_source, 'mlflow'), cast(null as string), c.experiment_id, c.user_name, c.model
-from trace_costs c
-left join billed_tokens b on b.charge_date = c.charge_date
-where b.charge_date is null and c.charge_date <= date(@now)
+  cast(null as string), cast(null as string), cast(null as string), cast(null as string), c.price_source, cast(null as string), c.experiment_id, c.user_name, c.model
+from open_tokens c
