@@ -177,6 +177,7 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
                     l.get("job_key")
                     or l.get("pool_key")
                     or l.get("principal_key")
+                    or l.get("service_subcategory") == "Generative AI"
                     or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")
                 )
             )

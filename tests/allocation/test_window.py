@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,11 @@ import pytest
 from runspend.allocation.inputs import allocation_inputs
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import World, line, make_run, parameters_of, put_world
+from tests.allocation.pooled_chain import trace
 
 JOB = {"on": None, "job_key": "train-7"}
 TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
+CALLS = {"on": None, "service_category": "AI and Machine Learning", "service_subcategory": "Generative AI"}
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,7 @@ TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
         ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00"}], ("2026-08", "2026-11")),
         ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00", "charge_class": "Correction"}], ("2026-10", "2026-11")),
         ([{}, {"on": None, "pool_key": "gpu", "at": "2026-10-31T23:30:00..2026-11-01T00:30:00"}], ("2026-10", "2026-12")),
+        ([{}, CALLS | {"at": "2026-09-30T23:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-11")),
         ([{}, {"at": "2026-10-01T00:00:00..2027-10-01T00:00:00"}], ("2026-10", "2026-11")),
         ([{"at": "2026-10-01T00:00:00..2026-11-01T00:00:00"}], ("2026-10", "2026-11")),
         ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-10")),
@@ -40,6 +44,7 @@ TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
         "a type of another month",
         "a correction that names none",
         "a pool over the month's end",
+        "calls of another month",
         "a year",
         "a month",
         "another month",
@@ -102,6 +107,23 @@ def test_hours_and_runs_of_a_job_after_the_month_are_an_input(tmp_path: Path) ->
     assert found["a run"] == found["a run later"]
     differing = [found[name] for name in ("alone", "an hour", "two hours", "a run")]
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
+
+
+def test_traces_of_the_months_of_calls_are_an_input(tmp_path: Path) -> None:
+    """October is built again for traces of September only if its bill has calls of September."""
+    late = CALLS | {"at": "2026-09-30T10:00:00..2026-09-30T11:00:00"}
+    for name, rows, expected in (("october", [CALLS], ["2026-10"]), ("late", [CALLS, late], ["2026-09", "2026-10"])):
+        warehouse = ParquetWarehouse(tmp_path / name)
+        months = [dt.date(2026, month, 1) for month in (8, 9, 10, 11)]
+        world: World = {
+            "billing_lines": [line(number, **row) for number, row in enumerate(rows)],
+            "trace_costs": [trace(run="A", cost="1") | {"month": month, "charge_date": month} for month in months],
+        }
+        with warehouse.step("inputs", "inputs") as step:
+            put_world(step, world)
+            assert step.publish()
+        inputs = allocation_inputs(warehouse, "2026-10", {})[0]
+        assert sorted(unit.split("/")[1] for unit in inputs if unit.startswith("trace_costs/")) == expected
 
 
 def test_the_size_and_time_of_a_corrected_machine_are_inputs(tmp_path: Path) -> None:

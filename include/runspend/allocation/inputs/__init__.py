@@ -52,11 +52,12 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
         reach, beside = read_beside(reader, first_day(period), window)
         window |= reach
-        # Bytes in the stores split the bill's storage lines. Trace costs split the bills of LLM providers.
+        # Bytes in the stores split the bill's storage lines. Trace costs split the bills of LLM providers, also lines of other months.
         bills |= {
-            u: s
-            for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments", "trace_costs").items()
-            if u.period in (period, "all")
+            u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments").items() if u.period in (period, "all")
+        }
+        bills |= {
+            u: s for u, s in warehouse.states("trace_costs").items() if window["window_start"] <= _instant(u.period) < window["window_end"]
         }
         inputs = common_inputs(bills, given)
         inputs |= {unit_name(u): s.digest for u, s in needed_runs(warehouse, window, reader).items()}

@@ -4,7 +4,7 @@ with lines as (
   select
     charge_period_start, charge_period_end, run_tag,
     resource_key is not null and charge_category = 'Usage' as is_of_machine,
-    (resource_key is not null or job_key is not null or pool_key is not null or principal_key is not null
+    (resource_key is not null or job_key is not null or pool_key is not null or principal_key is not null or service_subcategory = 'Generative AI'
       or (instance_type is not null and charge_category = 'Usage' and coalesce(charge_class, '') <> 'Correction'))
     and charge_period_end > charge_period_start
     and at_most_a_day(charge_period_start, charge_period_end) as is_timed
