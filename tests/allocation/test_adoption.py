@@ -20,7 +20,8 @@ from tests.allocation.chain import World, line, make_run, merge_worlds, moment, 
 HOURS, PRICE = 12, Decimal("32.7726")
 KINDS = ("types", "pool", "types_by_gpu", "pool_by_gpu", "pool_with_disks")
 # Runs of several nodes. Adopting runs state the first or all of them; most training jobs can state the first.
-NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu")
+NODES = ("types_of_nodes", "pool_of_nodes", "types_of_nodes_by_gpu", "pool_of_nodes_by_gpu", "types_in_a_cluster", "pool_in_a_cluster")
+CLUSTER = "/subscriptions/s/resourcegroups/g/providers/microsoft.machinelearningservices/workspaces/w/computes/gpu"
 # Jobs on machines rented for them, next to machines without a job. If one run states the job, the job's other runs state it or a machine.
 JOBS = ("jobs", "jobs_in_a_pool")
 # What an adopting run states instead of its machine: the purchase option, or the region, and every second run also the zone and the option.
@@ -95,7 +96,8 @@ def adopted_world(kind: str, seed: int, share: float, *, machines: int = 5) -> t
 def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tuple[World, dict[str, Fraction]]:
     """Make a world of runs on one to four whole machines each.
 
-    This share of them states the first machine or all. Return it with the true costs.
+    This share of them states the first machine or all; in a cluster, which has one line for the time of all nodes, the cluster. Return it
+    with the true costs.
     """
     draw = random.Random(seed)
     size: dict[str, Any] = {"machine_gpus": 8} if kind.endswith("by_gpu") else {}
@@ -120,12 +122,14 @@ def nodes_world(kind: str, seed: int, share: float, *, machines: int = 8) -> tup
         at = "..".join(f"{moment('00:00') + dt.timedelta(seconds=t):%Y-%m-%dT%H:%M:%S}" for t in (start, end))
         stated = chosen if states_all else chosen[:1]
         gpus = {"gpu_count": 8.0} if size else {}
-        run, resources = make_run(
-            id=f"r{number:03d}", at=at, on=[f"m{m}" for m in stated] if does_adopt else [], num_nodes=len(chosen), **gpus, **where
-        )
+        on = [CLUSTER] if kind.endswith("in_a_cluster") else [f"m{m}" for m in stated]
+        run, resources = make_run(id=f"r{number:03d}", at=at, on=on if does_adopt else [], num_nodes=len(chosen), **gpus, **where)
         world["runs"].append(run)
         world["run_resources"] += resources
         truth[run["run_id"]] = Fraction(PRICE) * Fraction(end - start, 3600) * len(chosen)
+    if kind.endswith("in_a_cluster"):
+        hours = Decimal(round(sum(truth.values()) / Fraction(PRICE) * 3600)) / 3600
+        world["billing_lines"] = [line(0, on=CLUSTER, at="00:00..24:00", hours=hours, cost=PRICE * hours, scope=None, **where, **size)]
     return world, truth
 
 

@@ -354,6 +354,16 @@ def test_a_name_that_is_a_glob_of_other_names_is_not_proposed() -> None:
     assert pairs(found_in(billed[:1], [runs("what works?", own)])) == {(("m5.large",), ("what works?",))}
 
 
+@pytest.mark.parametrize(("gpus", "expected"), [(8, 1), (0, 0)])
+def test_half_of_the_hours_is_not_evidence_for_machines_without_gpus(gpus: int, expected: int) -> None:
+    """Batch jobs that train nothing start with the same data as runs do."""
+    ran = jobs(random.Random("data"), 12)
+    other = jobs(random.Random("batch"), 18)
+    assert 0.4 < fit([ran.get(h, 0.0) + other.get(h, 0.0) for h in range(LENGTH)], [ran.get(h, 0.0) for h in range(LENGTH)]).score < 0.55
+    batch = machines({h: ran.get(h, 0.0) + other.get(h, 0.0) for h in {*ran, *other}}, gpus=gpus, machine_group="batch")
+    assert len(found_in([batch], [runs("train", ran)])) == expected
+
+
 def test_one_short_overlap_is_not_evidence() -> None:
     """A machine and a run have only one afternoon in common."""
     own = {100: 1.0, 101: 1.0}

@@ -19,6 +19,7 @@ RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
 MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
 WIDE = ("accelerators", "machines")  # several types in one account
 LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
+LEAST_WITHOUT_GPUS = 0.55  # of machines without GPUs: batch jobs that train nothing may start with the same data
 LEAST_PART = 0.001  # of all money examined
 LEAST_DAYS = 3
 LEAST_USE = 0.2  # of the money of machines that only elimination matches
@@ -233,7 +234,7 @@ class _Matcher:
         if not found:
             return None
         best, floor, chosen = max(found, key=lambda one: (one[0].score, one[1]))
-        if best.score < LEAST_SCORE or self._days(billed, chosen, is_daily) < min(
+        if best.score < (LEAST_SCORE if group.gpus else LEAST_WITHOUT_GPUS) or self._days(billed, chosen, is_daily) < min(
             LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)
         ):
             return None

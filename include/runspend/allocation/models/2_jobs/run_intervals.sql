@@ -43,7 +43,8 @@ deciders as (
   select
     o.resource_key, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
     -- A run of another month, included only because of a late correction, does not decide how this month's runs are weighted.
-    u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_period
+    u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_period,
+    coalesce(u.is_several, false) as is_several
   from own o
   left join machine_units u on u.resource_key = o.resource_key
 ),
@@ -51,7 +52,9 @@ kinds as (
   -- All runs on the machine in the period use the same kind of weight: what every run asks for, or else what some ask for, or else measured use.
   select
     resource_key,
+    logical_or(is_several) as is_several,
     case
+      when logical_or(is_several) then 'equal'
       -- If no run asks for a GPU, there is no GPU to share.
       when countif(gpu_count is null) = 0 and max(gpu_count) > 0 then 'gpu'
       when countif(cpu_request is null) = 0 then 'cpu'
@@ -80,9 +83,14 @@ kinds as (
   -- If a machine has only a correction of another month, its runs of that month decide.
   qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
 ),
+nodes as (
+  select distinct tracking_server, workspace, run_id, least(num_nodes, 1000) as num_nodes
+  from window_runs
+  where num_nodes > 1
+),
 weighed as (
   select
-    k.machine_number, o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.weight_kind, k.other_kind,
+    k.machine_number, o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.is_several, k.weight_kind, k.other_kind,
     case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
     case k.weight_kind
       when 'gpu' then o.gpu_count is null
@@ -96,23 +104,26 @@ weighed as (
       when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
       when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
       when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))
-      else 1
+      else coalesce(n.num_nodes, 1)
     end as weight,
     case when k.other_kind = 'use' then greatest(1, least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))) else 1 end as other_weight,
-    case k.weight_kind
-      when 'gpu' then u.machine_gpus * k.gpu_scale
-      when 'cpu' then u.machine_cpus * k.cpu_scale
-      when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
+    case
+      -- Room for all runs: each has its nodes, up to what is billed.
+      when k.is_several then 10000
+      when k.weight_kind = 'gpu' then u.machine_gpus * k.gpu_scale
+      when k.weight_kind = 'cpu' then u.machine_cpus * k.cpu_scale
+      when k.weight_kind = 'memory' then cast(ceil(u.machine_memory_gb) as int64)
     end as units
   from own o
   join kinds k on k.resource_key = o.resource_key
   left join machine_units u on u.resource_key = o.resource_key
+  left join nodes n on k.is_several and n.tracking_server = o.tracking_server and n.workspace = o.workspace and n.run_id = o.run_id
 )
 select
   machine_number,
   dense_rank() over (order by tracking_server, run_id, workspace) as run_number,
   tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, interval_start, interval_end,
-  weight_kind, other_kind, is_unknown, unit_scale,
+  is_several, weight_kind, other_kind, is_unknown, unit_scale,
   -- A run that does not state its weight may have all of the machine.
   greatest(1, case when is_unknown then coalesce(units, 1) else weight end) as weight, other_weight, units
 from weighed

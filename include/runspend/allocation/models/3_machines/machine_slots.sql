@@ -1,8 +1,9 @@
--- one row per charge period of a machine with runs: the time its Usage lines bill (at most the charge period) and the bill they are on.
+-- one row per charge period of a machine with runs: the time its Usage lines bill and the bill they are on.
+-- A machine's time is at most the charge period; several machines in one line may have more.
 -- If the machine's size changed, it also has the units at that time. Reasons: a reused name, or a machine stopped, resized and started.
 with machines as (
   select
-    i.resource_key, min(i.machine_number) as machine_number,
+    i.resource_key, min(i.machine_number) as machine_number, logical_or(i.is_several) as is_several,
     case when logical_or(u.is_resized) then min(i.weight_kind) end as unit_kind, min(i.unit_scale) as unit_scale
   from run_intervals i
   left join machine_units u on u.resource_key = i.resource_key
@@ -37,7 +38,10 @@ windows as (
 )
 select
   w.machine_number, w.charge_period_start, w.charge_period_end, w.usage_source,
-  cast(least(coalesce(w.billed_nanoseconds, t.billed_nanoseconds, w.window_nanoseconds), w.window_nanoseconds) as int64) as billed_nanoseconds,
+  cast(case
+    when m.is_several then coalesce(w.billed_nanoseconds, t.billed_nanoseconds, w.window_nanoseconds)
+    else least(coalesce(w.billed_nanoseconds, t.billed_nanoseconds, w.window_nanoseconds), w.window_nanoseconds)
+  end as int64) as billed_nanoseconds,
   w.units
 from windows w
 join machines m on m.machine_number = w.machine_number

@@ -1,9 +1,11 @@
 -- one row per machine offered to the later rules, charge period of its lines (an hour if they fit in one) and time range.
 -- In that time range, runs that state the machine have `taken` of its `units`.
 with machines as (
+  -- Of several machines in one line, only the time counts that is left: `offered_times`.
   select distinct i.machine_number, i.resource_key, i.units
   from run_intervals i
   join (select distinct resource_key from ledger_lines where is_offered) o on o.resource_key = i.resource_key
+  where not i.is_several
 ),
 changes as (
   select machine_number, charge_period_start, charge_period_end, used_from as mark, weight as change

@@ -1,4 +1,4 @@
--- one row per pool or instance type, charge period, machine size and shard of machines:
+-- one row per pool or instance type, charge period, machine size, kind of line (of one machine or several) and shard of machines:
 -- how many stated machines of that size have time left, and their total time
 with machines as (
   -- Names are long and charge periods are many, so a number replaces the names.
@@ -43,7 +43,9 @@ counted as (
 select
   m.match_method, m.target_key, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   cast(sum(c.machine_count) as int64) as machine_count,
-  cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds
+  cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds,
+  coalesce(u.is_several, false) as is_several
 from counted c
 join machines m on m.machine_number = c.machine_number
-group by m.match_method, m.target_key, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb
+left join machine_units u on u.resource_key = m.resource_key
+group by m.match_method, m.target_key, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb, coalesce(u.is_several, false)

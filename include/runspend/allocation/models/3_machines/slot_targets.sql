@@ -1,5 +1,8 @@
 -- one row per charge period of a machine and target (a run, or idle): the target's share of the charge period, as a range between 0 and 1
-with shares as (
+with machines as (
+  select distinct machine_number, resource_key, other_kind, is_several from run_intervals
+),
+shares as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,
     min(u.run_end_rule) as run_end_rule,
@@ -12,10 +15,13 @@ with shares as (
 ),
 slots as (
   select
-    s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source, s.billed_nanoseconds * 64 as billed_ticks,
+    s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source,
+    -- Of several machines, the clock's ticks are those of one of 10,000 units.
+    case when m.is_several then div(s.billed_nanoseconds * 4, 625) else s.billed_nanoseconds * 64 end as billed_ticks,
     b.busy_clock - a.busy_clock as busy_ticks,
     b.over_clock > a.over_clock as is_over_asked
   from machine_slots s
+  join machines m on m.machine_number = s.machine_number
   join machine_clock a on a.machine_number = s.machine_number and a.mark = s.charge_period_start
   join machine_clock b on b.machine_number = s.machine_number and b.mark = s.charge_period_end
 ),
@@ -50,9 +56,6 @@ targets as (
 ambiguous as (
   select distinct machine_number, run_number from run_intervals where is_ambiguous
 ),
-machines as (
-  select distinct machine_number, resource_key, other_kind from run_intervals
-),
 run_names as (
   select distinct run_number, tracking_server, workspace, run_id from run_intervals
 )
@@ -60,7 +63,7 @@ select
   m.resource_key, t.charge_period_start, t.charge_period_end, t.usage_source,
   case when t.run_number is null then 'idle' else 'run' end as allocated_to,
   r.tracking_server, r.workspace, r.run_id, t.run_end_rule, coalesce(t.weight_kind, m.other_kind) as weight_kind, t.is_scaled, a.run_number is not null as is_ambiguous,
-  cast(round((t.ends_at - t.starts_at) / 64) as int64) as nanoseconds,
+  cast(round(case when m.is_several then (t.ends_at - t.starts_at) * 156.25 else (t.ends_at - t.starts_at) / 64 end) as int64) as nanoseconds,
   t.starts_at / t.total_ticks as ratio_from,
   t.ends_at / t.total_ticks as ratio_to,
   t.ends_at = t.total_ticks as is_last

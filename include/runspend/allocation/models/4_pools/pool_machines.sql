@@ -120,7 +120,7 @@ group by m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_
 union all
 select
   p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb,
-  cast(sum(o.machine_count) as int64), cast(sum(o.billed_microseconds) as int64), false, true
+  cast(sum(o.machine_count) as int64), cast(sum(o.billed_microseconds) as int64), o.is_several, not o.is_several
 from offered_times o
 join pools p on p.match_method = o.match_method and p.target_key = o.target_key
-group by p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb
+group by p.pool_number, o.window_start, o.window_end, o.machine_gpus, o.machine_cpus, o.machine_memory_gb, o.is_several

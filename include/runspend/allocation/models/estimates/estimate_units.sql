@@ -5,6 +5,7 @@ select
   nullif(max(machine_cpus), 0) as machine_cpus,
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
   false as is_resized,
+  false as is_several,
   cast(null as timestamp) as billed_from,
   cast(null as timestamp) as billed_until
 from estimate_seen
