@@ -65,7 +65,13 @@ SETTINGS = {
     },
     "budgets": [
         {"name": "all", "amount": 60, "actual": ["10%", "50%", "100%"], "forecast": [], "notify": ["ops@example.com"]},
-        {"name": "vision", "for": {"team": ["vis*", "it's"]}, "amount": 20, "actual": ["100%", "540%"], "notify": ["ops@example.com"]},
+        {
+            "name": "vision",
+            "for": {"team": ["vis*", "it's", "steady"]},
+            "amount": 20,
+            "actual": ["100%", "540%"],
+            "notify": ["ops@example.com"],
+        },
         {"name": "google", "for": {"provider": "AWS"}, "amount": 1, "every": "week", "forecast": [], "notify": ["ops@example.com"]},
         {
             "name": "compute",

@@ -365,8 +365,9 @@ def _select_with_enums(
         connection.execute(
             f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)"
         )
+    # DuckDB may convert rows of other ranges before it filters them. Their strings may be missing here.
     replaced = {
-        name: [f"cast({sql_name(c)} as {types[c]}) as {sql_name(c)}" for c in columns if c in types] for name, columns in texts.items()
+        name: [f"try_cast({sql_name(c)} as {types[c]}) as {sql_name(c)}" for c in columns if c in types] for name, columns in texts.items()
     }
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 

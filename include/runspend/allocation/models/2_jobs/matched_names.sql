@@ -46,7 +46,7 @@ kinds as (
       when regexp_contains(name, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)') then 'pod'
       when regexp_contains(name, r'^projects/[^/]+/(zones|regions)/[^/]+/instances/') then 'instance'
       when regexp_contains(name, r'^projects/[^/]+/locations/[^/]+/[a-z]+/[^/]+$') then regexp_extract(name, r'/([a-z]+)/[^/]+$')
-      when regexp_contains(name, r'/workspaces/[^/]+/jobs/[^/]+$') then 'azureml'
+      when regexp_contains(name, r'/workspaces/[^/]+/(jobs|computes)/[^/]+$') then 'azureml'
       when name_kind = 'job' and regexp_contains(name, r'^[^/]+/[0-9]+([_+][0-9]+)?$') then 'numbered'
     end as stated_kind
   from asked
@@ -78,7 +78,7 @@ parts as (
     case
       when stated_kind = 'pod' and starts_with(name, 'arn:') then nullif(regexp_extract(name, r':pod/([^/]*)/'), '')
       when stated_kind = 'pod' then nullif(regexp_extract(name, r'^k8s://([^/]*)/'), '')
-      when stated_kind = 'azureml' then regexp_extract(name, r'^(.*)/jobs/[^/]+$')
+      when stated_kind = 'azureml' then regexp_extract(name, r'^(.*)/(?:jobs|computes)/[^/]+$')
       when stated_kind = 'numbered' then regexp_extract(name, r'^([^/]+)/')
     end as holder
   from kinds
