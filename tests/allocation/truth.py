@@ -146,7 +146,7 @@ def true_costs(world: World) -> dict[Key, Fraction]:
         elif end <= start:
             give("unallocated", cost)
         else:
-            shares = _window_shares(runs, ancestors, spans, lines, machine, start, end)
+            shares = _window_shares(runs, ancestors, spans, lines, machine, start, end, world.get("earlier_lines", []))
             if shares:
                 for run_id, part in shares.items():
                     give(run_id, cost * part)
@@ -234,6 +234,7 @@ def _window_shares(
     machine: str,
     start: dt.datetime,
     end: dt.datetime,
+    earlier: list[dict[str, Any]],
 ) -> dict[str, Fraction]:
     """Return each run's and idle part of the window's cost. It is empty if no run had the machine."""
     mine = {run_id: s for (m, run_id), s in spans.items() if m == machine}
@@ -241,18 +242,20 @@ def _window_shares(
     of_the_period = _own_slices(mine, runs, ancestors, billed_from, billed_until) if mine else []
     everyone = of_the_period or (_own_slices(mine, runs, ancestors, *_extent(mine)) if mine else [])
     sharers = {run_id for _, _, active in everyone for run_id in active}
-    weights, units, unknown = _weights(
+    weights, units, unknown, others = _weights(
         {r: runs[r] for r in sharers}, {r: runs[r] for r in mine}, [l for l in lines if l["resource_key"] == machine]
     )
     times: dict[str, Fraction] = defaultdict(Fraction)
     for a, b, active in _own_slices(mine, runs, ancestors, start, end):
         asked = sum(weights[r] for r in active)
         for run_id in active:
-            alike = Fraction(1, len(active))
-            times[run_id] += _seconds(b - a) * (alike if unknown & set(active) else Fraction(weights[run_id], max(asked, units or asked)))
+            part = Fraction(weights[run_id], max(asked, units or asked))
+            if unknown & set(active):
+                part = Fraction(others[run_id], sum(others[r] for r in active))
+            times[run_id] += _seconds(b - a) * part
     if not times:
         return {}
-    billed = _billed(lines, machine, start, end)
+    billed = _billed(lines, machine, start, end) or _billed(earlier, machine, start, end) or _seconds(end - start)
     busy = sum(times.values())
     total = max(billed, busy)
     shares = {run_id: part / total for run_id, part in times.items()}
@@ -301,8 +304,8 @@ def _own_slices(
 
 def _weights(
     deciding: dict[str, dict[str, Any]], runs: dict[str, dict[str, Any]], lines: list[dict[str, Any]]
-) -> tuple[dict[str, int], int | None, set[str]]:
-    """Return the weight of each run, the machine's units, and the runs whose weight is unknown: while one is active, all weigh the same."""
+) -> tuple[dict[str, int], int | None, set[str], dict[str, int]]:
+    """Return the weight of each run, the machine's units, the runs whose weight is unknown, and the weights while one of these is active."""
 
     def most(column: str) -> Any:
         return max((l[column] for l in lines if l.get(column)), default=None)
@@ -313,6 +316,9 @@ def _weights(
     def up(value: float) -> int:
         return int(Decimal(str(value)).to_integral_value("ROUND_CEILING"))
 
+    use = {k: min(100, max(1, whole(r.get("mean_use_percent") or 0))) for k, r in runs.items()}
+    measured = [r.get("mean_use_percent") is not None for r in deciding.values()]
+    others = use if deciding and all(measured) else dict.fromkeys(runs, 1)
     for states in (all, any):
         for column, scale, machine_column in (
             ("gpu_count", 100, "machine_gpus"),
@@ -328,11 +334,14 @@ def _weights(
                 unknown = {k for k, r in runs.items() if r.get(column) is None}
                 asked = {k: 1 if k in unknown else r[column] for k, r in runs.items()}
                 weights = {k: min(10000, max(1, up(n) if scale is None else whole(n * scale))) for k, n in asked.items()}
-                return weights, None if not have else up(have) if scale is None else have * scale, unknown
-    return dict.fromkeys(runs, 1), None, set()
+                return weights, None if not have else up(have) if scale is None else have * scale, unknown, others
+    if any(measured):
+        return use, None, {k for k, r in runs.items() if r.get("mean_use_percent") is None}, others
+    return dict.fromkeys(runs, 1), None, set(), others
 
 
-def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> Fraction:
+def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: dt.datetime) -> Fraction | None:
+    """Return the machine's time in the window, or None if no line states it."""
     window = _seconds(end - start)
     per_sku: dict[str, Fraction] = defaultdict(Fraction)
     for l in lines:
@@ -340,7 +349,7 @@ def _billed(lines: list[dict[str, Any]], machine: str, start: dt.datetime, end: 
         is_time = l["charge_category"] == "Usage" and not l.get("charge_class") and (l["billed_nanoseconds"] or 0) > 0
         if is_here and is_time and not _is_unused(l):
             per_sku[l["sku_id"]] += Fraction(l["billed_nanoseconds"], 10**9)
-    return min(max(per_sku.values(), default=window), window)
+    return min(max(per_sku.values()), window) if per_sku else None
 
 
 def _is_unused(bill_line: dict[str, Any]) -> bool:

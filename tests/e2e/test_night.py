@@ -84,6 +84,7 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
             where allocated_to = 'run' and (match_method = 'instance_type_time' or match_method = 'attached' and confidence <> 'high')
             group by run_id, confidence
         """
+        use = {r["run_id"]: r["mean_use_percent"] for r in reader.query("select run_id, mean_use_percent from runs").to_pylist()}
         # machine time that no run states, and its disks, go to runs that requested its type, never with high confidence
         for guess in reader.query(guesses).to_pylist():
             assert guess["confidence"] == "low"
@@ -91,11 +92,14 @@ def test_the_ledger_is_the_bill_and_every_run_pays_its_true_share(night: Path, m
     truth: dict[str, Fraction] = defaultdict(Fraction)
     disks = disks_of(rows)
     billed_until = max(r["ChargePeriodEnd"] for r in rows if "/i-" in r["ResourceId"] or "/instances/" in r["ResourceId"])
+    earlier: list[dict[str, Any]] = []  # a late credit is split by the time that the bill of its month has
     for period in ("2026-10", "2026-11"):
-        world = raw_world(rows, made_world, period)
+        world = raw_world(rows, made_world, period) | {"earlier_lines": earlier}
+        world["runs"] = [run | {"mean_use_percent": use.get(run["run_id"])} for run in world["runs"]]
         # the latest hour is that of all bills, not only of the month's
         world["billed_until"] = dt.datetime.fromisoformat(billed_until)
         of_lines = true_costs(world)
+        earlier = world["billing_lines"]
         for (line_id, target), cost in of_lines.items():
             truth[target] += cost + cost / Fraction(rows[int(line_id)]["EffectiveCost"]) * disk_cost(disks, rows[int(line_id)])
     assert len(costs) >= 400

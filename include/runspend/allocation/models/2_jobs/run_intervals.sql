@@ -54,7 +54,6 @@ kinds as (
     resource_key,
     logical_or(is_several) as is_several,
     case
-      when logical_or(is_several) then 'equal'
       -- If no run asks for a GPU, there is no GPU to share.
       when countif(gpu_count is null) = 0 and max(gpu_count) > 0 then 'gpu'
       when countif(cpu_request is null) = 0 then 'cpu'
@@ -84,7 +83,7 @@ kinds as (
   qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
 ),
 nodes as (
-  select distinct tracking_server, workspace, run_id, least(num_nodes, 1000) as num_nodes
+  select distinct tracking_server, workspace, run_id, least(num_nodes, 10000) as num_nodes
   from window_runs
   where num_nodes > 1
 ),
@@ -104,15 +103,14 @@ weighed as (
       when 'cpu' then least(1000 * k.cpu_scale, cast(round(coalesce(o.cpu_request, 1) * k.cpu_scale) as int64))
       when 'memory' then least(10000, cast(ceil(coalesce(o.memory_request_gb, 1)) as int64))
       when 'use' then least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))
-      else coalesce(n.num_nodes, 1)
+      else 1
     end as weight,
+    coalesce(n.num_nodes, 1) as nodes,
     case when k.other_kind = 'use' then greatest(1, least(100, cast(round(coalesce(o.mean_use_percent, 0)) as int64))) else 1 end as other_weight,
-    case
-      -- Room for all runs: each has its nodes, up to what is billed.
-      when k.is_several then 10000
-      when k.weight_kind = 'gpu' then u.machine_gpus * k.gpu_scale
-      when k.weight_kind = 'cpu' then u.machine_cpus * k.cpu_scale
-      when k.weight_kind = 'memory' then cast(ceil(u.machine_memory_gb) as int64)
+    case k.weight_kind
+      when 'gpu' then u.machine_gpus * k.gpu_scale
+      when 'cpu' then u.machine_cpus * k.cpu_scale
+      when 'memory' then cast(ceil(u.machine_memory_gb) as int64)
     end as units
   from own o
   join kinds k on k.resource_key = o.resource_key
@@ -123,7 +121,14 @@ select
   machine_number,
   dense_rank() over (order by tracking_server, run_id, workspace) as run_number,
   tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, interval_start, interval_end,
-  is_several, weight_kind, other_kind, is_unknown, unit_scale,
-  -- A run that does not state its weight may have all of the machine.
-  greatest(1, case when is_unknown then coalesce(units, 1) else weight end) as weight, other_weight, units
+  is_several, case when is_several and units is null then 'equal' else weight_kind end as weight_kind, other_kind, is_unknown and not is_several as is_unknown, unit_scale,
+  -- A run that does not state its weight may have all of the machine. Of several machines, each run has a part of each of its nodes.
+  case
+    when not is_several then greatest(1, case when is_unknown then coalesce(units, 1) else weight end)
+    when is_unknown or units is null then nodes * coalesce(units, 1)
+    else nodes * greatest(1, least(weight, units))
+  end as weight,
+  other_weight,
+  -- There is room for 10,000 of them: what is billed decides.
+  case when is_several then 10000 * coalesce(units, 1) else units end as units
 from weighed

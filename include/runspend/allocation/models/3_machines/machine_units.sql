@@ -1,5 +1,5 @@
 -- one row per machine: its maximum size, whether the size changed, and the time range that the period bills.
--- is_several: an Azure ML compute cluster or a scale set, of which one line bills the time of several machines.
+-- is_several: an Azure ML compute cluster or a scale set, whose lines bill more time than the charge period, that of several machines.
 -- Corrections do not count towards the time range.
 with sizes as (
   select
@@ -10,21 +10,30 @@ with sizes as (
     coalesce(
       min(nullif(machine_gpus, 0)) <> max(machine_gpus) or min(nullif(machine_cpus, 0)) <> max(machine_cpus) or min(nullif(machine_memory_gb, 0)) <> max(machine_memory_gb),
       false) as is_resized,
-    coalesce(max(case
-      when charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
-        then billed_nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)
-    end), 0.0) > 1.01 as is_longer,
     min(case when charge_class is null and at_most_a_day(charge_period_start, charge_period_end) then charge_period_start end) as billed_from,
     max(case when charge_class is null and at_most_a_day(charge_period_start, charge_period_end) then charge_period_end end) as billed_until
   from billing_lines
   where billing_period = @period and resource_key is not null
   group by resource_key
+),
+several as (
+  select distinct resource_key
+  from (
+    select resource_key
+    from billing_lines
+    where billing_period = @period and charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
+      and (strpos(resource_key, '/computes/') > 0 or strpos(resource_key, '/virtualmachinescalesets/') > 0)
+      and regexp_contains(resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$')
+    group by resource_key, charge_period_start, charge_period_end, source, coalesce(sku_id, '')
+    having sum(billed_nanoseconds) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) > 1.01
+  )
 )
 select
   s.resource_key, s.machine_gpus, s.machine_cpus, s.machine_memory_gb,
   -- The current size says nothing about the time that a late correction covers.
   s.is_resized or e.resource_key is not null as is_resized,
-  s.is_longer and regexp_contains(s.resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$') as is_several,
+  v.resource_key is not null as is_several,
   s.billed_from, s.billed_until
 from sizes s
 left join (select distinct resource_key from earlier_sizes) e on e.resource_key = s.resource_key
+left join several v on v.resource_key = s.resource_key
