@@ -68,6 +68,7 @@ KNOWN_USES = pa.schema(
 TIMES = pa.schema(
     [("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("billed_nanoseconds", pa.int64())]
 )
+UNITS = pa.schema([("resource_key", pa.string()), ("is_several", pa.bool_())])
 SLOT_TARGETS = pa.schema(
     [
         ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),
@@ -218,6 +219,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
     return {
         "ledger_lines": ledger,
+        "machine_units": UNITS.empty_table(),  # tests of the whole ledger cover the clusters of several machines
         "known_machines": pa.table({"resource_key": pa.array([l["resource_key"] for l in offered], pa.string())}),
         "slot_targets": pa.Table.from_pylist([slot_target(l) for l in offered if l["free_nanoseconds"] is not None], schema=SLOT_TARGETS),
         "billing_lines": arrow("billing_lines", [*lines, *next_period]),
