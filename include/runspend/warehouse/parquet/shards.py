@@ -135,7 +135,7 @@ def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, paramet
             texts = (
                 dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if has_enums else {}
             )
-            selects = _select_with_enums(connection, name, {name: (texts, source)})
+            selects = _select_with_enums(connection, name, {name: (texts, source)}, "cast")
             step.show_made(name, f"select {selects[name]} from {source}", Kept(column, selects[name], shards))
         elif query.model.into is not None:
             step.accept_parts(query.model, [files[query.model.name] for files in made])
@@ -278,7 +278,8 @@ def _run_shard(
     conditions = {name: _range(group.column, table.type, low, high) for name, table in group.inputs.items()}
     stored = {name: kept.between(low, high) for name, kept in step.kept.items() if name in group.inputs and kept.column == group.column}
     rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
-    selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()})
+    # DuckDB may convert rows of other ranges before it filters them. Their strings may be missing in the ENUMs.
+    selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()}, "try_cast")
     for name, condition in conditions.items():
         source = stored.get(name, f"main.{sql_name(name)}")
         connection.execute(f"create or replace view {schema}.{sql_name(name)} as select {selects[name]} from {source} where {condition}")
@@ -337,13 +338,14 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
 
 
 def _select_with_enums(
-    connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]]
+    connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]], cast: str
 ) -> dict[str, str]:
     """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
 
     sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
     by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the strings. `family` separates the
-    types of one call from those of others.
+    types of one call from those of others. `cast` is "cast", or "try_cast" if the list also meets strings that `sources` lack: DuckDB
+    takes long to tell each of these, also those of a file's dictionary that no row uses.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in ENUM_COLUMNS] for name, (types, _) in sources.items()}
     many: set[str] = set()
@@ -365,9 +367,8 @@ def _select_with_enums(
         connection.execute(
             f"create or replace type {type_} as enum (select distinct value from ({' union all '.join(found[column])}) where value is not null order by value)"
         )
-    # DuckDB may convert rows of other ranges before it filters them. Their strings may be missing here.
     replaced = {
-        name: [f"try_cast({sql_name(c)} as {types[c]}) as {sql_name(c)}" for c in columns if c in types] for name, columns in texts.items()
+        name: [f"{cast}({sql_name(c)} as {types[c]}) as {sql_name(c)}" for c in columns if c in types] for name, columns in texts.items()
     }
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
