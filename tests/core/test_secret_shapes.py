@@ -237,7 +237,7 @@ def test_every_text_that_is_extracted_is_redacted(tmp_path: Path) -> None:
     world.do("insert into logged_models values (?, 1, ?, 'active')", f"m-{HEX32}", f"s3://k:{WORD}@bucket/1/models/m")
     world.do("insert into trace_info values ('tr-1', 1, ?, 1, 1, 0.5)", at)
     world.do("insert into trace_request_metadata values ('mlflow.trace.user', ?, 'tr-1')", TOKEN)
-    world.do("insert into spans values ('tr-1', 's', null, ?, 0.5)", f"gpt {TOKEN}")
+    world.do("insert into spans values ('tr-1', 's', null, ?, ?, 0.5)", f"gpt {TOKEN}", f"openai {TOKEN}")
     copied: list[dict[str, Any]] = [{"tags": "all", "params": "all"}, {"tags": sorted(run_tags), "params": ["url", "lr"]}]
     for copy in copied:
         night = world.night(server={"copy": copy})
