@@ -344,8 +344,8 @@ def _select_with_enums(
 
     sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
     by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the strings. `family` separates the
-    types of one call from those of others. `cast` is "cast", or "try_cast" if the list also meets strings that `sources` lack: DuckDB
-    takes long to tell each of these, also those of a file's dictionary that no row uses.
+    types of one call from those of others. `cast` is "cast", or "try_cast" if rows may have strings that `sources` lack. Each
+    such string makes "try_cast" slow, even one in a file's dictionary that no row uses.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in ENUM_COLUMNS] for name, (types, _) in sources.items()}
     many: set[str] = set()
