@@ -45,6 +45,23 @@ def test_folders_are_in_running_order() -> None:
     assert [folder for folder in {*folders.values()} if not (folder / "README.md").is_file()] == []
 
 
+def test_a_shard_reads_lines_of_its_period_only() -> None:
+    """In a shard, strings that only other periods have are null."""
+    reading = {model.name for model in LEDGER if model.shard_by == "resource_key" and "billing_lines" in table_names(MODELS[model.name])}
+    assert reading
+    for name in reading:
+        selects = [select for select in parse(MODELS[name]).find_all(exp.Select) if "billing_lines" in tables_of(select)]
+        assert selects
+        for select in selects:
+            assert any(eq.sql("bigquery").endswith("billing_period = @period") for eq in select.args["where"].find_all(exp.EQ)), name
+
+
+def tables_of(select: exp.Select) -> set[str]:
+    """Return the tables that a query names in its own FROM and JOIN."""
+    sources = [select.args["from_"].this, *(join.this for join in select.args.get("joins", []))]
+    return {source.name for source in sources if isinstance(source, exp.Table)}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_begins_with_its_grain(name: str) -> None:
     """The first line says what one row is."""

@@ -278,7 +278,8 @@ def _run_shard(
     conditions = {name: _range(group.column, table.type, low, high) for name, table in group.inputs.items()}
     stored = {name: kept.between(low, high) for name, kept in step.kept.items() if name in group.inputs and kept.column == group.column}
     rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
-    # DuckDB may convert rows of other ranges before it filters them. Their strings may be missing in the ENUMs.
+    # DuckDB may convert rows of other ranges or periods before the filters of the view and the model remove them. Strings that only
+    # these have are not in the ENUMs and become null. So a model must not read another period.
     selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()}, "try_cast")
     for name, condition in conditions.items():
         source = stored.get(name, f"main.{sql_name(name)}")
