@@ -60,6 +60,29 @@ def test_a_borrowed_connection_has_nothing_of_its_former_user(tmp_path: Path) ->
     assert len(made) == 1
 
 
+def test_a_parser_is_kept_and_its_memory_limit_stays(tmp_path: Path) -> None:
+    """Setting the limit would return the memory of a step that is running to the system."""
+
+    def make_parser() -> duckdb.DuckDBPyConnection:
+        made.append(duckdb.connect(config={"memory_limit": "123MB"}))
+        return made[-1]
+
+    waiting, engines._idle["parser"] = engines._idle.pop("parser", []), []
+    try:
+        for _ in range(2):
+            with engines.borrow_parser(make_parser) as con:
+                assert len(con.extract_statements("select 1; select 2")) == 2
+                assert con.execute("select current_setting('memory_limit')").fetchall() == [("117.3 MiB",)]
+        assert len(made) == 1
+        with pytest.raises(ZeroDivisionError), engines.borrow_parser(make_parser):
+            raise ZeroDivisionError
+        assert engines._idle["parser"] == []
+    finally:
+        for engine in made:
+            engine.close()
+        engines._idle["parser"] = waiting
+
+
 def test_memory_and_folder_are_those_of_who_asks(tmp_path: Path) -> None:
     for folder, memory, shown in (("one", "100MB", "95.3 MiB"), ("two", "300MB", "286.1 MiB")):
         with lent(tmp_path / folder, memory) as con:

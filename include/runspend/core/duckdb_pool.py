@@ -18,7 +18,7 @@ from runspend.core.sql_quoting import sql_name
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["borrow_connection", "limit_engine", "limit_threads"]
+__all__ = ["borrow_connection", "borrow_parser", "limit_engine", "limit_threads"]
 
 KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
@@ -65,11 +65,7 @@ def borrow_connection(
     spilled, was locked, or whose user failed is closed.
     """
     memory = getattr(_limits, "memory", memory)
-    waiting = _idle.setdefault(kind, [])
-    try:
-        engine = waiting.pop()
-    except IndexError:  # none is kept, or another thread has taken it
-        engine = make()
+    engine = _take(kind, make)
     try:
         engine.execute(f"set memory_limit = '{memory}'")
         engine.execute("set temp_directory = $spill", {"spill": str(spill)})
@@ -79,10 +75,39 @@ def borrow_connection(
             engine.close()  # a locked engine can no longer be reset
             return
         _clear(engine)
-        engine.execute(f"set memory_limit = '{memory}'")  # also returns unused memory to the system
+        engine.execute(f"set memory_limit = '{memory}'")  # also returns the unused memory of all engines to the system
     except BaseException:
         engine.close()
         raise
+    _keep(kind, engine)
+
+
+@contextmanager
+def borrow_parser(make: Callable[[], duckdb.DuckDBPyConnection]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Lend a connection to an engine that only parses statements: a kept one, or a new one opened by `make`.
+
+    Its memory limit never changes: that would return the unused memory of all engines to the system, and a step that parses its
+    statements while it runs would take a tenth longer.
+    """
+    engine = _take("parser", make)
+    try:
+        with raise_ctrl_c(), engine.cursor() as connection, let_ctrl_c_interrupt(connection):
+            yield connection
+    except BaseException:
+        engine.close()
+        raise
+    _keep("parser", engine)
+
+
+def _take(kind: str, make: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
+    try:
+        return _idle.setdefault(kind, []).pop()
+    except IndexError:  # none is kept, or another thread has taken it
+        return make()
+
+
+def _keep(kind: str, engine: duckdb.DuckDBPyConnection) -> None:
+    waiting = _idle.setdefault(kind, [])
     if len(waiting) < KEPT:
         waiting.append(engine)
     else:

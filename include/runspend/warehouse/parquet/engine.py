@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from runspend.core.duckdb_pool import borrow_connection
+from runspend.core.duckdb_pool import borrow_connection, borrow_parser
 from runspend.core.errors import MissingExtra, RunspendError, SqlRefused
 from runspend.core.sql_quoting import sql_name, sql_text
 from runspend.schema.former_names import RENAMED_VALUES, former_name, has_former_values
@@ -88,11 +88,19 @@ def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnect
 
 def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
     """Lend an engine that only parses statements: it opens no file, and must not run anything."""
-    return borrow_connection("parser", _open_parser, Path(os.devnull) / "spill", memory="1GB")
+    return borrow_parser(_open_parser)
 
 
 def _open_parser() -> duckdb.DuckDBPyConnection:
-    return duckdb.connect(config={"threads": 1, "autoload_known_extensions": False, "python_enable_replacements": False})
+    return duckdb.connect(
+        config={
+            "threads": 1,
+            "memory_limit": "1GB",
+            "temp_directory": str(Path(os.devnull) / "spill"),
+            "autoload_known_extensions": False,
+            "python_enable_replacements": False,
+        }
+    )
 
 
 @lru_cache(maxsize=1024)
