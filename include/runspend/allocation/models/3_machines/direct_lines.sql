@@ -11,8 +11,8 @@ lines as (
   select
     l.*,
     l.is_inside and l.allocated_by not in ('rest', 'job_id') and not l.is_offered as is_direct,
-    -- Declared as shared platform cost, and not overridden by a run or a tag.
-    coalesce(l.scope, '') = 'shared' and l.allocated_by = 'none' as is_declared,
+    -- Declared as shared platform cost, and not overridden by a tag or a job. What no run claims of a declared machine stays shared.
+    coalesce(l.scope, '') = 'shared' and l.allocated_by in ('none', 'resource_id') as is_declared,
     case when l.is_inside and l.allocated_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.allocated_by = 'run_tag' then l.resource_key end as rented_resource_key,
     case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
@@ -61,8 +61,9 @@ select
   case
     when g.run_tag is not null then 'run'
     when l.allocated_by = 'run_tag' then 'unallocated'
-    when t.resource_key is not null then t.allocated_to
+    when t.allocated_to = 'run' then 'run'
     when l.line_kind = 'fee' or l.is_declared then 'shared'
+    when t.resource_key is not null then t.allocated_to
     when l.line_kind = 'unused' then 'idle'
     when l.line_kind = 'timed' and l.is_known then 'idle'
     else 'unallocated'
@@ -73,14 +74,14 @@ select
   cast(null as string) as owner_id,
   case
     when l.allocated_by = 'run_tag' then 'run_tag'
-    when l.is_declared then 'none'
+    when l.is_declared and coalesce(t.allocated_to, '') <> 'run' then 'none'
     when l.line_kind = 'unused' then 'pool_time'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
     when l.allocated_by = 'run_tag' then 'exact'
-    when l.is_declared then cast(null as string)
+    when l.is_declared and coalesce(t.allocated_to, '') <> 'run' then cast(null as string)
     when l.line_kind = 'unused' then 'medium'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
@@ -92,9 +93,9 @@ select
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
     when g.run_tag is not null then cast(null as string)
     when l.allocated_by = 'run_tag' then 'unknown_run'
-    when t.is_ambiguous then 'ambiguous_name'
-    when t.allocated_to = 'run' then cast(null as string)
+    when t.allocated_to = 'run' then case when t.is_ambiguous then 'ambiguous_name' end
     when l.is_declared then 'platform'
+    when t.is_ambiguous then 'ambiguous_name'
     when l.line_kind = 'fee' then 'fee'
     when l.line_kind in ('timed', 'unused') then 'no_run'
     else 'not_timed'

@@ -53,7 +53,7 @@ matched as (
     l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
     l.line_kind, l.cost_kind, l.llm_cloud,
     k.resource_key is not null or l.is_own as is_known,
-    l.line_kind = 'timed' and coalesce(l.scope, '') <> 'exclude' and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
+    l.line_kind = 'timed' and coalesce(l.scope, '') not in ('exclude', 'shared') and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
     k.resource_key is not null or o.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
