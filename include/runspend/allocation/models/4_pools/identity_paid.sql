@@ -1,7 +1,9 @@
 -- one row per run, day and cloud: the list price of the tokens that the lines explain which it has as their caller.
 -- Null: lines in several currencies, or without a price. These explain all its tokens of that day.
 with costs as (
-  select n.target_key, n.window_start, n.window_end, l.llm_cloud, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost
+  select
+    n.target_key, n.window_start, n.window_end, l.llm_cloud, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost,
+    coalesce(sum(l.list_cost), bignumeric '0') as priced_cost
   from identity_lines n
   join rest_lines l on l.source = n.source and l.line_id = n.line_id
   where l.charge_category = 'Usage'
@@ -22,6 +24,25 @@ paid as (
   from products
   group by tracking_server, workspace, run_id, day, llm_cloud
 ),
+traced as (
+  select distinct i.target_key, i.window_start, i.window_end, t.llm_cloud
+  from identity_targets i
+  join llm_tokens t on t.tracking_server = i.tracking_server and t.workspace = i.workspace and t.run_id = i.run_id and t.day = date(i.window_start)
+  where i.allocated_to = 'run'
+),
+untraced as (
+  -- Lines of callers without traces, people for example. No tokens of that day are on them.
+  select date(c.window_start) as day, c.llm_cloud, sum(c.priced_cost) as list_cost
+  from costs c
+  left join traced t on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end and t.llm_cloud = c.llm_cloud
+  where t.target_key is null
+  group by day, c.llm_cloud
+),
+cells as (
+  select c.day, c.llm_cloud, c.first_currency, c.last_currency, c.list_cost - coalesce(u.list_cost, bignumeric '0') as list_cost
+  from llm_cells c
+  left join untraced u on u.day = c.day and u.llm_cloud = c.llm_cloud
+),
 scales as (
   -- Traces and bill rarely have the same prices: how many dollars of tokens there are for each dollar on the lines of the day and cloud.
   select
@@ -30,7 +51,7 @@ scales as (
       when c.first_currency = c.last_currency and c.list_cost > 0
         then cast(cast(sum(t.list_cost) as string) as float64) / cast(cast(c.list_cost as string) as float64)
     end as scale
-  from llm_cells c
+  from cells c
   join llm_tokens t on t.day = c.day and t.llm_cloud = c.llm_cloud
   group by c.day, c.llm_cloud, c.first_currency, c.last_currency, c.list_cost
 )
