@@ -17,14 +17,16 @@ def test_claims_are_counted_by_rule_and_reason_most_hours_first(tmp_path: Path) 
     with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
         found = [claims.words for claims in unmet_claims(reader, DAY)]
     assert found == [
-        "5 runs (28.0 h) state a machine, such as m8: no bill has it at that time and place",
+        "6 runs (29.0 h) state a machine, such as m10: no bill has it at that time and place",
         "2 runs (3.0 h) state an instance type, such as g5.xlarge, spot, eu-west-1b, account account: no bill has it at that time and place",
         "2 runs (2.0 h) state a job, such as gone: no bill has it at that time and place",
         "2 runs (2.0 h) state a machine, such as m7: scope excludes it",
         "2 runs (1.5 h) state a machine, such as n1: the bill gives its cost to its pods. State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill",
+        "1 run (1.0 h) states an instance type, such as y4: `shared` declares it as cost of the platform",
         "1 run (1.0 h) states an instance type, such as g5.xlarge: other runs used all of its hours",
         "1 run (1.0 h) states a job, such as arn:aws:sagemaker:eu-west-1:222222222222:training-job/t: scope excludes it",
         "1 run (1.0 h) states a job, such as train-1: other runs used all of its hours",
         "1 run (1.0 h) states a machine, such as m5: other runs used all of its hours",
+        "1 run (0.5 h) belongs to a pool, such as lagging: its hours are not billed yet",
         "1 run (0.5 h) states a machine, such as m1: its hours are not billed yet",
     ]

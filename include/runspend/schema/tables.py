@@ -158,7 +158,7 @@ REASONS = (
     "unknown_run", "no_run", "not_timed", "fee", "platform", "default_scope", "explicit_scope", "no_source_run", "not_mlflow", "not_measured", "trace", "incomplete_inventory",
     "silent_caller", "untraced_caller", "other_time", "other_account", "other_region", "ambiguous_name", "proportional", "even",
 )  # fmt: skip
-UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed", "split_into_pods")
+UNMET_REASONS = ("no_such_machine", "not_billed_yet", "out_of_scope", "over_claimed", "split_into_pods", "declared_shared")
 WEIGHT_KINDS = ("gpu", "cpu", "memory", "use", "equal", "estimated_list_cost", "bytes", "list_cost")
 PURCHASE_OPTIONS = ("spot", "on_demand")
 RUN_END_RULES = ("stated", "alive", "started", "last_sign", "silent", "future", "resumed")
@@ -1191,7 +1191,8 @@ UNMET_CLAIMS = Table(
             "STRING",
             "no_such_machine: no bill of the period has the machine at the time of the run; not_billed_yet: the run started after the last billed hour; "
             "out_of_scope: `scope` excludes the machine or its account; over_claimed: other runs had all hours of the machine, job, pool or type; "
-            "split_into_pods: the bill gives the cost of the machine to its pods or tasks.",
+            "split_into_pods: the bill gives the cost of the machine to its pods or tasks; "
+            "declared_shared: `shared` declares all matching lines as cost of the platform.",
             words=UNMET_REASONS,
         ),
         Column(

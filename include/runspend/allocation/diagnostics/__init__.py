@@ -49,6 +49,7 @@ UNMET_WORDS = {
     "not_billed_yet": "its hours are not billed yet",
     "out_of_scope": "scope excludes it",
     "over_claimed": "other runs used all of its hours",
+    "declared_shared": "`shared` declares it as cost of the platform",
     "split_into_pods": f"the bill gives its cost to its pods. {STATE_THE_POD}",
 }
 CLAIM_WORDS = {

@@ -2,13 +2,13 @@
 -- or that states an IAM principal and got no language model's cost by it. Statements about machines come first.
 with resources as (
   select
-    source, resource_key, max(charge_period_end) as last_end,
+    source, resource_key, job_key, pool_key, lower(instance_type) as instance_type, max(charge_period_end) as last_end,
     countif(coalesce(scope, '') <> 'exclude') = 0 as is_excluded
   from billing_lines
   where billing_period = @period and charge_category = 'Usage' and charge_period_end > charge_period_start
     and at_most_a_day(charge_period_start, charge_period_end)
     and (resource_key is not null or job_key is not null or pool_key is not null or instance_type is not null)
-  group by source, resource_key
+  group by source, resource_key, job_key, pool_key, lower(instance_type)
 ),
 frontiers as (
   select source, max(last_end) as billed_until
@@ -25,6 +25,19 @@ on_bill as (
   join frontiers f on f.source = r.source
   where r.resource_key is not null
   group by r.resource_key
+),
+bills_with as (
+  -- How far the bills reach that have the job, the pool or the instance type.
+  select n.match_method, n.name, max(f.billed_until) as billed_until
+  from (
+    select 'job_id' as match_method, job_key as name, source from resources where job_key is not null
+    union distinct
+    select 'pool_time', pool_key, source from resources where pool_key is not null
+    union distinct
+    select 'instance_type_time', instance_type, source from resources where instance_type is not null
+  ) n
+  join frontiers f on f.source = n.source
+  group by n.match_method, n.name
 ),
 excluded_accounts as (
   -- Accounts all of whose lines `scope` excludes. Such lines are summed at load, so the warehouse does not know their machines.
@@ -67,8 +80,7 @@ claims as (
         coalesce(concat(', account ', r.stated_account), ''))) as claim,
     lower(r.instance_type) as instance_type, r.stated_account, r.stated_region, r.stated_zone, r.stated_option,
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
-    -- How far the bill with the machine reaches. For a machine on no bill: the bill that reaches furthest.
-    coalesce(b.billed_until, r.newest_billed_until) as billed_until, coalesce(b.is_excluded, false) as is_excluded,
+    b.billed_until, r.newest_billed_until, coalesce(b.is_excluded, false) as is_excluded,
     -- The run states its account itself or in the name of its job or machine.
     coalesce(
       r.stated_account,
@@ -87,7 +99,7 @@ claims as (
   select
     r.tracking_server, r.workspace, r.run_id, 'llm_identity', r.principal_key,
     cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), 1,
-    coalesce((select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), r.newest_billed_until), false,
+    (select max(charge_period_end) from billing_lines where billing_period = @period and principal_key is not null), r.newest_billed_until, false,
     cast(null as string), cast(null as string), cast(null as string),
     r.claimed_from, r.claimed_to
   from active r
@@ -108,10 +120,15 @@ tagged as (
   group by g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type)
 ),
 families as (
-  -- A parent has only the time that its children leave, which may be none.
+  -- A parent has only the time that its children leave, which may be none. A child that states something else takes none of it,
+  -- except a machine, which may be one of its parent's pool or type.
   select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
   join runs_with_cost m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
+  left join claims p on p.tracking_server = a.tracking_server and p.run_id = a.ancestor_id and (p.match_method = 'llm_identity') = m.is_of_caller
+  left join claims o on o.tracking_server = a.tracking_server and o.run_id = a.run_id and (o.match_method = 'llm_identity') = m.is_of_caller
+  where o.run_id is null or p.run_id is null or (o.match_method = p.match_method and o.claim = p.claim)
+    or (o.match_method in ('job_id', 'resource_id') and p.match_method in ('pool_time', 'instance_type_time'))
   union distinct
   -- A nested run was on the machines that are tagged with its ancestor's ID: the ancestor pays for them.
   select a.tracking_server, a.run_id, false
@@ -123,8 +140,12 @@ families as (
 unmet as (
   select
     c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.instance_type, c.stated_account, c.stated_region, c.stated_zone, c.stated_option, c.is_excluded,
-    c.account, c.resource_key, c.job_key, c.nodes, c.billed_until, c.claimed_from, c.claimed_to
+    c.account, c.resource_key, c.job_key, c.nodes, c.claimed_from, c.claimed_to,
+    -- How far the bill reaches that has what the run states. If none has it: the bill that reaches furthest.
+    coalesce(c.billed_until, b.billed_until, c.newest_billed_until) as billed_until
   from claims c
+  left join bills_with b on b.match_method = c.match_method
+    and b.name = case c.match_method when 'job_id' then c.job_key when 'pool_time' then c.claim when 'instance_type_time' then c.instance_type end
   left join runs_with_cost m
     on m.tracking_server = c.tracking_server and m.workspace = c.workspace and m.run_id = c.run_id and m.is_of_caller = (c.match_method = 'llm_identity')
   left join families f on f.tracking_server = c.tracking_server and f.run_id = c.run_id and f.is_of_caller = (c.match_method = 'llm_identity')
@@ -146,7 +167,7 @@ billed_types as (
     pool_key, lower(instance_type) as instance_type, regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
     lower(region_id) as region, lower(availability_zone) as zone,
     case when pricing_category = 'Dynamic' then 'spot' when pricing_category in ('Standard', 'Committed') then 'on_demand' end as purchase_option,
-    charge_period_start, charge_period_end
+    charge_period_start, charge_period_end, coalesce(scope, '') = 'shared' as is_declared
   from billing_lines
   where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
 ),
@@ -185,16 +206,14 @@ split_runs as (
   where u.match_method = 'resource_id' and s.charge_period_start < u.claimed_to and s.charge_period_end > u.claimed_from
     and (s.node_key = u.resource_key or s.short_name = u.resource_key)
 ),
-over_claimed_runs as (
-  -- Matching machines were billed while the run was active, but other runs had all of them.
-  select tracking_server, workspace, run_id from taken_by_others
-  union distinct
-  select distinct u.tracking_server, u.workspace, u.run_id
+billed_then as (
+  -- Matching machines were billed while the run was active.
+  select u.tracking_server, u.workspace, u.run_id, b.is_declared
   from unmet u
   join billed_types b on b.pool_key = u.claim
   where u.match_method = 'pool_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
   union distinct
-  select distinct u.tracking_server, u.workspace, u.run_id
+  select u.tracking_server, u.workspace, u.run_id, b.is_declared
   from unmet u
   join billed_types b on b.instance_type = u.instance_type
   where u.match_method = 'instance_type_time' and b.charge_period_start < u.claimed_to and b.charge_period_end > u.claimed_from
@@ -202,6 +221,21 @@ over_claimed_runs as (
     and (u.stated_region is null or b.region is null or b.region = u.stated_region)
     and (u.stated_zone is null or b.zone is null or b.zone = u.stated_zone)
     and (u.stated_option is null or b.purchase_option is null or b.purchase_option = u.stated_option)
+  union distinct
+  select u.tracking_server, u.workspace, u.run_id, true
+  from unmet u
+  join billing_lines l on l.principal_key = u.claim
+  where u.match_method = 'llm_identity' and l.billing_period = @period and l.scope = 'shared'
+    and l.charge_period_start < u.claimed_to and l.charge_period_end > u.claimed_from
+),
+over_claimed_runs as (
+  -- Other runs had all of these machines.
+  select tracking_server, workspace, run_id from taken_by_others
+  union distinct
+  select tracking_server, workspace, run_id from billed_then where not is_declared
+),
+declared_runs as (
+  select distinct tracking_server, workspace, run_id from billed_then where is_declared
 )
 select
   c.tracking_server, c.workspace, c.run_id, @period as billing_period, c.match_method, c.claim,
@@ -210,6 +244,7 @@ select
     when c.is_excluded and c.match_method = 'resource_id' then 'out_of_scope'
     when p.run_id is not null then 'over_claimed'
     when s.run_id is not null then 'split_into_pods'
+    when d.run_id is not null then 'declared_shared'
     when x.account is not null then 'out_of_scope'
     else 'no_such_machine'
   end as reason,
@@ -218,4 +253,5 @@ from unmet c
 left join gaps g on g.tracking_server = c.tracking_server and g.workspace = c.workspace and g.run_id = c.run_id
 left join over_claimed_runs p on p.tracking_server = c.tracking_server and p.workspace = c.workspace and p.run_id = c.run_id
 left join split_runs s on s.tracking_server = c.tracking_server and s.workspace = c.workspace and s.run_id = c.run_id
+left join declared_runs d on d.tracking_server = c.tracking_server and d.workspace = c.workspace and d.run_id = c.run_id
 left join excluded_accounts x on x.account = c.account
