@@ -30,6 +30,11 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
+def finding(key: str, value: object) -> str:
+    """Return a finding of a loader as people read it: "actual cost without amortized: 2026-10"."""
+    return f"{key.replace('_', ' ')}: {', '.join(map(str, value)) if isinstance(value, list) else value}"
+
+
 def visible(text: str) -> str:
     """Remove line breaks, control characters and text that cannot be encoded."""
     kept = []

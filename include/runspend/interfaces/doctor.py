@@ -23,7 +23,7 @@ from runspend.config.settings import ArtifactStore, BillSource, KeySettings, Mac
 from runspend.config.types import CONNECTION
 from runspend.core.amounts import money
 from runspend.core.errors import RunspendError
-from runspend.core.text import clean, counted
+from runspend.core.text import clean, counted, finding
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
 from runspend.schema.rows import midnight
 from runspend.warehouse.bigquery.dry_run import size_words
@@ -388,7 +388,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     if bill.format not in OWN_FORMATS:
         yield from _say_what_is_missing(found, settings.keys)
     for what, count in found["warnings"].items():
-        yield "ok" if what in INFORMATIONAL else "WARN", f"{what.replace('_', ' ')}: {count}"
+        yield "ok" if what in INFORMATIONAL else "WARN", finding(what, count)
     for problem in found["problems"]:
         yield "FAIL", problem
     if is_measured(bill):

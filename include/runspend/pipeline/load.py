@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from runspend.config.settings import BillSource, Settings
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import Outcome, Progress, ReadJob, silent
+from runspend.core.text import finding
 from runspend.ingest.billing import load_process as loading
 from runspend.ingest.billing.load_context import PublishedBill
 from runspend.ingest.billing.normalize import Rules
@@ -72,7 +73,7 @@ def load(
                 if period.state == "unchanged":
                     outcome.unchanged.append(f"billing_lines {period.period} {source.name}")
                 outcome.notes += unread_notes(source.name, period.period, period.extra)
-            outcome.notes += [f"{source.name}: {what}: {count}" for what, count in result.extra.get("warnings", {}).items()]
+            outcome.notes += [f"{source.name}: {finding(what, found)}" for what, found in result.extra.get("warnings", {}).items()]
             if refused:
                 for error in refused:
                     report.bad(error)

@@ -315,6 +315,27 @@ def test_nightly_jobs_are_found() -> None:
     assert match.group.values == ("m5.xlarge",)
 
 
+def test_daily_work_in_an_account_without_runs_is_not_evidence() -> None:
+    """An import of data starts in the same hours of the night. The account of the runs is known, and has machines that are always on."""
+    dice = random.Random("elsewhere")
+    own, others = ({day * 24 + hour: 1.0 for day in range(DAYS) for hour in range(1, dice.randrange(7, 10))} for _ in range(2))
+    other = machines(others, "2222", instance_type="m5.xlarge")
+    box = machines(dict.fromkeys(range(LENGTH), 1.0), price=12.0, gpus=4, instance_type="p3.8xlarge")
+    assert pairs(found_in([other, box], [runs("nightly", own)], homes=("1111",))) == {(("p3.8xlarge",), ("nightly",))}
+    assert pairs(found_in([other], [runs("nightly", own)])) == {(("m5.xlarge",), ("nightly",))}
+
+
+def test_runs_that_ask_for_gpus_are_not_on_machines_without_while_some_have_gpus() -> None:
+    """A job without GPUs has the same hours. If no machine with GPUs is left, the hours count."""
+    own = jobs(random.Random("asking"), 40)
+    plain, box = (
+        machines(own, instance_type="m5.xlarge"),
+        machines(dict.fromkeys(range(LENGTH), 1.0), price=12.0, gpus=4, instance_type="p3.8xlarge"),
+    )
+    assert pairs(found_in([plain, box], [runs("bert", own, gpus=1)])) == {(("p3.8xlarge",), ("bert",))}
+    assert pairs(found_in([plain], [runs("bert", own, gpus=1)])) == {(("m5.xlarge",), ("bert",))}
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_machines_that_are_billed_by_the_day_are_matched_by_the_day(seed: int) -> None:
     """Such a line states how long the machine ran that day, but not when. By the hour, nothing would fit."""

@@ -249,7 +249,7 @@ def _idle_note(c: CurrencyFigures) -> str:
 
 
 def _unallocated_note(c: CurrencyFigures, places: int) -> str:
-    inside = next((g for g in c.groups if g.inside_cost), None)
+    inside = max((g for g in c.groups if g.inside_cost), key=lambda g: (g.is_accelerated, g.inside_cost), default=None)
     return f"{_clean(inside.action)}: explains {money(inside.inside_cost, places)}" if inside else ""
 
 

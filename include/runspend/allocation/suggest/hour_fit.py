@@ -29,11 +29,11 @@ class Fit:
         return (self.likeness - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
-def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -> Fit:
+def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False, *, may_repeat: bool = True) -> Fit:
     """Compare billed machines and runs slot by slot: twice the common hours, divided by the sum of both (Dice).
 
     The value by chance compares each day's runs with the machines of every other day at the same time of day, so that working hours
-    prove nothing.
+    prove nothing. `may_repeat`: a close fit counts even if it is the same every day.
     """
     both = sum(map(min, billed, ran))
     whole = sum(billed) + sum(ran)
@@ -41,7 +41,7 @@ def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False) -
         return Fit(0.0, 0.0, 0.0, 0.0, 1.0)
     alike = 2 * both / whole
     overall = 2 * _by_chance(billed, ran) / whole
-    by_time = overall if is_daily or alike >= CLOSE else 2 * _by_time_of_day(billed, ran) / whole
+    by_time = overall if is_daily or (may_repeat and alike >= CLOSE) else 2 * _by_time_of_day(billed, ran) / whole
     return Fit(sum(billed), sum(ran), both, alike, min(1.0, max(overall, by_time)))
 
 

@@ -42,6 +42,7 @@ class Group:
     cells: frozenset[int]
     gpus: int = 0
     has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
+    types: tuple[str, ...] = ()  # the instance types, if all machines have one
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class _Matcher:
         self.evidence, self.kind = evidence, kind
         self.free = {n for n in free if not evidence.machines[n].is_serving}
         self.serving = {key for cell in evidence.machines if cell.is_serving for key in _keys(cell)}
+        self.has_gpus = any(evidence.machines[n].gpus for n in self.free)
+        self.homes = evidence.home_accounts & {cell.names.get("account", "") for cell in evidence.machines}
         self.steady = {n for n in range(len(evidence.machines)) if _is_steady(evidence, n)}
         self.names: dict[str, list[Cell]] = defaultdict(list)
         for cell in runs:
@@ -178,7 +181,10 @@ class _Matcher:
     def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int]) -> Group:
         held = frozenset(cells)
         machines = [self.evidence.machines[n] for n in held]
-        return Group(kind, source, account, values, held, max(m.gpus for m in machines), any(m.is_job for m in machines))
+        types = tuple(sorted({m.names.get("instance_type", "") for m in machines}))
+        return Group(
+            kind, source, account, values, held, max(m.gpus for m in machines), any(m.is_job for m in machines), types if all(types) else ()
+        )
 
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
@@ -225,12 +231,16 @@ class _Matcher:
         """Return the runs whose hours best fit the group's, if the fit is better than chance."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
-        names = sorted(self.names, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
+        # runs that ask for GPUs had some, as long as a machine with GPUs is left
+        able = [n for n in self.names if group.gpus or not self.has_gpus or not self._asks_for_gpus(n)]
+        names = sorted(able, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
+        # elsewhere than where runs are known to run, daily work of others looks the same
+        may_repeat = bool(group.gpus) or not self.homes or group.account in self.homes
         found = []
         for floor in {0.0} if group.kind in WIDE else {0.0, _least(billed)}:
             above = [max(0.0, b - floor) for b in billed]
             tried = self._grown(above, names, is_daily), self._thinned(above, names, is_daily)
-            found += [(self._fit(above, chosen, is_daily), -floor, chosen) for chosen in tried if chosen]
+            found += [(self._fit(above, chosen, is_daily, may_repeat), -floor, chosen) for chosen in tried if chosen]
         if not found:
             return None
         best, floor, chosen = max(found, key=lambda one: (one[0].score, one[1]))
@@ -262,10 +272,15 @@ class _Matcher:
     def _together(self, names: Sequence[str], is_daily: bool) -> Series:
         return [sum(values) for values in zip(*(self._ran(n, is_daily) for n in names), strict=True)]
 
-    def _fit(self, billed: Series, names: Sequence[str], is_daily: bool) -> Fit:
+    def _asks_for_gpus(self, name: str) -> bool:
+        """Return whether the runs of this name ask for GPUs in most of their hours."""
+        hours = [(sum(cell.hours.values()), cell.gpus) for cell in self.names[name]]
+        return 2 * sum(h for h, gpus in hours if gpus) > sum(h for h, _ in hours)
+
+    def _fit(self, billed: Series, names: Sequence[str], is_daily: bool, may_repeat: bool = True) -> Fit:
         ran = self._together(names, is_daily)
         each = crowding(billed, ran)
-        return fit(billed, [r / each for r in ran], is_daily)
+        return fit(billed, [r / each for r in ran], is_daily, may_repeat=may_repeat)
 
     def _days(self, billed: Series, names: Sequence[str], is_daily: bool) -> int:
         step = 1 if is_daily else HOURS_A_DAY

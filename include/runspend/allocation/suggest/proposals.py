@@ -108,10 +108,12 @@ def _line_selector(group: Group) -> Selector:
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
         return {f"tag.{key}": [value], **place}
+    # Buckets, databases and models may have the same tag, and the evidence is about machines.
+    machines = {"instance_type": list(group.types)} if group.types else {}
     if group.kind == "tag":
-        return {group.values[0]: [group.values[1]], **place}
+        return {group.values[0]: [group.values[1]], **place, **machines}
     if group.kind == "name_prefix":
-        return {"tag.Name": [f"{group.values[0]}*"], **place}
+        return {"tag.Name": [f"{group.values[0]}*"], **place, **machines}
     if group.kind == "resource_key":
         return {"resource": [group.values[0]], **place}
     return {**place, "instance_type": list(group.values)}

@@ -15,6 +15,7 @@ from typing import Any
 from runspend.config.settings import BillSource
 from runspend.core.errors import SourceRefused, bill_named
 from runspend.core.step_result import ReadJob
+from runspend.core.text import finding
 from runspend.ingest.billing import versions
 from runspend.ingest.billing.delivered_files import (
     ArrivedFile,
@@ -394,5 +395,5 @@ def _normalize(
     warnings, without_rows = combine(staged, files)
     warnings |= normalize_rows(staged, context.source.name, context.rules)
     for kind, value in warnings.items():
-        context.progress(f"{context.source.name}: {kind.replace('_', ' ')}: {value}")
+        context.progress(f"{context.source.name}: {finding(kind, value)}")
     return warnings, [*read_fed_periods(staged), *without_rows]
