@@ -86,8 +86,8 @@ def borrow_connection(
 def borrow_parser(make: Callable[[], duckdb.DuckDBPyConnection]) -> Iterator[duckdb.DuckDBPyConnection]:
     """Lend a connection to an engine that only parses statements: a kept one, or a new one opened by `make`.
 
-    Its memory limit never changes: that would return the unused memory of all engines to the system, and a step that parses its
-    statements while it runs would take a tenth longer.
+    Its memory limit never changes: that would return the unused memory of all engines to the system. A step parses its statements
+    while it runs, and an allocation of a million bill lines would take a tenth longer.
     """
     engine = _take("parser", make)
     try:

@@ -12,6 +12,7 @@ import pytest
 from runspend.actions.report import PipelineRun, ReportFigures, plan_report, render_summary, summary_lines
 from runspend.actions.report.figures import PARTS
 from runspend.actions.report.terminal_summary import WORDS
+from runspend.allocation.without_run import Group
 from runspend.config.settings import Settings
 from runspend.core.amounts import money, percent
 from tests.actions.report.report_world import NOW, TableReader, month_world
@@ -48,6 +49,16 @@ def test_the_screen_says_what_the_page_says(figures: ReportFigures) -> None:
                   "SOURCES  ✓ aws v23 · ⚠ mlflow lab: down", "report   reports/2026-11.html", "exit 3: 1 source was not read (mlflow lab). Everything else is done."):  # fmt: skip
         assert words in text
     assert "\x1b" not in text
+
+
+def test_the_unallocated_line_names_what_explains_most_of_it(figures: ReportFigures) -> None:
+    """A group counts with its cost in scope: S3 has more out of scope here."""
+    storage = Group("Amazon S3", {"service": "Amazon S3"}, Decimal(3000), "measure", outside_cost=Decimal(2932))
+    calls = Group("Amazon Bedrock", {"service": "Amazon Bedrock"}, Decimal(238), "identify")
+    (c,) = figures.currencies
+    text = render_summary([replace(figures, currencies=(replace(c, groups=(storage, calls)),))], PIPELINE_RUN)
+    (line,) = [line for line in text.splitlines() if "explains" in line]
+    assert "Amazon Bedrock: explains 238" in line
 
 
 def test_colors_are_for_terminals_only(figures: ReportFigures) -> None:

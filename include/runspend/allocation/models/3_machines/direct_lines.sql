@@ -74,14 +74,16 @@ select
   cast(null as string) as owner_id,
   case
     when l.allocated_by = 'run_tag' then 'run_tag'
-    when l.is_declared and coalesce(t.allocated_to, '') <> 'run' then 'none'
+    when t.allocated_to = 'run' then 'resource_id'
+    when l.is_declared then 'none'
     when l.line_kind = 'unused' then 'pool_time'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'resource_id'
     else 'none'
   end as match_method,
   case
     when l.allocated_by = 'run_tag' then 'exact'
-    when l.is_declared and coalesce(t.allocated_to, '') <> 'run' then cast(null as string)
+    when t.allocated_to = 'run' then 'high'
+    when l.is_declared then cast(null as string)
     when l.line_kind = 'unused' then 'medium'
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
