@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
@@ -20,28 +22,34 @@ from runspend.pipeline import allocate, extract, load, measure
 from runspend.warehouse.factory import open_warehouse
 from tests.benchmarks.accuracy import worlds
 from tests.benchmarks.accuracy.bucket import open_bucket
+from tests.benchmarks.accuracy.cluster import moment
 from tests.benchmarks.accuracy.files import make_schema
 from tests.benchmarks.accuracy.judge import Judgement, judge, play
-from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, make_world, parallel_runs, together
+from tests.benchmarks.accuracy.worlds import SMALL, WORLDS, Maker, artifacts, make_world, together
 from tests.servers.s3 import S3Server
 
 SEED = 7
-# Even a small pipeline run takes two seconds, so worlds that differ only in their machines' usage share one cluster.
-ALIKE = (
+# Even a small pipeline run takes two seconds, so worlds whose runs state what they used share one cluster.
+IDENTIFIED = (
     worlds.reused_names,
     worlds.one_run_a_machine,
     worlds.parallel_runs,
     worlds.sweeps,
     worlds.multi_node,
     worlds.shared_gpus,
+    worlds.gpu_slices,
     worlds.shared_cores,
     worlds.daily_bills,
     worlds.zombies,
+    worlds.attached,
+    worlds.same_names,
+    worlds.rented,
+    worlds.jobs,
 )
-TOGETHER = together("machines", *ALIKE)
+TOGETHER = together("identified", *IDENTIFIED)
 CASES = [
-    ("resource_id", TOGETHER),
-    *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*ALIKE, artifacts)),
+    *((rule, TOGETHER) for rule, makers in WORLDS.items() if not set(makers).isdisjoint(IDENTIFIED)),
+    *((rule, maker) for rule, makers in WORLDS.items() for maker in makers if maker not in (*IDENTIFIED, artifacts)),
 ]
 
 
@@ -124,9 +132,7 @@ def test_storage_costs_are_true(tmp_path: Path, schema: Path, s3_server: S3Serve
     assert settled > 0
 
 
-def test_declared_platform_services_are_shared_and_can_be_spread(
-    tmp_path: Path, schema: Path, played: Callable[[Maker], tuple[Path, Judgement]]
-) -> None:
+def test_declared_platform_services_are_shared_and_can_be_spread(tmp_path: Path, played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """Each of their lines is shared with the reason `platform`.
 
     After spreading it over runs, no shared cost is left and the sum is still the bill.
@@ -153,24 +159,26 @@ def test_declared_platform_services_are_shared_and_can_be_spread(
     assert sum((row["effective_cost"] for row in kept if row["reason"] == "platform"), Decimal(0)) == cost > 0
     assert {row["allocated_to"] for row in kept if row["reason"] == "platform"} == {"shared"}
 
-    world.settings += "sharing: {shared: proportional}\n"
-    play(world, tmp_path, schema, run_night)
-    spread = ledger(tmp_path)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with (copy / "runspend.yaml").open("a") as file:
+        file.write("sharing: {shared: proportional}\n")
+    assert allocate(load_settings(copy / "runspend.yaml"), now=moment(world.now())).exit_code == 0
+    spread = ledger(copy)
     assert sum((row["effective_cost"] for row in spread), Decimal(0)) == sum((row["effective_cost"] for row in kept), Decimal(0))
     assert sum((row["effective_cost"] for row in spread if row["allocated_to"] == "shared"), Decimal(0)) == 0
     assert any(row["match_method"] == "sharing" and row["allocated_to"] == "run" for row in spread)
 
 
-def test_the_judge_sees_what_is_wrong(tmp_path: Path, schema: Path) -> None:
+def test_the_judge_sees_what_is_wrong(played: Callable[[Maker], tuple[Path, Judgement]]) -> None:
     """The same pipeline run fails against another truth: with swapped shares of neighboring lines, and with a lost line."""
-    right = judged(parallel_runs, tmp_path / "world", schema)
-    world = right.world
+    folder, right = played(TOGETHER)
+    world = replace(right.world, lines=[replace(line) for line in right.world.lines])
     others = {name: float(rule.relative_error) for name, rule in right.others.items()}
     assert right.faults == [] and others["OptScale"] > 0.5  # each of k simultaneous runs is charged the whole cost
     timed = [line for line in world.lines if len(line.shares) > 1]
     for line, other in zip(timed[::2], timed[1::2], strict=False):
         line.shares, other.shares = other.shares, line.shares
     world.lines.append(world.lines[0])
-    wrong = judge(world, tmp_path / "world" / "home" / "warehouse")
+    wrong = judge(world, folder / "home" / "warehouse")
     assert any("the ledger" in fault for fault in wrong.faults) and any("error" in fault for fault in wrong.faults)
     assert any("had no part" in fault for fault in wrong.faults)
