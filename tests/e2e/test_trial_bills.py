@@ -35,11 +35,12 @@ def test_a_bill_without_a_readable_row_fails_in_every_command(tmp_path: Path, gi
     assert json.loads(shown.stdout) == [{"n": 2}]
 
 
-def test_a_partly_readable_bill_has_a_note(tmp_path: Path, given: tuple[str, ...]) -> None:
+def test_the_json_has_the_newest_month_with_cost_and_a_note_on_unreadable_rows(tmp_path: Path, given: tuple[str, ...]) -> None:
     """The trial reads the bill twice. The second read changes nothing, and the note is about the first."""
-    bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row(BillingCurrency="MC", ResourceId="i-2")])
+    bill = write_csv(tmp_path / "bill.csv", [row("5.00"), row(BillingCurrency="MC", ResourceId="i-2"), row("0", **month("2026-11"))])
     answer = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)
     assert answer["notes"] == ["bill 2026-10: 1 unreadable row is excluded from totals: see billing_quarantine"]
+    assert (answer["trial"]["billing_period"], answer["trial"]["results"][0]["bill_cost"]) == ("2026-10", "5")
 
 
 def test_a_refused_bill_is_explained_once(tmp_path: Path, given: tuple[str, ...]) -> None:
@@ -60,8 +61,6 @@ def test_the_newest_month_with_cost_is_previewed(tmp_path: Path, given: tuple[st
     assert "November 2026: on the bill, without cost" in tried
     assert "5.0000 USD" in tried
     assert "without_cost=2026-11\n" in tried and "/reports/2026-10.html\n" in tried
-    trial = json.loads(run_here("try", *given, "--bill", str(bill), "--json").stdout)["trial"]
-    assert (trial["billing_period"], trial["results"][0]["bill_cost"]) == ("2026-10", "5")
     config = tmp_path / "trial" / "runspend.yaml"
     other = tmp_path / "other.yaml"
     other.write_text(config.read_text().replace("home: .", f"home: {tmp_path / 'other'}"))
