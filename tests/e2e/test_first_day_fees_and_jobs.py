@@ -91,11 +91,12 @@ def fees(config: Path) -> dict[tuple[str, str], Decimal]:
 
 
 def with_scope(day: Day, folder: Path, scope: str) -> Path:
-    """Return the trial's file with a scope, in its own folder, after a pipeline run."""
+    """Return the trial's file with a scope, in its own folder, with its costs allocated."""
     shutil.copytree(day.folder, folder)
     config = folder / "runspend.yaml"
     config.write_text(config.read_text() + "\n" + scope)
-    run_here("nightly", "--config", str(config), "--now", NOW)
+    for step in ("load", "allocate"):
+        run_here(step, "--config", str(config), "--now", NOW)
     return config
 
 

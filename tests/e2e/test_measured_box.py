@@ -80,8 +80,8 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def night(folder: Path, config: str = "runspend.yaml") -> str:
-    return runspend(folder, "nightly", "--config", config, "--now", NIGHT)
+def night(folder: Path) -> str:
+    return runspend(folder, "nightly", "--config", "runspend.yaml", "--now", NIGHT)
 
 
 def facts(text: str) -> dict[str, str]:
@@ -135,7 +135,8 @@ def test_through_the_api_the_bill_is_the_same(box: Path) -> None:
     text = (box / "runspend.yaml").read_text(encoding="utf-8").replace('mlflow.db"}', 'mlflow.db", via: api}')
     assert "via: api" in text
     (box / "api.yaml").write_text(f"home: .api\nwarehouse: {{uri: .api/warehouse}}\n{text}", encoding="utf-8")
-    night(box, "api.yaml")
+    for step in ("extract", "load"):
+        runspend(box, step, "--config", "api.yaml", "--now", NIGHT)
     question = "select * from {} order by 1, 2, 3, 4, 5, 6"
     for table in ("machine_power", "billing_lines"):
         ours, theirs = (

@@ -80,12 +80,9 @@ def test_other_settings_start_another_trial(after: Path) -> None:
     assert "(from the tables of the last pipeline run)" in say("doctor", "--config", str(after))
 
 
-def test_quick_omits_the_outlook_and_json_has_it(config: Path) -> None:
-    """The JSON has one list of findings, and the outlook is in its own section of that list."""
+def test_quick_omits_the_outlook(config: Path) -> None:
+    """Doctor then checks only the configuration and the sources."""
     assert "preview of" not in say("doctor", "--config", str(config), "--quick")
-    found = json.loads(say("doctor", "--config", str(config), "--json"))
-    assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
-    assert [f["text"].strip().split(",")[0] for f in found if f["name"] == "by machine"] == ["100.0%  960.00 USD"]
 
 
 def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
@@ -106,12 +103,14 @@ def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> N
     assert '    - {source: "bill", account: []}' not in screen
 
 
-def test_a_pool_without_runs_is_reported(config: Path) -> None:
-    """The note appears before the first pipeline run and in it."""
+def test_the_json_has_the_outlook_and_a_pool_without_runs(config: Path) -> None:
+    """The JSON has one list of findings, with a section for the outlook. The note appears before the first pipeline run and in it."""
     pool = {"name": "pasted", "runs": {"experiment": "EXPERIMENT"}, "lines": {"resource": MACHINE}}
     config.write_text(json.dumps({**json.loads(config.read_text()), "pools": [pool]}))
     words = 'no run matches its `runs`, {experiment: ["EXPERIMENT"]}. Time of its machines that no run claims stays idle.'
     found = json.loads(say("doctor", "--config", str(config), "--json"))
+    assert {f["section"] for f in found} >= {"config", "mlflow", "bill", "outlook"}
+    assert [f["text"].strip().split(",")[0] for f in found if f["name"] == "by machine"] == ["100.0%  960.00 USD"]
     assert [f["level"] for f in found if words in f["text"]] == ["WARN"]
     assert f"note=pool pasted: {words}" in say("nightly", "--config", str(config))
 
@@ -123,10 +122,10 @@ def test_costs_by_team_say_how_many_runs_have_one(after: Path) -> None:
     assert "team: " not in say("costs", "--by", "experiment", "--config", str(after))
 
 
-def test_a_month_after_the_newest_bill_is_reported(config: Path) -> None:
+def test_a_month_after_the_newest_bill_is_reported(after: Path) -> None:
     """`--since` is not silently ignored, neither by a pipeline run nor by a query."""
-    done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(config), "--now", AT])
+    done = CliRunner().invoke(cli, ["nightly", "--since", "2027-01", "--config", str(after), "--now", AT])
     assert done.exit_code == 2
     assert "cannot build since 2027-01: no bill is loaded for that month or a later one. The newest is 2026-11." in done.output
-    assert CliRunner().invoke(cli, ["nightly", "--since", "2026-11", "--config", str(config), "--now", AT]).exit_code == 0
-    assert "No charges match. The newest charge is from 2026-11-02." in say("costs", "--since", "2027-01", "--config", str(config))
+    assert CliRunner().invoke(cli, ["nightly", "--since", "2026-11", "--config", str(after), "--now", AT]).exit_code == 0
+    assert "No charges match. The newest charge is from 2026-11-02." in say("costs", "--since", "2027-01", "--config", str(after))
