@@ -28,6 +28,8 @@ from tests.tiny_world import NOW
 DECEMBER, FINAL, CLOSED, LATER = (
     datetime(*day, 6, tzinfo=timezone.utc) for day in ((2026, 12, 10), (2026, 12, 20), (2027, 2, 20), (2027, 2, 21))
 )
+LATE_RUN = "f" * 32
+SKIPPED = "2026-11 is closed and stays as it is, although these changed: runs of lab. To apply the changes, run: runspend allocate --period 2026-11"
 COST_TABLES = ("cost_allocations", "run_costs_daily", "cost_daily", "unallocated_costs", "run_costs")
 
 Night = Callable[..., Outcome]
@@ -35,13 +37,26 @@ Night = Callable[..., Outcome]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory, store: Path) -> KeptWorld:
-    """A tiny world before its first pipeline run, and after each run in which only time had passed."""
+    """A tiny world before its first pipeline run, after each run in which only time had passed, and after a user changed its runs.
+
+    When the month was closed, the user tagged its runs and later logged another one. `tagged` and `late` skipped that, and `applied` built it.
+    """
     world = KeptWorld(tmp_path_factory.mktemp("world"), store)
     world.keep("new")
     settings = load_settings(world.config)
-    for moment, now in (("first", NOW), ("december", DECEMBER), ("final", FINAL), ("closed", CLOSED)):
-        night(settings, now)
+    night(settings, NOW)
+    world.keep("first")
+    for moment, now in (("december", DECEMBER), ("final", FINAL), ("closed", CLOSED)):
+        build(settings, now)
         world.keep(moment)
+    retag(world.config, "late")
+    assert night(settings, LATER).notes == [SKIPPED]
+    world.keep("tagged")
+    log_late_run(world.config)
+    assert night(settings, LATER).notes == [SKIPPED]
+    world.keep("late")
+    build(settings, LATER, periods=["2026-11"])
+    world.keep("applied")
     return world
 
 
@@ -60,7 +75,14 @@ def settings(config: Path) -> Settings:
 def night(settings: Settings, now: datetime, **given: Any) -> Outcome:
     """Run the pipeline up to the cost tables."""
     outcome = pipeline.extract(settings, now=now)
-    outcome.merge(pipeline.load(settings, now=now))
+    outcome.merge(build(settings, now, **given))
+    assert outcome.problems == []
+    return outcome
+
+
+def build(settings: Settings, now: datetime, **given: Any) -> Outcome:
+    """Load the bill and build the cost tables, without a look at the runs."""
+    outcome = pipeline.load(settings, now=now)
     outcome.merge(pipeline.allocate(settings, now=now, **given))
     assert outcome.problems == []
     return outcome
@@ -86,6 +108,15 @@ def retag(config: Path, team: str) -> None:
     """Change a tag of all runs in MLflow, as a user would."""
     with sqlite3.connect(config.parent / "mlflow.db") as store:
         store.execute("update tags set value = ? where key = 'team'", [team])
+
+
+def log_late_run(config: Path) -> None:
+    """Log a run of the closed month, with the data of another run."""
+    with sqlite3.connect(config.parent / "mlflow.db") as store:
+        for table in ("runs", "tags"):
+            names = [row[1] for row in store.execute(f"pragma table_info({table})")]
+            values = ", ".join("?" if name == "run_uuid" else name for name in names)
+            store.execute(f"insert into {table} select {values} from {table} where run_uuid = (select min(run_uuid) from runs)", [LATE_RUN])
 
 
 def teams(settings: Settings) -> set[str]:
@@ -141,55 +172,43 @@ def test_a_late_tag_moves_a_final_month_and_no_closed_one(settings: Settings, co
     assert teams(settings) == {"nlp"}
     world.put_back("closed")
     kept = digests(settings)
-    retag(config, "late")
-    outcome = night(settings, LATER)
+    world.put_back("tagged")
     assert digests(settings) == kept
-    assert outcome.notes == [
-        "2026-11 is closed and stays as it is, although these changed: runs of lab. To apply the changes, run: runspend allocate --period 2026-11"
-    ]
     assert state(settings)["ignored_changes"] == "runs of lab"
     assert "2026-11 is closed, skipped changes: runs of lab" in status_of(settings, LATER)[1]
     assert "Changed after closing and not applied: runs of lab." in page_of(settings, config.parent / "reports")
-    night(settings, LATER, periods=["2026-11"])
+    world.put_back("applied")
     assert teams(settings) == {"late"}
     assert (state(settings)["state"], state(settings)["ignored_changes"]) == ("closed", None)
     assert night(settings, LATER).notes == []
 
 
-def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, config: Path, world: KeptWorld) -> None:
+def test_explain_says_how_a_closed_month_takes_a_late_run_in(settings: Settings, world: KeptWorld) -> None:
     """A user logs a run of a closed month. It has no cost, and following the advice gives it one."""
-    world.put_back("closed")
-    run_id = "f" * 32
-    with sqlite3.connect(config.parent / "mlflow.db") as store:
-        for table, column in (("runs", "run_uuid"), ("tags", "run_uuid")):
-            names = [row[1] for row in store.execute(f"pragma table_info({table})")]
-            values = ", ".join("?" if name == column else name for name in names)
-            store.execute(f"insert into {table} select {values} from {table} where {column} = (select min(run_uuid) from runs)", [run_id])
-    night(settings, LATER)
 
     def no_cost() -> NoCost | None:
         with open_warehouse(settings).reader() as reader:
-            return explain_run(reader, run_id, settings, now=LATER).no_cost
+            return explain_run(reader, LATE_RUN, settings, now=LATER).no_cost
 
+    world.put_back("late")
     explanation = no_cost()
     assert explanation is not None
     assert (explanation.reason, explanation.advice) == ("not_allocated", "Run: runspend allocate --period 2026-11")
-    night(settings, LATER, periods=["2026-11"])
+    world.put_back("applied")
     assert no_cost() is None
 
 
 def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world: KeptWorld) -> None:
     """A restated line rebuilds the month, which stays closed. The same rows in another file do not."""
-    world.put_back("closed")
+    world.put_back("tagged")
     kept = digests(settings)
     part = config.parent / "bills" / "bill" / "part.csv"
     header, *lines = part.read_text().splitlines()
     part.write_text("\n".join([header, *reversed(lines)]) + "\n")
-    retag(config, "late")
-    night(settings, LATER)
+    build(settings, LATER)
     assert digests(settings) == kept
     part.write_text(part.read_text().replace("40.0000000000", "41.0000000000"))
-    night(settings, LATER + timedelta(days=1))
+    build(settings, LATER + timedelta(days=1))
     assert {str(row["cost"])[:3] for row in ask(settings, "select sum(effective_cost) as cost from cost_allocations")} == {"984"}
     assert state(settings)["state"] == "closed"
     assert statuses(settings) == {"final"}
@@ -198,15 +217,11 @@ def test_a_closed_month_follows_its_bill(settings: Settings, config: Path, world
     assert "Restated after closing: +24.00 effective." in page
 
 
-@pytest.mark.parametrize("team", ["vision", "late"])
-def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_reported(world: KeptWorld, team: str) -> None:
+@pytest.mark.parametrize("moment", ["closed", "tagged"])
+def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_reported(world: KeptWorld, moment: str) -> None:
     """The month is rebuilt from today's sources. The rows are the same if nothing changed since the month was closed."""
-    config = world.put_back("closed")
-    settings = load_settings(config)
+    settings = load_settings(world.put_back(moment))
     kept = digests(settings)
-    retag(config, team)
-    night(settings, LATER)
-    assert digests(settings) == kept
     units = [Unit("cost_daily", "2026-11", "all"), Unit("run_costs", "2026-11", "all"), Unit("runs", "2026-11", "lab")]
     for unit in units:
         path = ParquetWarehouse(Path(settings.warehouse.uri)).path(unit)
@@ -219,7 +234,7 @@ def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_report
         note for note in outcome.notes if note.startswith(("cost_daily 2026-11 all was damaged", "run_costs 2026-11 all was damaged"))
     ]
     assert len(matching_notes) == 2
-    if team == "vision":
+    if moment == "closed":
         assert digests(settings) == kept
         assert all(note.endswith("with the same rows") for note in matching_notes)
     else:
@@ -229,30 +244,27 @@ def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_report
 
 
 @pytest.mark.parametrize(
-    ("team", "damaged"),
+    ("moment", "damaged"),
     [
-        pytest.param("vision", Unit("cost_allocations", "2026-11", "all"), id="allocations, unchanged"),
-        pytest.param("late", Unit("builds", "2026-11", "allocate"), id="build, changed"),
-        pytest.param("vision", Unit("builds", "2026-11", "allocate"), id="build, unchanged", marks=pytest.mark.torture),
-        pytest.param("late", Unit("cost_allocations", "2026-11", "all"), id="allocations, changed", marks=pytest.mark.torture),
-        pytest.param("vision", Unit("builds", "2026-11", "summarize"), id="summary, unchanged", marks=pytest.mark.torture),
-        pytest.param("late", Unit("builds", "2026-11", "summarize"), id="summary, changed", marks=pytest.mark.torture),
+        pytest.param("closed", Unit("cost_allocations", "2026-11", "all"), id="allocations, unchanged"),
+        pytest.param("tagged", Unit("builds", "2026-11", "allocate"), id="build, changed"),
+        pytest.param("closed", Unit("builds", "2026-11", "allocate"), id="build, unchanged", marks=pytest.mark.torture),
+        pytest.param("tagged", Unit("cost_allocations", "2026-11", "all"), id="allocations, changed", marks=pytest.mark.torture),
+        pytest.param("closed", Unit("builds", "2026-11", "summarize"), id="summary, unchanged", marks=pytest.mark.torture),
+        pytest.param("tagged", Unit("builds", "2026-11", "summarize"), id="summary, changed", marks=pytest.mark.torture),
     ],
 )
-def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world: KeptWorld, team: str, damaged: Unit) -> None:
+def test_a_closed_month_that_changes_with_another_damaged_file_is_reported(world: KeptWorld, moment: str, damaged: Unit) -> None:
     """The damaged file returns with the same rows. Tables built with it include changes since the month was closed."""
-    config = world.put_back("closed")
-    settings = load_settings(config)
+    settings = load_settings(world.put_back(moment))
     kept = digests(settings)
-    retag(config, team)
-    night(settings, LATER)
     path = ParquetWarehouse(Path(settings.warehouse.uri)).path(damaged)
     Flip(path, path.stat().st_size // 2, 1, is_silent=True).make()
     outcome = pipeline.settle(settings, now=LATER)
     assert outcome.exit_code == 4
     moved = sorted(unit.table for unit, digest in digests(settings).items() if digest != kept[unit])
     matching_notes = [note for note in outcome.notes if "have changed" in note]
-    assert (moved != []) == (team == "late")
+    assert (moved != []) == (moment == "tagged")
     assert len(matching_notes) == len(moved[:1])
     assert all(table in matching_notes[0] and matching_notes[0].startswith("2026-11 is closed") for table in moved)
 
@@ -266,9 +278,9 @@ def test_an_invoice_on_every_line_of_a_month_that_is_over_is_final(settings: Set
     night(settings, NOW)
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
     part.write_text("\n".join([f"{header},InvoiceId", *(f"{line},x-1" for line in lines)]) + "\n")
-    night(settings, NOW + timedelta(days=1))
+    build(settings, NOW + timedelta(days=1))
     assert (state(settings)["state"], statuses(settings)) == ("open", {"provisional"})
-    night(settings, datetime(2026, 12, 1, 6, tzinfo=timezone.utc))
+    build(settings, datetime(2026, 12, 1, 6, tzinfo=timezone.utc))
     assert (state(settings)["state"], statuses(settings)) == ("final", {"final"})
 
 
