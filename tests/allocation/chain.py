@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal
 from pathlib import Path
@@ -210,28 +210,25 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
         and l["billing_period"] == period
         and dt.timedelta() < l["charge_period_end"] - l["charge_period_start"] <= dt.timedelta(hours=25)
     ]
-    for job in {l.get("job_key") for l in lines} - {None}:
+    of_jobs = defaultdict(list)
+    for l in lines:
+        if l.get("job_key"):
+            of_jobs[l["job_key"]].append(l)
+    for job_lines in of_jobs.values():
         windows = sorted(
-            {
-                (l["charge_period_start"], l["charge_period_end"])
-                for l in lines
-                if l.get("job_key") == job and l["billing_period"] in (period, *beside)
-            }
+            {(l["charge_period_start"], l["charge_period_end"]) for l in job_lines if l["billing_period"] in (period, *beside)}
         )
         lives: list[list[tuple[dt.datetime, dt.datetime]]] = []
         for start, end in windows:
             if not lives or start - max(e for _, e in lives[-1]) > dt.timedelta(days=1):
                 lives.append([])
             lives[-1].append((start, end))
-        mine = {
-            (l["charge_period_start"], l["charge_period_end"]) for l in lines if l.get("job_key") == job and l["billing_period"] == period
-        }
+        mine = {(l["charge_period_start"], l["charge_period_end"]) for l in job_lines if l["billing_period"] == period}
         reached = {
             (l["charge_period_start"], l["charge_period_end"])
-            for l in lines
+            for l in job_lines
             for machine, start, end in attached
-            if l.get("job_key") == job
-            and l["resource_key"] == machine
+            if l["resource_key"] == machine
             and l["billing_period"] in beside
             and l["charge_period_start"] < end + day
             and l["charge_period_end"] > start - day

@@ -6,7 +6,6 @@ The cases and `truth.py` define the expected rows.
 
 from __future__ import annotations
 
-import datetime as dt
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from runspend.warehouse.sql_files import read_sql, sql_files
 from tests.allocation.chain import (
     DAY,
     FILLED,
+    INPUTS,
     PACKAGE,
     SETTINGS,
     World,
@@ -47,6 +47,17 @@ from tests.reference import GoogleSQL, exact_value
 
 FOLDERS = sorted(p.parent for p in Path(__file__).parent.glob("*/*/expect.yaml"))
 CASES = [folder for folder in FOLDERS if not (folder / "settings.yaml").exists()]
+LEDGER = model_order.ledger_models("2026-10")
+SUMMARY = model_order.run_costs_models("2026-10")
+# the settings of the cases that have their own; of two that say how to share, the first in the alphabet counts, which spreads all cost
+SAID = Settings(
+    **{
+        key: value
+        for folder in reversed(FOLDERS)
+        if folder not in CASES
+        for key, value in yaml.safe_load((folder / "settings.yaml").read_text()).items()
+    }
+)
 SHARED = next(folder for folder in FOLDERS if folder.name == "fees_spread_in_proportion_idle_spread_evenly")
 SITUATIONS = {
     "a_charge_of_three_days_is_spread_evenly", "bucket_behind_an_artifact_uri_is_inside", "a_disk_that_names_its_machine", "a_job_shares_its_overhead_by_own_time", "default_scope_leaves_out_the_database",
@@ -87,57 +98,15 @@ def assert_equal(models: Sequence[Model], ours: Mapping[str, pa.Table], theirs: 
         assert (mine - other, other - mine) == (Counter(), Counter()), (name, columns)
 
 
-def compare(
-    reference: GoogleSQL,
-    world: World,
-    root: Path,
-    period: dt.date = DAY,
-    settings: Settings = SETTINGS,
-    counted: Counter[str] | None = None,
-) -> None:
-    """Compare the ledger of a period and `run_costs` of the month on both engines. No check fails on the reference either.
-
-    `counted` gets the number of rows by model.
-    """
-    models = model_order.ledger_models(f"{period:%Y-%m}")
-    ours = run_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in models if m.into is None}))
-    theirs = run_on_reference(reference, models, input_tables(world), parameters_of(world, period, settings), counted)
-    assert_equal(models, ours, theirs)
-    assert theirs["cost_allocations"].num_rows
-
-    summary = model_order.run_costs_models(f"{period:%Y-%m}")
-    ours = summarize_on_duckdb(world, root, period, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
-    theirs = run_on_reference(reference, summary, theirs, parameters_of_month(world, period, settings), counted)
-    assert_equal(summary, ours, theirs)
-
-    for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):
-        sql = read_sql(PACKAGE / "checks", name)
-        assert query_reference(reference, sql, theirs, {"period": period}).rows == [], name
-
-
 def random_worlds() -> dict[str, World]:
     """Make random situations. The last has sums of a dozen unequal shares, where the order of addition must not matter."""
     worlds = {f"world-{seed}": random_world(seed, runs=10, machines=2, hours=4) for seed in range(6)}
     return worlds | {"many": random_world(17, runs=30, machines=6, hours=3)}
 
 
-def test_every_case_gives_the_same_rows_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
-    """Cases and random situations are in one build, because the time of a query hardly depends on the number of rows."""
-    worlds = {folder.name: read_world(folder) for folder in CASES} | random_worlds()
-    # built without a prefix: a tag names a job without the prefix of its world, and the number of a job is a number
-    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "job_runs_of_one_number_in_two_workspaces")
-    compare(reference, merge_worlds(worlds), tmp_path)
-
-
-def test_a_period_whose_runs_began_before_it_is_the_same_on_both_engines(reference: GoogleSQL, tmp_path: Path) -> None:
-    """The period is the November of a case that crosses the end of the month. Runs and machines begin before the period."""
-    world = read_world(Path(__file__).parent / "cost_allocations" / "over_the_months_end_october")
-    compare(reference, world, tmp_path, dt.date(2026, 11, 1))
-
-
-def everything() -> World:
-    """Make rows for every model: situations that reach most of them, and stored bytes, tokens and a family in a pool, which no case has."""
-    world = merge_worlds({folder.name: read_world(folder) for folder in CASES if folder.name in SITUATIONS})
+def extras() -> World:
+    """Make rows for the models that no case reaches: stored bytes, tokens and a family in a pool."""
+    world: World = {name: [] for name in INPUTS}
     whole = "2026-10-01T00:00..2026-11-01T00:00"
     world["billing_lines"] += [
         line(9000, on="bucket", storage_key="bucket", storage_class="STANDARD", service_category="Storage", at=whole, cost="10.01"),
@@ -146,7 +115,7 @@ def everything() -> World:
             line(9002 + n, on=None, service_category="AI and Machine Learning", service_subcategory="Generative AI", at=at, cost="7")
             for n, at in enumerate(("00:00..24:00", "200:00..201:00"))
         ),
-        line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5"),
+        line(9004, on="node", pool_key="gpu|", at="00:00..01:00", hours=1, cost="5", line_team="vision"),
         *(
             line(9010 + n, on=f"box-{n}", instance_type="box", at="00:00..01:00", hours=1, cost="3.3333", line_team="vision")
             for n in range(3)
@@ -165,7 +134,6 @@ def everything() -> World:
         {"id": "D", "job_key": "gone"},
     ):
         world["runs"].append(make_run(**{"at": "00:00..01:00", "on": [], **said})[0])
-    world["billing_lines"][0]["line_team"] = "vision"
     world["artifact_bytes"] += [artifact(id=id_, bytes=size, at=at) for id_, size, at in (("A", 100, "1"), ("B", 50, "1..16.5"))]
     world["artifact_bytes"] += [
         artifact(id="m-1", kind="logged_model", bytes=33),
@@ -181,17 +149,49 @@ def everything() -> World:
     return world
 
 
-def test_every_model_has_rows(reference: GoogleSQL, tmp_path: Path) -> None:
-    """A comparison without rows would prove nothing. `test_estimates.py` covers the models of estimates.
+def everything() -> World:
+    """Make rows for every model: situations that reach most of them, and the extra rows."""
+    return merge_worlds({folder.name: read_world(folder) for folder in CASES if folder.name in SITUATIONS} | {"": extras()})
 
-    The world includes cases with settings, and their settings are merged.
-    """
-    said = [folder for folder in FOLDERS if folder not in CASES]
-    world = merge_worlds({"": everything(), **{folder.name: read_world(folder) for folder in said}})
-    settings = Settings(**{key: value for folder in said for key, value in yaml.safe_load((folder / "settings.yaml").read_text()).items()})
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    """Cases and random situations in one build, because the time of a query hardly depends on the number of rows."""
+    worlds = {folder.name: read_world(folder) for folder in FOLDERS} | random_worlds() | {"extras": extras()}
+    # built without a prefix: a tag names a job without the prefix of its world, and the number of a job is a number
+    worlds[""] = read_world(Path(__file__).parent / "cost_allocations" / "job_runs_of_one_number_in_two_workspaces")
+    return merge_worlds(worlds)
+
+
+@pytest.fixture(scope="module")
+def tables(world: World) -> dict[str, pa.Table]:
+    """The input tables of the world."""
+    return input_tables(world)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SAID], ids=("default", "settings_of_cases"))
+def test_every_case_gives_the_same_rows_on_both_engines(
+    settings: Settings, world: World, tables: dict[str, pa.Table], reference: GoogleSQL, tmp_path: Path
+) -> None:
+    """The ledger and `run_costs` of October are the same. No check fails on the reference either."""
+    ours = run_on_duckdb(world, tmp_path, settings=settings, names=sorted({m.target for m in LEDGER if m.into is None}))
+    theirs = run_on_reference(reference, LEDGER, tables, parameters_of(world, DAY, settings))
+    assert_equal(LEDGER, ours, theirs)
+
+    ours = summarize_on_duckdb(world, tmp_path, settings=settings, names=sorted({m.target for m in SUMMARY if m.into is None}))
+    theirs = run_on_reference(reference, SUMMARY, theirs, parameters_of_month(world, DAY, settings))
+    assert_equal(SUMMARY, ours, theirs)
+
+    for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):
+        assert query_reference(reference, read_sql(PACKAGE / "checks", name), theirs, {"period": DAY}).rows == [], name
+
+
+def test_every_model_has_rows(world: World, tables: dict[str, pa.Table], reference: GoogleSQL) -> None:
+    """A comparison without rows would prove nothing. `test_estimates.py` covers the models of estimates."""
     counted: Counter[str] = Counter()
-    compare(reference, world, tmp_path, settings=settings, counted=counted)
-    names = {m.name for m in (*model_order.ledger_models("2026-10"), *model_order.run_costs_models("2026-10"))}
+    made = run_on_reference(reference, LEDGER, tables, parameters_of(world, DAY, SAID), counted)
+    run_on_reference(reference, SUMMARY, made, parameters_of_month(world, DAY, SAID), counted)
+    names = {m.name for m in (*LEDGER, *SUMMARY)}
     assert {name for name in names if not counted[name]} == set()
     assert names | {m.name for m in estimate_models()} == sql_files(PACKAGE / "models").keys()
 
@@ -201,8 +201,8 @@ def test_models_have_the_right_types_without_rows(reference: GoogleSQL) -> None:
     """Even over tables without rows, a model that fills a table gives its columns in their types, as `create table as` sees them."""
     empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
     for models, parameters in (
-        (model_order.ledger_models("2026-10"), parameters_of({name: [] for name in TABLES}, DAY)),
-        (model_order.run_costs_models("2026-10"), parameters_of_month({name: [] for name in TABLES}, DAY)),
+        (LEDGER, parameters_of({name: [] for name in TABLES}, DAY)),
+        (SUMMARY, parameters_of_month({name: [] for name in TABLES}, DAY)),
         (estimate_models(), estimate_parameters(moment("06:00"))),
     ):
         found = run_on_reference(reference, models, empty, parameters)
