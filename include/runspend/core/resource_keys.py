@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from runspend.core.sql_quoting import sql_text
 
@@ -207,6 +208,7 @@ def pool_key_sql(name: str, equal: Sequence[tuple[str, str]]) -> str:
     return " || ".join(parts)
 
 
+@lru_cache(maxsize=1000)
 def tag_forms(key: str) -> tuple[str, ...]:
     """Return a tag key and the spellings that exports give it, closest first. Spellings that differ only in case are not listed.
 
@@ -225,6 +227,7 @@ def tag_forms(key: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((key, *prefixed, *own, *(f"resource_tags_{form}" for form in own), azure)))
 
 
+@lru_cache(maxsize=1000)
 def label_forms(key: str) -> tuple[str, ...]:
     """Return the spellings of a tag key as a label on Google's bills, closest first. Labels contain only small letters, digits, _ and -.
 

@@ -25,7 +25,7 @@ RESOURCE_TYPES = (
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
 
-# Calls of language models, by the name of the service or product, and by the meter or its description. The loader reads these as SQL.
+# Calls of language models, by the name of the service or product, and by the meter or its description. The loader reads these with RE2.
 # Bedrock bills models of other vendors as products: "Claude Sonnet 4 (Amazon Bedrock Edition)". Google bills Claude as a service of its own.
 MODEL_SERVICES = r"(?i)bedrock|openai|anthropic|foundry models|generative language|^gemini api$|^claude (?:[0-9]|opus|sonnet|haiku|instant)"
 # These services bill models and other things. The meter tells which.

@@ -23,6 +23,7 @@ from runspend.ingest.billing import columns
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.staging import LINE_ID, Staged
 from runspend.ingest.billing.totals import CHOSEN, choose
+from runspend.schema.rows import first_day
 from runspend.schema.tables import BILLING_LINES
 
 if TYPE_CHECKING:
@@ -42,11 +43,11 @@ def write_lines(
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    choose(staged, period, file_indexes)
-    is_chosen = staged.ask_rows(f"reject_reason is null and {CHOSEN} and scope is distinct from 'exclude'")
+    is_chosen = _is_chosen(staged, period, file_indexes)
     positions = None if pc.all(is_chosen, min_count=0).as_py() else pc.indices_nonzero(is_chosen)
     lines = _lines(staged, source, load_id)
     if is_scoped:
+        choose(staged, period, file_indexes)
         lines = {name: column if positions is None else column.take(positions) for name, column in lines.items()}
         lines, ids = _add_sums(staged, source, load_id, lines, _ids(staged, positions))
         positions = None
@@ -64,6 +65,17 @@ def write_lines(
             writer.write_table(group, row_group_size=ROW_GROUP)
             reach_disk()
             del group
+
+
+def _is_chosen(staged: Staged, period: str, file_indexes: Sequence[int]) -> pa.Array:
+    """Return which rows become lines of their own: good rows of these files and this period that no scope leaves out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    is_good = pc.and_not(pc.is_null(staged.column("reject_reason")), columns.matching(staged.column("scope"), "^exclude$"))
+    of_period = pc.fill_null(pc.equal(staged.column("billing_period"), pa.scalar(first_day(period), pa.date32())), False)
+    of_files = pc.is_in(staged.column("file_index"), value_set=pa.array(file_indexes, pa.int32()))
+    return pc.and_(is_good, pc.and_(of_period, of_files))
 
 
 @contextmanager

@@ -108,6 +108,13 @@ def constant(value: str | None, rows: int) -> pa.DictionaryArray:
     return pa.DictionaryArray.from_arrays(pa.repeat(pa.scalar(0, pa.int32()), rows), pa.array([value], pa.string()))
 
 
+def matching(column: pa.DictionaryArray, pattern: str) -> pa.Array:
+    """Return which rows of a text column match a regular expression anywhere. Null matches none."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(spread(column.indices, pc.match_substring_regex(column.dictionary, pattern)), False)
+
+
 def remap(column: pa.DictionaryArray, values: pa.Array) -> pa.DictionaryArray:
     """Return the column with other strings. `values` has one for every dictionary value, in order, and may repeat or be null."""
     return spread(column.indices, values)

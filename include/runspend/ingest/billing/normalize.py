@@ -270,21 +270,17 @@ def _find_model_calls(staged: Staged) -> None:
     """
     import pyarrow.compute as pc
 
-    def found(name: str, *patterns: str) -> list[pa.Array]:
-        column = staged.column(name)
-        answers = staged.ask_of(name, *(f"regexp_matches({name}, {sql_text(pattern)})" for pattern in patterns))
-        return [pc.fill_null(columns.spread(column.indices, answer), False) for answer in answers]
-
-    is_model, has_models, no_calls = found("service_name", MODEL_SERVICES, SERVICES_WITH_MODELS, NO_MODEL_CALLS)
-    [has_tokens] = found("sku_meter", CALL_METERS)
-    [is_stated] = found("service_subcategory", "^Generative AI$")
-    is_sure = pc.or_(pc.or_(is_model, has_tokens), is_stated)
+    services = staged.column("service_name")
+    has_models, no_calls = columns.matching(services, SERVICES_WITH_MODELS), columns.matching(services, NO_MODEL_CALLS)
+    is_stated = columns.matching(staged.column("service_subcategory"), "^Generative AI$")
+    is_model = pc.or_(columns.matching(services, MODEL_SERVICES), columns.matching(staged.column("sku_meter"), CALL_METERS))
+    is_sure = pc.or_(is_model, is_stated)
     if not pc.any(pc.or_(is_sure, has_models), min_count=0).as_py():
         return
     for name in ("sku_meter", "charge_description"):
-        is_named, is_excluded = found(name, MODEL_METERS, NO_MODEL_CALLS)
-        is_sure = pc.or_(is_sure, pc.and_(has_models, is_named))
-        no_calls = pc.or_(no_calls, is_excluded)
+        meters = staged.column(name)
+        is_sure = pc.or_(is_sure, pc.and_(has_models, columns.matching(meters, MODEL_METERS)))
+        no_calls = pc.or_(no_calls, columns.matching(meters, NO_MODEL_CALLS))
     is_call, is_training = pc.and_not(is_sure, no_calls), pc.and_(is_stated, no_calls)
     for name, value, rows in (
         ("service_category", "AI and Machine Learning", is_call),
@@ -312,8 +308,8 @@ def _name_instances_of_scale_sets(staged: Staged) -> None:
     """
     import pyarrow.compute as pc
 
-    [is_scale_set] = staged.ask_of("resource_key", "contains(resource_key, '/virtualmachinescalesets/')")
-    if not pc.any(is_scale_set).as_py():
+    is_scale_set = pc.match_substring(staged.column("resource_key").dictionary, "/virtualmachinescalesets/")
+    if not pc.any(is_scale_set, min_count=0).as_py():
         return
     names = ("resource_key", "sku_price_details", "delivered_instance_type")
     codes, distinct = columns.combine([staged.column(name) for name in names], names)
@@ -348,9 +344,8 @@ def _find_attached_gpus(staged: Staged) -> None:
     units = staged.column("consumed_unit")
     nanoseconds = [plain_time(unit.removeprefix("GPU-")) if unit.startswith("GPU-") else None for unit in units.dictionary.to_pylist()]
     gpu_unit = columns.spread(units.indices, pa.array(nanoseconds, pa.int64()))
-    [is_instance] = staged.ask_of("resource_key", "contains(resource_key, '/instances/')")
     keys = staged.column("resource_key")
-    is_counted = pc.and_(pc.is_valid(gpu_unit), pc.fill_null(columns.spread(keys.indices, is_instance), False))
+    is_counted = pc.and_(pc.is_valid(gpu_unit), columns.matching(keys, "/instances/"))
     if not pc.any(is_counted, min_count=0).as_py():
         return
     gpus = staged.column("machine_gpus")
@@ -385,9 +380,7 @@ def _find_billed_time(staged: Staged) -> None:
     unit_nanoseconds = columns.spread(units.indices, nanoseconds)
     is_time = pc.and_(pc.is_valid(unit_nanoseconds), pc.is_null(staged.column("allocated_method_id")))
     for name in ("sku_meter", "charge_description"):
-        column = staged.column(name)
-        [is_fargate] = staged.ask_of(name, f"regexp_matches({name}, '(?i)fargate')")
-        is_time = pc.and_not(is_time, pc.fill_null(columns.spread(column.indices, is_fargate), False))
+        is_time = pc.and_not(is_time, columns.matching(staged.column(name), "(?i)fargate"))
     billed = pa.nulls(len(units), pa.int64())
     if pc.any(is_time, min_count=0).as_py():
         quantities = staged.column("consumed_quantity").filter(is_time)
@@ -578,8 +571,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
                 # A pattern may be only a name: of an instance, or of a pod with its namespace. It may also be the scale set of a machine.
                 values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
                 values += [f"regexp_extract({name}, '^(.*/virtualmachinescalesets/([^/]+))/', {part})" for part in (1, 2)]
-            [fits] = staged.ask_of(name, " or ".join(_matching_sql(value, patterns) for value in values))
-            mine = pc.fill_null(columns.spread(staged.column(name).indices, fits), False)
+            mine = staged.rows_where(name, " or ".join(_matching_sql(value, patterns) for value in values))
             named = mine if named is None else pc.or_(named, mine)
         rows = pc.and_(rows, named)
     return rows

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from runspend.ingest.billing import columns, texts
 from runspend.ingest.billing.columns import combine_chunks
 from runspend.ingest.billing.focus_columns import COLUMNS, EXTRA_COLUMNS, INSTANCE_COLUMNS, NULL_TEXTS, TIMES
-from runspend.ingest.billing.staging import Staged, arrow_type, delivered_fields
+from runspend.ingest.billing.staging import Staged, arrow_type, currencies, delivered_fields
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -115,12 +115,8 @@ def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -
     nulls = columns.Nulls(rows)
     nothing = nulls.of(columns.text_type())
     currency = delivered["billing_currency"]
-    codes, known = staged.ask(
-        pa.table({"currency": currency.dictionary}),
-        "upper(trim(currency))",
-        "is_currency(upper(trim(currency)))",
-    )
-    if not pc.all(known, min_count=0).as_py():
+    codes = pc.utf8_upper(pc.utf8_trim(currency.dictionary, characters=" "))
+    if not pc.all(pc.is_in(codes, value_set=pa.array(currencies())), min_count=0).as_py():
         return None
     providers, distinct = columns.combine([delivered.get(name, nothing) for name in PROVIDERS], PROVIDERS)
     service, host = staged.ask(

@@ -255,10 +255,24 @@ class Staged:
         return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
-        """Run SQL expressions over the distinct values of one text column."""
+        """Run SQL expressions that return text over the distinct values of one text column."""
         import pyarrow as pa
 
-        return self.ask(pa.table({name: self.column(name).dictionary}), *expressions)
+        values = self.column(name).dictionary
+        if not len(values):  # only planning them would take 2 to 15 ms
+            return [columns.texts([])] * len(expressions)
+        return self.ask(pa.table({name: values}), *expressions)
+
+    def rows_where(self, name: str, condition: str) -> pa.Array:
+        """Return which rows fulfill a SQL condition on one text column. Null never does."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        column = self.column(name)
+        if not len(column.dictionary):
+            return pa.repeat(pa.scalar(False), len(column))
+        [fits] = self.ask(pa.table({name: column.dictionary}), condition)
+        return pc.fill_null(columns.spread(column.indices, fits), False)
 
     def ask_rows(self, expression: str) -> pa.Array:
         """Run a SQL expression over every row and return the answers in order."""

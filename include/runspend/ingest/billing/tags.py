@@ -165,9 +165,12 @@ class Tags:
         self.name = name
         providers = {name for column in PROVIDERS for name in staged.column(column).dictionary.to_pylist()}
         self._is_azure = bool(providers) and providers <= AZURE
-        staged.con.register("tag_texts", pa.table({"tags": staged.column(name).dictionary}))
-        self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
-        staged.con.unregister("tag_texts")
+        self.keys: list[str] = []
+        texts = staged.column(name).dictionary
+        if len(texts):
+            staged.con.register("tag_texts", pa.table({"tags": texts}))
+            self.keys = sorted(row[0] for row in staged.con.execute("select distinct unnest(json_keys(tags)) from tag_texts").fetchall())
+            staged.con.unregister("tag_texts")
 
     def has(self, names: Iterable[str], among: Iterable[str]) -> bool:
         """Return whether the bill has one of these keys that is also in `among`."""

@@ -102,10 +102,10 @@ def read_fed_periods(staged: Staged) -> list[FedPeriod]:
 
 def read_periods(staged: Staged) -> set[str]:
     """Return the billing periods of the rows."""
-    rows = staged.con.execute(
-        "select strftime(billing_period, '%Y-%m') from (select distinct billing_period from staged) where billing_period is not null"
-    ).fetchall()
-    return {period for (period,) in rows}
+    import pyarrow.compute as pc
+
+    months = pc.strftime(staged.rows.column("billing_period").unique().drop_null(), format="%Y-%m")
+    return set(months.to_pylist())
 
 
 def read_evidence(staged: Staged) -> dict[str, Any]:
