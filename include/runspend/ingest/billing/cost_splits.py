@@ -196,17 +196,14 @@ def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
 
     They are its id, the name of a Google instance, the scale set of an Azure instance, and the machine's name.
     """
-    key = "resource_key(resource)"
-    scale_set = (
-        f"case when contains({key}, '/virtualmachinescalesets/') then 'r|' || regexp_replace({key}, '/virtualmachines/[^/]+$', '') end"
-    )
-    instance = f"case when not contains({key}, '/') then 'i|' || {key} when {key} like 'projects/%/instances/%' then 'r|' || regexp_extract({key}, '[^/]+$') end"
-    names = f"list_filter(['r|' || {key}, {instance}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
+    scale_set = "case when contains(key, '/virtualmachinescalesets/') then 'r|' || regexp_replace(key, '/virtualmachines/[^/]+$', '') end"
+    instance = "case when not contains(key, '/') then 'i|' || key when key like 'projects/%/instances/%' then 'r|' || regexp_extract(key, '[^/]+$') end"
+    names = f"list_filter(['r|' || key, {instance}, {scale_set}, 'n|' || nullif(resource_name, '')], lambda name: name is not null)"
     called = sql_text(pool) if pool else f"nullif(array_to_string({names}, chr(31)), '')"
     staged.con.execute(
         f"insert into splits select {rank}, {called}, "
         "part_id, part_name, part_tags, epoch_us(from_time), epoch_us(to_time), to_units(weight), coalesce(is_idle, false), billing_period, file_index "
-        f"from {relation} where skip_reason is null and weight > 0 and epoch_us(to_time) > epoch_us(from_time)"
+        f"from (select *, resource_key(resource) as key from {relation}) where skip_reason is null and weight > 0 and epoch_us(to_time) > epoch_us(from_time)"
     )
 
 
