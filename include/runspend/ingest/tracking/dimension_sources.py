@@ -182,9 +182,10 @@ class PoolColumns:
 
 
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """Return SQL of `stated_job`, the first stated job key (a tag before a param of the same name), and of `stated_job_key`, as in bills.
+    """Return SQL of `stated_job`, the first stated job key (a tag before a param of the same name), and of its forms in bills.
 
-    If the run states them, the key of a SLURM job includes its cluster, and that of a Databricks job run or Azure ML job its workspace.
+    `job_form` reads `stated_job`, and `stated_job_key` reads both. If the run states them, the key of a SLURM job includes its cluster,
+    and that of a Databricks job run or Azure ML job its workspace.
     """
     stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
 
@@ -196,14 +197,15 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
     azure = [key for key in keys if key in AZURE_JOB_KEYS]
     subscription, group, workspace = (place([key]) for key in AZURE_WORKSPACE_KEYS)
     path = f"('/subscriptions/' || {subscription} || '/resourceGroups/' || {group} || '/providers/Microsoft.MachineLearningServices/workspaces/' || {workspace})"
-    job = job_key_sql("stated_job")
-    cases = [
-        *([f"when stated_job = {place(databricks)} then {cluster_job_sql(job, place(DATABRICKS_WORKSPACE_KEYS))}"] if databricks else []),
-        *([f"when stated_job = {place(number)} then {cluster_job_sql(job, place(SLURM_CLUSTER_KEYS))}"] if number else []),
-        *([f"when stated_job = {place(azure)} then {workspace_job_sql(job, path)}"] if azure else []),
-    ]
+    forms = (
+        (databricks, cluster_job_sql("job_form", place(DATABRICKS_WORKSPACE_KEYS))),
+        (number, cluster_job_sql("job_form", place(SLURM_CLUSTER_KEYS))),
+        (azure, workspace_job_sql("job_form", path)),
+    )
+    cases = [f"when stated_job = {place(names)} then {form}" for names, form in forms if names]
     job_text = f"coalesce({', '.join([*stated, 'null::varchar'])})"
-    return {"stated_job": job_text, "stated_job_key": f"case {' '.join(cases)} else {job} end" if cases else job}
+    job_key = f"case {' '.join(cases)} else job_form end" if cases else "job_form"
+    return {"stated_job": job_text, "job_form": job_key_sql("stated_job"), "stated_job_key": job_key}
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str]) -> str:

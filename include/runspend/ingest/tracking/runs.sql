@@ -68,7 +68,8 @@ named as (
   left join user_periods u on u.person = n.person
   where e.experiment_id is not null or not getvariable('only_listed_workspaces')
 ),
--- The run's statements about its machines, one column per key, so that every text is parsed once.
+-- The run's statements about its machines, one column per key, so that every text is parsed once. No column names another one: DuckDB
+-- would plan the other's expression again for each mention.
 says as (
   select
     n.*,
@@ -105,7 +106,6 @@ says as (
     {stated_zone} as stated_zone,
     {stated_option} as stated_option,
     {stated_job} as stated_job,
-    {stated_job_key} as stated_job_key,
     {pool_number} as pool_number
   from named n
 ),
@@ -113,6 +113,7 @@ says as (
 judged as (
   select
     s.*,
+    {job_form} as job_form,
     coalesce(case when json_valid(listed) then json_type(listed) = 'ARRAY' end, false) as is_listed,
     ids is not null and (not starts_with(ids, '[') or coalesce(case when json_valid(ids) then json_type(ids) = 'ARRAY' end, false)) as is_ids,
     one_id is null and list_count(further_machines) > 0 as is_several
@@ -165,7 +166,7 @@ typed as (
     stated_zone as availability_zone,
     stated_option as purchase_option,
     stated_job as job_id,
-    stated_job_key as job_key,
+    {stated_job_key} as job_key,
     stated_principal as iam_principal,
     {principal_key} as principal_key,
     -- Not JSON: params come in the order in which they were logged, and joined text is cheaper to build and sort.
