@@ -21,6 +21,8 @@ BOX = {
     "resource_id": "gpubox", "gpus": 4, "from": "2026-01-01", "purchase": {"amount": 28800, "months": 36},
     "per_month": 210, "power": {"per_kwh": 0.31, "watts": 650},
 }  # fmt: skip
+NEW_BOX = {**BOX, "from": "2026-11-01"}  # billed in two months
+AUTUMN_BOX = {**BOX, "from": "2026-09-01"}  # billed in four months
 DECEMBER = datetime(2026, 12, 2, 7, 30, tzinfo=timezone.utc)
 
 
@@ -34,15 +36,20 @@ def loaded(tmp_path: Path, *machines: dict[str, Any], now: datetime = DECEMBER) 
     return nights
 
 
+@pytest.fixture(scope="module")
+def year_of_box(tmp_path_factory: pytest.TempPathFactory) -> Nights:
+    """The start page's box, loaded on 2 December. Read-only."""
+    return loaded(tmp_path_factory.mktemp("box"), BOX)
+
+
 def month_of(nights: Nights, period: str, resource: str = "gpubox") -> list[dict[str, Any]]:
     return [line for line in nights.lines(period) if line["resource_id"] == resource]
 
 
-def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> None:
+def test_the_box_of_the_start_page_costs_its_month_exactly(year_of_box: Nights) -> None:
     """28,800 over 36 months, 210 for the rack, and 0.65 kW at 0.31 for 720 hours. Each hour is right to ten digits."""
-    nights = loaded(tmp_path, BOX)
-    november = nights.lines("2026-11")
-    assert (len(november), nights.total("2026-11")) == (720, Decimal("1155.08"))
+    november = year_of_box.lines("2026-11")
+    assert (len(november), year_of_box.total("2026-11")) == (720, Decimal("1155.08"))
     assert {round(line["effective_cost"], 4) for line in november} == {Decimal("1.6043")}
     hour = Decimal("1155.08") / 720
     assert all(abs(line["billed_cost"] - hour) < Decimal("1e-9") for line in november)
@@ -50,11 +57,10 @@ def test_the_box_of_the_start_page_costs_its_month_exactly(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("period", "hours"), [("2026-02", 672), ("2026-03", 744), ("2026-04", 720)])
-def test_a_month_has_its_rent_for_any_number_of_hours(tmp_path: Path, period: str, hours: int) -> None:
+def test_a_month_has_its_rent_for_any_number_of_hours(year_of_box: Nights, period: str, hours: int) -> None:
     """800 / 744 is not a finite decimal, but the 744 shares sum to 800."""
-    nights = loaded(tmp_path, BOX)
-    assert len(nights.lines(period)) == hours
-    assert nights.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
+    assert len(year_of_box.lines(period)) == hours
+    assert year_of_box.total(period) == 800 + 210 + Decimal("0.65") * Decimal("0.31") * hours
 
 
 def test_a_line_has_its_hour_machine_and_account(tmp_path: Path) -> None:
@@ -86,15 +92,14 @@ def test_a_line_has_its_hour_machine_and_account(tmp_path: Path) -> None:
     assert book["covered_until"] == datetime(2026, 12, 1, tzinfo=timezone.utc)
 
 
-def test_only_hours_that_are_over_are_billed(tmp_path: Path) -> None:
+def test_only_hours_that_are_over_are_billed(tmp_path: Path, year_of_box: Nights) -> None:
     """At 07:30 on the second day of a month, 31 of its hours are over. The total is their part of the month."""
-    nights = loaded(tmp_path, BOX)
-    december = nights.lines("2026-12")
+    december = year_of_box.lines("2026-12")
     assert max(line["charge_period_end"] for line in december) == datetime(2026, 12, 2, 7, tzinfo=timezone.utc)
     assert len(december) == 31
     whole = 800 + 210 + Decimal("0.65") * Decimal("0.31") * 744
-    assert abs(nights.total("2026-12") - whole * 31 / 744) < Decimal("1e-9")
-    assert loaded(tmp_path / "new-year", BOX, now=datetime(2027, 1, 1, 0, 59, tzinfo=timezone.utc)).lines("2027-01") == []
+    assert abs(year_of_box.total("2026-12") - whole * 31 / 744) < Decimal("1e-9")
+    assert loaded(tmp_path / "new-year", NEW_BOX, now=datetime(2027, 1, 1, 0, 59, tzinfo=timezone.utc)).lines("2027-01") == []
 
 
 def test_a_purchase_is_paid_off_to_the_last_digit(tmp_path: Path) -> None:
@@ -136,22 +141,22 @@ def test_machines_come_and_go_and_change_their_price(tmp_path: Path) -> None:
 
 def test_a_new_price_from_a_day_on_leaves_earlier_months(tmp_path: Path) -> None:
     """The second entry repeats the purchase with its first day. November has both prices, and October gets no new version."""
-    nights = loaded(tmp_path, BOX)
+    nights = loaded(tmp_path, AUTUMN_BOX)
     first, second = (
-        {**BOX, "to": "2026-11-15"},
-        {**BOX, "from": "2026-11-16", "per_month": 270, "purchase": {"amount": 28800, "months": 36, "from": "2026-01-01"}},
+        {**AUTUMN_BOX, "to": "2026-11-15"},
+        {**AUTUMN_BOX, "from": "2026-11-16", "per_month": 270, "purchase": {"amount": 28800, "months": 36, "from": "2026-09-01"}},
     )
     states = {period.period: period.state for period in nights.load(now=DECEMBER, source=bill(first, second)).periods}
-    assert states == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 11)}, "2026-11": "loaded", "2026-12": "loaded"}
+    assert states == {"2026-09": "unchanged", "2026-10": "unchanged", "2026-11": "loaded", "2026-12": "loaded"}
     assert nights.total("2026-11") == 800 + 105 + 135 + Decimal("145.08")
 
 
 def test_the_same_months_are_the_same_bytes(tmp_path: Path) -> None:
     """A week later, only the open month has a new version. Loading again at the same time makes none."""
-    nights = loaded(tmp_path, BOX)
+    nights = loaded(tmp_path, AUTUMN_BOX)
     later = DECEMBER + timedelta(days=7)
     states = {period.period: period.state for period in nights.load(now=later).periods}
-    assert states == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 12)}, "2026-12": "loaded"}
+    assert states == {"2026-09": "unchanged", "2026-10": "unchanged", "2026-11": "unchanged", "2026-12": "loaded"}
     assert {period.state for period in nights.load(now=later).periods} == {"unchanged"}
     assert len(nights.lines("2026-12")) == 31 + 7 * 24
 
@@ -161,15 +166,16 @@ def test_a_new_price_restates_the_months_and_a_large_fall_must_be_accepted(tmp_p
 
     Removing a machine from the file is refused until you accept it.
     """
-    nights = loaded(tmp_path, BOX, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
+    second = {**NEW_BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}}
+    nights = loaded(tmp_path, NEW_BOX, second)
     before = nights.total("2026-11")
-    dearer = bill({**BOX, "per_month": 220}, {**BOX, "resource_id": "second", "purchase": {"amount": 72000, "months": 36}})
+    dearer = bill({**NEW_BOX, "per_month": 220}, second)
     assert only(nights.load(now=DECEMBER, source=dearer), "2026-11").state == "loaded"
     assert nights.total("2026-11") == before + 10
     assert sum(row["billed_cost"] for row in nights.rows("bill_changes", "2026-11") if row["version_number"] == 2) == 10
-    refused = only(nights.load(now=DECEMBER, source=bill({**BOX, "per_month": 220})), "2026-11")
+    refused = only(nights.load(now=DECEMBER, source=bill({**NEW_BOX, "per_month": 220})), "2026-11")
     assert refused.state == "refused" and "fell from 3520.16 to 1165.08 EUR" in str(refused.error)
-    accepted = nights.load(now=DECEMBER, source=bill({**BOX, "per_month": 220}), accept=["gpubox:2026-11"])
+    accepted = nights.load(now=DECEMBER, source=bill({**NEW_BOX, "per_month": 220}), accept=["gpubox:2026-11"])
     assert only(accepted, "2026-11").state == "loaded" and nights.total("2026-11") == Decimal("1165.08")
 
 
@@ -193,7 +199,7 @@ def test_far_dates_do_no_harm(tmp_path: Path) -> None:
 
 # --- measured watts ----------------------------------------------------------------------------------------------------
 
-MEASURED = {**BOX, "power": {"per_kwh": 0.31, "watts": "measured", "idle_watts": 87.5}}
+MEASURED = {**NEW_BOX, "power": {"per_kwh": 0.31, "watts": "measured", "idle_watts": 87.5}}
 NOVEMBER = datetime(2026, 11, 1, tzinfo=timezone.utc)
 
 
@@ -255,14 +261,14 @@ def test_without_measurements_every_hour_has_the_idle_watts(tmp_path: Path) -> N
 
 def test_late_measurements_restate_their_month_and_no_other(tmp_path: Path) -> None:
     """Measurements of November make a version of November only. Without new ones the bytes are the same, also in a later load."""
-    nights = loaded(tmp_path, MEASURED)
+    nights = loaded(tmp_path, {**MEASURED, "from": "2026-10-01"})
     hours = {5: (1_287_123, 3_600_000)}
     states = {period.period: period.state for period in nights.load(now=DECEMBER, drawn=drawn(hours)).periods}
-    assert states == {**{f"2026-{month:02d}": "unchanged" for month in (*range(1, 11), 12)}, "2026-11": "loaded"}
+    assert states == {"2026-10": "unchanged", "2026-11": "loaded", "2026-12": "unchanged"}
     [difference] = [row["billed_cost"] for row in nights.rows("bill_changes", "2026-11") if row["version_number"] == 2]
     assert difference == Decimal("0.3718831300")  # 1.287123 kW minus 0.0875 kW, at 0.31, cut after ten digits
     later = {period.period: period.state for period in nights.load(now=DECEMBER + timedelta(hours=3), drawn=drawn(hours)).periods}
-    assert later == {**{f"2026-{month:02d}": "unchanged" for month in range(1, 12)}, "2026-12": "loaded"}
+    assert later == {"2026-10": "unchanged", "2026-11": "unchanged", "2026-12": "loaded"}
 
 
 def test_only_the_hours_of_the_entry_are_measured(tmp_path: Path) -> None:
