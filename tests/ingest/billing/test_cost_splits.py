@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -436,17 +436,28 @@ def test_each_version_of_a_bill_is_split_by_its_own_rows(tmp_path: Path) -> None
 # --- who pays ----------------------------------------------------------------------------------------------------------
 
 
-def ledger(tmp_path: Path, bill: Nights, *runs: dict[str, Any]) -> dict[tuple[str, str, str], Decimal]:
-    """Run the ledger's models over the lines, and return (run or bucket, rule, reason) -> effective cost."""
+def allocations(folder: Path, bill: Nights, *runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run the ledger's models over the lines, and return `cost_allocations`."""
     world: dict[str, Any] = {"billing_lines": bill.lines(), "runs": [], "run_resources": []}
     for stated in runs:
         run, resources = make_run(**stated)
         world["runs"].append(run)
         world["run_resources"] += resources
-    sums: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
-    for each in run_on_duckdb(world, tmp_path / "warehouse")["cost_allocations"].to_pylist():
-        sums[each["run_id"] or each["allocated_to"], each["match_method"], each["reason"] or ""] += each["effective_cost"]
-    return dict(sums)
+    rows: list[dict[str, Any]] = run_on_duckdb(world, folder / "warehouse")["cost_allocations"].to_pylist()
+    return rows
+
+
+def sums(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, str, str], Decimal]:
+    """Return (run or bucket, rule, reason) -> effective cost."""
+    found: dict[tuple[str, str, str], Decimal] = defaultdict(Decimal)
+    for each in rows:
+        found[each["run_id"] or each["allocated_to"], each["match_method"], each["reason"] or ""] += each["effective_cost"]
+    return dict(found)
+
+
+def ledger(folder: Path, bill: Nights, *runs: dict[str, Any]) -> dict[tuple[str, str, str], Decimal]:
+    """Run the ledger's models over the lines, and return the sums."""
+    return sums(allocations(folder, bill, *runs))
 
 
 ALL = ScopeSettings(include=[{"account": ["*"]}])
@@ -481,25 +492,41 @@ def test_a_run_may_name_its_pod(tmp_path: Path) -> None:
     assert ledger(tmp_path, bill, run) == {(RUN, "resource_id", ""): Decimal("3.00"), ("unallocated", "none", "no_run"): Decimal("7.00")}
 
 
-@pytest.mark.parametrize(
-    ("lines", "paid"),
-    [
-        ([{}], "6.00"),
-        ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),  # partly committed: two lines of one SKU
-        ([{}, {"line_item_usage_amount": "0.1", "product_sku": "license"}], "6.00"),  # the largest SKU is the machine
-        ([{"line_item_usage_amount": "1"}], "1.50"),
-        ([{"pricing_unit": "vCPU-Hours"}], "1.50"),  # vCPU-Hours are not a time, so the whole hour counts
-    ],
-)
-def test_a_pod_lives_no_longer_than_its_node_was_billed(tmp_path: Path, lines: Sequence[dict[str, str]], paid: str) -> None:
-    """The node is billed 8.00 for a quarter of an hour, and the pod's part is 6.00. A run used the pod for the last quarter of the hour."""
-    node = {**line("Usage", str(Decimal("8.00") / len(lines)), line_item_usage_amount="0.25"), **SPLIT}
-    rows = [*({**node, **each} for each in lines), pod("a", "6.00", "0"), pod("b", "2.00", "0")]
-    bill = nights(tmp_path, write_cur(tmp_path / "cur.csv", rows))
+NODES = {  # lines of a node in its account, and what the run on pod a pays
+    "one line": ([{}], "6.00"),
+    "partly committed: two lines of one SKU": ([{"line_item_usage_amount": "0.1"}, {"line_item_usage_amount": "0.15"}], "6.00"),
+    "the largest SKU is the machine": ([{}, {"line_item_usage_amount": "0.1", "product_sku": "license"}], "6.00"),
+    "a whole hour": ([{"line_item_usage_amount": "1"}], "1.50"),
+    "vCPU-Hours are not a time, so the whole hour counts": ([{"pricing_unit": "vCPU-Hours"}], "1.50"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def paid_on_nodes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[tuple[str, str, str], Decimal]]:
+    """The ledger of each of NODES: one bill with a node, two pods and a run in the account of each."""
+    rows: list[dict[str, str]] = []
+    runs = []
+    for n, (name, (lines, _)) in enumerate(NODES.items()):
+        node = {"line_item_resource_id": f"i-{n:017x}", "line_item_usage_account_id": name}
+        cost = str(Decimal("8.00") / len(lines))
+        rows += ({**line("Usage", cost, line_item_usage_amount="0.25"), **SPLIT, **node, **each} for each in lines)
+        rows += (
+            pod(f"{pod_name}{n}", part, "0", node["line_item_resource_id"], line_item_usage_account_id=name)
+            for pod_name, part in (("a", "6.00"), ("b", "2.00"))
+        )
+        runs.append({"id": f"{n:032x}", "at": "2026-10-05T10:45:00..2026-10-05T11:00:00", "on": [f"train/a{n}"]})
+    folder = tmp_path_factory.mktemp("nodes")
+    bill = nights(folder, write_cur(folder / "cur.csv", rows))
     bill.load(scope=ALL)
-    found = ledger(tmp_path, bill, {"id": RUN, "at": "2026-10-05T10:45:00..2026-10-05T11:00:00", "on": ["train/a"]})
-    assert found.pop((RUN, "resource_id", "")) == Decimal(paid)
-    assert found.pop(("idle", "resource_id", "no_run"), 0) == 6 - Decimal(paid)
+    return {name: sums(each for each in allocations(folder, bill, *runs) if each["sub_account_id"] == name) for name in NODES}
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_a_pod_lives_no_longer_than_its_node_was_billed(paid_on_nodes: dict[str, dict[tuple[str, str, str], Decimal]], name: str) -> None:
+    """The node is billed 8.00 for a quarter of an hour, and the pod's part is 6.00. A run used the pod for the last quarter of the hour."""
+    found, paid = dict(paid_on_nodes[name]), Decimal(NODES[name][1])
+    assert found.pop((f"{list(NODES).index(name):032x}", "resource_id", "")) == paid
+    assert found.pop(("idle", "resource_id", "no_run"), 0) == 6 - paid
     assert found == {("unallocated", "none", "no_run"): Decimal("2.00")}
 
 
