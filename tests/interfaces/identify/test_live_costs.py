@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +14,7 @@ import pytest
 
 from runspend.interfaces.identify import live_costs, metadata_services
 from runspend.interfaces.identify.live_costs import Price, find_price
+from tests.interfaces.identify.forked_training import run_training
 from tests.mlflow_store import make_schema
 from tests.servers.metadata_services import serve_metadata
 
@@ -60,8 +59,9 @@ def train(
     }
     if not has_store:
         make_schema(folder / "mlflow.db")
-    command = [sys.executable, "-c", TRAINING, f"sqlite:///{folder / 'mlflow.db'}", *map(str, seconds)]
-    return subprocess.run(command, env={**os.environ, **own}, cwd=folder, capture_output=True, text=True, check=True, timeout=120)
+    done = run_training(TRAINING, f"sqlite:///{folder / 'mlflow.db'}", *map(str, seconds), cwd=folder, environment=own)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def shown(folder: Path) -> dict[str, tuple[float, int]]:

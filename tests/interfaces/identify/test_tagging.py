@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from tests.interfaces.identify.forked_training import run_training
 from tests.mlflow_store import make_schema
 from tests.servers.metadata_services import serve_metadata
 
@@ -32,15 +30,7 @@ def test_runs_that_exist_are_tagged_once_and_failures_do_not_reach_the_job(tmp_p
     store = f"sqlite:///{make_schema(tmp_path / 'mlflow.db')}"
     with serve_metadata() as (address, _):
         own = {"RUNSPEND_IDENTIFY": "on", "AWS_EC2_METADATA_DISABLED": "false", "AWS_EC2_METADATA_SERVICE_ENDPOINT": f"http://{address}"}
-        done = subprocess.run(
-            [sys.executable, "-c", SCRIPT, store],
-            env={**os.environ, **own},
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+        done = run_training(SCRIPT, store, cwd=tmp_path, environment=own)
     assert done.stdout.splitlines() == ["True {}", "mine true True", "{}", "{} {}"], done.stderr
     assert "cannot tag run 0000" in done.stderr
     assert "no run is active. Pass its run_id" in done.stderr
