@@ -37,7 +37,8 @@ NAMES = (w.OTHER, f"{w.DECOY}-ann", f"{w.DECOY}-boss", f"{w.DECOY}-secret", f"{w
 SQL = [f"select * from {table}" for table in ("cost_daily", "run_costs", "cost_allocations", "billing_lines", "sources", "budget_status")]
 
 # Every route, with its test requests. `{name}` is replaced by each name of the other team.
-OPTIONS = zip(GROUPS, itertools.cycle(MEASURES), itertools.cycle(ORDERS), itertools.cycle(STEPS), strict=False)  # each dimension, each option
+# Each dimension, and each option, at least once.
+OPTIONS = zip(GROUPS, itertools.cycle(MEASURES), itertools.cycle(ORDERS), itertools.cycle(STEPS), strict=False)
 BY_ONE = [f"?{urlencode({'by': key, 'measure': measure, 'sort': order, 'every': step})}" for key, measure, order, step in OPTIONS]
 BY_TWO = [f"?by={','.join(GROUPS[n : n + 2])}" for n in range(0, len(GROUPS), 2)]  # each dimension once
 COSTS = [
