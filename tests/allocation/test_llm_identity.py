@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -160,30 +161,53 @@ def test_callers_against_brute_force(seed: int, ledgers: dict[str, Any]) -> None
     )
 
 
-@pytest.mark.parametrize("stating", ["", "024", "012345"])
-@pytest.mark.parametrize("price", ["0.4", "1", "1.5"])
-def test_a_run_that_states_its_principal_moves_no_other_run(stating: str, price: str, tmp_path: Path) -> None:
-    """Three teams of two runs each have a role, and traces cost a constant multiple of the bill. Each run has its true cost."""
+STATING = ("", "024", "012345")  # the teams whose runs state their principal
+PRICES = ("0.4", "1", "1.5")  # the cost by traces as a multiple of the bill
+
+
+@pytest.fixture(scope="module")
+def costs_of_teams(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Decimal], dict[str, Decimal]]:
+    """Each run's cost in the ledger, and its true cost. Each situation has its own two days, because traces have a day but no hour."""
     world, truth = empty(), {}
-    draw = random.Random(7)
-    for number in range(6):
-        team, start = number % 3, 20 + number
-        cost = truth[f"r{number}"] = Decimal(draw.randrange(100, 900))
-        key = f"aws:{team}:role/team"
-        run, _ = make_run(id=f"r{number}", at=f"{start}:00..{start + 8}:00", on=[], principal_key=key if str(team) in stating else None)
-        world["runs"].append(run)
-        for hour in range(start, start + 8):
-            at = f"{hour}:00..{hour + 1}:00"
-            world["billing_lines"].append(
-                line(len(world["billing_lines"]), at=at, cost=cost / 8, principal_key=key, service_name="Amazon Bedrock", **LLM)
-            )
-        for day, hours in ((1, max(0, 24 - start)), (2, 8 - max(0, 24 - start))):
-            world["trace_costs"].append(trace(run=f"r{number}", cost=cost / 8 * hours * Decimal(price), day=day, provider="bedrock"))
-    world["trace_costs"].append(trace(run="r0", cost="5000", provider="openai", model="gpt-4o"))
+    for pair, (stating, price) in enumerate(product(STATING, PRICES)):
+        draw = random.Random(7)
+        for number in range(6):
+            team, name, start = number % 3, f"{stating}-{price}-r{number}", 20 + number
+            cost = truth[name] = Decimal(draw.randrange(100, 900))
+            key = f"aws:{team}:role/team"
+            at = [f"{48 * pair + hour}:00" for hour in range(start, start + 9)]
+            run, _ = make_run(id=name, at=f"{at[0]}..{at[-1]}", on=[], principal_key=key if str(team) in stating else None)
+            world["runs"].append(run)
+            for first, after in pairwise(at):
+                world["billing_lines"].append(
+                    line(
+                        len(world["billing_lines"]),
+                        at=f"{first}..{after}",
+                        cost=cost / 8,
+                        principal_key=key,
+                        service_name="Amazon Bedrock",
+                        **LLM,
+                    )
+                )
+            for day, hours in ((1, max(0, 24 - start)), (2, 8 - max(0, 24 - start))):
+                world["trace_costs"].append(trace(run=name, cost=cost / 8 * hours * Decimal(price), day=2 * pair + day, provider="bedrock"))
+        world["trace_costs"].append(trace(run=f"{stating}-{price}-r0", cost="5000", day=2 * pair + 1, provider="openai", model="gpt-4o"))
     got: dict[str, Decimal] = defaultdict(Decimal)
-    for row in run_on_duckdb(world, tmp_path)["cost_allocations"].to_pylist():
+    for row in run_on_duckdb(world, tmp_path_factory.mktemp("teams"))["cost_allocations"].to_pylist():
         got[row["run_id"]] += row["effective_cost"]
-    assert {run: round(cost, 9) for run, cost in got.items()} == truth
+    assert got.keys() == truth.keys()
+    return got, truth
+
+
+@pytest.mark.parametrize("stating", STATING)
+@pytest.mark.parametrize("price", PRICES)
+def test_a_run_that_states_its_principal_moves_no_other_run(
+    stating: str, price: str, costs_of_teams: tuple[dict[str, Decimal], dict[str, Decimal]]
+) -> None:
+    """Three teams of two runs each have a role, and traces cost a constant multiple of the bill. Each run has its true cost."""
+    got, truth = ({run: round(costs[run], 9) for run in costs if run.startswith(f"{stating}-{price}-")} for costs in costs_of_teams)
+    assert len(truth) == 6
+    assert got == truth
 
 
 def test_the_caller_of_a_line_comes_before_tokens(tmp_path: Path) -> None:
