@@ -9,9 +9,6 @@ import multiprocessing
 import sys
 
 import mlflow
-import numpy as np
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV
 
 
 def run_trial(given: tuple[str, str, int]) -> None:
@@ -23,6 +20,10 @@ def run_trial(given: tuple[str, str, int]) -> None:
 
 
 def main(uri: str) -> None:
+    import numpy as np  # not at the top: the processes of the sweep import this file and do not need them
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
     mlflow.set_tracking_uri(uri)
     mlflow.set_experiment("project")
     mlflow.sklearn.autolog(log_models=False, log_datasets=False, silent=True)
