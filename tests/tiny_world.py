@@ -40,19 +40,21 @@ for start, end in ((0, 3), (2, 4)):
 
 
 def make_store(folder: Path, day: datetime = DAY) -> None:
-    """Write `mlflow.db` and `artifacts/`. Artifact URIs are in `folder`. Run ids are the same in every store of one day."""
+    """Write `mlflow.db` and `artifacts/`. Artifact URIs are in `folder`. Run ids are the same in every store."""
     (folder / "artifacts" / "model").mkdir(parents=True)
     (folder / "artifacts" / "model" / "weights").write_bytes(b"x" * 1000)
-    begin = int(day.timestamp() * 1000)
-    made = made_once(f"tiny-store-{begin}", lambda kept: _write_store(kept, begin))
+    made = made_once("tiny-store", _write_store)
     shutil.copyfile(made / "mlflow.db", folder / "mlflow.db")
     with closing(sqlite3.connect(folder / "mlflow.db")) as db, db:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
             db.execute(f"update {table} set {column} = replace({column}, ?, ?)", (made.as_uri(), folder.as_uri()))
+        later = (day - DAY) // timedelta(milliseconds=1)
+        db.execute("update runs set start_time = start_time + ?, end_time = end_time + ?", (later, later))
 
 
-def _write_store(folder: Path, begin: int) -> None:
+def _write_store(folder: Path) -> None:
     folder.mkdir()
+    begin = int(DAY.timestamp() * 1000)
     make_schema(folder / "mlflow.db")
     run_script(STORE, f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri(), MACHINE, str(begin), cwd=folder)
 
