@@ -14,7 +14,7 @@ runs_charged as (
     source, billing_currency, tracking_server, workspace, run_id,
     cast(round(cast(cast(sum(effective_cost) as string) as float64) * 1e6) as int64) as micros,
     -- Neither stored bytes nor the correction of an earlier month say that the run did anything in this month.
-    case when logical_or(match_method <> 'artifact_bytes' and charge_date >= @period) then 1 else 0 end as ran
+    case when logical_or(match_method <> 'artifact_bytes' and (charge_date >= @period or charge_period_end > timestamp(@period))) then 1 else 0 end as ran
   from cost_allocations
   where billing_period = @period and allocated_to = 'run' and (@share_shared <> 'keep' or @share_idle <> 'keep')
   group by source, billing_currency, tracking_server, workspace, run_id
