@@ -269,7 +269,7 @@ def test_after_a_trial_the_advice_does_not_name_suggest_again(tmp_path: Path, ta
     tried = advised()
     assert not any("runspend suggest" in text for text in tried)
     assert any(text.endswith(f"Until then, their cost comes from the proposed pools in {file}") for text in tried)
-    assert any(text.strip().startswith("no proposed pool has these machines.") and "uses them: {name: " in text for text in tried)
+    assert any(text.strip().startswith("no runs were found for these machines.") and "uses them: {name: " in text for text in tried)
     file.write_text(file.read_text() + "\n")
     assert sum("runspend suggest" in text for text in advised()) > 3
 

@@ -95,7 +95,7 @@ def _advise_pool(selector: Mapping[str, Any], settings: Settings, *, states: str
     pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: {PLACEHOLDER}}}, lines: {selector_yaml(selector)}}}"
     add = f"add a pool for the experiment that uses them: {pool}"
     if is_trial(settings):  # `runspend suggest` would propose nothing more
-        return f"no proposed pool has these machines. Make their runs {states}, or {add}"
+        return f"no runs were found for these machines. Make their runs {states}, or {add}"
     return f"make its runs {states}, or let `runspend suggest` propose pools, or {add}"
 
 
