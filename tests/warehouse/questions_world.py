@@ -22,11 +22,12 @@ from runspend import connect
 from runspend.actions.annotate.wanted import are_versions_read, wanted_experiments, wanted_models, wanted_runs
 from runspend.actions.archive.archive_records import Archive, ArchiveRecords
 from runspend.actions.archive.items import Item
+from runspend.actions.costs.query import newest_day
 from runspend.actions.costs.runs import ChosenRuns, newest_build, read_run_costs
 from runspend.actions.costs.sources import read_sources
 from runspend.actions.costs.totals import TOTALS, read_totals
 from runspend.actions.explain.figures import RunKey
-from runspend.actions.explore import View, newest_day, read_experiment, read_figures, read_home, read_machine, read_model, search
+from runspend.actions.explore import View, read_experiment, read_figures, read_home, read_machine, read_model, search
 from runspend.allocation.suggest.evidence import read_evidence
 from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.config.settings import Settings, load_settings

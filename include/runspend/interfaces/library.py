@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import date, datetime, timezone
 from pathlib import Path
 
-from runspend.actions.costs.query import Selection
+from runspend.actions.costs.query import Selection, newest_day
 from runspend.actions.costs.query import costs as ask_costs
 from runspend.actions.costs.runs import ChosenRuns, day_or_month, read_run_costs
 from runspend.actions.explain import explain_run, explanation_as_json, run_as_text
@@ -97,7 +97,7 @@ class Connection:
         `by` names one or two dimensions, also run, model, machine and instance_type. `spread`: idle, shared and unallocated cost is spread
         over the groups of runs. Groups beyond the first `top` are summed in one row.
         """
-        from runspend.actions.explore import View, figures_as_json, newest_day, read_figures, rows_as_table  # takes long to import
+        from runspend.actions.explore import View, figures_as_json, read_figures, rows_as_table  # takes long to import
 
         more = {"measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
         query = explorer_query(by, since, until, where, more)

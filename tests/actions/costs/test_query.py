@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.actions.explain.explain_world import called_by, make_explained
+from tests.allocation.chain import line
 from tests.command import run_here
 
 
@@ -86,6 +87,23 @@ def test_cost_without_a_run_is_that_of_the_team_that_the_bill_names(tmp_path: Pa
     assert sum(by_team.values()) == sum(parts.values())
     assert by_team.get("(unallocated)", 0) == parts["unallocated"] - 10
     assert {row["experiment_name"] for row in costs(config, "--by", "experiment", "--where", "team=rag")} == {"(unallocated)"}
+
+
+def test_the_newest_month_is_not_that_of_a_contract_until_next_year(config: Path, tmp_path: Path) -> None:
+    """A purchase is spread over its year. Without months or days, the month of the newest charge of a day counts, and all of that month."""
+    contract = line(901, on=None, at="2026-10-01T00:00:00..2027-10-01T00:00:00", cost="365", charge_category="Purchase")
+    make_explained(tmp_path / "warehouse", contract)
+    later = tmp_path / "runspend.yaml"
+    later.write_text("home: .\n", encoding="utf-8")
+    assert total(costs(later, "--by", "team")) == total(costs(config, "--by", "team")) + 31
+    assert costs(later, "--by", "team") == costs(later, "--by", "team", "--since", "2026-10", "--until", "2026-10")
+    of_month, of_october = (
+        run_here("costs", "--by", "team", *words, "--config", str(later)).stdout.splitlines()[-1] for words in ((), ("--period", "2026-10"))
+    )
+    assert of_month == of_october
+    assert " of allocated cost has a team " in of_month
+    said = run_here("costs", "--period", "2028-01", "--config", str(later)).stderr
+    assert said.splitlines()[-1] == "No charges match. The newest charge is from 2026-10-03."
 
 
 def test_where_selects_by_value_by_either_value_and_by_no_value(config: Path) -> None:

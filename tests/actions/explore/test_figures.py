@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from runspend.actions.explore import View, figures_as_csv, figures_as_json, newest_day, read_figures
+from runspend.actions.costs.query import newest_day
+from runspend.actions.explore import View, figures_as_csv, figures_as_json, read_figures
 from runspend.actions.explore.figures import Figures
 from runspend.actions.explore.page import Page
 from runspend.config.settings import load_settings

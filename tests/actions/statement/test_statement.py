@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from runspend.actions.alert import outbox
-from runspend.actions.explore import View, newest_day, read_figures
+from runspend.actions.costs.query import newest_day
+from runspend.actions.explore import View, read_figures
 from runspend.actions.statement import files, numbering
 from runspend.actions.statement.lines import PARTS
 from runspend.actions.statement.numbering import team_slug

@@ -53,6 +53,8 @@ COST_KEYS = {
 
 BEYOND = "outside the years 1 to 9999"
 
+NEWEST_CHARGE = "select coalesce(max(case when is_spread then null else charge_date end), max(charge_date)) as newest from cost_daily"
+
 # Dimensions that people give to runs. Tables for people show a missing value as "untagged".
 UNTAGGED = "untagged"
 
@@ -157,7 +159,7 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
 def _condition(chosen: Selection) -> tuple[str, dict[str, Any]]:
     """Return the condition on cost_daily. Without months or days, it selects the newest month."""
     where, parameters = chosen.condition()
-    newest = "charge_date >= (select cast(date_trunc(max(charge_date), month) as date) from cost_daily)"
+    newest = f"cast(date_trunc(charge_date, month) as date) = (select cast(date_trunc(newest, month) as date) from ({NEWEST_CHARGE}))"
     return " and ".join(part for part in (where, "" if chosen.has_days else newest) if part), parameters
 
 
@@ -192,13 +194,14 @@ def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Re
 
 def no_charges(settings: Settings) -> str:
     """Explain why there are no rows."""
-    newest = _newest_charge(settings)
+    with open_warehouse(settings).reader() as reader:
+        newest = newest_day(reader)
     return "No charges match: no bill has been loaded yet." if newest is None else f"No charges match. The newest charge is from {newest}."
 
 
-def _newest_charge(settings: Settings) -> date | None:
-    with open_warehouse(settings).reader() as reader:
-        newest: date | None = reader.query("select max(charge_date) as newest from cost_daily")["newest"][0].as_py()
+def newest_day(reader: Reader) -> date | None:
+    """Return the day of the newest charge. A charge that is spread over a year, to its end, says nothing about how new the bill is."""
+    newest: date | None = reader.query(NEWEST_CHARGE)["newest"][0].as_py()
     return newest
 
 
@@ -209,13 +212,15 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
     names = [key.strip() for key in by if key.strip() in diagnostics.DIMENSIONS]
     if not names:
         return []
-    newest = _newest_charge(settings)
-    if newest is None:
-        return []
-    period = chosen.period
-    first = chosen.since or period or (newest.replace(day=1) if chosen.until is None else date.min)
-    end = chosen.until or (newest + timedelta(days=1) if period is None else (period + timedelta(days=31)).replace(day=1))
     with open_warehouse(settings).reader() as reader:
+        newest = newest_day(reader)
+        if newest is None:
+            return []
+        period = chosen.period
+        first = chosen.since or period or (newest.replace(day=1) if chosen.until is None else date.min)
+        end = chosen.until or (
+            date.max if chosen.since and not period else ((period or newest).replace(day=1) + timedelta(days=31)).replace(day=1)
+        )
         found = diagnostics.coverage(reader, first, end)
     shown = {
         currency: coverage_words([part for part in parts if part.dimension in names], every=True)

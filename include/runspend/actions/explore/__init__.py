@@ -18,7 +18,7 @@ from __future__ import annotations
 from runspend.actions.explore.budget_page import budget_as_page, read_budget
 from runspend.actions.explore.data import figures_as_csv, figures_as_json, rows_as_table
 from runspend.actions.explore.experiment_page import experiment_as_page, read_experiment
-from runspend.actions.explore.figures import newest_day, read_figures
+from runspend.actions.explore.figures import read_figures
 from runspend.actions.explore.home import read_home
 from runspend.actions.explore.home_page import home_as_page
 from runspend.actions.explore.line_page import line_as_page
@@ -40,7 +40,6 @@ __all__ = [
     "line_as_page",
     "machine_as_page",
     "model_as_page",
-    "newest_day",
     "read_budget",
     "read_experiment",
     "read_figures",

@@ -207,14 +207,6 @@ class Figures:
         return Amount(less(whole.cost, (a.cost for a in shown)), less(whole.previous, (a.previous for a in shown)))
 
 
-def newest_day(reader: Reader) -> date | None:
-    """Return the day of the newest charge. A charge of a whole month, spread to its end, says nothing about how new the bill is."""
-    newest: date | None = reader.query(
-        "select coalesce((select max(charge_date) from cost_daily where is_spread is not true), (select max(charge_date) from cost_daily)) as newest"
-    )["newest"][0].as_py()
-    return newest
-
-
 def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *, hides_people: bool = False) -> Figures:
     """Ask the warehouse for the figures of a view. `hides_people`: without names of people in experiments' names.
 

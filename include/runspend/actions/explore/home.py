@@ -16,8 +16,8 @@ from typing import Any
 from runspend.actions.alert.forecast import HISTORY, Forecast, Seen, forecast_total
 from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.overview import list_budgets
-from runspend.actions.costs.query import Selection, in_one_currency
-from runspend.actions.explore.figures import OUTSIDE, Figures, newest_day, read_figures
+from runspend.actions.costs.query import Selection, in_one_currency, newest_day
+from runspend.actions.explore.figures import OUTSIDE, Figures, read_figures
 from runspend.actions.explore.view import View
 from runspend.config.settings import Settings
 from runspend.core.amounts import add

@@ -13,9 +13,9 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.overview import list_budgets
-from runspend.actions.costs.query import as_values, distinct_names
+from runspend.actions.costs.query import as_values, distinct_names, newest_day
 from runspend.actions.explain import AmbiguousName, RunExplanation, UnknownName, explain_run, explanation_as_json, run_as_text
-from runspend.actions.explore import View, newest_day, read_figures
+from runspend.actions.explore import View, read_figures
 from runspend.actions.explore.figures import Amount, Figures
 from runspend.actions.explore.view import PEOPLE
 from runspend.actions.report.figures import CurrencyFigures

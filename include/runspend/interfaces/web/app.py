@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse,
 from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from runspend.actions.costs.query import newest_day
 from runspend.actions.costs.runs import day_or_month
 from runspend.actions.explain import explain_run, run_as_page
 from runspend.actions.explain.layout import currency_views
@@ -37,7 +38,6 @@ from runspend.actions.explore import (
     line_as_page,
     machine_as_page,
     model_as_page,
-    newest_day,
     read_budget,
     read_experiment,
     read_figures,

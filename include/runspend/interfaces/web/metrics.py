@@ -13,9 +13,8 @@ from decimal import Decimal
 from runspend import __version__
 from runspend.actions.alert.freshness import all_good_since
 from runspend.actions.alert.overview import list_budgets
-from runspend.actions.costs.query import Selection, costs_sql, read_costs
+from runspend.actions.costs.query import Selection, costs_sql, newest_day, read_costs
 from runspend.actions.costs.sources import read_sources
-from runspend.actions.explore import newest_day
 from runspend.config.settings import Settings
 from runspend.core.amounts import add, plain
 from runspend.warehouse.base import Reader
