@@ -182,6 +182,14 @@ def test_the_price_is_by_billed_time_and_all_lines_of_the_window(tmp_path: Path)
     assert figures(world_of(lines, [{"id": "A", "at": "01:00..02:00"}]), tmp_path) == {("A", "01:00"): 8}
 
 
+def test_the_price_of_several_machines_on_one_line_is_that_of_one(tmp_path: Path) -> None:
+    """A scale set bills four hours in one, for 8.00. Up to 5% more than the hour is rounding."""
+    box = {"instance_type": "big", "region_id": "eu"}
+    runs = [{"id": "A", "at": "01:00..02:00", "on": [], "instance_type": "big"}]
+    assert figures(world_of([{"hours": 4, "cost": "8.00", "on": "set", **box}], runs), tmp_path / "set") == {("A", "01:00"): 2}
+    assert figures(world_of([{"hours": 1.04, "cost": "8.00", "on": "box", **box}], runs), tmp_path / "box") == {("A", "01:00"): 8}
+
+
 def test_old_prices_are_forgotten(tmp_path: Path) -> None:
     """Prices of lines that end more than 30 days before the bill's end do not count."""
     lines = [{"at": "2026-08-31T01:00:00..2026-08-31T02:00:00", "period": "2026-08", "cost": 1}, {"at": "01:00..02:00", "cost": 6}]
@@ -365,12 +373,13 @@ def test_a_run_that_states_no_machine_is_priced_by_type_and_nodes(tmp_path: Path
 
 
 def test_the_other_nodes_of_a_run_cost_as_much_as_the_stated_one(tmp_path: Path) -> None:
-    """If the stated resource is not one machine of the run's type, it is all that the run has."""
+    """If the stated resource is not one machine of the run's type, it is all that the run has: of a scale set, as many of its machines as nodes."""
     box = {"instance_type": "big"}
     lines = [
         *hours(0, 1, cost="4.00", **box),
         *hours(0, 1, cost="9.00", on="far", sub_account_id="far", region_id="us", **box),
-        *hours(0, 1, cost="4.00", on="fleet", hours=3, **box),
+        *hours(0, 1, cost="12.00", on="fleet", hours=3, **box),
+        *hours(0, 1, cost="12.00", on="/virtualmachinescalesets/set", hours=3, **box),
         *hours(0, 1, cost="2.00", on="small", instance_type="small"),
         *hours(0, 1, cost="1.00", on="cluster"),
         *hours(0, 1, cost="5.00", on="pooled", pool_key="gpu", hours=1),
@@ -384,6 +393,9 @@ def test_the_other_nodes_of_a_run_cost_as_much_as_the_stated_one(tmp_path: Path)
         {"id": "while", "at": "03:00..04:00", "on": [{"id": "m1", "from": "03:00", "to": "03:30"}], **ask},
         {"id": "pool", "at": "01:00..02:00", "on": ["pooled"], "pool_key": "gpu", "num_nodes": 3},
         {"id": "fleet", "at": "01:00..02:00", "on": ["fleet"], **ask},
+        {"id": "set", "at": "01:00..02:00", "on": ["/virtualmachinescalesets/set"], **ask, "num_nodes": 2},
+        {"id": "half", "at": "03:00..03:30", "on": ["/virtualmachinescalesets/set"]},
+        {"id": "beside", "at": "03:00..04:00", "on": ["/virtualmachinescalesets/set"]},
         {"id": "small", "at": "01:00..02:00", "on": ["small"], **ask},
         {"id": "pod", "at": "01:00..02:00", "on": ["k8s://blue/ns/pod"], **ask},
         {"id": "alone", "at": "04:00..05:00"},
@@ -401,7 +413,10 @@ def test_the_other_nodes_of_a_run_cost_as_much_as_the_stated_one(tmp_path: Path)
         "all": {"a": 4, "b": 4},
         "while": {"m1": 2, "": 14},
         "pool": {"pooled": 5, "": 10},
-        "fleet": {"fleet": 4},
+        "fleet": {"fleet": 12},
+        "set": {"/virtualmachinescalesets/set": 8},
+        "half": {"/virtualmachinescalesets/set": 2},
+        "beside": {"/virtualmachinescalesets/set": 4},
         "small": {"small": 2},
         "pod": {"k8s://blue/ns/pod": 4},
         "alone": {"m1": 4},

@@ -13,6 +13,9 @@ are not split by time. `months_around(MONTH)` becomes the list of the month befo
 Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of an hour, `start_of_hour(NUMBER)` its start, and
 `hours_between(START, END)` the array of the hours from START to before END.
 
+`machine_time(BILLED, CHARGE_PERIOD)` becomes the machine time of a line, in the unit of both: the time billed, or else its charge period.
+Up to 5% more than the charge period is rounding, more is the time of several machines.
+
 `is_unused(COMMITMENT_DISCOUNT_STATUS, CAPACITY_RESERVATION_STATUS)` becomes the condition that a line charges the unused part of
 one of them.
 `scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null.
@@ -109,6 +112,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "scale_set_of": r"regexp_extract({}, r'^(.*/virtualmachinescalesets/[^/]+)/virtualmachines/[^/]+$')".format,
     "is_unused": "(coalesce({}, '') = 'Unused' or coalesce({}, '') = 'Unused')".format,
     "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
+    "machine_time": "case when {0} > {1} * 1.05 then {0} else least(coalesce({0}, {1}), {1}) end".format,
     "hour_of": "div(unix_micros({}), 3600000000)".format,
     "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
     "is_byte_time": f"regexp_contains({{}}, {BYTE_TIME.replace('{', '{{').replace('}', '}}')})".format,

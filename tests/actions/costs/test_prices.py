@@ -54,6 +54,7 @@ def reader(tmp_path: Path) -> Any:
         line(11, "2.00", machine="m9", billing_currency="EUR", instance_type="G5.2xlarge"),
         line(12, "99.00", machine="m10", instance_type=None),
         line(13, "0.65", machine="m11", billed_nanoseconds=1_800_000_000_000),  # half an hour is billed
+        line(15, "5.20", machine="set", billed_nanoseconds=14_400_000_000_000),  # four machines on one line
         line(14, "0.10", machine="m12", commitment_discount_status="Unused"),
     ]
     runs = [ended(number, str(number)) for number in range(1, 13)]
@@ -71,7 +72,7 @@ def reader(tmp_path: Path) -> Any:
 def test_an_hour_costs_what_it_usually_cost(reader: Reader) -> None:
     found = list_prices(reader, NOW)
     rows = [(row["purchase_option"], row["currency"], row["hour_cost"], row["machine_hours"], row["gpus"]) for row in found["prices"]]
-    assert rows == [("on_demand", "EUR", "2.0000", 1, 1), ("on_demand", "USD", "1.3000", 26.5, 1), ("spot", "USD", "9.0000", 1, 1)]
+    assert rows == [("on_demand", "EUR", "2.0000", 1, 1), ("on_demand", "USD", "1.3000", 30.5, 1), ("spot", "USD", "9.0000", 1, 1)]
     assert {(row["instance_type"], row["region"]) for row in found["prices"]} == {("g5.2xlarge", "eu-west-1")}
 
 

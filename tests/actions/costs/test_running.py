@@ -145,6 +145,9 @@ def test_a_run_that_is_newer_than_all_estimates_is_priced_by_its_machine(tmp_pat
         ("foreign", ["m9"], {"instance_type": "p4d.24xlarge", "region_id": "us-east-1"}),
         ("spot", [], {"instance_type": "p4d.24xlarge", "region_id": "eu-west-1", "purchase_option": "spot"}),
         ("listed", [], {"instance_type": "own-box"}),
+        ("of-job", ["job"], {}),
+        ("of-set", ["s/virtualmachinescalesets/set"], {"num_nodes": 2}),
+        ("beside-it", ["s/virtualmachinescalesets/set"], {}),
         ("parent", ["m5"], {}),
         ("child", ["m5"], {"parent_run_id": "parent"}),
         ("nothing", [], {}),
@@ -158,7 +161,8 @@ def test_a_run_that_is_newer_than_all_estimates_is_priced_by_its_machine(tmp_pat
     lines = [
         hour_of("m1", "2026-10-20T05:00:00", "4"), hour_of("m1", "2026-10-20T06:00:00", "5"), hour_of("m1", "2026-10-20T06:00:00", "1", sku_id="disk"),
         hour_of("m2", "2026-10-20T06:00:00", "8"), hour_of("m3", "2026-10-20T06:00:00", "8"), hour_of("m4", "2026-10-20T06:00:00", "2", kind="g5"),
-        hour_of("m5", "2026-10-20T06:00:00", "8"),
+        hour_of("m5", "2026-10-20T06:00:00", "8"), hour_of("job", "2026-10-20T06:00:00", "20", kind="g6", billed_nanoseconds=4 * 3600 * 10**9),
+        hour_of("s/virtualmachinescalesets/set", "2026-10-20T06:00:00", "8", kind="g6", billed_nanoseconds=4 * 3600 * 10**9),
     ]  # fmt: skip
     price = {"instance_type": "own-box", "region_id": "", "pricing_category": "", "billing_currency": "EUR", "hour_price": Decimal("0.5")}
     warehouse = ParquetWarehouse(tmp_path)
@@ -182,6 +186,9 @@ def test_a_run_that_is_newer_than_all_estimates_is_priced_by_its_machine(tmp_pat
         "second": ("USD", "1", "2"),
         "several": ("USD", "5", "10"),
         "typed": ("USD", "8", "16"),
+        "of-job": ("USD", "10", "20"),
+        "of-set": ("USD", "2", "4"),
+        "beside-it": ("USD", "1", "2"),
         "listed": ("EUR", "0.25", "0.5"),
         "child": ("USD", "2", "8"),
     }

@@ -1,6 +1,6 @@
 -- The cost of an hour of a machine on the bills since @since: the median by type, region, purchase option and currency. Time counts as
--- billed: a machine that ran for 20 minutes of an hour costs three times its line. Unused reservations and support are left out. The lower
--- of two middle values: a price that was charged, not one in between.
+-- billed: a machine that ran for 20 minutes of an hour costs three times its line, each of four machines on one line a quarter of it. Unused
+-- reservations and support are left out. The lower of two middle values: a price that was charged, not one in between.
 with skus as (
   select
     source, resource_key, charge_period_start, charge_period_end, billing_currency,
@@ -25,8 +25,8 @@ machine_hours as (
 priced as (
   select
     instance_type, region, billing_currency, purchase_option, gpus,
-    least(coalesce(billed_microseconds, window_microseconds), window_microseconds) as microseconds,
-    cast(cast(cost as string) as float64) * 3600000000 / least(coalesce(billed_microseconds, window_microseconds), window_microseconds) as hour_cost
+    machine_time(billed_microseconds, window_microseconds) as microseconds,
+    cast(cast(cost as string) as float64) * 3600000000 / machine_time(billed_microseconds, window_microseconds) as hour_cost
   from machine_hours
   where cost > 0
 ),

@@ -71,7 +71,8 @@ windows as (
 last_windows as (
   select
     resource_key, billing_currency,
-    cast(cast(cost as string) as float64) * 3600000000 / least(coalesce(billed_microseconds, window_microseconds), window_microseconds) as hour_cost
+    cast(cast(cost as string) as float64) * 3600000000 / machine_time(billed_microseconds, window_microseconds) as machine_cost,
+    case when billed_microseconds > window_microseconds * 1.05 then billed_microseconds / window_microseconds else 1.0 end as machines
   from windows
   where cost > 0
   qualify row_number() over (partition by resource_key order by charge_period_end desc, charge_period_start desc, source, billing_currency) = 1
@@ -79,7 +80,12 @@ last_windows as (
 select
   a.tracking_server, a.workspace, a.run_id, a.instance_type, coalesce(a.num_nodes, 1) as num_nodes, a.region_id, a.purchase_option, w.run_id is not null as is_waiting,
   (timestamp_diff(@now, a.start_time, microsecond) - coalesce(c.microseconds, 0)) / 3600000000 as own_hours,
-  s.resource_key, s.share, p.billing_currency, p.hour_cost
+  s.resource_key, s.share, p.billing_currency,
+  p.machine_cost * case
+    -- Of a cluster or scale set, a run has its nodes. Of anything else that bills several machines on one line, such as a job, it has all.
+    when regexp_contains(s.resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$') then least(coalesce(a.num_nodes, 1) / s.share, p.machines)
+    else p.machines
+  end as hour_cost
 from active a
 left join waiting w on w.tracking_server = a.tracking_server and w.workspace = a.workspace and w.run_id = a.run_id
 left join covered c on c.tracking_server = a.tracking_server and c.workspace = a.workspace and c.run_id = a.run_id

@@ -18,7 +18,10 @@ busy as (
 select
   m.source, b.resource_key, greatest(b.hour_start, m.billed_until) as charge_period_start,
   least(timestamp_add(b.hour_start, interval 1 hour), @now) as charge_period_end,
-  cast(null as string) as sku_id, cast(null as string) as pricing_category, 'Usage' as charge_category, cast(null as string) as charge_class, cast(null as int64) as billed_nanoseconds,
+  cast(null as string) as sku_id, cast(null as string) as pricing_category, 'Usage' as charge_category, cast(null as string) as charge_class, case
+    when m.machines > 1
+      then cast(timestamp_diff(least(timestamp_add(b.hour_start, interval 1 hour), @now), greatest(b.hour_start, m.billed_until), microsecond) * 1000 * m.machines as int64)
+  end as billed_nanoseconds,
   cast(null as int64) as machine_gpus, cast(null as int64) as machine_cpus, cast(null as float64) as machine_memory_gb, 'timed' as line_kind
 from busy b
 join estimate_machines m on m.resource_key = b.resource_key

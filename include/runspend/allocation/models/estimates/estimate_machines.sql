@@ -37,6 +37,11 @@ things as (
   from (select distinct instance_type from estimate_claims where instance_type is not null) t
   left join sellers c on c.instance_type = t.instance_type
 ),
+sizes as (
+  select resource_key, max(machines) as machines
+  from estimate_seen
+  group by resource_key
+),
 reaches as (
   select source, max(billed_until) as billed_until
   from estimate_frontiers
@@ -59,7 +64,7 @@ listed as (
 priced as (
   select
     t.resource_key, t.resource_id, t.instance_type, coalesce(t.source, 'rates') as source, t.account, t.region_id, t.machine_gpus,
-    coalesce(f.billed_until, e.billed_until) as billed_until,
+    coalesce(f.billed_until, e.billed_until) as billed_until, coalesce(z.machines, 1.0) as machines,
     p.effective_cost is not null as is_billed, l.hour_price is not null as is_listed,
     coalesce(p.billing_currency, l.billing_currency) as billing_currency,
     case when p.effective_cost is not null then p.list_cost else l.hour_price end as list_cost,
@@ -74,9 +79,10 @@ priced as (
     on p.source = t.source and p.machine_type = t.machine_type
     and p.region_id = coalesce(t.region_id, '*') and p.pricing_category = coalesce(t.pricing_category, '*')
   left join listed l on l.resource_key = t.resource_key
+  left join sizes z on z.resource_key = t.resource_key
 )
 select
-  resource_key, resource_id, instance_type, source, account, nullif(region_id, '') as region_id, machine_gpus, billed_until,
+  resource_key, resource_id, instance_type, source, account, nullif(region_id, '') as region_id, machine_gpus, machines, billed_until,
   billing_currency, list_cost, contracted_cost, effective_cost, billed_cost,
   case when is_billed then 'bill' when is_listed then 'rates' end as price_from,
   case when is_billed or is_listed then cast(null as string) when instance_type is null then 'no_instance_type' else 'no_price' end as reason

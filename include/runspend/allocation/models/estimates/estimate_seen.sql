@@ -5,7 +5,8 @@ with lines as (
     source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, region_id, billing_currency, job_key,
     lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb, charge_period_start, charge_period_end, billed_nanoseconds,
     charge_category = 'Usage' as is_usage,
-    service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) as is_machine
+    service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) as is_machine,
+    case when charge_category = 'Usage' then billed_nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) end as machines_billed
   from billing_lines
   where billing_period >= @first_period and charge_period_end > @lines_from and charge_period_start < @now
     and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
@@ -20,9 +21,9 @@ recent as (
     -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
     -- A resource that is a job may have several machines.
     countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
-      and countif(is_machine) > 0
-      and max(coalesce(case when is_usage then billed_nanoseconds end, 0) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0)) <= 1.01
-      as is_one_machine,
+      and countif(is_machine) > 0 and max(coalesce(machines_billed, 0)) <= 1.01 as is_one_machine,
+    -- The most machines on one line, on average over its charge period. Less than 5% more than one is rounding.
+    case when max(machines_billed) > 1.05 then max(machines_billed) else 1.0 end as machines,
     -- Where its machine time is billed, for estimate_names.
     countif(is_usage and is_machine) > 0 as is_machine_time,
     min(case when is_usage and is_machine then region_id end) as first_region,
@@ -39,7 +40,7 @@ machines as (
   group by source, resource_key
 )
 select
-  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until, r.is_one_machine, r.is_machine_time, r.first_region, r.last_region,
+  r.source, r.account, r.resource_key, r.resource_id, r.billing_currency, r.used_until, r.is_one_machine, r.machines, r.is_machine_time, r.first_region, r.last_region,
   m.instance_type, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   coalesce(m.instance_type, concat('machine ', r.resource_key)) as machine_type
 from recent r

@@ -49,7 +49,7 @@ windows as (
 select
   v.source, v.account, v.resource_key, v.resource_id, v.charge_period_start, v.charge_period_end, v.billing_currency,
   w.instance_type, w.machine_type, v.region_id, v.pricing_category, v.is_usage, w.machine_gpus,
-  cast(least(coalesce(v.billed_nanoseconds, v.window_nanoseconds), v.window_nanoseconds) as int64) as billed_nanoseconds,
+  cast(machine_time(v.billed_nanoseconds, v.window_nanoseconds) as int64) as billed_nanoseconds,
   v.list_cost, v.contracted_cost, v.effective_cost, v.billed_cost
 from windows v
 join wanted w on w.source = v.source and w.resource_key = v.resource_key

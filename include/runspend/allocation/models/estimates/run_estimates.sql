@@ -1,11 +1,11 @@
 -- one row per run, machine and hour that no bill reaches yet; token costs per run, user, model and day;
 -- time without an estimate per run and day
 with hours as (
-  -- The cost of the machine's whole hour, and the run's share as a range between 0 and 1, as the ledger splits a bill line.
+  -- The cost of the whole hour of the machine, or of the several machines that the bill has under one name, and the run's share as a range between 0 and 1, as the ledger splits a bill line.
   select
     t.tracking_server, t.workspace, t.run_id, t.resource_key, t.charge_period_start as estimated_from, t.charge_period_end as estimated_to,
     t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_from, t.ratio_to, t.is_last,
-    timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 as parts_of_hour,
+    timestamp_diff(t.charge_period_end, t.charge_period_start, microsecond) / 3600000000.0 * m.machines as parts_of_hour,
     m.source, m.account, m.resource_id, m.instance_type, m.region_id, m.billing_currency, m.price_from, m.reason,
     case
       when t.run_end_rule in ('silent', 'started') or (t.run_end_rule in ('future', 'resumed') and t.is_ambiguous) then 'low'
