@@ -60,8 +60,8 @@ def test_rows_that_statements_do_not_tell_apart_have_one_range_of_prices(tmp_pat
     with open_warehouse(str(tmp_path / "warehouse")).reader() as reader:
         found = {hours.pool_key: hours for hours in claimed_hours(reader, DAY)}
     assert {key: (h.lowest_hour_cost, h.highest_hour_cost) for key, h in found.items()} == {
-        "p4d|spot": (10, 40),
-        "p4d|on_demand": (10, 40),
+        "p4d|spot": (10, 48),
+        "p4d|on_demand": (10, 48),
         "g5": (1, 2),
         "m5": (1, 1),
     }

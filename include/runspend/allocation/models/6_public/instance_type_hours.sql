@@ -64,11 +64,11 @@ skus as (
     target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency,
     sum(effective_cost) as effective_cost, cast(sum(div(billed_nanoseconds, 1000)) as int64) as microseconds
   from timed_candidates
-  where match_method = 'instance_type_time' and charge_category = 'Usage' and charge_class is null and billed_nanoseconds > 0
+  where match_method = 'instance_type_time' and charge_category = 'Usage' and charge_class is null
   group by target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency
 ),
 kinds as (
-  -- A license adds to the price but not to the hours.
+  -- A license adds to the price but not to the hours, nor does the memory or the GPU of a machine whose cores have the time.
   select target_key, billing_currency, sum(effective_cost) as effective_cost, max(microseconds) as microseconds
   from skus
   group by target_key, sub_account_id, region_id, pricing_category, billing_currency
@@ -79,6 +79,7 @@ prices as (
     min(cast(cast(k.effective_cost as string) as float64) / (k.microseconds / 3600000000.0)) as lowest,
     max(cast(cast(k.effective_cost as string) as float64) / (k.microseconds / 3600000000.0)) as highest
   from kinds k
+  where k.microseconds > 0
   group by k.target_key
   having min(k.billing_currency) = max(k.billing_currency)
 )
