@@ -614,6 +614,20 @@ def test_a_day_line_counts_with_the_part_of_the_run_that_was_estimated(tmp_path:
     assert (row["estimated_cost"], row["actual_cost"]) == (40, 44)
 
 
+@pytest.mark.parametrize(("sign", "actual"), [("08:00", 44), ("23:00", 44 / 3)], ids=["dead", "alive"])
+def test_a_run_without_an_end_counts_to_where_the_ledger_ends_it(sign: str, actual: float, tmp_path: Path) -> None:
+    """A run that died in the eighth hour of the day line has eight hours of it, one that is alive all 24. Four were estimated."""
+    before = [estimated(f"{h:02d}:00..{h + 1:02d}:00", "10") for h in range(4)]
+    world = world_of(
+        [{"at": "00:00..24:00", "cost": "240"}],
+        [{"id": "A", "at": "00:00", "last_sign": sign}],
+        run_estimates=before,
+        cost_allocations=[charge(at="00:00..24:00", cost="88")],
+    )
+    row = estimate(world, tmp_path, "30:00")["estimate_errors"].to_pylist()[0]
+    assert float(row["actual_cost"]) == pytest.approx(actual)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_estimates_split_cost_as_the_ledger_does(seed: int, tmp_path: Path) -> None:
     """Hours are estimated at the price at which they are billed later.

@@ -50,21 +50,28 @@ ledger as (
     and at_most_a_day(a.charge_period_start, a.charge_period_end)
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),
+charged as (
+  -- The run's end, by the line that charges it.
+  select
+    l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end, l.effective_cost,
+    r.start_time, coalesce(run_end(r.end_time, r.last_sign_at, r.start_time, l.charge_period_end), l.charge_period_end) as end_time
+  from ledger l
+  left join runs r on r.tracking_server = l.tracking_server and r.workspace = l.workspace and r.run_id = l.run_id
+),
 met as (
   -- The estimated part of the run's time in the line: all of it, unless the line is longer than the estimated hours.
   select
     l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end,
     max(l.effective_cost) as effective_cost,
-    max(timestamp_diff(least(coalesce(r.end_time, l.charge_period_end), l.charge_period_end), greatest(coalesce(r.start_time, l.charge_period_start), l.charge_period_start), microsecond)) as line_time,
+    max(timestamp_diff(least(l.end_time, l.charge_period_end), greatest(coalesce(l.start_time, l.charge_period_start), l.charge_period_start), microsecond)) as line_time,
     sum(greatest(0, timestamp_diff(
-      least(coalesce(r.end_time, l.charge_period_end), l.charge_period_end, s.estimated_to),
-      greatest(coalesce(r.start_time, l.charge_period_start), l.charge_period_start, s.estimated_from), microsecond))) as estimated_time
-  from ledger l
+      least(l.end_time, l.charge_period_end, s.estimated_to),
+      greatest(coalesce(l.start_time, l.charge_period_start), l.charge_period_start, s.estimated_from), microsecond))) as estimated_time
+  from charged l
   join billed_estimates s
     on s.source = l.source and s.tracking_server = l.tracking_server and s.workspace = l.workspace and s.run_id = l.run_id
     and s.resource_key = l.resource_key and s.billing_currency = l.billing_currency
     and s.estimated_from < l.charge_period_end and s.estimated_to > l.charge_period_start
-  left join runs r on r.tracking_server = l.tracking_server and r.workspace = l.workspace and r.run_id = l.run_id
   group by
     l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end
 ),
