@@ -391,6 +391,39 @@ def test_one_short_overlap_is_not_evidence() -> None:
     assert found_in([machines(own, instance_type="m5.xlarge")], [runs("once", own)]) == ()
 
 
+@pytest.mark.parametrize(("hours", "gpus", "expected"), [(13, 8, 1), (11, 8, 0), (13, 0, 0)])
+def test_one_long_training_is_evidence_on_machines_with_gpus(hours: int, gpus: int, expected: int) -> None:
+    """Two days are enough if nearly all of its many hours are alike. Machines without GPUs may have been on for other work."""
+    own = {100 + hour: 1.0 for hour in range(hours)}
+    billed = [machines(own, price=32.0, gpus=gpus, instance_type="p4d.24xlarge")]
+    assert [m.is_by_elimination for m in found_in(billed, [runs("fine-tuning", own)])].count(False) == expected
+
+
+def test_machines_of_one_long_training_are_not_in_a_pool_with_cheap_ones() -> None:
+    """Otherwise, its runs would pay the mean price of both, and so would all others."""
+    often, once = jobs(random.Random("often"), 20), {100 + hour: 1.0 for hour in range(28)}
+    billed = [
+        machines(often, price=0.5, gpus=1, instance_type="g5.xlarge"),
+        machines(once, price=32.0, gpus=8, instance_type="p4d.24xlarge"),
+    ]
+    ran = [runs("vision", often, gpus=1, user="ann"), runs("fine-tuning", once, gpus=8, user="ann")]
+    assert pairs(found_in(billed, ran)) == {(("g5.xlarge",), ("vision",)), (("p4d.24xlarge",), ("fine-tuning",))}
+
+
+def test_a_pool_of_unlike_prices_says_so() -> None:
+    """Two boxes are always on, so only elimination finds their runs. All of them would pay the mean price."""
+    on = dict.fromkeys(range(LENGTH), 1.0)
+    own = jobs(random.Random("prices"), 60)
+    for price, is_said in ((32.0, True), (0.9, False)):
+        boxes = [
+            machines(on, price=0.5, gpus=1, instance_type="g5.xlarge"),
+            machines(on, price=price, gpus=8, instance_type="p4d.24xlarge"),
+        ]
+        (match,) = found_in(boxes, [runs("vision", {hour: 2 * value for hour, value in own.items()})])
+        said = " ".join(evidence_lines(Proposal("pool", {}, {}, match, "USD")))
+        assert (f"an hour of these machines costs 0.50 to {price:.2f} USD" in said) == is_said
+
+
 def test_a_node_group_is_preferred_to_the_types_of_its_machines() -> None:
     """If two names mean the same machines, the more lasting one comes first."""
     own = jobs(random.Random("names"), 15)

@@ -21,7 +21,8 @@ WIDE = ("accelerators", "machines")  # several types in one account
 LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
 LEAST_WITHOUT_GPUS = 0.55  # of machines without GPUs: batch jobs that train nothing may start with the same data
 LEAST_PART = 0.001  # of all money examined
-LEAST_DAYS = 3
+LEAST_DAYS = 3  # of hours that are alike
+CLOSE, CLOSE_HOURS = 0.9, 12  # on machines with GPUs, so good a score of so many hours needs no more days: one training a month
 LEAST_USE = 0.2  # of the money of machines that only elimination matches
 ALIKE = 0.03  # scores that differ by less count as equal
 PROVED = 0.8  # of what the best kind of run name proves
@@ -64,6 +65,7 @@ class Match:
     is_by_elimination: bool = False
     asking: float = 1.0  # part of the run-hours that ask for GPUs, if any runs state this
     servers: tuple[str, ...] = ()
+    hour_costs: tuple[float, float] = (0.0, 0.0)  # mean cost of a machine-hour, of the cheapest and of the dearest instance type
 
     @property
     def worth(self) -> float:
@@ -244,9 +246,8 @@ class _Matcher:
         if not found:
             return None
         best, floor, chosen = max(found, key=lambda one: (one[0].score, one[1]))
-        if best.score < (LEAST_SCORE if group.gpus else LEAST_WITHOUT_GPUS) or self._days(billed, chosen, is_daily) < min(
-            LEAST_DAYS, len(billed) / (1 if is_daily else HOURS_A_DAY)
-        ):
+        least = LEAST_SCORE if group.gpus else LEAST_WITHOUT_GPUS
+        if best.score < least or not self._is_long_enough(billed, chosen, is_daily, is_close=bool(group.gpus) and best.score >= CLOSE):
             return None
         return replace(self._made(group, chosen, billed, best, is_daily), floor=-floor / (HOURS_A_DAY if is_daily else 1))
 
@@ -259,9 +260,17 @@ class _Matcher:
         hours = sum(billed), sum(min(b, u) for _, b, _, u in there), sum(r for _, _, r, _ in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
-        return Match(
-            group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), 0.0, *hours, servers=servers
-        )
+        made = Match(group, self.kind, tuple(sorted(chosen)), found, sum(costs), explained, sum(c.runs for c in cells), 0.0, *hours)
+        return replace(made, servers=servers, hour_costs=self._hour_costs(group))
+
+    def _hour_costs(self, group: Group) -> tuple[float, float]:
+        """Return the mean cost of an hour of the group's cheapest and dearest instance type."""
+        sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        for cell in (self.evidence.machines[n] for n in group.cells):
+            cost, hours = sums[cell.names.get("instance_type", "")]
+            sums[cell.names.get("instance_type", "")] = cost + sum(cell.costs.values()), hours + sum(cell.hours.values())
+        means = [cost / hours for cost, hours in sums.values() if hours]
+        return min(means, default=0.0), max(means, default=0.0)
 
     def _busy(self, group: Group, names: Sequence[str]) -> Series:
         """Return each day's run-hours for which there was a machine, hour by hour: runs of one hour share its machines."""
@@ -282,10 +291,14 @@ class _Matcher:
         each = crowding(billed, ran)
         return fit(billed, [r / each for r in ran], is_daily, may_repeat=may_repeat)
 
-    def _days(self, billed: Series, names: Sequence[str], is_daily: bool) -> int:
-        step = 1 if is_daily else HOURS_A_DAY
+    def _is_long_enough(self, billed: Series, names: Sequence[str], is_daily: bool, *, is_close: bool) -> bool:
+        """Return whether machines and runs were there together on enough days, or in enough hours if their hours are so close."""
         ran = self._together(names, is_daily)
-        return len({n // step for n, (b, r) in enumerate(zip(billed, ran, strict=True)) if b > 0 and r > 0})
+        shared = [n for n, (b, r) in enumerate(zip(billed, ran, strict=True)) if b > 0 and r > 0]
+        if is_close and not is_daily and len(shared) >= CLOSE_HOURS:
+            return True
+        step = 1 if is_daily else HOURS_A_DAY
+        return len({n // step for n in shared}) >= min(LEAST_DAYS, len(billed) / step)
 
     def _grown(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
         """Add run names one by one, if most of their hours fit into the remaining hours of the machines, and more than by chance."""

@@ -25,6 +25,7 @@ from runspend.warehouse.base import Reader, Warehouse
 
 Selector = dict[str, list[str]]
 MOST_POOLS = 20
+FEW_TIMES = 2  # machines of one pool whose prices differ by more deserve a warning
 # Properties that cells do not have: a pool that selects lines by one of these may contain any machine.
 UNTOLD = ("region", "service", "category")
 
@@ -203,6 +204,11 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         rest = f"Apart from {always} always on, the" if match.floor else "The"
         lines.append(
             f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {_rounded(fit.score, 2):.2f} of 1."
+        )
+    cheapest, dearest = match.hour_costs
+    if dearest > FEW_TIMES * max(cheapest, 0):
+        lines.append(
+            f"Check this one: an hour of these machines costs {cheapest:,.2f} to {dearest:,.2f} {proposal.currency}, and all runs of a pool pay the mean. Make a pool of each instance type if you know its runs."
         )
     if match.group.has_jobs:
         lines.append(
