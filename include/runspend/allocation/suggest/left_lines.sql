@@ -26,8 +26,8 @@ lines as (
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\n'), '') as group_keys,
     -- machines that serve models all the time: no run ran on them
     case
-      when regexp_contains(lower(coalesce(b.resource_id, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction')
-      or regexp_contains(lower(coalesce(b.sku_meter, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|online prediction') then 1
+      when regexp_contains(lower(coalesce(b.resource_id, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):')
+      or regexp_contains(lower(coalesce(b.sku_meter, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|\bonline(/batch)? prediction\b') then 1
       else 0
     end as is_serving,
     -- managed jobs: by service, by SageMaker's types, by workspaces of Azure ML. SageMaker's notebooks are not jobs

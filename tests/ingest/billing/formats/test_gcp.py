@@ -251,6 +251,17 @@ def test_gpus_of_a_whole_cluster_are_not_one_machines(tmp_path: Path) -> None:
     assert (line["consumed_unit"], line["machine_gpus"]) == ("GPU-hour", None)
 
 
+def test_thousandths_of_a_core_are_no_machine_time(tmp_path: Path) -> None:
+    """Eight cores of a cluster's pods are 8,000 mCPU-hours, not 8,000 machines."""
+    pods = gcp(
+        resource={"name": "c", "global_name": "//container.googleapis.com/projects/ml/locations/us-central1/clusters/c"},
+        sku={"id": "C", "description": "Autopilot Pod mCPU Requests (us-central1)"},
+        usage={"amount_in_pricing_units": "8000", "pricing_unit": "hour"},
+    )
+    [line] = loaded(tmp_path, [pods]).lines()
+    assert (line["consumed_unit"], line["billed_nanoseconds"]) == ("mCPU-hour", None)
+
+
 # --- currency and time -------------------------------------------------------------------------------------------------
 
 

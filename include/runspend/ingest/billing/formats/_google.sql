@@ -85,7 +85,7 @@ create or replace macro google_machine(labels) as case
 end;
 
 -- The machine's clock. SKUs of cores and GPUs bill core-hours and GPU-hours, which give the running time only if the
--- number of cores is known. For a shared-core machine, they bill only a part of the core.
+-- number of cores is known. For a shared-core machine, they bill only a part of the core. Autopilot's pods bill thousandths of a core.
 create or replace macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
 create or replace macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
 create or replace macro google_whole_cores(labels) as case
@@ -98,6 +98,7 @@ create or replace macro google_clock_quantity(quantity, unit, sku, cores) as cas
 end;
 create or replace macro google_clock_unit(unit, sku, cores) as case
   when google_is_clock(unit) and regexp_matches(sku, '(?i)\bgpus?\b') then 'GPU-' || unit
+  when google_is_clock(unit) and regexp_matches(sku, '(?i)\bmcpu\b') then 'mCPU-' || unit
   when google_is_clock(unit) and google_is_of_cores(sku) and cores is null then 'vCPU-' || unit
   else unit
 end;
