@@ -463,10 +463,30 @@ def test_the_scope_to_paste_leaves_out_machines_beside_accelerators(tmp_path: Pa
         outside(4, "400", sub_account_id="web", instance_type="m5.large"),
     ]
     with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
-        _, last = scope_proposal.scope_proposal(reader, FIRST).entries
+        proposal = scope_proposal.scope_proposal(reader, FIRST)
+    _, last = proposal.entries
+    assert proposal.machines_cost == 0
     assert last.selector == {"source": "aws", "account": "web", "service": [EC2], "instance_type": ["g4dn.xlarge", "g5.xlarge"]}
     assert (last.inside_cost, last.outside_cost, last.accelerated_cost) == (Decimal(0), Decimal(50), Decimal(50))
     assert Settings.model_validate({"home": tmp_path, "scope": {"include": [yaml.safe_load(last.yaml)]}}).scope is not None
+
+
+def test_no_scope_is_proposed_while_machines_of_the_account_have_no_known_runs(tmp_path: Path, given: Settings) -> None:
+    """Only the account's bucket is in scope. A scope of buckets would exclude machines, also those whose runs are found later."""
+    stored = charge(1, "40", match_method="artifact_bytes", service_name="S3", sub_account_id="ml")
+    lines = [
+        line(1, service_name="S3", sub_account_id="ml"),
+        outside(2, "350", sub_account_id="ml", instance_type="c6i.large"),
+        outside(3, "900", sub_account_id="web", instance_type="m5.large"),
+    ]
+    rows = [stored, summed(2, "350", sub_account_id="ml"), summed(3, "900", sub_account_id="web")]
+    with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
+        assert scope_proposal.scope_proposal(reader, FIRST).machines_cost == 350
+    screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
+    assert (
+        "Do not define one yet: in the platform's accounts, machines for 350.00 have no known runs, and it would leave them out" in screen
+    )
+    assert "\nscope:\n" not in screen
 
 
 def test_the_screen_names_both_figures(tmp_path: Path, given: Settings) -> None:

@@ -199,7 +199,15 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
         lines.append(("suggestions" if not number else "", text))
     names = [text for one in outlook.moneys for text in coverage_words(one.coverage)]
     lines += [("tagging" if not number else "", text) for number, text in enumerate(names)]
-    if outlook.scope.entries:
+    if outlook.scope.machines_cost > 0:
+        cost = money(outlook.scope.machines_cost)
+        lines.append(
+            (
+                "scope",
+                f"the default applies. Do not define one yet: in the platform's accounts, machines for {cost} have no known runs, and it would leave them out",
+            )
+        )
+    elif outlook.scope.entries:
         lines.append(("scope", "the default applies. To define what belongs to the ML platform, paste:"))
         lines += [(PASTE, line) for line in scope_yaml(outlook.scope)]
     return lines

@@ -36,6 +36,11 @@ UNREADABLE: Mapping[str, Any] = {"source": "aws", "billing_period": date(2026, 1
         ([BOX], [ENDLESS], "no run in the examined time of the bill has a known duration of up to 62 days."),
         ([QUEUE], [RUN], "no bill line names a machine (by an instance type or a number of GPUs)."),
         ([QUEUE], [], "no bill line names a machine (by an instance type or a number of GPUs); no runs were read from MLflow."),
+        (
+            [QUEUE, {**QUEUE, "scope": "exclude"}],
+            [RUN],
+            "no bill line inside `scope` names a machine (by an instance type or a number of GPUs).",
+        ),
         ([QUEUE, YEARLY], [RUN], "no machine on the bill is billed by the hour or day."),
         (
             [{**QUEUE, "node_key": "n", "node_instance_type": "box"}],

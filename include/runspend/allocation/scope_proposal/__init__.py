@@ -61,10 +61,14 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class ScopeProposal:
-    """Entries for `scope.include`, and what they leave out because no selector matches it without other cost."""
+    """Entries for `scope.include`, and what they leave out because no selector matches it without other cost.
+
+    `machines_cost`: other machines in the same accounts, out of scope now. Their runs may only be unknown.
+    """
 
     entries: tuple[ScopeLine, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
+    machines_cost: Decimal = field(default=Decimal(0))
 
 
 def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
@@ -75,17 +79,18 @@ def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
     Fees without an account get entries of their own where these add no other cost. Amounts are in the period's main currency.
     """
     accelerated: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    machines: list[Row] = []
     for row in reader.query(ACCELERATED, {"first": first}).to_pylist():
         if is_accelerator(row["machine_gpus"], row["instance_type"], row["meter"]):
             accelerated[row["source"], row["sub_account_id"], row["service_name"]].append(row)
+        else:
+            machines.append(row)
     rows = reader.query(ACCOUNTS, {"first": first}).to_pylist()
     accounts: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        machines = accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ())
-        row["accelerated_cost"] = add(each["effective_cost"] for each in machines)
-        row["accelerated_types"] = (
-            sorted({each["instance_type"] for each in machines}) if all(each["instance_type"] for each in machines) else []
-        )
+        boxes = accelerated.get((row["source"], row["sub_account_id"], row["service_name"]), ())
+        row["accelerated_cost"] = add(each["effective_cost"] for each in boxes)
+        row["accelerated_types"] = sorted({each["instance_type"] for each in boxes}) if all(each["instance_type"] for each in boxes) else []
         accounts[row["source"], row["sub_account_id"]].append(row)
     whole: dict[str, list[dict[str, Any]]] = defaultdict(list)
     entries = []
@@ -98,9 +103,19 @@ def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
         entries.append(_scope_line({"source": source, "account": list(dict.fromkeys(r["sub_account_id"] for r in members))}, rows))
     for source in dict.fromkeys(r["source"] for r in rows):
         entries = _with_fees(entries, [r for r in rows if r["source"] == source])
+    in_part = {
+        (entry.selector["source"], entry.selector.get("account", ""))
+        for entry in entries
+        if "service" in entry.selector and entry.inside_cost
+    }
     return ScopeProposal(
         tuple(sorted(entries, key=lambda entry: (-entry.inside_cost, -entry.accelerated_cost))),
         _left_out(entries, reader.query(KINDS, {"first": first}).to_pylist()),
+        add(
+            row["effective_cost"]
+            for row in machines
+            if (row["source"], row["sub_account_id"]) in in_part and not any(entry.has(row) for entry in entries)
+        ),
     )
 
 

@@ -40,7 +40,8 @@ def _no_usage(bill: Mapping[str, Any]) -> str:
 
 def _no_machines(bill: Mapping[str, Any]) -> str:
     if not bill["machine_lines"]:
-        return "no bill line names a machine (by an instance type or a number of GPUs)"
+        inside = " inside `scope`" if bill["excluded_lines"] else ""  # the warehouse has only sums of what it excludes
+        return f"no bill line{inside} names a machine (by an instance type or a number of GPUs)"
     if not bill["timed_lines"]:
         return "no machine on the bill is billed by the hour or day"
     if not bill["paid_lines"]:
