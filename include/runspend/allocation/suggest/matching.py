@@ -65,7 +65,7 @@ class Match:
     is_by_elimination: bool = False
     asking: float = 1.0  # part of the run-hours that ask for GPUs, if any runs state this
     servers: tuple[str, ...] = ()
-    hour_costs: tuple[float, float] = (0.0, 0.0)  # mean cost of a machine-hour, of the cheapest and of the dearest instance type
+    hour_costs: tuple[float, float] = (0.0, 0.0)  # mean cost of a machine-hour, of the cheapest and of the most expensive instance type
 
     @property
     def worth(self) -> float:
@@ -264,7 +264,7 @@ class _Matcher:
         return replace(made, servers=servers, hour_costs=self._hour_costs(group))
 
     def _hour_costs(self, group: Group) -> tuple[float, float]:
-        """Return the mean cost of an hour of the group's cheapest and dearest instance type."""
+        """Return the mean cost of an hour of the group's cheapest and most expensive instance type."""
         sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         for cell in (self.evidence.machines[n] for n in group.cells):
             cost, hours = sums[cell.names.get("instance_type", "")]

@@ -205,10 +205,10 @@ def evidence_lines(proposal: Proposal) -> list[str]:
         lines.append(
             f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {_rounded(fit.score, 2):.2f} of 1."
         )
-    cheapest, dearest = match.hour_costs
-    if dearest > FEW_TIMES * max(cheapest, 0):
+    lowest, highest = match.hour_costs
+    if highest > FEW_TIMES * max(lowest, 0):
         lines.append(
-            f"Check this one: an hour of these machines costs {cheapest:,.2f} to {dearest:,.2f} {proposal.currency}, and all runs of a pool pay the mean. Make a pool of each instance type if you know its runs."
+            f"Check this one: an hour of these machines costs {lowest:,.2f} to {highest:,.2f} {proposal.currency}, and all runs of a pool pay the mean. Make a pool of each instance type if you know its runs."
         )
     if match.group.has_jobs:
         lines.append(
