@@ -196,7 +196,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     ]
     if match.is_by_elimination:
         lines.append(
-            "Check this one: the hours prove nothing, because machines that are always on fit all runs. These are the runs that no other machines explain."
+            "Check this one: the hours do not tell whose machines these are, for example because they are always on. These are the runs that no other machines explain."
         )
     else:
         floor = f"{match.floor:,.1f}".removesuffix(".0")

@@ -3,6 +3,7 @@
 with resources as (
   select
     source, resource_key, job_key, pool_key, lower(instance_type) as instance_type, max(charge_period_end) as last_end,
+    max(case when service_category in ('Compute', 'AI and Machine Learning') and (billed_nanoseconds > 0 or instance_type is not null) then charge_period_end end) as machine_end,
     countif(coalesce(scope, '') <> 'exclude') = 0 as is_excluded
   from billing_lines
   where billing_period = @period and charge_category = 'Usage' and charge_period_end > charge_period_start
@@ -11,7 +12,8 @@ with resources as (
   group by source, resource_key, job_key, pool_key, lower(instance_type)
 ),
 frontiers as (
-  select source, max(last_end) as billed_until
+  -- Buckets and disks may be billed to the end of a day whose machines are billed in part.
+  select source, coalesce(max(machine_end), max(last_end)) as billed_until
   from resources
   group by source
 ),
