@@ -24,6 +24,7 @@ COLUMNS = (
     "BilledCost", "BillingAccountId", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargePeriodEnd",
     "ChargePeriodStart", "ContractedCost", "EffectiveCost", "ListCost", "ProviderName", "ResourceId", "ServiceCategory", "ServiceName",
 )  # fmt: skip
+NIGHT_BILLS = {"bill": 24, "other": 12}
 OPERATORS, OWNERS = "operators@example.com", "vision@example.com"
 
 STORE = """
@@ -78,6 +79,19 @@ def make_tiny_world(folder: Path, store: Path, bills: Mapping[str, int] | None =
     path = folder / "runspend.yaml"
     path.write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
     return path
+
+
+def tiny_night() -> Path:
+    """Return a folder with a `store` and a tiny `world` of two bills after its first pipeline run. Read-only: copy it to change it."""
+
+    def make(folder: Path) -> None:
+        from tests.command import run_here
+
+        make_store(folder / "store")
+        config = make_tiny_world(folder / "world", folder / "store", NIGHT_BILLS)
+        run_here("nightly", "--config", str(config), "--now", f"{NOW:%Y-%m-%dT%H:%M}")
+
+    return made_once("tiny-night", make)
 
 
 def write_bill(path: Path, lines: int, *, account: str = "000000000000", day: datetime = DAY) -> None:

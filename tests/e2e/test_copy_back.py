@@ -17,15 +17,13 @@ from runspend.pipeline.copy import copy
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.engine import Content
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.tiny_world import NOW, make_store, make_tiny_world
+from tests.faults.damaged_world import copy_of
+from tests.tiny_world import NOW, tiny_night
 
 
 def test_builds_are_booked_with_the_digests_of_the_new_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Existing inputs and outputs get their names in the new place. Missing ones do not change."""
-    make_store(tmp_path / "store")
-    settings = load_settings(make_tiny_world(tmp_path / "world", tmp_path / "store"))
-    for step in (pipeline.extract, pipeline.load, pipeline.settle):
-        assert step(settings, now=NOW).problems == []
+    settings = load_settings(copy_of(tiny_night() / "world", tmp_path / "world"))
     source = ParquetWarehouse(Path(settings.warehouse.uri))
     theirs = Content.digest.fget
     assert theirs is not None

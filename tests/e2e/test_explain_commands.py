@@ -20,10 +20,10 @@ from runspend.config.settings import load_settings
 from runspend.interfaces.web import LOOPBACK, create_app
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import arrow, total
-from tests.command import run_here
 from tests.e2e.conftest import Runspend
+from tests.faults.damaged_world import copy_of
 from tests.hostile_names import PAYLOADS
-from tests.tiny_world import make_store, make_tiny_world
+from tests.tiny_world import NIGHT_BILLS, tiny_night
 
 CHROMIUM = shutil.which("chromium")
 
@@ -31,12 +31,7 @@ CHROMIUM = shutil.which("chromium")
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny world after its pipeline run."""
-    folder = tmp_path_factory.mktemp("tiny")
-    (folder / "store").mkdir()
-    make_store(folder / "store")
-    config = make_tiny_world(folder / "world", folder / "store")
-    run_here("nightly", "--config", str(config), "--now", "2026-11-04T06:00")
-    return config
+    return copy_of(tiny_night() / "world", tmp_path_factory.mktemp("tiny") / "world")
 
 
 def run_ids(config: Path) -> list[str]:
@@ -83,7 +78,7 @@ def test_export_writes_the_bill(config: Path, runspend: Runspend, tmp_path: Path
     done = runspend("export", "focus", "--period", "2026-11", "--out", str(out), "--config", str(config))
     assert "rows, FOCUS 1.3" in done.stdout and "= the bill" in done.stdout
     rows = list(csv.DictReader(out.read_text(encoding="utf-8").splitlines()))
-    assert total(Decimal(r["EffectiveCost"]) for r in rows) == 24 * 40
+    assert total(Decimal(r["EffectiveCost"]) for r in rows) == 24 * 40 + NIGHT_BILLS["other"] * Decimal("0.01")
     runs = [r for r in rows if r["AllocatedResourceId"]]
     assert {r["x_RunId"] for r in runs} == set(run_ids(config))
     assert total(Decimal(r["EffectiveCost"]) for r in runs) == 160

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from runspend.warehouse.factory import open_warehouse
 from tests.command import run_here
-from tests.tiny_world import NOW, make_store, make_tiny_world
+from tests.tiny_world import NIGHT_BILLS, NOW, make_tiny_world, tiny_night
 
 
 def digests(home: Path) -> dict[tuple[str, str, str], str]:
@@ -19,16 +19,14 @@ def digests(home: Path) -> dict[tuple[str, str, str], str]:
 
 def test_two_pipeline_runs_at_once_leave_the_tables_of_one(tmp_path: Path) -> None:
     """Both end with exit code 0, nothing is damaged, and a third run succeeds."""
-    make_store(tmp_path / "store")
-    alone = make_tiny_world(tmp_path / "alone", tmp_path / "store")
-    run_here("nightly", "--config", str(alone), "--now", NOW.isoformat())
-    both = make_tiny_world(tmp_path / "both", tmp_path / "store")
+    alone = tiny_night()
+    both = make_tiny_world(tmp_path / "both", alone / "store", NIGHT_BILLS)
     command = [sys.executable, "-m", "runspend.interfaces.cli", "nightly", "--config", str(both), "--now", NOW.isoformat()]
     started = [
         subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
     ]
     ended = [(*process.communicate(timeout=300), process.returncode) for process in started]
     assert {code for *_, code in ended} <= {0}, ended
-    assert digests(both.parent / "home") == digests(alone.parent / "home")
+    assert digests(both.parent / "home") == digests(alone / "world" / "home")
     run_here("verify", "--full", "--config", str(both))
     assert "exit=0" in run_here("nightly", "--config", str(both), "--now", NOW.isoformat()).stdout

@@ -18,29 +18,13 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, choose_flips, copy_of, digests, unit_of
-from tests.kept import made_once
-from tests.tiny_world import make_store, make_tiny_world
-
-
-def _make(folder: Path) -> None:
-    folder.mkdir()
-    store = folder / "store"
-    store.mkdir()
-    make_store(store)
-    config = make_tiny_world(folder / "world", store, {"bill": 48, "other": 12})
-    run_here("nightly", "--config", str(config), "--now", NOW)
-
-
-@pytest.fixture(scope="session")
-def made() -> Path:
-    """A world after one pipeline run. Read-only."""
-    return made_once("damaged-world", _make)
+from tests.tiny_world import tiny_night
 
 
 @pytest.fixture
-def config(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it, in which a pipeline run found no damage, so it knows the files by their time and size."""
-    path = copy_of(made / "world", tmp_path / "world")
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny world after one pipeline run, in which a pipeline run found no damage, so it knows the files by their time and size."""
+    path = copy_of(tiny_night() / "world", tmp_path / "world")
     monkeypatch.chdir(path.parent)
     run_here("verify", "--full", "--config", str(path))
     return path

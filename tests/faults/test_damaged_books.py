@@ -18,9 +18,9 @@ from runspend.warehouse.parquet import verification
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, Flip, copy_of, digests
-from tests.faults.test_damage import config, made, mails, root_of
+from tests.faults.test_damage import config, mails, root_of
 
-__all__ = ["config", "made"]  # fixtures
+__all__ = ["config"]  # a fixture
 
 DAILY = Unit("cost_daily", "2026-11", "all")
 SUM = "select sum(effective_cost) as cost from cost_daily"

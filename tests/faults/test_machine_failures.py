@@ -28,10 +28,9 @@ from runspend.ingest.tracking.database import copy_sqlite
 from runspend.warehouse.parquet.reader import _temporary_files_bounded
 from tests.command import run_here
 from tests.faults.damaged_world import NOW, copy_of, digests
-from tests.kept import made_once
 from tests.servers.smtp import Server, smtp_server
 from tests.settings_builder import smtp_mail
-from tests.tiny_world import make_store, make_tiny_world, write_bill
+from tests.tiny_world import tiny_night, write_bill
 
 
 @pytest.fixture
@@ -65,18 +64,10 @@ def server() -> Iterator[Server]:
         yield server
 
 
-def _make(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "store").mkdir()
-    make_store(folder / "store")
-    config = make_tiny_world(folder / "world", folder / "store")
-    run_here("nightly", "--config", str(config), "--now", NOW)
-
-
 @pytest.fixture
 def config(tmp_path: Path, disk: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A world with its home on the small disk, after one pipeline run. The next run gets a bill with other content."""
-    path = copy_of(made_once("machine-world", _make) / "world", tmp_path / "world")
+    path = copy_of(tiny_night() / "world", tmp_path / "world")
     shutil.move(path.parent / "home", disk)
     settings = json.loads(path.read_text())
     settings["home"], settings["warehouse"] = str(disk / "home"), {"uri": str(disk / "home" / "warehouse")}
@@ -139,7 +130,7 @@ def fill_and_recover(config: Path, disk: Path, server: Server, left: int) -> Non
 
 def test_a_copy_of_a_database_that_finds_no_room_is_not_the_servers_fault(tmp_path: Path, disk: Path) -> None:
     """A full disk while copying MLflow's database is reported as Runspend's disk, not as an unreachable server."""
-    store = made_once("machine-world", _make) / "store"
+    store = tiny_night() / "store"
     [database] = store.rglob("*.db")
     leave(disk, 16_384)
     with pytest.raises((OSError, sqlite3.Error)) as caught:
