@@ -1,9 +1,12 @@
-"""Shortcuts that change no cost: big months are processed in shards of machines, and charges of a pool's hour are laid end to end."""
+"""Shortcuts that change no cost.
+
+Big months are processed in shards of machines, tables without rows are not computed, and charges of a pool's hour are laid end to end.
+"""
 
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -13,8 +16,27 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from runspend.allocation.model_order import ledger_models
+from runspend.warehouse.dialect import duckdb_sql, has_no_rows, table_names
 from runspend.warehouse.parquet import shards as shards_module
-from tests.allocation.chain import World, line, make_run, merge_worlds, read_world, rows_of, run_on_duckdb, summarize_on_duckdb, total
+from runspend.warehouse.parquet import step as step_module
+from runspend.warehouse.parquet.engine import used
+from runspend.warehouse.parquet.made_tables import Made
+from runspend.warehouse.parquet.warehouse import ParquetWarehouse
+from tests.allocation.chain import (
+    DAY,
+    World,
+    line,
+    make_run,
+    merge_worlds,
+    parameters_of,
+    put_world,
+    read_world,
+    rows_of,
+    run_on_duckdb,
+    summarize_on_duckdb,
+    total,
+)
 from tests.allocation.test_reference import CASES
 from tests.allocation.truth import random_world
 
@@ -40,14 +62,66 @@ def whole(worlds: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return sorted_rows(worlds, tmp_path_factory.mktemp("whole"))
 
 
-@pytest.mark.parametrize("rows", [100, pytest.param(10, marks=pytest.mark.torture)], ids=["a dozen", "a hundred"])
+@pytest.mark.parametrize("rows", [100, 10**6, pytest.param(10, marks=pytest.mark.torture)], ids=["a dozen", "one", "a hundred"])
 def test_shards_of_machines_do_not_change_the_rows(
     rows: int, worlds: World, whole: dict[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With a dozen shards or none, every table has the same rows."""
+    """With a dozen shards, one, or none, every table has the same rows."""
     monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", rows)
+    monkeypatch.setattr(shards_module, "FEW_ROWS", 0)
     assert all(whole.values())
     assert sorted_rows(worlds, tmp_path) == whole
+
+
+def test_a_model_that_certainly_has_no_rows_has_none(worlds: World, tmp_path: Path) -> None:
+    """Each model runs with each table that it reads emptied, while all others have the rows of every case."""
+    warehouse = ParquetWarehouse(tmp_path)
+    models = ledger_models(f"{DAY:%Y-%m}")
+    parameters, certain = parameters_of(worlds, DAY), 0
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, worlds)
+        assert step.publish()
+    with warehouse.step("allocate", "build") as step:
+        for model in models:
+            text = step.read_model(model)
+            step.refresh_views(table_names(text))
+            for name in sorted(table_names(text)):
+                if has_no_rows(text, {name}):
+                    step.connection.execute(f"create temp table {name} as from main.{name} limit 0")
+                    found = step.connection.execute(f"select count(*) from ({duckdb_sql(text)})", used(text, parameters)).fetchall()
+                    step.connection.execute(f"drop table temp.{name}")
+                    assert found == [(0,)], (model.name, name)
+                    certain += 1
+            step.run([model], parameters, keep=[m.target for m in models if m.into is None])
+    assert certain > len(models)
+
+
+SMALL = [folder.name for folder in CASES[::120]]
+
+
+@pytest.mark.parametrize("case", [None, *SMALL])
+def test_tables_without_rows_need_not_be_computed(case: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a small world, or of none, most tables are created without their query. Every table has the same rows and types."""
+    world: World = {"billing_lines": [], "billing_loads": [], "runs": [], "run_resources": []}
+    if case is not None:
+        world = read_world(next(folder for folder in CASES if folder.name == case))
+    names = sorted({model.target for model in ledger_models(f"{DAY:%Y-%m}") if model.into is None})
+    created: Counter[bool] = Counter()
+    make_table = step_module.make_table
+
+    def counted(*arguments: Any, is_empty: bool) -> Made:
+        created[is_empty] += 1
+        return make_table(*arguments, is_empty=is_empty)
+
+    found = []
+    monkeypatch.setattr(step_module, "make_table", counted)
+    for is_certain in (lambda sql, empty: False, has_no_rows):
+        created.clear()
+        monkeypatch.setattr(step_module, "has_no_rows", is_certain)
+        tables = run_on_duckdb(world, tmp_path / f"{len(found)}", names=names)
+        found.append({name: (rows.schema, sorted(map(repr, rows.to_pylist()))) for name, rows in tables.items()})
+    assert created[True] > 30
+    assert found[0] == found[1]
 
 
 def pool_world(seed: int) -> World:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runspend.warehouse.googlesql import Statement
 
-__all__ = ["duckdb_sql", "names_read", "parameter_names", "postgres_sql", "table_names"]
+__all__ = ["duckdb_sql", "has_no_rows", "names_read", "parameter_names", "postgres_sql", "table_names"]
 
 
 @lru_cache(maxsize=4096)
@@ -24,6 +25,11 @@ def _statement(sql: str) -> Statement:
 def duckdb_sql(sql: str) -> str:
     """Return the SQL that DuckDB runs for a GoogleSQL query. Anything that sqlglot cannot translate is an error, not a warning."""
     return _statement(sql).duckdb
+
+
+def has_no_rows(sql: str, empty: Collection[str]) -> bool:
+    """Whether a query certainly has no rows if the tables of these names have none. False: it may have some."""
+    return _statement(sql).has_no_rows(empty)
 
 
 def postgres_sql(sql: str) -> str:

@@ -17,6 +17,7 @@ from sqlglot.errors import ErrorLevel, SqlglotError, UnsupportedError
 from sqlglot.tokens import Token, TokenType
 
 from runspend.core.errors import SqlRefused
+from runspend.warehouse.emptiness import Rule, emptiness
 from runspend.warehouse.engine_messages import in_one_line
 
 __all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "qualified", "rewrite_for_duckdb"]
@@ -125,15 +126,26 @@ class Statement:
         self.parameters = frozenset(node.name for node in nodes if isinstance(node, exp.Parameter))
 
     @cached_property
+    def has_no_rows(self) -> Rule:
+        """Whether the query certainly has no rows, from the names of tables without rows."""
+        tree = self._take_tree()
+        rule = emptiness(tree)
+        self._trees.append(tree)
+        return rule
+
+    def _take_tree(self) -> exp.Expression:
+        try:
+            return self._trees.pop()
+        except IndexError:  # another thread was faster
+            return _read(self._sql)
+
+    @cached_property
     def duckdb(self) -> str:
         """The SQL that DuckDB runs for a query. Anything that sqlglot cannot translate is an error, not a warning.
 
         Generating it changes the tree, which is then discarded; a copy would take half as long as parsing.
         """
-        try:
-            tree = self._trees.pop()
-        except IndexError:  # another thread was faster
-            tree = _read(self._sql)
+        tree = self._take_tree()
         if not isinstance(tree, exp.Query):
             raise SqlRefused(f"cannot run {tree.key.upper()}: the warehouse is read-only here. Write a SELECT.")
         try:

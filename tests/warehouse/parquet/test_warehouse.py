@@ -24,7 +24,7 @@ from runspend.schema import tables
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit
 from runspend.warehouse.factory import open_warehouse
-from runspend.warehouse.parquet import pins
+from runspend.warehouse.parquet import made_tables, pins
 from runspend.warehouse.parquet import shards as shards_module
 from runspend.warehouse.parquet import snapshots as moments
 from runspend.warehouse.parquet.journal import write_json
@@ -349,6 +349,7 @@ def test_shards_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.Mo
     (sql / "small.sql").write_text("select * from totals where lines is null or lines < 9")
     whole = charges(root, sql, [Model("lines"), Model("weights"), Model("cost_allocations", (PERIOD, "all"))])
     seen = []
+    monkeypatch.setattr(shards_module, "FEW_ROWS", 0)
     for size in (1000, 30, 5, 1):
         monkeypatch.setattr(shards_module, "ROWS_PER_SHARD", size)
         group = [Model(name, shard_by="resource_key") for name in ("lines", "weights", "totals")]
@@ -360,6 +361,18 @@ def test_shards_give_the_same_rows(root: Path, sql: Path, monkeypatch: pytest.Mo
     assert seen == [seen[0]] * 4
     assert seen[0][0] == whole
     assert len(seen[0][1]) == 1  # the null machine has 18 lines, most others 9 or 10; one has 8
+
+
+@pytest.mark.parametrize(("few", "is_split"), [(119, True), (120, False)])
+def test_models_of_few_rows_run_without_shards(few: int, is_split: bool, root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every table that they read has at most so many rows. The rows are the same."""
+    fill(root, rows_of(LINES, count=120))
+    monkeypatch.setattr(shards_module, "FEW_ROWS", few)
+    models = two_models(sql, "select resource_key, count(*) as number from lines group by resource_key")
+    with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        step.run(models, {"period": MONTH}, keep=["numbers"])
+        assert ("numbers" in step.kept) == is_split
+        assert step.connection.execute("select sum(number) from numbers").fetchall() == [(120,)]
 
 
 def fill_six_shards(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -480,6 +493,93 @@ def test_texts_of_a_shard_stay_texts(root: Path, sql: Path, monkeypatch: pytest.
     assert seen == [seen[0]] * 3
     assert found == [("", "😀", 12)]
     assert seen[0][1] == sorted(str(texts[n % 10]) for n in range(120))
+
+
+EMPTY_MODELS = {
+    "given": "select @value as value from billing_lines",
+    "copied": "select value, [value] as list_of_values from given",
+    "one_type": "select 1 as value from billing_lines",
+    "other_type": "select 'text' as value from billing_lines",
+}
+GIVEN = [
+    1,
+    2**40,
+    Decimal("1.50"),
+    Decimal("1.5"),
+    "1",
+    True,
+    None,
+    MONTH,
+    dt.datetime(2026, 10, 1, tzinfo=dt.UTC).replace(tzinfo=None),
+    dt.datetime(2026, 10, 1, tzinfo=dt.UTC),
+]
+
+
+def test_a_table_without_rows_has_the_types_of_its_query(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is created without running the query if the same one ran before, with inputs and parameters of the same types."""
+    for name, text in EMPTY_MODELS.items():
+        (sql / f"{name}.sql").write_text(text)
+    ran: list[str] = []
+    duckdb_sql = made_tables.duckdb_sql
+    monkeypatch.setattr(made_tables, "duckdb_sql", lambda text: ran.append(text) or duckdb_sql(text))
+    monkeypatch.setattr(made_tables, "_known", {})
+
+    def types_of(models: list[Model], value: object) -> list[object]:
+        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+            step.run(models, {"value": value}, keep=["copied"])
+            return step.connection.execute("from copied").fetchall() + step.connection.execute("describe copied").fetchall()
+
+    models = [Model("given"), Model("copied")]
+    first = [types_of(models, value) for value in GIVEN]
+    assert ran == [EMPTY_MODELS["given"], EMPTY_MODELS["copied"]] * len(GIVEN)
+    ran.clear()
+    assert [types_of(models, value) for value in GIVEN] == first
+    assert ran == []
+    types = [rows[0][1] for rows in first]
+    assert types == [
+        "INTEGER",
+        "BIGINT",
+        "DECIMAL(3,2)",
+        "DECIMAL(2,1)",
+        "VARCHAR",
+        "BOOLEAN",
+        '"NULL"',
+        "DATE",
+        "TIMESTAMP",
+        "TIMESTAMP WITH TIME ZONE",
+    ]
+    for made, kind in (("one_type", "INTEGER"), ("other_type", "VARCHAR"), ("one_type", "INTEGER")):
+        assert types_of([Model(made, makes="given"), Model("copied")], None)[0][1] == kind
+    fill(root, rows_of(LINES, count=3))
+    assert types_of(models, 7)[:3] == [(7, [7])] * 3
+
+
+def test_a_table_that_lists_its_strings_is_not_remembered(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strings of a shard may be ENUMs, with other strings in each month. Queries of such a table run, even if it has no rows."""
+    fill_six_shards(root, monkeypatch)
+    monkeypatch.setattr(made_tables, "_known", {})
+    models = two_models(sql, "select resource_key from lines where line_id is null")
+    (sql / "whole.sql").write_text("select resource_key from numbers")
+    (sql / "more.sql").write_text("select resource_key from whole")
+    for _ in range(2):
+        with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+            step.run([*models, Model("whole"), Model("more")], {"period": MONTH}, keep=["more"])
+            assert step.connection.execute("from more").fetchall() == []
+    assert made_tables._known == {}
+
+
+def test_a_model_without_rows_adds_nothing_to_a_unit(root: Path, sql: Path) -> None:
+    """It does not run if its input has no rows. Without `fills`, it replaces the unit."""
+    fill(root, rows_of(LINES, count=20))
+    (sql / "cost_allocations.sql").write_text(COST_ALLOCATIONS.format(source="billing_lines"))
+    (sql / "nothing.sql").write_text("select * from billing_lines where false")
+    (sql / "more.sql").write_text(COST_ALLOCATIONS.format(source="nothing"))
+    one = charges(root, sql, [Model("cost_allocations", (PERIOD, "all"))])
+    more = [Model("nothing"), Model("more", (PERIOD, "all"), fills="cost_allocations")]
+    assert charges(root, sql, [Model("cost_allocations", (PERIOD, "all")), *more]) == one
+    assert ask(root, "select count(*) as n from cost_allocations") == [{"n": 20}]
+    assert charges(root, sql, more) != one
+    assert ask(root, "select count(*) as n from cost_allocations") == [{"n": 0}]
 
 
 def test_a_second_model_adds_to_the_same_unit(root: Path, sql: Path) -> None:

@@ -25,9 +25,10 @@ from runspend.warehouse.parquet.engine import column_types, file_list, parsed, u
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ROWS_PER_SHARD", "Kept", "ShardStep", "run_in_shards"]
+__all__ = ["ROWS_PER_SHARD", "Kept", "ShardStep", "have_few_rows", "run_in_shards"]
 
 ROWS_PER_SHARD = 1_000_000
+FEW_ROWS = 10_000  # of a table: making a shard of it takes longer than running the models
 SHARDS_AT_ONCE = 2
 SUMS_FACTOR = 4  # times as many rows per shard if the models aggregate first
 # Text columns that models pass through or join by, usually with few distinct values. A column with more than about MAX_ENUM_TEXTS stays text.
@@ -103,26 +104,36 @@ class ShardStep(Protocol):
         ...
 
 
+def have_few_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[str, Any]) -> bool:
+    """Whether no table that models read has many rows. Making a shard would then take longer than running them."""
+    return max(_count_rows(step, models, parameters).values(), default=0) <= min(FEW_ROWS, ROWS_PER_SHARD)
+
+
+def _count_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[str, Any]) -> dict[str, int]:
+    """Return the rows that models are likely to read of each table that they do not make."""
+    read = set[str]().union(*(table_names(step.read_model(model)) for model in models)) - {model.target for model in models}
+    step.refresh_views(read)
+    sources = {name: step.rows_source(name, parameters) for name in sorted(read)}
+    return {name: step.connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
+
+
 def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
     """Run all models shard by shard. `later`: tables of these models that later models read."""
     connection = step.connection
     sqls = {model.name: step.read_model(model) for model in models}
-    read = set[str]().union(*map(table_names, sqls.values()))
-    step.refresh_views(read)
-    types = {name: column_types(connection, name) for name in sorted(read - {model.target for model in models})}
+    rows = _count_rows(step, models, parameters)
+    types = {name: column_types(connection, name) for name in rows}
     types = {name: found for name, found in types.items() if column in found}
     if not types:
         raise ValueError(f"cannot run {', '.join(sqls)} by {column}: no table they read has that column.")
     sources = {name: step.rows_source(name, parameters) for name in types}
-    rows = {name: connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
-    longest = max(rows, key=lambda name: (rows[name], name))
+    longest = max(types, key=lambda name: (rows[name], name))
     sums = models[0].sums
     ranges = _ranges(connection, sources[longest], rows[longest], column, ROWS_PER_SHARD * (SUMS_FACTOR if sums else 1))
-    # ENUMs make sorting and writing faster. Models with `sums` do neither, and a few rows sort as fast as they are counted.
-    has_enums = len(ranges) > 1 or rows[longest] > MAX_ENUM_TEXTS
     words = set(re.findall(r"\w+", " ".join(sqls.values())))
     inputs = {
-        name: _Input(found[column], sources[name], {c: t for c, t in found.items() if c in words} if has_enums and not sums else {})
+        # ENUMs make sorting and writing faster. Models with `sums` do neither.
+        name: _Input(found[column], sources[name], {} if sums else {c: t for c, t in found.items() if c in words})
         for name, found in types.items()
     }
     group = _Group(column, inputs, _plan(models, sqls, parameters, later))
@@ -132,9 +143,7 @@ def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, paramet
         if query.is_kept:
             shards = [Shard(low, high, files[query.model.name]) for (low, high), files in zip(ranges, made, strict=True)]
             source = f"read_parquet({file_list(shard.file for shard in shards)})"
-            texts = (
-                dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall()) if has_enums else {}
-            )
+            texts = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall())
             selects = _select_with_enums(connection, name, {name: (texts, source)}, "cast")
             step.show_made(name, f"select {selects[name]} from {source}", Kept(column, selects[name], shards))
         elif query.model.into is not None:

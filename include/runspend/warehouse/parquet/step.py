@@ -23,7 +23,7 @@ from runspend.core.own_files import fsync_path
 from runspend.core.sql_quoting import sql_name
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Model, Unit, UnitState
-from runspend.warehouse.dialect import duckdb_sql, table_names
+from runspend.warehouse.dialect import duckdb_sql, has_no_rows, table_names
 from runspend.warehouse.parquet.base import FileWarehouse, Pinned, StagedFiles
 from runspend.warehouse.parquet.concat import splice
 from runspend.warehouse.parquet.engine import (
@@ -35,12 +35,12 @@ from runspend.warehouse.parquet.engine import (
     empty_engine,
     file_list,
     measure_rows,
-    parsed,
     used,
 )
 from runspend.warehouse.parquet.files import as_own_file, conform, difference, rename_rows
 from runspend.warehouse.parquet.journal import Stage
-from runspend.warehouse.parquet.shards import Kept, run_in_shards
+from runspend.warehouse.parquet.made_tables import Made, make_table
+from runspend.warehouse.parquet.shards import Kept, have_few_rows, run_in_shards
 from runspend.warehouse.parquet.units import checked_unit, state_of
 from runspend.warehouse.sql_files import read_every_sql
 
@@ -74,7 +74,8 @@ class ParquetStep:
         self._fresh: set[str] = set()  # tables whose view shows the current staged rows
         self._done = False
         self._file_numbers = count()  # `next` gives each number once, in every thread
-        self._made: dict[str, str] = {}  # made by models without `into`, in the schema main: name -> table or view
+        self._without_files: set[str] = set()  # tables whose view has no file
+        self._made: dict[str, Made] = {}  # by models without `into`, in the schema main
         self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
@@ -128,7 +129,7 @@ class ParquetStep:
         place, read_from = 0, self._read_from(models)
         for column, group in groupby(models, key=lambda model: model.shard_by):
             together = list(group)
-            if column is not None:
+            if column is not None and not have_few_rows(self, together, parameters):
                 place += len(together)
                 run_in_shards(self, together, column, parameters, later=read_from[place] | set(keep))
                 self._drop_all_but(read_from[place] | set(keep))
@@ -197,14 +198,14 @@ class ParquetStep:
     def drop_made(self, name: str) -> None:
         """Drop the rows of a model without `into`, if there are any with that name."""
         self.kept.pop(name, None)
-        if kind := self._made.pop(name, None):
-            self.connection.execute(f"drop {kind} main.{sql_name(name)}")
+        if made := self._made.pop(name, None):
+            self.connection.execute(f"drop {made.kind} main.{sql_name(name)}")
 
     def show_made(self, name: str, sql: str, kept: Kept) -> None:
         """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
         self.drop_made(name)
         self.connection.execute(f"create view main.{sql_name(name)} as {sql}")
-        self._made[name] = "view"
+        self._made[name] = Made("view")
         self.kept[name] = kept
 
     def part_file(self, name: str) -> Path:
@@ -218,16 +219,19 @@ class ParquetStep:
     def run_one(self, model: Model, parameters: Mapping[str, Any]) -> None:
         """Run a model over all rows at once."""
         text = self.read_model(model)
-        self.refresh_views(table_names(text))
-        sql, given = duckdb_sql(text), used(text, parameters)
+        read = table_names(text)
+        self.refresh_views(read)
+        given = used(text, parameters)
+        empty = self._without_files.union(name for name, made in self._made.items() if made.is_empty)
+        is_empty = has_no_rows(text, empty)
         if model.into is None:
             self.drop_made(model.target)
-            self.connection.execute(parsed(f"create table main.{sql_name(model.target)} as {sql}"), given)
-            self._made[model.target] = "table"
-            return
-        target = self._new_file(_unit_of(model))
-        self.copy_sorted(self.connection, model, sql, given, target)
-        self.accept_parts(model, [target])
+            inputs = {name: self._made[name] for name in sorted(read & self._made.keys())}
+            self._made[model.target] = make_table(self.connection, model.target, text, given, inputs, is_empty=is_empty)
+        elif not (is_empty and model.fills and _unit_of(model) in self._staged):
+            target = self._new_file(_unit_of(model))
+            self.copy_sorted(self.connection, model, duckdb_sql(text), given, target)
+            self.accept_parts(model, [target])
 
     def copy_sorted(
         self, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
@@ -276,6 +280,7 @@ class ParquetStep:
                 [c.name for c in table.columns] if is_new else self._published.columns[name],
             )
             self._fresh.add(name)
+            (self._without_files.discard if files else self._without_files.add)(name)
 
     def _visible(self) -> dict[Unit, tuple[Path, ...]]:
         """Return the files of all units as they would be after publishing."""
