@@ -121,7 +121,7 @@ def make_two_teams(home: Path) -> Settings:
 def _make(home: Path) -> None:
     world = two_teams()
     run_on_duckdb(world, home / "warehouse", check=False)
-    summarize_on_duckdb(world, home / "warehouse")
+    summarize_on_duckdb(home / "warehouse")
     with ParquetWarehouse(home / "warehouse").step("decoys", "decoys") as step:
         for table in TABLES.values():
             rows = [decoy(table)]

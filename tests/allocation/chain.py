@@ -257,31 +257,17 @@ def run_on_duckdb(
     return found | {name: warehouse.read(Unit(name, month, "all")) for name in tables}
 
 
-def parameters_of_month(world: World, month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
-    """Return the parameters of the models of a start month, which cover all its runs to their latest possible end."""
-    start = dt.datetime.combine(month, dt.time(), tzinfo=UTC)
-    ends = [
-        r["end_time"] or max(r["last_sign_at"] or r["start_time"], r["start_time"] + dt.timedelta(days=31))
-        for r in world["runs"]
-        if r["start_month"] == month
-    ]
-    after = (start + dt.timedelta(days=32)).replace(day=1)
-    return {
-        **model_order.ledger_parameters(settings),
-        "period": month,
-        "window_start": start,
-        "window_end": max([*ends, after]) + dt.timedelta(microseconds=1),
-        "jobs_from": start,
-        "jobs_until": start,
-    }
+def parameters_of_month(month: dt.date, settings: Settings = SETTINGS) -> dict[str, Any]:
+    """Return the parameters of the models of a start month."""
+    return {**model_order.ledger_parameters(settings), "period": month}
 
 
 def summarize_on_duckdb(
-    world: World, root: Path, month: dt.date = DAY, *, names: Sequence[str] = (), settings: Settings = SETTINGS
+    root: Path, month: dt.date = DAY, *, names: Sequence[str] = (), settings: Settings = SETTINGS
 ) -> dict[str, pa.Table]:
     """Build `run_costs` of a start month as the product does, after `run_on_duckdb` filled the ledgers at `root`."""
     warehouse = ParquetWarehouse(root)
-    parameters = parameters_of_month(world, month, settings)
+    parameters = parameters_of_month(month, settings)
     with warehouse.step("summarize", "build") as step:
         step.run(model_order.run_costs_models(f"{month:%Y-%m}"), parameters, keep=names)
         step.check(model_order.RUN_CHECKS, parameters)
@@ -293,7 +279,7 @@ def summarize_on_duckdb(
 def build_on_duckdb(world: World, root: Path, settings: Settings = SETTINGS) -> ParquetWarehouse:
     """Build all cost tables of October as the product does."""
     run_on_duckdb(world, root, settings=settings)
-    summarize_on_duckdb(world, root, settings=settings)
+    summarize_on_duckdb(root, settings=settings)
     return ParquetWarehouse(root)
 
 

@@ -24,7 +24,7 @@ MODELS = {name: read_sql(PACKAGE / "models", name) for name in sql_files(PACKAGE
 CHECKS = {name: read_sql(PACKAGE / "checks", name) for name in sql_files(PACKAGE / "checks")}
 NOTHING = {"billing_lines": [], "runs": []}
 LEDGER_PARAMETERS = parameters_of(NOTHING, DAY).keys()
-SUMMARY_PARAMETERS = parameters_of_month(NOTHING, DAY).keys()
+SUMMARY_PARAMETERS = parameters_of_month(DAY).keys()
 
 
 def test_every_file_is_run() -> None:

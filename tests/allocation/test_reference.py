@@ -178,8 +178,8 @@ def test_every_case_gives_the_same_rows_on_both_engines(
     theirs = run_on_reference(reference, LEDGER, tables, parameters_of(world, DAY, settings))
     assert_equal(LEDGER, ours, theirs)
 
-    ours = summarize_on_duckdb(world, tmp_path, settings=settings, names=sorted({m.target for m in SUMMARY if m.into is None}))
-    theirs = run_on_reference(reference, SUMMARY, theirs, parameters_of_month(world, DAY, settings))
+    ours = summarize_on_duckdb(tmp_path, settings=settings, names=sorted({m.target for m in SUMMARY if m.into is None}))
+    theirs = run_on_reference(reference, SUMMARY, theirs, parameters_of_month(DAY, settings))
     assert_equal(SUMMARY, ours, theirs)
 
     for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):
@@ -190,7 +190,7 @@ def test_every_model_has_rows(world: World, tables: dict[str, pa.Table], referen
     """A comparison without rows would prove nothing. `test_estimates.py` covers the models of estimates."""
     counted: Counter[str] = Counter()
     made = run_on_reference(reference, LEDGER, tables, parameters_of(world, DAY, SAID), counted)
-    run_on_reference(reference, SUMMARY, made, parameters_of_month(world, DAY, SAID), counted)
+    run_on_reference(reference, SUMMARY, made, parameters_of_month(DAY, SAID), counted)
     names = {m.name for m in (*LEDGER, *SUMMARY)}
     assert {name for name in names if not counted[name]} == set()
     assert names | {m.name for m in estimate_models()} == sql_files(PACKAGE / "models").keys()
@@ -202,7 +202,7 @@ def test_models_have_the_right_types_without_rows(reference: GoogleSQL) -> None:
     empty = {name: table.arrow_schema().empty_table() for name, table in TABLES.items()}
     for models, parameters in (
         (LEDGER, parameters_of({name: [] for name in TABLES}, DAY)),
-        (SUMMARY, parameters_of_month({name: [] for name in TABLES}, DAY)),
+        (SUMMARY, parameters_of_month(DAY)),
         (estimate_models(), estimate_parameters(moment("06:00"))),
     ):
         found = run_on_reference(reference, models, empty, parameters)

@@ -28,7 +28,7 @@ def build(world: World, root: Path, settings: Settings = SETTINGS) -> dict[str, 
     """Build all tables of October, and the ledgers of other billing periods."""
     periods = sorted({l["billing_period"] for l in world["billing_lines"]}, reverse=True)
     ledgers = [run_on_duckdb(world, root, period, settings=settings) for period in periods]
-    return ledgers[-1] | summarize_on_duckdb(world, root, settings=settings)
+    return ledgers[-1] | summarize_on_duckdb(root, settings=settings)
 
 
 def assert_row(got: dict[str, Any], expected: dict[str, Any]) -> None:

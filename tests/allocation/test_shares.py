@@ -45,7 +45,7 @@ TABLES = ("cost_allocations", "charge_lines", "run_costs_daily", "run_costs", "c
 
 
 def sorted_rows(world: World, root: Path) -> dict[str, list[str]]:
-    found = run_on_duckdb(world, root) | summarize_on_duckdb(world, root)
+    found = run_on_duckdb(world, root) | summarize_on_duckdb(root)
     return {name: sorted(repr(row) for row in found[name].to_pylist()) for name in TABLES}
 
 

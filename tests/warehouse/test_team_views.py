@@ -270,7 +270,7 @@ def small_world(folder: Path, world: World, *, teams_from: list[str] | None = No
     )
     for period in (dt.date(2026, 10, 1), dt.date(2026, 11, 1)):
         run_on_duckdb(world, folder / "warehouse", period=period, check=False, settings=settings)
-    summarize_on_duckdb(world, folder / "warehouse", settings=settings)
+    summarize_on_duckdb(folder / "warehouse", settings=settings)
     return settings.seen_by(VISION)
 
 

@@ -192,7 +192,7 @@ def ledger_models(period: str) -> list[Model]:
 
 def run_costs_models(month: str) -> list[Model]:
     """Return the models of one start month, in running order."""
-    return [*WINDOW_MODELS, Model("run_costs", into=(month, "all"))]
+    return [Model("run_descendants"), Model("run_costs", into=(month, "all"))]
 
 
 def ledger_parameters(settings: Settings) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         if lacking := damage.lacking_of_month(month):
             outcome.fail(WarehouseDamaged(lacking, f"run_costs of {month} were not built; they stay as they are."))
             continue
-        inputs, window = summary_inputs(warehouse, month, reached, given)
+        inputs = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
         is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
         if (
@@ -117,7 +117,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
             and lives.ignored_changes(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None
         ):
             continue
-        fill = partial(_build_run_costs, month=month, parameters={**given, **window})
+        fill = partial(_build_run_costs, month=month, parameters=given)
         lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))
         if finality.is_closed(month) and not reaching.intersection(periods or ()):
             outcome.notes += damage.moved(month, ("run_costs",), warehouse.states())

@@ -117,9 +117,9 @@ def compare_chain(dataset: Dataset, world: Any, root: Path, settings: Settings) 
     compare(ledger, ours, theirs)
     made = {name for name, rows in theirs.items() if rows.num_rows}
 
-    chain.parameters = parameters_of_month(world, DAY, settings)
+    chain.parameters = parameters_of_month(DAY, settings)
     chain.run(summary)
-    ours = summarize_on_duckdb(world, root, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
+    ours = summarize_on_duckdb(root, settings=settings, names=sorted({m.target for m in summary if m.into is None}))
     theirs = chain.tables(summary)
     compare(summary, ours, theirs)
     for name in (*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS):

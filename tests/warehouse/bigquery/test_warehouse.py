@@ -814,7 +814,7 @@ def test_money_in_one_currency_is_the_folders(bigquery_target: Target, tmp_path:
     The reference implementation checks the other queries.
     """
     run_on_duckdb(exchange.world(), tmp_path)
-    summarize_on_duckdb(exchange.world(), tmp_path)
+    summarize_on_duckdb(tmp_path)
     folder, copied = ParquetWarehouse(tmp_path), BigQueryWarehouse(bigquery_target.settings())
     with copied.step("fill", "b") as step:
         for unit in folder.states():

@@ -36,7 +36,8 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
     """Return how far jobs of the period reach beyond its lines, as parameters of the models. Also return the rows of other months that a build
     depends on, by kind.
     """
-    reach, rows = no_reach(window["window_start"]), {}
+    reach = dict.fromkeys(("jobs_from", "jobs_until"), window["window_start"])
+    rows: dict[str, list[Any]] = {}
     beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
     if beyond:
         reach = {
@@ -63,8 +64,3 @@ def _rows_digest(reader: Reader, sql: str, given: Mapping[str, Any]) -> str:
         for row in batch.to_pylist():
             found.update(repr(row).encode())
     return found.hexdigest()
-
-
-def no_reach(moment: datetime) -> dict[str, datetime]:
-    """Return the parameters of the models when no job continues beyond the lines they read."""
-    return {"jobs_from": moment, "jobs_until": moment}

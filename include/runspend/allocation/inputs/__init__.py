@@ -13,7 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from runspend.allocation.adjacent_months import RUN_COLUMNS, no_reach, read_beside
+from runspend.allocation.adjacent_months import RUN_COLUMNS, read_beside
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
@@ -79,22 +79,17 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
     return inputs, window
 
 
-def summary_inputs(
-    warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]
-) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Return digests of all inputs of a start month's `run_costs`: its runs, their children, and the bills with their costs."""
-    runs = {u: s for u, s in warehouse.states("runs").items() if u.period == month}
-    last = max((_time(s.extra.get("last_end")) or _instant(month) for s in runs.values()), default=_instant(month))
-    window = {
-        "window_start": _instant(month),
-        "window_end": max(last, month_start(_instant(month) + timedelta(days=32))) + timedelta(microseconds=1),
+def summary_inputs(warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return digests of all inputs of a start month's `run_costs`: its runs, their descendants of any month, and the bills with their costs."""
+    later = {
+        (f"{row['start_month']:%Y-%m}", row["tracking_server"])
+        for row in _ask_once(warehouse, OLDER_RELATIVES, warehouse.states("runs"), None)
+        if row["older_month"] == first_day(month)
     }
-    window |= no_reach(window["window_start"])
-    family = needed_runs(warehouse, window)
-    periods = {period for u in family.keys() | runs.keys() for period in reached.get(u.period, ())}
+    family = {u: s for u, s in warehouse.states("runs").items() if u.period == month or (u.period, u.writer) in later}
+    periods = {period for u in family for period in reached.get(u.period, ())}
     daily = {u: s for u, s in warehouse.states("run_costs_daily", "run_bill_dimensions").items() if u.period in periods}
-    inputs = common_inputs(daily | family | runs, given)
-    return inputs, window
+    return common_inputs(daily | family, given)
 
 
 def reached_months(warehouse: Warehouse) -> dict[str, set[str]]:

@@ -26,8 +26,7 @@ days as (
     a.tracking_server, a.ancestor_id, d.billing_currency, false, cast(null as date), cast(null as string), cast(null as string), cast(null as string),
     cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric), cast(null as bignumeric),
     cast(null as float64), cast(null as float64), d.effective_cost
-  from run_ancestors a
-  join (select tracking_server, run_id from month_runs) m on m.tracking_server = a.tracking_server and m.run_id = a.ancestor_id
+  from run_descendants a
   join run_costs_daily d on d.tracking_server = a.tracking_server and d.run_id = a.run_id
 ),
 costs as (

@@ -1,0 +1,89 @@
+"""What a month shows also changes with the runs and bills of other months."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import datetime, timezone
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from runspend import pipeline
+from runspend.config.settings import Settings, load_settings
+from runspend.core.step_result import Outcome
+from tests.e2e.conftest import ask
+from tests.tiny_world import make_tiny_world, write_bill
+
+AUGUST, SEPTEMBER, OCTOBER, NOVEMBER = (datetime(2026, month, 5, tzinfo=timezone.utc) for month in (8, 9, 10, 11))
+NOW = datetime(2026, 11, 20, 6, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+def config(tmp_path: Path, store: Path) -> Path:
+    """A tiny world with a run of three hours in August, another in September, and one of two hours in October, before its first pipeline run."""
+    config = make_tiny_world(tmp_path / "tiny", store)
+    (config.parent / "bills" / "bill" / "part.csv").unlink()
+    for month in (AUGUST, SEPTEMBER, OCTOBER):
+        change_bill(config, month)
+    with sqlite3.connect(config.parent / "mlflow.db") as mlflow:
+        first, second = (row[0] for row in mlflow.execute("select run_uuid from runs order by start_time"))
+        for run_id, name, start in ((first, "august", AUGUST), (second, "october", OCTOBER)):
+            moment = int(start.timestamp() * 1000)
+            mlflow.execute(
+                "update runs set name = ?, end_time = end_time - start_time + ?, start_time = ? where run_uuid = ?",
+                (name, moment, moment, run_id),
+            )
+        for table in ("runs", "tags"):
+            names = [row[1] for row in mlflow.execute(f"pragma table_info({table})")]
+            values = ", ".join("'september'" if name == "name" else "?" if name == "run_uuid" else name for name in names)
+            mlflow.execute(f"insert into {table} select {values} from {table} where run_uuid = ?", ("e" * 32, first))
+        days = (SEPTEMBER - AUGUST).days * 86_400_000
+        mlflow.execute("update runs set start_time = start_time + ?, end_time = end_time + ? where name = 'september'", (days, days))
+    return config
+
+
+def change_bill(config: Path, month: datetime, cost: str = "40") -> None:
+    """Write the bill of one month. The machine's hours cost as much as given."""
+    part = config.parent / "bills" / "bill" / f"{month:%m}.csv"
+    write_bill(part, 24, day=month)
+    part.write_text(part.read_text().replace("40.0000000000", cost))
+
+
+def nest(config: Path, child: str, parent: str) -> None:
+    """Make one run a nested run of another."""
+    with sqlite3.connect(config.parent / "mlflow.db") as mlflow:
+        mlflow.execute(
+            "insert into tags (key, value, run_uuid) select 'mlflow.parentRunId', p.run_uuid, c.run_uuid from runs p, runs c"
+            " where p.name = ? and c.name = ?",
+            (parent, child),
+        )
+
+
+def night(settings: Settings, now: datetime = NOW) -> Outcome:
+    """Run the pipeline up to the cost tables. A problem fails the test."""
+    outcome = pipeline.extract(settings, now=now)
+    outcome.merge(pipeline.load(settings, now=now))
+    outcome.merge(pipeline.allocate(settings, now=now))
+    assert outcome.problems == []
+    return outcome
+
+
+def totals(settings: Settings) -> dict[str, Decimal]:
+    """Return `cost_with_children` of each run."""
+    return {row["run_name"]: row["cost_with_children"] for row in ask(settings, "select run_name, cost_with_children from run_costs")}
+
+
+def test_a_total_follows_children_that_start_months_later(config: Path) -> None:
+    """The child's cost is in its parent's total, also after its bill changes. A month between them is not built again."""
+    settings = load_settings(config)
+    night(settings)
+    assert totals(settings) == {"august": 120, "september": 120, "october": 80}
+    nest(config, "october", "august")
+    outcome = night(settings)
+    assert totals(settings) == {"august": 200, "september": 120, "october": 80}
+    assert {"summarize 2026-08", "summarize 2026-10"} <= {*outcome.changed}
+    change_bill(config, OCTOBER, "50")
+    outcome = night(settings)
+    assert totals(settings) == {"august": 220, "september": 120, "october": 100}
+    assert "summarize 2026-09" in outcome.unchanged
