@@ -97,6 +97,22 @@ def under_both_bills(rows: Rows) -> Rows:
     return [*rows, line | {"line_id": "once"}, line | {"line_id": "again", "source": "eu"}]
 
 
+def under_both_slurm_bills(rows: Rows) -> Rows:
+    """Add two SLURM bills with one job in common, for a part of its time."""
+    return [*rows, *two_slurm_bills(("1", 0, 3), ("1", 2, 4))]
+
+
+def two_slurm_bills(first: tuple[str, int, int], second: tuple[str, int, int]) -> Rows:
+    """Return a line of each of two SLURM bills of one account: a job, from an hour to another."""
+    return [
+        line(
+            number, on=job, job_key=job, at=f"{start:02}:00..{end:02}:00", source=source, cost="2", scope=None,
+            billing_account_id="hydra", sub_account_id="vision", service_provider_name="SLURM", billing_currency="EUR",
+        )
+        for number, (source, (job, start, end)) in enumerate((("hpc", first), ("hpc2", second)), 10)
+    ]  # fmt: skip
+
+
 SUMS = {
     **{f"{m} is off by the last decimal": add(m, allocated_to="run") for m in MEASURES},
     "a bill is lost": lose(source="eu"),
@@ -109,6 +125,7 @@ SUMS = {
 TAMPERINGS: dict[str, dict[str, tuple[str, Callable[[Rows], Rows]]]] = {
     "accounts_once": {
         "a bill holds another's account": ("billing_lines", under_both_bills),
+        "two SLURM bills hold one job": ("billing_lines", under_both_slurm_bills),
     },
     # before the colon: the table that the failing row names
     "costs_add_up": {
@@ -190,6 +207,23 @@ def test_nothing_fails_on_the_tables_as_built(warehouse: ParquetWarehouse) -> No
     """The failures below are therefore caused by the tampering."""
     with warehouse.step("check", "check") as step:
         step.check([*model_order.LEDGER_CHECKS, *model_order.RUN_CHECKS], {"period": DAY})
+
+
+@pytest.mark.parametrize("second", [("2", 0, 3), ("1", 3, 4)], ids=["another job", "the same job later"])
+def test_two_slurm_bills_may_share_an_account(
+    reference: GoogleSQL,
+    warehouse: ParquetWarehouse,
+    built: dict[str, dict[Unit, pa.Table]],
+    second: tuple[str, int, int],
+) -> None:
+    """One bill for each price list, and no time of a job in both."""
+    unit = Unit("billing_lines", "2026-10", "test")
+    table = arrow("billing_lines", [*built["billing_lines"][unit].to_pylist(), *two_slurm_bills(("1", 0, 3), second)])
+    with warehouse.step("check", "check") as step:
+        step.put(*unit, table)
+        step.check(["accounts_once"], {"period": DAY})
+    found = query_reference(reference, read_sql(PACKAGE / "checks", "accounts_once"), {"billing_lines": table}, {"period": DAY})
+    assert found.rows == []
 
 
 @pytest.mark.parametrize(("check", "what"), CASES, ids=[f"{check}: {what}" for check, what in CASES])

@@ -241,6 +241,13 @@ def test_one_account_under_two_bills_is_an_error(tmp_path: Path, monkeypatch: py
     assert list(doctor.check_accounts_once(held)) == []
 
 
+def test_two_slurm_bills_of_one_account_are_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipeline compares their jobs."""
+    answer(monkeypatch, "runspend.ingest.billing.load_process.probe_bill", {**BILL, "format": "slurm"})
+    text = FILE.replace("billing: [", "billing: [{name: later, uri: new}, ")
+    assert [f.text for f in diagnose(load(tmp_path, text), now=NOW) if f.section == "bill" and f.level == "FAIL"] == []
+
+
 def test_a_server_that_answers_with_an_error_does_not_stop_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Doctor checks each source separately, and hides passwords in their messages."""
     answer(

@@ -359,7 +359,8 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     drawn = _read_drawn(settings) if is_measured(bill) else {}
     rules = Rules(keys=settings.keys, scope=settings.scope, shared=settings.shared.lines)
     found = loading.probe_bill(settings, bill, rules=rules, now=now, drawn=drawn)
-    held[bill.name] = found["accounts"]
+    if found["format"] != "slurm":  # two bills of one cluster may hold different jobs: only the pipeline compares them
+        held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri} has no bill. Check `uri`, or wait for the first export."
         return
