@@ -63,7 +63,8 @@ def company(tmp_path: Path) -> Path:
 
 def test_callers_of_a_model_get_its_cost(company: Path, runspend: Runspend) -> None:
     """The tables have rows for runs, a team for a caller without runs, and unallocated cost. Their sum is the bill. No run has traces."""
-    runspend("nightly", "--now", "2026-11-06T02:00", cwd=company)
+    for step in ("extract", "load", "allocate"):
+        runspend(step, "--now", "2026-11-06T02:00", cwd=company)
     asked = "select user_name, a.allocated_to, match_method, a.confidence, sum(a.effective_cost) as cost from cost_allocations a left join runs r using (tracking_server, workspace, run_id) group by all order by 1 nulls last, 2, 3"
     rows = json.loads(runspend("sql", asked, "--json", cwd=company).stdout)
     assert [

@@ -72,7 +72,8 @@ def company(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_machine_with_a_duplicate_name_is_paid_by_its_own_run(company: Path, runspend: Runspend) -> None:
-    runspend("nightly", "--now", "2026-11-02T02:00", cwd=company)
+    for step in ("extract", "load", "allocate"):
+        runspend(step, "--now", "2026-11-02T02:00", cwd=company)
     query = "select owner, effective_cost, confidence from run_costs order by owner"
     rows = json.loads(runspend("sql", "--json", query, cwd=company).stdout, parse_float=Decimal)
     found = {r["owner"]: (Decimal(r["effective_cost"]), r["confidence"]) for r in rows}
