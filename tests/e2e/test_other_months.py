@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -87,3 +88,46 @@ def test_a_total_follows_children_that_start_months_later(config: Path) -> None:
     outcome = night(settings)
     assert totals(settings) == {"august": 220, "september": 120, "october": 100}
     assert "summarize 2026-09" in outcome.unchanged
+
+
+def pages(settings: Settings) -> dict[str, Decimal]:
+    """Write the report pages that are due. Return the cost allocated to runs on each."""
+    outcome = pipeline.report(settings, now=NOW)
+    return {period: figures.currencies[0].parts["allocated to runs"].effective_cost for period, figures in outcome.reported.items()}
+
+
+def test_a_page_follows_corrections_in_the_bill_of_a_later_month(config: Path) -> None:
+    """The page of October, and the next one, which compares with it, have a correction in November's bill. Earlier pages are not written again."""
+    change_bill(config, NOVEMBER)
+    settings = load_settings(config)
+    night(settings)
+    assert pages(settings) == {"2026-08": 120, "2026-09": 120, "2026-10": 80, "2026-11": 0}
+    assert pages(settings) == {"2026-11": 0}
+    bills = config.parent / "bills" / "bill"
+    charge = (bills / "10.csv").read_text().splitlines()[1].replace("40", "-30")  # the hour from 00:00
+    for there, here in (("2026-11-01", "2026-12-01"), ("2026-10-01", "2026-11-01")):
+        charge = charge.replace(there, here)
+    with (bills / "11.csv").open("a") as november:
+        november.write(f"{charge}\n")
+    night(settings)
+    assert pages(settings) == {"2026-10": 50, "2026-11": 0}
+
+
+def test_a_page_follows_the_exchange_rates_of_its_days(config: Path) -> None:
+    """A page with a missing rate is written again once the rate is there, and no page is written again for a rate of later days."""
+    for bill in (config.parent / "bills" / "bill").glob("*.csv"):
+        bill.write_text(bill.read_text().replace("USD", "EUR"))
+    rates: list[dict[str, object]] = []
+
+    def with_rate(rate: float, date: str) -> Settings:
+        rates.append({"from": "EUR", "to": "USD", "rate": rate, "date": date})
+        config.write_text(json.dumps({**json.loads(config.read_text()), "rates": {"exchange": rates}}))
+        return load_settings(config)
+
+    settings = with_rate(2, "2026-09-01")
+    night(settings)
+    assert pages(settings) == {"2026-08": 120, "2026-09": 120, "2026-10": 160}  # no rate: euros
+    assert pages(with_rate(3, "2026-08-01")) == {"2026-08": 360, "2026-09": 240, "2026-10": 160}
+    assert pages(with_rate(4, "2026-10-01")) == {"2026-10": 320}
+    assert pages(with_rate(5, "2026-09-02")) == {"2026-09": 600, "2026-10": 320}
+    assert pages(with_rate(6, "2026-11-01")) == {"2026-10": 320}

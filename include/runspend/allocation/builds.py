@@ -1,6 +1,6 @@
 """Builds a unit of the cost tables if its inputs have changed, and publishes it with its row in `builds`.
 
-Also knows which report pages are older than the current build. Belongs to `pipeline/allocate.py`. The content of a build and
+Also knows which report pages are older than the current builds. Belongs to `pipeline/allocate.py`. The content of a build and
 its inputs do not belong here.
 """
 
@@ -10,35 +10,60 @@ import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from runspend.allocation.inputs import FINAL_BILLS, digest, json_text, parse_unit, read_builds
+from runspend.config.exchange_rates import stretches
+from runspend.config.settings import Settings
 from runspend.core.errors import CheckFailed
 from runspend.core.own_files import read_bytes, write_whole
 from runspend.core.step_result import Outcome, Progress
-from runspend.schema.rows import arrow_rows, first_day
-from runspend.warehouse.base import Step, Unit, Warehouse
+from runspend.schema.rows import arrow_rows, first_day, month_after
+from runspend.warehouse.base import Reader, Step, Unit, Warehouse
 
 log = logging.getLogger(__name__)
 
 
-def report_builds(warehouse: Warehouse, folder: Path, periods: Sequence[str] | None) -> dict[str, str]:
-    """Map billing periods whose page must be written to their builds. Default: the newest, and all built since their page."""
+# Pages go by charge date, which may be in another month than the billing period.
+CHARGED_MONTHS = "select distinct cast(date_trunc(charge_date, month) as date) as month, billing_period, billing_currency from cost_daily"
+
+
+def report_versions(
+    warehouse: Warehouse, reader: Reader, settings: Settings, folder: Path, periods: Sequence[str] | None
+) -> dict[str, str]:
+    """Map billing periods whose page must be written to the version of the page. Default: the newest, and all whose page has another version.
+
+    The version changes with the builds of all bills that charge the month or the month before, and with the exchange rates of their days.
+    """
     built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
+    charged = reader.query(CHARGED_MONTHS).to_pylist()
+    rates = stretches(settings.rates.exchange, settings.currency)
+    versions = {}
+    for period in sorted(built):
+        before, after = month_after(first_day(period), -1), month_after(first_day(period), 1)
+        rows = [row for row in charged if before <= row["month"] < after]
+        bills = {period, *(f"{row['billing_period']:%Y-%m}" for row in rows)}
+        foreign = {row["billing_currency"] for row in rows} - {settings.currency}
+        used = [
+            replace(rate, first=max(rate.first, before), end=min(rate.end, after))
+            for rate in rates
+            if rate.currency in foreign and rate.first < after and rate.end > before
+        ]
+        versions[period] = digest([settings.currency, [built[bill] for bill in sorted(bills & built.keys())], list(map(astuple, used))])
     if periods:
-        return {period: built[period] for period in periods if period in built}
+        return {period: versions[period] for period in periods if period in versions}
     written = {path.name: read_bytes(path, most_bytes=10_000) for path in (folder / ".builds").glob("????-??")}
-    return {period: build for period, build in sorted(built.items()) if written.get(period) != build.encode() or period == max(built)}
+    return {period: version for period, version in versions.items() if written.get(period) != version.encode() or period == max(versions)}
 
 
-def note_report(folder: Path, period: str, build_id: str) -> None:
-    """Record the build that a page shows."""
+def note_report(folder: Path, period: str, version: str) -> None:
+    """Record the version of a page that was written."""
     (folder / ".builds").mkdir(exist_ok=True)
-    write_whole(folder / ".builds" / period, build_id.encode())
+    write_whole(folder / ".builds" / period, version.encode())
 
 
 @dataclass

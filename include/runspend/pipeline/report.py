@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from runspend.allocation.builds import note_report, report_builds
+from runspend.allocation.builds import note_report, report_versions
 from runspend.config.settings import Settings
 from runspend.core.errors import SourceError
 from runspend.core.step_result import Outcome, Progress, silent
@@ -17,7 +17,7 @@ __all__ = ["report"]
 
 @watching()
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """Write a page and CSV files for each of `periods`. Default: the newest billing period, and all that were rebuilt after their page."""
+    """Write a page and CSV files for each of `periods`. Default: the newest billing period, and all whose charges changed after their page."""
     from runspend.actions import report as reports
     from runspend.actions.explore.home import forecast_month
 
@@ -25,7 +25,7 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
     warehouse = open_warehouse(settings)
     folder = settings.home / "reports"
     with warehouse.reader() as reader:
-        for period, build_id in report_builds(warehouse, folder, periods).items():
+        for period, version in report_versions(warehouse, reader, settings, folder, periods).items():
             progress(f"report {period}")
             figures = reports.plan_report(reader, period, settings=settings, now=now, forecast=forecast_month)
             outcome.reported[period] = figures
@@ -34,5 +34,5 @@ def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None =
                 outcome.fail(SourceError("rates", figures.problem))
             if figures.estimate_note:
                 outcome.notes.append(f"{period}: {figures.estimate_note}")
-            note_report(folder, period, build_id)
+            note_report(folder, period, version)
     return outcome
