@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 
@@ -58,6 +59,14 @@ def nest(config: Path, child: str, parent: str) -> None:
             "insert into tags (key, value, run_uuid) select 'mlflow.parentRunId', p.run_uuid, c.run_uuid from runs p, runs c"
             " where p.name = ? and c.name = ?",
             (parent, child),
+        )
+
+
+def at(config: Path, run: str, start: datetime, end: datetime) -> None:
+    """Set the start and end of a run."""
+    with sqlite3.connect(config.parent / "mlflow.db") as mlflow:
+        mlflow.execute(
+            "update runs set start_time = ?, end_time = ? where name = ?", (int(start.timestamp() * 1000), int(end.timestamp() * 1000), run)
         )
 
 
@@ -131,3 +140,51 @@ def test_a_page_follows_the_exchange_rates_of_its_days(config: Path) -> None:
     assert pages(with_rate(4, "2026-10-01")) == {"2026-10": 320}
     assert pages(with_rate(5, "2026-09-02")) == {"2026-09": 600, "2026-10": 320}
     assert pages(with_rate(6, "2026-11-01")) == {"2026-10": 320}
+
+
+@pytest.mark.parametrize(
+    "nights", [[], [datetime(2026, 12, 10, tzinfo=timezone.utc), datetime(2027, 2, 20, tzinfo=timezone.utc)]], ids=["open", "closed"]
+)
+def test_a_forgotten_server_leaves_open_months_and_stays_in_closed_ones(config: Path, nights: list[datetime]) -> None:
+    """The server had the only run of September. An open month loses it from every cost table, a closed one keeps it, and the checks pass."""
+    shutil.copy(config.parent / "mlflow.db", config.parent / "old.db")
+    for name, runs in (("mlflow", "name = 'september'"), ("old", "name <> 'september'")):
+        with sqlite3.connect(config.parent / f"{name}.db") as mlflow:
+            mlflow.execute(f"delete from runs where {runs}")
+    written = json.loads(config.read_text())
+    config.write_text(json.dumps({**written, "tracking": [*written["tracking"], {"name": "old", "uri": "sqlite:///old.db"}]}))
+    for now in (NOW, *nights):
+        night(load_settings(config), now)
+    assert totals(load_settings(config)) == {"august": 120, "september": 120, "october": 80}
+    config.write_text(json.dumps(written))
+    settings = load_settings(config)
+    pipeline.forget(settings, "old", now=NOW)
+    night(settings, nights[-1] if nights else NOW)
+    assert totals(settings) == {"august": 120, "october": 80} | ({"september": 120} if nights else {})
+    sums = [ask(settings, f"select sum(effective_cost) as cost from {table}") for table in ("run_costs", "run_costs_daily")]
+    assert sums[0] == sums[1]
+    assert pipeline.check(settings, now=NOW).problems == []
+
+
+def test_run_costs_of_a_closed_month_follow_the_bills_of_open_ones(config: Path) -> None:
+    """A run of August reached September, and so did its child. When its end is corrected, or its child's bill, its costs in September change."""
+    (config.parent / "bills" / "bill" / "10.csv").unlink()
+    last, first = datetime(2026, 8, 31, tzinfo=timezone.utc), datetime(2026, 9, 1, tzinfo=timezone.utc)
+    for day in (last, first):
+        change_bill(config, day)
+    at(config, "august", last + timedelta(hours=22), first + timedelta(hours=2))
+    at(config, "october", first + timedelta(hours=4), first + timedelta(hours=5))
+    nest(config, "october", "august")
+    settings = load_settings(config)
+    for month, day in ((9, 5), (9, 20), (11, 16)):
+        night(settings, datetime(2026, month, day, tzinfo=timezone.utc))
+    states = ask(settings, "select distinct state from period_states order by billing_period")
+    assert [row["state"] for row in states] == ["closed", "final"]
+    assert totals(settings) == {"august": 200, "september": 0, "october": 40}
+    at(config, "august", last + timedelta(hours=22), first)
+    night(settings, datetime(2026, 11, 17, tzinfo=timezone.utc))
+    assert totals(settings) == {"august": 120, "september": 0, "october": 40}
+    change_bill(config, first, "50")
+    night(settings, datetime(2026, 11, 18, tzinfo=timezone.utc))
+    assert totals(settings) == {"august": 130, "september": 0, "october": 50}
+    assert pipeline.check(settings, now=NOW).problems == []

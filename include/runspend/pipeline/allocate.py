@@ -10,7 +10,7 @@ from typing import Any
 from runspend.allocation.builds import Builder
 from runspend.allocation.closing import Finality, is_bill
 from runspend.allocation.estimates import estimate_inputs, estimate_parameters, fill_estimates
-from runspend.allocation.inputs import allocation_inputs, reached_months, summary_inputs
+from runspend.allocation.inputs import allocation_inputs, reached_months, summary_inputs, unit_name
 from runspend.allocation.model_order import LEDGER_CHECKS, LEDGER_SUMS, RUN_CHECKS, ledger_models, ledger_parameters, run_costs_models
 from runspend.allocation.storage_prices import first_month, priced_stores
 from runspend.config.settings import Settings
@@ -104,18 +104,19 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     outcome.notes += finality.notes()
     lives = ledger.beside("summarize")
     reached = reached_months(warehouse)
-    for month in sorted({u.period for u in warehouse.states("runs")}):
+    daily = {unit_name(unit): state.digest for unit, state in warehouse.states("run_costs_daily").items()}
+    # A month whose runs are forgotten loses its run_costs.
+    for month in sorted({u.period for u in warehouse.states("runs", "run_costs")}):
         if lacking := damage.lacking_of_month(month):
             outcome.fail(WarehouseDamaged(lacking, f"run_costs of {month} were not built; they stay as they are."))
             continue
         inputs = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
         is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
-        if (
-            finality.is_closed(month)
-            and not is_asked
-            and lives.ignored_changes(month, inputs, {f"run_costs_daily/{period}/all" for period in reaching}.__contains__) is not None
-        ):
+        # Costs that the last build read, or that this one would read, and that changed since.
+        before = lives.built.get(("summarize", month), {"inputs": {}})["inputs"]
+        moved = {name for name in {*daily, *before} if name.startswith("run_costs_daily/") and daily.get(name) != before.get(name)}
+        if finality.is_closed(month) and not is_asked and lives.ignored_changes(month, inputs, moved.__contains__) is not None:
             continue
         fill = partial(_build_run_costs, month=month, parameters=given)
         lives.build(month, inputs, fill, forced=damage.touches(("run_costs",), month))

@@ -13,8 +13,12 @@ daily as (
     coalesce(sum(d.list_cost), bignumeric '0') as list_cost, coalesce(sum(d.contracted_cost), bignumeric '0') as contracted_cost,
     coalesce(sum(d.effective_cost), bignumeric '0') as effective_cost, coalesce(sum(d.billed_cost), bignumeric '0') as billed_cost
   from run_costs_daily d
-  join runs r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
-  where r.start_month = @period
+  join (
+    select tracking_server, workspace, run_id from runs where start_month = @period
+    union distinct
+    -- A closed month keeps the runs of a server that was forgotten.
+    select tracking_server, workspace, run_id from run_costs where start_month = @period
+  ) r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
   group by d.billing_currency
 )
 select
