@@ -165,13 +165,16 @@ gaps as (
   group by c.tracking_server, c.workspace, c.run_id
 ),
 billed_types as (
+  -- Only pools and instance types that these runs ask for, which are few.
   select distinct
-    pool_key, lower(instance_type) as instance_type, regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
-    lower(region_id) as region, lower(availability_zone) as zone,
-    case when pricing_category = 'Dynamic' then 'spot' when pricing_category in ('Standard', 'Committed') then 'on_demand' end as purchase_option,
-    charge_period_start, charge_period_end, coalesce(scope, '') = 'shared' as is_declared
-  from billing_lines
-  where billing_period = @period and (pool_key is not null or instance_type is not null) and charge_category = 'Usage'
+    l.pool_key, lower(l.instance_type) as instance_type, regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
+    lower(l.region_id) as region, lower(l.availability_zone) as zone,
+    case when l.pricing_category = 'Dynamic' then 'spot' when l.pricing_category in ('Standard', 'Committed') then 'on_demand' end as purchase_option,
+    l.charge_period_start, l.charge_period_end, coalesce(l.scope, '') = 'shared' as is_declared
+  from billing_lines l
+  left join (select distinct claim as named from unmet where match_method = 'pool_time') p on p.named = l.pool_key
+  left join (select distinct instance_type as named from unmet where match_method = 'instance_type_time') t on t.named = lower(l.instance_type)
+  where l.billing_period = @period and l.charge_category = 'Usage' and (p.named is not null or t.named is not null)
 ),
 stated_charges as (
   select distinct l.resource_key, l.job_key, l.charge_period_start, l.charge_period_end
