@@ -1,29 +1,17 @@
 -- one row per bill line and target, for lines that one of the first three rules matches, or none.
 -- The target is a run, idle time or a kind of shared cost; its share is a range between 0 and 1.
-with split_slots as (
-  -- Charge periods that several targets share. Converting decimals to floats is slow, so a machine's lines are converted only in these
-  -- periods. Each line is converted before the join repeats it for every target.
-  select resource_key, charge_period_start, charge_period_end
-  from slot_targets
-  where ratio_from = 0 and not is_last
-),
-lines as (
+with lines as (
   select
     l.*,
     l.is_inside and l.allocated_by not in ('rest', 'job_id') and not l.is_offered as is_direct,
     -- Declared as shared platform cost, and not overridden by a tag or a job. What no run claims of a declared machine stays shared.
     coalesce(l.scope, '') = 'shared' and l.allocated_by in ('none', 'resource_id') as is_declared,
     case when l.is_inside and l.allocated_by = 'resource_id' then l.resource_key end as slot_resource_key,
-    case when l.allocated_by = 'run_tag' then l.resource_key end as rented_resource_key,
-    case when s.resource_key is not null then cast(cast(l.list_cost as string) as float64) end as list_float,
-    case when s.resource_key is not null then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
-    case when s.resource_key is not null or l.allocated_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
-    case when s.resource_key is not null then cast(cast(l.billed_cost as string) as float64) end as billed_float
+    case when l.allocated_by = 'run_tag' then l.resource_key end as rented_resource_key
   from ledger_lines l
-  left join split_slots s
-    on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
 ),
 job_lines as (
+  -- Each line is converted before the join repeats it for every target.
   select
     *,
     cast(cast(list_cost as string) as float64) as list_float, cast(cast(contracted_cost as string) as float64) as contracted_float,
@@ -107,7 +95,11 @@ select
   coalesce(t.ratio_from, 0.0) as ratio_from,
   coalesce(t.ratio_to, 1.0) as ratio_to,
   coalesce(t.is_last, true) as is_last,
-  l.list_float, l.contracted_float, l.effective_float, l.billed_float,
+  -- Converting decimals to floats is slow, so only lines that several targets share are converted.
+  case when t.ratio_from > 0 or not t.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
+  case when t.ratio_from > 0 or not t.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
+  case when t.ratio_from > 0 or not t.is_last or l.allocated_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
+  case when t.ratio_from > 0 or not t.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part,
   -- The part of a machine rented for the run that the run did not ask for, as a share of the line.
   case
