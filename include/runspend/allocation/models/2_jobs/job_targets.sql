@@ -1,40 +1,50 @@
 -- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
-with windows as (
+with jobs as (
+  select distinct machine_number, resource_key as job_key
+  from run_intervals
+),
+lives as (
+  select
+    j.machine_number, l.job_key, l.life, l.run_number, l.tracking_server, l.workspace, l.run_id, l.is_ambiguous, l.is_by_machine,
+    l.run_end_rule, l.weight_kind, l.ticks
+  from job_lives l
+  join jobs j on j.job_key = l.job_key
+),
+windows as (
   select
     j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks, w.is_timed,
     -- The clock has no marks where no run reaches.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
-  join (select distinct machine_number, resource_key as job_key from run_intervals) j on j.job_key = w.job_key
+  join jobs j on j.job_key = w.job_key
   left join machine_clock a on a.machine_number = j.machine_number and a.mark = w.charge_period_start
   left join machine_clock b on b.machine_number = j.machine_number and b.mark = w.charge_period_end
   where w.is_of_period
 ),
 parts as (
   -- A charge period belongs to every run of that life of the job. Time that no run covers is overhead shared by all of them.
+  -- Names are long, so they are looked up again at the end.
   select
-    w.job_key, w.charge_period_start, w.charge_period_end, w.machines, l.run_number, l.tracking_server, l.workspace, l.run_id,
-    l.is_ambiguous, l.is_by_machine, l.run_end_rule, l.weight_kind,
+    w.machine_number, w.life, w.charge_period_start, w.charge_period_end, w.machines, l.run_number,
     coalesce(o.ticks, 0) as ticks,
     cast(sum(coalesce(o.ticks, 0)) over (v rows between unbounded preceding and current row) as int64) as ticks_upto,
-    cast(sum(coalesce(o.ticks, 0)) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as own_ticks,
-    countif(o.ticks > 0) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as runs_in_window,
+    cast(sum(coalesce(o.ticks, 0)) over (partition by w.machine_number, w.charge_period_start, w.charge_period_end) as int64) as own_ticks,
+    countif(o.ticks > 0) over (partition by w.machine_number, w.charge_period_start, w.charge_period_end) as runs_in_window,
     w.billed_ticks, w.is_timed, w.clock_ticks,
     cast(sum(l.ticks) over (v rows between unbounded preceding and current row) as int64) as life_upto,
-    cast(sum(l.ticks) over (partition by w.job_key, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
+    cast(sum(l.ticks) over (partition by w.machine_number, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
     l.ticks as own_life_ticks
   from windows w
-  join job_lives l on l.job_key = w.job_key and l.life = w.life
+  join lives l on l.machine_number = w.machine_number and l.life = w.life
   left join job_uses o
     on o.job_key = w.job_key and o.run_number = l.run_number
     and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
-  window v as (partition by w.job_key, w.charge_period_start, w.charge_period_end order by l.run_number)
+  window v as (partition by w.machine_number, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
 busy as (
   -- The remainder of the integer division goes to the last run that was active, as on a machine. It does not count as overhead.
   select
-    job_key, charge_period_start, charge_period_end, machines, tracking_server, workspace, run_id, is_ambiguous, is_by_machine,
-    run_end_rule, weight_kind, runs_in_window, billed_ticks, is_timed,
+    machine_number, life, charge_period_start, charge_period_end, machines, run_number, runs_in_window, billed_ticks, is_timed,
     life_upto, life_ticks, own_life_ticks,
     case when own_ticks > 0 then clock_ticks else 0 end as busy_ticks,
     case when own_ticks > 0 and ticks_upto - ticks = own_ticks then clock_ticks else ticks_upto - ticks end as own_before,
@@ -43,8 +53,7 @@ busy as (
 ),
 ends as (
   select
-    job_key, charge_period_start, charge_period_end, machines, tracking_server, workspace, run_id, is_ambiguous, is_by_machine,
-    run_end_rule, weight_kind, runs_in_window, own_before, own_upto,
+    machine_number, life, charge_period_start, charge_period_end, machines, run_number, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
     -- machine_ticks: next to other jobs on its machines, a charge period without a stated time weighs as much as its runs were busy in it. If none was, it
@@ -56,8 +65,8 @@ ends as (
   from busy
 )
 select
-  e.job_key, e.charge_period_start, e.charge_period_end, e.tracking_server, e.workspace, e.run_id, e.run_end_rule, e.weight_kind, e.is_scaled,
-  e.is_ambiguous, e.is_by_machine,
+  l.job_key, e.charge_period_start, e.charge_period_end, l.tracking_server, l.workspace, l.run_id, l.run_end_rule, l.weight_kind, e.is_scaled,
+  l.is_ambiguous, l.is_by_machine,
   cast(round((e.own_upto - e.own_before) / 64) as int64) * e.machines as nanoseconds,
   (e.own_before + e.overhead_before) / e.total_ticks as ratio_from,
   (e.own_upto + e.overhead_upto) / e.total_ticks as ratio_to,
@@ -67,10 +76,11 @@ select
   cast(round(e.total_ticks / 64) as int64) as whole_nanoseconds,
   e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
+join lives l on l.machine_number = e.machine_number and l.life = e.life and l.run_number = e.run_number
 left join (
   select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb
   from window_runs
   where gpu_count is not null or cpu_request is not null or memory_request_gb is not null
 ) q
-  on q.tracking_server = e.tracking_server and q.workspace = e.workspace and q.run_id = e.run_id
+  on q.tracking_server = l.tracking_server and q.workspace = l.workspace and q.run_id = l.run_id
 where e.own_upto + e.overhead_upto > e.own_before + e.overhead_before
