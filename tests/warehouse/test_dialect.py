@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -203,6 +204,22 @@ def test_a_rewritten_expression_is_still_a_whole_number(index: str) -> None:
     """DuckDB counts places in a list from 1: sqlglot adds it to what it knows to be one."""
     times = "timestamp '2026-10-01 00:00:00' as a, timestamp '2026-10-01 00:00:00.000001' as b"
     assert run(f"select ['x', 'y', 'z'][offset({index})] from (select {times})") == [("y",)]
+
+
+@pytest.mark.parametrize(
+    ("end", "day"),
+    [
+        ("2026-10-02 00:00:00", date(2026, 10, 1)),
+        ("2026-10-02 00:00:00.000001", date(2026, 10, 2)),
+        ("1970-01-01 00:00:00", date(1969, 12, 31)),
+        ("1969-12-31 00:00:00", date(1969, 12, 30)),
+    ],
+)
+def test_the_last_day_of_a_time_range_is_in_utc(end: str, day: date) -> None:
+    """It is found without a calendar, which DuckDB would ask for each row."""
+    sql = f"select date(timestamp_sub(ends_at, interval 1 microsecond)) as day from (select timestamp '{end}+00' as ends_at)"
+    assert "MAKE_TIMESTAMP" in duckdb_sql(sql)
+    assert run(sql) == [(day,)]
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
     sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
     """
     for node in reversed(
-        list(tree.find_all(exp.DataType, exp.CountIf, exp.Concat, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc))
+        list(tree.find_all(exp.DataType, exp.CountIf, exp.Concat, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc, exp.Date))
     ):  # inner nodes first
         if isinstance(node, exp.DataType):
             if node.this in _TYPES and not node.expressions:
@@ -63,6 +63,11 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
                 node.replace(
                     exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb")
                 )
+        elif isinstance(node, exp.Date):
+            # As a cast, the date of a time with a zone also needs a calendar. Of a column, the type is not known here.
+            if isinstance(node.this, exp.TimestampSub) and not node.args.get("zone"):
+                without_zone = exp.func("MAKE_TIMESTAMP", exp.UnixMicros(this=node.this), dialect="duckdb")
+                node.replace(exp.cast(without_zone, "date"))
         elif node.text("unit").upper() == "MICROSECOND":
             # date_diff of times with a zone needs a calendar: fifty times slower than a subtraction
             since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))
