@@ -41,6 +41,7 @@ IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_interv
 DIRECT_MODELS = tuple(
     Model(name)
     for name in (
+        "earlier_machines",
         "run_spans",
         "allocated_jobs",
         "known_machines",
@@ -63,7 +64,13 @@ DIRECT_MODELS = tuple(
         "attach_keys",
     )
 )
-MACHINE_MODELS = ("ledger_lines", "run_intervals", "machine_slots", "slot_uses", "machine_clock", "slot_targets")
+MACHINE_MODELS = (
+    Model("ledger_lines", shard_by="resource_key"),
+    Model("run_intervals", shard_by="resource_key"),
+    Model("machine_slots", makes="charged_slots", shard_by="resource_key", inline=True),
+    Model("ledger_slots", makes="machine_slots", shard_by="resource_key"),
+    *(Model(name, shard_by="resource_key") for name in ("slot_uses", "machine_clock", "slot_targets")),
+)
 MACHINE_RESULTS = (
     "machine_time",
     "machine_use",
@@ -160,7 +167,7 @@ def ledger_models(period: str) -> list[Model]:
         *JOB_MODELS,
         *IDENTITY_MODELS,
         *DIRECT_MODELS,
-        *(Model(name, shard_by="resource_key") for name in MACHINE_MODELS),
+        *MACHINE_MODELS,
         Model("direct_lines", makes="charge_targets", shard_by="resource_key", inline=True),
         Model("cost_allocations", into=into, shard_by="resource_key"),
         *(Model(name, shard_by="resource_key") for name in MACHINE_RESULTS),

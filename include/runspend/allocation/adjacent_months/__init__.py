@@ -1,7 +1,8 @@
 """Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends, and sizes and times of corrected
-machines.
+machines and of those whose disks are corrected.
 
-Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `earlier_sizes.sql` and `earlier_times.sql` use them.
+Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `earlier_sizes.sql`, `earlier_times.sql` and
+`earlier_machines.sql` use them.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ RUNS_BEYOND = read_sql(HERE, "runs_beyond").format(run_columns=RUN_COLUMNS, runs
 MACHINES_BEYOND = read_sql(HERE, "machines_beyond").format(runs_in_reach=RUNS_IN_REACH)
 EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
 EARLIER_TIMES = read_sql(HERE.parent / "models", "earlier_times") + "\norder by resource_key, charge_period_start, charge_period_end"
+EARLIER_MACHINES = read_sql(HERE.parent / "models", "earlier_machines") + "\norder by resource_key, charge_period_start, charge_period_end"
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
@@ -53,6 +55,7 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
         rows["times of machines in earlier months"] = [_rows_digest(reader, EARLIER_TIMES, {"period": period} | window)]
+        rows["machines of attached lines in earlier months"] = [_rows_digest(reader, EARLIER_MACHINES, {"period": period} | window)]
     return reach, rows
 
 

@@ -31,9 +31,26 @@ several as (
 select
   s.resource_key, s.machine_gpus, s.machine_cpus, s.machine_memory_gb,
   -- The current size says nothing about the time that a late correction covers.
-  s.is_resized or e.resource_key is not null as is_resized,
+  s.is_resized or e.named is not null as is_resized,
   v.resource_key is not null as is_several,
   s.billed_from, s.billed_until
 from sizes s
-left join (select distinct resource_key from earlier_sizes) e on e.resource_key = s.resource_key
+left join (
+  select resource_key as named from earlier_sizes
+  union distinct
+  select resource_key from earlier_machines
+) e on e.named = s.resource_key
 left join several v on v.resource_key = s.resource_key
+union all
+select
+  e.resource_key, max(e.machine_gpus), max(e.machine_cpus), max(e.machine_memory_gb),
+  coalesce(
+    min(e.machine_gpus) <> max(e.machine_gpus) or min(e.machine_cpus) <> max(e.machine_cpus) or min(e.machine_memory_gb) <> max(e.machine_memory_gb),
+    false),
+  logical_or(regexp_contains(e.resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$')
+    and e.billed_nanoseconds / (timestamp_diff(e.charge_period_end, e.charge_period_start, microsecond) * 1000.0) > 1.01),
+  cast(null as timestamp), cast(null as timestamp)
+from earlier_machines e
+left join sizes s on s.resource_key = e.resource_key
+where s.resource_key is null
+group by e.resource_key

@@ -105,7 +105,11 @@ source_frontiers as (
 frontiers as (
   -- Null if a bill has no charges that are split by time. Its machines serve runs anyway.
   select l.resource_key, max(f.billed_until) as billed_until
-  from (select distinct source, resource_key from billing_lines where billing_period = @period and resource_key is not null) l
+  from (
+    select source, resource_key from billing_lines where billing_period = @period and resource_key is not null
+    union distinct
+    select source, resource_key from earlier_machines
+  ) l
   left join source_frontiers f on f.source = l.source
   group by l.resource_key
 ),

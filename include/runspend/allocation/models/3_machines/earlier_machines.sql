@@ -1,0 +1,51 @@
+-- one row per machine that charges of an earlier month name as the one they are attached to, and charge period on those days that only
+-- that month's bill has: the machine's time and size then
+with late as (
+  select attached_to as resource_key, min(date(charge_period_start)) as first_day, max(date(charge_period_end)) as last_day
+  from billing_lines
+  where billing_period = @period and charge_date < @period and attached_to is not null
+    and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
+  group by attached_to, charge_date
+),
+days as (
+  -- A local day begins on the day before.
+  select distinct resource_key, day
+  from late
+  cross join unnest(generate_date_array(date_sub(first_day, interval 1 day), last_day)) as day
+),
+charged as (
+  -- What this bill corrects is on it already.
+  select distinct l.resource_key, l.charge_period_start, l.charge_period_end
+  from billing_lines l
+  join (select distinct resource_key from late) m on m.resource_key = l.resource_key
+  where l.billing_period = @period and l.charge_date < @period
+    and l.charge_period_end > l.charge_period_start and at_most_a_day(l.charge_period_start, l.charge_period_end)
+),
+skus as (
+  select
+    b.resource_key, b.charge_period_start, b.charge_period_end, b.source, b.sku_id, nullif(greatest(sum(b.billed_nanoseconds), 0), 0) as billed_nanoseconds,
+    max(b.machine_gpus) as machine_gpus, max(b.machine_cpus) as machine_cpus, max(b.machine_memory_gb) as machine_memory_gb, min(b.job_key) as job_key
+  from billing_lines b
+  join days d on d.resource_key = b.resource_key and d.day = b.charge_date
+  where b.billing_period >= cast(date_trunc(date(@window_start), month) as date) and b.billing_period < @period
+    and b.charge_category = 'Usage' and b.charge_class is null and b.run_tag is null and not is_unused(b.commitment_discount_status, b.capacity_reservation_status)
+    and b.service_category in ('Compute', 'AI and Machine Learning') and (b.billed_nanoseconds > 0 or b.instance_type is not null)
+    and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
+  group by b.resource_key, b.charge_period_start, b.charge_period_end, b.source, b.sku_id
+),
+charges as (
+  -- As in machine_slots: the largest SKU is the machine.
+  select
+    resource_key, charge_period_start, charge_period_end, min(source) as source,
+    cast(coalesce(max(billed_nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as int64) as billed_nanoseconds,
+    nullif(max(machine_gpus), 0) as machine_gpus, nullif(max(machine_cpus), 0) as machine_cpus, nullif(max(machine_memory_gb), 0) as machine_memory_gb,
+    min(job_key) as job_key
+  from skus
+  group by resource_key, charge_period_start, charge_period_end
+)
+select
+  c.resource_key, c.charge_period_start, c.charge_period_end, c.source, c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.job_key
+from charges c
+left join charged o
+  on o.resource_key = c.resource_key and o.charge_period_start < c.charge_period_end and o.charge_period_end > c.charge_period_start
+where o.resource_key is null
