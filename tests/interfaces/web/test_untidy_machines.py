@@ -76,9 +76,11 @@ def world() -> World:
 def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("untidy")
     tables = world()
-    for build in (run_on_duckdb, summarize_on_duckdb):
-        for month in (10, 11):
-            build(tables, home / "warehouse", dt.date(2026, month, 1), **({"check": False} if build is run_on_duckdb else {}))
+    months = [dt.date(2026, month, 1) for month in (10, 11)]
+    for month in months:
+        run_on_duckdb(tables, home / "warehouse", month, check=False)
+    for month in months:
+        summarize_on_duckdb(home / "warehouse", month)
     bill = {"source": "aws", "kind": "bill", "state": "ok", "covered_until": dt.datetime(2026, 11, 6, tzinfo=dt.timezone.utc)}
     with ParquetWarehouse(home / "warehouse").step("load", "state") as step:
         step.put("sources", "all", "aws", arrow("sources", [{**bill, "late_after_seconds": 172800.0}]))
