@@ -18,7 +18,8 @@ Up to 5% more than the charge period is rounding, more is the time of several ma
 
 `is_unused(COMMITMENT_DISCOUNT_STATUS, CAPACITY_RESERVATION_STATUS)` becomes the condition that a line charges the unused part of
 one of them.
-`scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null.
+`scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null. `is_machine_set(RESOURCE_KEY)` becomes the condition that a
+resource is such a set or an Azure ML compute cluster: runs have some of its machines.
 
 `is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
 case. Requests, traffic ("GB - data") and retrieval are not.
@@ -110,6 +111,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "run_end_rule": partial(_by_run_end, RULES),
     "at_most_a_day": "timestamp_diff({1}, {0}, microsecond) <= 90000000000".format,
     "scale_set_of": r"regexp_extract({}, r'^(.*/virtualmachinescalesets/[^/]+)/virtualmachines/[^/]+$')".format,
+    "is_machine_set": r"regexp_contains({}, r'/(computes|virtualmachinescalesets)/[^/]+$')".format,
     "is_unused": "(coalesce({}, '') = 'Unused' or coalesce({}, '') = 'Unused')".format,
     "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
     "machine_time": "case when {0} > {1} * 1.05 then {0} else least(coalesce({0}, {1}), {1}) end".format,

@@ -21,7 +21,7 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import money, plain
 from runspend.core.errors import SourceError, UsageError
 from runspend.schema.public_views import VIEWS
-from runspend.schema.rows import first_day
+from runspend.schema.rows import first_day, month_after
 from runspend.schema.tables import DIMENSION_NAMES, TABLES, Table
 from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_warehouse
@@ -218,9 +218,7 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
             return []
         period = chosen.period
         first = chosen.since or period or (newest.replace(day=1) if chosen.until is None else date.min)
-        end = chosen.until or (
-            date.max if chosen.since and not period else ((period or newest).replace(day=1) + timedelta(days=31)).replace(day=1)
-        )
+        end = chosen.until or (date.max if chosen.since and not period else month_after(period or newest, 1))
         found = diagnostics.coverage(reader, first, end)
     shown = {
         currency: coverage_words([part for part in parts if part.dimension in names], every=True)

@@ -83,7 +83,7 @@ select
   s.resource_key, s.share, p.billing_currency,
   p.machine_cost * case
     -- Of a cluster or scale set, a run has its nodes. Of anything else that bills several machines on one line, such as a job, it has all.
-    when regexp_contains(s.resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$') then least(coalesce(a.num_nodes, 1) / s.share, p.machines)
+    when is_machine_set(s.resource_key) then least(coalesce(a.num_nodes, 1) / s.share, p.machines)
     else p.machines
   end as hour_cost
 from active a

@@ -23,7 +23,7 @@ several as (
     from billing_lines
     where billing_period = @period and charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
       and (strpos(resource_key, '/computes/') > 0 or strpos(resource_key, '/virtualmachinescalesets/') > 0)
-      and regexp_contains(resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$')
+      and is_machine_set(resource_key)
     group by resource_key, charge_period_start, charge_period_end, source, coalesce(sku_id, '')
     having sum(billed_nanoseconds) / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) > 1.01
   )

@@ -6,7 +6,7 @@ select
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
   false as is_resized,
   -- As in machine_units: a run has its nodes of them. It has all of anything else that bills several machines on one line, such as a job.
-  max(machines) > 1 and regexp_contains(resource_key, r'/(computes|virtualmachinescalesets)/[^/]+$') as is_several,
+  max(machines) > 1 and is_machine_set(resource_key) as is_several,
   cast(null as timestamp) as billed_from,
   cast(null as timestamp) as billed_until
 from estimate_seen
