@@ -181,12 +181,12 @@ def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Re
     if "currency" in chosen.where:
         return reader
     where, parameters = _condition(chosen)
-    foreign = reader.query(f"select distinct billing_currency from cost_daily where {where}", parameters)["billing_currency"].to_pylist()
-    if not set(foreign) - {settings.currency}:
-        return reader
     days = reader.query(f"select distinct billing_currency, charge_date from cost_daily where {where}", parameters).to_pylist()
+    foreign = {day["billing_currency"] for day in days}
+    if foreign <= {settings.currency}:
+        return reader
     rates = stretches(settings.rates.exchange, settings.currency)
-    missing = missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in days))
+    missing = missing_rates(rates, settings.currency, ((day["billing_currency"], day["charge_date"]) for day in days))
     if missing is not None:
         raise NoRate(missing.source, f"{missing} Or show each currency as billed: --each-currency", sorted(foreign))
     return reader.in_currency(settings.currency, rates)
