@@ -92,6 +92,10 @@ SERVICES = [
     ("job", "Amazon SageMaker", "USE1-Train:ml.g5.xlarge", "-job/", "compute"),
     ("endpoint", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", ":endpoint/", "compute"),
     ("endpoint", "Vertex AI", "Online prediction", "/endpoints/", "compute"),
+    ("endpoint", "Vertex AI", "Vertex AI: Online/Batch Prediction NVIDIA L4 running in Americas", "", "compute"),
+    ("endpoint", "Amazon SageMaker", "USE1-Host:ml.g5.xlarge", "", "compute"),
+    ("model", "Vertex AI", "Gemini 2.5 Pro Text Input - Predictions", "", "compute"),
+    ("job", "Vertex AI", "Vertex AI: Training/Pipelines on A2 Instance Core running in Americas", "", "compute"),
     ("machine", "Amazon SageMaker", "USE1-Notebk:ml.t3.medium", ":notebook-instance/", "compute"),
     ("machine", "Virtual Machines", "D4s v5", "/virtualmachines/", "compute"),
     ("machine", "Virtual Machine Scale Sets", "NC6s v3", "virtualmachinescalesets", "compute"),
@@ -296,6 +300,21 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
     assert shared[2]["resource"] == ["*:cluster/*"]
     words = ("attached_to", "`stores`", "runspend.iam_principal", "job_id", "add a pool")
     assert [word in g.advice for word, g in zip(words, found[3:], strict=True)] == [True] * 5
+
+
+def test_endpoints_that_the_bill_does_not_name_are_not_advised_as_jobs(tmp_path: Path, given: Settings) -> None:
+    """Google's bill shows only by the SKU that a line is for predictions, so no selector would leave out training jobs."""
+    vertex = {"service_name": "Vertex AI", "service_category": "AI and Machine Learning"}
+    lines = [
+        outside(1, "80", sku_meter="Vertex AI: Online/Batch Prediction NVIDIA L4 running in Americas", **vertex),
+        outside(2, "70", sku_meter="Vertex AI: Training/Pipelines on A2 Instance Core running in Americas", **vertex),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    assert [(g.action, g.effective_cost) for g in found] == [
+        ("leave endpoints of Vertex AI in account ml", Decimal(80)),
+        ("name jobs of Vertex AI in account ml", Decimal(70)),
+    ]
+    assert found[0].advice.startswith("they serve models and have no runs: leave them unallocated")
 
 
 def test_pods_have_the_accelerators_of_their_machine(tmp_path: Path, given: Settings) -> None:

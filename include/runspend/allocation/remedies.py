@@ -23,6 +23,7 @@ VERBS = {
     "store": "measure",
     "platform": "share",
     "endpoint": "share",
+    "unnamed endpoint": "leave",
     "job": "name jobs of",
     "excluded": "check",
     "other": "check",
@@ -39,6 +40,7 @@ SHORT_REMEDIES = {
     "store": "if it has artifacts, add the bucket to `stores`",
     "platform": "if the whole platform uses it, add it to `shared.lines`",
     "endpoint": "it serves models and has no runs: leave it, or add it to `shared.lines`",
+    "unnamed endpoint": "it serves models and has no runs: leave it",
     "model": "log its calls as traces with token costs",
     "job": "let its runs state their job",
 }
@@ -142,6 +144,7 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,
     "endpoint": _advise_endpoint,
+    "unnamed endpoint": "they serve models and have no runs: leave them unallocated. The bill does not name them, so `shared.lines` would take training jobs too",
     "model": _advise_identity,
     "job": _advise_jobs,
     "excluded": "`scope` leaves these accelerators out: if runs use them, include them",

@@ -25,6 +25,10 @@ RESOURCE_TYPES = (
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
 
+# Machines that serve models, by the name of the resource and by the meter: Google's bill does not name its endpoints. SQL reads both too.
+ENDPOINT_RESOURCES = r":endpoint/|/endpoints/"
+ENDPOINT_METERS = r"(?:^|-)(?:host|asyncinf):|\bonline(?:/batch)? prediction\b"
+
 # Calls of language models, by the name of the service or product, and by the meter or its description. The loader reads these with RE2.
 # Bedrock bills models of other vendors as products: "Claude Sonnet 4 (Amazon Bedrock Edition)". Google bills Claude as a service of its own.
 MODEL_SERVICES = r"(?i)bedrock|openai|anthropic|foundry models|generative language|^gemini api$|^claude (?:[0-9]|opus|sonnet|haiku|instant)"
@@ -42,7 +46,8 @@ RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
     ("machine", None, None, r":pod/|:notebook-instance/"),
     ("machine", r"kubernetes|\beks\b|amazoneks", r"\bfargate|autopilot.*\bpod\b", None),
-    ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, r":endpoint/|/endpoints/"),
+    ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, ENDPOINT_RESOURCES),
+    ("endpoint", r"sagemaker|vertex ai|ai platform", ENDPOINT_METERS, None),
     ("job", rf"{JOB_SERVICES}|databricks", None, None),
     ("platform", None, None, r"natgateway|loadbalancer"),
     ("platform", None, r"natgateway|nat gateway|loadbalancer|load balanc|\blcu\b", None),
@@ -114,12 +119,14 @@ def needs_resource(kind: str, service: str) -> bool:
 
 
 def advised_kind(kind: str, service: str, resource_type: str, *, has_machines: bool = False) -> str:
-    """Return the kind whose advice fits. It is "disk" if no selector would leave out the machines of the service.
+    """Return the kind whose advice fits. It is "disk" or "unnamed endpoint" if no selector would leave out the machines of the service.
 
     `has_machines`: the account has machines without a run that are billed under the name of that service.
     """
     if not needs_resource(kind, service) or resource_words(resource_type) is not None:
         return kind
+    if kind == "endpoint":
+        return "unnamed endpoint"
     return kind if CONTROL_PLANES.search(service.lower()) and not has_machines else "disk"
 
 

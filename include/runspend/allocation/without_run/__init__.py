@@ -171,7 +171,11 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     if kind == "accelerator" and all(types := sorted({row["instance_type"] for row in members})):
         selector["instance_type"] = types  # a pool of the service or tag would have its disks and other machines too
     is_accelerated = (
-        any(_is_accelerated(row) and row["effective_cost"] > 0 for row in members if row["kind"] in (*MACHINES, "job", "endpoint"))
+        any(
+            _is_accelerated(row) and row["effective_cost"] > 0
+            for row in members
+            if row["kind"] in (*MACHINES, "job", "endpoint", "unnamed endpoint")
+        )
         or kind == "excluded"
     )
     if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
@@ -201,6 +205,7 @@ def _words(kind: str, selector: Mapping[str, Any], called: str, members: Sequenc
         return f"{first} {value}"
     names = {
         "disk": f"disks, snapshots and traffic of {value}",
+        "unnamed endpoint": f"endpoints of {value}",
         "attached": f"disks and addresses attached to machines of {value}",
         "accelerator": f"accelerators of {value}",
         "excluded": f"excluded accelerators of {value}",
