@@ -23,6 +23,8 @@ LINES: tuple[Mapping[str, Any], ...] = (
     {"on": "nothing", "hours": 0, "cost": 0, "instance_type": "timeless"},
     {"on": "job", "resource_id": WORKSPACE, "hours": 2, "cost": 2, "instance_type": "trained"},
     {"on": "train", "resource_id": "arn:aws:sagemaker:us-east-1:1:training-job/t", "hours": 2, "cost": 2, "instance_type": "ml.trained"},
+    {"on": "serve", "resource_id": "arn:aws:sagemaker:us-east-1:1:endpoint/e", "hours": 2, "cost": 2, "instance_type": "ml.served"},
+    {"on": "host", "sku_meter": "USE1-Host:ml.hosted", "hours": 2, "cost": 2, "instance_type": "ml.hosted"},
     {"on": "vertex", "service_name": "Vertex AI", "hours": 2, "cost": 2, "instance_type": "a2-trained"},
     {
         "on": "notes",
@@ -88,7 +90,14 @@ def test_pods_count_as_the_machine_that_they_share(cells: dict[str, Cell]) -> No
 
 
 def test_machines_of_managed_services_belong_to_jobs_except_notebooks(cells: dict[str, Cell]) -> None:
-    assert {name for name, cell in cells.items() if cell.is_job} == {"trained", "ml.trained", "a2-trained"}
+    assert {name for name, cell in cells.items() if cell.is_job and not cell.is_serving} == {"trained", "ml.trained", "a2-trained"}
+    assert {name: cell.names["job_resource"] for name, cell in cells.items() if "job_resource" in cell.names} == {
+        "ml.trained": ":training-job/"
+    }
+
+
+def test_machines_that_serve_models_are_known_by_resource_or_meter(cells: dict[str, Cell]) -> None:
+    assert {name for name, cell in cells.items() if cell.is_serving} == {"ml.served", "ml.hosted"}
 
 
 def test_accounts_of_stated_machines_and_buckets_are_the_home_of_runs(tmp_path: Path) -> None:

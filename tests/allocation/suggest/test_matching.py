@@ -10,7 +10,7 @@ import pytest
 from runspend.allocation.suggest.evidence import Cell, Evidence
 from runspend.allocation.suggest.hour_fit import crowding, fit
 from runspend.allocation.suggest.matching import Group, Match, find_matches
-from runspend.allocation.suggest.proposals import Proposal, evidence_lines, in_order
+from runspend.allocation.suggest.proposals import Proposal, _has_machine, _line_selector, evidence_lines, group_words, in_order
 
 DAYS = 30
 LENGTH = DAYS * 24
@@ -188,6 +188,24 @@ def test_machines_that_serve_models_are_in_no_pool() -> None:
     job = replace(machines(jobs(dice, 6), price=2, gpus=1, instance_type="ml.g4dn.xlarge"), is_job=True)
     (match,) = found_in([box, endpoint, job], [runs("bert", jobs(dice, 40))])
     assert (match.group.values, match.cost) == (("g5.12xlarge",), pytest.approx(5 * LENGTH))
+
+
+def test_training_jobs_have_a_pool_of_their_own_beside_an_endpoint_of_their_type() -> None:
+    """The selector names the kind of job, so the endpoint's hours and cost stay outside."""
+    own = jobs(random.Random("beside an endpoint"), 20)
+    typed = {"instance_type": "ml.g5.2xlarge", "gpus": 1, "price": 2.0}
+    endpoint = replace(machines(dict.fromkeys(range(LENGTH), 1.0), **typed), is_serving=True)
+    training, processing = (
+        replace(machines(hours, **typed, job_resource=f":{kind}-job/"), is_job=True)
+        for kind, hours in (("training", own), ("processing", {5: 1.0}))
+    )
+    (match,) = found_in([endpoint, training, processing], [runs("bert", own)])
+    assert (match.values, match.group.cells) == (("bert",), frozenset({1}))
+    assert _line_selector(match.group) == {"account": ["1111"], "resource": ["*:training-job/*"], "instance_type": ["ml.g5.2xlarge"]}
+    assert group_words(match.group) == "training jobs on machines of type ml.g5.2xlarge in account 1111"
+    assert [_has_machine(cell, _line_selector(match.group)) for cell in (endpoint, training, processing)] == [False, True, False]
+    (alone,) = found_in([training], [runs("bert", own)])
+    assert _line_selector(alone.group) == {"account": ["1111"], "instance_type": ["ml.g5.2xlarge"]}
 
 
 def test_training_jobs_are_matched_only_by_their_hours() -> None:

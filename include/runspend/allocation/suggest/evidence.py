@@ -15,7 +15,7 @@ from typing import Any
 
 from runspend.allocation.diagnostics import MACHINE_GROUP, OWN_TAGS
 from runspend.core.outside_json import parse_json
-from runspend.core.service_kinds import JOB_SERVICES
+from runspend.core.service_kinds import ENDPOINT_METERS, ENDPOINT_RESOURCES, JOB_SERVICES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -25,7 +25,9 @@ NANOSECONDS = 3.6e12  # an hour
 MOST_MACHINES, MOST_RUNS = 300, 600
 
 HERE = Path(__file__).parent
-LEFT_LINES = read_sql(HERE, "left_lines").format(machine_group=MACHINE_GROUP, own_tags=OWN_TAGS, job_services=JOB_SERVICES)
+LEFT_LINES = read_sql(HERE, "left_lines").format(
+    machine_group=MACHINE_GROUP, own_tags=OWN_TAGS, job_services=JOB_SERVICES, serving=f"{ENDPOINT_RESOURCES}|{ENDPOINT_METERS}"
+)
 MACHINE_CELLS = read_sql(HERE, "machine_cells").format(left_lines=LEFT_LINES, most=MOST_MACHINES)
 MACHINE_HOURS = read_sql(HERE, "machine_hours").format(left_lines=LEFT_LINES, most=MOST_MACHINES)
 LEFT_RUNS = read_sql(HERE, "left_runs")
@@ -110,6 +112,8 @@ def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, f
 
 def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float], machines: dict[int, float]) -> Cell:
     names = {key: row[key] for key in ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key") if row[key]}
+    if row["job_kind"].startswith(":"):
+        names["job_resource"] = row["job_kind"]
     names |= {f"tag.{key}": value for key, value in _tags(row["other_tags"])}
     return Cell(
         names,
@@ -118,7 +122,7 @@ def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[i
         row["gpus"],
         row["longest"] > HOUR_MICROSECONDS,
         is_serving=bool(row["is_serving"]),
-        is_job=bool(row["is_job"]),
+        is_job=bool(row["job_kind"]),
         machines=machines,
     )
 

@@ -26,17 +26,18 @@ lines as (
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\n'), '') as group_keys,
     -- machines that serve models all the time: no run ran on them
     case
-      when regexp_contains(lower(coalesce(b.resource_id, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):')
-      or regexp_contains(lower(coalesce(b.sku_meter, '')), r':endpoint/|/endpoints/|(^|-)(host|asyncinf):|\bonline(/batch)? prediction\b') then 1
+      when regexp_contains(lower(coalesce(b.resource_id, '')), r'{serving}') or regexp_contains(lower(coalesce(b.sku_meter, '')), r'{serving}') then 1
       else 0
     end as is_serving,
-    -- managed jobs: by service, by SageMaker's types, by workspaces of Azure ML. SageMaker's notebooks are not jobs
+    -- managed jobs: by service, by SageMaker's types, by workspaces of Azure ML; the kind of job if the resource names it.
+    -- SageMaker's notebooks are not jobs.
     case
-      when b.job_key is not null or strpos(lower(coalesce(b.resource_id, '')), '/microsoft.machinelearningservices/') > 0 then 1
-      when strpos(lower(coalesce(b.resource_id, '')), ':notebook-instance/') > 0 then 0
-      when starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or regexp_contains(lower(coalesce(b.service_name, '')), r'{job_services}') then 1
-      else 0
-    end as is_job,
+      when regexp_contains(lower(coalesce(b.resource_id, '')), r':[a-z-]+-job/') then regexp_extract(lower(b.resource_id), r':[a-z-]+-job/')
+      when b.job_key is not null or strpos(lower(coalesce(b.resource_id, '')), '/microsoft.machinelearningservices/') > 0 then 'job'
+      when strpos(lower(coalesce(b.resource_id, '')), ':notebook-instance/') > 0 then ''
+      when starts_with(lower(coalesce(b.instance_type, '')), 'ml.') or regexp_contains(lower(coalesce(b.service_name, '')), r'{job_services}') then 'job'
+      else ''
+    end as job_kind,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
   from billing_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
@@ -53,13 +54,13 @@ spans as (
   -- licenses and discounts add no time: the largest SKU is the machine. Pods share a machine: the longest has its time
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
-    max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
+    max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
     coalesce(max(nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
     sum(effective_cost) as effective_cost
   from (
     select
       source, account, machine, resource_key, billing_currency, sku_id, part, max(instance_type) as instance_type, max(gpus) as gpus,
-      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(is_job) as is_job, charge_period_start, charge_period_end,
+      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
       sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds,
       sum(effective_cost) as effective_cost
     from lines
@@ -77,27 +78,27 @@ described as (
     -- the name that people give a machine, up to the first character that differs from machine to machine
     coalesce(regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)'), '') as name_prefix,
     regexp_replace(s.tags, {own_tags}, '') as other_tags, case when t.machine is not null then s.resource_key else '' end as resource_key,
-    s.is_serving, s.is_job, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
+    s.is_serving, s.job_kind, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
   from spans s
   left join steady t on t.source = s.source and t.machine = s.machine
 ),
 grouped as (
   -- few rows before they are numbered: a group's machines of one window are one
   select
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
     charge_period_start, charge_period_end,
     -- more time than the window means several machines in one line; up to a hundredth more is rounding
     cast(sum(greatest(1, ceil(nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) - 0.01))) as int64) as machines,
     sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
   from described
   group by
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
     charge_period_start, charge_period_end
 ),
 numbered as (
   select
-    dense_rank() over (order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job) as cell,
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, is_job,
+    dense_rank() over (order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind) as cell,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
     charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
   from grouped
 )

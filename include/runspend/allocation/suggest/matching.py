@@ -30,6 +30,7 @@ RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
 MOST_CANDIDATES, MOST_VALUES = 60, 80
 
 Series = list[float]
+Key = tuple[str, str, str, tuple[str, ...]]  # kind of name, bill, account, names
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Group:
     gpus: int = 0
     has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
     types: tuple[str, ...] = ()  # the instance types, if all machines have one
+    jobs: str = ""  # ":training-job/" if the names are also those of machines that serve models, and only jobs are meant
 
 
 @dataclass(frozen=True)
@@ -145,18 +147,22 @@ class _Matcher:
 
     def _groups(self) -> list[Group]:
         """Return every group of machines without a match, by each of their possible names, most expensive first."""
-        named: dict[tuple[str, str, str, tuple[str, ...]], set[int]] = defaultdict(set)
+        named: dict[tuple[Key, str], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
             place = cell.names.get("source", ""), cell.names.get("account", "")
-            for key in _keys(cell) - self.serving:
-                named[key].add(number)
+            jobs = cell.names.get("job_resource", "")
+            for key in _keys(cell):
+                if key not in self.serving:
+                    named[key, ""].add(number)
+                elif jobs:
+                    named[key, jobs].add(number)
             if self._has_own_type(cell) and number not in self.steady:
                 wide[("machines", *place)].add(number)
                 if cell.gpus:
                     wide[("accelerators", *place)].add(number)
-        groups = [self._group(kind, source, account, values, cells) for (kind, source, account, values), cells in named.items()]
+        groups = [self._group(*key, cells, jobs) for (key, jobs), cells in named.items()]
         for (kind, source, account), cells in wide.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
             # only if the types match these machines and no others of the account
@@ -180,13 +186,12 @@ class _Matcher:
             and n in self.free
         }
 
-    def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int]) -> Group:
+    def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int], jobs: str = "") -> Group:
         held = frozenset(cells)
         machines = [self.evidence.machines[n] for n in held]
         types = tuple(sorted({m.names.get("instance_type", "") for m in machines}))
-        return Group(
-            kind, source, account, values, held, max(m.gpus for m in machines), any(m.is_job for m in machines), types if all(types) else ()
-        )
+        gpus, has_jobs = max(m.gpus for m in machines), any(m.is_job for m in machines)
+        return Group(kind, source, account, values, held, gpus, has_jobs, types if all(types) else (), jobs)
 
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
@@ -365,7 +370,7 @@ def _least(billed: Series) -> float:
     return min(billed[on[0] + 1 : on[-1]], default=0.0) if on else 0.0
 
 
-def _keys(cell: Cell) -> set[tuple[str, str, str, tuple[str, ...]]]:
+def _keys(cell: Cell) -> set[Key]:
     """Return every name that a selector could use for machines: kind of name, bill, account, name."""
     place = cell.names.get("source", ""), cell.names.get("account", "")
     own = {

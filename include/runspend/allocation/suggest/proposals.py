@@ -106,6 +106,8 @@ def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
 
 def _line_selector(group: Group) -> Selector:
     place = {"account": [group.account]} if group.account else {"source": [group.source]}
+    if group.jobs:
+        place["resource"] = [f"*{group.jobs}*"]
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
         return {f"tag.{key}": [value], **place}
@@ -142,7 +144,7 @@ def _has_machine(cell: Cell, lines: Mapping[str, Sequence[str]]) -> bool:
 
 def _values_of(cell: Cell, key: str) -> list[str]:
     if key == "resource":
-        return [v for v in (cell.names.get("resource_key"),) if v]
+        return [v for v in (cell.names.get("resource_key"), cell.names.get("job_resource")) if v]
     if key == "tag.Name" and "name_prefix" in cell.names:
         return [cell.names["name_prefix"]]
     group = cell.names.get("machine_group", "").partition("|")
@@ -231,6 +233,8 @@ def group_words(group: Group) -> str:
         what = f"machine {group.values[0]}"
     else:
         what = f"machines of type {', '.join(group.values)}"
+    if group.jobs:
+        what = f"{group.jobs.strip(':/').replace('-', ' ')}s on {what}"
     return one_line(f"{what} {place}")
 
 
