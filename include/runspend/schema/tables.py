@@ -785,7 +785,9 @@ BILLING_LOADS = Table(
         Column("rounded_cost", "BIGNUMERIC", "Sum of the digits of billed costs beyond 22 decimals that were rounded off."),
         Column("focus_version", "STRING", "FOCUS version by the header."),
         Column(
-            "covered_until", "TIMESTAMP", "Latest charge_period_end of Usage lines no longer than a day; of all lines if there are none."
+            "covered_until",
+            "TIMESTAMP",
+            "Latest charge_period_end of Usage lines shorter than a day, or the latest charge_period_start of those of a day if it is later. If no line is shorter: the latest charge_period_end of lines of a day; of all lines if there are none.",
         ),
         Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId, which means that the provider considers the period final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),

@@ -100,6 +100,25 @@ def test_machines_that_serve_models_are_known_by_resource_or_meter(cells: dict[s
     assert {name for name, cell in cells.items() if cell.is_serving} == {"ml.served", "ml.hosted"}
 
 
+@pytest.mark.parametrize(
+    ("times", "hours"),
+    [
+        (["00:00..01:00", "12:00..13:00", "00:00..24:00"], 13),
+        (["00:00..01:00", "24:00..48:00"], 24),
+        (["00:00..24:00", "24:00..48:00"], 48),
+    ],
+)
+def test_a_day_counts_as_billed_as_far_as_lines_by_the_hour_reach(tmp_path: Path, times: list[str], hours: int) -> None:
+    """The newest day is delivered in part, and the whole day of a bucket is on the bill already."""
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, {"billing_lines": [line(n, **{**BOX, "on": "m", "cost": 1, "at": at}) for n, at in enumerate(times)]})
+        assert step.publish()
+    with warehouse.reader() as reader:
+        found = read_evidence(reader, DAY, "USD")
+    assert found is not None and found.upto - found.since == hours
+
+
 def test_accounts_of_stated_machines_and_buckets_are_the_home_of_runs(tmp_path: Path) -> None:
     """Other runs are likely to be in these accounts. A pool is not evidence of that, because it may be wrong."""
     warehouse = ParquetWarehouse(tmp_path)

@@ -1,5 +1,14 @@
--- The time that bills with usage by the hour or day cover.
-select min(charge_period_start) as since, max(charge_period_end) as upto
-from billing_lines
-where billing_period >= @first and charge_category = 'Usage' and charge_period_end > charge_period_start
-  and at_most_a_day(charge_period_start, charge_period_end)
+-- The time that bills with usage by the hour or day cover. A line of a whole day (a bucket) shows only that its day has begun, unless
+-- all bills are by the day.
+with lines as (
+  select
+    charge_period_start, charge_period_end, timestamp_diff(charge_period_end, charge_period_start, microsecond) < 82800000000 as is_by_hour
+  from billing_lines
+  where billing_period >= @first and charge_category = 'Usage' and charge_period_end > charge_period_start
+    and at_most_a_day(charge_period_start, charge_period_end)
+)
+select
+  min(charge_period_start) as since,
+  case when count(case when is_by_hour then 1 end) > 0 then max(case when is_by_hour then charge_period_end else charge_period_start end)
+    else max(charge_period_end) end as upto
+from lines

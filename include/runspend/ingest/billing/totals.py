@@ -16,10 +16,14 @@ from runspend.core.amounts import EXACT
 from runspend.ingest.billing.staging import LINE_ID, SecondConnection, Staged
 
 # How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
-# show which days are covered. It is used only if the bill has no other lines.
+# show which days are covered. It is used only if the bill has no other lines. A line of a whole day (a bucket) shows in the same way
+# only that its day has begun, unless the whole bill is by the day.
+USAGE = "charge_category = 'Usage' and reject_reason is null"
+SPAN = "charge_period_end - charge_period_start"
 REACH = (
-    "coalesce(max(charge_period_end) filter (charge_category = 'Usage' and reject_reason is null and charge_period_end - charge_period_start <= interval 25 hours), "
-    "max(charge_period_end) filter (charge_category = 'Usage' and reject_reason is null))"
+    f"coalesce(case when count(*) filter ({USAGE} and {SPAN} < interval 23 hours) > 0 then "
+    f"max(case when {SPAN} < interval 23 hours then charge_period_end else charge_period_start end) filter ({USAGE} and {SPAN} <= interval 25 hours) end, "
+    f"max(charge_period_end) filter ({USAGE} and {SPAN} <= interval 25 hours), max(charge_period_end) filter ({USAGE}))"
 )
 DaySums: TypeAlias = dict[tuple[Any, str, str, str], tuple[Decimal, ...]]
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")

@@ -547,11 +547,22 @@ def test_machines_are_described_by_the_line_else_by_the_list(tmp_path: Path) -> 
     assert next(r for r in bill.lines() if r["resource_id"] == "d")["sku_price_details"] is None
 
 
-def test_a_line_of_a_whole_month_does_not_make_a_bill_complete(tmp_path: Path) -> None:
-    """A DNS zone has usage from the 1st to the 1st, in a bill that ends on the 5th. It counts only if there are no other lines."""
+def test_a_line_of_a_whole_day_or_month_does_not_make_a_bill_complete(tmp_path: Path) -> None:
+    """A DNS zone has usage from the 1st to the 1st, a bucket from midnight to midnight, in a bill that ends on the 5th at 11:00.
+
+    They count whole only if there are no shorter lines.
+    """
     zone = {"ChargePeriodStart": "2026-10-01T00:00:00Z", "ChargePeriodEnd": "2026-11-01T00:00:00Z"}
-    for rows, until in (([row(), row(**zone)], "2026-10-05T11:00Z"), ([row(**zone)], "2026-11-01T00:00Z")):
-        folder = tmp_path / f"{len(rows)}"
+    day, next_day = ({"ChargePeriodStart": f"2026-10-0{n}T00:00:00Z", "ChargePeriodEnd": f"2026-10-0{n + 1}T00:00:00Z"} for n in (5, 6))
+    for number, (rows, until) in enumerate(
+        (
+            ([row(), row(**zone), row(**day)], "2026-10-05T11:00Z"),
+            ([row(), row(**day), row(**next_day)], "2026-10-06T00:00Z"),
+            ([row(**zone), row(**day)], "2026-10-06T00:00Z"),
+            ([row(**zone)], "2026-11-01T00:00Z"),
+        )
+    ):
+        folder = tmp_path / f"{number}"
         write_csv(folder / "oct.csv", rows)
         bill = nights(folder, folder / "oct.csv")
         bill.load()
