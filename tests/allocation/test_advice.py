@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -94,11 +95,12 @@ def tables() -> dict[str, list[dict[str, Any]]]:
         scope_proposal.ACCOUNTS,
         scope_proposal.ACCELERATED,
         scope_proposal.KINDS,
+        scope_proposal.OTHER_MONTHS,
         diagnostics.IDENTITY,
         finality.BILLS,
         history.DIFFERENCES,
     ],
-    ids=["rule_costs", "unallocated", "origins", "accounts", "accelerated", "kinds", "identity", "bills", "differences"],
+    ids=["rule_costs", "unallocated", "origins", "accounts", "accelerated", "kinds", "other_months", "identity", "bills", "differences"],
 )
 def test_every_query_has_the_same_answer_on_both_engines(sql: str) -> None:
     """The queries have no construct that DuckDB and GoogleSQL answer differently."""
@@ -366,6 +368,51 @@ def test_the_preview_shows_shares_and_a_scope_to_paste(tmp_path: Path, given: Se
     pasted = screen[screen.index("\nscope:\n") :]
     assert Settings.model_validate({"home": tmp_path, **yaml.safe_load(pasted)}).scope is not None
     assert any("0 of 1 runs" in text for _, text in outlook_lines(outlook))
+
+
+def scope_lines(tmp_path: Path, given: Settings, *rows: dict[str, Any], cost_daily: Sequence[dict[str, Any]] = ()) -> list[str]:
+    """Return what the preview says about the scope to paste."""
+    with warehouse(tmp_path / "w", cost_allocations=rows, cost_daily=cost_daily, runs=[run("a")]):
+        pass
+    lines = outlook_lines(read_outlook(open_warehouse(given), given, ""))
+    first = next(number for number, (name, _) in enumerate(lines) if name == "scope")
+    return [text for name, text in lines[first + 1 :] if not name]
+
+
+def test_a_scope_that_lowers_the_allocated_share_says_so(tmp_path: Path, given: Settings) -> None:
+    """The entry names the whole account, with a database that no run has."""
+    said = scope_lines(tmp_path, given, charge(1, "95"), charge(2, "5", "out_of_scope"))
+    assert said == ["with them, 95.0% is allocated to runs instead of 100.0%: they add 5.00 that no run has"]
+
+
+def test_a_scope_that_leaves_out_cost_of_runs_says_so(tmp_path: Path, given: Settings) -> None:
+    """Other cost has no service and no account either, so no entry names this charge of a run."""
+    nameless = {"service_name": None, "sub_account_id": None}
+    said = scope_lines(
+        tmp_path,
+        given,
+        charge(1, "80"),
+        charge(2, "20", "unallocated"),
+        charge(3, "20", **nameless),
+        charge(4, "50", "out_of_scope", **nameless),
+    )
+    assert said == ["with them, 80.0% is allocated to runs instead of 83.3%: they leave out 20.00 that runs have"]
+
+
+def test_a_scope_that_leaves_out_runs_of_other_months_says_so(tmp_path: Path, given: Settings) -> None:
+    """The entries come from the newest month. In October, runs used machines of another account."""
+    october = {"billing_period": date(2026, 10, 1), "charge_date": date(2026, 10, 9), "source": "aws", "billing_currency": "USD"}
+    daily = [
+        {**october, "service_name": "Amazon EC2", "sub_account_id": account, "allocated_to": target, "effective_cost": Decimal(cost)}
+        for account, target, cost in (("2222", "run", "70"), ("1111", "run", "30"), ("3333", "idle", "9"))
+    ]
+    rows = charge(1, "95"), charge(5, "200", "out_of_scope", sub_account_id="2222")
+    said = scope_lines(tmp_path, given, *rows, cost_daily=daily)
+    assert said == ["they leave out what runs of other months used: Amazon EC2 in account 2222 70.00 USD. Add it to the entries first"]
+
+
+def test_a_scope_with_the_same_share_needs_no_words(tmp_path: Path, given: Settings) -> None:
+    assert scope_lines(tmp_path, given, charge(1, "95"), charge(2, "300", "out_of_scope", sub_account_id="web")) == []
 
 
 def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: Path, given: Settings) -> None:

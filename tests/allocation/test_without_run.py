@@ -490,12 +490,15 @@ def test_the_scope_to_paste_leaves_out_machines_beside_accelerators(tmp_path: Pa
     assert Settings.model_validate({"home": tmp_path, "scope": {"include": [yaml.safe_load(last.yaml)]}}).scope is not None
 
 
-def test_no_scope_is_proposed_while_machines_of_the_account_have_no_known_runs(tmp_path: Path, given: Settings) -> None:
+@pytest.mark.parametrize("machine", [{"instance_type": "c6i.large"}, {"sku_meter": "Autopilot Pod mCPU Requests (us-central1)"}])
+def test_no_scope_is_proposed_while_machines_of_the_account_have_no_known_runs(
+    tmp_path: Path, given: Settings, machine: dict[str, str]
+) -> None:
     """Only the account's bucket is in scope. A scope of buckets would exclude machines, also those whose runs are found later."""
     stored = charge(1, "40", match_method="artifact_bytes", service_name="S3", sub_account_id="ml")
     lines = [
         line(1, service_name="S3", sub_account_id="ml"),
-        outside(2, "350", sub_account_id="ml", instance_type="c6i.large"),
+        outside(2, "350", sub_account_id="ml", **machine),
         outside(3, "900", sub_account_id="web", instance_type="m5.large"),
     ]
     rows = [stored, summed(2, "350", sub_account_id="ml"), summed(3, "900", sub_account_id="web")]

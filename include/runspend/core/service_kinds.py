@@ -22,6 +22,9 @@ RESOURCE_TYPES = (
     r"elastic-ip|publicipaddresses|storageaccounts|/clusters/|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
+# Pods that are billed without their machine, by the meter. SQL reads it too.
+POD_METERS = r"\bfargate|autopilot.*\bpod\b"
+
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
 
@@ -45,7 +48,7 @@ RULES: tuple[tuple[str, str | None, str | None, str | None], ...] = (
     ("model", r"bedrock|openai|anthropic|cognitive services|generative ai|foundry|model_serving|gemini", None, None),
     ("model", r"vertex ai|machine learning|foundry", r"gemini|claude|llama|mistral|\btokens?\b", None),
     ("machine", None, None, r":pod/|:notebook-instance/"),
-    ("machine", r"kubernetes|\beks\b|amazoneks", r"\bfargate|autopilot.*\bpod\b", None),
+    ("machine", r"kubernetes|\beks\b|amazoneks", POD_METERS, None),
     ("endpoint", r"sagemaker|machine learning|vertex ai|ai platform", None, ENDPOINT_RESOURCES),
     ("endpoint", r"sagemaker|vertex ai|ai platform", ENDPOINT_METERS, None),
     ("job", rf"{JOB_SERVICES}|databricks", None, None),

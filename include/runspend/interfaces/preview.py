@@ -208,7 +208,8 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
             )
         )
     elif outlook.scope.entries:
-        lines.append(("scope", "the default applies. To define what belongs to the ML platform, paste:"))
+        lines.append(("scope", "the default applies. To define what belongs to the ML platform, paste the lines below"))
+        lines += [("", text) for text in _scope_warnings(outlook.scope)]
         lines += [(PASTE, line) for line in scope_yaml(outlook.scope)]
     return lines
 
@@ -303,6 +304,24 @@ def scope_yaml(proposal: ScopeProposal) -> list[str]:
         ),
         *(f"    # {text}" for text in _left_out_words(proposal.left_out)),
     ]
+
+
+def _scope_warnings(proposal: ScopeProposal) -> list[str]:
+    """Return what the proposed scope makes worse: a lower share allocated to runs, and runs of other months without their cost."""
+    now, then = proposal.now, proposal.then
+    words = []
+    shares = [percent(share_of(one.run_cost, one.platform_cost)) for one in (now, then) if one.platform_cost > 0]
+    if len(shares) == 2 and then.run_cost * now.platform_cost < now.run_cost * then.platform_cost and shares[0] != shares[1]:
+        lost, added = less(now.run_cost, [then.run_cost]), less(then.platform_cost, [now.platform_cost])
+        why = f"they leave out {money(lost)} that runs have" if lost > 0 else f"they add {money(added)} that no run has"
+        words.append(f"with them, {shares[1]} is allocated to runs instead of {shares[0]}: {why}")
+    if proposal.other_months:
+        named = [
+            f"{row['service_name'] or row['source']}{f' in account {account}' if (account := row['sub_account_id']) else ''} {money(row['effective_cost'])} {row['billing_currency']}"
+            for row in proposal.other_months[:GROUPS_SHOWN]
+        ]
+        words.append(f"they leave out what runs of other months used: {', '.join(named)}. Add it to the entries first")
+    return words
 
 
 def _left_out_words(left_out: Sequence[LeftOut]) -> list[str]:

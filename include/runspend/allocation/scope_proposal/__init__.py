@@ -16,7 +16,7 @@ from typing import Any
 from runspend.allocation.diagnostics import shared_kinds
 from runspend.core.amounts import EXACT, add
 from runspend.core.selectors import selector_yaml
-from runspend.core.service_kinds import is_accelerator
+from runspend.core.service_kinds import POD_METERS, is_accelerator
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -26,7 +26,8 @@ HERE = Path(__file__).parent
 OUTSIDE = read_sql(HERE, "outside")
 ACCOUNTS = read_sql(HERE, "accounts")
 KINDS = read_sql(HERE, "kinds")
-ACCELERATED = read_sql(HERE, "accelerated").format(outside=OUTSIDE)
+OTHER_MONTHS = read_sql(HERE, "other_months")
+ACCELERATED = read_sql(HERE, "accelerated").format(outside=OUTSIDE, pods=POD_METERS)
 
 
 @dataclass(frozen=True)
@@ -60,15 +61,27 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Allocated:
+    """Cost of the ML platform in the period's main currency, and the part of it that runs have."""
+
+    run_cost: Decimal = field(default=Decimal(0))
+    platform_cost: Decimal = field(default=Decimal(0))
+
+
+@dataclass(frozen=True)
 class ScopeProposal:
     """Entries for `scope.include`, and what they leave out because no selector matches it without other cost.
 
-    `machines_cost`: other machines in the same accounts, out of scope now. Their runs may only be unknown.
+    `machines_cost`: other machines in the same accounts, out of scope now. Their runs may only be unknown. `now`, `then`: what is
+    allocated to runs now and with the entries. `other_months`: cost of runs in other months that the entries leave out, largest first.
     """
 
     entries: tuple[ScopeLine, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     machines_cost: Decimal = field(default=Decimal(0))
+    now: Allocated = field(default_factory=Allocated)
+    then: Allocated = field(default_factory=Allocated)
+    other_months: tuple[Row, ...] = ()
 
 
 def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
@@ -116,7 +129,27 @@ def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
             for row in machines
             if (row["source"], row["sub_account_id"]) in in_part and not any(entry.has(row) for entry in entries)
         ),
+        *_allocated(entries, rows),
+        _lost(entries, reader.query(OTHER_MONTHS, {"first": first}).to_pylist()) if entries else (),
     )
+
+
+def _allocated(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[Allocated, Allocated]:
+    """Return what is allocated to runs now, and with these entries."""
+    own = [r for r in rows if r["billing_currency"] == rows[0]["billing_currency"]]
+    kept = [r for r in own if any(entry.has(r) for entry in entries)]
+    types = [entry.outside_cost for entry in entries if "instance_type" in entry.selector]
+    costs = ("inside_cost", "shared_cost")
+    return (
+        Allocated(add(r["run_cost"] for r in own), add(r[name] for r in own for name in costs)),
+        Allocated(add(r["run_cost"] for r in kept), add([*(r[name] for r in kept for name in (*costs, "outside_cost")), *types])),
+    )
+
+
+def _lost(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[Row, ...]:
+    """Return the rows whose service and account no entry is about."""
+    whole = [replace(entry, selector={k: v for k, v in entry.selector.items() if k != "instance_type"}) for entry in entries]
+    return tuple(r for r in rows if r["effective_cost"] and not any(entry.has(r) for entry in whole))
 
 
 def _service_lines(place: Mapping[str, str], members: Sequence[Row], rows: Sequence[Row]) -> list[ScopeLine]:
