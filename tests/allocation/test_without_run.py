@@ -317,6 +317,34 @@ def test_endpoints_that_the_bill_does_not_name_are_not_advised_as_jobs(tmp_path:
     assert found[0].advice.startswith("they serve models and have no runs: leave them unallocated")
 
 
+def test_advice_about_jobs_and_pods_that_the_bill_does_not_name_is_to_label_them(tmp_path: Path, given: Settings) -> None:
+    """A run that states its job or machine would match nothing. Jobs that the bill names, by a resource or a tag, need no label."""
+    vertex = {"service_name": "Vertex AI", "sku_meter": "Vertex AI: Training/Pipelines on A2 Instance Core"}
+    sagemaker = {"service_name": "Amazon SageMaker", "sku_meter": "USE1-Train:ml.m5.xlarge"}
+    gke = {"service_name": "Kubernetes Engine", "resource_id": "//container.googleapis.com/projects/p/locations/l/clusters/c"}
+    lines = [
+        outside(1, "90", **vertex),
+        outside(2, "80", **vertex, sub_account_id="labeled", job_key="mine"),
+        outside(3, "70", **sagemaker),
+        outside(4, "60", **sagemaker, sub_account_id="named", resource_id="arn:aws:sagemaker:us-east-1:1:training-job/t"),
+        outside(5, "50", **gke, sku_meter="Autopilot NVIDIA L4 Pod GPU Requests (us-central1)"),
+        outside(6, "40", **gke, sub_account_id="cpus", sku_meter="Autopilot Pod mCPU Requests (us-central1)"),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    begins = {
+        90: "the bill does not name these jobs. Label each job `runspend_job_id`, and make its runs state the same value as `runspend.job_id`",
+        80: "make its runs state their job: ",
+        70: "the bill does not name these jobs. Include resource IDs in its export",
+        60: "make its runs state their job: ",
+        50: "the bill names the cluster, and no pod. Turn on GKE cost allocation, read the detailed usage export, label each pod `runspend_job_id`",
+        40: "if runs use these pods: the bill names the cluster, and no pod. Turn on GKE cost allocation",
+    }  # fmt: skip
+    advice = {int(g.effective_cost): g.advice for g in found}
+    assert {cost: text[: len(begins[cost])] for cost, text in advice.items()} == begins
+    pool = yaml.safe_load(advice[50].partition("uses them: ")[2])
+    assert Settings.model_validate({"home": tmp_path, "pools": [pool]}).pools
+
+
 def test_pods_have_the_accelerators_of_their_machine(tmp_path: Path, given: Settings) -> None:
     """The bill splits machines among pods. The GPUs come first, and the advice is to state the pod, not the machine."""
     node = {"node_key": "i-1", "node_instance_type": "p4d.24xlarge", "node_gpus": 8}

@@ -13,6 +13,7 @@ from runspend.config.settings import Settings
 from runspend.config.trial_folder import is_trial
 from runspend.core.amounts import money
 from runspend.core.selectors import selector_yaml
+from runspend.core.service_kinds import UNNAMED_SERVICES
 from runspend.core.text import counted
 
 CALLERS_NAMED = 3
@@ -30,6 +31,13 @@ VERBS = {
     "attached": "check",
     "credit": "leave credits of",
 }
+
+STATE_JOB = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID`, `mlflow.databricks.jobRunID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
+# Where the bill of Google names no job or pod: a label that people give both.
+LABEL_AND_STATE = "`runspend_job_id`, and make its runs state the same value as `runspend.job_id` (docs/identify.md#label-jobs-and-pods-on-google-cloud). The match is then exact"
+LABEL_PODS = (
+    f"the bill names the cluster, and no pod. Turn on GKE cost allocation, read the detailed usage export, label each pod {LABEL_AND_STATE}"
+)
 
 # The experiment in advised pools: only a person knows it.
 PLACEHOLDER = "EXPERIMENT"
@@ -93,12 +101,20 @@ def _advise_pods(selector: Mapping[str, Any], settings: Settings) -> str:
     return _advise_pool(selector, settings, states="state their pod (docs/identify.md#kubernetes)")
 
 
+def _advise_unnamed_pods(selector: Mapping[str, Any], settings: Settings) -> str:
+    add = f"add a pool for the experiment that uses them: {_pool(selector, settings)}"
+    return f"{LABEL_PODS}. {'Until then,' if is_trial(settings) else 'Until then, let `runspend suggest` propose pools, or'} {add}"
+
+
 def _advise_pool(selector: Mapping[str, Any], settings: Settings, *, states: str = "state their machine") -> str:
-    pool = f"{{name: {_free_name(selector, settings)}, runs: {{experiment: {PLACEHOLDER}}}, lines: {selector_yaml(selector)}}}"
-    add = f"add a pool for the experiment that uses them: {pool}"
+    add = f"add a pool for the experiment that uses them: {_pool(selector, settings)}"
     if is_trial(settings):  # `runspend suggest` would propose nothing more
         return f"no runs were found for these machines. Make their runs {states}, or {add}"
     return f"make its runs {states}, or let `runspend suggest` propose pools, or {add}"
+
+
+def _pool(selector: Mapping[str, Any], settings: Settings) -> str:
+    return f"{{name: {_free_name(selector, settings)}, runs: {{experiment: {PLACEHOLDER}}}, lines: {selector_yaml(selector)}}}"
 
 
 def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
@@ -129,8 +145,20 @@ def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
 
 
 def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
-    state = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID`, `mlflow.databricks.jobRunID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
-    return state if is_trial(settings) else f"{state}. Until then, `runspend suggest` can propose pools"
+    return _until_then(STATE_JOB, settings)
+
+
+def _advise_unnamed_jobs(selector: Mapping[str, str], settings: Settings) -> str:
+    service = selector.get("service", "").lower()
+    if re.search(UNNAMED_SERVICES, service):
+        return _until_then(f"the bill does not name these jobs. Label each job {LABEL_AND_STATE}", settings)
+    if "sagemaker" in service:
+        return _until_then(f"the bill does not name these jobs. Include resource IDs in its export, and {STATE_JOB}", settings)
+    return _until_then(STATE_JOB, settings)
+
+
+def _until_then(advice: str, settings: Settings) -> str:
+    return advice if is_trial(settings) else f"{advice}. Until then, `runspend suggest` can propose pools"
 
 
 REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
@@ -146,7 +174,10 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "endpoint": _advise_endpoint,
     "unnamed endpoint": "they serve models and have no runs: leave them unallocated. The bill does not name them, so `shared.lines` would take training jobs too",
     "model": _advise_identity,
+    "unnamed pods": _advise_unnamed_pods,
+    "unnamed other pods": f"if runs use these pods: {LABEL_PODS}. Otherwise, leave them: they are out of scope",
     "job": _advise_jobs,
+    "unnamed job": _advise_unnamed_jobs,
     "excluded": "`scope` leaves these accelerators out: if runs use them, include them",
     "credit": "discounts and refunds are larger than the charges of this group. Nothing needs to be done",
 }

@@ -22,8 +22,12 @@ RESOURCE_TYPES = (
     r"elastic-ip|publicipaddresses|storageaccounts|/clusters/|:endpoint/|/endpoints/|:notebook-instance/|-job/|/jobs/"
 )
 
-# Pods that are billed without their machine, by the meter. SQL reads it too.
-POD_METERS = r"\bfargate|autopilot.*\bpod\b"
+# Pods that are billed without their machine, by the meter. GKE Autopilot's lines name the cluster, and no pod. SQL reads both too.
+AUTOPILOT_METERS = r"autopilot.*\bpod\b"
+POD_METERS = rf"\bfargate|{AUTOPILOT_METERS}"
+# Services whose lines on Google's bill name no resource, and the meters of their training jobs.
+UNNAMED_SERVICES = r"vertex ai|ai platform"
+TRAINING_METERS = r"\btraining\b.*\b(?:instance|gpu|tpu)\b"
 
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"

@@ -8,7 +8,7 @@ beside as (
   select
     b.source, b.line_id, b.service_name, b.service_category, b.service_subcategory, b.sub_account_id, b.billing_currency, b.effective_cost,
     b.tags, b.group_keys, b.sku_meter, b.charge_description, coalesce(b.instance_type, b.node_instance_type) as instance_type,
-    coalesce(b.machine_gpus, b.node_gpus) as machine_gpus, b.resource_id, b.iam_principal,
+    coalesce(b.machine_gpus, b.node_gpus) as machine_gpus, b.resource_id, b.job_key, b.iam_principal,
     b.node_key is not null as is_part, b.attached_to is not null as is_attached,
     case when b.scope = 'exclude' then 'explicit_scope' else 'default_scope' end as reason
   from billing_lines b

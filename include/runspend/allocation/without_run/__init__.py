@@ -22,7 +22,15 @@ from runspend.allocation.scope_proposal import OUTSIDE
 from runspend.config.settings import Settings
 from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
-from runspend.core.service_kinds import RESOURCE_TYPES, advised_kind, is_accelerator, kind_of, needs_resource, resource_words
+from runspend.core.service_kinds import (
+    AUTOPILOT_METERS,
+    RESOURCE_TYPES,
+    advised_kind,
+    is_accelerator,
+    kind_of,
+    needs_resource,
+    resource_words,
+)
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -237,4 +245,13 @@ def _advice(kind: str, selector: Mapping[str, Any], rows: Sequence[Row], setting
             callers[each["principal"]].append(each["effective_cost"])
     if callers:
         return callers_remedy({name: add(costs) for name, costs in callers.items()}, settings)
-    return remedy(PODS[kind] if row["is_part"] and kind in PODS else kind, selector, settings)
+    return remedy(_advised_as(kind, row), selector, settings)
+
+
+def _advised_as(kind: str, row: Row) -> str:
+    """Return the kind whose advice fits a group: that of pods, and of jobs and pods that the bill does not name, is different."""
+    if kind in PODS and row["is_part"]:
+        return PODS[kind]
+    if kind in PODS and re.search(AUTOPILOT_METERS, row["meter"].lower()):
+        return f"unnamed {PODS[kind]}"
+    return "unnamed job" if kind == "job" and not row["is_named"] else kind

@@ -27,7 +27,7 @@ cost_lines as (
   left join (
     select
       source, line_id, tags, group_keys, sku_meter, charge_description, coalesce(instance_type, node_instance_type) as instance_type,
-      coalesce(machine_gpus, node_gpus) as machine_gpus, resource_id, iam_principal,
+      coalesce(machine_gpus, node_gpus) as machine_gpus, resource_id, job_key, iam_principal,
       node_key is not null as is_part, attached_to is not null as is_attached
     from billing_lines
     where billing_period = @first
@@ -50,7 +50,7 @@ cost_lines as (
 grouped as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, coalesce({machine_group}, '') as machine_group, effective_cost,
-    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside
   from cost_lines
 ),
 retagged as (
@@ -58,19 +58,19 @@ retagged as (
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
     case when machine_group = '' then regexp_replace(tags, {own_tags}, '') else '' end as tags,
-    meter, instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
+    meter, instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside
   from grouped
 )
 select
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
-  instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside,
+  instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside,
   sum(effective_cost) as effective_cost
 from retagged
 group by
   billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
-  instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
+  instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside
 order by
   effective_cost desc, billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
-  instance_type, machine_gpus, resource_type, principal, is_part, is_attached, is_outside
+  instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside
 -- the sets of tags that cost least are left out
 limit 20000

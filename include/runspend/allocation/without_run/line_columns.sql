@@ -4,4 +4,4 @@ coalesce({line}.sku_meter, substr({line}.charge_description, 1, 80), '') as mete
 coalesce({line}.machine_gpus, 0) as machine_gpus, coalesce(lower(regexp_extract({line}.resource_id, r'(?i)(?:{resource_types})')), '') as resource_type,
 -- a role without its session
 coalesce(regexp_extract({line}.iam_principal, r'^(.*:assumed-role/[^/]+)/'), {line}.iam_principal, '') as principal,
-coalesce({line}.is_part, false) as is_part, coalesce({line}.is_attached, false) as is_attached
+{line}.resource_id is not null or {line}.job_key is not null as is_named, coalesce({line}.is_part, false) as is_part, coalesce({line}.is_attached, false) as is_attached
