@@ -100,6 +100,45 @@ def test_machines_that_serve_models_are_known_by_resource_or_meter(cells: dict[s
     assert {name for name, cell in cells.items() if cell.is_serving} == {"ml.served", "ml.hosted"}
 
 
+def test_pods_and_jobs_that_google_does_not_name_are_told_apart_by_their_labels(tmp_path: Path) -> None:
+    """Each of their lines is for cores, memory or GPUs. Calls of models and endpoints are not jobs, and a cluster's fee is not a pod."""
+    typeless = {"instance_type": None, "machine_gpus": None, "at": "00:00..01:00", "cost": 1}
+    gke = {**typeless, "on": "clusters/c", "service_name": "Kubernetes Engine"}
+    vertex = {**typeless, "on": None, "service_name": "Vertex AI"}
+    pod = '{{"goog-k8s-cluster-name":"c","k8s-namespace":"{}","k8s-workload-name":"{}","k8s-workload-type":"batch/v1-Job"}}'.format
+    train = "Vertex AI: Training/Pipelines on "
+    rows = [
+        {**gke, "sku_meter": "Autopilot Kubernetes Clusters"},
+        *(
+            {**gke, "sku_id": sku, "sku_meter": f"Autopilot {sku} Requests (us-central1)", "tags": pod(space, name)}
+            for space, name, skus in (("a", "w1", ["Pod mCPU", "Pod Memory"]), ("a", "w2", ["Pod mCPU"]), ("b", "w3", ["Pod mCPU", "NVIDIA L4 Pod GPU"]))
+            for sku in skus
+        ),
+        *({**vertex, "sku_id": sku, "sku_meter": train + sku} for sku in ("A2 Instance Core", "A2 Instance Ram", "Nvidia Tesla A100 GPU")),
+        {**vertex, "sku_meter": "Vertex AI: Online/Batch Prediction NVIDIA L4"},
+        {**vertex, "sku_meter": "Gemini 2.0 Flash Tuning - Training tokens"},
+    ]  # fmt: skip
+    warehouse = ParquetWarehouse(tmp_path)
+    with warehouse.step("inputs", "inputs") as step:
+        put_world(step, {"billing_lines": [line(n, **row) for n, row in enumerate(rows)]})
+        assert step.publish()
+    with warehouse.reader() as reader:
+        found = read_evidence(reader, DAY, "USD")
+    assert found is not None
+    seen = {
+        (cell.names.get("tag.k8s-namespace", cell.names["service"]), cell.is_serving): (
+            sum(cell.hours.values()), sum(cell.costs.values()), cell.gpus, {k for k in cell.names if k.startswith("tag.")},
+        )
+        for cell in found.machines
+    }  # fmt: skip
+    assert seen == {
+        ("a", False): (2, 3, 0, {"tag.k8s-namespace"}),
+        ("b", False): (1, 2, 1, {"tag.k8s-namespace"}),
+        ("Vertex AI", False): (1, 3, 1, set()),
+        ("Vertex AI", True): (1, 2, 1, set()),
+    }
+
+
 @pytest.mark.parametrize(
     ("times", "hours"),
     [

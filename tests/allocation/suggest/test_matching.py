@@ -208,6 +208,38 @@ def test_training_jobs_have_a_pool_of_their_own_beside_an_endpoint_of_their_type
     assert _line_selector(alone.group) == {"account": ["1111"], "instance_type": ["ml.g5.2xlarge"]}
 
 
+def test_jobs_that_the_bill_does_not_name_have_a_pool_by_service_if_it_has_nothing_else() -> None:
+    """An endpoint of the service in the same account would be in such a pool. Machines of other services would not."""
+    own = jobs(random.Random("vertex"), 20)
+    training = replace(machines(own, service="Vertex AI"), is_job=True)
+    endpoint = replace(machines(dict.fromkeys(range(LENGTH), 1.0), service="Vertex AI"), is_serving=True)
+    server = machines(dict.fromkeys(range(LENGTH), 1.0), instance_type="m5.large")
+    (match,) = found_in([training, server], [runs("bert", own)])
+    assert _line_selector(match.group) == {"account": ["1111"], "service": ["Vertex AI"]}
+    assert group_words(match.group) == "jobs of Vertex AI in account 1111"
+    assert evidence_lines(Proposal("jobs", {}, {}, match, "USD"))[-1].startswith(
+        "The bill does not name these jobs or pods. Better: label them"
+    )
+    assert found_in([training, server, endpoint], [runs("bert", own)]) == ()
+
+
+def test_pods_have_a_pool_by_namespace_apart_from_machines_with_the_same_tag() -> None:
+    """The last namespace is not named by its cluster, which also has a fee. The selector of pods has no machine, and the other way round."""
+    dice = random.Random("pods")
+    hours = [jobs(dice, 15) for _ in range(3)]
+    cluster = {"service": "Kubernetes Engine", "machine_group": "goog-k8s-cluster-name|c", "tag.env": "ml"}
+    billed = [machines(own, **cluster, **{"tag.k8s-namespace": space}) for own, space in zip(hours[:2], "ab", strict=True)]
+    billed.append(machines(hours[2], instance_type="n2-standard-8", **{"tag.env": "ml"}))
+    found = found_in(billed, [runs(f"exp-{n}", own) for n, own in enumerate(hours)])
+    selectors = {match.values: _line_selector(match.group) for match in found}
+    pods = {"account": ["1111"], "service": ["Kubernetes Engine"]}
+    assert selectors == {
+        ("exp-0",): {"tag.k8s-namespace": ["a"], **pods},
+        ("exp-1",): {"tag.k8s-namespace": ["b"], **pods},
+        ("exp-2",): {"tag.env": ["ml"], "account": ["1111"], "instance_type": ["n2-standard-8"]},
+    }
+
+
 def test_training_jobs_are_matched_only_by_their_hours() -> None:
     """Runs of managed jobs can state their job, so the remaining jobs are never given to runs by elimination."""
     dice = random.Random("training jobs")

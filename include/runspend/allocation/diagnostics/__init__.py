@@ -40,7 +40,7 @@ MACHINE_GROUP = ", ".join(
     for needles in ("|".join(words) for words, _ in GROUP_WORDS)
 )
 # Tags, in the JSON of all tags, that name one resource instead of a group, or that a cloud sets on every machine.
-OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
+OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog-k8s-cluster-(?:name|location)|k8s-workload-(?:name|type)|k8s-label/[^"]*(?:job-name|uid|hash|pod-name)|vertex-ai-pipelines-run-billing-id|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
 
 # What to do about runs that state a machine whose cost the bill gives to its pods.
 STATE_THE_POD = "State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"

@@ -8,7 +8,8 @@ select
   (select count(*) from billing_quarantine where billing_period >= @first) as unreadable_rows
 from (
   select
-    scope, effective_cost, coalesce(instance_type, node_instance_type) is not null or coalesce(machine_gpus, node_gpus, 0) > 0 as is_machine,
+    scope, effective_cost, coalesce(instance_type, node_instance_type) is not null or coalesce(machine_gpus, node_gpus, 0) > 0
+    or regexp_contains(lower(coalesce(sku_meter, charge_description, '')), r'{unnamed}') as is_machine,
     charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
     and at_most_a_day(charge_period_start, charge_period_end) as is_timed
   from billing_lines

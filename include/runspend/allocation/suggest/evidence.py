@@ -15,7 +15,14 @@ from typing import Any
 
 from runspend.allocation.diagnostics import MACHINE_GROUP, OWN_TAGS
 from runspend.core.outside_json import parse_json
-from runspend.core.service_kinds import ENDPOINT_METERS, ENDPOINT_RESOURCES, JOB_SERVICES
+from runspend.core.service_kinds import (
+    AUTOPILOT_METERS,
+    ENDPOINT_METERS,
+    ENDPOINT_RESOURCES,
+    JOB_SERVICES,
+    TRAINING_METERS,
+    UNNAMED_SERVICES,
+)
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
@@ -26,7 +33,13 @@ MOST_MACHINES, MOST_RUNS = 300, 600
 
 HERE = Path(__file__).parent
 LEFT_LINES = read_sql(HERE, "left_lines").format(
-    machine_group=MACHINE_GROUP, own_tags=OWN_TAGS, job_services=JOB_SERVICES, serving=f"{ENDPOINT_RESOURCES}|{ENDPOINT_METERS}"
+    machine_group=MACHINE_GROUP,
+    own_tags=OWN_TAGS,
+    job_services=JOB_SERVICES,
+    serving=f"{ENDPOINT_RESOURCES}|{ENDPOINT_METERS}",
+    autopilot=AUTOPILOT_METERS,
+    unnamed=UNNAMED_SERVICES,
+    training=TRAINING_METERS,
 )
 MACHINE_CELLS = read_sql(HERE, "machine_cells").format(left_lines=LEFT_LINES, most=MOST_MACHINES)
 MACHINE_HOURS = read_sql(HERE, "machine_hours").format(left_lines=LEFT_LINES, most=MOST_MACHINES)
@@ -111,7 +124,8 @@ def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, f
 
 
 def _machine_cell(row: Mapping[str, Any], hours: dict[int, float], costs: dict[int, float], machines: dict[int, float]) -> Cell:
-    names = {key: row[key] for key in ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key") if row[key]}
+    kinds = ("source", "account", "instance_type", "machine_group", "name_prefix", "resource_key", "service")
+    names = {key: row[key] for key in kinds if row[key]}
     if row["job_kind"].startswith(":"):
         names["job_resource"] = row["job_kind"]
     names |= {f"tag.{key}": value for key, value in _tags(row["other_tags"])}

@@ -18,15 +18,35 @@ taken_nodes as (
   join taken_lines t on t.source = b.source and t.line_id = b.line_id
   where b.billing_period >= @first and b.node_key is not null
 ),
+known_lines as (
+  select
+    b.*, lower(coalesce(b.sku_meter, b.charge_description, '')) as meter,
+    -- lines of Google that name no pod and no job; "serving" are endpoints and calls of models
+    case
+      when regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'{autopilot}') then 'pod'
+      when b.resource_key is null and b.job_key is null and regexp_contains(lower(coalesce(b.service_name, '')), r'{unnamed}')
+        then case when regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'{training}') then 'job' else 'serving' end
+      else ''
+    end as unnamed
+  from billing_lines b
+  where b.billing_period >= @first
+),
 lines as (
   select
     b.source, coalesce(b.sub_account_id, '') as account, lower(coalesce(b.instance_type, b.node_instance_type, '')) as instance_type,
-    coalesce(b.machine_gpus, b.node_gpus, 0) as gpus, coalesce(b.node_key, b.resource_key, concat('|', b.line_id)) as machine,
+    coalesce(b.machine_gpus, b.node_gpus, case when b.unnamed <> '' and regexp_contains(b.meter, r'\b([gt]pu|nvidia)\b') then 1 else 0 end) as gpus,
+    -- the labels tell pods and jobs apart, as far as they have some
+    case
+      when b.unnamed <> '' then concat(b.unnamed, '|', coalesce(b.resource_key, ''), '|', coalesce(b.sub_account_id, ''), '|', coalesce(b.tags, ''))
+      else coalesce(b.node_key, b.resource_key, concat('|', b.line_id))
+    end as machine,
+    case when b.unnamed <> '' then coalesce(b.service_name, '') else '' end as service,
     coalesce(b.node_key, b.resource_key, '') as resource_key, coalesce(b.allocated_resource_id, '') as part, coalesce(b.sku_id, '') as sku_id,
     b.billing_currency, coalesce(b.tags, '') as tags, coalesce(array_to_string(b.group_keys, '\n'), '') as group_keys,
-    -- machines that serve models all the time: no run ran on them
+    -- machines that serve models all the time, and calls of models: no run ran on them
     case
-      when regexp_contains(lower(coalesce(b.resource_id, '')), r'{serving}') or regexp_contains(lower(coalesce(b.sku_meter, '')), r'{serving}') then 1
+      when b.unnamed = 'serving' then 1
+      when regexp_contains(lower(coalesce(b.resource_id, '')), r'{serving}') or regexp_contains(b.meter, r'{serving}') then 1
       else 0
     end as is_serving,
     -- managed jobs: by service, by SageMaker's types, by workspaces of Azure ML; the kind of job if the resource names it.
@@ -39,13 +59,13 @@ lines as (
       else ''
     end as job_kind,
     b.charge_period_start, b.charge_period_end, b.billed_nanoseconds, b.effective_cost
-  from billing_lines b
+  from known_lines b
   left join taken_lines t on t.source = b.source and t.line_id = b.line_id
   left join taken_nodes n
     on n.source = b.source and n.node_key = b.node_key and n.charge_period_start = b.charge_period_start and n.charge_period_end = b.charge_period_end
-  where b.billing_period >= @first and t.line_id is null and n.node_key is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
+  where t.line_id is null and n.node_key is null and b.pool_key is null and b.run_tag is null and coalesce(b.scope, 'include') = 'include'
     and b.charge_category = 'Usage' and b.charge_class is null and not is_unused(b.commitment_discount_status, b.capacity_reservation_status)
-    and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0)
+    and (coalesce(b.instance_type, b.node_instance_type) is not null or coalesce(b.machine_gpus, b.node_gpus) > 0 or b.unnamed <> '')
     and b.charge_period_end > b.charge_period_start and at_most_a_day(b.charge_period_start, b.charge_period_end)
     -- A line with zero hours and zero cost does not prove a machine.
     and not coalesce(b.billed_nanoseconds = 0 and b.effective_cost = 0, false)
@@ -54,13 +74,13 @@ spans as (
   -- licenses and discounts add no time: the largest SKU is the machine. Pods share a machine: the longest has its time
   select
     source, account, machine, resource_key, billing_currency, max(instance_type) as instance_type, max(gpus) as gpus,
-    max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
+    max(tags) as tags, max(group_keys) as group_keys, max(service) as service, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
     coalesce(max(nanoseconds), timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as nanoseconds,
     sum(effective_cost) as effective_cost
   from (
     select
       source, account, machine, resource_key, billing_currency, sku_id, part, max(instance_type) as instance_type, max(gpus) as gpus,
-      max(tags) as tags, max(group_keys) as group_keys, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
+      max(tags) as tags, max(group_keys) as group_keys, max(service) as service, max(is_serving) as is_serving, max(job_kind) as job_kind, charge_period_start, charge_period_end,
       sum(case when billed_nanoseconds > 0 then billed_nanoseconds end) as nanoseconds,
       sum(effective_cost) as effective_cost
     from lines
@@ -78,27 +98,27 @@ described as (
     -- the name that people give a machine, up to the first character that differs from machine to machine
     coalesce(regexp_extract(tags, r'(?i)"(?:name|user_name|resourceTags/user:name|user:name)": *"([a-z]+[-_.]?)'), '') as name_prefix,
     regexp_replace(s.tags, {own_tags}, '') as other_tags, case when t.machine is not null then s.resource_key else '' end as resource_key,
-    s.is_serving, s.job_kind, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
+    s.service, s.is_serving, s.job_kind, s.charge_period_start, s.charge_period_end, s.nanoseconds, s.effective_cost
   from spans s
   left join steady t on t.source = s.source and t.machine = s.machine
 ),
 grouped as (
   -- few rows before they are numbered: a group's machines of one window are one
   select
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, service, is_serving, job_kind,
     charge_period_start, charge_period_end,
     -- more time than the window means several machines in one line; up to a hundredth more is rounding
     cast(sum(greatest(1, ceil(nanoseconds / (timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0) - 0.01))) as int64) as machines,
     sum(nanoseconds) as nanoseconds, sum(effective_cost) as effective_cost
   from described
   group by
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, service, is_serving, job_kind,
     charge_period_start, charge_period_end
 ),
 numbered as (
   select
-    dense_rank() over (order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind) as cell,
-    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, is_serving, job_kind,
+    dense_rank() over (order by source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, service, is_serving, job_kind) as cell,
+    source, account, instance_type, gpus, billing_currency, machine_group, name_prefix, other_tags, resource_key, service, is_serving, job_kind,
     charge_period_start, charge_period_end, machines, nanoseconds, effective_cost
   from grouped
 )

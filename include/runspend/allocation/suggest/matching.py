@@ -16,7 +16,7 @@ from runspend.core.selectors import matches
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
 # Kinds of names, the longest-lived first: of groups with the same machines, the first counts.
-MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key")
+MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key", "service")
 WIDE = ("accelerators", "machines")  # several types in one account
 LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
 LEAST_WITHOUT_GPUS = 0.55  # of machines without GPUs: batch jobs that train nothing may start with the same data
@@ -45,6 +45,7 @@ class Group:
     gpus: int = 0
     has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
     types: tuple[str, ...] = ()  # the instance types, if all machines have one
+    service: str = ""  # of pods and jobs that the bill does not name, which have no instance type
     jobs: str = ""  # ":training-job/" if the names are also those of machines that serve models, and only jobs are meant
 
 
@@ -96,7 +97,11 @@ class _Matcher:
     def __init__(self, evidence: Evidence, free: Set[int], runs: Sequence[Cell], kind: str) -> None:
         self.evidence, self.kind = evidence, kind
         self.free = {n for n in free if not evidence.machines[n].is_serving}
-        self.serving = {key for cell in evidence.machines if cell.is_serving for key in _keys(cell)}
+        self.serving = {(_service(cell), key) for cell in evidence.machines if cell.is_serving for key in _keys(cell)}
+        self.cells_of: dict[tuple[str, Key], set[int]] = defaultdict(set)
+        for number, cell in enumerate(evidence.machines):
+            for key in () if cell.is_serving else _keys(cell):
+                self.cells_of[_service(cell), key].add(number)
         self.has_gpus = any(evidence.machines[n].gpus for n in self.free)
         self.homes = evidence.home_accounts & {cell.names.get("account", "") for cell in evidence.machines}
         self.steady = {n for n in range(len(evidence.machines)) if _is_steady(evidence, n)}
@@ -132,7 +137,7 @@ class _Matcher:
         best = max(matches, key=lambda m: (m.worth, -MACHINE_NAMES.index(m.group.kind)), default=None)
         while best is not None:
             same = [m for m in matches if m.group.cells == best.group.cells and m.fit.score >= best.fit.score - ALIKE]
-            best = min(same, key=lambda m: MACHINE_NAMES.index(m.group.kind))
+            best = min(same, key=lambda m: self._preference(m.group))
             parts = [
                 m
                 for m in matches
@@ -143,26 +148,31 @@ class _Matcher:
             best = max(parts, key=lambda m: m.worth)
         return None
 
+    def _preference(self, group: Group) -> tuple[int, bool, int]:
+        """Return the order among groups with the same machines: names without other machines first. The cluster of pods also has its fee."""
+        others = self.cells_of.get((group.service, (group.kind, group.source, group.account, group.values)), set()) - group.cells
+        return len(others), bool(group.service) and group.kind == "machine_group", MACHINE_NAMES.index(group.kind)
+
     # --- machines ----------------------------------------------------------------------------------------------------------
 
     def _groups(self) -> list[Group]:
         """Return every group of machines without a match, by each of their possible names, most expensive first."""
-        named: dict[tuple[Key, str], set[int]] = defaultdict(set)
+        named: dict[tuple[Key, str, str], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
             place = cell.names.get("source", ""), cell.names.get("account", "")
-            jobs = cell.names.get("job_resource", "")
+            service, jobs = _service(cell), cell.names.get("job_resource", "")
             for key in _keys(cell):
-                if key not in self.serving:
-                    named[key, ""].add(number)
+                if (service, key) not in self.serving:
+                    named[key, service, ""].add(number)
                 elif jobs:
-                    named[key, jobs].add(number)
+                    named[key, service, jobs].add(number)
             if self._has_own_type(cell) and number not in self.steady:
                 wide[("machines", *place)].add(number)
                 if cell.gpus:
                     wide[("accelerators", *place)].add(number)
-        groups = [self._group(*key, cells, jobs) for (key, jobs), cells in named.items()]
+        groups = [self._group(*key, cells, jobs) for (key, _, jobs), cells in named.items()]
         for (kind, source, account), cells in wide.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
             # only if the types match these machines and no others of the account
@@ -173,7 +183,7 @@ class _Matcher:
 
     def _has_own_type(self, cell: Cell) -> bool:
         """Return whether its instance type is not that of machines that serve models."""
-        return any(key[0] == "instance_type" and key not in self.serving for key in _keys(cell))
+        return any(key[0] == "instance_type" and (_service(cell), key) not in self.serving for key in _keys(cell))
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
         machines = enumerate(self.evidence.machines)
@@ -191,7 +201,8 @@ class _Matcher:
         machines = [self.evidence.machines[n] for n in held]
         types = tuple(sorted({m.names.get("instance_type", "") for m in machines}))
         gpus, has_jobs = max(m.gpus for m in machines), any(m.is_job for m in machines)
-        return Group(kind, source, account, values, held, gpus, has_jobs, types if all(types) else (), jobs)
+        service = machines[0].names.get("service", "")
+        return Group(kind, source, account, values, held, gpus, has_jobs, types if all(types) else (), service, jobs)
 
     def _cost(self, group: Group) -> float:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
@@ -269,11 +280,11 @@ class _Matcher:
         return replace(made, servers=servers, hour_costs=self._hour_costs(group))
 
     def _hour_costs(self, group: Group) -> tuple[float, float]:
-        """Return the mean cost of an hour of the group's cheapest and most expensive instance type."""
-        sums: dict[str, tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
+        """Return the mean cost of an hour of the group's cheapest and most expensive instance type, and number of GPUs."""
+        sums: dict[tuple[str, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         for cell in (self.evidence.machines[n] for n in group.cells):
-            cost, hours = sums[cell.names.get("instance_type", "")]
-            sums[cell.names.get("instance_type", "")] = cost + sum(cell.costs.values()), hours + sum(cell.hours.values())
+            cost, hours = sums[key := (cell.names.get("instance_type", ""), cell.gpus)]
+            sums[key] = cost + sum(cell.costs.values()), hours + sum(cell.hours.values())
         means = [cost / hours for cost, hours in sums.values() if hours]
         return min(means, default=0.0), max(means, default=0.0)
 
@@ -370,13 +381,17 @@ def _least(billed: Series) -> float:
     return min(billed[on[0] + 1 : on[-1]], default=0.0) if on else 0.0
 
 
+def _service(cell: Cell) -> str:
+    return cell.names.get("service", "")
+
+
 def _keys(cell: Cell) -> set[Key]:
     """Return every name that a selector could use for machines: kind of name, bill, account, name."""
     place = cell.names.get("source", ""), cell.names.get("account", "")
     own = {
         (kind, *place, (name,))
         for kind, name in cell.names.items()
-        if kind in ("machine_group", "instance_type", "name_prefix", "resource_key")
+        if kind in ("machine_group", "instance_type", "name_prefix", "resource_key", "service")
     }
     return own | {("tag", *place, (kind, name)) for kind, name in cell.names.items() if kind.startswith("tag.")}
 

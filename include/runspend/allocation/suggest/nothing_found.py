@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from runspend.allocation.suggest.evidence import Evidence
+from runspend.core.service_kinds import AUTOPILOT_METERS, TRAINING_METERS
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 HERE = Path(__file__).parent
-BILL_FACTS = read_sql(HERE, "bill_facts")
+BILL_FACTS = read_sql(HERE, "bill_facts").format(unnamed=f"{AUTOPILOT_METERS}|{TRAINING_METERS}")
 RUN_FACTS = read_sql(HERE, "run_facts")
 
 

@@ -26,7 +26,7 @@ from runspend.warehouse.base import Reader, Warehouse
 Selector = dict[str, list[str]]
 MOST_POOLS = 20
 FEW_TIMES = 2  # machines of one pool whose prices differ by more deserve a warning
-# Properties that cells do not have: a pool that selects lines by one of these may contain any machine.
+# Properties that few cells have, or none: a pool that selects lines by one of these may contain any machine.
 UNTOLD = ("region", "service", "category")
 
 
@@ -108,6 +108,8 @@ def _line_selector(group: Group) -> Selector:
     place = {"account": [group.account]} if group.account else {"source": [group.source]}
     if group.jobs:
         place["resource"] = [f"*{group.jobs}*"]
+    if group.service:
+        place["service"] = [group.service]
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
         return {f"tag.{key}": [value], **place}
@@ -119,7 +121,7 @@ def _line_selector(group: Group) -> Selector:
         return {"tag.Name": [f"{group.values[0]}*"], **place, **machines}
     if group.kind == "resource_key":
         return {"resource": [group.values[0]], **place}
-    return {**place, "instance_type": list(group.values)}
+    return place if group.kind == "service" else {**place, "instance_type": list(group.values)}
 
 
 def _run_selector(match: Match, evidence: Evidence) -> Selector:
@@ -134,7 +136,7 @@ def _run_selector(match: Match, evidence: Evidence) -> Selector:
 def _has_machine(cell: Cell, lines: Mapping[str, Sequence[str]]) -> bool:
     """Whether a line selector names a group of machines. True for selectors by properties that groups do not have."""
     for key, patterns in lines.items():
-        if key in UNTOLD:
+        if key in UNTOLD and key not in cell.names:
             continue
         values = _values_of(cell, key)
         if not any(matches(p.lower() if key == "instance_type" else p, value) for p in patterns for value in values):
@@ -210,9 +212,13 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     lowest, highest = match.hour_costs
     if highest > FEW_TIMES * max(lowest, 0):
         lines.append(
-            f"Check this one: an hour of these machines costs {lowest:,.2f} to {highest:,.2f} {proposal.currency}, and all runs of a pool pay the mean. Make a pool of each instance type if you know its runs."
+            f"Check this one: an hour of these machines costs {lowest:,.2f} to {highest:,.2f} {proposal.currency}, and all runs of a pool pay the mean.{' Make a pool of each instance type if you know its runs.' if match.group.types else ''}"
         )
-    if match.group.has_jobs:
+    if match.group.service:
+        lines.append(
+            "The bill does not name these jobs or pods. Better: label them, so that runs that state the label match exactly, without a pool (docs/identify.md#label-jobs-and-pods-on-google-cloud)."
+        )
+    elif match.group.has_jobs:
         lines.append(
             "Machines of managed jobs are in this pool. Better: runs that state their job match it exactly, without a pool (docs/identify.md#jobs)."
         )
@@ -231,6 +237,8 @@ def group_words(group: Group) -> str:
         what = f"machines with a name like {group.values[0]}*"
     elif group.kind == "resource_key":
         what = f"machine {group.values[0]}"
+    elif group.kind == "service":
+        what = f"{'jobs' if group.has_jobs else 'pods'} of {group.values[0]}"
     else:
         what = f"machines of type {', '.join(group.values)}"
     if group.jobs:
@@ -244,7 +252,7 @@ def header_lines(found: Proposals) -> list[str]:
     if evidence is None:
         return []
     since, upto = evidence.moment
-    runs, cost = sum(c.runs for c in evidence.runs), sum(sum(c.costs.values()) for c in evidence.machines)
+    runs, cost = sum(c.runs for c in evidence.runs), sum(sum(c.costs.values()) for c in evidence.machines if not c.is_serving)
     days = (evidence.upto - evidence.since) / HOURS_A_DAY
     return [
         f"Examined {days:,.0f} days, {since:%Y-%m-%d} to {upto:%Y-%m-%d} (UTC): {runs:,} runs without a machine, {cost:,.2f} {evidence.currency} of machines without a run.",
