@@ -125,7 +125,7 @@ def make_mixed_world(shape: Shape) -> MixedWorld:
 def write_mixed_world(folder: Path, world: MixedWorld) -> tuple[str, Path]:
     """Write `mlflow.db` and `cur.csv.gz`. Return the tracking URI and the path of the bill."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write_store(make_schema(folder / "mlflow.db"), world.runs)
+    write_store(make_schema(folder / "mlflow.db"), world.runs)
     return f"sqlite:///{folder / 'mlflow.db'}", write_cur(folder / "cur.csv.gz", world.lines)
 
 
@@ -350,7 +350,7 @@ def _fee(kind: str, cost: str, code: str) -> dict[str, str]:
     )  # fmt: skip
 
 
-def _write_store(path: Path, runs: list[Run]) -> None:
+def write_store(path: Path, runs: list[Run]) -> None:
     """Write runs as MLflow's autolog does: user, source and parent are tags; there are params, but no machine."""
     experiments = {name: number for number, name in enumerate(sorted({run.experiment for run in runs}), 1)}
     with closing(sqlite3.connect(path)) as db, db:
