@@ -151,7 +151,12 @@ def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
 def _advise_unnamed_jobs(selector: Mapping[str, str], settings: Settings) -> str:
     service = selector.get("service", "").lower()
     if re.search(UNNAMED_SERVICES, service):
-        return _until_then(f"the bill does not name these jobs. Label each job {LABEL_AND_STATE}", settings)
+        label = f"the bill does not name these jobs. Label each job {LABEL_AND_STATE}"
+        return (
+            label
+            if is_trial(settings)
+            else f"{label}. Until then, `runspend suggest` can propose a pool if they have labels, or if the account has nothing else of this service"
+        )
     if "sagemaker" in service:
         return _until_then(f"the bill does not name these jobs. Include resource IDs in its export, and {STATE_JOB}", settings)
     return _until_then(STATE_JOB, settings)

@@ -25,6 +25,7 @@ LINES: tuple[Mapping[str, Any], ...] = (
     {"on": "train", "resource_id": "arn:aws:sagemaker:us-east-1:1:training-job/t", "hours": 2, "cost": 2, "instance_type": "ml.trained"},
     {"on": "serve", "resource_id": "arn:aws:sagemaker:us-east-1:1:endpoint/e", "hours": 2, "cost": 2, "instance_type": "ml.served"},
     {"on": "host", "sku_meter": "USE1-Host:ml.hosted", "hours": 2, "cost": 2, "instance_type": "ml.hosted"},
+    {"on": None, "service_name": "Vertex AI", "hours": 2, "cost": 2, "instance_type": "a3-trained"},
     {"on": "vertex", "service_name": "Vertex AI", "hours": 2, "cost": 2, "instance_type": "a2-trained"},
     {
         "on": "notes",
@@ -90,7 +91,12 @@ def test_pods_count_as_the_machine_that_they_share(cells: dict[str, Cell]) -> No
 
 
 def test_machines_of_managed_services_belong_to_jobs_except_notebooks(cells: dict[str, Cell]) -> None:
-    assert {name for name, cell in cells.items() if cell.is_job and not cell.is_serving} == {"trained", "ml.trained", "a2-trained"}
+    assert {name for name, cell in cells.items() if cell.is_job and not cell.is_serving} == {
+        "trained",
+        "ml.trained",
+        "a2-trained",
+        "a3-trained",
+    }
     assert {name: cell.names["job_resource"] for name, cell in cells.items() if "job_resource" in cell.names} == {
         "ml.trained": ":training-job/"
     }

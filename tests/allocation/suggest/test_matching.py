@@ -238,6 +238,10 @@ def test_pods_have_a_pool_by_namespace_apart_from_machines_with_the_same_tag() -
         ("exp-1",): {"tag.k8s-namespace": ["b"], **pods},
         ("exp-2",): {"tag.env": ["ml"], "account": ["1111"], "instance_type": ["n2-standard-8"]},
     }
+    (match,) = found_in(
+        [machines(hours[0], service="Kubernetes Engine", machine_group="goog-k8s-cluster-name|c")], [runs("exp-0", hours[0])]
+    )
+    assert _line_selector(match.group) == {"tag.goog-k8s-cluster-name": ["c"], **pods}
 
 
 def test_training_jobs_are_matched_only_by_their_hours() -> None:

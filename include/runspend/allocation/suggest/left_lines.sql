@@ -24,7 +24,7 @@ known_lines as (
     -- lines of Google that name no pod and no job; "serving" are endpoints and calls of models
     case
       when regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'{autopilot}') then 'pod'
-      when b.resource_key is null and b.job_key is null and regexp_contains(lower(coalesce(b.service_name, '')), r'{unnamed}')
+      when b.resource_key is null and b.job_key is null and b.instance_type is null and regexp_contains(lower(coalesce(b.service_name, '')), r'{unnamed}')
         then case when regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'{training}') then 'job' else 'serving' end
       else ''
     end as unnamed

@@ -148,10 +148,13 @@ class _Matcher:
             best = max(parts, key=lambda m: m.worth)
         return None
 
-    def _preference(self, group: Group) -> tuple[int, bool, int]:
-        """Return the order among groups with the same machines: names without other machines first. The cluster of pods also has its fee."""
+    def _preference(self, group: Group) -> tuple[int, int, int]:
+        """Return the order among groups with the same machines: names without other machines first. Labels of pods come before their cluster,
+        which also has a fee, and before their service, which may have other clusters.
+        """
         others = self.cells_of.get((group.service, (group.kind, group.source, group.account, group.values)), set()) - group.cells
-        return len(others), bool(group.service) and group.kind == "machine_group", MACHINE_NAMES.index(group.kind)
+        width = {"machine_group": 1, "service": 2}.get(group.kind, 0) if group.service else 0
+        return len(others), width, MACHINE_NAMES.index(group.kind)
 
     # --- machines ----------------------------------------------------------------------------------------------------------
 
