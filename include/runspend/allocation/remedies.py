@@ -51,6 +51,7 @@ SHORT_REMEDIES = {
     "unnamed endpoint": "it serves models and has no runs: leave it",
     "model": "log its calls as traces with token costs",
     "job": "let its runs state their job",
+    "unnamed": "label its jobs or pods, and let runs state the label",
 }
 
 

@@ -386,6 +386,15 @@ def test_what_to_do_about_a_resource_depends_on_its_kind(
     assert words in cost.remedy
 
 
+def test_pods_that_the_bill_does_not_name_need_a_label() -> None:
+    """The bill of GKE Autopilot names the cluster, which no run can state as its machine."""
+    cluster = "//container.googleapis.com/projects/p/locations/l/clusters/c"
+    pods = Resource(
+        cluster, "Kubernetes Engine", None, Decimal(1), *[None] * 5, "no_run", meter="Autopilot Pod mCPU Requests (europe-west4)"
+    )
+    assert pods.remedy == "label its jobs or pods, and let runs state the label"
+
+
 def test_a_group_and_its_resource_have_the_same_advice() -> None:
     """The meter decides: tokens on Vertex AI are calls of a model, and training is a job."""
     for meter, action, short, long in (
@@ -395,7 +404,12 @@ def test_a_group_and_its_resource_have_the_same_advice() -> None:
             "log its calls as traces with token costs",
             "log its calls as traces",
         ),
-        ("Training N1 standard", "name jobs of Vertex AI", "let its runs state their job", "make its runs state their job"),
+        (
+            "Training N1 standard",
+            "name jobs of Vertex AI",
+            "label its jobs or pods, and let runs state the label",
+            "the bill does not name these jobs. Label each job",
+        ),
     ):
         world = empty_world()
         row = {

@@ -18,7 +18,7 @@ from runspend.allocation.remedies import short_remedy
 from runspend.allocation.storage_prices import BilledRate
 from runspend.allocation.without_run import Group
 from runspend.core.amounts import add
-from runspend.core.service_kinds import RESOURCE_TYPES, advised_kind, kind_of
+from runspend.core.service_kinds import AUTOPILOT_METERS, RESOURCE_TYPES, UNNAMED_SERVICES, advised_kind, kind_of
 from runspend.schema.rows import first_day, month_after
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
@@ -141,7 +141,12 @@ class Resource:
         found = re.search(rf"(?i){RESOURCE_TYPES}", self.name)
         service, resource_type = self.service or "", found[0] if found else ""
         kind = kind_of(service, self.meter, resource_type, self.cost_kind, is_machine=bool(self.instance_type))
-        if known := short_remedy(advised_kind(kind, service, resource_type), service):
+        kind = advised_kind(kind, service, resource_type)
+        if (kind == "machine" and re.search(AUTOPILOT_METERS, self.meter.lower())) or (
+            kind == "job" and not found and re.search(UNNAMED_SERVICES, service.lower())
+        ):
+            kind = "unnamed"
+        if known := short_remedy(kind, service):
             return known
         if self.reason == "not_timed":
             return "its charges have no times to split by"
