@@ -76,6 +76,7 @@ select
     when t.resource_key is not null or (l.line_kind = 'timed' and l.is_known) then 'high'
   end as confidence,
   case
+    when g.is_ambiguous then 'ambiguous_name'
     -- A tag is a claim. If the run was not active then, or its machines are elsewhere, the cost still goes to it, and the reason is
     -- recorded.
     when l.charge_period_end <= g.start_time or l.charge_period_start >= greatest(g.end_time, timestamp_add(g.start_time, interval 1 microsecond)) then 'other_time'

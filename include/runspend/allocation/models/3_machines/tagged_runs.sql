@@ -4,7 +4,10 @@ with tags as (
   select distinct run_tag from billing_lines where billing_period = @period and run_tag is not null
 ),
 tagged as (
-  select r.run_id as run_tag, r.run_id, r.tracking_server, r.workspace, r.start_time, r.end_time, r.gpu_count, r.cpu_request, r.memory_request_gb
+  -- A server and its copy have runs of the same IDs. The first one gets the cost.
+  select
+    r.run_id as run_tag, r.run_id, r.tracking_server, r.workspace, r.start_time, r.end_time, r.gpu_count, r.cpu_request, r.memory_request_gb,
+    count(*) over (partition by r.run_id) > 1 as is_ambiguous
   from runs r
   join tags t on t.run_tag = r.run_id
   qualify row_number() over (partition by r.run_id order by r.tracking_server, r.workspace) = 1
@@ -32,6 +35,6 @@ places as (
 )
 select
   t.run_tag, t.run_id, t.tracking_server, t.workspace, t.start_time, t.end_time, t.gpu_count, t.cpu_request, t.memory_request_gb,
-  p.sub_account_id, p.region_id
+  t.is_ambiguous, p.sub_account_id, p.region_id
 from tagged t
 left join places p on p.run_tag = t.run_tag

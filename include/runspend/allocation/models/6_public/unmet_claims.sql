@@ -129,7 +129,8 @@ families as (
   join runs_with_cost m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
   left join claims p on p.tracking_server = a.tracking_server and p.run_id = a.ancestor_id and (p.match_method = 'llm_identity') = m.is_of_caller
   left join claims o on o.tracking_server = a.tracking_server and o.run_id = a.run_id and (o.match_method = 'llm_identity') = m.is_of_caller
-  where o.run_id is null or p.run_id is null or (o.match_method = p.match_method and o.claim = p.claim)
+  where o.run_id is null or p.run_id is null
+    or (o.match_method = p.match_method and case o.match_method when 'job_id' then o.job_key = p.job_key when 'resource_id' then o.resource_key = p.resource_key else o.claim = p.claim end)
     or (o.match_method in ('job_id', 'resource_id') and p.match_method in ('pool_time', 'instance_type_time'))
   union distinct
   -- A nested run was on the machines that are tagged with its ancestor's ID: the ancestor pays for them.
