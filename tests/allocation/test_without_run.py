@@ -303,7 +303,7 @@ def test_each_kind_of_service_has_its_own_advice(tmp_path: Path, given: Settings
 
 
 def test_endpoints_that_the_bill_does_not_name_are_not_advised_as_jobs(tmp_path: Path, given: Settings) -> None:
-    """Google's bill shows only by the SKU that a line is for predictions, so no selector would leave out training jobs."""
+    """Google's bill shows only by the SKU that a line is for predictions. A selector by meter leaves out training jobs."""
     vertex = {"service_name": "Vertex AI", "service_category": "AI and Machine Learning"}
     lines = [
         outside(1, "80", sku_meter="Vertex AI: Online/Batch Prediction NVIDIA L4 running in Americas", **vertex),
@@ -311,10 +311,14 @@ def test_endpoints_that_the_bill_does_not_name_are_not_advised_as_jobs(tmp_path:
     ]
     found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
     assert [(g.action, g.effective_cost) for g in found] == [
-        ("leave endpoints of Vertex AI in account ml", Decimal(80)),
+        ("share endpoints of Vertex AI in account ml", Decimal(80)),
         ("name jobs of Vertex AI in account ml", Decimal(70)),
     ]
-    assert found[0].advice.startswith("they serve models and have no runs: leave them unallocated")
+    assert found[0].advice.startswith("they serve models and have no runs: leave them unallocated, or declare them as shared")
+    [pasted] = Settings.model_validate(
+        {"tracking": [], "shared": {"lines": [yaml.safe_load(found[0].advice.partition("`shared.lines`: ")[2])]}}
+    ).shared.lines
+    assert pasted["meter"][-1] == "*online/batch prediction*"
 
 
 def test_advice_about_jobs_and_pods_that_the_bill_does_not_name_is_to_label_them(tmp_path: Path, given: Settings) -> None:

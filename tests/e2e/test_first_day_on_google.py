@@ -29,6 +29,7 @@ WORK: dict[str, tuple[str, int, list[str], dict[str, str]]] = {
     "detector": ("pods", 3, ["Autopilot Pod mCPU Requests (us-central1)", "Autopilot NVIDIA L4 Pod GPU Requests (us-central1)"], {"k8s-namespace": "vision"}),
     "tagger": ("pods", 1, ["Autopilot Pod mCPU Requests (us-central1)", "Autopilot Pod Memory Requests (us-central1)"], {"k8s-namespace": "nlp"}),
     "ranker": ("training", 2, TRAINING, {}),
+    "fraud": ("mixed", 2, TRAINING, {}),
     "churn": ("mixed", 2, TRAINING, {"runspend_job_id": "{job}"}),
 }  # fmt: skip
 
@@ -97,12 +98,13 @@ def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
 
 
 def test_pods_and_jobs_that_the_bill_does_not_name_get_pools(day: Day) -> None:
-    """Pods have one by namespace. Jobs without a label have one by service, in the project that has nothing else of it."""
+    """Pods have one by namespace. Jobs without a label have one by service, and by meter beside endpoints."""
     pools = yaml.safe_load(day.config.read_text())["pools"]
     assert {pool["runs"]["experiment"]: pool["lines"] for pool in pools} == {
         "detector": {"tag.k8s-namespace": "vision", "account": "pods", "service": GKE},
         "tagger": {"tag.k8s-namespace": "nlp", "account": "pods", "service": GKE},
         "ranker": {"account": "training", "service": VERTEX},
+        "fraud": {"account": "mixed", "service": VERTEX, "meter": ["*training*instance*", "*training*gpu*", "*training*tpu*"]},
     }
 
 
@@ -110,5 +112,5 @@ def test_each_experiment_has_the_cost_of_its_jobs(day: Day) -> None:
     """Labeled jobs match exactly. Pools have the rest: what two jobs of one hour cost is split, and nothing stays idle."""
     assert day.sums("experiment_name", "true") == day.truth
     assert day.sums("confidence", "experiment_name = 'churn'") == {"exact": day.truth["churn"]}
-    assert "leave endpoints of Vertex AI in account mixed: explains 744.00" in day.screen
+    assert "share endpoints of Vertex AI in account mixed: explains 744.00" in day.screen
     assert "name jobs of Vertex AI" not in day.screen

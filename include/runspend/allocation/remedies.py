@@ -13,7 +13,7 @@ from runspend.config.settings import Settings
 from runspend.config.trial_folder import is_trial
 from runspend.core.amounts import money
 from runspend.core.selectors import selector_yaml
-from runspend.core.service_kinds import UNNAMED_SERVICES
+from runspend.core.service_kinds import ENDPOINT_PATTERNS, UNNAMED_SERVICES
 from runspend.core.text import counted
 
 CALLERS_NAMED = 3
@@ -24,7 +24,7 @@ VERBS = {
     "store": "measure",
     "platform": "share",
     "endpoint": "share",
-    "unnamed endpoint": "leave",
+    "unnamed endpoint": "share",
     "job": "name jobs of",
     "excluded": "check",
     "other": "check",
@@ -48,7 +48,7 @@ SHORT_REMEDIES = {
     "store": "if it has artifacts, add the bucket to `stores`",
     "platform": "if the whole platform uses it, add it to `shared.lines`",
     "endpoint": "it serves models and has no runs: leave it, or add it to `shared.lines`",
-    "unnamed endpoint": "it serves models and has no runs: leave it",
+    "unnamed endpoint": "it serves models and has no runs: leave it, or add it to `shared.lines` by its meter",
     "model": "log its calls as traces with token costs",
     "job": "let its runs state their job",
     "unnamed": "label its jobs or pods, and let runs state the label",
@@ -130,10 +130,12 @@ def _advise_sharing(selector: Mapping[str, str], settings: Settings) -> str:
     return f"if the whole ML platform uses it, declare it as shared. If you set `scope`, include it there too. Add to `shared.lines`: {selector_yaml(selector)}"
 
 
-def _advise_endpoint(selector: Mapping[str, str], settings: Settings) -> str:
-    return (
-        f"it serves models and has no runs: leave it unallocated, or declare it as shared. Add to `shared.lines`: {selector_yaml(selector)}"
-    )
+def _advise_endpoint(selector: Mapping[str, Any], settings: Settings) -> str:
+    return f"they serve models and have no runs: leave them unallocated, or declare them as shared. Add to `shared.lines`: {selector_yaml(selector)}"
+
+
+def _advise_unnamed_endpoint(selector: Mapping[str, Any], settings: Settings) -> str:
+    return _advise_endpoint({**selector, "meter": list(ENDPOINT_PATTERNS)}, settings)
 
 
 def _advise_identity(selector: Mapping[str, str], settings: Settings) -> str:
@@ -152,12 +154,7 @@ def _advise_jobs(selector: Mapping[str, str], settings: Settings) -> str:
 def _advise_unnamed_jobs(selector: Mapping[str, str], settings: Settings) -> str:
     service = selector.get("service", "").lower()
     if re.search(UNNAMED_SERVICES, service):
-        label = f"the bill does not name these jobs. Label each job {LABEL_AND_STATE}"
-        return (
-            label
-            if is_trial(settings)
-            else f"{label}. Until then, `runspend suggest` can propose a pool if they have labels, or if the account has nothing else of this service"
-        )
+        return _until_then(f"the bill does not name these jobs. Label each job {LABEL_AND_STATE}", settings)
     if "sagemaker" in service:
         return _until_then(f"the bill does not name these jobs. Include resource IDs in its export, and {STATE_JOB}", settings)
     return _until_then(STATE_JOB, settings)
@@ -178,7 +175,7 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,
     "endpoint": _advise_endpoint,
-    "unnamed endpoint": "they serve models and have no runs: leave them unallocated. The bill does not name them, so `shared.lines` would take training jobs too",
+    "unnamed endpoint": _advise_unnamed_endpoint,
     "model": _advise_identity,
     "unnamed pods": _advise_unnamed_pods,
     "unnamed other pods": f"if runs use these pods: {LABEL_PODS}. Otherwise, leave them: they are out of scope",

@@ -14,7 +14,7 @@ from typing import Any
 
 RUN_KEYS = ("tracking", "workspace", "experiment", "user", "status")
 RUN_MAPS = ("tag", "param", "experiment_tag")
-LINE_KEYS = ("source", "account", "service", "region", "resource", "instance_type", "category")
+LINE_KEYS = ("source", "account", "service", "region", "resource", "instance_type", "meter", "category")
 LINE_MAPS = ("tag",)
 BUDGET_KEYS = (
     "tracking",

@@ -28,6 +28,7 @@ POD_METERS = rf"\bfargate|{AUTOPILOT_METERS}"
 # Services whose lines on Google's bill name no resource, and the meters of their training jobs.
 UNNAMED_SERVICES = r"vertex ai|ai platform"
 TRAINING_METERS = r"\btraining\b.*\b(?:instance|gpu|tpu)\b"
+TRAINING_PATTERNS = ("*training*instance*", "*training*gpu*", "*training*tpu*")  # the same, as a selector's `meter` takes it
 
 # Services that run managed jobs, whose runs can state the job. SQL reads it too.
 JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^jobs$"
@@ -35,6 +36,7 @@ JOB_SERVICES = r"sagemaker|machine learning|vertex ai|ai platform|\bbatch\b|^job
 # Machines that serve models, by the name of the resource and by the meter: Google's bill does not name its endpoints. SQL reads both too.
 ENDPOINT_RESOURCES = r":endpoint/|/endpoints/"
 ENDPOINT_METERS = r"(?:^|-)(?:host|asyncinf):|\bonline(?:/batch)? prediction\b"
+ENDPOINT_PATTERNS = ("*host:*", "*asyncinf:*", "*online prediction*", "*online/batch prediction*")
 
 # Calls of language models, by the name of the service or product, and by the meter or its description. The loader reads these with RE2.
 # Bedrock bills models of other vendors as products: "Claude Sonnet 4 (Amazon Bedrock Edition)". Google bills Claude as a service of its own.
@@ -126,7 +128,7 @@ def needs_resource(kind: str, service: str) -> bool:
 
 
 def advised_kind(kind: str, service: str, resource_type: str, *, has_machines: bool = False) -> str:
-    """Return the kind whose advice fits. It is "disk" or "unnamed endpoint" if no selector would leave out the machines of the service.
+    """Return the kind whose advice fits. It is "disk" if no selector would leave out the machines of the service, and "unnamed endpoint" if only the meter does.
 
     `has_machines`: the account has machines without a run that are billed under the name of that service.
     """

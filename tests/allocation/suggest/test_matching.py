@@ -208,8 +208,8 @@ def test_training_jobs_have_a_pool_of_their_own_beside_an_endpoint_of_their_type
     assert _line_selector(alone.group) == {"account": ["1111"], "instance_type": ["ml.g5.2xlarge"]}
 
 
-def test_jobs_that_the_bill_does_not_name_have_a_pool_by_service_if_it_has_nothing_else() -> None:
-    """An endpoint of the service in the same account would be in such a pool. Machines of other services would not."""
+def test_jobs_that_the_bill_does_not_name_have_a_pool_by_service_and_beside_an_endpoint_by_meter() -> None:
+    """An endpoint of the service in the same account would be in a pool by service. Machines of other services would not."""
     own = jobs(random.Random("vertex"), 20)
     training = replace(machines(own, service="Vertex AI"), is_job=True)
     endpoint = replace(machines(dict.fromkeys(range(LENGTH), 1.0), service="Vertex AI"), is_serving=True)
@@ -220,7 +220,9 @@ def test_jobs_that_the_bill_does_not_name_have_a_pool_by_service_if_it_has_nothi
     assert evidence_lines(Proposal("jobs", {}, {}, match, "USD"))[-1].startswith(
         "The bill does not name these jobs or pods. Better: label them"
     )
-    assert found_in([training, server, endpoint], [runs("bert", own)]) == ()
+    (match,) = found_in([training, server, endpoint], [runs("bert", own)])
+    assert _line_selector(match.group)["meter"] == ["*training*instance*", "*training*gpu*", "*training*tpu*"]
+    assert group_words(match.group) == "jobs of Vertex AI in account 1111"
 
 
 def test_pods_have_a_pool_by_namespace_apart_from_machines_with_the_same_tag() -> None:

@@ -125,6 +125,7 @@ def test_selectors_match_values_and_never_null(tmp_path: Path) -> None:
     texts = {
         "service_name": "Amazon EC2", "sub_account_id": "1", "billing_account_id": "payer", "region_id": "us-1",
         "resource_id": "/SUBSCRIPTIONS/A", "resource_key": "/subscriptions/a", "charge_category": "Usage", "tags": '{"team":"ml","a.\\"b":"x"}',
+        "sku_meter": "Training on A2", "charge_description": "An hour",
     }  # fmt: skip
     with Staged(tmp_path) as staged:
         rows = {field.name: pa.nulls(2, field.type) for field in delivered_fields()}
@@ -144,6 +145,9 @@ def test_selectors_match_values_and_never_null(tmp_path: Path) -> None:
             ({"instance_type": ["m5.large", "standard_nc6S_v3"]}, 1),
             ({"instance_type": ["STANDARD_NC*"], "account": ["1"]}, 1),
             ({"instance_type": ["nc6"]}, 0),
+            ({"meter": ["*TRAINING*"]}, 1),
+            ({"meter": ["an hour"]}, 1),
+            ({"meter": ["*inference*"]}, 0),
             ({"tag.team": ["m*"]}, 1),
             ({'tag.a."b': ["x"]}, 1),
             ({"tag.team": ["nlp"]}, 0),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from runspend.allocation.suggest.evidence import Cell, Evidence
 from runspend.allocation.suggest.hour_fit import HOURS_A_DAY, Fit, crowding, fit, likeness
 from runspend.core.selectors import matches
+from runspend.core.service_kinds import TRAINING_PATTERNS
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
 # Kinds of names, the longest-lived first: of groups with the same machines, the first counts.
@@ -46,7 +47,8 @@ class Group:
     has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
     types: tuple[str, ...] = ()  # the instance types, if all machines have one
     service: str = ""  # of pods and jobs that the bill does not name, which have no instance type
-    jobs: str = ""  # ":training-job/" if the names are also those of machines that serve models, and only jobs are meant
+    # the key and the patterns of a selector of jobs, if the names are also those of machines that serve models
+    jobs: tuple[str, tuple[str, ...]] = ("", ())
 
 
 @dataclass(frozen=True)
@@ -160,16 +162,16 @@ class _Matcher:
 
     def _groups(self) -> list[Group]:
         """Return every group of machines without a match, by each of their possible names, most expensive first."""
-        named: dict[tuple[Key, str, str], set[int]] = defaultdict(set)
+        named: dict[tuple[Key, str, tuple[str, tuple[str, ...]]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
             place = cell.names.get("source", ""), cell.names.get("account", "")
-            service, jobs = _service(cell), cell.names.get("job_resource", "")
+            service, jobs = _service(cell), _jobs(cell)
             for key in _keys(cell):
                 if (service, key) not in self.serving:
-                    named[key, service, ""].add(number)
-                elif jobs:
+                    named[key, service, ("", ())].add(number)
+                elif jobs[0]:
                     named[key, service, jobs].add(number)
             if self._has_own_type(cell) and number not in self.steady:
                 wide[("machines", *place)].add(number)
@@ -199,7 +201,15 @@ class _Matcher:
             and n in self.free
         }
 
-    def _group(self, kind: str, source: str, account: str, values: tuple[str, ...], cells: Iterable[int], jobs: str = "") -> Group:
+    def _group(
+        self,
+        kind: str,
+        source: str,
+        account: str,
+        values: tuple[str, ...],
+        cells: Iterable[int],
+        jobs: tuple[str, tuple[str, ...]] = ("", ()),
+    ) -> Group:
         held = frozenset(cells)
         machines = [self.evidence.machines[n] for n in held]
         types = tuple(sorted({m.names.get("instance_type", "") for m in machines}))
@@ -386,6 +396,13 @@ def _least(billed: Series) -> float:
 
 def _service(cell: Cell) -> str:
     return cell.names.get("service", "")
+
+
+def _jobs(cell: Cell) -> tuple[str, tuple[str, ...]]:
+    """Return what selects managed jobs without machines that serve models: their resources or, if the bill does not name them, their meters."""
+    if resource := cell.names.get("job_resource"):
+        return "resource", (f"*{resource}*",)
+    return ("meter", TRAINING_PATTERNS) if cell.is_job and _service(cell) else ("", ())
 
 
 def _keys(cell: Cell) -> set[Key]:

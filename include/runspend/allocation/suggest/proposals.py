@@ -27,7 +27,7 @@ Selector = dict[str, list[str]]
 MOST_POOLS = 20
 FEW_TIMES = 2  # machines of one pool whose prices differ by more deserve a warning
 # Properties that few cells have, or none: a pool that selects lines by one of these may contain any machine.
-UNTOLD = ("region", "service", "category")
+UNTOLD = ("region", "service", "meter", "category")
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
 
 def _line_selector(group: Group) -> Selector:
     place = {"account": [group.account]} if group.account else {"source": [group.source]}
-    if group.jobs:
-        place["resource"] = [f"*{group.jobs}*"]
     if group.service:
         place["service"] = [group.service]
+    key, patterns = group.jobs
+    if key:
+        place[key] = list(patterns)
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
         return {f"tag.{key}": [value], **place}
@@ -241,8 +242,9 @@ def group_words(group: Group) -> str:
         what = f"{'jobs' if group.has_jobs else 'pods'} of {group.values[0]}"
     else:
         what = f"machines of type {', '.join(group.values)}"
-    if group.jobs:
-        what = f"{group.jobs.strip(':/').replace('-', ' ')}s on {what}"
+    key, patterns = group.jobs
+    if key and group.kind != "service":
+        what = f"{patterns[0].strip('*:/').replace('-', ' ') if key == 'resource' else 'training job'}s on {what}"
     return one_line(f"{what} {place}")
 
 

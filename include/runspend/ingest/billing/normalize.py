@@ -554,6 +554,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         "region": ("region_id",),
         "resource": ("resource_id", "resource_key"),
         "instance_type": ("instance_type",),
+        "meter": ("sku_meter", "charge_description"),
         "category": ("charge_category",),
     }
     rows = pa.repeat(pa.scalar(True), staged.rows.num_rows)
@@ -565,7 +566,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
             values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
-            if key == "instance_type":  # clouds and people write it in upper, lower or mixed case
+            if key in ("instance_type", "meter"):  # clouds and people write it in upper, lower or mixed case
                 values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
             if name == "resource_key":
                 # A pattern may be only a name: of an instance, or of a pod with its namespace. It may also be the scale set of a machine.
