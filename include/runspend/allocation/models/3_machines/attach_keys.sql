@@ -7,7 +7,8 @@ with other_keys as (
     select any_value(group_keys) as group_keys
     from billing_lines
     where billing_period = @period and array_length(group_keys) > 0
-      and charge_category = 'Usage' and instance_type is null and coalesce(billed_nanoseconds, 0) = 0
+      and charge_category = 'Usage'
+      and (coalesce(service_category, '') not in ('Compute', 'AI and Machine Learning') or (instance_type is null and coalesce(billed_nanoseconds, 0) = 0))
     group by array_to_string(group_keys, chr(31))
   )
   cross join unnest(group_keys) as group_key
