@@ -1,5 +1,5 @@
 -- one row per machine and earlier month for which a charge of this period does not state the machine's size.
--- The size comes from that month's own bill.
+-- The size comes from that month's own bill, and so does the instance type if it states exactly one.
 with late as (
   select distinct resource_key, cast(date_trunc(charge_date, month) as date) as month
   from billing_lines
@@ -8,9 +8,10 @@ with late as (
 )
 select
   l.resource_key, l.month,
-  nullif(max(b.machine_gpus), 0) as machine_gpus, nullif(max(b.machine_cpus), 0) as machine_cpus, nullif(max(b.machine_memory_gb), 0) as machine_memory_gb
+  nullif(max(b.machine_gpus), 0) as machine_gpus, nullif(max(b.machine_cpus), 0) as machine_cpus, nullif(max(b.machine_memory_gb), 0) as machine_memory_gb,
+  case when min(lower(b.instance_type)) = max(lower(b.instance_type)) then min(lower(b.instance_type)) end as instance_type
 from late l
 join billing_lines b on b.resource_key = l.resource_key and b.billing_period = l.month
 where b.billing_period >= cast(date_trunc(date(@window_start), month) as date) and b.billing_period < @period
 group by l.resource_key, l.month
-having max(b.machine_gpus) > 0 or max(b.machine_cpus) > 0 or max(b.machine_memory_gb) > 0
+having max(b.machine_gpus) > 0 or max(b.machine_cpus) > 0 or max(b.machine_memory_gb) > 0 or max(b.instance_type) is not null

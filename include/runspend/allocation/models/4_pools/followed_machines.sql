@@ -1,9 +1,10 @@
 -- one row per machine that no run states and other lines may be attached to, and charge period in which it is of a pool or of an instance
--- type that runs ask for: its billed time, and whether runs may have it then
+-- type that runs ask for: its billed time, and whether runs may have it then. As in pool_machines, a correction of an earlier month's machine
+-- proves that it ran.
 with lines as (
   select
     c.match_method, c.target_key, c.window_start, c.window_end, c.resource_key, c.charge_period_start, c.charge_period_end, c.source,
-    coalesce(c.sku_id, '') as sku_id, c.billed_nanoseconds, l.line_id is not null as is_reached
+    coalesce(c.sku_id, '') as sku_id, case when c.charge_class is null then c.billed_nanoseconds end as billed_nanoseconds, l.line_id is not null as is_reached
   from timed_candidates c
   join (select distinct resource_key from attach_keys) a on a.resource_key = c.resource_key
   left join (
@@ -12,7 +13,7 @@ with lines as (
     select source, line_id from type_lines
   ) l on l.source = c.source and l.line_id = c.line_id
   where (l.line_id is not null or c.match_method = 'instance_type_time')
-    and c.cost_kind = 'compute' and c.charge_category = 'Usage' and c.charge_class is null
+    and c.cost_kind = 'compute' and c.charge_category = 'Usage' and (c.charge_class is null or c.charge_period_end <= timestamp(@period))
 ),
 skus as (
   -- As in machine_slots. A license may be in no pool while its machine is.
@@ -31,6 +32,8 @@ longest as (
     order by is_reached desc, match_method desc, nanoseconds desc, target_key, source, sku_id) = 1
 )
 select
-  match_method, target_key, window_start, window_end, resource_key, charge_period_start, charge_period_end, is_reached,
-  cast(coalesce(nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000) as int64) as nanoseconds
-from longest
+  l.match_method, l.target_key, l.window_start, l.window_end, l.resource_key, l.charge_period_start, l.charge_period_end, l.is_reached,
+  cast(coalesce(l.nanoseconds, e.billed_nanoseconds, timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000) as int64) as nanoseconds
+from longest l
+left join earlier_times e
+  on e.resource_key = l.resource_key and e.charge_period_start = l.charge_period_start and e.charge_period_end = l.charge_period_end

@@ -30,9 +30,10 @@ numbered as (
   select
     p.match_method, p.target_key, p.instance_type, p.is_group,
     row_number() over (order by p.match_method, p.target_key) as pool_number,
-    max(f.billed_until) as billed_until
+    -- Null if a bill has only late lines that state no type.
+    coalesce(max(f.billed_until), @window_end) as billed_until
   from found p
-  join source_frontiers f on f.source = p.source
+  left join source_frontiers f on f.source = p.source
   group by p.match_method, p.target_key, p.instance_type, p.is_group
 )
 select
