@@ -199,7 +199,8 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
 def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tuple[dt.datetime, dt.datetime]]:
     """Return windows in which jobs of the period are on the bill of the month before or after, without a day's pause.
 
-    Jobs of the period include those whose machine is named by a line of the period, at most a day away.
+    Jobs of the period include those whose machine is named by a line of the period, at most a day away. Windows that the period only
+    corrects count as the other month's.
     """
     beside = [(period - dt.timedelta(days=1)).replace(day=1), (period + dt.timedelta(days=32)).replace(day=1)]
     day, found = dt.timedelta(days=1), set()
@@ -224,6 +225,12 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
                 lives.append([])
             lives[-1].append((start, end))
         mine = {(l["charge_period_start"], l["charge_period_end"]) for l in job_lines if l["billing_period"] == period}
+        used = {
+            (l["charge_period_start"], l["charge_period_end"])
+            for l in job_lines
+            if l["billing_period"] == period and l["charge_category"] == "Usage" and not l.get("charge_class")
+        }
+        others = {(l["charge_period_start"], l["charge_period_end"]) for l in job_lines if l["billing_period"] in beside}
         reached = {
             (l["charge_period_start"], l["charge_period_end"])
             for l in job_lines
@@ -233,7 +240,7 @@ def jobs_beyond(lines: Sequence[Mapping[str, Any]], period: dt.date) -> list[tup
             and l["charge_period_start"] < end + day
             and l["charge_period_end"] > start - day
         }
-        found |= {window for life in lives if (mine | reached) & set(life) for window in life if window not in mine}
+        found |= {window for life in lives if (mine | reached) & set(life) for window in life if window in others - used}
     return sorted(found)
 
 

@@ -144,3 +144,22 @@ def test_the_size_and_time_of_a_corrected_machine_are_inputs(tmp_path: Path) -> 
     assert found["a half"] == found["a half, and a further line"]
     differing = [found[name] for name in ("eight", "four", "unknown", "a quarter", "a half")]
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
+
+
+def test_the_job_and_machines_of_a_late_line_of_its_cluster_are_inputs(tmp_path: Path) -> None:
+    """A correction of a cluster's machine goes by the charges of the cluster's job and the time of its machines on the earlier bill."""
+    hour = {"at": "2026-09-13T00:00:00..2026-09-13T01:00:00"}
+    late = hour | {"on": "i-1", "attached_to": "c1", "charge_class": "Correction"}
+    job = hour | {"on": "c1", "job_key": "815", "period": "2026-09"}
+    machine = hour | {"on": "i-1", "attached_to": "c1", "hours": 1, "period": "2026-09"}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "a job": [late, job, machine],
+        "another cluster": [late, job, machine, job | {"on": "c2", "job_key": "816", "at": "2026-09-20T00:00:00..2026-09-20T01:00:00"}],
+        "no job": [late, machine],
+        "two hours": [late, job, job | {"at": "2026-09-13T01:00:00..2026-09-13T02:00:00"}, machine],
+        "a part of the hour": [late, job, machine | {"hours": 0.2}],
+    }
+    found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
+    assert found["a job"] == found["another cluster"]
+    differing = [found[name] for name in ("a job", "no job", "two hours", "a part of the hour")]
+    assert all(one != other for number, one in enumerate(differing) for other in differing[:number])

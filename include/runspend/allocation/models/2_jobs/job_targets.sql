@@ -1,5 +1,26 @@
 -- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
-with jobs as (
+with late_lines as (
+  select distinct attached_to, charge_period_start, charge_period_end
+  from billing_lines
+  where billing_period = @period and charge_date < @period and attached_to is not null
+    and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
+),
+late_days as (
+  -- Days on which a charge period that a late line meets may begin: it has at most 25 hours.
+  select attached_to, charge_period_start, charge_period_end, day
+  from late_lines
+  cross join unnest(generate_date_array(date_sub(date(charge_period_start), interval 2 day), date(charge_period_end))) as day
+),
+late as (
+  -- Charge periods of an earlier month's bill in which this bill has late lines of the job's machines, such as VMs of a cluster.
+  select distinct w.job_key, w.charge_period_start, w.charge_period_end
+  from late_days l
+  join job_machines m on m.resource_key = l.attached_to
+  join job_windows w on w.job_key = m.job_key and w.life = m.life and date(w.charge_period_start) = l.day
+    and w.charge_period_start < l.charge_period_end and w.charge_period_end > l.charge_period_start
+  where not w.is_of_period
+),
+jobs as (
   select distinct machine_number, resource_key as job_key
   from run_intervals
 ),
@@ -19,7 +40,8 @@ windows as (
   join jobs j on j.job_key = w.job_key
   left join machine_clock a on a.machine_number = j.machine_number and a.mark = w.charge_period_start
   left join machine_clock b on b.machine_number = j.machine_number and b.mark = w.charge_period_end
-  where w.is_of_period
+  left join late t on t.job_key = w.job_key and t.charge_period_start = w.charge_period_start and t.charge_period_end = w.charge_period_end
+  where w.is_of_period or t.job_key is not null
 ),
 parts as (
   -- A charge period belongs to every run of that life of the job. Time that no run covers is overhead shared by all of them.

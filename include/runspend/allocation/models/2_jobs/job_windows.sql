@@ -66,8 +66,9 @@ instances as (
 select
   l.job_key, l.charge_period_start, l.charge_period_end, l.is_of_period, l.usage_source, l.machines * coalesce(i.number, 1) as machines,
   cast(least(
-    coalesce(div(l.billed_nanoseconds, coalesce(i.number, 1)), c.billed_nanoseconds, l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
-  coalesce(l.billed_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life
+    coalesce(div(coalesce(l.billed_nanoseconds, l.every_nanoseconds), coalesce(i.number, 1)), c.billed_nanoseconds, l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
+  -- A charge period that is only corrected has the time of the other month's bill.
+  coalesce(l.billed_nanoseconds, l.every_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life
 from numbered l
 left join instances i on i.job_key = l.job_key and i.life = l.life
 left join job_times c on c.job_key = l.job_key and c.charge_period_start = l.charge_period_start and c.charge_period_end = l.charge_period_end
