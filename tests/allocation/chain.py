@@ -179,6 +179,7 @@ def parameters_of(world: World, period: dt.date, settings: Settings = SETTINGS) 
                     or l.get("principal_key")
                     or l.get("service_subcategory") == "Generative AI"
                     or (l.get("instance_type") and l["charge_category"] == "Usage" and l.get("charge_class") != "Correction")
+                    or (l["charge_date"] < period and (l.get("attached_to") or l.get("group_keys")))
                 )
             )
         )

@@ -81,7 +81,7 @@ SITUATIONS = {
     "a_parent_that_calls_while_its_child_trains", "calls_by_a_gateway_are_where_bills_exceed_known_calls",
     "tokens_that_a_caller_has_paid_do_not_weigh_again", "a_disk_of_a_machine_that_its_type_uses_too", "a_disk_of_a_machine_whose_lines_carry_a_run",
     "traffic_of_a_group_of_which_runs_state_one_machine", "corrections_on_the_next_bill_go_by_the_time_that_was_billed",
-    "late_lines_of_a_jobs_cluster",
+    "late_lines_of_a_node_group_whose_machines_are_on_an_earlier_bill", "late_lines_of_a_jobs_cluster",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from tests.allocation.pooled_chain import trace
 
 JOB = {"on": None, "job_key": "train-7"}
 TYPE = {"on": None, "instance_type": "p4d.24xlarge"}
+TRAFFIC = {"on": None, "service_category": "Networking", "group_keys": ["account|group|gpu"]}
 CALLS = {"on": None, "service_category": "AI and Machine Learning", "service_subcategory": "Generative AI"}
 
 
@@ -26,6 +27,8 @@ CALLS = {"on": None, "service_category": "AI and Machine Learning", "service_sub
         ([{}, TYPE | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00", "charge_class": "Correction"}], ("2026-10", "2026-11")),
         ([{}, {"on": None, "pool_key": "gpu", "at": "2026-10-31T23:30:00..2026-11-01T00:30:00"}], ("2026-10", "2026-12")),
         ([{}, CALLS | {"at": "2026-09-30T23:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-11")),
+        ([{}, TRAFFIC | {"at": "2026-08-31T23:00:00..2026-09-01T00:00:00"}], ("2026-08", "2026-11")),
+        ([TRAFFIC], ("2026-10", "2026-10")),
         ([{}, {"at": "2026-10-01T00:00:00..2027-10-01T00:00:00"}], ("2026-10", "2026-11")),
         ([{"at": "2026-10-01T00:00:00..2026-11-01T00:00:00"}], ("2026-10", "2026-11")),
         ([{"at": "2026-09-01T00:00:00..2026-10-01T00:00:00"}], ("2026-09", "2026-10")),
@@ -45,6 +48,8 @@ CALLS = {"on": None, "service_category": "AI and Machine Learning", "service_sub
         "a correction that names none",
         "a pool over the month's end",
         "calls of another month",
+        "a group's traffic of another month",
+        "a group's traffic",
         "a year",
         "a month",
         "another month",
@@ -143,6 +148,25 @@ def test_the_size_and_time_of_a_corrected_machine_are_inputs(tmp_path: Path) -> 
     assert found["eight"] == found["eight for more"]
     assert found["a half"] == found["a half, and a further line"]
     differing = [found[name] for name in ("eight", "four", "unknown", "a quarter", "a half")]
+    assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
+
+
+def test_the_machines_of_a_late_lines_group_are_inputs(tmp_path: Path) -> None:
+    """Only the group's machines in that time count, not their cost and not those of other groups."""
+    late = TRAFFIC | {"on": "lb", "at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "charge_class": "Correction"}
+    month = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "period": "2026-09", "hours": 1, "group_keys": ["account|group|gpu"]}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "a machine": [late, month],
+        "a machine for more": [late, month | {"cost": 99}],
+        "another group": [late, month, month | {"on": "m2", "group_keys": ["account|group|cpu"]}],
+        "another week": [late, month, month | {"on": "m2", "at": "2026-09-13T00:00:00..2026-09-13T01:00:00"}],
+        "half an hour": [late, month | {"hours": 0.5}],
+        "two machines": [late, month, month | {"on": "m2"}],
+        "another region": [late, month | {"region_id": "eu"}],
+    }
+    found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
+    assert found["a machine"] == found["a machine for more"] == found["another group"] == found["another week"]
+    differing = [found[name] for name in ("a machine", "half an hour", "two machines", "another region")]
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
 
 

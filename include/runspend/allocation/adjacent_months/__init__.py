@@ -1,5 +1,5 @@
 """Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, sizes, types and
-times of corrected machines, and the machines of those whose disks have late lines.
+times of corrected machines, and the machines that late lines of disks, load balancers and others follow.
 
 Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `earlier_sizes.sql`, `earlier_times.sql` and
 `earlier_machines.sql` use them.

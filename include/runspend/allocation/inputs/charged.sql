@@ -10,6 +10,12 @@ with lines as (
     and at_most_a_day(charge_period_start, charge_period_end) as is_timed
   from billing_lines
   where billing_period = @period
+  union all
+  -- Late lines that follow other machines, such as traffic of a node group. Few lines are late, and only theirs are read.
+  select charge_period_start, charge_period_end, cast(null as string), false, true
+  from billing_lines
+  where billing_period = @period and charge_date < @period and (attached_to is not null or array_length(group_keys) > 0)
+    and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
 )
 select
   min(case when is_timed or is_of_machine then charge_period_start end) as first,

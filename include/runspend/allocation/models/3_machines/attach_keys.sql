@@ -7,7 +7,7 @@ with other_keys as (
     select any_value(group_keys) as group_keys
     from billing_lines
     where billing_period = @period and array_length(group_keys) > 0
-      and charge_category = 'Usage'
+      and (charge_category = 'Usage' or charge_date < @period)
       and (coalesce(service_category, '') not in ('Compute', 'AI and Machine Learning') or (instance_type is null and coalesce(billed_nanoseconds, 0) = 0))
     group by array_to_string(group_keys, chr(31))
   )
@@ -24,12 +24,21 @@ sets as (
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
   where l.billing_period = @period and array_length(l.group_keys) > 0
+  union distinct
+  select e.resource_key, e.group_text, e.region_id
+  from earlier_machines e
+  join machines m on m.resource_key = e.resource_key
+  where e.group_text is not null
 ),
 keys as (
   select distinct array_to_string(group_keys, chr(31)) as group_text, group_key
   from billing_lines
   cross join unnest(group_keys) as group_key
   where billing_period = @period and array_length(group_keys) > 0
+  union distinct
+  select e.group_text, group_key
+  from earlier_machines e
+  cross join unnest(split(e.group_text, chr(31))) as group_key
 ),
 short_keys as (
   -- A node group with its cluster is account@CLUSTER|key|value.

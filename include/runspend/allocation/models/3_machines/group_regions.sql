@@ -5,6 +5,8 @@ with regions as (
   from billing_lines
   where billing_period = @period and region_id is not null and charge_category = 'Usage' and (billed_nanoseconds > 0 or instance_type is not null)
     and service_category in ('Compute', 'AI and Machine Learning')
+  union distinct
+  select region_id from earlier_machines where region_id is not null
 ),
 sets as (
   select l.region_id, any_value(l.group_keys) as group_keys
@@ -17,6 +19,11 @@ keys as (
   select distinct group_key, region_id
   from sets
   cross join unnest(group_keys) as group_key
+  union distinct
+  select group_key, e.region_id
+  from earlier_machines e
+  cross join unnest(split(e.group_text, chr(31))) as group_key
+  where e.region_id is not null
 ),
 keys_in_regions as (
   select group_key, region_id

@@ -28,6 +28,12 @@ machines as (
   select resource_key
   from offered_machines
   where likeness = 1
+  union distinct
+  -- A late line states neither its machine's type nor its time.
+  select r.resource_key
+  from rest_lines r
+  join (select resource_key as named from earlier_times union distinct select resource_key from earlier_sizes) e on e.named = r.resource_key
+  where r.cost_kind = 'compute'
 ),
 pooled_machines as (
   -- A pool's disk on a machine of that pool serves all users of the pool, not only the runs that state the machine.
