@@ -19,7 +19,9 @@ OCTOBER = {"BillingPeriodStart": "2026-10-01T00:00:00Z", "BillingPeriodEnd": "20
 
 
 def bill_september(world: World) -> None:
-    """A job that is active when October begins and whose run starts later. Also a machine whose September hour is corrected in October without its size."""
+    """A job that is active when October begins and whose run starts later. Also a machine with an hour of September that is corrected in October without
+    its size, and a late line of its disk.
+    """
     october = world.begin - 4 * DAY
     world.run(october, october + HOUR).tags |= {
         "runspend.job_id": "over-the-end",
@@ -27,9 +29,13 @@ def bill_september(world: World) -> None:
     }  # of no bill
     for start in (october - HOUR, october):
         world.lines.append(_line(start, "2.5", "slurm-over", Tags=json.dumps({"slurm_job_id": "over-the-end"})))
-    machine = world.machine(P4D, [(october - 5 * DAY, october - 5 * DAY + HOUR)])
+    machine = world.machine(P4D, [(october - 5 * DAY, october - 5 * DAY + 2 * HOUR)])
     world.run(october - 5 * DAY, october - 5 * DAY + HOUR, machine)
     world.lines.append(_line(october - 5 * DAY, "-0.5", machine.name, ChargeClass="Correction", **OCTOBER))
+    attached = json.dumps({"runspend.attached_to": machine.name})
+    world.lines.append(
+        _line(october - 5 * DAY + HOUR, "-0.1", "vol-late", ServiceName="Amazon EBS", ServiceCategory="Storage", Tags=attached, **OCTOBER)
+    )
 
 
 def bill_bucket(world: World) -> None:

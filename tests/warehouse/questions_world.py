@@ -28,6 +28,7 @@ from runspend.actions.costs.sources import read_sources
 from runspend.actions.costs.totals import TOTALS, read_totals
 from runspend.actions.explain.figures import RunKey
 from runspend.actions.explore import View, read_experiment, read_figures, read_home, read_machine, read_model, search
+from runspend.allocation.scope_proposal import scope_proposal
 from runspend.allocation.suggest.evidence import read_evidence
 from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.config.settings import Settings, load_settings
@@ -314,6 +315,7 @@ def ask_as_programs(reader: Reader) -> None:
     found = read_evidence(reader, date(2026, 10, 1), "USD")
     assert found is not None
     why_nothing(reader, date(2026, 10, 1), replace(found, machines=(), runs=()), 0)
+    assert scope_proposal(reader, date(2026, 10, 1)).entries  # as without a scope, beside other months
     for asset in TOTALS:
         assert read_totals(reader, asset).num_rows, asset
 
