@@ -390,6 +390,34 @@ def two_models(sql: Path, second: str) -> list[Model]:
     return [Model("lines", shard_by="resource_key"), Model("numbers", shard_by="resource_key")]
 
 
+@pytest.mark.parametrize(
+    ("reader", "stored"),
+    [
+        ("select sum(billed_cost) as cost from lines", {"resource_key", "billed_cost"}),
+        ("select count(*) as n from lines", {"resource_key"}),
+        ("select n.* from lines n", {c.name for c in TABLES["billing_lines"].columns}),
+    ],
+)
+def test_shards_keep_the_columns_that_later_models_read(
+    root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch, reader: str, stored: set[str]
+) -> None:
+    """They include the column of the shards, by which a later group may read the rows again."""
+    fill_six_shards(root, monkeypatch)
+    lines, numbers = two_models(sql, reader)
+    found = []
+    with ParquetWarehouse(root, models=sql).step("allocate", "b") as step:
+        drop_made = step.drop_made
+
+        def look_first(name: str) -> None:
+            if name == "lines" and name in step.kept:
+                found.append({c for (c,) in step.connection.execute("select column_name from (describe lines)").fetchall()})
+            drop_made(name)
+
+        monkeypatch.setattr(step, "drop_made", look_first)
+        step.run([lines, Model("numbers"), numbers], {"period": MONTH})
+    assert found[0] == stored
+
+
 def test_a_shard_that_fails_ends_the_step_and_the_next_one_runs(root: Path, sql: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step raises the error of the shard, and no thread is left."""
     fill_six_shards(root, monkeypatch)

@@ -117,8 +117,10 @@ def _count_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[st
     return {name: step.connection.execute(f"select count(*) from {source}").fetchall()[0][0] for name, source in sources.items()}
 
 
-def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: set[str]) -> None:
-    """Run all models shard by shard. `later`: tables of these models that later models read."""
+def run_in_shards(
+    step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: Mapping[str, Collection[str] | None]
+) -> None:
+    """Run all models shard by shard. `later`: tables of these models that later models read, with their columns (None: all) among other words."""
     connection = step.connection
     sqls = {model.name: step.read_model(model) for model in models}
     rows = _count_rows(step, models, parameters)
@@ -138,16 +140,27 @@ def run_in_shards(step: ShardStep, models: Sequence[Model], column: str, paramet
     }
     group = _Group(column, inputs, _plan(models, sqls, parameters, later))
     made = _run_each(step, group, ranges)
+    kept: dict[str, list[Shard]] = {}
     for query in group.queries:
-        name = query.model.target
         if query.is_kept:
-            shards = [Shard(low, high, files[query.model.name]) for (low, high), files in zip(ranges, made, strict=True)]
-            source = f"read_parquet({file_list(shard.file for shard in shards)})"
-            texts = dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall())
-            selects = _select_with_enums(connection, name, {name: (texts, source)}, "cast")
-            step.show_made(name, f"select {selects[name]} from {source}", Kept(column, selects[name], shards))
+            kept[query.model.target] = [Shard(low, high, files[query.model.name]) for (low, high), files in zip(ranges, made, strict=True)]
         elif query.model.into is not None:
             step.accept_parts(query.model, [files[query.model.name] for files in made])
+    if kept:
+        _show_kept(step, column, kept)
+
+
+def _show_kept(step: ShardStep, column: str, kept: Mapping[str, Sequence[Shard]]) -> None:
+    """Show the rows in the files of a group's models. Tables of one group share their ENUMs, so that a union of them keeps these."""
+    connection = step.connection
+    sources = {name: f"read_parquet({file_list(shard.file for shard in shards)})" for name, shards in kept.items()}
+    texts = {
+        name: dict(connection.execute(f"select column_name, column_type from (describe from {source})").fetchall())
+        for name, source in sources.items()
+    }
+    selects = _select_with_enums(connection, next(iter(kept)), {name: (texts[name], source) for name, source in sources.items()}, "cast")
+    for name, shards in kept.items():
+        step.show_made(name, f"select {selects[name]} from {sources[name]}", Kept(column, selects[name], shards))
 
 
 @dataclass(frozen=True)
@@ -167,6 +180,7 @@ class _Query:
     sql: str  # DuckDB's
     parameters: Mapping[str, Any]
     is_kept: bool  # models after the group read its rows
+    kept_columns: Collection[str] | None  # those that they read, among other words; None: all
     is_read: bool  # later models of the group read its rows
     unread: Collection[str]  # tables of the group, up to this model, that later models do not read
 
@@ -180,7 +194,9 @@ class _Group:
     queries: Sequence[_Query]
 
 
-def _plan(models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[str, Any], later: Collection[str]) -> list[_Query]:
+def _plan(
+    models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[str, Any], later: Mapping[str, Collection[str] | None]
+) -> list[_Query]:
     """Return the queries of a group, in running order."""
     read_by = {name: table_names(text) for name, text in sqls.items()}
     kept = {model.target for model in models if model.into is None and model.target in later}
@@ -193,7 +209,15 @@ def _plan(models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[
         made = {m.target for m in models[: position + 1] if m.into is None and not m.inline}
         text = sqls[model.name]
         queries.append(
-            _Query(model, duckdb_sql(text), used(text, parameters), model.target in kept, model.target in still_read, made - still_read)
+            _Query(
+                model,
+                duckdb_sql(text),
+                used(text, parameters),
+                model.target in kept,
+                later.get(model.target),
+                model.target in still_read,
+                made - still_read,
+            )
         )
     return queries
 
@@ -308,7 +332,7 @@ def _run_shard(
                 connection.execute(parsed(f"create or replace table {target} as {sql}"), given)
                 sql, given = f"from {target}", {}
             if query.is_kept:
-                files[model.name] = _keep(connection, sql, given, step.part_file(model.target))
+                files[model.name] = _keep(connection, sql, given, query.kept_columns, step.part_file(model.target))
         for name in query.unread:
             connection.execute(f"drop table if exists {schema}.{sql_name(name)}")
     return files
@@ -383,16 +407,21 @@ def _select_with_enums(
     return {name: f"* replace ({', '.join(casts)})" if casts else "*" for name, casts in replaced.items()}
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], file: Path) -> Path:
+def _keep(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], wanted: Collection[str] | None, file: Path
+) -> Path:
     """Store the rows of a shard in a file for models that run after all shards, so that they take no memory until then."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
+    read = types.keys() & (types if wanted is None else wanted)
     # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
     columns = ", ".join(
-        f"cast({sql_name(c)} as bigint) as {sql_name(c)}" if type_ == "HUGEINT" else sql_name(c) for c, type_ in types.items()
+        f"cast({sql_name(c)} as bigint) as {sql_name(c)}" if type_ == "HUGEINT" else sql_name(c)
+        for c, type_ in types.items()
+        if c in (read or types)
     )
-    # zstd would make the file a quarter smaller, but writing takes a quarter longer.
+    # The file is soon read once or twice. With snappy it would be a third smaller, but writing and reading take half as long again.
     connection.execute(
-        f"copy (select {columns} from ({sql})) to {sql_text(file)} (format parquet, compression snappy, dictionary_size_limit 5000)",
+        f"copy (select {columns} from ({sql})) to {sql_text(file)} (format parquet, compression uncompressed, dictionary_size_limit 5000)",
         parameters,
     )
     return file

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -131,7 +132,7 @@ class ParquetStep:
             together = list(group)
             if column is not None and not have_few_rows(self, together, parameters):
                 place += len(together)
-                run_in_shards(self, together, column, parameters, later=read_from[place] | set(keep))
+                run_in_shards(self, together, column, parameters, self._columns_read(models[place:], read_from[place], keep))
                 self._drop_all_but(read_from[place] | set(keep))
                 self._join_whole(models[place:])
                 continue
@@ -148,6 +149,18 @@ class ParquetStep:
             made = {model.target} if model.into is None else set()
             found.append((found[-1] - made) | table_names(self.read_model(model)))
         return found[::-1]
+
+    def _columns_read(self, models: Sequence[Model], tables: Collection[str], keep: Collection[str]) -> dict[str, set[str] | None]:
+        """Return the words of the models that read each of these tables: its columns that they need are among them. None: all columns."""
+        found: dict[str, set[str] | None] = {name: set() for name in tables} | dict.fromkeys(keep)
+        for model in models:
+            text = self.read_model(model)
+            has_star = re.search(r"(\bselect\s+|\.)\*", text, re.IGNORECASE) is not None
+            words = {model.shard_by or "", *re.findall(r"\w+", text)}
+            for name in table_names(text) & found.keys():
+                known = found[name]
+                found[name] = None if has_star or known is None else known | words
+        return found
 
     def _join_whole(self, later: Sequence[Model]) -> None:
         """Join the parts of units that these models do not add to. Runs in parallel with the computation, because it is disk-bound."""
