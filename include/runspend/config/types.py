@@ -168,7 +168,7 @@ def parse_threshold(raw: object) -> str:
 def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
     """Return the exact amount at which a budget of `amount` crosses a threshold: 4000 for "80%" of 5000, 500 for "500 USD"."""
     number = Decimal(threshold.split(" ")[0].removesuffix("%"))
-    return amount * number / 100 if threshold.endswith("%") else number
+    return EXACT.divide(EXACT.multiply(amount, number), Decimal(100)) if threshold.endswith("%") else number
 
 
 def _known_zone(name: str) -> str:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.decisions import Decision, alert_id, decide
-from runspend.actions.alert.judge import Crossing, Series, Status, judge_budget, parse_threshold
+from runspend.actions.alert.judge import Crossing, Series, Status, judge_budget, threshold_of
 from runspend.actions.alert.periods import BudgetPeriod, current_period, periods_to_judge
 from runspend.config.settings import Budget
 from tests.settings_builder import make_budget
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 24, 6, tzinfo=timezone.utc)
 def status_of(given: Budget, days: dict[date, Decimal], period: BudgetPeriod = NOVEMBER, foreseen: tuple[str, ...] = ()) -> Status:
     """Return a status for these days. Its forecast reaches the thresholds in `foreseen` that the cost does not."""
     status = judge_budget(given, "USD", period, Series({(day, "USD"): cost for day, cost in days.items()}))
-    coming = [parse_threshold(t, given.amount, "USD") for t in foreseen]
+    coming = [threshold_of(t, given.amount, "USD") for t in foreseen]
     assert status.spent is not None
     return replace(status, foreseen=tuple(Crossing(t, period.end - timedelta(days=1)) for t in coming if t.level > status.spent))
 
@@ -136,7 +136,7 @@ class Nights(RuleBasedStateMachine):
 
     @initialize(
         texts=st.lists(st.sampled_from(["10%", "50%", "80%", "99.99%", "100%", "120%", "500 USD", "800 USD"]), min_size=1, max_size=4,
-                       unique_by=lambda t: parse_threshold(t, Decimal(1000), "USD").level),
+                       unique_by=lambda t: threshold_of(t, Decimal(1000), "USD").level),
         coming=st.lists(st.sampled_from(["80%", "100%", "150%"]), max_size=2, unique=True),
     )  # fmt: skip
     def start(self, texts: list[str], coming: list[str]) -> None:
@@ -203,18 +203,18 @@ class Nights(RuleBasedStateMachine):
                 key = (self.edits, name, text)
                 through = before.get(("actual", *key))
                 if total >= level and ("actual", *key) not in before:
-                    new.add((name, "actual", parse_threshold(text, given.amount, "USD").level))
+                    new.add((name, "actual", threshold_of(text, given.amount, "USD").level))
                     self.expected[("actual", *key)] = last
                 undone = through is not None and total < level and sum((c for d, c in mine.items() if d <= through), Fraction(0)) < level
                 if undone and ("correction", *key) not in before:
-                    new.add((name, "correction", parse_threshold(text, given.amount, "USD").level))
+                    new.add((name, "correction", threshold_of(text, given.amount, "USD").level))
                     self.expected[("correction", *key)] = None
             known = {self.level(t, given) for t in self.texts if ("actual", self.edits, name, t) in before}
             for text in self.coming if foreseen and self.now.date() < end else ():
                 key = ("forecast", self.edits, name, text)
                 level = self.level(text, given)
                 if total < level and level not in known and key not in before:
-                    new.add((name, "forecast", parse_threshold(text, given.amount, "USD").level))
+                    new.add((name, "forecast", threshold_of(text, given.amount, "USD").level))
                     self.expected[key] = None
         return new
 

@@ -108,6 +108,17 @@ def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path
     assert subjects(tmp_path) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November"]
 
 
+def test_alerts_go_on_after_the_currency_was_edited(tmp_path: Path) -> None:
+    """The earlier version has a threshold in the earlier currency. Nothing can be judged by it any more."""
+    records = MemoryRecords()
+    before = make_settings(tmp_path, budget(forecast=[], actual=["4000 EUR"]), currency="EUR")
+    night(tmp_path, records, before, "2026-11-24", [])
+    after = make_settings(tmp_path, budget(forecast=[], actual=["5000 USD"]))
+    for day in ("2026-11-25", "2026-11-26"):
+        night(tmp_path, records, after, day, OVER)
+    assert subjects(tmp_path) == ["[runspend] Budget vision: 100.2% of 5,000 USD spent in November"]
+
+
 def test_an_edit_does_not_send_another_first_summary(tmp_path: Path) -> None:
     """All amounts are edited. Each budget is judged again with normal mails, not with the summary of a new installation."""
     records = MemoryRecords()

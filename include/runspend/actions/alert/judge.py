@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -23,11 +22,9 @@ from runspend.actions.alert.forecast import Forecast, Seen, forecast_total
 from runspend.actions.alert.periods import BudgetPeriod
 from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget
+from runspend.config.types import threshold_amount
 from runspend.core.amounts import EXACT, add, plain
-from runspend.core.errors import ConfigError
 from runspend.schema.rows import midnight
-
-_THRESHOLD = re.compile(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", re.ASCII)
 
 
 @dataclass(frozen=True, order=True)
@@ -135,31 +132,18 @@ class Status:
         return total
 
 
-def parse_threshold(text: str, amount: Decimal, currency: str) -> Threshold:
-    """ "80%" of the amount, or money like "500 USD" or "500".
-
-    Raises ConfigError for anything else, for zero, and for another currency.
-    """
-    match = _THRESHOLD.fullmatch(text.strip())
-    if match is None or Decimal(match[1]) == 0:
-        raise ConfigError(
-            f'cannot use threshold {text!r}: it is neither a percentage nor an amount above zero. Write "80%" or "500 {currency}".'
-        )
-    number, unit = Decimal(match[1]), match[2] or currency
-    if unit == "%":
-        return Threshold(EXACT.divide(EXACT.multiply(amount, number), Decimal(100)), f"{plain(number)}%")
-    if unit != currency:
-        raise ConfigError(
-            f"cannot use threshold {text!r}: the budget is in {currency}. Write the threshold in {currency}, or as a percentage."
-        )
-    return Threshold(number, f"{plain(number)} {currency}")
+def threshold_of(text: str, amount: Decimal, currency: str) -> Threshold:
+    """Return a threshold as `Budget` holds it: "80%" (of the amount), "500 USD", or "500" in the budget's currency."""
+    number, unit = text.removesuffix("%").partition(" ")[::2]
+    shown = plain(Decimal(number))
+    return Threshold(threshold_amount(text, amount), f"{shown}%" if text.endswith("%") else f"{shown} {unit or currency}")
 
 
-def parse_thresholds(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
+def thresholds_of(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
     """Return the thresholds, lowest level first. Two strings with the same level become one threshold."""
     by_level: dict[Decimal, Threshold] = {}
     for text in texts:
-        threshold = parse_threshold(text, amount, currency)
+        threshold = threshold_of(text, amount, currency)
         by_level.setdefault(threshold.level, threshold)
     return tuple(by_level[level] for level in sorted(by_level))
 
@@ -169,9 +153,7 @@ def budget_version(budget: Budget, currency: str) -> str:
 
     Owner, notify, runbook, anomalies, spelling and order of the file do not change it.
     """
-    thresholds = [
-        sorted(parse_threshold(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)
-    ]
+    thresholds = [sorted(threshold_of(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)]
     parts = [
         plain(budget.amount),
         currency,
@@ -219,7 +201,7 @@ def judge_budget(
         first = dict(reversed(others))  # the earliest day of each currency
         why = ", ".join(f"no rate from {code} to {currency} for {day}" for code, day in sorted(first.items()))
         return not_judged(budget, currency, period, f"{why}: write it under rates.exchange")
-    version, thresholds = budget_version(budget, currency), parse_thresholds(budget.actual, budget.amount, currency)
+    version, thresholds = budget_version(budget, currency), thresholds_of(budget.actual, budget.amount, currency)
     estimates = {day: cost for (day, code), cost in series.estimated.items() if code == currency and period.start <= day < period.end}
     by_day = {day: cost for (day, code), cost in in_period.items() if code == currency}
     if budget.judged_on == "bill_and_estimates":
@@ -236,7 +218,7 @@ def judge_budget(
 
 def not_judged(budget: Budget, currency: str, period: BudgetPeriod, why: str) -> Status:
     """Return a status without a verdict for one budget in one period."""
-    thresholds = parse_thresholds(budget.actual, budget.amount, currency)
+    thresholds = thresholds_of(budget.actual, budget.amount, currency)
     return Status(budget, currency, budget_version(budget, currency), period, thresholds, None, not_judged=why)
 
 
@@ -245,7 +227,7 @@ def judge_days(budget: Budget, currency: str, series: Series, covered: date, sin
     if budget.anomalies is None:
         return ()
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
-    level = parse_threshold(budget.anomalies.money, budget.amount, currency).level
+    level = threshold_of(budget.anomalies.money, budget.amount, currency).level
     return find_anomalies(days, covered, since, budget.anomalies.ratio, level)
 
 
@@ -282,7 +264,7 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
     """Return the forecast thresholds that two of three outcomes pass and that the spend has not reached yet."""
     if forecast is None:
         return ()
-    thresholds = parse_thresholds(budget.forecast, budget.amount, currency)
+    thresholds = thresholds_of(budget.forecast, budget.amount, currency)
     return tuple(Crossing(t, on) for t in thresholds if spent < t.level and (on := forecast.exceeded_on(t.level)))
 
 
