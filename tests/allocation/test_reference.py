@@ -68,7 +68,7 @@ SITUATIONS = {
     "what_a_run_states_is_stronger_than_a_declaration",
     "a_run_that_was_stopped_twice_over_the_months_end", "a_childs_gap_is_not_its_parents", "a_run_asks_no_pool_while_it_was_stopped", "a_run_that_states_an_end_in_the_future",
     "nodes_of_a_type_of_which_a_run_states_the_first", "disks_of_a_pool_serve_runs_by_tag_and_job_too",
-    "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
+    "shares_of_a_types_hours", "clusters_of_one_name_in_two_regions", "a_load_balancer_of_a_region_whose_node_group_is_gone", "a_driver_on_a_small_machine_and_its_trials_on_large_ones", "a_machine_that_a_run_states_in_a_pool_whose_lines_say_no_time",
     "trials_in_jobs_of_their_own_do_not_share_their_drivers_machine", "a_child_on_its_own_machine_is_not_in_its_parents_job", "trials_in_a_pool_do_not_share_a_notebook_outside_of_it",
     "a_discount_that_states_no_type_follows_its_machine", "a_job_number_on_two_slurm_bills", "job_runs_of_one_number_in_two_workspaces", "a_cluster_id_that_two_workspaces_have",
     "trials_of_a_run_whose_machine_is_tagged", "a_trial_outside_a_pool_that_states_a_machine_of_it",

@@ -423,6 +423,19 @@ def test_control_planes_are_shared_in_every_cloud(tmp_path: Path, given: Setting
     assert [g.kind for g in found[3:]] == ["disk", "other"]
 
 
+def test_a_control_plane_is_shared_without_the_pods_of_its_cluster(tmp_path: Path, given: Settings) -> None:
+    """Google's bill has GKE Autopilot's pods under the name of their cluster. Only the meter tells them from its fee."""
+    cluster = {"service_name": "Kubernetes Engine", "resource_id": "//container.googleapis.com/projects/p/locations/l/clusters/ml"}
+    lines = [
+        outside(1, "50", sku_meter="Autopilot Kubernetes Clusters", **cluster),
+        outside(2, "40", sku_meter="Autopilot Pod mCPU Requests (us-central1)", **cluster),
+    ]
+    found = groups_of(tmp_path, given, cost_allocations=sums_of(*lines), billing_lines=lines)
+    selector = {"service": "Kubernetes Engine", "account": "ml", "resource": "*/clusters/*", "meter": "*kubernetes clusters*"}
+    assert [g.selector for g in found if g.kind == "platform"] == [selector]
+    assert [g.effective_cost for g in found if g.kind == "platform"] == [50]
+
+
 def test_advice_names_the_callers_that_the_bill_names(tmp_path: Path, given: Settings) -> None:
     """Sessions of one role count together. Where users are hidden, callers are hidden too."""
     callers = {

@@ -24,6 +24,7 @@ RESOURCE_TYPES = (
 
 # Pods that are billed without their machine, by the meter. GKE Autopilot's lines name the cluster, and no pod. SQL reads both too.
 AUTOPILOT_METERS = r"autopilot.*\bpod\b"
+CLUSTER_FEES = "kubernetes clusters"  # in the meters of GKE's control planes, in lower case
 POD_METERS = rf"\bfargate|{AUTOPILOT_METERS}"
 # Services whose lines on Google's bill name no resource, and the meters of their training jobs.
 UNNAMED_SERVICES = r"vertex ai|ai platform"

@@ -109,7 +109,7 @@ def test_a_past_month_is_judged_by_the_budget_that_was_valid_at_its_end(tmp_path
 
 
 def test_alerts_go_on_after_the_currency_was_edited(tmp_path: Path) -> None:
-    """The earlier version has a threshold in the earlier currency. Nothing can be judged by it any more."""
+    """The earlier version has a threshold in the earlier currency. Nothing can be judged by it."""
     records = MemoryRecords()
     before = make_settings(tmp_path, budget(forecast=[], actual=["4000 EUR"]), currency="EUR")
     night(tmp_path, records, before, "2026-11-24", [])

@@ -24,6 +24,7 @@ from runspend.core.amounts import EXACT, add
 from runspend.core.outside_json import parse_json
 from runspend.core.service_kinds import (
     AUTOPILOT_METERS,
+    CLUSTER_FEES,
     RESOURCE_TYPES,
     advised_kind,
     is_accelerator,
@@ -169,6 +170,8 @@ def _place(row: Row, with_machines: Set[tuple[str, str]] = frozenset()) -> Key:
     called = ""
     if needs_resource(kind, service):
         called, named["resource"] = resource_words(resource_type) or ("", "")
+        if CLUSTER_FEES in row["meter"].lower():  # Google bills Autopilot's pods under the name of their cluster, too
+            named["meter"] = f"*{CLUSTER_FEES}*"
     place = tuple((key, value) for key, value in named.items() if value)
     return kind, place or (("source", row["source"]),), called
 

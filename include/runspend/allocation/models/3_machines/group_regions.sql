@@ -1,5 +1,6 @@
 -- one row per group key that charges of several regions share, and region: a group of one name in each of them.
--- A region without machines, such as "global", does not separate groups.
+-- A region without machines, such as "global", does not separate groups, unless its name is that of one region of AWS or Google:
+-- a load balancer stays where it is when its node group no longer has one.
 with regions as (
   select distinct region_id
   from billing_lines
@@ -7,6 +8,10 @@ with regions as (
     and service_category in ('Compute', 'AI and Machine Learning')
   union distinct
   select region_id from earlier_machines where region_id is not null
+  union distinct
+  select region_id
+  from (select distinct region_id from billing_lines where billing_period = @period and array_length(group_keys) > 0) grouped
+  where regexp_contains(region_id, r'^[a-z]+(-[a-z]+)+-?[0-9]+$')
 ),
 sets as (
   select l.region_id, any_value(l.group_keys) as group_keys
