@@ -16,7 +16,12 @@ from runspend.config.settings import Settings
 from tests.allocation.chain import DAY, World, merge_worlds, parameters_of, read_settings, read_world, rows_of
 
 # These cases are built alone: a tag names a job without the prefix of its world, and the number of a job is a number.
-BY_ITSELF = {"runs_of_a_jobs_tasks_share_the_job", "job_runs_of_one_number_in_two_workspaces", "a_job_run_of_the_only_workspace"}
+BY_ITSELF = {
+    "runs_of_a_jobs_tasks_share_the_job",
+    "job_runs_of_one_number_in_two_workspaces",
+    "a_job_run_of_the_only_workspace",
+    "a_late_line_of_one_of_two_job_runs_of_one_number",
+}
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pytest
 
 from runspend.core.resource_keys import job_key_sql, resource_key_sql
-from runspend.warehouse.dialect import duckdb_sql
+from runspend.warehouse.dialect import duckdb_sql, parameter_names
 from runspend.warehouse.sql_files import read_sql
-from tests.allocation.chain import PACKAGE, arrow, make_run, query_reference
+from tests.allocation.chain import DAY, PACKAGE, arrow, make_run, query_reference
 from tests.reference import GoogleSQL
 
 SAGEMAKER = "arn:aws:sagemaker:{}:{}:training-job/{{0}}"
@@ -109,7 +109,7 @@ def tables() -> dict[str, pa.Table]:
         "run_resources": arrow("run_resources", resources),
         "window_runs": pa.Table.from_pylist([{k: run[k] for k in keys} for run in runs]),
         "run_ancestors": pa.table({k: pa.array([], pa.string()) for k in ("tracking_server", "run_id", "ancestor_id")}),
-        "bill_names": pa.Table.from_pylist([row | {"is_several": False, "is_of_only_workspace": False} for row in bill]),
+        "bill_names": pa.Table.from_pylist([row | {"is_several": False, "is_of_only_workspace": False, "is_late": False} for row in bill]),
     }
 
 
@@ -125,10 +125,11 @@ def pairs() -> Pairs:
             con.register(name, table)
         for name in ("matched_names", "run_names"):
             sql = read_sql(PACKAGE / "models", name)
-            rows = con.execute(duckdb_sql(sql)).fetchall()
-            theirs = query_reference(GoogleSQL(), sql, given, {}).rows
+            asked = {"period": DAY} if "period" in parameter_names(sql) else {}
+            rows = con.execute(duckdb_sql(sql), asked).fetchall()
+            theirs = query_reference(GoogleSQL(), sql, given, asked).rows
             assert sorted(map(repr, map(tuple, theirs))) == sorted(map(repr, rows))
-            con.execute(f"create table {name} as {duckdb_sql(sql)}")
+            con.execute(f"create table {name} as {duckdb_sql(sql)}", asked)
             given[name] = con.table(name).to_arrow_table()
     found: Pairs = defaultdict(dict)
     for _, _, _, stated, billed, is_ambiguous in rows:

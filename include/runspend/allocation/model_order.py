@@ -23,6 +23,7 @@ JOB_MODELS = (
     Model("cluster_times"),
     Model("job_windows"),
     Model("job_aliases"),
+    Model("late_names"),
     Model("bill_names"),
     Model("matched_names"),
     Model("run_names"),

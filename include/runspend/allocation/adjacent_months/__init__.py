@@ -1,8 +1,8 @@
 """Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, sizes, types and
-times of corrected machines, and the machines that late lines of disks, load balancers and others follow.
+times of corrected machines, names that late lines share, and the machines that late lines of disks, load balancers and others follow.
 
-Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `earlier_sizes.sql`, `earlier_times.sql` and
-`earlier_machines.sql` use them.
+Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `earlier_sizes.sql`,
+`earlier_times.sql` and `earlier_machines.sql` use them.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
 EARLIER_TIMES = read_sql(HERE.parent / "models", "earlier_times") + "\norder by resource_key, charge_period_start, charge_period_end"
 EARLIER_MACHINES = read_sql(HERE.parent / "models", "earlier_machines") + "\norder by resource_key, charge_period_start, charge_period_end"
 
+LATE_NAMES = read_sql(HERE.parent / "models", "late_names") + (
+    "\norder by source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, is_machine_time"
+)
+
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
     """Return how far jobs of the period reach beyond its lines, as parameters of the models. Also return the rows of other months that a build
@@ -54,6 +58,7 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
+        rows["names on earlier bills"] = [_rows_digest(reader, LATE_NAMES, {"period": period} | window)]
         rows["times of machines in earlier months"] = [_rows_digest(reader, EARLIER_TIMES, {"period": period} | window)]
         rows["machines of attached lines in earlier months"] = [_rows_digest(reader, EARLIER_MACHINES, {"period": period} | window)]
     return reach, rows

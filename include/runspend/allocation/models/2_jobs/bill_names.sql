@@ -1,18 +1,29 @@
--- one row per name of a machine or job on the period's bills.
+-- one row per name of a machine or job on the period's bills, or on an earlier bill that late lines are about.
 -- is_several: the name may mean several machines or jobs. One bill has it in several accounts or regions, or several bills of SLURM have it,
 -- whose job numbers and node names do not name their cluster. A machine's short name and a pod's cluster name do not name their account:
 -- two clouds, or two zones of Google Kubernetes Engine, may have the same ones.
 -- is_of_only_workspace: the bills have one Databricks workspace (its account), so a job run's number alone names a run of it.
-with places as (
+-- is_late: only an earlier bill has the name.
+with billed as (
+  select
+    source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name,
+    -- DBUs state no time.
+    charge_category = 'Usage' and (service_provider_name = 'Databricks'
+      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time,
+    false as is_late
+  from billing_lines
+  where billing_period = @period and (resource_key is not null or job_key is not null)
+  union all
+  select source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, is_machine_time, true
+  from late_names
+),
+places as (
   select distinct
     source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, sub_account_id, availability_zone, service_provider_name,
     -- Databricks states where data comes from, not where a cluster is.
     case when service_provider_name = 'Databricks' then cast(null as string) else region_id end as region_id,
-    -- DBUs state no time.
-    charge_category = 'Usage' and (service_provider_name = 'Databricks'
-      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time
-  from billing_lines
-  where billing_period = @period and (resource_key is not null or job_key is not null)
+    is_machine_time, is_late
+  from billed
 ),
 short_names as (
   -- All other names are unique: they contain account and region, or are EC2 instance ids or long numbers.
@@ -43,11 +54,13 @@ several as (
   having min(region_id) <> max(region_id) or min(sub_account_id) <> max(sub_account_id) or min(source) <> max(source)
 ),
 names as (
-  select distinct 'machine' as name_kind, resource_key as name, resource_key as whole_name from places where resource_key is not null
+  select distinct 'machine' as name_kind, resource_key as name, resource_key as whole_name, is_late from places where resource_key is not null
   union all
-  select distinct 'job', job_key, job_key from job_windows
+  select distinct 'job', job_key, job_key, false from job_windows
   union all
-  select 'job', alias, job_key from job_aliases
+  select distinct 'job', job_key, job_key, true from late_names where job_key is not null
+  union all
+  select 'job', alias, job_key, false from job_aliases
 ),
 only_workspaces as (
   select min(sub_account_id) as workspace
@@ -55,7 +68,8 @@ only_workspaces as (
   where service_provider_name = 'Databricks'
   having min(sub_account_id) = max(sub_account_id)
 )
-select n.name_kind, n.name, logical_or(s.name is not null) as is_several, logical_or(w.workspace is not null) as is_of_only_workspace
+select
+  n.name_kind, n.name, logical_or(s.name is not null) as is_several, logical_or(w.workspace is not null) as is_of_only_workspace, logical_and(n.is_late) as is_late
 from names n
 left join several s on s.name_kind = n.name_kind and s.name = n.whole_name
 left join only_workspaces w on w.workspace = regexp_extract(n.name, r'^([0-9]+)/[0-9]+$')

@@ -18,28 +18,30 @@ stated as (
   where r.job_key is not null
 ),
 names as (
-  select name_kind, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several, logical_or(is_of_only_workspace) as is_of_only_workspace
+  select name_kind, name, logical_or(is_billed) as is_billed, logical_or(is_stated) as is_stated, logical_or(is_several) as is_several, logical_or(is_of_only_workspace) as is_of_only_workspace,
+    logical_or(is_late) as is_late
   from (
-    select name_kind, name, true as is_billed, false as is_stated, is_several, is_of_only_workspace from bill_names
+    select name_kind, name, true as is_billed, false as is_stated, is_several, is_of_only_workspace, is_late from bill_names
     union all
-    select name_kind, name, false, true, false, false from stated
+    select name_kind, name, false, true, false, false, false from stated
   )
   group by name_kind, name
 ),
 ends as (
-  select name_kind, name, is_billed, is_stated, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
+  -- A name that only an earlier bill has may have another form on this bill.
+  select name_kind, name, is_billed, is_stated, is_stated and (is_late or not is_billed) as is_asked, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
   from names
 ),
 asked as (
   -- Most names are equal on both sides; only the others need a comparison.
-  select n.name_kind, n.name, n.is_billed, n.is_stated
+  select n.name_kind, n.name, n.is_billed, n.is_stated, n.is_asked
   from ends n
-  join (select distinct name_kind, last_part from ends where is_stated and not is_billed) w on w.name_kind = n.name_kind and w.last_part = n.last_part
+  join (select distinct name_kind, last_part from ends where is_asked) w on w.name_kind = n.name_kind and w.last_part = n.last_part
 ),
 kinds as (
   -- Only these platforms have shorter and longer names. Elsewhere a slash is an ordinary character.
   select
-    name_kind, name, is_billed, is_stated,
+    name_kind, name, is_billed, is_stated, is_asked,
     case
       when strpos(name, '/') = 0 then cast(null as string)
       when regexp_contains(name, r'^arn:[^:]*:(sagemaker|batch):') then regexp_extract(name, r'^arn:[^:]*:(.*)/[^/]*$')
@@ -54,7 +56,7 @@ kinds as (
 parts as (
   -- A part that a name does not state is empty or null. A project number cannot be compared with a project name.
   select
-    name_kind, name, is_billed, is_stated,
+    name_kind, name, is_billed, is_stated, is_asked,
     case when starts_with(name, 'arn:') and stated_kind <> 'pod' then concat(regexp_extract(stated_kind, r'^[^:]*'), regexp_extract(stated_kind, r':([^:]*)$')) else stated_kind end as kind,
     case
       when stated_kind is null then name
@@ -92,8 +94,8 @@ pairs as (
     not regexp_contains(s.short_name, r'^[0-9]{15,}$')
       and ((s.account_number is not null and b.account is not null) or (b.account_number is not null and s.account is not null)) as is_unproven,
     b.is_stated as is_of_others
-  from (select * from parts where is_stated and not is_billed) s
-  join (select * from parts where is_billed) b on b.name_kind = s.name_kind and b.short_name = s.short_name
+  from (select * from parts where is_asked) s
+  join (select * from parts where is_billed) b on b.name_kind = s.name_kind and b.short_name = s.short_name and b.name <> s.name
   where coalesce(s.kind = b.kind, true) and coalesce(s.account = b.account, true) and coalesce(s.account_number = b.account_number, true)
     and coalesce(s.region = b.region, true) and coalesce(s.zone = b.zone, true) and coalesce(s.holder = b.holder, true)
 ),
@@ -106,7 +108,7 @@ several_stated as (
 )
 select
   p.name_kind, p.stated_key, p.billed_key, p.billed_kind, p.billed_account, p.billed_number, p.billed_region, p.billed_zone, p.billed_holder, p.is_of_others and not n.is_of_only_workspace as is_of_others,
-  p.is_unproven or n.is_several or s.billed_key is not null as is_ambiguous
+  p.is_unproven or n.is_several or s.billed_key is not null as is_ambiguous, n.is_late
 from pairs p
 join names n on n.name_kind = p.name_kind and n.name = p.billed_key
 left join several_stated s on s.name_kind = p.name_kind and s.billed_key = p.billed_key
@@ -114,7 +116,7 @@ union all
 -- A run that states the billed short name itself is also one of several candidates. A name may also stand for several things on the bill:
 -- pods of two clusters, or numbers of two SLURM clusters, that have one name in two regions.
 select
-  n.name_kind, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true
+  n.name_kind, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true, n.is_late
 from names n
 left join several_stated s on s.name_kind = n.name_kind and s.billed_key = n.name
 where n.is_stated and n.is_billed and (s.billed_key is not null or n.is_several)

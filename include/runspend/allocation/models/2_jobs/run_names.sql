@@ -1,5 +1,6 @@
 -- one row per run, name of a machine or job that it states, and billed name that this name matches.
--- A billed name of another account, region or zone than the run states does not match.
+-- A billed name of another account, region or zone than the run states does not match. Nor does the name of an earlier bill that only late lines
+-- bring back, unless the run began before the period.
 with stated as (
   select 'machine' as name_kind, tracking_server, run_id, resource_key as name from run_resources where resource_key is not null
   union all
@@ -16,6 +17,7 @@ candidates as (
   from stated s
   join matched_names n on n.name_kind = s.name_kind and n.stated_key = s.name
   join runs r on r.tracking_server = s.tracking_server and r.run_id = s.run_id
+  where not n.is_late or r.start_time < timestamp(@period)
 ),
 fitting as (
   select

@@ -6,10 +6,10 @@ with several as (
   group by source, resource_key
   having min(first_region) <> max(last_region) or min(account) <> max(account)
 )
-select 'machine' as name_kind, n.resource_key as name, s.resource_key is not null as is_several, false as is_of_only_workspace
+select 'machine' as name_kind, n.resource_key as name, s.resource_key is not null as is_several, false as is_of_only_workspace, false as is_late
 from (select distinct resource_key from estimate_seen) n
 left join several s on s.resource_key = n.resource_key
 union all
-select distinct 'job' as name_kind, job_key as name, false as is_several, false as is_of_only_workspace
+select distinct 'job' as name_kind, job_key as name, false as is_several, false as is_of_only_workspace, false as is_late
 from billing_lines
 where billing_period >= @first_period and job_key is not null

@@ -1,0 +1,42 @@
+-- one row per name of a machine or job and place on earlier bills that ends like a name of this period's late lines, since the month
+-- that they are about. If late lines are of Databricks jobs: also one row per workspace of those bills, without a name.
+with late as (
+  select distinct cast(date_trunc(charge_date, month) as date) as month, resource_key, job_key, service_provider_name
+  from billing_lines
+  where billing_period = @period and charge_date < @period and (resource_key is not null or job_key is not null)
+),
+late_machines as (
+  select regexp_extract(resource_key, r'[^/]*$') as last_part, min(month) as month
+  from late
+  where resource_key is not null
+  group by regexp_extract(resource_key, r'[^/]*$')
+),
+late_jobs as (
+  select regexp_extract(job_key, r'[^/]*$') as last_part, min(month) as month
+  from late
+  where job_key is not null
+  group by regexp_extract(job_key, r'[^/]*$')
+),
+late_workspaces as (
+  select service_provider_name, min(month) as month
+  from late
+  where job_key is not null and service_provider_name = 'Databricks'
+  group by service_provider_name
+),
+billed as (
+  select distinct
+    billing_period, source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name,
+    charge_category = 'Usage' and (service_provider_name = 'Databricks'
+      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time
+  from billing_lines
+  where billing_period >= cast(date_trunc(date(@window_start), month) as date) and billing_period < @period
+    and (resource_key is not null or job_key is not null)
+)
+select distinct
+  b.source, case when m.last_part is not null then b.resource_key end as resource_key, case when j.last_part is not null then b.job_key end as job_key,
+  b.sub_account_id, b.region_id, b.availability_zone, b.service_provider_name, b.is_machine_time
+from billed b
+left join late_machines m on m.last_part = regexp_extract(b.resource_key, r'[^/]*$') and m.month <= b.billing_period
+left join late_jobs j on j.last_part = regexp_extract(b.job_key, r'[^/]*$') and j.month <= b.billing_period
+left join late_workspaces w on w.service_provider_name = b.service_provider_name and w.month <= b.billing_period
+where m.last_part is not null or j.last_part is not null or w.month is not null
