@@ -187,3 +187,32 @@ def test_the_job_and_machines_of_a_late_line_of_its_cluster_are_inputs(tmp_path:
     assert found["a job"] == found["another cluster"]
     differing = [found[name] for name in ("a job", "no job", "two hours", "a part of the hour")]
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
+
+
+@pytest.mark.parametrize("machines_bill", ["2026-09", "2026-11"])
+def test_the_time_of_a_clusters_machines_on_another_bill_is_an_input(tmp_path: Path, machines_bill: str) -> None:
+    """Only machines that name the cluster count, in the hours that the period charges. Without them, the other bill is no input."""
+    day = "2026-09-13" if machines_bill == "2026-09" else "2026-10-13"
+    hour = {"at": f"{day}T00:00:00..{day}T01:00:00"}
+    cluster = hour | {"on": "c1"}
+    machine = hour | {"on": "i-1", "attached_to": "c1", "hours": 1, "period": machines_bill}
+    later = {"at": f"{day}T01:00:00..{day}T02:00:00"}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "none": [cluster],
+        "another cluster": [cluster, machine | {"attached_to": "c2"}],
+        "another hour": [cluster, machine | later],
+        "no cluster": [cluster, machine | {"attached_to": None}],
+        "a disk": [cluster, machine | {"service_category": "Storage"}],
+        "an hour": [cluster, machine],
+        "an hour for more": [cluster, machine | {"cost": 99}],
+        "a part of the hour": [cluster, machine | {"hours": 0.2}],
+        "two machines": [cluster, machine, machine | {"on": "i-2"}],
+        "its own time": [cluster | {"hours": 0.5}],
+        "its own time and an hour": [cluster | {"hours": 0.5}, machine],
+    }
+    found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
+    for names in (("none", "another cluster", "another hour", "no cluster", "a disk"), ("an hour", "an hour for more")):
+        assert all(found[name] == found[names[0]] for name in names)
+    assert found["its own time"] == found["its own time and an hour"]
+    differing = [found[name] for name in ("none", "an hour", "a part of the hour", "two machines")]
+    assert all(one != other for number, one in enumerate(differing) for other in differing[:number])

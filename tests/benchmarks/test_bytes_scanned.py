@@ -158,6 +158,7 @@ def run_chain(folder: Path, *, runs: int, lines: int) -> tuple[list[Scan], list[
         "what is charged": inputs.CHARGED,
         "how far bills reach": inputs.FRONTIERS,
         "where jobs go on": months_beside.JOBS_BEYOND,
+        "times of clusters": months_beside.CLUSTER_TIMES_BEYOND,
         "whose artifacts, once for all months": inputs.ARTIFACT_RUNS,
         "relatives, once for all months": inputs.OLDER_RELATIVES,
     }.items():

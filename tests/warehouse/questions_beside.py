@@ -1,4 +1,4 @@
-"""What the world of all questions has beside October's two days: a job over a month's end, a correction of September, a bucket."""
+"""What the world of all questions has beside October's two days: a job over a month's end, a correction of September, a cluster, a bucket."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from tests.benchmarks.accuracy.cluster import DAY, HOUR, NOBODY, P4D, Line, bill
 from tests.benchmarks.accuracy.worlds import World
 
 BUCKET = "ml-cellar"
+CLUSTER = "0925-101500-shared"
 OCTOBER = {"BillingPeriodStart": "2026-10-01T00:00:00Z", "BillingPeriodEnd": "2026-11-01T00:00:00Z"}
 
 
 def bill_september(world: World) -> None:
     """A job that is active when October begins and whose run starts later. Also a machine with an hour of September that is corrected in October without
-    its size, and a late line of its disk.
+    its size, and a late line of its disk. And a shared cluster, whose machine September's bill has and whose own late line October's.
     """
     october = world.begin - 4 * DAY
     world.run(october, october + HOUR).tags |= {
@@ -36,6 +37,9 @@ def bill_september(world: World) -> None:
     world.lines.append(
         _line(october - 5 * DAY + HOUR, "-0.1", "vol-late", ServiceName="Amazon EBS", ServiceCategory="Storage", Tags=attached, **OCTOBER)
     )
+    up = {"ConsumedQuantity": "0.5", "ConsumedUnit": "Hours", "Tags": json.dumps({"ClusterId": CLUSTER})}
+    world.lines.append(_line(october - 6 * DAY, "0.3", "i-0c10000000000000c", **up))
+    world.lines.append(_line(october - 6 * DAY, "0.4", CLUSTER, ServiceName="All Purpose", **OCTOBER))
 
 
 def bill_bucket(world: World) -> None:

@@ -1,7 +1,8 @@
 """Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, sizes, types and
-times of corrected machines, names that late lines share, and the machines that late lines of disks, load balancers and others follow.
+times of corrected machines, names that late lines share, times of clusters whose machines are on another bill, and the machines that late
+lines of disks, load balancers and others follow.
 
-Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `earlier_sizes.sql`,
+Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `cluster_times.sql`, `earlier_sizes.sql`,
 `earlier_times.sql` and `earlier_machines.sql` use them.
 """
 
@@ -26,16 +27,18 @@ RUN_COLUMNS = (
 HERE = Path(__file__).parent
 JOBS_BEYOND = read_sql(HERE, "jobs_beyond")
 LINES_BEYOND = read_sql(HERE, "lines_beyond")
+CLUSTER_TIMES_BEYOND = read_sql(HERE, "cluster_times_beyond")
 RUNS_IN_REACH = read_sql(HERE, "runs_in_reach")
 RUNS_BEYOND = read_sql(HERE, "runs_beyond").format(run_columns=RUN_COLUMNS, runs_in_reach=RUNS_IN_REACH)
 MACHINES_BEYOND = read_sql(HERE, "machines_beyond").format(runs_in_reach=RUNS_IN_REACH)
 EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
 EARLIER_TIMES = read_sql(HERE.parent / "models", "earlier_times") + "\norder by resource_key, charge_period_start, charge_period_end"
 EARLIER_MACHINES = read_sql(HERE.parent / "models", "earlier_machines") + "\norder by resource_key, charge_period_start, charge_period_end"
-
 LATE_NAMES = read_sql(HERE.parent / "models", "late_names") + (
     "\norder by source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, is_machine_time"
 )
+
+NO_ROWS = hashlib.sha256().hexdigest()
 
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
@@ -55,6 +58,8 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
             beyond,
             *(_rows_digest(reader, sql, given) for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
         ]
+    if (times := _rows_digest(reader, CLUSTER_TIMES_BEYOND, {"period": period})) != NO_ROWS:
+        rows["times of clusters' machines in other months"] = [times]
     if window["window_start"].date() < period:
         sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
         rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
