@@ -19,9 +19,9 @@ from runspend.allocation import diagnostics, scope_proposal, without_run
 from runspend.config.settings import Settings
 from runspend.interfaces.preview import outlook_lines, read_outlook, render_outlook, scope_yaml, suggestions
 from runspend.warehouse.factory import open_warehouse
-from runspend.warehouse.lint import lint
 from tests.actions.alert.alert_world import run, warehouse
 from tests.settings_builder import make_settings
+from tests.sql_lint import lint
 
 POOLED = {"pools": [{"name": "prod", "runs": {"tracking": "prod"}, "lines": {"instance_type": "g5.xlarge"}}]}
 FIRST = date(2026, 11, 1)

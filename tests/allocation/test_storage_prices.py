@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from runspend.allocation.storage_prices import BilledRate, billed_rates, priced_stores
-from runspend.warehouse.lint import lint
 from runspend.warehouse.sql_files import expand_macros
 from tests.actions.report.report_world import TableReader, costs
+from tests.sql_lint import lint
 
 NOW = datetime(2026, 11, 10, 6, tzinfo=timezone.utc)
 OCTOBER, NOVEMBER = date(2026, 10, 1), date(2026, 11, 1)

@@ -17,10 +17,10 @@ import pytest
 from runspend.schema.docs import read_queries
 from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import World, build_on_duckdb, line, make_run, moment, query_reference
 from tests.reference import GoogleSQL, exact_rows
+from tests.sql_lint import lint
 
 DOCS = Path(__file__).parents[2] / "docs"
 QUERIES = read_queries(DOCS / "example_queries")

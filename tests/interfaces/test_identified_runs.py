@@ -12,10 +12,10 @@ import pytest
 from runspend.config.settings import Settings
 from runspend.interfaces.doctor import check_identified
 from runspend.interfaces.identified_runs import read_groups, say_who_is_identified
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.sql_files import read_sql
 from tests.allocation.chain import arrow, make_run
+from tests.sql_lint import lint
 
 NOW = dt.datetime(2026, 10, 20, tzinfo=dt.timezone.utc)
 

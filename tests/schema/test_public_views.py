@@ -15,8 +15,8 @@ from runspend.actions.explore.page import PART_WORDS
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS, VIEWS
 from runspend.schema.tables import ALLOCATED_TO, COST_DAILY, DUCKDB_TYPES, TABLES
 from runspend.warehouse.dialect import duckdb_sql, table_names
-from runspend.warehouse.lint import lint
 from tests.reference import GoogleSQL, exact_rows
+from tests.sql_lint import lint
 
 COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 

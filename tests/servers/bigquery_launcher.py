@@ -34,7 +34,7 @@ Still different
 * A stored BIGNUMERIC has 16 digits before the point and 22 after it; BigQuery has 38 and 38. A decimal other than NUMERIC's (38, 9) is
   shown as BIGNUMERIC, even the product of two NUMERIC. bignumeric / x and avg(bignumeric) are FLOAT64.
 * Implicit casts outside of INSERT: DuckDB compares a string with a number and updates one with the other. BigQuery refuses both.
-* Functions are DuckDB's under GoogleSQL's names, with the differences that `runspend.warehouse.dialect.lint` lists.
+* Functions are DuckDB's under GoogleSQL's names, with the differences that `tests/sql_lint.py` lists.
 * The catalog keeps partitions and clusters, but they have no effect. Tables do not expire. There is no time travel, no temporary table,
   no legacy SQL and no cancellation. An EXCEPTION block can only roll back. Locations are remembered, but only jobs.get uses them.
 * The emulator itself answers INFORMATION_SCHEMA, wildcard tables and materialized views, without parameters.

@@ -15,9 +15,9 @@ import runspend
 from runspend.core.errors import UsageError
 from runspend.warehouse.dialect import duckdb_sql, parameter_names, table_names
 from runspend.warehouse.googlesql import Statement
-from runspend.warehouse.lint import lint
 from runspend.warehouse.sql_files import expand_macros, read_sql, sql_files
 from tests.reference import GoogleSQL
+from tests.sql_lint import lint
 
 PACKAGE = Path(runspend.__file__).parent
 FOLDERS = [PACKAGE / "allocation" / "models", PACKAGE / "allocation" / "checks"]

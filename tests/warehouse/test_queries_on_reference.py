@@ -25,10 +25,10 @@ from runspend.interfaces.cli import cli
 from runspend.schema.public_views import ROUNDED, VIEWS
 from runspend.warehouse.dialect import parameter_names, table_names
 from runspend.warehouse.googlesql import parse
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet import reader as published
 from tests.benchmarks.accuracy.files import make_schema
 from tests.reference import GoogleSQL, exact_rows, exact_value, googlesql_type
+from tests.sql_lint import lint
 from tests.warehouse import questions_world
 
 pytestmark = pytest.mark.timeout(1800)  # the reference implementation interprets each query

@@ -11,8 +11,8 @@ import pytest
 
 from runspend.schema.tables import DUCKDB_TYPES, TABLES
 from runspend.warehouse.dialect import duckdb_sql
-from runspend.warehouse.lint import RESERVED, lint
 from tests.reference import GoogleSQL, exact_rows, googlesql_type
+from tests.sql_lint import RESERVED, lint
 
 UTC = dt.timezone.utc
 TABLE = pa.table(

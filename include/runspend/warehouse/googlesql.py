@@ -1,4 +1,4 @@
-"""Translate GoogleSQL files to DuckDB's SQL: one dialect, two engines. `lint.py` finds SQL that cannot be translated.
+"""Translate GoogleSQL files to DuckDB's SQL: one dialect, two engines. tests/sql_lint.py finds SQL that cannot be translated.
 
 Money keeps its digits: BIGNUMERIC is DECIMAL(38, 22), NUMERIC is DECIMAL(38, 9). A `bignumeric '…'` literal becomes a
 decimal with only its own digits, so that int64 x literal fits. Running SQL and the meaning of tables do not belong here.

@@ -26,7 +26,6 @@ from runspend.actions.alert.selector_sql import sql
 from runspend.actions.alert.smtp import FileBackend, SendResult
 from runspend.actions.report.plan import plan_report
 from runspend.schema.tables import TABLES
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
 from tests.actions.alert.alert_world import (
@@ -44,6 +43,7 @@ from tests.actions.alert.alert_world import (
     warehouse,
 )
 from tests.settings_builder import make_settings
+from tests.sql_lint import lint
 
 OVER = [cost("2026-11-05", "1000"), cost("2026-11-17", "3100.125"), cost("2026-11-22", "912.255")]
 

@@ -13,10 +13,10 @@ import pytest
 from runspend.actions.costs import prices
 from runspend.actions.costs.prices import list_prices
 from runspend.warehouse.base import Reader
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import arrow, moment
 from tests.command import run_here
+from tests.sql_lint import lint
 
 NOW = moment("2026-10-20T00:00:00")
 

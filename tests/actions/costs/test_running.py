@@ -15,10 +15,10 @@ from runspend.actions.costs.running import find_running, say_nothing_runs, say_w
 from runspend.core.amounts import plain
 from runspend.interfaces.cli import cli
 from runspend.warehouse.base import Reader
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import arrow, make_run, moment
 from tests.command import run_here
+from tests.sql_lint import lint
 
 READ = "2026-10-20T06:00:00"
 NOW = moment("2026-10-20T08:30:00")

@@ -18,9 +18,9 @@ from runspend.actions.costs.runs_like import RunsLike, find_runs_like, say_what_
 from runspend.core.errors import UsageError
 from runspend.interfaces.cli import cli
 from runspend.warehouse.base import Reader
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.allocation.chain import arrow, make_run
+from tests.sql_lint import lint
 
 NOW = dt.datetime(2026, 10, 20, tzinfo=dt.timezone.utc)
 

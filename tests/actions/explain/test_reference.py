@@ -16,10 +16,10 @@ from runspend.actions.export import focus_view
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.actions.explain import explain_world as w
 from tests.reference import GoogleSQL
+from tests.sql_lint import lint
 
 QUESTIONS = sorted((Path(explain.__file__).parent / "sql").glob("*.sql"))
 

@@ -37,11 +37,11 @@ from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.factory import open_warehouse
-from runspend.warehouse.lint import lint
 from tests.allocation.chain import World as SmallWorld
 from tests.allocation.chain import arrow, build_on_duckdb, line, make_run, total
 from tests.allocation.pooled_chain import artifact, trace
 from tests.reference import GoogleSQL, exact_rows
+from tests.sql_lint import lint
 
 TOOLKIT = shutil.which("focus-toolkit", path=str(Path(sys.executable).parent))
 VALIDATOR_PINS = Path(__file__).parent / "focus-validator.txt"

@@ -18,8 +18,8 @@ from runspend.actions.report.terminal_summary import PipelineRun, render_summary
 from runspend.config.settings import Settings
 from runspend.schema.tables import TABLES
 from runspend.warehouse.factory import open_warehouse
-from runspend.warehouse.lint import lint
 from tests.actions.report.report_world import COVERED, NOVEMBER, NOW, TableReader, costs, month_world
+from tests.sql_lint import lint
 
 SETTINGS = Settings.model_validate({"tracking": [{"name": "prod", "uri": "https://me:secret@mlflow.example.com/"}]})
 EXACT = Context(prec=76)

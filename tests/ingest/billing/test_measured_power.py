@@ -17,9 +17,9 @@ from runspend.config.settings import Settings
 from runspend.ingest.billing.measured_power import MACHINE_HOURS, is_measured, read_drawn
 from runspend.ingest.tracking.measured_power import find_measured
 from runspend.schema.tables import TABLES
-from runspend.warehouse.lint import lint
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from tests.reference import GoogleSQL, exact_rows
+from tests.sql_lint import lint
 
 NINE = datetime(2026, 11, 2, 9, tzinfo=timezone.utc)
 SCHEMA = TABLES["machine_power"].arrow_schema()

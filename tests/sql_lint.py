@@ -1,7 +1,7 @@
 """Reject SQL that behaves differently on DuckDB than in GoogleSQL, or that BigQuery refuses although other engines accept it.
 
 Models, checks and every query in Python must pass. Tests compare the engines with Google's reference implementation; this module
-reports known problems at once. `googlesql.py` translates GoogleSQL to DuckDB's SQL.
+reports known problems at once. `warehouse/googlesql.py` translates GoogleSQL to DuckDB's SQL.
 """
 
 from __future__ import annotations
