@@ -14,7 +14,6 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from runspend.schema.docs import read_queries
 from runspend.schema.tables import TABLES
 from runspend.warehouse.dialect import table_names
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
@@ -23,7 +22,7 @@ from tests.reference import GoogleSQL, exact_rows
 from tests.sql_lint import lint
 
 DOCS = Path(__file__).parents[2] / "docs"
-QUERIES = read_queries(DOCS / "example_queries")
+QUERIES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((DOCS / "example_queries").glob("*.sql"))}
 
 
 def world() -> World:

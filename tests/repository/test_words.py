@@ -22,7 +22,7 @@ FILES = sorted(
         *(file for folder in ("include", "dags", "plugins") for file in (ROOT / folder).rglob("*.py")),
         *(file for folder in ("include", "docs") for file in (ROOT / folder).rglob("*.sql")),
         *(file for suffix in ("*.j2", "*.html") for file in (ROOT / "include").rglob(suffix)),
-        *(ROOT / "deploy").rglob("*.py"),
+        *(file for folder in ("deploy", "docs") for file in (ROOT / folder).rglob("*.py")),
         *(file for file in (ROOT / "tests").rglob("*.py") if file != Path(__file__)),
         ROOT / "Makefile",
         ROOT / "docker-compose.yaml",

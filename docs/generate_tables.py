@@ -1,7 +1,7 @@
-"""Writes docs/tables.md from `tables.py` and `public_views.py`: run `python -m runspend.schema.docs > docs/tables.md` in the repository.
+"""Write the page of all tables: `python docs/generate_tables.py > docs/tables.md`. The page is committed; a test compares it with this program.
 
-This module has the layout of the page and its introduction. `tables.py` has names, types and meanings; the example queries are the
-files of docs/example_queries.
+The layout of the page and its introduction are here. Names, types and meanings are in `tables.py` and `public_views.py` in
+`include/runspend/schema`; the example queries are the files of `example_queries` beside this file.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ from pathlib import Path
 from runspend.schema.public_views import VIEWS, View
 from runspend.schema.tables import TABLES, Column, Table, public_tables
 
-__all__ = ["read_queries", "render_tables"]
-
-QUERIES = Path("docs/example_queries")
+QUERIES = Path(__file__).parent / "example_queries"
 
 INTRODUCTION = """\
 # Tables
 
-This page is generated from `tables.py` and `public_views.py` in `include/runspend/schema` by `python -m runspend.schema.docs`; edit it there.
+This page is generated from `tables.py` and `public_views.py` in `include/runspend/schema` by `docs/generate_tables.py`; edit it there.
 
 The public tables are the contract with analysts. Internal tables may change with any version. The sum of any of the four costs over
 `cost_allocations` or `cost_daily` equals the bill exactly.
@@ -113,9 +111,9 @@ def render_tables(queries: Mapping[str, str]) -> str:
     return "\n".join(parts)
 
 
-def read_queries(folder: Path = QUERIES) -> dict[str, str]:
+def read_queries() -> dict[str, str]:
     """Return the example queries, in the order of their file names."""
-    return {path.stem: path.read_text(encoding="utf-8").strip() for path in sorted(folder.glob("*.sql"))}
+    return {path.stem: path.read_text(encoding="utf-8").strip() for path in sorted(QUERIES.glob("*.sql"))}
 
 
 def _contents(tables: Iterable[Table]) -> str:
