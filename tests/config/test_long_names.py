@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runspend.actions.alert.render import Facts, MailTable, Paragraph, clean, render_html, render_text
+from runspend.actions.alert.render import Facts, MailTable, Paragraph, render_html, render_text
 from runspend.config.settings import load_settings
 from runspend.core.errors import ConfigError
 from runspend.core.redaction import redact_uri, uri_secrets
+from runspend.core.text import clean
 
 LONG = 100_000
 SECONDS = 30  # about two on a quiet machine; each of these tests used to take minutes

@@ -36,13 +36,13 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from runspend.config.access import AccessSettings, Viewer, is_own_budget
-from runspend.config.budgets import AnomalySettings, Budget, BudgetEntry, TagBudgets
+from runspend.config.budgets import Budget, BudgetEntry, TagBudgets
 from runspend.config.csv_rows import read_csv_rows
 from runspend.config.error_messages import describe_mistakes
-from runspend.config.mail import ChannelSettings, MailSettings
+from runspend.config.mail import MailSettings
 from runspend.config.principals import read_principals
 from runspend.config.publish import PublishTarget
-from runspend.config.retention import ArchiveSettings, RetentionKeep, RetentionPolicy, StorageRate, why_no_class
+from runspend.config.retention import ArchiveSettings, RetentionPolicy, StorageRate, why_no_class
 from runspend.config.statements import StatementSettings
 from runspend.config.types import (
     CHANNEL,
@@ -76,48 +76,8 @@ from runspend.core.errors import ConfigError
 from runspend.core.redaction import HIDDEN, names_secret, redact_uri, redact_values, uri_secrets
 from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 
-__all__ = [
-    "AnnotateSettings",
-    "AnomalySettings",
-    "ArchiveSettings",
-    "ArtifactStore",
-    "BillFormat",
-    "BillSource",
-    "Budget",
-    "ChannelSettings",
-    "CopySettings",
-    "DatabricksPrices",
-    "DimensionSettings",
-    "ExchangeRate",
-    "KeySettings",
-    "Machine",
-    "MachinePrice",
-    "MailSettings",
-    "Pool",
-    "Power",
-    "Purchase",
-    "RateSettings",
-    "RetentionKeep",
-    "RetentionPolicy",
-    "ScopeSettings",
-    "Settings",
-    "SharingSettings",
-    "SiteSettings",
-    "SlurmPrices",
-    "SlurmSettings",
-    "TagBudgets",
-    "TrackingServer",
-    "WarehouseSettings",
-    "find_settings",
-    "json_schema",
-    "load_settings",
-    "parse_duration",
-    "redact",
-    "secret_values",
-    "show_settings",
-    "threshold_amount",
-    "trial_settings",
-]
+# Names of other modules that are imported through this one.
+__all__ = ["Budget", "MailSettings", "RetentionPolicy", "TagBudgets", "parse_duration", "threshold_amount"]
 
 FILE_NAME = "runspend.yaml"
 _BOOL: TypeAdapter[bool] = TypeAdapter(bool)

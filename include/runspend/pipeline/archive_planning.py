@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
-from runspend.actions.alert.render import Block, Button, Card, Facts, MailTable, Paragraph, clean, money, person
+from runspend.actions.alert.render import Block, Button, Card, Facts, MailTable, Paragraph
 from runspend.actions.alert.sections import run_address
 from runspend.actions.archive.enclosing import find_enclosing
 from runspend.actions.archive.notices import (
@@ -32,12 +32,12 @@ from runspend.config.recipients import find_recipients
 from runspend.config.retention import RetentionPolicy
 from runspend.config.settings import Settings
 from runspend.config.types import format_duration
-from runspend.core.amounts import add, small_money
+from runspend.core.amounts import add, money, small_money
 from runspend.core.amounts import size as size_text
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.step_result import Outcome
-from runspend.core.text import counted, cut, short_place, without_person
+from runspend.core.text import clean, counted, cut, person, short_place, without_person
 from runspend.schema.rows import by_month, make_load_id
 from runspend.warehouse.base import Warehouse
 from runspend.warehouse.records import Records

@@ -23,6 +23,7 @@ from runspend.core.errors import PartialFailure, UsageError
 from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock, own_folder, read_bytes
 from runspend.core.step_result import Outcome, Progress, silent
+from runspend.core.text import clean
 from runspend.pipeline.damage import watching
 from runspend.pipeline.monitoring import note_undelivered
 from runspend.warehouse.factory import open_warehouse
@@ -282,8 +283,6 @@ def _compose(document: Document, paths: Sequence[Path], attached: Sequence[str])
 
 def _top(document: Document, currency: str) -> list[tuple[str, str]]:
     """Return experiments with their whole cost, in the order of the statement."""
-    from runspend.actions.alert.render import clean
-
     costs: dict[str, list[object]] = {}
     for line in document.lines:
         if line.currency == currency and line.experiment is not None:

@@ -13,16 +13,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from runspend.core.errors import NotDone, OutcomeUnknown
+from runspend.core.errors import NotDone
 
 __all__ = [
     "ARCHIVE_TOP",
     "CHUNK_BYTES",
     "HEADERS",
     "KEEPS_VERSIONS",
-    "NotDone",
     "ObjectStore",
-    "OutcomeUnknown",
     "Purpose",
     "StoredObject",
     "exactly",

@@ -24,28 +24,10 @@ from runspend.actions.alert.chart import SpendChart, draw
 from runspend.actions.alert.message import PICTURE_ID, Brief, Mail, sender_host
 from runspend.config.types import address_of
 from runspend.core.amounts import money
-from runspend.core.text import clean, cut, person, visible, width
+from runspend.core.text import clean, cut, visible, width
 
 if TYPE_CHECKING:
     import jinja2
-
-__all__ = [
-    "Block",
-    "Button",
-    "Card",
-    "Envelope",
-    "Facts",
-    "Mail",
-    "MailTable",
-    "Paragraph",
-    "SpendChart",
-    "clean",
-    "make_mail",
-    "money",
-    "person",
-    "render_html",
-    "render_text",
-]
 
 WIDTH = 72
 

@@ -16,10 +16,10 @@ from runspend.actions.alert.chart import ForecastDay, SpendChart
 from runspend.actions.alert.figures import Figures, TopRun
 from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
-from runspend.actions.alert.render import Button, Card, Facts, MailTable, clean, person
+from runspend.actions.alert.render import Button, Card, Facts, MailTable
 from runspend.config.settings import Budget
 from runspend.core.amounts import EXACT, add, day, money, rough_money
-from runspend.core.text import counted, without_person
+from runspend.core.text import clean, counted, person, without_person
 
 DIMENSIONS = {  # key of a budget's selector -> dimension of `runspend costs`
     "experiment": "experiment", "team": "team", "project": "project", "cost_center": "cost_center", "owner": "owner", "user": "user", "tracking": "server",

@@ -18,7 +18,8 @@ from runspend.actions.alert.bill_coverage import Coverage
 from runspend.actions.alert.decisions import Decision, slug
 from runspend.actions.alert.figures import Figures, Restatement, TopRun
 from runspend.actions.alert.judge import Status, Threshold
-from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Mail, MailTable, Paragraph, clean, make_mail
+from runspend.actions.alert.message import Mail
+from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.actions.alert.sections import (
     allocation_confidence,
     at_a_glance,
@@ -38,7 +39,7 @@ from runspend.actions.alert.sections import (
 from runspend.config.budgets import percent_used
 from runspend.config.settings import MailSettings
 from runspend.core.amounts import EXACT, day, money, rough_money
-from runspend.core.text import counted
+from runspend.core.text import clean, counted
 
 MEASURES = {
     "effective_cost": "effective cost",
