@@ -6,7 +6,6 @@ those of networks and servers: no reply before or after the change, a refusal, l
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from runspend.actions.archive.run import StoreTotals, apply
 from runspend.config.settings import ArtifactStore
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceError, SourceUnreachable
 from runspend.storage.objects import ObjectStore, StoredObject
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_archive_settings
 
 SOURCE, ARCHIVE = "s3://source/root/", "s3://archive/cold/"
@@ -286,33 +286,19 @@ def flipped(body: bytes) -> bytes:
     return bytes([body[0] ^ 1]) + body[1:] if body else b"?"
 
 
-class MemoryRecords:
-    """Once-only records, as `warehouse/records.py` keeps them on a disk."""
+class FaultyRecords(MemoryRecords):
+    """Records whose changes fail as the test specifies."""
 
-    def __init__(self, faults: Faults | None = None) -> None:
-        self.values: dict[tuple[str, str], tuple[dict[str, Any], str]] = {}
-        self.faults = faults or Faults()
-        self.changes = 0
+    def __init__(self, faults: Faults) -> None:
+        super().__init__()
+        self._faults = faults
 
-    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        return (kind, key) not in self.values and self._change(kind, key, value)
-
-    def get(self, kind: str, key: str) -> tuple[dict[str, Any], str] | None:
-        return copy.deepcopy(self.values.get((kind, key)))
-
-    def replace(self, kind: str, key: str, value: dict[str, Any], token: str) -> bool:
-        return self.values[kind, key][1] == token and self._change(kind, key, value)
-
-    def list(self, kind: str, refused: object = None) -> dict[str, dict[str, Any]]:
-        return {key: copy.deepcopy(value) for (found, key), (value, _) in sorted(self.values.items()) if found == kind}
-
-    def _change(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        fault = self.faults.next(f"record {kind}") if kind != "archive_lease" else ("dead" if self.faults.is_dead else None)
+    def _change(self, change: str, kind: str, key: str, value: dict[str, Any]) -> bool:
+        fault = self._faults.next(f"record {kind}") if kind != "archive_lease" else ("dead" if self._faults.is_dead else None)
         if fault == "dead":
             raise Killed
-        self.changes += 1
-        self.values[kind, key] = copy.deepcopy(value), str(self.changes)
-        self.faults.done(fault)
+        super()._change(change, kind, key, value)
+        self._faults.done(fault)
         return True
 
 
@@ -334,7 +320,7 @@ class World:
         self.faults = Faults()
         self.stores = {uri: MemoryStore(uri) for uri in (SOURCE, ARCHIVE)}
         self.source, self.archive = self.stores[SOURCE], self.stores[ARCHIVE]
-        self.records = MemoryRecords(self.faults)
+        self.records: MemoryRecords = FaultyRecords(self.faults)
         self.may_delete = True
         self.protection: str | None = None
         self.now = START
@@ -369,7 +355,7 @@ class World:
             "now": self.now, "protects": lambda item: self.protection, "known": lambda uri: StoreTotals(10_000, 10**9),
             "tools": Tools(**{"open_store": self.open, "workers": 1, "clock": lambda: self.now, **own}),
         }  # fmt: skip
-        return apply(items or [make_item()], self.settings, self.records, **{**given, **options})  # type: ignore[arg-type]
+        return apply(items or [make_item()], self.settings, self.records, **{**given, **options})
 
     def apply_faulty(self, plan: dict[int | tuple[str, int], str]) -> list[Result]:
         """Run the archive once with faults. A kill ends the run."""

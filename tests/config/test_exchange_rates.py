@@ -20,7 +20,8 @@ from runspend.config.settings import ExchangeRate, RateSettings, Settings
 from runspend.core.errors import ConfigError, SourceError
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
-from tests.actions.alert.alert_world import MemoryRecords, budget, cost, run, warehouse
+from tests.actions.alert.alert_world import budget, cost, run, warehouse
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import read_settings
 
 # Rates for a bill in euros: a dollar costs 0.9 euros in October and 0.8 in November.

@@ -35,44 +35,6 @@ def count_down(left: list[int], operation: str) -> None:
         raise Killed(operation)
 
 
-class MemoryRecords:
-    """Once-only records in a dict. Before and after each change, `on_operation` is called with its name, for kills."""
-
-    def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], tuple[dict[str, Any], int]] = {}
-        self.writes = 0
-
-    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        self.before(f"create {kind}")
-        made = (kind, key) not in self.kept
-        if made:
-            self.kept[kind, key] = (dict(value), 0)
-            self.writes += 1
-            self.after(f"create {kind}")
-        return made
-
-    def get(self, kind: str, key: str) -> tuple[dict[str, Any], int] | None:
-        return self.kept.get((kind, key))
-
-    def replace(self, kind: str, key: str, value: dict[str, Any], token: int) -> bool:
-        self.before(f"replace {kind}")
-        if (kind, key) not in self.kept or self.kept[kind, key][1] != token:
-            return False
-        self.kept[kind, key] = (dict(value), token + 1)
-        self.writes += 1
-        self.after(f"replace {kind}")
-        return True
-
-    def list(self, kind: str, refused: object = None) -> dict[str, dict[str, Any]]:
-        return {key: value for (k, key), (value, _) in sorted(self.kept.items()) if k == kind}
-
-    def before(self, operation: str) -> None:
-        """Do nothing. Tests replace it."""
-
-    def after(self, operation: str) -> None:
-        """Do nothing. Tests replace it."""
-
-
 def cost(day: str, amount: str | Decimal, **names: Any) -> dict[str, Any]:
     """Return one row of cost_daily."""
     on = date.fromisoformat(day)

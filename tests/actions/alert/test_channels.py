@@ -26,8 +26,9 @@ from runspend.config.settings import Settings, redact, secret_values, show_setti
 from runspend.core.errors import ConfigError
 from runspend.pipeline.monitoring import send_test_mail
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, in_memory, source
+from tests.actions.alert.alert_world import NOW, budget, cost, in_memory, source
 from tests.hostile_names import PAYLOADS
+from tests.memory_records import MemoryRecords
 from tests.servers.channels import CONNECTOR_SAYS, KEY, SECRET, Fault, Services, channel_services
 from tests.settings_builder import make_settings, read_settings
 
@@ -205,7 +206,7 @@ def test_what_each_answer_means(tmp_path: Path, services: Services, kind: str, f
     assert again == (["accepted"] if is_retried else [])
     assert len(set(services.bodies)) <= 1
     assert services.refused == []
-    kept = repr(records.kept) + repr(first) + "".join(path.read_text() for path in (tmp_path / "mail").glob("*.eml"))
+    kept = repr(records.values) + repr(first) + "".join(path.read_text() for path in (tmp_path / "mail").glob("*.eml"))
     assert not any(secret in kept for secret in (SECRET, KEY))
 
 
@@ -512,7 +513,7 @@ def test_no_secret_is_shown_or_logged(tmp_path: Path, services: Services, caplog
     spend(given, records)
     services.faults += [Fault(403, f"no access with {KEY if kind in PAGERS else SECRET}") for kind in CHANNEL_KINDS] * 3
     spend(given, records, "4000", 1)
-    shown = caplog.text + repr(given) + show_settings(given) + repr(records.kept) + str(given.model_dump())
+    shown = caplog.text + repr(given) + show_settings(given) + repr(records.values) + str(given.model_dump())
     assert len(services.posts) == len(CHANNEL_KINDS)
     assert not any(secret in shown for secret in (SECRET, KEY))
     assert redact(f"Max retries exceeded with url: /services/T000/B000/{SECRET}, GenieKey {KEY}", given).count("***") >= 2

@@ -21,9 +21,10 @@ from runspend.actions.alert.notices import write_archive_notice
 from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.alert.render import Facts, Paragraph
 from runspend.config.settings import Settings
-from tests.actions.alert.alert_world import NOW, MemoryRecords
+from tests.actions.alert.alert_world import NOW
 from tests.actions.alert.test_render import HEADERS, PIECES, make, parts, shape
 from tests.hostile_names import FORMULAS, PAYLOADS, TERMINAL
+from tests.memory_records import MemoryRecords
 from tests.servers.smtp import smtp_server
 from tests.settings_builder import make_settings, smtp_mail
 

@@ -24,8 +24,9 @@ from runspend.interfaces.cli import cli
 from runspend.schema.tables import TABLES
 from runspend.warehouse.parquet.warehouse import ParquetWarehouse
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, text_of, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, budget, cost, in_memory, run, source, text_of, warehouse
 from tests.actions.alert.test_run import OVER, mails, step, subjects
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 
 KEY = {"tracking_server": "prod", "workspace": "default", "billing_currency": "USD"}

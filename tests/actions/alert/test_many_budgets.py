@@ -15,10 +15,11 @@ from runspend.actions import alert
 from runspend.actions.alert import tag_budgets
 from runspend.actions.alert.budget_costs import read_series
 from runspend.config.settings import Budget
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, in_memory, run, source, text_of, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, budget, cost, in_memory, run, source, text_of, warehouse
 from tests.actions.alert.test_kinds import TAGS, estimate, tagged
 from tests.actions.alert.test_reference import Listening
 from tests.actions.alert.test_run import mails
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 
 

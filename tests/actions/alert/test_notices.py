@@ -7,17 +7,19 @@ from pathlib import Path
 
 from runspend.actions import alert
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
-from runspend.actions.alert.outbox import RecordStore, receipt
+from runspend.actions.alert.outbox import receipt
 from runspend.actions.alert.render import Paragraph
 from runspend.config.settings import Settings
-from tests.actions.alert.alert_world import NOW, MemoryRecords
+from runspend.warehouse.records import Records
+from tests.actions.alert.alert_world import NOW
+from tests.memory_records import MemoryRecords
 from tests.servers.smtp import Script, smtp_server
 from tests.settings_builder import make_settings, smtp_mail
 
 ANA, BEN = "ana@acme.com", "ben@acme.com"
 
 
-def write(given: Settings, records: RecordStore, words: str = "412 checkpoints move on 24 December") -> str:
+def write(given: Settings, records: Records, words: str = "412 checkpoints move on 24 December") -> str:
     return write_archive_notice(given.mail, records, "cold-checkpoints.4f1d", [ANA, BEN], words, [Paragraph(words)], NOW)
 
 

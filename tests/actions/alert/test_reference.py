@@ -17,7 +17,8 @@ from runspend.actions.alert.figures import read_day_runs, read_restated
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import table_names
-from tests.actions.alert.alert_world import NOW, UTC, MemoryRecords, budget, cost, run, source, warehouse
+from tests.actions.alert.alert_world import NOW, UTC, budget, cost, run, source, warehouse
+from tests.memory_records import MemoryRecords
 from tests.reference import GoogleSQL
 from tests.settings_builder import make_settings
 

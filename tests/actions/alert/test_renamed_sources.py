@@ -13,9 +13,10 @@ import pytest
 from runspend.actions import alert
 from runspend.actions.alert.renamed_sources import note_rename
 from runspend.actions.alert.snooze import Quiet, read_quiet, set_quiet
-from tests.actions.alert.alert_world import NOW, Killed, MemoryRecords, budget, cost, count_down, source, warehouse
+from tests.actions.alert.alert_world import NOW, Killed, budget, cost, count_down, source, warehouse
 from tests.actions.alert.test_kinds import TAGS, tagged
 from tests.actions.alert.test_run import OVER, step, subjects
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 
 KINDS = [("tracking", "tracking", "tracking_server", "prod"), ("bill", "source", "source", "aws")]

@@ -32,7 +32,6 @@ from tests.actions.alert.alert_world import (
     NOW,
     UTC,
     Killed,
-    MemoryRecords,
     budget,
     cost,
     count_down,
@@ -42,6 +41,7 @@ from tests.actions.alert.alert_world import (
     text_of,
     warehouse,
 )
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 from tests.sql_lint import lint
 

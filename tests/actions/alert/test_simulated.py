@@ -20,7 +20,8 @@ import pytest
 
 from runspend.actions import alert
 from runspend.warehouse.base import Reader
-from tests.actions.alert.alert_world import Killed, MemoryRecords, budget, cost, count_down, in_memory, source
+from tests.actions.alert.alert_world import Killed, budget, cost, count_down, in_memory, source
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 
 UTC = timezone.utc

@@ -31,7 +31,8 @@ from runspend.actions.alert.render import Envelope, Paragraph, make_mail
 from runspend.actions.alert.smtp import SmtpBackend, describe
 from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import MemoryRecords, budget, cost, source, warehouse
+from tests.actions.alert.alert_world import budget, cost, source, warehouse
+from tests.memory_records import MemoryRecords
 from tests.servers.smtp import Script, Server, endless_server, killer, make_certificate, smtp_server
 from tests.settings_builder import make_settings, smtp_mail
 
@@ -132,7 +133,7 @@ def test_wrong_login_is_waiting_and_the_password_is_nowhere(tmp_path: Path, monk
         done = send(smtp(tmp_path, server.port, tls="starttls", username="runspend", password="wrong-canary"), records)
         assert {d.outcome.state for d in done} == {"waiting"}
         assert "535" in done[0].outcome.reply
-        assert "canary" not in repr(done) + repr(records.kept)
+        assert "canary" not in repr(done) + repr(records.values)
         assert {
             d.outcome.state
             for d in send(smtp(tmp_path, server.port, tls="starttls", username="runspend", password="right-canary"), records)
@@ -225,8 +226,8 @@ def test_a_mail_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
     records = MemoryRecords()
     for name in ("a", "b"):
         queue(records, name, (ANA,))
-    key = next(key for _, key in records.kept if ".a." in key)
-    value, token = records.kept["alerts", key]
+    key = next(key for _, key in records.values if ".a." in key)
+    value, token = records.values["alerts", key]
     records.replace("alerts", key, {**value, "mail": {**value["mail"], "text": "\ud800"}}, token)
     with smtp_server() as server:
         done = send(smtp(tmp_path, server.port), records)

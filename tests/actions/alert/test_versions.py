@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from runspend.actions.alert.periods import EVERY, current_period, period_named
 from runspend.actions.alert.versions import CORRECTED
-from tests.actions.alert.alert_world import NOW, MemoryRecords, budget, cost, source
+from tests.actions.alert.alert_world import NOW, budget, cost, source
 from tests.actions.alert.test_kinds import every_day
 from tests.actions.alert.test_run import OVER, step, subjects
+from tests.memory_records import MemoryRecords
 from tests.settings_builder import make_settings
 
 CORRECTION = "[runspend] Budget vision: correction, 97.4% of 5,000 USD spent in November"

@@ -36,7 +36,6 @@ from runspend.pipeline import archive_planning as archiving
 from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
-from tests.actions.alert.alert_world import MemoryRecords
 from tests.actions.archive.policy_world import (
     AGED,
     NOW,
@@ -52,6 +51,7 @@ from tests.actions.archive.policy_world import (
     warehouse,
 )
 from tests.due_items import due_items
+from tests.memory_records import MemoryRecords
 
 DAY = timedelta(days=1)
 GRACE = timedelta(days=30)
@@ -473,7 +473,7 @@ def test_witnessed_time_is_never_more_than_what_passed(days: list[int], grace_da
 
 def test_times_of_pipeline_runs_are_recorded_sparsely() -> None:
     """Runspend records one at most every six hours, and keeps only the last ones."""
-    records: Any = MemoryRecords()
+    records = MemoryRecords()
     for n in range(LOOKS_KEPT + 5):
         record_look(records, NOW + n * timedelta(hours=6))
     record_look(records, NOW + n * timedelta(hours=6, minutes=10))

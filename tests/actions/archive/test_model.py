@@ -88,7 +88,7 @@ class ArchiveMachine(RuleBasedStateMachine):
         world.faults.plan, world.faults.calls = {call: "refused" if kind in SPOILED else kind for call, kind in plan.items()}, 0
         world.faults.made.clear()
         try:
-            restore("run1", world.settings, records=world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))  # type: ignore[arg-type]
+            restore("run1", world.settings, records=world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))
         except (Killed, SourceError, UsageError):
             return
         finally:

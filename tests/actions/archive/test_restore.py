@@ -130,7 +130,7 @@ def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pyt
         return store.head(obj.key)
 
     monkeypatch.setattr(MemoryStore, "renew", spoil)
-    result = restore("run1", world.settings, tools=Tools(open_store=world.open), records=world.records)  # type: ignore[arg-type]
+    result = restore("run1", world.settings, tools=Tools(open_store=world.open), records=world.records)
     assert "is not what was archived" in result.problems[0] and not any(key.endswith(RETURNED_NAME) for key in world.archive.objects)
     world.close()
 

@@ -44,7 +44,7 @@ def archived_entries(world: World) -> list[Entry]:
 def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
     world.put("a", b"a")
     world.apply()
-    lease = take_lease(world.records)  # type: ignore[arg-type]
+    lease = take_lease(world.records)
     with pytest.raises(LeaseLost, match=r"cannot restore into place: process .* is archiving or restoring"):
         bring_back(world)
     assert world.here() == {}
@@ -53,7 +53,7 @@ def test_nothing_is_archived_while_it_is_restored(world: World) -> None:
     )  # another folder is not in conflict
     lease.release()
     assert bring_back(world).objects == 1 and world.here() == {"a": b"a"}
-    take_lease(world.records).release()  # type: ignore[arg-type]
+    take_lease(world.records).release()
 
 
 def test_a_restore_that_lost_its_lease_stops_writing(world: World) -> None:
@@ -64,7 +64,7 @@ def test_a_restore_that_lost_its_lease_stops_writing(world: World) -> None:
 
     def taken_over(store: Any, key: str, *given: Any, **options: Any) -> Any:
         world._take_lease_of_the_dead()
-        take_lease(world.records)  # type: ignore[arg-type]
+        take_lease(world.records)
         return write(store, key, *given, **options)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -124,7 +124,7 @@ def test_a_run_restored_before_its_archiving_ended_is_archived_again(world: Worl
     world.may_delete = True
     world.advance(days=30)
     assert [result.state for result in world.apply()] == ["archived"]
-    assert [archive.state for archive in ArchiveRecords(world.records).all()] == ["partial", "archived"]  # type: ignore[arg-type]
+    assert [archive.state for archive in ArchiveRecords(world.records).all()] == ["partial", "archived"]
     world.put("b", b"b")
     assert [result.state for result in world.apply()] == ["archived"]
     [note] = bring_back(world).notes
@@ -175,12 +175,12 @@ def test_notices_sent_before_a_restore_no_longer_count(world: World) -> None:
     world.apply()
     item, other = make_item(), make_item(prefix="1/run2/artifacts")
     rows = [{"item_key": key, "policy_digest": "0" * 8, "owner": None, "objects": 1, "bytes": 1} for key in (item.key, other.key)]
-    record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)  # type: ignore[arg-type]
-    record_deliveries(world.records, lambda notice_id: Received(world.now, False))  # type: ignore[arg-type]
-    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
+    record_notice(world.records, Notice("n", ("a@acme.com",), rows, {row["item_key"]: 1 for row in rows}), world.now)
+    record_deliveries(world.records, lambda notice_id: Received(world.now, False))
+    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))
     assert all(announced[row["item_key"]].covers(row) for row in rows)
     bring_back(world)
-    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))  # type: ignore[arg-type]
+    announced = read_announcements(world.records, Recipients(frozenset({"acme.com"})))
     assert [announced[row["item_key"]].covers(row) for row in rows] == [False, True]
 
 
@@ -192,7 +192,7 @@ def test_a_partly_restored_archive_still_counts(world: World) -> None:
     world.put("a", b"another", world.now)
     assert len(bring_back(world).problems) == 1
     assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
-    assert ArchiveRecords(world.records).all()[0].restored_at is None  # type: ignore[arg-type]
+    assert ArchiveRecords(world.records).all()[0].restored_at is None
 
 
 def test_a_restore_may_be_killed_anywhere(world: World) -> None:
@@ -216,7 +216,7 @@ def test_a_restore_may_be_killed_anywhere(world: World) -> None:
         result = bring_back(world)
         assert (result.problems, result.notes, world.here()) == ([], [], {"a": b"a", "b": b"b"}), call
         assert f"{PREFIX}/{NOTE_NAME}" not in world.source.objects
-        assert ArchiveRecords(world.records).all()[0].restored_at is not None  # type: ignore[arg-type]
+        assert ArchiveRecords(world.records).all()[0].restored_at is not None
         assert [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
     assert 10 < call < 59
 

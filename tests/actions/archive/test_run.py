@@ -20,7 +20,8 @@ from runspend.actions.archive.run import StoreTotals
 from runspend.actions.archive.verify import verify
 from runspend.core.errors import CapPassed, LeaseLost, NotDone, SourceRefused, SourceUnreachable, UsageError
 from runspend.ingest.tracking.in_use.model_uses import TRUSTED_SECONDS
-from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Faults, Killed, MemoryRecords, World, make_item
+from tests.archive_world import ARCHIVE, KINDS, PREFIX, SOURCE, Killed, World, make_item
+from tests.memory_records import MemoryRecords
 
 FILES = {"model/MLmodel": b"flavors: {}\n", "model/weights.bin": b"w" * 3000, "notes ü.txt": b"", "empty/": b"", "copy.bin": b"w" * 3000}
 
@@ -484,7 +485,7 @@ def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> No
     assert states(world) == [("nothing", None)]
     assert [(archive.state, archive.reason) for archive in ArchiveRecords(world.records).all()] == [
         ("partial", "everything was gone before it was copied")
-    ]  # type: ignore[arg-type]
+    ]
     assert world.archive.objects == {}
 
 
@@ -634,7 +635,7 @@ def test_work_done_before_the_lease_was_lost_is_reported() -> None:
             world.apply(*items, tell=reported.append)
         except LeaseLost:
             is_lost = True
-        whole = {archive.item.owner_id for archive in ArchiveRecords(world.records).all() if archive.state == "archived"}  # type: ignore[arg-type]
+        whole = {archive.item.owner_id for archive in ArchiveRecords(world.records).all() if archive.state == "archived"}
         world.close()
         return reported, whole, is_lost
 
@@ -701,7 +702,7 @@ def test_what_is_protected_is_not_tiered(world: World) -> None:
 
 
 def expiring(world: World) -> Item:
-    [archive] = ArchiveRecords(world.records).all()  # type: ignore[arg-type]
+    [archive] = ArchiveRecords(world.records).all()
     return replace(archive.item, policy="forget", action="delete", store=ARCHIVE, prefix=archive.folder, to=None)
 
 
@@ -776,7 +777,7 @@ def test_an_archive_that_is_being_deleted_is_not_restored(world: World) -> None:
     with pytest.raises(UsageError, match=r"deleted its 4 objects on .*, or was stopped on its way: --partial restores what is left"):
         restore("run1", world.settings, tools=Tools(open_store=world.open))
     left = {kept.body for key, kept in world.archive.objects.items() if "/data/" in key}
-    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)
     assert restored.problems and set(world.here().values()) == left
     assert states(world, item) == [("deleted", None)]
 
@@ -795,7 +796,7 @@ def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
 
     world.archive.delete = locked  # type: ignore[method-assign]
     assert states(world, item) == [("partial", "2 of 4 objects are still there. it is under a lock")]
-    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)
     assert restored.objects == 2 and set(world.here().values()) == {b"w" * 3000}
 
 
@@ -811,20 +812,20 @@ def test_an_archive_whose_deletion_never_began_is_brought_back(world: World) -> 
     world._take_lease_of_the_dead()
     world.protection = "legal hold"
     assert states(world, item) == [("protected", "legal hold")]
-    verified = verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))  # type: ignore[arg-type]
+    verified = verify(world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1))
     assert (verified.archives, verified.objects, verified.damaged) == (1, 3, [])
-    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records)  # type: ignore[arg-type]
+    restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records)
     assert restored.problems == [] and world.here() == FILES
 
 
 def test_records_of_two_archivers_never_mix() -> None:
     """A record that another process has changed since it was read is not overwritten."""
-    records = MemoryRecords(Faults())
+    records = MemoryRecords()
     world = World()
     world.records = records
     world.put("a", b"a")
     world.apply()
-    archive_records = ArchiveRecords(records)  # type: ignore[arg-type]
+    archive_records = ArchiveRecords(records)
     [archive] = archive_records.all()
     get = records.get
 

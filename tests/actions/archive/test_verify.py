@@ -29,7 +29,7 @@ def world(world: World) -> World:
 def look(world: World, **options: object) -> Verification:
     return verify(
         world.settings, world.records, now=world.now, tools=Tools(open_store=world.open, workers=1), chance=random.Random(1), **options
-    )  # type: ignore[arg-type]
+    )
 
 
 def copy_of(world: World, body: bytes) -> Kept:
@@ -82,7 +82,7 @@ def test_the_sample_is_fair() -> None:
             chance=chance,
             confidence=0.95,
             share=0.26,
-        )  # type: ignore[arg-type]
+        )
     assert sample_size(0.95, 0.26) == 10 and sum(counts) == 2_000
     assert min(counts) >= 25 and max(counts) <= 80, counts
 

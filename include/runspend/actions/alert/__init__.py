@@ -32,7 +32,7 @@ from runspend.actions.alert.first_summary import begin, is_first_run, summarise
 from runspend.actions.alert.forecast import HISTORY
 from runspend.actions.alert.judge import Series, Status, judge_budget, judge_days, not_judged
 from runspend.actions.alert.message import Mail
-from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, RecordStore, last_results, send_outbox
+from runspend.actions.alert.outbox import DIGEST_ABOVE, Delivery, last_results, send_outbox
 from runspend.actions.alert.periods import BudgetPeriod, period_named
 from runspend.actions.alert.renamed_sources import finish_renames
 from runspend.actions.alert.sections import period_name
@@ -47,6 +47,7 @@ from runspend.config.settings import Budget, Settings
 from runspend.core.errors import PartialFailure, RunspendError, SourceError
 from runspend.core.text import counted
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,7 +120,7 @@ class AlertResult:
         ]
 
 
-def judge(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> Judgement:
+def judge(reader: Reader, settings: Settings, records: Records, now: datetime) -> Judgement:
     """Judge every budget in its current period and in recently ended ones (see `periods_to_judge`).
 
     Sends nothing. Records only when each budget version was first judged, which versions were reverted,
@@ -175,7 +176,7 @@ def judge_one(reader: Reader, settings: Settings, budget: Budget, period: Budget
     return status, read_figures(reader, status, coverage, now)
 
 
-def record(settings: Settings, records: RecordStore, judgement: Judgement, now: datetime) -> None:
+def record(settings: Settings, records: Records, judgement: Judgement, now: datetime) -> None:
     """Write each decision and its mail as once-only records. A second call changes nothing.
 
     The record of the leading item holds the mail and lists the other items it covers. It is written first and is the commit. If a crash
@@ -203,12 +204,12 @@ def record(settings: Settings, records: RecordStore, judgement: Judgement, now: 
         summarise(records, writer, judgement.statuses, now)
 
 
-def send(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
+def send(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
     """Send all waiting mail: budget mails of this and earlier pipeline runs, and operators' mails."""
     return send_outbox(settings, records, now)
 
 
-def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: RecordStore, now: datetime) -> AlertResult:
+def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: Records, now: datetime) -> AlertResult:
     """Run the whole step. Undelivered mail raises nothing: see `AlertResult.errors`.
 
     The warehouse is closed before any mail is sent. Otherwise a slow mail server would block publishing.
@@ -273,7 +274,7 @@ def _with_days(status: Status, series: Series, covered: date, since: date) -> St
     return replace(status, anomalies=judge_days(status.budget, status.currency, series, covered, since))
 
 
-def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: RecordStore, now: datetime, in_short: bool) -> Mail:
+def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: Records, now: datetime, in_short: bool) -> Mail:
     """Return the mail of a decision. Unless `in_short`, its figures are read from the warehouse."""
     reader, status = judgement.reader, decision.status
     if decision.anomaly is not None:
@@ -308,7 +309,7 @@ def _alerted_days(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) 
     return earlier
 
 
-def _complete_covered(records: RecordStore) -> None:
+def _complete_covered(records: Records) -> None:
     found = records.list("alerts")
     known = {value["alert_id"] for value in found.values()}
     for key, value in found.items():

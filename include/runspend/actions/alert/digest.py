@@ -11,7 +11,6 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, MailTable, Paragraph, make_mail
 from runspend.actions.alert.sections import budget_address, title_for
@@ -20,6 +19,7 @@ from runspend.config.budgets import percent_used
 from runspend.config.settings import Settings
 from runspend.core.amounts import money
 from runspend.core.text import clean, counted
+from runspend.warehouse.records import Records
 
 # Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
 ROWS_IN_A_MAIL = 400
@@ -39,7 +39,7 @@ def write_digests(
         yield _write_one(settings, recipient, part, now, freshness, f" ({number} of {len(parts)})" if len(parts) > 1 else ""), part
 
 
-def record_digest(records: RecordStore, mail: Mail, recipient: str, alerts: Sequence[Alert], now: datetime) -> None:
+def record_digest(records: Records, mail: Mail, recipient: str, alerts: Sequence[Alert], now: datetime) -> None:
     """Record a mail that a recipient gets instead of the mails of these alerts."""
     members = [alert["mail"]["message_id"] for alert in alerts]
     value = {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()}

@@ -13,25 +13,26 @@ from typing import Any
 
 from runspend.actions.alert.digest import record_digest
 from runspend.actions.alert.judge import Status
-from runspend.actions.alert.outbox import RecordStore, recipient_states
+from runspend.actions.alert.outbox import recipient_states
 from runspend.actions.alert.wording import Writer
+from runspend.warehouse.records import Records
 
 ROWS_IN_A_MAIL = 100
 KIND, BEGAN, SENT = "installation", "first-night", "first-night-told"
 
 
-def begin(records: RecordStore, now: datetime) -> None:
+def begin(records: Records, now: datetime) -> None:
     """Record that this is the first pipeline run, if no budget was ever judged."""
     if not records.list("budgets"):
         records.create(KIND, BEGAN, {"at": now.isoformat()})
 
 
-def is_first_run(records: RecordStore) -> bool:
+def is_first_run(records: Records) -> bool:
     """Return whether the first summary must still be written, including after a crash while writing it."""
     return records.get(KIND, BEGAN) is not None and records.get(KIND, SENT) is None
 
 
-def summarise(records: RecordStore, writer: Writer, statuses: Sequence[Status], now: datetime) -> None:
+def summarise(records: Records, writer: Writer, statuses: Sequence[Status], now: datetime) -> None:
     """Replace several mails by one for each recipient who would get several. After that, the first pipeline run is over."""
     tried = recipient_states(records)
     waiting: dict[str, list[Mapping[str, Any]]] = defaultdict(list)

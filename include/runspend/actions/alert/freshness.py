@@ -9,35 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from runspend.actions.alert.render import Facts
 from runspend.config.settings import Settings
-from runspend.core.errors import RecordRefused
 from runspend.core.text import clean, short_place
+from runspend.warehouse.records import Records
 
 KIND = "reads"
 HOUR = timedelta(hours=1)
-
-
-class RecordStore(Protocol):
-    """The once-only records under home; `warehouse.records.Records` is one."""
-
-    def create(self, kind: str, key: str, value: dict[str, Any]) -> bool:
-        """Write the record. If one exists, change nothing and return False."""
-        ...
-
-    def get(self, kind: str, key: str) -> tuple[dict[str, Any], Any] | None:
-        """Return the record and a token for `replace`."""
-        ...
-
-    def replace(self, kind: str, key: str, value: dict[str, Any], token: Any) -> bool:
-        """Write the record if it has not changed since the token was issued."""
-        ...
-
-    def list(self, kind: str, refused: list[RecordRefused] | None = None) -> dict[str, dict[str, Any]]:
-        """Return all records of a kind. Records that cannot be trusted go into `refused`; without `refused` they raise."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +31,7 @@ class Stale:
 
 
 def note_done(
-    records: RecordStore,
+    records: Records,
     name: str,
     kind: str,
     now: datetime,
@@ -78,7 +58,7 @@ def note_done(
             return
 
 
-def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> list[Stale]:
+def judge_freshness(settings: Settings, records: Records, now: datetime) -> list[Stale]:
     """Return everything not read or done for longer than `mail.silent_after`, and every source behind its `late_after`.
 
     For a configured source that was never read, the age counts from the first check here.
@@ -117,7 +97,7 @@ def judge_freshness(settings: Settings, records: RecordStore, now: datetime) -> 
     return stale
 
 
-def last_good_pipeline_run(settings: Settings, records: RecordStore) -> str | None:
+def last_good_pipeline_run(settings: Settings, records: Records) -> str | None:
     """Return a name for the last pipeline run if everything recorded ended well. None if something did not end well.
 
     Freshness is judged in `judge_freshness`.
@@ -129,7 +109,7 @@ def last_good_pipeline_run(settings: Settings, records: RecordStore) -> str | No
     return str(newest["last_good_at"])
 
 
-def all_good_since(settings: Settings, records: RecordStore) -> datetime | None:
+def all_good_since(settings: Settings, records: Records) -> datetime | None:
     """Return when the last pipeline run ended whose sources and cost tables were all good, as far as the records say.
 
     It is the oldest of their last good ends. None if one of them was never good, or if nothing is recorded.
@@ -140,7 +120,7 @@ def all_good_since(settings: Settings, records: RecordStore) -> datetime | None:
     return min(known) if "cost tables" in found and len(known) == len(ends) else None
 
 
-def figures_are_this_old(records: RecordStore, now: datetime) -> Facts | None:
+def figures_are_this_old(records: Records, now: datetime) -> Facts | None:
     """Return how far each bill reaches, and when the cost tables were built, for every mail. None before the first pipeline run."""
     facts = []
     for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without records that cannot be trusted
@@ -166,7 +146,7 @@ def _configured(settings: Settings) -> dict[str, str]:
     return {source.name: "bill" for source in settings.billing} | {server.name: "tracking" for server in settings.tracking}
 
 
-def _current(settings: Settings, records: RecordStore) -> dict[str, dict[str, Any]]:
+def _current(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
     """Return the records, without those of sources that are no longer configured."""
     wanted = {*_configured(settings), *(store.uri for store in settings.stores)}
     return {name: value for name, value in sorted(records.list(KIND).items()) if value["kind"] == "step" or name in wanted}

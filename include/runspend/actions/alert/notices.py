@@ -12,14 +12,15 @@ from dataclasses import replace
 from datetime import datetime
 
 from runspend.actions.alert.message import Attachment
-from runspend.actions.alert.outbox import Receipt, RecordStore, receipt
+from runspend.actions.alert.outbox import Receipt, receipt
 from runspend.actions.alert.render import Block, Envelope, make_mail
 from runspend.config.settings import MailSettings
+from runspend.warehouse.records import Records
 
 
 def write_archive_notice(
     settings: MailSettings,
-    records: RecordStore,
+    records: Records,
     notice_id: str,
     recipients: Sequence[str],
     subject: str,
@@ -49,7 +50,7 @@ def write_archive_notice(
 
 def write_statement_mail(
     settings: MailSettings,
-    records: RecordStore,
+    records: Records,
     statement_id: str,
     recipients: Sequence[str],
     subject: str,
@@ -75,7 +76,7 @@ def write_statement_mail(
     return mail.message_id
 
 
-def read_receipts(records: RecordStore, notice_id: str) -> dict[str, Receipt]:
+def read_receipts(records: Records, notice_id: str) -> dict[str, Receipt]:
     """Map recipients to their receipts of the notice, including `Receipt.accepted_at`. Copies are left out.
 
     Returns {} if no notice was written under this id.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from runspend.actions.alert.freshness import RecordStore, Stale, figures_are_this_old
+from runspend.actions.alert.freshness import Stale, figures_are_this_old
 from runspend.actions.alert.message import Mail
 from runspend.actions.alert.outbox import DIGEST_ABOVE, REFUSED_FOR, Delivery, Unrecorded, send_outbox
 from runspend.actions.alert.render import Block, Button, Card, Envelope, Facts, Paragraph, make_mail
@@ -21,6 +21,7 @@ from runspend.config.settings import Settings
 from runspend.config.types import address_of, is_channel
 from runspend.core.machine_faults import machine_failed
 from runspend.core.text import clean, short_place, short_places
+from runspend.warehouse.records import Records
 
 NoticeKind = Literal[
     "REFUSED",
@@ -64,7 +65,7 @@ class Head:
 
 def notify(
     settings: Settings,
-    records: RecordStore,
+    records: Records,
     kind: NoticeKind,
     key: str,
     now: datetime,
@@ -113,7 +114,7 @@ def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
     return [Delivery(mail, recipient, answers[address]) for recipient, address in reachable.items()]
 
 
-def tell_refused(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
+def tell_refused(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
     """Report every recipient that a mail server refused or keeps deferring.
 
     Each mail and recipient is reported once, and once more when Runspend gives up on a recipient that was deferred. More than
@@ -148,7 +149,7 @@ class _Refused:
     is_channel: bool
 
 
-def _find_refused(settings: Settings, records: RecordStore, now: datetime) -> Iterator[_Refused]:
+def _find_refused(settings: Settings, records: Records, now: datetime) -> Iterator[_Refused]:
     notices, operators = records.list("notices"), settings.mail.operators
     reported = {*notices, *(member for value in notices.values() for member in value.get("members", ()))}
     for value in records.list("outbox").values():
@@ -203,7 +204,7 @@ def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused])
     return _write(settings, "REFUSED", local_id, now, head, blocks, to), found
 
 
-def tell_stale(settings: Settings, records: RecordStore, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
+def tell_stale(settings: Settings, records: Records, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
     """Send one mail for everything that is stale now. A second mail on the same date is sent only if something else becomes stale."""
     untold = [one for one in stale if records.get("notices", _notice_id("STALE", f"{one.name}/all", f"{now:%Y-%m-%d}")) is None]
     if not untold:

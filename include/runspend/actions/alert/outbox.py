@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.channels import Channels, is_exceeded, post_of, takes_back
 from runspend.actions.alert.digest import record_digest, write_digests
-from runspend.actions.alert.freshness import RecordStore, figures_are_this_old
+from runspend.actions.alert.freshness import figures_are_this_old
 from runspend.actions.alert.message import Mail, as_bytes, sender_host
 from runspend.actions.alert.posting import Post
 from runspend.actions.alert.smtp import Backend, SendResult, open_backend
@@ -35,9 +35,11 @@ from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused
 from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock
+from runspend.warehouse.records import Records
 
 __all__ = ["Delivery", "Receipt", "RecordStore", "State", "Unrecorded", "receipt", "recipient_states", "send_outbox", "set_outcome"]
 
+RecordStore = Records  # the name in `versions.py`
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
@@ -112,7 +114,7 @@ class Waiting(NamedTuple):
     order: tuple[int, str, str]  # attempts, time of the decision, key of its record
 
 
-def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list[Delivery]:
+def send_outbox(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
     """Send every mail that a recipient still waits for, record the results, and return all attempts.
 
     Recent refusals that are not final are retried. Two senders at the same time wait for each other, so neither repeats the other's
@@ -142,7 +144,7 @@ def send_outbox(settings: Settings, records: RecordStore, now: datetime) -> list
         return tried
 
 
-def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
+def recipient_states(records: Records) -> dict[tuple[str, str], State]:
     """Map (Message-ID, recipient) to accepted, refused, skipped or waiting. A mail inside a digest has the digest's state."""
     states = {(r["message_id"], r["recipient"]): r["state"] for r in records.list("outbox").values()}
     for member, digest_id in _digested(records).items():
@@ -150,7 +152,7 @@ def recipient_states(records: RecordStore) -> dict[tuple[str, str], State]:
     return states
 
 
-def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
+def receipt(records: Records, message_id: str, recipient: str) -> Receipt:
     """Return the result of a mail for one recipient: waiting if there was no attempt yet."""
     found = records.get("outbox", _outbox_key(message_id, recipient))
     if found is None:
@@ -160,7 +162,7 @@ def receipt(records: RecordStore, message_id: str, recipient: str) -> Receipt:
 
 
 def set_outcome(
-    records: RecordStore, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = ""
+    records: Records, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = ""
 ) -> None:
     """Record the result of an attempt. An accepted mail stays accepted, even if another sender reports something else later.
 
@@ -197,13 +199,13 @@ def set_outcome(
             return
 
 
-def _taken_last(records: RecordStore, now: datetime) -> str:
+def _taken_last(records: Records, now: datetime) -> str:
     """Return when a mail server last accepted a mail before this run; "" for never."""
     smtp = [r["at"] for r in records.list("outbox", []).values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
     return max((at for at in smtp if at < now.isoformat()), default="")
 
 
-def _find_waiting(settings: Settings, records: RecordStore, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
+def _find_waiting(settings: Settings, records: Records, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
     """Return every mail with the recipients that still wait for it: fewest attempts first, then oldest decision.
 
     So a mail or recipient that a server cannot handle does not block others. A chat or pager is one more recipient of decisions made
@@ -309,7 +311,7 @@ def _subjects(kind: str, value: Mapping[str, Any], mail: Mail, taken_back: Seque
     return {"budgets", *(["exceeded"] if any(map(is_exceeded, (value, *taken_back))) else [])}
 
 
-def _channels_since(settings: Settings, records: RecordStore, now: datetime) -> dict[str, str]:
+def _channels_since(settings: Settings, records: Records, now: datetime) -> dict[str, str]:
     """Return since when each chat or pager has been configured. Earlier decisions are not posted there."""
     known, found = records.list("webhooks"), dict[str, str]()
     wanted = {_since_key(recipient): recipient for recipient in settings.mail.posts_to}
@@ -328,7 +330,7 @@ def _since_key(recipient: str) -> str:
     return "since" if recipient == WEBHOOK else recipient.replace(":", ".")
 
 
-def _asked_to_wait(records: RecordStore) -> dict[str, str]:
+def _asked_to_wait(records: Records) -> dict[str, str]:
     """Return until when (ISO times) chats and pagers asked not to be called."""
     found = dict[str, str]()
     for value in records.list("outbox", []).values():
@@ -341,7 +343,7 @@ def _outbox_key(message_id: str, recipient: str) -> str:
     return hashlib.sha256(f"{message_id} {recipient}".encode()).hexdigest()[:40]
 
 
-def _is_untried(records: RecordStore, message_id: str, recipient: str) -> bool:
+def _is_untried(records: Records, message_id: str, recipient: str) -> bool:
     """Whether nothing is recorded about a mail and recipient. If the record cannot be trusted, the mail may have been sent."""
     try:
         return records.get("outbox", _outbox_key(message_id, recipient)) is None
@@ -349,12 +351,12 @@ def _is_untried(records: RecordStore, message_id: str, recipient: str) -> bool:
         return False
 
 
-def _digested(records: RecordStore, refused: list[RecordRefused] | None = None) -> dict[tuple[str, str], str]:
+def _digested(records: Records, refused: list[RecordRefused] | None = None) -> dict[tuple[str, str], str]:
     """Map (Message-ID, recipient) to the Message-ID of the digest that replaces the mail."""
     return {(member, d["recipient"]): d["mail"]["message_id"] for d in records.list("digests", refused).values() for member in d["members"]}
 
 
-def _make_digests(settings: Settings, records: RecordStore, now: datetime, waiting: Sequence[Waiting]) -> bool:
+def _make_digests(settings: Settings, records: Records, now: datetime, waiting: Sequence[Waiting]) -> bool:
     """Combine the budget mails of recipients with more than DIGEST_ABOVE into digests. Return whether there were any."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for one in waiting:

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from runspend.actions.alert.judge import budget_version
-from runspend.actions.alert.outbox import RecordStore, recipient_states
+from runspend.actions.alert.outbox import recipient_states
 from runspend.actions.alert.periods import current_period
 from runspend.actions.alert.snooze import Quiet, QuietKind, read_quiet, set_quiet
 from runspend.actions.alert.tag_budgets import read_tag_budgets
@@ -20,6 +20,7 @@ from runspend.config.budgets import percent_used
 from runspend.config.settings import Budget, Settings
 from runspend.core.amounts import day, money, rough_money
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 
 COLUMNS = (
     "budget", "title", "state", "budget_period", "spent", "amount", "currency", "percent", "measure", "judged_on", "estimated", "forecast", "forecast_low",
@@ -27,7 +28,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def list_budgets(reader: Reader, settings: Settings, records: RecordStore, now: datetime) -> list[dict[str, Any]]:
+def list_budgets(reader: Reader, settings: Settings, records: Records, now: datetime) -> list[dict[str, Any]]:
     """Return one row of COLUMNS per budget: first those not judged, then those with the highest percentage used.
 
     States are exceeded, threshold reached, forecast to exceed, ok, not judged.
@@ -92,7 +93,7 @@ class QuietRequest:
     note: str | None
 
 
-def say_quiet(reader: Reader, settings: Settings, records: RecordStore, asked: QuietRequest, now: datetime) -> Quiet:
+def say_quiet(reader: Reader, settings: Settings, records: Records, asked: QuietRequest, now: datetime) -> Quiet:
     """Record the request. Raises UsageError."""
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = {b.name: b for b in [*settings.budgets, *tagged]}
@@ -125,7 +126,7 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
     return "threshold reached" if judged["threshold_reached"] else "ok"
 
 
-def _last_mails(records: RecordStore) -> dict[tuple[str, str], str]:
+def _last_mails(records: Records) -> dict[tuple[str, str], str]:
     """Map (budget, period) to the reason and date of its newest mail, plus its state if no recipient received it.
 
     Anomalous days are left out.

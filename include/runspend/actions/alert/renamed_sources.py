@@ -11,12 +11,12 @@ from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 
 from runspend.actions.alert.decisions import slug
-from runspend.actions.alert.freshness import RecordStore
 from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
 from runspend.actions.alert.tag_budgets import OF_EXPERIMENT, tag_name
 from runspend.config.settings import Budget
 from runspend.core.selectors import matches
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 
 KIND = "renames"
 # Kind of renamed thing -> the selector key that names it, and its column in the cost tables.
@@ -39,7 +39,7 @@ class Unfinished(NamedTuple):
         return f"the cost tables of open months still use the old name {self.old} for {self.new}: the next pipeline run or `runspend allocate` rebuilds them"
 
 
-def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
+def note_rename(records: Records, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
     """Record that a tracking server or bill has a new name. A rename that is recorded again is settled again.
 
     If an earlier rename to `old` is not settled yet, it becomes a rename to `new`, because renames are settled in no fixed order.
@@ -52,7 +52,7 @@ def note_rename(records: RecordStore, kind: Literal["tracking", "bill"], old: st
             _change(records, KIND, key, {"is_settled": True})
 
 
-def finish_renames(reader: Reader, records: RecordStore, currency: str) -> list[Unfinished]:
+def finish_renames(reader: Reader, records: Records, currency: str) -> list[Unfinished]:
     """Update the records for each rename that the cost tables follow. Return the renames that they follow only in part.
 
     If the process is killed at any point, the next call continues.
@@ -73,13 +73,13 @@ def finish_renames(reader: Reader, records: RecordStore, currency: str) -> list[
     return unfinished
 
 
-def _note(records: RecordStore, kind: str, old: str, new: str) -> None:
+def _note(records: Records, kind: str, old: str, new: str) -> None:
     key, value = f"{kind} {old} {new}", {"kind": kind, "old": old, "new": new, "is_settled": False}
     if not records.create(KIND, key, value):
         _change(records, KIND, key, value)
 
 
-def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
+def _follow(records: Records, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
     """Move one version of a budget and its alerts if it selects by the old name."""
     if not value.get("rules") or old not in value["rules"]["for_"].get(name, ()):
         return
@@ -106,7 +106,7 @@ def _follow(records: RecordStore, value: Mapping[str, Any], name: str, old: str,
     _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})
 
 
-def _move_alerts(records: RecordStore, before: tuple[Budget, str], after: tuple[Budget, str], currency: str) -> None:
+def _move_alerts(records: Records, before: tuple[Budget, str], after: tuple[Budget, str], currency: str) -> None:
     old_series, new_series = (series_version(budget, currency) for budget, _ in (before, after))
 
     def renamed(alert_id: str) -> str:
@@ -128,6 +128,6 @@ def _name_in_tag(budget: Budget) -> str:
     return tag_name(tracking, workspace, experiment_id)
 
 
-def _change(records: RecordStore, kind: str, key: str, more: Mapping[str, Any]) -> None:
+def _change(records: Records, kind: str, key: str, more: Mapping[str, Any]) -> None:
     while (found := records.get(kind, key)) is not None and not records.replace(kind, key, {**found[0], **more}, found[1]):
         pass

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Literal
 
-from runspend.actions.alert.outbox import RecordStore
 from runspend.core.errors import UsageError
 from runspend.schema.rows import midnight
+from runspend.warehouse.records import Records
 
 QuietKind = Literal["acknowledged", "snoozed", "awake"]
 RECORDS = "quiet"
@@ -38,7 +38,7 @@ class Quiet:
         return f"{self.kind} by {self.by} until {self.until}" + (f": {self.note}" if self.note else "")
 
 
-def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
+def set_quiet(records: Records, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
     """Record an acknowledgment, a snooze or its end. `names` are the existing budgets.
 
     Raises UsageError for an unknown name or a past day.
@@ -56,7 +56,7 @@ def set_quiet(records: RecordStore, names: Iterable[str], quiet: Quiet, now: dat
         number += 1
 
 
-def read_quiet(records: RecordStore, now: datetime) -> dict[str, Quiet]:
+def read_quiet(records: Records, now: datetime) -> dict[str, Quiet]:
     """Map budgets to their latest entry, if it still holds."""
     last: dict[str, tuple[int, Quiet]] = {}
     for value in records.list(RECORDS).values():

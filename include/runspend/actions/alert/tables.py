@@ -13,12 +13,13 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.alert.judge import Status
-from runspend.actions.alert.outbox import RecordStore, State, recipient_states
+from runspend.actions.alert.outbox import State, recipient_states
 from runspend.actions.alert.periods import EVERY, current_period
 from runspend.actions.alert.snooze import Quiet
 from runspend.config.types import is_channel
 from runspend.schema.tables import ALERTS, BUDGET_STATUS
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 LOOK_BACK = timedelta(days=800)  # a year that ended, and its last bills
 
 
-def alerts_table(records: RecordStore) -> pa.Table:
+def alerts_table(records: Records) -> pa.Table:
     """Return the table `alerts` with every alert ever decided, rebuilt from the records."""
     import pyarrow as pa
 

@@ -12,7 +12,6 @@ from markupsafe import Markup
 
 from runspend.actions.alert import judge_one
 from runspend.actions.alert.judge import Status
-from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.overview import list_budgets
 from runspend.actions.alert.periods import current_period, period_named
 from runspend.actions.alert.render import Facts, MailTable
@@ -28,6 +27,7 @@ from runspend.core.amounts import EXACT
 from runspend.core.errors import UsageError
 from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class BudgetState:
 def read_budget(
     reader: Reader,
     settings: Settings,
-    records: RecordStore,
+    records: Records,
     name: str,
     now: datetime,
     *,

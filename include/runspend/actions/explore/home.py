@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from runspend.actions.alert.forecast import HISTORY, Forecast, Seen, forecast_total
-from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.overview import list_budgets
 from runspend.actions.costs.query import Selection, in_one_currency, newest_day
 from runspend.actions.explore.figures import OUTSIDE, Figures, read_figures
@@ -25,6 +24,7 @@ from runspend.core.errors import UsageError
 from runspend.core.text import without_person
 from runspend.schema.rows import month_after
 from runspend.warehouse.base import Reader
+from runspend.warehouse.records import Records
 from runspend.warehouse.sql_files import read_sql
 
 MONTHS = 12
@@ -76,7 +76,7 @@ class Home:
 
 
 def read_home(
-    reader: Reader, settings: Settings, records: RecordStore, now: datetime, *, currency: str | None = None, hides_people: bool = False
+    reader: Reader, settings: Settings, records: Records, now: datetime, *, currency: str | None = None, hides_people: bool = False
 ) -> Home | None:
     """Read the figures of the home page. `currency`: only charges billed in it. None without a charge.
 
