@@ -12,7 +12,7 @@ import sys
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from runspend.actions.archive import run as engine
+from runspend.actions.archive import lease
 from runspend.actions.archive.context import Tools
 from runspend.actions.archive.items import Item
 from runspend.actions.archive.lease import Lease
@@ -65,7 +65,7 @@ def run(folder: Path) -> list[str]:
 
 def stop_at(number: int) -> None:
     """Let the lease last two seconds, and stop the process before it asks for the lease the nth time."""
-    engine.LASTS = timedelta(seconds=2)  # type: ignore[misc]
+    lease.LASTS = timedelta(seconds=2)  # type: ignore[misc]
     asked = 0
     check = Lease.check
 

@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -29,29 +30,32 @@ LASTS = timedelta(minutes=15)
 LONGEST = timedelta(days=1)  # far more than the duration of a lease and the difference of two clocks
 
 
-class Lease:
-    """The right to change stores while its number is the newest and its time is not over."""
+class Lease(AbstractContextManager["Lease"]):
+    """The right to change stores while its number is the newest and its time is not over. As a context manager, it is released at the end."""
 
-    def __init__(self, records: Records, number: int, lasts: timedelta) -> None:
+    def __init__(self, records: Records, number: int) -> None:
         self.number = number
-        self._records, self._lasts = records, lasts
+        self._records = records
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
 
     def check(self) -> None:
         """Raise LeaseLost unless this process still has the lease; renew it after a third of its duration."""
         with self._lock:
-            found = self._records.get(KIND, KEY)
-            if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
+            if not self._is_held():
                 raise LeaseLost(
                     "cannot continue archiving: another archiver has taken over. Nothing more was changed; the other archiver finishes the work."
                 )
-            if time.monotonic() - self._renewed_at > self._lasts.total_seconds() / 3:
-                if not self._records.replace(KIND, KEY, _holder(self.number, self._lasts), found[1]):
-                    raise LeaseLost(
-                        "cannot continue archiving: another archiver has taken over. Nothing more was changed; the other archiver finishes the work."
-                    )
-                self._renewed_at = time.monotonic()
+
+    def _is_held(self) -> bool:
+        found = self._records.get(KIND, KEY)
+        if found is None or found[0]["number"] != self.number or found[0]["until"] is None:
+            return False
+        if time.monotonic() - self._renewed_at > LASTS.total_seconds() / 3:
+            if not self._records.replace(KIND, KEY, _holder(self.number), found[1]):
+                return False
+            self._renewed_at = time.monotonic()
+        return True
 
     def release(self) -> None:
         """End the lease, so that the next archiver can begin at once."""
@@ -59,8 +63,11 @@ class Lease:
         if found is not None and found[0]["number"] == self.number:
             self._records.replace(KIND, KEY, {**found[0], "until": None}, found[1])
 
+    def __exit__(self, *error: object) -> None:
+        self.release()
 
-def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive") -> Lease:
+
+def take_lease(records: Records, *, to: str = "archive") -> Lease:
     """Take the lease, with a number higher than any before. `to`: its purpose, in words. Raises LeaseLost while another holder has it.
 
     A holder on this machine loses the lease when its process ends; one on another machine keeps it until its time is over.
@@ -76,9 +83,9 @@ def take_lease(records: Records, *, lasts: timedelta = LASTS, to: str = "archive
             "Wait for it, then try again. Nothing was changed."
         )
     number = held["number"] + 1
-    if not records.replace(KIND, KEY, _holder(number, lasts), token):
+    if not records.replace(KIND, KEY, _holder(number), token):
         raise LeaseLost(f"cannot {to}: another archive or restore has just begun. Wait for it, then try again. Nothing was changed.")
-    return Lease(records, number, lasts)
+    return Lease(records, number)
 
 
 def _check(held: dict[str, Any], records: Records) -> None:
@@ -95,8 +102,8 @@ def _check(held: dict[str, Any], records: Records) -> None:
         raise refused(records.where(KIND, KEY), f"it ends at {held['until'][:16]}, later than any lease can", do=do)
 
 
-def _holder(number: int, lasts: timedelta) -> dict[str, Any]:
-    until = datetime.now(timezone.utc) + lasts
+def _holder(number: int) -> dict[str, Any]:
+    until = datetime.now(timezone.utc) + LASTS
     return {
         "number": number,
         "until": until.isoformat(),

@@ -79,7 +79,7 @@ def restore(
     open_store, progress = tools.open_store, tools.progress
     progress(f"{owner}: look for its archives")
     records = Records(settings.home) if records is None else records
-    with ThreadPoolExecutor(tools.workers) as pool, _alone(records) if to is None else nullcontext() as lease:
+    with ThreadPoolExecutor(tools.workers) as pool, take_lease(records, to="restore into place") if to is None else nullcontext() as lease:
         archives, older = _load(owner, settings, archive_id, open_store, take_damaged=take_damaged)
         items = [manifest.item for _, manifest in archives]
         is_whole = any(owner in (item.owner_id, item.run_id) for item in items)
@@ -108,16 +108,6 @@ def restore(
             if not result.problems:
                 result.notes += note_returned(archives, settings, records, open_store, lease.check, now or datetime.now(timezone.utc))
     return result
-
-
-@contextmanager
-def _alone(records: Records) -> Iterator[Lease]:
-    """Hold the lease, so that no other process archives meanwhile."""
-    lease = take_lease(records, to="restore into place")
-    try:
-        yield lease
-    finally:
-        lease.release()
 
 
 # --- check before the first write ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
@@ -17,7 +18,7 @@ from runspend.actions.archive.archive_records import CHUNK_OBJECTS, Archive, Arc
 from runspend.actions.archive.context import Protects, Result, Tools, Work, find_store, holds_own_files, is_note
 from runspend.actions.archive.delete import TOMBSTONE, expire, is_archive_folder
 from runspend.actions.archive.items import ARCHIVE_FOLDER, RETURNED_NAME, Item
-from runspend.actions.archive.lease import LASTS, take_lease
+from runspend.actions.archive.lease import take_lease
 from runspend.actions.archive.manifest import MAX_ENTRIES, Entry, check_entry, check_key, folders_above, planned_entry
 from runspend.actions.archive.move import move
 from runspend.actions.archive.tier import tier
@@ -56,9 +57,7 @@ def apply(
     finished, so the caller knows the results even if this function raises. Raises CapPassed or SourceRefused before anything is
     changed, LeaseLost when another archiver is running or takes over.
     """
-    lease = take_lease(records, lasts=LASTS)
-    pool = ThreadPoolExecutor(tools.workers) if tools.workers > 1 else None
-    try:
+    with ThreadPoolExecutor(tools.workers) if tools.workers > 1 else nullcontext() as pool, take_lease(records) as lease:
         archive_records = ArchiveRecords(records, lease.check)
         work = Work(
             settings, archive_records, lease.check, now, protects, tools.open_store, settings.home / "tmp" / "archive", pool, tools.progress
@@ -77,10 +76,6 @@ def apply(
                 results[archive.item.key] = Result(archive_records.save(replace(archive, reason=str(error))), "failed", str(error))
             tell(results[archive.item.key])
         return list(results.values())
-    finally:
-        lease.release()
-        if pool is not None:
-            pool.shutdown()
 
 
 def _act(work: Work, archive: Archive) -> Result:
