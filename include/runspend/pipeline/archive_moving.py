@@ -21,8 +21,7 @@ from runspend.actions.archive.protection import open_protection
 from runspend.actions.archive.protection_watch import is_unanswered
 from runspend.actions.archive.run import StoreTotals, apply
 from runspend.actions.archive.selection import policy_digest
-from runspend.actions.archive.states import plan_states
-from runspend.actions.archive.tables import objects_table
+from runspend.actions.archive.states import objects_table, plan_states
 from runspend.actions.archive.verify import verify
 from runspend.config.settings import Settings
 from runspend.core.errors import ArchiveDamaged, CapPassed, LeaseLost, PartialFailure, SourceError, SourceUnreachable

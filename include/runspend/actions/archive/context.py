@@ -108,6 +108,10 @@ class Work:
         """Return a watch, which asks repeatedly what protects an item while it is acted on."""
         return ProtectionWatch(lambda: self.kept(item))
 
+    def wait(self, archive: Archive, state: str, reason: str) -> Result:
+        """Record why an item is not finished; the next run continues from here."""
+        return Result(self.archive_records.save(replace(archive, reason=reason)), state, reason)
+
     def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
         """Apply the function to every wanted entry of a chunk and record the results batch by batch.
 

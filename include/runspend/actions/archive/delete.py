@@ -34,11 +34,11 @@ def expire(work: Work, archive: Archive) -> Result:
     watch = work.watch(item)
     protection = watch.reason()
     if protection is not None:
-        return Result(archive_records.save(replace(archive, reason=protection)), "protected", protection)
+        return work.wait(archive, "protected", protection)
     try:
         deleter = work.open(item.store, "delete")
     except NotDone as error:
-        return Result(archive_records.save(replace(archive, reason=str(error))), "copied", str(error))
+        return work.wait(archive, "copied", str(error))
     tombstone = json.dumps({"policy": item.policy, "at": archive.planned_at, "objects": archive.objects, "bytes": archive.bytes}).encode()
     key = f"{item.prefix}/{TOMBSTONE}"
     prove_conditions(store.head(key) or store.write(key, [tombstone], size=len(tombstone)), store, deleter)
@@ -73,10 +73,10 @@ def expire(work: Work, archive: Archive) -> Result:
         if watch.found is not None:
             gone = sum(entry.state == "deleted" for entry in archive_records.every_entry(archive))
             reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found
-            return Result(archive_records.save(replace(archive, reason=reason)), "protected", reason)
+            return work.wait(archive, "protected", reason)
     left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()
-        return Result(archive_records.save(replace(archive, reason=reason)), "partial", reason)
+        return work.wait(archive, "partial", reason)
     store.prune(item.prefix)
     return Result(archive_records.end(archive, "deleted", work.now), "deleted")

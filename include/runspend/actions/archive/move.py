@@ -322,8 +322,7 @@ class _Move:
     # --- interruptions --------------------------------------------------------------------------------------------------
 
     def _wait(self, state: str, reason: str) -> Result:
-        """Save the progress; the next run continues from here."""
-        return Result(self.archive_records.save(replace(self.archive, reason=reason.strip())), state, reason.strip())
+        return self.work.wait(self.archive, state, reason.strip())
 
     def _written_since(self, entries: list[Entry]) -> str | None:
         """Name an object that is new or changed since the listing and younger than the margin: the folder is in use."""

@@ -73,7 +73,7 @@ def apply(
             try:
                 results[archive.item.key] = _act(work, archive)
             except (SourceError, OSError) as error:
-                results[archive.item.key] = Result(archive_records.save(replace(archive, reason=str(error))), "failed", str(error))
+                results[archive.item.key] = work.wait(archive, "failed", str(error))
             tell(results[archive.item.key])
         return list(results.values())
 

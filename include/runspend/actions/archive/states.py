@@ -19,7 +19,7 @@ from runspend.actions.archive.notices import Announcement, read_announcements
 from runspend.actions.archive.plan import BATCH_ROWS, plan_items
 from runspend.config.recipients import find_recipients
 from runspend.config.settings import Settings
-from runspend.schema.tables import ARCHIVES
+from runspend.schema.tables import ARCHIVE_OBJECTS, ARCHIVES
 from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
@@ -177,6 +177,23 @@ def archives_table(records: Records) -> pa.Table:
             "begun_at": begun_at, "ended_at": None if archive.ended_at is None else datetime.fromisoformat(archive.ended_at),
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=ARCHIVES.arrow_schema())
+
+
+def objects_table(records: Records) -> pa.Table:
+    """Build the table `archive_objects` from the records: every object that was ever acted on, with its progress."""
+    import pyarrow as pa
+
+    archive_records = ArchiveRecords(records)
+    rows = [
+        {
+            "month": datetime.fromisoformat(archive.planned_at).date().replace(day=1), "archive_id": archive.archive_id, "key": entry.key, "state": entry.state,
+            "bytes": entry.size, "sha256": entry.sha256, "data": entry.data, "etag": entry.etag, "version": entry.version, "storage_class": entry.storage_class,
+            "modified_at": datetime.fromisoformat(entry.modified), "reason": entry.reason,
+        }
+        for archive in archive_records.all()
+        for entry in archive_records.every_entry(archive)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, schema=ARCHIVE_OBJECTS.arrow_schema())
 
 
 def plan_states(plan: pa.Table) -> dict[str, tuple[str, str]]:

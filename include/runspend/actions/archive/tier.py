@@ -23,7 +23,7 @@ def tier(work: Work, archive: Archive) -> Result:
     store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 
     if why := store.why_no_tier():
-        return Result(archive_records.save(replace(archive, reason=why)), "protected", why)
+        return work.wait(archive, "protected", why)
 
     def move(entry: Entry) -> Entry:
         obj = entry.at(item.prefix)
@@ -49,9 +49,9 @@ def tier(work: Work, archive: Archive) -> Result:
     for chunk in range(archive.chunks):
         work.each(archive, chunk, move, lambda entry: entry.state == "planned", "moved")
         if watch.found is not None:
-            return Result(archive_records.save(replace(archive, reason=watch.found)), "protected", watch.found)
+            return work.wait(archive, "protected", watch.found)
     left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
         reason = f"{len(left)} of {archive.objects} objects are not of class {wanted}. {left[0].reason or ''}".strip()
-        return Result(archive_records.save(replace(archive, reason=reason)), "partial", reason)
+        return work.wait(archive, "partial", reason)
     return Result(archive_records.end(archive, "tiered", work.now), "tiered")
