@@ -17,7 +17,7 @@ from runspend.core.cost_keys import is_cost_metric
 from runspend.core.errors import SourceError, SourceRefused, SourceUnreachable
 from runspend.core.outside_json import parse_json
 from runspend.ingest.tracking import raw
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens, pages
 from runspend.ingest.tracking.links_api import ApiLinks
 
 if TYPE_CHECKING:
@@ -87,14 +87,13 @@ class ApiReader:
         return list(wanted)
 
     def read_experiments(self) -> pa.Table:
-        import pyarrow as pa
         from mlflow.entities import ViewType
 
         rows: list[tuple[Any, ...]] = []
         for workspace in self._list_workspaces():
             with self._client.in_workspace(workspace):
                 found = list(
-                    self._pages(
+                    self._client.list_items(
                         lambda token: self._store.search_experiments(view_type=ViewType.ALL, max_results=PAGE_EXPERIMENTS, page_token=token)
                     )
                 )
@@ -114,18 +113,7 @@ class ApiReader:
                     )
                 )
         self.links.workspaces = [None] if self._server.registry else list(self._experiments)
-        schema = raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES)
-        return pa.table([pa.array(column, field.type) for column, field in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
-
-    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
-        token: str | None = None
-        tokens = PageTokens(self.name)
-        while True:
-            page = self._client.ask(lambda: ask(token))
-            items, given = (page, page.token) if hasattr(page, "token") else page
-            yield from items
-            if not (token := tokens.follow(given)):
-                return
+        return _to_table(rows, raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES))
 
     def _chunks(self) -> Iterator[tuple[str | None, list[str]]]:
         if not self._experiments:
@@ -273,7 +261,9 @@ class ApiReader:
     def _history(self, run_id: str, key: str) -> Iterator[Any]:
         """Yield all points of a metric, one page at a time."""
         with self._client.in_workspace(self._workspace_of.get(run_id)):
-            yield from self._pages(lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
+            yield from self._client.list_items(
+                lambda token: self._store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token)
+            )
 
     def read_owners(self) -> pa.Table:
         import pyarrow as pa
@@ -333,17 +323,12 @@ class ApiReader:
             first, after = raw.month_bounds(month)
             condition = f"attributes.timestamp_ms >= {first} AND attributes.timestamp_ms < {after}"
             for workspace, ids in self._chunks():
-                token: str | None = None
-                tokens = PageTokens(self.name)
-                while True:
-                    with self._client.in_workspace(workspace):
-                        page, given = self._search_traces(ids, condition, PAGE_OWNERS, token)
+                with self._client.in_workspace(workspace):
+                    for page in pages(self.name, lambda token: self._search_traces(ids, condition, PAGE_OWNERS, token)):  # noqa: B023
                         found = (_trace_row(trace, has_tokens=self._server.token_prices is not None) for trace in page)
                         priced = [row for row in found if row is not None]
                         spans += self._read_spans([row[0] for row in priced])
-                    traces += priced
-                    if not (token := tokens.follow(given)):
-                        break
+                        traces += priced
         return _to_table(dict.fromkeys(traces), raw.trace_schema()), _to_table(dict.fromkeys(spans), raw.span_schema())
 
     def _read_spans(self, trace_ids: list[str]) -> Iterator[tuple[Any, ...]]:
@@ -367,19 +352,13 @@ class ApiReader:
         from mlflow.exceptions import MlflowException
 
         rows: list[tuple[str, str, str, str]] = []
-        token: str | None = None
-        tokens = PageTokens(self.name)
-        while True:
-            try:
-                page = ask(token)
-            except MlflowException as error:
-                if error.error_code in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
-                    return rows
+        try:
+            for page in pages(self.name, ask):
+                rows += [to_row(item) for item in page]
+        except MlflowException as error:
+            if error.error_code not in ("ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED"):
                 raise self._as_source_error(error) from None
-            items, given = (page, page.token) if hasattr(page, "token") else page
-            rows += [to_row(item) for item in items]
-            if not (token := tokens.follow(given)):
-                return rows
+        return rows
 
     def _as_source_error(self, error: Exception) -> SourceError:
         try:

@@ -7,7 +7,7 @@ credentials of one server cannot reach another. What is read or written through 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from pathlib import Path
@@ -55,6 +55,17 @@ class PageTokens:
         return token
 
 
+def pages(server: str, ask: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yield the pages of one list. `ask` returns the page of a token: with its own `token`, or as a pair with the next token."""
+    tokens, token = PageTokens(server), None
+    while True:
+        answer = ask(token)
+        page, given = (answer, answer.token) if hasattr(answer, "token") else answer
+        yield page
+        if (token := tokens.follow(given)) is None:
+            return
+
+
 class Client:
     """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing.
 
@@ -92,6 +103,11 @@ class Client:
         if self._registry is None:
             self._registry = self._open_registry()
         return self._registry
+
+    def list_items(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
+        """Yield the items of all pages of one list; `ask` as in `pages`."""
+        for page in pages(self.name, lambda token: self.ask(lambda: ask(token))):
+            yield from page
 
     def ask(self, call: Callable[[], T], *, failed: str = "", then: str = "") -> T:
         """Make one call of a store, with its errors in Runspend's words: what failed, why, and the consequence."""

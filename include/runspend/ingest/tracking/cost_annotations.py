@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from runspend.config.settings import TrackingServer
 from runspend.core.cost_keys import FIRST_STEP, RECORD, is_cost_metric, may_be_cost
 from runspend.core.errors import SourceRefused
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NotInMlflow, PageTokens
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NotInMlflow, pages
 
 __all__ = ["READ_RUNS", "AnnotatedRun", "CostAnnotations", "ShownCost"]
 
@@ -85,12 +85,7 @@ class CostAnnotations:
         ids = [names[0] for names in experiments]
         for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
             some = ids[start : start + EXPERIMENTS_PER_REQUEST]
-            tokens, token = PageTokens(self.name), None
-            while True:
-                page = self._search(workspace, some, f"tags.`{RECORD}` LIKE '%'", READ_RUNS, token)
-                yield page
-                if (token := tokens.follow(page.token)) is None:
-                    break
+            yield from pages(self.name, lambda token: self._search(workspace, some, f"tags.`{RECORD}` LIKE '%'", READ_RUNS, token))  # noqa: B023
 
     def write_run(self, workspace: str, run: AnnotatedRun, costs: Mapping[str, float], tags: Mapping[str, str]) -> None:
         """Write metrics, at the run's own time, and tags of a run in one request."""
@@ -109,15 +104,9 @@ class CostAnnotations:
         """Return the tags of all active or all deleted experiments, by id (a tuple of one)."""
         from mlflow.entities import ViewType
 
-        found: dict[tuple[str, ...], dict[str, str]] = {}
-        token: str | None = None
-        tokens = PageTokens(self.name)
         view = ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY
-        while True:
-            page = self._ask(workspace, lambda store: store.search_experiments(view, 1_000, page_token=token))
-            found |= {(experiment.experiment_id,): dict(experiment.tags) for experiment in page}
-            if (token := tokens.follow(page.token)) is None:
-                return found
+        read = pages(self.name, lambda token: self._ask(workspace, lambda store: store.search_experiments(view, 1_000, page_token=token)))
+        return {(experiment.experiment_id,): dict(experiment.tags) for page in read for experiment in page}
 
     def write_experiment(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
         """Set tags of an experiment (`names`: its id), and delete those that are None."""
@@ -134,14 +123,11 @@ class CostAnnotations:
 
     def list_model_versions(self, workspace: str) -> dict[tuple[str, ...], dict[str, str]]:
         """Return the tags of all versions, by model and version."""
-        found: dict[tuple[str, ...], dict[str, str]] = {}
-        token: str | None = None
-        tokens = PageTokens(self.name)
-        while True:
-            page = self._ask(workspace, lambda registry: registry.search_model_versions(None, 1_000, page_token=token), is_registry=True)
-            found |= {(version.name, str(version.version)): dict(version.tags) for version in page}
-            if (token := tokens.follow(page.token)) is None:
-                return found
+
+        def ask(token: str | None) -> Any:
+            return self._ask(workspace, lambda registry: registry.search_model_versions(None, 1_000, page_token=token), is_registry=True)
+
+        return {(version.name, str(version.version)): dict(version.tags) for page in pages(self.name, ask) for version in page}
 
     def write_model_version(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
         """Set tags of a model version (`names`: the model and its version), and delete those that are None."""

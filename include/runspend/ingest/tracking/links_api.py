@@ -6,11 +6,11 @@ that a run used, so each run is requested once. `links.py` decides what the rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from runspend.ingest.tracking import raw
-from runspend.ingest.tracking.client import Client, PageTokens
+from runspend.ingest.tracking.client import Client
 from runspend.ingest.tracking.registry import read_versions
 
 if TYPE_CHECKING:
@@ -86,15 +86,10 @@ class ApiLinks:
                 ]
         return _to_table(rows, raw.point_schema())
 
-    def _history(self, run_id: str, key: str) -> list[Any]:
-        points: list[Any] = []
-        token: str | None = None
-        tokens = PageTokens(self._client.name)
-        while True:
-            page = self._client.ask(lambda: self._client.store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token))
-            points += page
-            if not (token := tokens.follow(page.token)):
-                return points
+    def _history(self, run_id: str, key: str) -> Iterator[Any]:
+        return self._client.list_items(
+            lambda token: self._client.store.get_metric_history(run_id, key, max_results=PAGE_POINTS, page_token=token)
+        )
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:
         return _to_table(self._model_points, raw.point_schema())

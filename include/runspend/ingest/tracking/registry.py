@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.core.errors import SourceUnreachable
 from runspend.ingest.tracking import raw
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, pages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,13 +40,13 @@ def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
 
     Pages are offsets, so a removal shifts the rest: several pages are read until two readings agree.
     """
-    before, pages = _read_once(client, workspace)
-    for _ in range(READINGS if pages > 2 else 0):
+    before, count = _read_once(client, workspace)
+    for _ in range(READINGS if count > 2 else 0):
         found, _ = _read_once(client, workspace)
         if found == before:
             return found
         before = found
-    if pages <= 2:
+    if count <= 2:
         return before
     raise SourceUnreachable(
         client.name, f"cannot read the registered models of {client.name}: they changed during each of {READINGS} readings. Try again."
@@ -65,16 +65,8 @@ def _read_once(client: Client, workspace: str) -> tuple[list[tuple[Any, ...]], i
 
 
 def _pages(client: Client, ask: Any) -> tuple[list[Any], int]:
-    found: list[Any] = []
-    token: str | None = None
-    tokens = PageTokens(client.name)
-    pages = 0
-    while True:
-        page = client.ask(lambda: ask(token))
-        found += page
-        pages += 1
-        if not (token := tokens.follow(page.token)):
-            return found, pages
+    read = list(pages(client.name, lambda token: client.ask(lambda: ask(token))))
+    return [item for page in read for item in page], len(read)
 
 
 def _row(client: Client, workspace: str, version: Any, aliases: Iterable[str]) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from runspend.core.errors import SourceUnreachable
-from runspend.ingest.tracking.client import Client, PageTokens
+from runspend.ingest.tracking.client import Client
 from runspend.ingest.tracking.in_use.database import DatabaseUses
 
 PAGE_RUNS = 1_000
@@ -174,10 +174,6 @@ class RecentUses:
     def _search(self, experiment_ids: list[str], condition: str) -> Iterator[Any]:
         from mlflow.entities import ViewType
 
-        token: str | None = None
-        tokens = PageTokens(self._client.name)
-        while True:
-            page = self._client.ask(lambda: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token))
-            yield from page
-            if not (token := tokens.follow(page.token)):
-                return
+        return self._client.list_items(
+            lambda token: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token)
+        )

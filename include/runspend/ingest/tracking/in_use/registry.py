@@ -6,12 +6,12 @@ Belongs here: the queries and the detection of incomplete answers. Other protect
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from runspend.core.errors import SourceUnreachable
-from runspend.ingest.tracking.client import Client, PageTokens
+from runspend.ingest.tracking.client import Client
 from runspend.ingest.tracking.registry import OF_MODEL
 
 PAGE_VERSIONS = 1_000
@@ -66,7 +66,7 @@ class RegistryQuestions:
                 return []
             listed = ", ".join(f"'{r}'" for r in wanted)
             found = list(
-                self._pages(
+                self._client.list_items(
                     lambda token: self._client.registry.search_model_versions(
                         f"run_id IN ({listed})",  # noqa: B023 (called at once)
                         PAGE_VERSIONS,
@@ -86,7 +86,7 @@ class RegistryQuestions:
     def _registered_since(self) -> Iterator[Any]:
         """Yield the newest versions, back to the last extract. If a version is known, the list must not be empty."""
         is_empty = True
-        for version in self._pages(
+        for version in self._client.list_items(
             lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)
         ):
             is_empty = False
@@ -97,15 +97,6 @@ class RegistryQuestions:
             raise SourceUnreachable(
                 self._client.name, f"cannot ask the registry of {self._client.name}: it lists no version at all, but had some before."
             )
-
-    def _pages(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
-        token: str | None = None
-        tokens = PageTokens(self._client.name)
-        while True:
-            page = self._client.ask(lambda: ask(token))
-            yield from page
-            if not (token := tokens.follow(page.token)):
-                return
 
     def _label(self, name: str, version: str) -> str:
         """Return a version's label. Search results have no aliases, so the version is requested for them."""

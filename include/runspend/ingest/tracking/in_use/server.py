@@ -17,7 +17,7 @@ from runspend.config.settings import TrackingServer
 from runspend.core.errors import SourceError, SourceUnreachable
 from runspend.core.secret_shapes import redact_place
 from runspend.ingest.tracking.artifact_folders import find_folders, is_same_or_inside, like_pattern
-from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, PageTokens
+from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client
 from runspend.ingest.tracking.database import database_uri
 from runspend.ingest.tracking.in_use.database import DatabaseUses
 from runspend.ingest.tracking.in_use.model_uses import LiveUses, RecentUses, ask_side_by_side, find_live_version
@@ -204,22 +204,15 @@ class LiveServer:
 
         return [
             e.experiment_id
-            for e in self._pages(lambda token: self._client.store.search_experiments(ViewType.ALL, PAGE_RUNS, page_token=token))
+            for e in self._client.list_items(lambda token: self._client.store.search_experiments(ViewType.ALL, PAGE_RUNS, page_token=token))
         ]
 
     def _search(self, experiment_ids: list[str], condition: str) -> Iterator[Any]:
         from mlflow.entities import ViewType
 
-        return self._pages(lambda token: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token))
-
-    def _pages(self, ask: Any) -> Iterator[Any]:
-        token: str | None = None
-        tokens = PageTokens(self.name)
-        while True:
-            page = self._client.ask(lambda: ask(token))
-            yield from page
-            if not (token := tokens.follow(page.token)):
-                return
+        return self._client.list_items(
+            lambda token: self._client.store.search_runs(experiment_ids, condition, ViewType.ALL, PAGE_RUNS, None, token)
+        )
 
     # --- models, traces, orphans -----------------------------------------------------------------------------------------
 
