@@ -113,7 +113,7 @@ class ApiReader:
                     )
                 )
         self.links.workspaces = [None] if self._server.registry else list(self._experiments)
-        return _to_table(rows, raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES))
+        return raw.rows_to_table(rows, raw.raw_schema(raw.EXPERIMENT_TEXT, raw.EXPERIMENT_TIMES))
 
     def _chunks(self) -> Iterator[tuple[str | None, list[str]]]:
         if not self._experiments:
@@ -129,32 +129,35 @@ class ApiReader:
 
     def list_months(self) -> list[str]:
         """Return the start months that have runs, with one request per month."""
-        months = set()
+        months: set[str] = set()
         for workspace, ids in self._chunks():
             with self._client.in_workspace(workspace):
                 if self._search(ids, f"attributes.start_time < {raw.month_bounds(raw.NO_START)[1]}", "attributes.start_time ASC", 1):
                     months.add(raw.NO_START)
-                after = raw.month_bounds(raw.NO_START)[1]
-                while page := self._search(ids, f"attributes.start_time >= {after}", "attributes.start_time ASC", 1):
-                    start = page[0].info.start_time
-                    month = raw.month_of(start)
-                    months.add(month)
-                    if month == raw.NO_START:  # beyond the year 9999
-                        break
-                    after = self._later(start, after, raw.month_bounds(month)[1])
+                months |= self._months_from(
+                    raw.month_bounds(raw.NO_START)[1],
+                    lambda after: [
+                        run.info.start_time
+                        for run in self._search(ids, f"attributes.start_time >= {after}", "attributes.start_time ASC", 1)  # noqa: B023
+                    ],
+                )
         return sorted(months)
 
-    def _later(self, start: int, asked: int, after: int) -> int:
-        """Return the time from which to request the next month.
-
-        Refuses an answer from before the requested time: the loop would never end.
-        """
-        if start < asked:
-            raise SourceUnreachable(
-                self.name,
-                f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server.",
-            )
-        return after
+    def _months_from(self, after: int, find_first: Callable[[int], list[int]]) -> set[str]:
+        """Return the months of times. `find_first` returns a list with the first time from a given one on; an empty list if there is none."""
+        months = set()
+        while found := find_first(after):
+            month = raw.month_of(found[0])
+            months.add(month)
+            if month == raw.NO_START:  # beyond the year 9999
+                break
+            if found[0] < after:  # would repeat without end
+                raise SourceUnreachable(
+                    self.name,
+                    f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server.",
+                )
+            after = raw.month_bounds(month)[1]
+        return months
 
     def count_runs(self) -> int:
         return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
@@ -217,26 +220,14 @@ class ApiReader:
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
         """Yield the chosen points of system metrics, with one request per metric of a run and page: the API cannot select steps."""
-        import pyarrow as pa
-
         for metric in wanted:
-            values = [point.value for point in self._points(metric, 100)]
-            columns = [
-                pa.array(c, f.type)
-                for c, f in zip(([metric.run_id] * len(values), [metric.key] * len(values), values), raw.use_schema(), strict=True)
-            ]
-            yield pa.RecordBatch.from_arrays(columns, schema=raw.use_schema())
+            yield raw.rows_to_batch([(metric.run_id, metric.key, point.value) for point in self._points(metric, 100)], raw.use_schema())
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
         """Yield the chosen points of power metrics, with their times."""
-        import pyarrow as pa
-
-        schema = raw.power_schema()
         for metric in wanted:
-            rows = [(metric.run_id, metric.key, point.timestamp, point.value) for point in self._points(metric, raw.LARGEST_WATTS)]
-            yield pa.RecordBatch.from_arrays(
-                [pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema
-            )
+            points = self._points(metric, raw.LARGEST_WATTS)
+            yield raw.rows_to_batch([(metric.run_id, metric.key, point.timestamp, point.value) for point in points], raw.power_schema())
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
         """Yield when metrics were logged at the chosen steps, with one request per metric of a run and page."""
@@ -251,7 +242,7 @@ class ApiReader:
                     elif p.step < step:
                         found[stride] = p.step, p.timestamp, p.timestamp
             rows = [(metric.run_id, metric.key, *times) for times in found.values()]
-            yield from _to_table(rows, raw.time_schema()).to_batches()
+            yield raw.rows_to_batch(rows, raw.time_schema())
 
     def _points(self, metric: raw.UseKey, most: int) -> list[Any]:
         """Return the points of a metric at the chosen steps, with values between 0 and `most`."""
@@ -266,8 +257,6 @@ class ApiReader:
             )
 
     def read_owners(self) -> pa.Table:
-        import pyarrow as pa
-
         rows: list[tuple[str, str, str, str]] = []
         for workspace, ids in self._chunks():
             with self._client.in_workspace(workspace):
@@ -279,9 +268,7 @@ class ApiReader:
                     lambda token: self._store.search_traces(experiment_ids=ids, max_results=PAGE_OWNERS, page_token=token),  # noqa: B023
                     lambda t: ("trace", t.request_id, t.experiment_id, t.tags.get("mlflow.artifactLocation", "")),
                 )
-        schema = raw.raw_schema(raw.OWNER_TEXT)
-        unique = sorted({row for row in rows if row[3]})
-        return pa.table([pa.array(column, pa.string()) for column in _turned(unique, schema)], schema=schema)
+        return raw.rows_to_table(sorted({row for row in rows if row[3]}), raw.raw_schema(raw.OWNER_TEXT))
 
     def _model_row(self, model: Any) -> tuple[str, str, str, str]:
         self.links.note_model(model)
@@ -289,17 +276,13 @@ class ApiReader:
 
     def list_trace_months(self) -> list[str]:
         """Return the months that have traces, with one request per month."""
-        months = set()
+        months: set[str] = set()
         for workspace, ids in self._chunks():
             with self._client.in_workspace(workspace):
-                after = 1
-                while page := self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]:
-                    start = page[0].request_time
-                    month = raw.month_of(start)
-                    months.add(month)
-                    if month == raw.NO_START:  # beyond the year 9999
-                        break
-                    after = self._later(start, after, raw.month_bounds(month)[1])
+                months |= self._months_from(
+                    1,
+                    lambda after: [t.request_time for t in self._search_traces(ids, f"attributes.timestamp_ms >= {after}", 1)[0]],  # noqa: B023
+                )
         return sorted(months)
 
     def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
@@ -329,7 +312,7 @@ class ApiReader:
                         priced = [row for row in found if row is not None]
                         spans += self._read_spans([row[0] for row in priced])
                         traces += priced
-        return _to_table(dict.fromkeys(traces), raw.trace_schema()), _to_table(dict.fromkeys(spans), raw.span_schema())
+        return raw.rows_to_table(dict.fromkeys(traces), raw.trace_schema()), raw.rows_to_table(dict.fromkeys(spans), raw.span_schema())
 
     def _read_spans(self, trace_ids: list[str]) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(trace_ids), TRACES_PER_REQUEST):
@@ -370,16 +353,6 @@ class ApiReader:
 
 def _raise(error: Exception) -> None:
     raise error
-
-
-def _turned(rows: Sequence[tuple[Any, ...]], schema: pa.Schema) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in schema]
-
-
-def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.table([pa.array(column, f.type) for column, f in zip(_turned(list(rows), schema), schema, strict=True)], schema=schema)
 
 
 def _trace_row(trace: Any, *, has_tokens: bool) -> tuple[Any, ...] | None:
@@ -441,8 +414,6 @@ def _last_metric_ms(run: Any, believed_ms: int) -> int:
 
 
 def _to_batch(runs: Iterable[Any], believed_ms: int) -> pa.RecordBatch:
-    import pyarrow as pa
-
     rows = [
         (
             r.info.run_id,
@@ -463,5 +434,4 @@ def _to_batch(runs: Iterable[Any], believed_ms: int) -> pa.RecordBatch:
         )
         for r in runs
     ]
-    schema = raw.run_schema()
-    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(_turned(rows, schema), schema, strict=True)], schema=schema)
+    return raw.rows_to_batch(rows, raw.run_schema())

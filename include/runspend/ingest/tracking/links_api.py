@@ -65,10 +65,10 @@ class ApiLinks:
             with self._client.in_workspace(self._workspace_of.get(run_id)):
                 run = self._client.ask(lambda: self._client.store.get_run(run_id))  # noqa: B023 (called at once)
             used += [(run_id, model.model_id, "input", -1) for model in (run.inputs.model_inputs if run.inputs else [])]
-        return _to_table({*self._uses, *used}, raw.link_schema())
+        return raw.rows_to_table({*self._uses, *used}, raw.link_schema())
 
     def read_last(self, metrics: Sequence[str]) -> pa.Table:
-        return _to_table(self._last, raw.point_schema())
+        return raw.rows_to_table(self._last, raw.point_schema())
 
     def read_points(self, wanted: Sequence[raw.UseKey]) -> pa.Table:
         """Return points, with one request per metric of a run and page: the API cannot select steps."""
@@ -84,7 +84,7 @@ class ApiLinks:
                     for p in self._history(run_id, key)
                     if p.step in steps and p.value == p.value
                 ]
-        return _to_table(rows, raw.point_schema())
+        return raw.rows_to_table(rows, raw.point_schema())
 
     def _history(self, run_id: str, key: str) -> Iterator[Any]:
         return self._client.list_items(
@@ -92,10 +92,4 @@ class ApiLinks:
         )
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:
-        return _to_table(self._model_points, raw.point_schema())
-
-
-def _to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in rows], schema=schema)
+        return raw.rows_to_table(self._model_points, raw.point_schema())

@@ -176,6 +176,21 @@ def raw_schema(text: Sequence[str], times: Sequence[str] = ()) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int64()) for name in times])
 
 
+def rows_to_batch(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows, in the order of the schema's columns, as one batch."""
+    import pyarrow as pa
+
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    return pa.RecordBatch.from_arrays([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+
+
+def rows_to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
+    """Return rows, in the order of the schema's columns, as a table."""
+    import pyarrow as pa
+
+    return pa.Table.from_batches([rows_to_batch(rows, schema)])
+
+
 def run_schema() -> pa.Schema:
     return raw_schema(RUN_TEXT, RUN_TIMES)
 

@@ -25,14 +25,11 @@ OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of 
 
 def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
     """Return every version of the registry as in `raw.version_schema`. Raises SourceError if it cannot be read, or keeps changing."""
-    import pyarrow as pa
-
     rows: list[tuple[Any, ...]] = []
     for workspace in workspaces:
         with client.in_workspace(workspace):
             rows += _settled(client, workspace or DEFAULT_WORKSPACE)
-    schema = raw.version_schema()
-    return pa.Table.from_pylist([dict(zip(schema.names, row, strict=True)) for row in sorted(set(rows))], schema=schema)
+    return raw.rows_to_table(sorted(set(rows)), raw.version_schema())
 
 
 def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
