@@ -105,7 +105,7 @@ def test_wrong_use_is_an_error_in_a_sentence(config: Path) -> None:
         (lambda: rs.costs(top=0), "a number from 1"),
         (lambda: rs.run_costs(since="2026-10-02", until="2026-10-01"), "is before since"),
         (lambda: rs.costs(since="2026-13"), "write YYYY-MM-DD or YYYY-MM"),
-        (lambda: rs.costs(period="october"), "write YYYY-MM-DD or YYYY-MM"),
+        (lambda: rs.costs(period="october"), "as a billing period: write YYYY-MM"),
         (lambda: rs.sql("delete from runs"), "cannot"),
         (lambda: rs.explain("nobody"), "nobody"),
         (lambda: runspend.connect("ftp://costs.example.com"), "write a file such as runspend.yaml"),

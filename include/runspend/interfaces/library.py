@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runspend.actions.costs.query import Selection, newest_day
 from runspend.actions.costs.query import costs as ask_costs
-from runspend.actions.costs.runs import ChosenRuns, day_or_month, read_run_costs
+from runspend.actions.costs.runs import ChosenRuns, billing_period, day_or_month, read_run_costs
 from runspend.actions.explain import explain_run, explanation_as_json, run_as_text
 from runspend.config.access_log import log_statement
 from runspend.config.settings import load_settings
@@ -67,10 +67,8 @@ class Connection:
         if measure not in ("effective", "billed", "contracted", "list"):
             raise UsageError(f"cannot show {measure!r} costs: allowed values are effective, billed, contracted, list.")
         check_top(top)
-        if period is not None and (len(f"{period}") != len("2026-11") or not day_or_month(f"{period}")):
-            raise UsageError(f"cannot use {period!r} as a billing period: write YYYY-MM.")
         chosen = Selection.of(
-            period=period,
+            period=billing_period(period),
             since=None if since is None else day_or_month(since)[0],
             until=None if until is None else day_or_month(until)[1],
             where=filters(where),
@@ -99,7 +97,7 @@ class Connection:
         """
         from runspend.actions.explore import View, figures_as_json, read_figures, rows_as_table  # takes long to import
 
-        more = {"measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
+        more = {"every": "month", "measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
         query = explorer_query(by, since, until, where, more)
         with open_warehouse(self.settings).reader() as reader:
             newest = newest_day(reader)

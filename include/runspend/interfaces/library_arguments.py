@@ -36,7 +36,7 @@ def explorer_query(
     by: str | Sequence[str], since: date | str | None, until: date | str | None, where: Where | None, more: Mapping[str, str]
 ) -> list[tuple[str, str]]:
     """Return the query of an address of the cost explorer. `since` and `until` are days or months; `more`: other keys of the address."""
-    query = [("by", ",".join(dimensions(by))), ("every", "month"), *more.items()]
+    query = [("by", ",".join(dimensions(by))), *more.items()]
     if since is not None:
         query.append(("from", f"{day_or_month(since)[0]}"))
     if until is not None:

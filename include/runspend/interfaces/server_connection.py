@@ -108,7 +108,8 @@ class ServerConnection:
         from runspend.actions.explore import rows_as_table  # takes long to import
 
         query: dict[str, Value] = {}
-        for key, value in explorer_query(by, since, until, where, {"measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}):
+        more = {"every": "month", "measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
+        for key, value in explorer_query(by, since, until, where, more):
             query[key] = [*query.get(key, []), value] if key == "where" else value  # type: ignore[misc]  # only `where` is a list
         answer = self._get("costs", query)
         try:

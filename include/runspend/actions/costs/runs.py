@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from runspend.actions.explain.figures import RunKey
 from runspend.core.errors import UsageError
+from runspend.core.text import quoted_value
 from runspend.warehouse.base import Reader
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ChosenRuns", "day_or_month", "newest_build", "read_run_costs"]
+__all__ = ["ChosenRuns", "billing_period", "day_or_month", "newest_build", "read_run_costs"]
 
 ORDER = "start_time, tracking_server, workspace, run_id, billing_currency"
 
@@ -61,6 +62,16 @@ def newest_build(reader: Reader) -> datetime | None:
     return built
 
 
+def billing_period(given: str | None) -> str | None:
+    """Return a billing period as given. Raises UsageError for other text."""
+    try:
+        if given is None or (len(f"{given}") == len("2026-11") and day_or_month(given)):
+            return given
+    except UsageError:
+        pass
+    raise UsageError(f"cannot use {quoted_value(f'{given}')} as a billing period: write YYYY-MM.")
+
+
 def day_or_month(given: date | str) -> tuple[date, date]:
     """Return the first day of a day or month, and the day after its last. Raises UsageError."""
     if isinstance(given, datetime):
@@ -74,4 +85,4 @@ def day_or_month(given: date | str) -> tuple[date, date]:
         day = date.fromisoformat(given)
         return day, day + timedelta(days=1)
     except (ValueError, OverflowError):
-        raise UsageError(f"cannot use {given!r} as a day or month: write YYYY-MM-DD or YYYY-MM.") from None
+        raise UsageError(f"cannot use {quoted_value(given)} as a day or month: write YYYY-MM-DD or YYYY-MM.") from None

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # Commands print the problems of their steps. Without a handler, Python would print them once more.
 logging.getLogger("runspend.pipeline.step_log").addHandler(logging.NullHandler())
 
-DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
 
 
@@ -95,27 +94,15 @@ def day_end(context: click.Context, parameter: click.Parameter, value: str | Non
         raise click.BadParameter(f"{value!r} is too late. Write an earlier day.") from error
 
 
-@dataclass(frozen=True)
-class Days:
-    """A day or a month: its first day, and the day after its last."""
+def day_or_month(_: click.Context, __: click.Parameter, value: str | None) -> tuple[date, date] | None:
+    """Return the first day of YYYY-MM-DD or YYYY-MM, and the day after its last."""
+    from runspend.actions.costs import runs
+    from runspend.core.errors import UsageError
 
-    first: date
-    end: date
-
-
-def day_or_month(_: click.Context, __: click.Parameter, value: str | None) -> Days | None:
-    """Return the days of YYYY-MM-DD or YYYY-MM."""
-    if value is None:
-        return None
     try:
-        if MONTH.fullmatch(value):
-            first = date.fromisoformat(f"{value}-01")
-            return Days(first, (first + timedelta(days=31)).replace(day=1))
-        if DAY.fullmatch(value):
-            return Days(date.fromisoformat(value), date.fromisoformat(value) + timedelta(days=1))
-    except (ValueError, OverflowError):
-        pass
-    raise click.BadParameter(f"{value!r} is not a day or month. Write YYYY-MM-DD or YYYY-MM.")
+        return None if value is None else runs.day_or_month(value)
+    except UsageError:
+        raise click.BadParameter(f"{value!r} is not a day or month. Write YYYY-MM-DD or YYYY-MM.") from None
 
 
 def months(_: click.Context, __: click.Parameter, value: Any) -> Any:

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import click
 
 from runspend.core.errors import RecordRefused, UsageError
 from runspend.core.text import counted
-from runspend.interfaces.cli.context import Context, Days, InOrder, day_end, day_or_month, months, pasteable, shown, with_context
+from runspend.interfaces.cli.context import Context, InOrder, day_end, day_or_month, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows, write_file
 
 GRACE = 5.0  # seconds that the engine has to stop by itself
@@ -55,8 +55,8 @@ def costs(
     context: Context,
     by: str | None,
     period: str | None,
-    since: Days | None,
-    until: Days | None,
+    since: tuple[date, date] | None,
+    until: tuple[date, date] | None,
     where: tuple[str, ...],
     as_of: datetime | None,
     top: int,
@@ -82,7 +82,7 @@ def costs(
     from runspend.warehouse.factory import open_warehouse
 
     form = form_of(context, form)
-    chosen = Selection.of(period=period, since=since.first if since else None, until=until.end if until else None, where=where)
+    chosen = Selection.of(period=period, since=since and since[0], until=until and until[1], where=where)
     if as_of is not None:
         with open_warehouse(context.settings).reader() as reader:
             rows = bill_as_of(reader, as_of, by.split(",") if by else DEFAULT_KEYS, chosen, top=top, measure=measure)

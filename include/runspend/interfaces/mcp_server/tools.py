@@ -5,7 +5,6 @@ Their descriptions are for assistants. Limits of time and the protocol are in `s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -14,6 +13,7 @@ from typing import Any
 
 from runspend.actions.alert.overview import list_budgets
 from runspend.actions.costs.query import as_values, distinct_names, newest_day
+from runspend.actions.costs.runs import billing_period
 from runspend.actions.explain import AmbiguousName, RunExplanation, UnknownName, explain_run, explanation_as_json, run_as_text
 from runspend.actions.explore import View, read_figures
 from runspend.actions.explore.figures import Amount, Figures
@@ -26,7 +26,7 @@ from runspend.config.settings import Settings
 from runspend.core.amounts import less, plain
 from runspend.core.errors import SqlRefused, UsageError
 from runspend.core.text import person, without_person
-from runspend.interfaces.library_arguments import filters
+from runspend.interfaces.library_arguments import explorer_query
 from runspend.interfaces.mcp_server.answers import (
     AdviceAnswer,
     AdviceArguments,
@@ -56,7 +56,6 @@ from runspend.interfaces.mcp_server.answers import (
 )
 from runspend.interfaces.statement_process import answer_statement
 from runspend.schema.public_views import VIEWS
-from runspend.schema.rows import first_day, month_after
 from runspend.schema.tables import Table, public_tables
 from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_published
@@ -147,7 +146,7 @@ def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> Costs
 
 def ask_explain(settings: Settings, asked: ExplainArguments, now: datetime) -> ExplainAnswer:
     """Return why a run costs what it costs. Raises UsageError for an unknown or ambiguous run."""
-    _check_month(asked.period)
+    billing_period(asked.period)
     with open_published(settings).reader() as reader:
         newest = newest_day(reader)
         found = _explain(reader, settings, asked, now)
@@ -255,7 +254,7 @@ def ask_tables(settings: Settings, asked: TablesArguments, now: datetime) -> Tab
 
 def ask_advice(settings: Settings, asked: AdviceArguments, now: datetime) -> AdviceAnswer:
     """Return avoidable costs and what to do about them, the largest amounts first. Raises UsageError without a bill."""
-    _check_month(asked.period)
+    billing_period(asked.period)
     with open_published(settings).reader() as reader:
         newest = _newest(reader)
         period = asked.period or f"{newest:%Y-%m}"
@@ -293,41 +292,16 @@ def _newest(reader: Reader) -> date:
 
 def _query(asked: CostsArguments) -> list[tuple[str, str]]:
     """Return the address of the explorer that shows the same."""
+    more = {
+        "measure": asked.measure,
+        "sort": asked.sort,
+        "top": f"{asked.top}",
+        "spread": "1" if asked.spread else "0",
+        "compare": "previous" if asked.compare else "none",
+        "every": asked.every or "month",
+    }
     by = asked.by if isinstance(asked.by, str) else ",".join(asked.by)
-    query = [
-        ("by", by or " "),
-        ("measure", asked.measure),
-        ("sort", asked.sort),
-        ("top", f"{asked.top}"),
-        ("spread", "1" if asked.spread else "0"),
-    ]
-    query += [("compare", "previous" if asked.compare else "none"), ("every", asked.every or "month")]
-    if asked.since is not None:
-        query.append(("from", _day("since", asked.since)))
-    if asked.until is not None:
-        query.append(("to", _day("until", asked.until, is_last=True)))
-    return [*query, *(("where", text) for text in filters(asked.where))]
-
-
-def _day(key: str, text: str, *, is_last: bool = False) -> str:
-    """Return the day of YYYY-MM-DD, or the first or last day of YYYY-MM. Raises UsageError."""
-    try:
-        if re.fullmatch(r"(19[7-9]\d|2\d{3})-\d{2}", text):
-            first = first_day(text)
-            return f"{month_after(first, 1) - timedelta(days=1) if is_last else first}"
-        if re.fullmatch(r"(19[7-9]\d|2\d{3})-\d{2}-\d{2}", text):
-            return f"{date.fromisoformat(text)}"
-    except ValueError:
-        pass
-    raise UsageError(f"cannot use {key}={text[:60]!r}: write a day such as 2026-10-31 or a month such as 2026-10, from 1970 to 2999.")
-
-
-def _check_month(period: str | None) -> None:
-    if period is not None:
-        try:
-            first_day(_day("period", period)[:7])
-        except UsageError:
-            raise UsageError(f"cannot use period={period[:60]!r}: write a month such as 2026-10, from 1970 to 2999.") from None
+    return explorer_query(by or " ", asked.since, asked.until, asked.where, more)
 
 
 def _costs_rule(view: View) -> str:

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from runspend.actions.alert.overview import COLUMNS, list_budgets
 from runspend.actions.costs.query import NoRate, Selection, costs_sql, in_one_currency, read_costs
-from runspend.actions.costs.runs import ChosenRuns, day_or_month, newest_build, read_run_costs
+from runspend.actions.costs.runs import ChosenRuns, billing_period, day_or_month, newest_build, read_run_costs
 from runspend.actions.costs.sources import read_sources
 from runspend.actions.explain import explain_run, explanation_as_json, run_as_text
 from runspend.actions.explain.find import find_run
@@ -127,7 +127,7 @@ def _cost_groups(settings: Settings, query: Query) -> tuple[Response, int]:
     with asked():
         period, since, until = query.text("period"), query.text("since"), query.text("until")
         chosen = Selection.of(
-            period=period and day_or_month(period)[0].isoformat()[:7],
+            period=billing_period(period),
             since=None if since is None else day_or_month(since)[0],
             until=None if until is None else day_or_month(until)[1],
             where=query.texts("where"),
@@ -178,9 +178,7 @@ def _run(run_id: str, settings: Settings, query: Query) -> tuple[Response, int]:
 def _explain(run_id: str, settings: Settings, query: Query) -> tuple[Response, int]:
     """Answer `runspend explain`: its JSON, or its text."""
     with asked(), known(), open_published(settings).reader() as reader:
-        period = query.text("period")
-        if period is not None:
-            day_or_month(period)
+        period = billing_period(query.text("period"))
         found = explain_run(reader, _named(run_id, query), settings, now=datetime.now(timezone.utc), period=period)
     rows = sum(len(currency.parts) for currency in found.currencies)
     if query.text("format") == "text":

@@ -22,7 +22,7 @@ from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from runspend.actions.costs.query import newest_day
-from runspend.actions.costs.runs import day_or_month
+from runspend.actions.costs.runs import billing_period
 from runspend.actions.explain import explain_run, run_as_page
 from runspend.actions.explain.layout import currency_views
 from runspend.actions.explain.resource_and_line import explain_line
@@ -52,7 +52,7 @@ from runspend.actions.explore.view import FILTERS, LONGEST, next_dimension
 from runspend.actions.report.render import PAGE, content_policy, live_policy, live_script
 from runspend.config.access_log import log_page
 from runspend.config.settings import Settings
-from runspend.core.errors import ConfigError, UsageError
+from runspend.core.errors import ConfigError
 from runspend.interfaces.web.access import CALLER, Caller, require_all, sees_all, settings_of_caller
 from runspend.interfaces.web.api import api_router, is_for_programs
 from runspend.interfaces.web.asking import WayOut, asked, hidden_people, key_of, known
@@ -331,7 +331,7 @@ def _machine_page(settings: Settings, name: str, *, period: str | None, up: str)
     """Return the page of a machine and its number of days. Raises HTTPException 404 without one, 400 for an impossible period."""
     with asked(), known(), open_published(settings).reader() as reader:
         _check_name("machine", name)
-        found = read_machine(reader, settings, name, period=_month(period))
+        found = read_machine(reader, settings, name, period=billing_period(period))
     return machine_as_page(found, up=up), len(found.days)
 
 
@@ -365,7 +365,7 @@ def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str)
     """
     with asked(), known(), open_published(settings).reader() as reader:
         _check_name("line", line_id)
-        found = explain_line(reader, line_id, period=_month(period))
+        found = explain_line(reader, line_id, period=billing_period(period))
     return line_as_page(found, up=up, hides_people=bool(hidden_people(settings))), len(found.targets)
 
 
@@ -383,13 +383,6 @@ def _check_name(kind: str, name: str) -> None:
     """Raise HTTPException 404 for text that cannot be a name in the warehouse."""
     if not name or len(name) > LONGEST or any("\ud800" <= c <= "\udfff" or c == "\0" for c in name):
         raise HTTPException(404, f"there is no {kind} with this name.")
-
-
-def _month(period: str | None) -> str | None:
-    """Return a billing period as given. Raises UsageError for another text."""
-    if period is not None and (len(period) != len("2026-11") or not day_or_month(period)):
-        raise UsageError(f"cannot use {period[:40]!r} as a billing period: write YYYY-MM.")
-    return period
 
 
 def _costs_as_json(found: Figures, _: Settings) -> Response:
