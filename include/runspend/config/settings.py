@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     BeforeValidator,
@@ -118,6 +119,7 @@ def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
 
 # A profile (s3://), a key file (gs://), or a secret: a SAS token or a connection string of Azure.
 Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
+PlaceCredentials = Annotated[Credentials, AfterValidator(_kept_secret)]  # of the address in `uri`
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
 LEAST_MEMORY = ByteSize(500_000_000)
 
@@ -391,7 +393,7 @@ class BillSource(Frozen):
     format: BillFormat = "auto"
     uri: Uri | None = None
     delivery: Literal["manifest", "parts", "versions"] | None = None  # default: manifest where there are manifests, otherwise parts
-    credentials: Credentials = None
+    credentials: PlaceCredentials = None
     endpoint: str | None = None
     region: str | None = None
     only: LineSelector | None = None
@@ -410,11 +412,6 @@ class BillSource(Frozen):
     idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: cost that no pod used is a part of its own, or shared by every pod
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
-
-    @field_validator("credentials")
-    @classmethod
-    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-        return _kept_secret(credentials, info)
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:
@@ -470,17 +467,12 @@ class ArtifactStore(Frozen):
     uri: Uri
     endpoint: str | None = None
     region: str | None = None
-    credentials: Credentials = None
+    credentials: PlaceCredentials = None
     # The credentials with which `runspend archive apply` deletes, as `credentials`; "local" for a folder. Without it Runspend never
     # deletes from the store.
     delete_credentials: Credentials = None
     inventory: Uri | None = None  # the folder of an S3 Inventory, read instead of a listing
     measure: Literal["list", "none"] = "list"
-
-    @field_validator("credentials")
-    @classmethod
-    def _hide_what_is_secret(cls, credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-        return _kept_secret(credentials, info)
 
     @model_validator(mode="after")
     def _keys_have_an_effect(self) -> ArtifactStore:
