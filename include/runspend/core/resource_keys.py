@@ -61,35 +61,35 @@ def resource_key_sql(column: str) -> str:
     )
 
 
-def instance_name_sql(name: str, project: str, zone: str, region: str) -> str:
-    """Return DuckDB SQL that completes a Compute Engine instance's name to the form of `resource_key_sql`; other names stay.
+def instance_name_sql() -> str:
+    """Return DuckDB SQL that completes a Compute Engine instance's `name` to the form of `resource_key_sql`; other names stay.
 
     Names are unique per project and zone, which the bill line states. A part that the line does not state becomes `-`, as in
     Google's paths. An instance's number is unique everywhere. A project's number in a path becomes the id that the line states,
     which is the one that runs know.
     """
-    place = f"coalesce('/zones/' || {zone}, '/regions/' || nullif(lower({region}), 'global'), '/zones/-')"
+    place = "coalesce('/zones/' || availability_zone, '/regions/' || nullif(lower(region_id), 'global'), '/zones/-')"
     return (
-        f"case when {project} is not null and regexp_matches({name}, '^[a-z](?:[-a-z0-9]{{0,61}}[a-z0-9])?$') "
-        f"then 'projects/' || {project} || {place} || '/instances/' || {name} "
-        f"when regexp_matches({project}, '[^0-9]') and regexp_matches({name}, '^projects/[0-9]+/zones/') "
-        f"then 'projects/' || {project} || regexp_replace({name}, '^projects/[0-9]+', '') else {name} end"
+        f"case when sub_account_id is not null and regexp_matches(name, '^[a-z](?:[-a-z0-9]{{0,61}}[a-z0-9])?$') "
+        f"then 'projects/' || sub_account_id || {place} || '/instances/' || name "
+        f"when regexp_matches(sub_account_id, '[^0-9]') and regexp_matches(name, '^projects/[0-9]+/zones/') "
+        f"then 'projects/' || sub_account_id || regexp_replace(name, '^projects/[0-9]+', '') else name end"
     )
 
 
-def scale_set_machine_sql(name: str, details: str) -> str:
-    """Return DuckDB SQL for the path of a machine, SET/virtualmachines/NUMBER, if `name` is an Azure scale set and the JSON `details` name
-    one of its machines; other names stay.
+def scale_set_machine_sql(details: str) -> str:
+    """Return DuckDB SQL for the path of a machine, SET/virtualmachines/NUMBER, if `resource_key` is an Azure scale set and the JSON
+    `details` name one of its machines; other keys stay.
 
     The metadata service and Kubernetes use this path. Details call the machine SET_NUMBER, in `VMName` (FOCUS puts x_ before such keys).
     Sources: Azure "Cost details fields" (AdditionalInfo), "Understand names and instance IDs for Azure VM scale set VMs".
     """
     machine = f"lower(coalesce({details} ->> '$.VMName', {details} ->> '$.x_VMName'))"
-    prefix = f"regexp_extract({name}, '/virtualmachinescalesets/([^/]+)$', 1) || '_'"
+    prefix = "regexp_extract(resource_key, '/virtualmachinescalesets/([^/]+)$', 1) || '_'"
     number = f"substr({machine}, length({prefix}) + 1)"
     return (
-        f"case when regexp_matches({name}, '/virtualmachinescalesets/[^/]+$') and starts_with({machine}, {prefix}) "
-        f"and regexp_matches({number}, '^[0-9]+$') then {name} || '/virtualmachines/' || {number} else {name} end"
+        f"case when regexp_matches(resource_key, '/virtualmachinescalesets/[^/]+$') and starts_with({machine}, {prefix}) "
+        f"and regexp_matches({number}, '^[0-9]+$') then resource_key || '/virtualmachines/' || {number} else resource_key end"
     )
 
 

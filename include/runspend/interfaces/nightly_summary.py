@@ -28,9 +28,7 @@ TYPES_SHOWN = 3  # instance types of a period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
-def summarize_pipeline_run(
-    settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool, width: int = 100
-) -> str:
+def summarize_pipeline_run(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool) -> str:
     """Return one screen for a person. If no person is watching, return the same facts as `key=value` lines."""
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
@@ -61,7 +59,7 @@ def summarize_pipeline_run(
             notes=tuple(outcome.notes),
         )
     if is_watched:
-        return render_summary(figures, pipeline_run, width=width, tty=True)
+        return render_summary(figures, pipeline_run, tty=True)
     return "".join(f"{line}\n" for line in summary_lines(figures, pipeline_run))
 
 

@@ -120,7 +120,7 @@ def _draw_lines(drawing: ImageDraw.ImageDraw, chart: SpendChart, scale: int) -> 
     drawing.polygon([(spent[0][0], floor), *spent, (spent[-1][0], floor)], fill=UNDER)
     if chart.forecast:
         drawing.polygon([*low, *reversed(high)], fill=BAND)
-        _dashed(drawing, middle, FORECAST, 2 * scale, 5 * scale)
+        _draw_forecast(drawing, middle, 2 * scale, 5 * scale)
     drawing.line([(LEFT * scale, floor), ((WIDTH - RIGHT) * scale, floor)], fill=FAINT, width=scale)
     limit = _y(chart, chart.budget, scale)
     drawing.line([(LEFT * scale, limit), ((WIDTH - RIGHT) * scale, limit)], fill=LIMIT, width=2 * scale)
@@ -180,7 +180,7 @@ def _y(chart: SpendChart, cost: Decimal, scale: int) -> float:
     return (HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * min(part, 1.0)) * scale
 
 
-def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: int, dash: float) -> None:
+def _draw_forecast(drawing: ImageDraw.ImageDraw, points: Points, width: int, dash: float) -> None:
     """Draw every second stretch of `dash` along the line."""
     walked = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
@@ -190,7 +190,7 @@ def _dashed(drawing: ImageDraw.ImageDraw, points: Points, colour: str, width: in
             step = min(dash - walked % dash, length - at)
             if int(walked / dash) % 2 == 0:
                 ends = [(x0 + (x1 - x0) * part / length, y0 + (y1 - y0) * part / length) for part in (at, at + step)]
-                drawing.line(ends, fill=colour, width=width)
+                drawing.line(ends, fill=FORECAST, width=width)
             at, walked = at + step, walked + max(step, 1e-6)
 
 

@@ -113,9 +113,9 @@ def budget_address(name: str) -> str:
     return f"budget/{quote(name, safe='')}"
 
 
-def message_as_page(title: str, text: str, *, up: str, ways: Sequence[tuple[str, str]], has_reports: bool) -> str:
+def message_as_page(text: str, *, up: str, ways: Sequence[tuple[str, str]], has_reports: bool) -> str:
     """Return a page that says why there is nothing to show, with other links, `ways` (name, address), and the path `up` to the home page."""
-    return render_page("message.html.j2", title=title, text=text, up=up, ways=ways, has_reports=has_reports)
+    return render_page("message.html.j2", text=text, up=up, ways=ways, has_reports=has_reports)
 
 
 def render_page(template: str, **given: Any) -> str:

@@ -314,7 +314,7 @@ def _name_instances_of_scale_sets(staged: Staged) -> None:
     names = ("resource_key", "sku_price_details", "delivered_instance_type")
     codes, distinct = columns.combine([staged.column(name) for name in names], names)
     details = "coalesce(sku_price_details, case when json_valid(delivered_instance_type) then delivered_instance_type end)"
-    [keys] = staged.ask(distinct, scale_set_machine_sql("resource_key", details))
+    [keys] = staged.ask(distinct, scale_set_machine_sql(details))
     staged.set(resource_key=columns.spread(codes, keys))
 
 

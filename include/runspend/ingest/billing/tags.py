@@ -259,7 +259,7 @@ def place_instances(staged: Staged, name: str) -> None:
         return
     held = ("sub_account_id", "availability_zone", "region_id", "service_name")
     codes, distinct = columns.combine([names, *(staged.column(column) for column in held)], ["name", *held])
-    placed = instance_name_sql("name", "sub_account_id", "availability_zone", "region_id")
+    placed = instance_name_sql()
     [whole] = staged.ask(
         distinct, f"case when service_name = 'Compute Engine' and not regexp_matches(name, '{_CLUSTER}') then {placed} else name end"
     )

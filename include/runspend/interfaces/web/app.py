@@ -402,7 +402,7 @@ def _explorer_page(found: Figures, settings: Settings) -> Response:
 
 def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]], *, has_reports: bool) -> Response:
     """Return a page that states the error, with other links, `ways` (name, address), and `up`, the path to the home page."""
-    page = message_as_page("Cannot show this page", str(error.detail), up=up, ways=ways, has_reports=has_reports)
+    page = message_as_page(str(error.detail), up=up, ways=ways, has_reports=has_reports)
     return _page(page, error.status_code, error.headers, policy=live_policy(page))
 
 

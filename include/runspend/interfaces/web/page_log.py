@@ -47,7 +47,7 @@ class PageLog:
         try:
             running = self._pool.submit(write)
         except BaseException:
-            self._done()
+            self._done(None)
             raise
         running.add_done_callback(self._done)
         if not is_first:
@@ -57,7 +57,7 @@ class PageLog:
         except asyncio.TimeoutError:
             log.warning("the access log was not written for %g s: its disk does not answer. Pages are still shown.", self._wait)
 
-    def _done(self, _: object = None) -> None:
+    def _done(self, _: object) -> None:
         with self._lock:
             self._waiting -= 1
 

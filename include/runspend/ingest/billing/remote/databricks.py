@@ -13,7 +13,6 @@ Sources: Databricks, "Databricks SQL Connector for Python", "Databricks SDK for 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,8 +69,6 @@ OTHERS = {
     "job_run_timeline.parquet": (JOB_RUNS, False),
 }
 
-Query = Callable[[BillSource, str], "pa.Table"]
-
 
 class TableMissing(RunspendError):
     """A table does not exist or may not be read: Databricks does not reveal which."""
@@ -121,15 +118,14 @@ def address_of(source: BillSource) -> tuple[str, str]:
 class SystemTables:
     """A `FileSource` of the current content of the system tables."""
 
-    def __init__(self, source: BillSource, into: Path, query: Query | None = None) -> None:
+    def __init__(self, source: BillSource, into: Path) -> None:
         address_of(source)
         self._source, self._into = source, into
-        self._query = query or run_query
 
     def entries(self) -> list[Entry]:
         """Return one file per month of usage, dated by its newest record, and the lookup tables. `bytes` are records."""
         try:
-            months = self._query(self._source, MONTHS).to_pylist()
+            months = run_query(self._source, MONTHS).to_pylist()
         except TableMissing as error:
             raise self._missing("system.billing.usage", error) from error
         found = [
@@ -144,7 +140,7 @@ class SystemTables:
         newest = max((entry.modified_at for entry in found), default=datetime(1970, 1, 1, tzinfo=timezone.utc))
         for name, (sql, is_needed) in OTHERS.items():
             try:
-                table = self._query(self._source, sql)
+                table = run_query(self._source, sql)
             except TableMissing as error:
                 if is_needed:
                     raise self._missing(f"system.billing.{name.removesuffix('.parquet')}", error) from error
@@ -159,7 +155,7 @@ class SystemTables:
             return self._into / entry.name
         month = entry.name.split("billing_period=")[1][:7]
         try:
-            return self._write(f"usage-{month}.parquet", self._query(self._source, USAGE.format(first=f"{month}-01")))
+            return self._write(f"usage-{month}.parquet", run_query(self._source, USAGE.format(first=f"{month}-01")))
         except TableMissing as error:
             raise self._missing("system.billing.usage", error) from error
 
