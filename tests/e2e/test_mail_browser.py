@@ -16,6 +16,7 @@ from playwright.sync_api import Browser, Page
 from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.message import Mail
+from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.alert.render import Envelope, make_mail
 from runspend.actions.archive.notices import Notice
 from runspend.pipeline.archive_planning import compose_notice
@@ -63,7 +64,7 @@ def write_mails(home: Path, name: str = "resnet-sweep", run_name: str = "vit-l16
         alert.record(given, records, judgement, NOW - timedelta(days=60))
         judgement = alert.judge(reader, given, records, NOW)
         alert.record(given, records, judgement, NOW)
-    alert.send(given, records, NOW)
+    send_outbox(given, records, NOW)
     operators.notify(
         given,
         records,

@@ -97,10 +97,10 @@ def test_a_home_where_no_file_can_be_made_is_found(tmp_path: Path) -> None:
 def test_a_folder_where_locks_fail_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Some network folders accept files but refuse locks, which publishing needs."""
 
-    def refuse(_: int) -> None:
+    def refuse(*_: int) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(doctor, "_lock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     (tmp_path / ".runspend").mkdir()
     texts = [f.text for f in check_home(load(tmp_path, "")) if f.level == "FAIL"]
     assert len(texts) == 1

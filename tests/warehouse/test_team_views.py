@@ -47,7 +47,8 @@ def rows(reader: Reader, sql: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_column_of_every_table_has_a_decision(name: str) -> None:
     """A new table or column fails here until someone decides what a team sees of it."""
-    decided = RULES[name].decided
+    rule = RULES[name]
+    decided = (*rule.shown.split(), *rule.masked, *rule.hidden.split())
     assert sorted(decided) == sorted(column.name for column in TABLES[name].columns)
     for others in RULES[name].others:
         assert {*others.keys, *others.fixed, *others.added.split()} <= set(decided)

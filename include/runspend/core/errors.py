@@ -68,7 +68,6 @@ class MissingExtra(UsageError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f'cannot import {package}: it is not installed. Run: pip install "runspend[{extra}]"')
-        self.package = package
         self.extra = extra
 
 

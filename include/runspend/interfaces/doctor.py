@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import smtplib
 import tempfile
@@ -185,7 +186,7 @@ def _check_folder(name: str, folder: Path) -> Finding:
         )
     try:
         with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
-            _lock(file.fileno())
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return Finding(
             "config",
@@ -194,12 +195,6 @@ def _check_folder(name: str, folder: Path) -> Finding:
             f"cannot write and lock files in {folder}: {error.strerror}. Change its permissions, or choose another path.",
         )
     return Finding("config", name, "ok", f"{folder} (writable)")
-
-
-def _lock(descriptor: int) -> None:
-    import fcntl
-
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _check_shared(home: Path, executor: str) -> Iterator[Finding]:

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from runspend.actions import alert
 from runspend.actions.alert import operators
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
+from runspend.actions.alert.outbox import send_outbox
 from runspend.actions.alert.render import Block, Button, Card, Facts, MailTable, Paragraph
 from runspend.actions.alert.sections import run_address
 from runspend.actions.archive.enclosing import find_enclosing
@@ -127,7 +127,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
         write_archive_notice(settings.mail, records, notice.notice_id, notice.recipients, subject, blocks, now, copies=notice.copies)
         crash_point("archive.notice_written")
         outcome.changed.append(f"notice {notice.notice_id[:8]} to {', '.join(notice.recipients)}: {counted(len(notice.rows), 'item')}")
-    deliveries = alert.send(settings, records, now)
+    deliveries = send_outbox(settings, records, now)
     crash_point("archive.notices_sent")
     record_deliveries(records, lambda notice_id: _received(records, notice_id, now))
     if failures := [failure for delivery in deliveries if (failure := delivery.failure) is not None]:

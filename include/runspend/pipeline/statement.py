@@ -198,10 +198,9 @@ def _mail(
     now: datetime,
 ) -> dict[str, dict[str, str]]:
     """Write each statement's mail into the outbox once, send queued mail, and return the states by statement and recipient."""
-    from runspend.actions import alert
     from runspend.actions import statement as statements
     from runspend.actions.alert.notices import write_statement_mail
-    from runspend.actions.alert.outbox import receipt
+    from runspend.actions.alert.outbox import receipt, send_outbox
 
     written: dict[str, tuple[str, list[str]]] = {}
     without = list[str | None]()
@@ -216,7 +215,7 @@ def _mail(
         subject, blocks = _compose(document, paths, [file.name for file in files])
         written[issued.name] = (write_statement_mail(settings.mail, records, mail_id, recipients, subject, blocks, files, now), recipients)
         crash_point("statement.mail_written")
-    note_undelivered(outcome, alert.send(settings, records, now))
+    note_undelivered(outcome, send_outbox(settings, records, now))
     for team in without:
         why = "mail.operators is empty" if team is None else "no budget selects this team alone"
         do = "Add operators" if team is None else "Add a budget with `notify`"

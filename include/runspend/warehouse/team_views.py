@@ -71,11 +71,6 @@ class Rule:
     hidden: str = ""
     others: tuple[Others, ...] = ()
 
-    @property
-    def decided(self) -> tuple[str, ...]:
-        """The columns that have a decision."""
-        return (*self.shown.split(), *self.masked, *self.hidden.split())
-
 
 SAME_MACHINE = (
     "on m.source = {0}.source and m.billing_period = {0}.billing_period and m.sub_account_id = coalesce({0}.sub_account_id, '')"

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from runspend.actions import alert
 from runspend.actions.alert.notices import read_receipts, write_archive_notice
-from runspend.actions.alert.outbox import receipt
+from runspend.actions.alert.outbox import receipt, send_outbox
 from runspend.actions.alert.render import Paragraph
 from runspend.config.settings import Settings
 from runspend.warehouse.records import Records
@@ -32,7 +31,7 @@ def test_a_notice_is_asked_about_by_its_id(tmp_path: Path) -> None:
         assert {r.state for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {"waiting"}
         assert write(given, records, "other words") == message_id
         for night in range(2):
-            alert.send(given, records, NOW + timedelta(days=night))
+            send_outbox(given, records, NOW + timedelta(days=night))
     found = read_receipts(records, "cold-checkpoints.4f1d")
     assert [(r, found[r].state, found[r].accepted_at) for r in found] == [(ANA, "accepted", NOW), (BEN, "refused", None)]
     assert found[ANA] == receipt(records, message_id, ANA)
@@ -46,6 +45,6 @@ def test_writing_mail_to_a_file_is_not_an_acceptance(tmp_path: Path) -> None:
     """With `backend: file`, the mail is written to disk but not delivered."""
     records, given = MemoryRecords(), make_settings(tmp_path)
     write(given, records)
-    alert.send(given, records, NOW)
+    send_outbox(given, records, NOW)
     assert {(r.state, r.accepted_at) for r in read_receipts(records, "cold-checkpoints.4f1d").values()} == {("accepted", None)}
     assert read_receipts(records, "another") == {}

@@ -52,7 +52,7 @@ from runspend.warehouse.records import Records
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "judge_one", "operators", "record", "run", "send"]
+__all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "judge_one", "operators", "record", "run"]
 
 # An anomalous day is reported only while it is recent. A bill that is later than this is reported as late instead.
 NEWS = timedelta(days=7)
@@ -204,11 +204,6 @@ def record(settings: Settings, records: Records, judgement: Judgement, now: date
         summarise(records, writer, judgement.statuses, now)
 
 
-def send(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
-    """Send all waiting mail: budget mails of this and earlier pipeline runs, and operators' mails."""
-    return send_outbox(settings, records, now)
-
-
 def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: Records, now: datetime) -> AlertResult:
     """Run the whole step. Undelivered mail raises nothing: see `AlertResult.errors`.
 
@@ -217,7 +212,7 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
     with open_reader() as reader:
         judgement = judge(reader, settings, records, now)
         record(settings, records, judgement, now)
-    deliveries = send(settings, records, now)
+    deliveries = send_outbox(settings, records, now)
     if judgement.notes:
         count = len(judgement.notes)
         headline = f"{counted(count, 'budget was', 'budgets were')} not judged: {judgement.notes[0]}"

@@ -52,7 +52,7 @@ def _text(post: Post) -> str:
     text = "\n\n".join(part for part in (figures, post.says or post.details) if part).encode("utf-8", "replace")
     page = f"\n\n{post.button[0]}: {post.button[1]}" if post.button and len(post.button[1]) < LONGEST_ADDRESS else ""
     shown = text.decode() if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT].decode("utf-8", "ignore") + "…"
-    return f"{shown}{page}\n\n{post.message_id}"
+    return f"{shown}{page}\n\n{post.mail.message_id}"
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def slack_requests(post: Post, channel: ChannelSettings) -> list[Request]:
         button = {"type": "button", "text": _plain(post.button[0], SLACK_BUTTON), "url": post.button[1], "action_id": "open"}
         blocks.append({"type": "actions", "elements": [button]})
     blocks += [{"type": "section", "text": _mrkdwn(f"```{_slack(part)}```")} for part in _parts(_cut(post.details, MOST_BYTES))]
-    blocks.append({"type": "context", "elements": [_plain(post.message_id, SLACK_FIELD)]})
+    blocks.append({"type": "context", "elements": [_plain(post.mail.message_id, SLACK_FIELD)]})
     return [Request(channel.address, {"text": _slack(post.title), "blocks": blocks})]
 
 
@@ -56,7 +56,7 @@ def teams_requests(post: Post, channel: ChannelSettings) -> list[Request]:
         body += [text(part, **style) for part, style in ((post.says, {}), (details, {"fontType": "Monospace"})) if part]
         card: dict[str, Any] = {
             "$schema": "http://adaptivecards.io/schemas/adaptive-card.json", "type": "AdaptiveCard", "version": "1.4",
-            "body": [*body, text(post.message_id, isSubtle=True, size="Small")], "msteams": {"width": "Full"},
+            "body": [*body, text(post.mail.message_id, isSubtle=True, size="Small")], "msteams": {"width": "Full"},
         }  # fmt: skip
         if post.button:
             card["actions"] = [{"type": "Action.OpenUrl", "title": post.button[0], "url": post.button[1]}]
@@ -84,10 +84,10 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
         if details:
             shown = "<br>".join(_html(re.sub(r"(?<=\S) {2,}", " · ", line.strip())) for line in details.splitlines())
             sections.append({"header": "Details", "collapsible": True, "widgets": [{"textParagraph": {"text": shown}}]})
-        sections.append({"widgets": [{"textParagraph": {"text": f"<i>{_html(post.message_id)}</i>"}}]})
+        sections.append({"widgets": [{"textParagraph": {"text": f"<i>{_html(post.mail.message_id)}</i>"}}]})
         title = post.title.replace("<", "‹").replace(">", "›")  # no page says whether this is HTML
         card = {"header": {"title": title}, "sections": sections}
-        thread = {"thread": {"threadKey": post.mail.thread or post.message_id}}
+        thread = {"thread": {"threadKey": post.mail.thread or post.mail.message_id}}
         return {"cardsV2": [{"cardId": "runspend", "card": card}], "fallbackText": title, **thread}
 
     together = "&" if "?" in channel.address else "?"

@@ -32,7 +32,7 @@ def write_archive_notice(
     """Put "[runspend] SUBJECT" into the outbox. Return its Message-ID, which is the same for the same id.
 
     `notice_id` is letters, digits, dots and dashes. The first call writes the mail, and later calls change nothing. Different words
-    need another id. `copies` are further recipients whose receipts do not count. `alert.send` sends waiting mail. `read_receipts`
+    need another id. `copies` are further recipients whose receipts do not count. `send_outbox` sends waiting mail. `read_receipts`
     returns who has received it, and since when.
     """
     mail = make_mail(

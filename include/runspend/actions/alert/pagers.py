@@ -34,7 +34,7 @@ def pagerduty_requests(post: Post, channel: ChannelSettings) -> list[Request]:
     payload = {
         "summary": short(post.title, LONGEST_SUMMARY), "source": "runspend", "severity": post.severity,
         "timestamp": parsedate_to_datetime(post.mail.date).isoformat(), "class": post.mail.kind,
-        "custom_details": {**_figures(post), "summary": post.says, "details": short(post.details, LONGEST_TEXT), "id": post.message_id},
+        "custom_details": {**_figures(post), "summary": post.says, "details": short(post.details, LONGEST_TEXT), "id": post.mail.message_id},
     }  # fmt: skip
     page = {"links": [{"href": post.button[1], "text": post.button[0]}], "client_url": post.button[1]} if post.button else {}
     return [event("trigger", post.key, payload=payload, client="Runspend", **page)]
@@ -52,7 +52,7 @@ def opsgenie_requests(post: Post, channel: ChannelSettings) -> list[Request]:
         "message": short(post.title, LONGEST_MESSAGE), "alias": short_key(post.key), "source": "Runspend",
         "description": short(f"{post.title}\n\n{post.says}{page}\n\n{post.details}", LONGEST_DESCRIPTION),
         "priority": PRIORITIES[post.severity], "tags": ["runspend", post.mail.kind[:LONGEST_TAG]],
-        "details": {name: short(value, LONGEST_DETAIL) for name, value in ({**_figures(post), "id": post.message_id}).items()},
+        "details": {name: short(value, LONGEST_DETAIL) for name, value in ({**_figures(post), "id": post.mail.message_id}).items()},
     }  # fmt: skip
     return [Request(channel.address, body, headers)]
 

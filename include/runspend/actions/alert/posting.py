@@ -75,11 +75,6 @@ class Post:
         """The rest of the mail's text."""
         return self.mail.text[self.mail.brief.details_at :] if self.mail.brief else self.mail.text
 
-    @property
-    def message_id(self) -> str:
-        """The id that the mail has too."""
-        return self.mail.message_id
-
 
 @dataclass(frozen=True)
 class Request:

@@ -229,10 +229,6 @@ class ParquetReader(SqlReader):
         exchange(self._second, currency, rates)
         return ExchangedReader(self, self._second)
 
-    def tables(self) -> list[str]:
-        """Return the queryable tables, public ones first."""
-        return sorted(TABLES, key=lambda name: (not TABLES[name].is_public, name))
-
     def _show(self, names: Collection[str]) -> None:
         names = with_tables(names)
         self._show_tables(names)
