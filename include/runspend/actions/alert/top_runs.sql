@@ -6,7 +6,6 @@ select
   max(r.run_name) as run_name,
   max(r.user_name) as user_name,
   max(r.experiment_name) as experiment_name,
-  max(r.run_status) as run_status,
   max(r.instance_type) as instance_type,
   max(r.num_nodes) as num_nodes,
   sum(c.{measure}) as spent,

@@ -1,5 +1,5 @@
 -- One row per interval in which a measurement of the run's artifacts was valid, newest first.
-select store, prefix, storage_class, valid_from, valid_to, objects, bytes, is_complete
+select store, prefix, storage_class, valid_from, valid_to, objects, bytes
 from artifact_bytes
 where owner_kind = 'run' and owner_id = @run_id and tracking_server = @server
 order by valid_from desc, store, storage_class
