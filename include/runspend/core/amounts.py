@@ -92,6 +92,12 @@ def percent(value: Decimal | float | None, places: int = 1) -> str:
     return "–" if value is None else f"{money(Decimal(value), places)}%"
 
 
+def growth(difference: Decimal, before: Decimal) -> str:
+    """Format a change as a percentage of the amount before: +12%. Empty without a cost before."""
+    value = share_of(difference, before)
+    return "" if value is None else f"{'+' if value > 0 else ''}{percent(value, 0 if abs(value) >= 10 else 1)}"
+
+
 def plain(value: Decimal) -> str:
     """Format the exact number for machines: no exponent, no trailing zeros, no thousands separator."""
     with localcontext(EXACT):

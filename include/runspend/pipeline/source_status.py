@@ -17,6 +17,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from runspend.config.settings import Settings, redact
+from runspend.core.amounts import instant
 from runspend.core.errors import ConfigError, PartialFailure, SourceError, SourceRefused
 from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock, own_folder
@@ -88,7 +89,7 @@ class SourceReport:
         if is_late and covered_until is not None:
             hours = int((self.now - covered_until).total_seconds() // 3600)
             limit = int(self.late_after.total_seconds() // 3600)
-            text = f"{self.name} has no data for {hours} h (limit {limit} h). Costs are complete to {covered_until.day} {covered_until:%b %H:%M} UTC."
+            text = f"{self.name} has no data for {hours} h (limit {limit} h). Costs are complete to {instant(covered_until)}."
             self.outcome.fail(SourceError(self.name, text))
             self._tell("STALE", text)
 

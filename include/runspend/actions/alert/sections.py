@@ -18,7 +18,7 @@ from runspend.actions.alert.judge import Status
 from runspend.actions.alert.periods import BudgetPeriod, current_period
 from runspend.actions.alert.render import Button, Card, Facts, MailTable
 from runspend.config.settings import Budget
-from runspend.core.amounts import EXACT, add, day, money, rough_money
+from runspend.core.amounts import EXACT, add, day, instant, money, rough_money
 from runspend.core.text import clean, counted, person, without_person
 
 DIMENSIONS = {  # key of a budget's selector -> dimension of `runspend costs`
@@ -61,7 +61,7 @@ def running_now(figures: Figures, status: Status, people: str, now: datetime) ->
             f"{counted(unknown, 'active run has', 'active runs have')} no price{' yet: no bill covers them' if unknown <= len(figures.running) else ''}"
         )
     return MailTable(
-        f"ACTIVE RUNS (MLflow, {time_name(now)} UTC)", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
+        f"ACTIVE RUNS (MLflow, {instant(now)})", ("", "", "", "since", f"{status.currency}/hour"), "llllr", tuple(rows), tuple(notes)
     )
 
 
@@ -154,7 +154,7 @@ def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, st
         facts.append(
             (
                 "",
-                f"Bill {clean(bill.source)} is complete to {time_name(bill.covered_until)} UTC, {_hours(now - bill.covered_until)} behind{usual}.",
+                f"Bill {clean(bill.source)} is complete to {instant(bill.covered_until)}, {_hours(now - bill.covered_until)} behind{usual}.",
             )
         )
     return facts

@@ -25,6 +25,7 @@ from runspend.actions.explain.figures import (
 )
 from runspend.actions.explain.find import clean
 from runspend.core.amounts import add, change, instant, money, percent, round_parts, size
+from runspend.core.text import counted
 
 MOST_ROWS = 60  # of a block; with more, its hours are grouped by day
 MOST_SHARED = 3  # maximum number of runs named next to an hour
@@ -287,14 +288,15 @@ def _block_view(block: Block, groups: Sequence[tuple[list[RunPart], Decimal]], p
     total = money(add([amount for _, amount in groups]), places)
     if block.match_method in SUMMED_UP:
         attached = tuple(
-            AttachedResource(_label(found[0]), _lines_text(sum(p.lines for p in found)), money(amount, places)) for found, amount in groups
+            AttachedResource(_label(found[0]), counted(sum(p.lines for p in found), "charge"), money(amount, places))
+            for found, amount in groups
         )
         return BlockView(title, rule, (), attached, total, "")
     kinds = sorted({UNIT_NAMES[p.weight_kind] for p in block.parts if p.weight_kind in UNIT_NAMES and (p.other_runs or p.ratio < 1)})
     notes = ["* runs requested or claimed more than the machine has: scaled down"] if any(p.is_scaled for p in block.parts) else []
     for reason, what in STRANGE.items():
         if strange := sum(p.reason == reason for p in block.parts):
-            notes.append(f"{strange:,} charge{'s' if strange != 1 else ''} with its tag {'are' if strange != 1 else 'is'} {what}")
+            notes.append(f"{counted(strange, 'charge')} with its tag {'are' if strange != 1 else 'is'} {what}")
     if block.match_method == "instance_type_time":
         notes += [one.words for one in e.claimed_hours]
     if len(groups) < len(block.parts):
@@ -323,7 +325,7 @@ def _row(part: RunPart, amount: Decimal, places: int) -> ChargeRow:
     return ChargeRow(
         machine="",
         when=_window(part),
-        line=_lines_text(part.lines) if part.is_pooled else short(part.charge_id),
+        line=counted(part.lines, "charge") if part.is_pooled else short(part.charge_id),
         # If the run has the whole line, both columns show the same amount.
         line_cost=money(amount if part.charge_cost == part.costs.effective_cost else part.charge_cost, places),
         ran="" if part.ran_seconds is None else clock(part.ran_seconds),
@@ -353,7 +355,7 @@ def _shared(part: RunPart) -> str:
     words += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
     words += [f"{run_text(s)} {clock(s.ratio * window)}" for s in part.shared if s.run is None]
     if not part.shared and part.is_pooled:
-        words += [f"{part.other_runs:,} other run{'s' if part.other_runs != 1 else ''}"] if part.other_runs else []
+        words += [counted(part.other_runs, "other run")] if part.other_runs else []
         words += [f"not used by runs {percent(100 * part.nobodys / part.charge_cost)}"] if part.nobodys and part.charge_cost else []
     return " · ".join(words)
 
@@ -363,22 +365,18 @@ def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> ChargeRo
     ran = {p.starts_at: p.ran_seconds for p in found if p.ran_seconds is not None}
     others = {s.run for p in found for s in p.shared if s.run is not None}
     unused = add([p.nobodys for p in found])
-    words = [f"{len(others):,} other run{'s' if len(others) != 1 else ''}"] if others else []
+    words = [counted(len(others), "other run")] if others else []
     words += [f"not used by runs {money(unused, places)}"] if unused else []
     return ChargeRow(
         machine="",
         when=f"{len({p.starts_at for p in found})} x",
-        line=_lines_text(sum(p.lines for p in found)),
+        line=counted(sum(p.lines for p in found), "charge"),
         line_cost=money(amount if whole == mine else whole, places),
         ran=clock(sum(ran.values())) if ran else "",
         share=(f"{mine / whole:.4f}" if whole else "") + ("*" if any(p.is_scaled for p in found) else ""),
         effective=money(amount, places),
         shared=" · ".join(words),
     )
-
-
-def _lines_text(count: int) -> str:
-    return f"{count:,} charge{'s' if count != 1 else ''}"
 
 
 @dataclass(frozen=True)
@@ -423,5 +421,8 @@ def _hour_row(when: str, found: Sequence[tuple[MachineHour, Decimal]], e: Resour
     texts += [f"{len(runs) - MOST_SHARED} more runs"] if len(runs) > MOST_SHARED else []
     texts += [words(*pair) for pair in rest]
     return HourRow(
-        when, _lines_text(sum(h.lines for h, _ in found)), money(add([a for _, a in found]), places_of(e.effective_cost)), " · ".join(texts)
+        when,
+        counted(sum(h.lines for h, _ in found), "charge"),
+        money(add([a for _, a in found]), places_of(e.effective_cost)),
+        " · ".join(texts),
     )

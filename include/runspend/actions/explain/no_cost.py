@@ -12,7 +12,7 @@ from typing import Any
 from runspend.actions.explain.figures import NoCost
 from runspend.actions.explain.find import ask, clean
 from runspend.config.settings import Settings
-from runspend.core.amounts import plain
+from runspend.core.amounts import instant, plain
 from runspend.warehouse.base import Reader
 
 Row = dict[str, Any]
@@ -84,13 +84,13 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
         error = troubles[down[0]]
         return NoCost(
             "source_down",
-            f"The bill {down[0]} is {error['state']} and {_reach(reached.get(down[0]))}; the run started {start.day} {start:%b %H:%M} UTC.",
+            f"The bill {down[0]} is {error['state']} and {_reach(reached.get(down[0]))}; the run started {instant(start)}.",
             f"Fix it: {clean(error['last_error'])}" if error["last_error"] else "Ask its provider, or run: runspend doctor",
         )
     newest = max((t for t in reached.values() if t is not None), default=None)
     return NoCost(
         "no_bill_yet",
-        f"Its hours are not billed yet: the newest bill {_reach(newest)}; the run started {start.day} {start:%b %H:%M} UTC.",
+        f"Its hours are not billed yet: the newest bill {_reach(newest)}; the run started {instant(start)}.",
         "Wait for the next pipeline run. `runspend status` shows the typical lag of each bill.",
     )
 
@@ -162,7 +162,7 @@ def _of_month(reader: Reader, start: datetime) -> NoCost:
 
 
 def _reach(until: datetime | None) -> str:
-    return f"is complete to {until.day} {until:%b %H:%M} UTC" if until is not None else "was never read successfully"
+    return f"is complete to {instant(until)}" if until is not None else "was never read successfully"
 
 
 def _span(length: timedelta) -> str:

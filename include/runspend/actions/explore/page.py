@@ -165,15 +165,11 @@ class Page:
 
     def growth(self, amount: Any) -> str:
         """Format a change as a percentage of what it was before; nothing without a cost before."""
-        if amount.previous <= 0:
-            return ""
-        value = amounts.EXACT.divide(amounts.EXACT.multiply(amount.change, Decimal(100)), amount.previous)
-        return f"{'+' if value > 0 else ''}{amounts.percent(value, 0 if abs(value) >= 10 else 1)}"
+        return amounts.growth(amount.change, amount.previous)
 
     def share(self, value: Decimal) -> Decimal | None:
         """Return the percentage of the whole view."""
-        whole = self.f.total.cost
-        return None if whole <= 0 else amounts.EXACT.divide(amounts.EXACT.multiply(value, Decimal(100)), whole)
+        return amounts.share_of(value, self.f.total.cost)
 
     def part_word(self, part: str) -> str:
         """Return the name of a part of the bill."""

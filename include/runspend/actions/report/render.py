@@ -247,10 +247,7 @@ class CurrencyView:
         """Return the ML platform's change as a percentage. Empty without a cost before."""
         before = amounts.add(self.c.same_days_before[p] for p in PLATFORM)
         change = self.change_of()
-        if change is None or before <= 0:
-            return ""
-        value = amounts.EXACT.divide(amounts.EXACT.multiply(change, Decimal(100)), before)
-        return f"{'+' if value > 0 else ''}{amounts.percent(value, 0 if abs(value) >= 10 else 1)}"
+        return "" if change is None else amounts.growth(change, before)
 
     def money(self, value: Decimal | None) -> str:
         """Format money with this page's decimals."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from runspend import __version__
 from runspend.actions.report.figures import PARTS, PLATFORM, CurrencyFigures, Estimates, ReportFigures, days_covered
 from runspend.core.amounts import add, instant, iso_utc, money, month_name, percent, places_for, plain, round_money, share_of, size
+from runspend.core.text import counted
 from runspend.schema.rows import month_after
 from runspend.schema.tables import CONFIDENCES
 
@@ -200,7 +201,7 @@ def _estimate_lines(c: CurrencyFigures, figures: ReportFigures, places: int) -> 
     runs = sum(count for _, count in figures.estimate_gaps)
     if runs:
         lines.append(
-            f"  no estimate for {runs:,} run{'' if runs == 1 else 's'}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}"
+            f"  no estimate for {counted(runs, 'run')}: {', '.join(reason.replace('_', ' ') for reason, _ in figures.estimate_gaps)}"
         )
     return lines
 
@@ -267,7 +268,7 @@ def _equality(c: CurrencyFigures, tty: bool) -> str:
         return f"differs from the delivered bill of {wrong}  {_mark('✗', tty)}"
     aside = sum(r.quarantined_rows for r in c.reconciliation)
     if aside:
-        return f"equals the delivered bill, except {aside:,} unreadable row{'' if aside == 1 else 's'}  {_mark('⚠', tty)}"
+        return f"equals the delivered bill, except {counted(aside, 'unreadable row')}  {_mark('⚠', tty)}"
     return f"equals the delivered bill in all four measures  {_mark('✓', tty)}"
 
 

@@ -126,9 +126,7 @@ class _Section:
 
     def share(self) -> Decimal | None:
         """Return the statement's part of the whole bill, as a percentage."""
-        if self.whole is None or self.whole.cost <= 0:
-            return None
-        return amounts.EXACT.divide(amounts.EXACT.multiply(self.total.cost, Decimal(100)), self.whole.cost)
+        return None if self.whole is None else amounts.share_of(self.total.cost, self.whole.cost)
 
 
 def _rows(lines: Sequence[Line], parts: Sequence[str]) -> list[Row]:

@@ -20,6 +20,7 @@ from runspend.allocation.suggest.nothing_found import why_nothing
 from runspend.config.settings import Pool, Settings
 from runspend.core.amounts import rough_money
 from runspend.core.selectors import matches
+from runspend.core.text import counted
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Warehouse
 
@@ -195,7 +196,7 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     match, fit = proposal.match, proposal.match.fit
     explained, residual = (rough_money(Decimal(cost)) for cost in (match.explained_cost, match.cost - match.explained_cost))
     lines = [
-        f"{match.runs:,} run{'s' if match.runs != 1 else ''} on {group_words(match.group)}: explains about {explained} of {match.cost:,.2f} {proposal.currency}, "
+        f"{counted(match.runs, 'run')} on {group_words(match.group)}: explains about {explained} of {match.cost:,.2f} {proposal.currency}, "
         f"about {residual} stays idle. Confidence medium.",
         f"These runs ran in {_part(match.used_hours, match.billed_hours)} of {match.billed_hours:,.0f} billed machine-hours; a machine was billed in {_part(match.met_hours, match.run_hours)} of their {match.run_hours:,.0f} hours.",
     ]
