@@ -33,12 +33,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 
 __all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files", "without_comments"]
 
 
+@cache
 def read_sql(folder: Path, name: str) -> str:
     """Return the GoogleSQL of the file NAME.sql in a folder or its subfolders, with macros expanded."""
     return expand_macros(sql_files(folder)[name].read_text(encoding="utf-8"))

@@ -6,10 +6,11 @@ User input reaches SQL only as parameters. The key of a run's tag or param is a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
+from pathlib import Path
 
 from runspend.core.errors import ConfigError
 from runspend.core.selectors import glob_to_regex
+from runspend.warehouse.sql_files import read_sql
 
 COST_COLUMNS = {
     "experiment": "experiment_name",
@@ -79,5 +80,5 @@ def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
 
 def sql(name: str) -> str:
     """Return the text of one of the .sql files in this folder, with {runs} replaced."""
-    text = files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    text = read_sql(Path(__file__).parent, name)
     return text.replace("{runs}", sql("joined_runs")) if "{runs}" in text else text

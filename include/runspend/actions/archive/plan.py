@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from importlib.resources import files
 from itertools import groupby
 from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runspend.actions.archive.items import Item
@@ -25,12 +25,14 @@ from runspend.ingest.tracking.artifact_folders import REGULAR, main_folder
 from runspend.schema.tables import ARCHIVE_PLAN
 from runspend.storage.objects import KEEPS_VERSIONS
 from runspend.warehouse.base import Reader
+from runspend.warehouse.sql_files import read_sql
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 # Rows turned into Python values at a time: a policy may select a million folders.
 BATCH_ROWS = 20_000
+HERE = Path(__file__).parent
 HELD = {"tier": "held_stored", "archive": "held_stored", "delete": "held_archived", "prune": "held_in_mlflow"}
 # Bytes of noncurrent versions show that a bucket keeps versions. A bucket without any is asked before anything is moved.
 UNFIT_TO_TIER = f"""case
@@ -96,7 +98,7 @@ def read_candidates(
 def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
     """Read the owners whose location is spelled irregularly: few, on most servers none."""
     pieces, parameters = _locations(settings)
-    sql = _fill("odd_folders", pieces | {"version_label": _sql("version_label").rstrip()})
+    sql = _fill("odd_folders", pieces | {"version_label": read_sql(HERE, "version_label").rstrip()})
     rows = reader.query(sql, _used(sql, parameters | {"stored": STORED, "regular": REGULAR})).to_pylist()
     return OddFolders(rows, {server.name: server.artifacts for server in settings.tracking}, _read_local_links(reader, settings))
 
@@ -141,12 +143,12 @@ def plan_sql(
     locations, places = _locations(settings)
     parameters |= stores | places
     pieces = locations | {
-        "held": _sql(HELD[policy.action]).rstrip(),
+        "held": read_sql(HERE, HELD[policy.action]).rstrip(),
         "kinds": selection.kinds_sql,
         "selector": condition,
         "stores": "true" if policy.action == "prune" else f"s.store in ({', '.join(f'@{name}' for name in stores)})" if stores else "false",
         "unfit": unfit,
-        "version_label": _sql("version_label").rstrip(),
+        "version_label": read_sql(HERE, "version_label").rstrip(),
     }  # fmt: skip
     sql = _fill("plan", pieces)
     return sql, _used(sql, parameters)
@@ -182,7 +184,7 @@ def _location_sql(uri: str, behind: str) -> str:
 
 
 def _fill(name: str, pieces: Mapping[str, str]) -> str:
-    sql = _sql(name)
+    sql = read_sql(HERE, name)
     for piece, text in pieces.items():
         sql = sql.replace(f"{{{piece}}}", text)
     return sql
@@ -268,7 +270,3 @@ def plan_notes(settings: Settings) -> list[str]:
     if settings.retention and settings.mail.backend != "smtp":
         notes.append("archive: mail.backend sends no mail, so no grace period begins and nothing becomes due")
     return notes
-
-
-def _sql(name: str) -> str:
-    return files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8")

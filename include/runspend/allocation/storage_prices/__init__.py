@@ -12,14 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Protocol
 
 from runspend.core.amounts import EXACT
-from runspend.warehouse.sql_files import expand_macros
+from runspend.warehouse.sql_files import read_sql
 
 __all__ = ["BilledRate", "billed_rates", "first_month", "priced_stores"]
 
+HERE = Path(__file__).parent
 TICK = Decimal("1E-22")  # what a money column holds
 
 
@@ -59,14 +60,14 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
     """
     month = date(now.year, now.month, 1)
     parameters = {"now": now, "month": month, "since": first_month(now), "currency": currency}
-    rows = reader.query(_sql("billed"), parameters).to_pylist()
+    rows = reader.query(read_sql(HERE, "billed"), parameters).to_pylist()
     return {(row["store"], row["storage_class"]): BilledRate(row["cost"], row["byte_months"]) for row in rows}
 
 
 def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, Any]]:
     """Return rows of `artifact_stores`: contents of each store and their cost per month. The cost is null if no bill shows a rate."""
     rates = billed_rates(reader, currency, now)
-    rows: list[dict[str, Any]] = reader.query(_sql("stores"), {}).to_pylist()
+    rows: list[dict[str, Any]] = reader.query(read_sql(HERE, "stores"), {}).to_pylist()
     for row in rows:
         counts = {name: None if row[name] is None else int(row[name]) for name in row if name.endswith("bytes") or name == "objects"}
         rate = rates.get((row["store"], row["storage_class"]))
@@ -76,7 +77,3 @@ def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, 
             priced = {"": billed, **{f"{kind}_": counts[f"{kind}_bytes"] for kind in ("noncurrent", "duplicate", "orphaned")}}
             row |= {f"{kind}month_cost": None if count is None else rate.of(count) for kind, count in priced.items()}
     return rows
-
-
-def _sql(name: str) -> str:
-    return expand_macros(files(__package__).joinpath(f"{name}.sql").read_text(encoding="utf-8"))
