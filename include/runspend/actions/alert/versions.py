@@ -15,10 +15,10 @@ from itertools import pairwise
 from typing import Any
 
 from runspend.actions.alert.judge import budget_version, rules_of, series_version, with_rules
-from runspend.actions.alert.outbox import RecordStore
 from runspend.actions.alert.periods import BudgetPeriod, period_named, periods_to_judge
 from runspend.config.settings import Budget
 from runspend.schema.rows import midnight
+from runspend.warehouse.records import Records
 
 # After a period's end. Bills are closed long before. Later changes are bookkeeping and need no mail.
 CORRECTED = timedelta(days=400)
@@ -43,7 +43,7 @@ class Job:
     is_closed: bool = False
 
 
-def read_versions(records: RecordStore, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
+def read_versions(records: Records, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
     """Return each budget's versions, the current one last.
 
     Records when a version is judged for the first time, and when an edit was reverted.
@@ -114,7 +114,7 @@ def _for_corrections(
         yield Job(by_version[key], tuple(sorted(periods)), is_closed=True)
 
 
-def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget: Budget, version: str, now: datetime) -> datetime:
+def _first_judged(records: Records, known: Mapping[str, Any] | None, budget: Budget, version: str, now: datetime) -> datetime:
     if known is None:
         key = f"{budget.name}.{version}"
         value = {"budget": budget.name, "version": version, "first_judged_at": now.isoformat(), "rules": rules_of(budget)}
@@ -126,7 +126,7 @@ def _first_judged(records: RecordStore, known: Mapping[str, Any] | None, budget:
     return _since(known)
 
 
-def _change(records: RecordStore, value: Mapping[str, Any], more: Mapping[str, str | None]) -> Mapping[str, Any]:
+def _change(records: Records, value: Mapping[str, Any], more: Mapping[str, str | None]) -> Mapping[str, Any]:
     """Write other times into the record of a version; None removes one. A concurrent call would have written the same."""
     key = f"{value['budget']}.{value['version']}"
     changed = {k: v for k, v in {**value, **more}.items() if v is not None}
