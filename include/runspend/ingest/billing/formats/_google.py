@@ -1,6 +1,4 @@
-"""Shares between Google's formats the names of files, and the macros of `_google.sql`, which are in the engine before the SQL of a format
-is read.
-"""
+"""Shares the macros of `_google.sql` between Google's formats. They are in the engine before the SQL of a format is read."""
 
 from __future__ import annotations
 
@@ -9,11 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from runspend.ingest.billing.staging import Staged
-
-
-def names(name: str) -> bool:
-    """Return whether a file is called .json, as JSON lines often are."""
-    return name.lower().endswith((".json", ".json.gz"))
 
 
 def add_macros(staged: Staged) -> None:

@@ -81,6 +81,11 @@ def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTabl
     return open_table(source, workdir, EXPORT)
 
 
+def names(name: str) -> bool:
+    """Return whether a file is called .json, as JSON lines often are."""
+    return name.lower().endswith((".json", ".json.gz"))
+
+
 def matches(header: Sequence[str]) -> bool:
     """Return whether a header is of this export: only Google has its month of the invoice."""
     return {"billing_account_id", "usage_start_time", "cost", "invoice.month"} <= set(header)

@@ -70,6 +70,11 @@ def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTabl
     return open_table(source, workdir, EXPORT)
 
 
+def names(name: str) -> bool:
+    """Return whether a file is called .json, as JSON lines often are."""
+    return name.lower().endswith((".json", ".json.gz"))
+
+
 def matches(header: Sequence[str]) -> bool:
     """Return whether a header is Google's: no other producer of FOCUS has these three columns of its own."""
     return {"BilledCost", "BillingPeriodStart", "x_CostType", "x_ExportTime", "x_ServiceId"} <= set(header)
