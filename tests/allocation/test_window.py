@@ -191,7 +191,7 @@ def test_the_job_and_machines_of_a_late_line_of_its_cluster_are_inputs(tmp_path:
 
 @pytest.mark.parametrize("machines_bill", ["2026-09", "2026-11"])
 def test_the_time_of_a_clusters_machines_on_another_bill_is_an_input(tmp_path: Path, machines_bill: str) -> None:
-    """Only machines that name the cluster count, in the hours that the period charges. Without them, the other bill is no input."""
+    """Only machines that name the cluster count, in the hours that the period charges. Without them, the other bill does not count."""
     day = "2026-09-13" if machines_bill == "2026-09" else "2026-10-13"
     hour = {"at": f"{day}T00:00:00..{day}T01:00:00"}
     cluster = hour | {"on": "c1"}

@@ -31,12 +31,17 @@ billed as (
   from billing_lines
   where billing_period >= cast(date_trunc(date(@window_start), month) as date) and billing_period < @period
     and (resource_key is not null or job_key is not null)
+),
+named as (
+  select
+    b.source, case when m.last_part is not null then b.resource_key end as resource_key, case when j.last_part is not null then b.job_key end as job_key,
+    b.sub_account_id, b.region_id, b.availability_zone, b.service_provider_name, b.is_machine_time
+  from billed b
+  left join late_machines m on m.last_part = regexp_extract(b.resource_key, r'[^/]*$') and m.month <= b.billing_period
+  left join late_jobs j on j.last_part = regexp_extract(b.job_key, r'[^/]*$') and j.month <= b.billing_period
+  left join late_workspaces w on w.service_provider_name = b.service_provider_name and w.month <= b.billing_period
+  where m.last_part is not null or j.last_part is not null or w.month is not null
 )
-select distinct
-  b.source, case when m.last_part is not null then b.resource_key end as resource_key, case when j.last_part is not null then b.job_key end as job_key,
-  b.sub_account_id, b.region_id, b.availability_zone, b.service_provider_name, b.is_machine_time
-from billed b
-left join late_machines m on m.last_part = regexp_extract(b.resource_key, r'[^/]*$') and m.month <= b.billing_period
-left join late_jobs j on j.last_part = regexp_extract(b.job_key, r'[^/]*$') and j.month <= b.billing_period
-left join late_workspaces w on w.service_provider_name = b.service_provider_name and w.month <= b.billing_period
-where m.last_part is not null or j.last_part is not null or w.month is not null
+select source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, logical_or(is_machine_time) as is_machine_time
+from named
+group by source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name
