@@ -19,8 +19,6 @@ from airflow.sdk import Connection
 
 from runspend.airflow.lent_files import lend, lend_renewed
 
-__all__ = ["lend_profiles"]
-
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
 STATED_LIFE = timedelta(minutes=20)  # clients ask again 15 minutes before the end, and the file is renewed every minute
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from airflow.dag_processing.bundles.local import LocalDagBundle
 
-__all__ = ["RunspendBundle"]
-
 
 class RunspendBundle(LocalDagBundle):
     """The folder `dags` of this package. It changes when another version is installed."""

@@ -25,8 +25,6 @@ from runspend.airflow.options import config_path
 from runspend.config.publish import PostgresTarget
 from runspend.config.settings import MailSettings, Settings, TrackingServer, load_settings
 
-__all__ = ["read_mail_settings", "read_settings"]
-
 PREFIX = "connection:"
 GOOGLE = ("gs://", "bigquery://")  # their credentials are files
 ELSEWHERE = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # no profiles of AWS

@@ -20,8 +20,6 @@ from runspend.core.errors import ConfigError
 from runspend.core.outside_json import parse_json
 from runspend.storage.google_clients import LENT_TYPE
 
-__all__ = ["lend_credentials"]
-
 # Fields of a Google connection that identify the caller in another way than by a key.
 NOT_FOLLOWED = ("key_secret_name", "credential_config_file", "impersonation_chain", "idp_issuer_url")
 KEYS_OF_A_KEY = ("private_key", "private_key_id", "refresh_token", "client_secret")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from runspend.interfaces.library import Connection
     from runspend.interfaces.server_connection import ServerConnection
 
-__all__ = ["RunspendHook"]
-
 
 class RunspendHook(BaseHook):
     """What `runspend.connect` returns, for a connection of Airflow.

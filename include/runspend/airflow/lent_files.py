@@ -7,8 +7,6 @@ import threading
 from collections.abc import Callable
 from logging import getLogger
 
-__all__ = ["lend", "lend_renewed"]
-
 RENEW_SECONDS = 60.0
 log = getLogger(__name__)
 _renewed: dict[int, Callable[[], str]] = {}

@@ -19,8 +19,6 @@ from runspend.ingest.artifacts import store_slug
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import TABLES, Table, public_tables
 
-__all__ = ["Dataset", "Lineage", "dataset_at", "lineage_of"]
-
 
 def _written_by(writer: str) -> tuple[str, ...]:
     return tuple(table.name for table in TABLES.values() if table.writer == writer)

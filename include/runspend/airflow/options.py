@@ -14,8 +14,6 @@ from typing import Any
 
 from runspend.core.errors import ConfigError
 
-__all__ = ["OPTIONS", "SECTION", "clock", "config_path", "option"]
-
 SECTION = "runspend"
 NO_CLOCK = "none"
 PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")  # that CronTriggerTimetable knows

@@ -6,8 +6,6 @@ from typing import Any
 
 from runspend.airflow.options import OPTIONS, SECTION
 
-__all__ = ["get_provider_info"]
-
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's description, as Airflow's schema has it. The plug-in has an entry point of its own."""

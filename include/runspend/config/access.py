@@ -15,8 +15,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from runspend.config.types import Frozen
 
-__all__ = ["ALL", "AccessSettings", "Viewer", "is_own_budget"]
-
 ALL = "all"
 RESERVED = ("other teams", "no team")  # the name of the costs of others on pages
 

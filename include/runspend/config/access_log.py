@@ -21,7 +21,6 @@ from runspend.schema.tables import TABLES
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
-__all__ = ["log_page", "log_statement", "without_values"]
 
 LONGEST = 4000  # characters of a value in a line
 WORDS = frozenset(

@@ -18,8 +18,6 @@ from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError
 from runspend.core.own_files import PRIVATE, private_umask
 
-__all__ = ["is_wider", "not_handed_down", "own_roots", "use_file_modes", "widening", "wider_than"]
-
 SHARED = {"read": 0o027, "write": 0o007}  # the permissions that the group does not get
 MOST_LOOKED_AT = 100_000  # files that `doctor` checks
 

@@ -27,8 +27,6 @@ from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COST_DAILY
 
-__all__ = ["DuckDBTarget", "IcebergTarget", "PostgresTarget", "PublishTarget"]
-
 LONGEST_NAME = 63  # bytes of a name in PostgreSQL
 RESERVED_SCHEMAS = ("information_schema",)
 

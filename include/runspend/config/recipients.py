@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from runspend.config.settings import Settings
 from runspend.config.types import address_of, is_plain_local
 
-__all__ = ["Recipients", "find_recipients", "mailed_addresses", "mailed_domains"]
-
 # Anybody can have an address in these domains, so an operator's address does not allow the domain. `mail.domains` may still name it.
 PUBLIC = frozenset(
     "aol.com fastmail.com gmail.com gmx.com gmx.de gmx.net googlemail.com hotmail.com icloud.com live.com mail.com mail.ru me.com msn.com outlook.com "

@@ -11,8 +11,6 @@ from pydantic import Field
 
 from runspend.config.types import CostMeasure, Frozen
 
-__all__ = ["Sharing", "StatementSettings"]
-
 # `spread`: over all teams by their direct cost. `separate`: on the statement of no team.
 Sharing = Literal["spread", "separate"]
 

@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = [
-    "AS_OF", "COST_TAGS", "FIRST_STEP", "MATCH", "NOTE", "RECORD", "STATUS", "STEPS_END", "cost_key", "estimate_key", "is_cost_metric", "is_cost_tag", "is_run_note", "may_be_cost", "run_note",
-]  # fmt: skip
-
 STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
 COST_TAGS = (STATUS, MATCH, AS_OF)
 RECORD = "runspend.costs"  # JSON of the values that Runspend wrote beside it: a different value is not Runspend's

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["let_ctrl_c_interrupt", "raise_ctrl_c", "watch_for_ctrl_c"]
 
 FIRST = 0.02  # seconds after Ctrl-C in which the main thread may notice it by itself
 AGAIN = 0.2  # seconds until a query is interrupted again: DuckDB ignores an interrupt that comes just before a query begins

@@ -18,7 +18,6 @@ from runspend.core.sql_quoting import sql_name
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["borrow_connection", "borrow_parser", "limit_engine", "limit_threads"]
 
 KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}

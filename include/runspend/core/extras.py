@@ -10,8 +10,6 @@ from importlib.util import find_spec
 
 from runspend.core.errors import MissingExtra
 
-__all__ = ["EXTRA_OF", "missing_extra"]
-
 # Imported module -> its package, and the smallest extra with that package.
 EXTRA_OF = {
     "adbc_driver_manager": ("adbc-driver-manager", "pipeline"),

@@ -19,8 +19,6 @@ from pathlib import Path
 
 from runspend.core.errors import RunspendError
 
-__all__ = ["Patience", "holders", "lock_in_time", "sign"]
-
 PATIENCE = 5.0  # seconds until a wait reports the holder
 LONGEST_PAUSE = 0.02  # seconds between two attempts
 UNSEEN = "held by a process that this machine cannot see"

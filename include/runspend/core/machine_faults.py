@@ -15,8 +15,6 @@ from collections.abc import Iterator
 
 from runspend.core.errors import MachineFailed, RunspendError
 
-__all__ = ["cannot_be_written", "fault_of", "has_no_room_to_spill", "machine_failed"]
-
 FULL = "Free space there, then run it again."
 FAULTS = {
     errno.ENOSPC: ("the disk is full", FULL),

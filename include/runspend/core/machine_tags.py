@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 
-__all__ = ["FURTHER", "ID", "SEVERAL", "further_key"]
-
 ID = "runspend.machine.id"
 TYPE = "runspend.machine.type"
 ACCOUNT = "runspend.machine.account"

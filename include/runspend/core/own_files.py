@@ -20,11 +20,6 @@ from typing import IO, Any, NoReturn
 from runspend.core.errors import RecordRefused, UsageError
 from runspend.core.outside_json import parse_json
 
-__all__ = [
-    "MOST_BYTES", "PRIVATE", "Inside", "check_replaceable", "fsync_path", "json_value", "keep_mode", "need_folder", "open_lock", "own_folder", "private_umask", "read_bytes", "read_json", "refused",
-    "try_lock", "write_scratch", "write_whole",
-]  # fmt: skip
-
 MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
 MOST_TOLD = 300  # of the reason in an error
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC

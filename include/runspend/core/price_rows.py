@@ -9,8 +9,6 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["choose_price", "number"]
-
 
 def choose_price(prices: Iterable[Mapping[str, Any]], kind: str, region: str, purchase_option: str) -> Mapping[str, Any] | None:
     """Return the row for a machine of this type, or None. Rows have `instance_type`, `region`, `purchase_option` and `machine_hours`.

@@ -13,8 +13,6 @@ from functools import partial
 from runspend.core.redaction import HIDDEN
 from runspend.core.sql_quoting import sql_text
 
-__all__ = ["macros_sql", "redact_place", "redact_secrets"]
-
 # A value ends at a blank, quote, ampersand, angle bracket or control character; a quoted value ends at its quote.
 _ONE = r"""(?:\\*"[^"\\\x00-\x1f]+|\\*'[^'\\\x00-\x1f]+|[^\x00-\x20"'&<>\\]*[^\x00-\x20"'&<>\\=:])"""
 _VALUE = rf"{_ONE}(?:(?:[ \t]{{1,3}}[=:][ \t]{{0,3}}|[=:]{{1,3}}[ \t]{{1,3}}){_ONE})*"  # of `password=a,token = b` the second is part of the first one's value

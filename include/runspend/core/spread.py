@@ -15,8 +15,6 @@ from decimal import ROUND_FLOOR, Decimal
 
 from runspend.core.amounts import EXACT, add
 
-__all__ = ["Weight", "weights_of"]
-
 LAST_PLACE = Decimal("1e-22")
 NOTHING = Decimal(0)
 

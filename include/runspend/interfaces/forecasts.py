@@ -11,8 +11,6 @@ from runspend.actions.costs.runs_like import as_json, find_runs_like
 from runspend.config.settings import load_settings
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["forecast_costs"]
-
 
 def forecast_costs(
     experiment: str, params: Mapping[str, object] | None, config: str | Path | None, now: datetime | None

@@ -14,8 +14,6 @@ from runspend.core.amounts import money
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["Group", "read_groups", "say_who_is_identified"]
-
 DAYS = 30
 SHOWN = 5
 GROUP_KEY = ("tracking_server", "workspace", "experiment", "person")

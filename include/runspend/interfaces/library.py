@@ -22,8 +22,6 @@ from runspend.interfaces.results import Explanation, Result
 from runspend.interfaces.server_connection import ServerConnection
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["Connection", "connect"]
-
 EVERY_ROW = 10_000_000
 
 

@@ -9,8 +9,6 @@ from runspend.actions.costs.runs import day_or_month
 from runspend.core.errors import UsageError
 from runspend.core.text import clean
 
-__all__ = ["Where", "check_top", "dimensions", "explorer_query", "filters"]
-
 Where = Mapping[str, "str | Sequence[str | None] | None"]
 
 

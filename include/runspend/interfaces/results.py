@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
-__all__ = ["Explanation", "Result"]
 
 SHOWN = 20  # rows of a result that are printed
 

@@ -20,8 +20,6 @@ from runspend.core.spreadsheet_text import guard_text
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["json_bytes", "rows_as"]
-
 
 def rows_as(form: str, rows: pa.Table, about: Mapping[str, Any]) -> bytes:
     """Return rows as "json", "csv" or "arrow". `about` is the rest of the JSON object."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import requests
 
-__all__ = ["ServerConnection"]
 
 MOST_ROWS = 100_000  # of one answer
 MOST_SECONDS = 60  # of a statement

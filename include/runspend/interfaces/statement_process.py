@@ -17,8 +17,6 @@ from runspend.core import own_process
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.own_process import Limits, ProcessFailed
 
-__all__ = ["Answered", "answer_statement"]
-
 MEMORY = 2_000_000_000  # bytes that the process alone may hold
 ENGINE_MEMORY = "1GB"  # less, so that sorting and grouping spill to disk
 MOST_BYTES = 64_000_000  # of an answer

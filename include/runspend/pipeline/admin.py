@@ -11,8 +11,6 @@ from runspend.core.step_result import Outcome
 from runspend.schema.rows import make_load_id
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["forget"]
-
 
 def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
     """Drop all units of a server, bill or artifact store that is no longer configured, and cost tables of months that have no bill left."""

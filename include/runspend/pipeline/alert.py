@@ -10,8 +10,6 @@ from runspend.pipeline.damage import open_undamaged, watching
 from runspend.pipeline.monitoring import ring_heartbeat, tell_stale, telling_of_the_warehouse
 from runspend.schema.rows import by_month, make_load_id
 
-__all__ = ["alert"]
-
 
 def alert(settings: Settings, *, now: datetime, heartbeat: bool = True, progress: Progress = silent) -> Outcome:
     """Judge budgets of the current period, record each decision once, and send mails. Reports stale sources, with or without a warehouse.

@@ -29,8 +29,6 @@ from runspend.warehouse.base import Step, Unit
 from runspend.warehouse.bigquery.dry_run import QueryCosts, models_cost
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["allocate", "estimate", "foresee_queries", "price_stores", "settle"]
-
 BUILD_TRIES = 3  # for cost tables whose inputs another process replaces at the same time
 
 

@@ -19,7 +19,6 @@ from runspend.warehouse.factory import open_warehouse
 if TYPE_CHECKING:
     from runspend.actions.annotate import Written
 
-__all__ = ["annotate", "remove_annotations"]
 
 NAMED = 3  # of the values that were not changed
 

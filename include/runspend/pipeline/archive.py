@@ -9,8 +9,6 @@ from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.damage import DELETING, open_undamaged, watching
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["archive_apply", "archive_notify", "archive_plan", "archive_verify", "archive_verify_monthly"]
-
 
 @watching(("archive_plan",), needs=DELETING)
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:

@@ -14,8 +14,6 @@ from runspend.core.step_result import Outcome, Progress, silent
 from runspend.schema.rows import first_day, make_load_id
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["check", "verify"]
-
 
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Run every check over the published tables, without building any."""

@@ -25,8 +25,6 @@ from runspend.warehouse.base import Unit, UnitState, Warehouse
 from runspend.warehouse.content_digest import sums_sql
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["copy", "warehouse_at"]
-
 
 def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None]) -> Outcome:
     """Copy every unit and compare. Raises ConfigError if `target` holds other data, RunspendError if the two differ at the end."""

@@ -29,19 +29,6 @@ from runspend.warehouse.factory import mend_warehouse, open_warehouse
 if TYPE_CHECKING:
     from runspend.warehouse.records import Records
 
-__all__ = [
-    "ACTED",
-    "BILLS",
-    "DELETING",
-    "RUNS",
-    "STORES",
-    "Damage",
-    "current_damage",
-    "drop_damaged",
-    "look_at_all",
-    "open_undamaged",
-    "watching",
-]
 
 RUNS = frozenset(
     {

@@ -24,8 +24,6 @@ from runspend.pipeline.source_status import (
 from runspend.schema.rows import make_load_id
 from runspend.warehouse.base import Unit, UnitState, Warehouse
 
-__all__ = ["extract"]
-
 
 @watching(RUNS, reads=("billing_loads", "sources"))
 def extract(

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from runspend.ingest.billing import Load
     from runspend.ingest.billing.measured_power import Drawn
 
-__all__ = ["load"]
 
 LOAD_TRIES = 3  # for a bill that another process loads at the same time
 

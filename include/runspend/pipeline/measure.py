@@ -22,8 +22,6 @@ from runspend.pipeline.source_status import (
 from runspend.schema.rows import make_load_id
 from runspend.warehouse.base import Unit
 
-__all__ = ["measure"]
-
 
 @watching(STORES, reads=("sources",))
 def measure(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:

@@ -21,8 +21,6 @@ from runspend.warehouse.factory import open_warehouse
 if TYPE_CHECKING:
     from runspend.actions.publish import Content, Found, Published
 
-__all__ = ["look_at", "publish"]
-
 
 @watching()
 def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), progress: Progress = silent) -> Outcome:

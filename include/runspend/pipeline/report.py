@@ -12,8 +12,6 @@ from runspend.core.step_result import Outcome, Progress, silent
 from runspend.pipeline.damage import watching
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["report"]
-
 
 @watching()
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from runspend.actions.statement import Document, Issued, Month
     from runspend.warehouse.records import Records
 
-__all__ = ["Request", "Stated", "statement"]
 
 LOCK_WAIT = 600.0  # seconds to wait for another process that issues statements
 MOST_ATTACHED = 5_000_000  # bytes of an attached file

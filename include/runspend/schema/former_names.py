@@ -9,17 +9,6 @@ from collections.abc import Collection, Mapping
 
 from runspend.schema.tables import Column, Table
 
-__all__ = [
-    "FORMER",
-    "RENAMED_COLUMNS",
-    "RENAMED_VALUES",
-    "VALUES_VERSION",
-    "VALUE_COLUMNS",
-    "former_name",
-    "has_former_values",
-    "published_columns",
-]
-
 RENAMED_COLUMNS: Mapping[str, Mapping[str, str]] = {  # table -> {name now: name before schema version 5}
     "budget_status": {"exceeded_on": "passes_on", "muted": "quiet", "threshold_reached": "crossed"},
     "period_states": {"ignored_changes": "held_back"},

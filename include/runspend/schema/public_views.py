@@ -15,8 +15,6 @@ from importlib.resources import files
 
 from runspend.schema.tables import BUILD_ID, COST_DAILY, COSTS, DIMENSIONS, Column, Table
 
-__all__ = ["COSTS_FOR_DASHBOARDS", "COST_DAILY_AT_POSTGRES", "ROUNDED", "VIEWS", "View"]
-
 
 @dataclass(frozen=True)
 class View(Table):

@@ -10,8 +10,6 @@ from dataclasses import replace
 from runspend.schema.public_views import VIEWS
 from runspend.schema.tables import TABLES, Table, public_tables
 
-__all__ = ["PUBLISHED_TABLES"]
-
 _MAIL = ("message_id", "recipients")
 _ALERTS = replace(
     TABLES["alerts"],

@@ -12,8 +12,6 @@ from runspend.schema.tables import TABLES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["arrow_rows", "by_month", "first_day", "make_load_id", "midnight", "month_after"]
-
 
 def first_day(period: str) -> date:
     """Return the first day of "YYYY-MM"."""

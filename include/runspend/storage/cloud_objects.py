@@ -16,8 +16,6 @@ from runspend.storage.objects import KEEPS_VERSIONS, StoredObject
 from runspend.storage.store_errors import CannotReach, StoreError
 from runspend.storage.uris import Root
 
-__all__ = ["CloudObjects", "refusal_status"]
-
 
 class CloudObjects(ABC):
     """Objects below a prefix of one bucket or container. `head` is the service's own."""

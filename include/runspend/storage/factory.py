@@ -11,8 +11,6 @@ from runspend.storage.uris import parse_root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-__all__ = ["open_objects"]
-
 
 def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
     """Return the objects of a store of the allow-list. Contacts no server yet.

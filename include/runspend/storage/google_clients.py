@@ -12,8 +12,6 @@ from runspend.core.errors import MissingExtra
 from runspend.core.outside_json import parse_json
 from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, CannotReach
 
-__all__ = ["LENT_TYPE", "bigquery_clients", "read_credentials", "storage_credentials"]
-
 LENT_TYPE = "runspend_lent"  # a file with a token that another process renews: {type, token, expiry, project_id}, or {type, error}
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")

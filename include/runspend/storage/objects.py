@@ -15,19 +15,6 @@ from typing import Literal, Protocol
 
 from runspend.core.errors import NotDone
 
-__all__ = [
-    "ARCHIVE_TOP",
-    "CHUNK_BYTES",
-    "HEADERS",
-    "KEEPS_VERSIONS",
-    "ObjectStore",
-    "Purpose",
-    "StoredObject",
-    "exactly",
-    "in_pieces",
-    "portable_metadata",
-]
-
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
 CHUNK_BYTES = 1 << 20  # of the chunks of `read`

@@ -20,8 +20,6 @@ from runspend.core.errors import ConfigError, SourceUnreachable
 from runspend.core.own_files import MOST_BYTES, refused
 from runspend.storage.s3 import connect_s3
 
-__all__ = ["Bucket", "NotAllowed", "Object"]
-
 BLOCK = 1 << 20
 ONE_COPY = 5_000_000_000  # bytes; larger objects are copied in parts
 ADVICE = {

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from runspend.config.exchange_rates import Stretch
     from runspend.warehouse.team_views import Restriction
 
-__all__ = ["ALLOCATION", "Model", "Reader", "Step", "Unit", "UnitState", "Warehouse"]
 
 ALLOCATION = Path(__file__).parents[1] / "allocation"  # models and checks that run in a warehouse
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 
 from runspend.schema.tables import Column, Table
 
-__all__ = ["PIECES", "PREFIX", "Sums", "sums_sql"]
-
 PIECES = tuple(range(4))  # of 28 bits each: sums of 34 billion rows fit an INT64
 PREFIX = "sums:"
 

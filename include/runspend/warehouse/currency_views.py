@@ -17,7 +17,6 @@ from runspend.schema.tables import COST_KINDS, RUN_COSTS, TABLES, Table
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["DATED", "SUMMED", "exchange", "money"]
 
 # Tables whose rows each belong to one day.
 DATED = ("cost_daily", "run_costs_daily", "cost_allocations", "run_estimates", "estimate_errors")

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from runspend.warehouse.googlesql import Statement
 
-__all__ = ["duckdb_sql", "has_no_rows", "names_read", "parameter_names", "postgres_sql", "table_names"]
-
 
 @lru_cache(maxsize=4096)
 def _statement(sql: str) -> Statement:

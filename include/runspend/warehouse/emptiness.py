@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlglot import exp
 
-__all__ = ["Rule", "emptiness"]
-
 Rule = Callable[[Collection[str]], bool]  # from the names of tables without rows: whether a query certainly has no rows
 # Parts of a SELECT that add no row to those of its FROM and joins.
 _KNOWN_PARTS = frozenset((

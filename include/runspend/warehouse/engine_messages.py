@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["in_one_line"]
-
 
 def in_one_line(text: object) -> str:
     """Return the text without line breaks, colors, control characters and the final full stop."""

@@ -12,8 +12,6 @@ from runspend.warehouse.base import Unit, Warehouse
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
-__all__ = ["mend_warehouse", "open_published", "open_warehouse"]
-
 
 def mend_warehouse(settings: Settings) -> dict[Unit, str]:
     """Rebuild damaged bookkeeping of a warehouse in a folder from its files, and add checksums to that of older versions.

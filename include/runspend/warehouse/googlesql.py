@@ -20,9 +20,6 @@ from runspend.core.errors import SqlRefused
 from runspend.warehouse.emptiness import Rule, emptiness
 from runspend.warehouse.engine_messages import in_one_line
 
-__all__ = ["DECIMALS", "Statement", "is_decimal_literal", "parse", "qualified", "rewrite_for_duckdb"]
-
-
 logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unreadable statements: they become errors with a message
 
 _BIGQUERY = BigQuery()

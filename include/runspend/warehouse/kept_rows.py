@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-__all__ = ["KeptRows", "keep"]
-
 
 class KeptRows(SqlReader):
     """SQL over kept rows. Queries like a Reader."""

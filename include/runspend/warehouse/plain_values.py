@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from datetime import datetime
 
-__all__ = ["CONTROL", "LARGEST", "SHA256", "is_count", "is_time"]
-
 LARGEST = 1 << 60  # exclusive limit of every count, and of every number of bytes or rows
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # a character that no name has
 SHA256 = re.compile(r"[0-9a-f]{64}", re.ASCII)

@@ -22,7 +22,6 @@ from runspend.warehouse.parquet.engine import parser
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["LONGEST", "check_only_reads", "text_to_run"]
 
 LONGEST = 200_000  # characters of a statement
 

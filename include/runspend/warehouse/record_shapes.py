@@ -17,8 +17,6 @@ from runspend.warehouse.plain_values import CONTROL, LARGEST, SHA256
 from runspend.warehouse.plain_values import is_count as _count
 from runspend.warehouse.plain_values import is_time as _time
 
-__all__ = ["STATEMENT_PARTS", "problem_of"]
-
 Test = Callable[[Any], bool]
 
 LONGEST = 100_000  # characters of a string, except the body of a mail

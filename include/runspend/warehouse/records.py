@@ -22,8 +22,6 @@ from runspend.core.own_files import fsync_path, json_value, open_lock, own_folde
 from runspend.core.own_files import refused as refused_file
 from runspend.warehouse.record_shapes import problem_of
 
-__all__ = ["Records"]
-
 MOST_BYTES = 16 << 20  # 1,000 objects of an archive, each with the longest names, are 8 MB
 LOCK_WAIT = 60.0  # seconds; changing a record takes milliseconds
 

@@ -36,8 +36,6 @@ from collections.abc import Callable
 from functools import cache, lru_cache, partial
 from pathlib import Path
 
-__all__ = ["expand_macros", "read_every_sql", "read_sql", "sql_files", "without_comments"]
-
 
 @cache
 def read_sql(folder: Path, name: str) -> str:

@@ -17,20 +17,6 @@ from dataclasses import dataclass, field
 
 from runspend.schema.tables import TABLES, Table
 
-__all__ = [
-    "LEDGERS",
-    "NO_TEAM",
-    "OTHERS",
-    "OTHER_TEAMS",
-    "RULES",
-    "Restriction",
-    "Rule",
-    "restricted_sql",
-    "set_sql",
-    "sets_behind",
-    "tables_behind",
-]
-
 OTHER_TEAMS = "other teams"
 OTHERS = "others"  # the server, workspace and id of their runs, as short as an explanation shows an id
 NO_TEAM = "no team"

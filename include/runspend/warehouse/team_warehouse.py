@@ -17,8 +17,6 @@ from runspend.warehouse.team_views import Restriction
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["TeamWarehouse"]
-
 
 class TeamWarehouse:
     """The readers and answers of a warehouse, restricted to what teams see."""

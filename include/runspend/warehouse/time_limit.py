@@ -8,8 +8,6 @@ from contextlib import contextmanager
 
 from runspend.core.errors import SqlRefused
 
-__all__ = ["time_limit"]
-
 AGAIN = 0.2  # seconds until it is interrupted again: an engine ignores an interrupt that comes between two statements
 
 

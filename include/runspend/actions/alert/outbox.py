@@ -37,8 +37,6 @@ from runspend.core.lock_holders import lock_in_time
 from runspend.core.own_files import open_lock
 from runspend.warehouse.records import Records
 
-__all__ = ["Delivery", "Receipt", "State", "Unrecorded", "receipt", "recipient_states", "send_outbox", "set_outcome"]
-
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5

@@ -20,8 +20,6 @@ from runspend.core.cost_keys import AS_OF, COST_TAGS, MATCH, NOTE, RECORD, STATU
 from runspend.ingest.tracking.cost_annotations import AnnotatedRun
 from runspend.schema.tables import CONFIDENCES
 
-__all__ = ["Changes", "RunCost", "Writer", "find_changes", "find_other_installation", "find_other_server", "find_owner_changes"]
-
 _OWN_VALUES = {
     STATUS: re.compile("|".join(STATES)),
     MATCH: re.compile("|".join(CONFIDENCES)),

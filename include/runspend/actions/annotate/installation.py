@@ -12,8 +12,6 @@ from pathlib import Path
 
 from runspend.core.own_files import fsync_path, read_bytes, refused, write_scratch
 
-__all__ = ["find_installation_id", "is_installation_id", "read_installation_id"]
-
 
 def read_installation_id(home: Path) -> str:
     """Return the id; create it on first use. Raises RecordRefused if the file has something else."""

@@ -16,8 +16,6 @@ from runspend.actions.annotate.installation import read_installation_id
 from runspend.actions.annotate.wanted import RUN_COSTS
 from runspend.core.own_files import own_folder, read_bytes, write_whole
 
-__all__ = ["doubt_shown", "is_doubted", "read_shown", "write_shown"]
-
 MOST_BYTES = 1 << 30
 DIGEST = 32
 VERSION = 1  # of the columns

@@ -19,17 +19,6 @@ from runspend.core.cost_keys import AS_OF, cost_key
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = [
-    "RUN_COSTS",
-    "STATES",
-    "OwnerCosts",
-    "are_versions_read",
-    "as_of_text",
-    "wanted_experiments",
-    "wanted_models",
-    "wanted_runs",
-]
-
 STATES = ("final", "provisional", "estimated")
 PLACES = 4
 # One row per run and currency. `site`: the address that the run's note links to, empty for none.

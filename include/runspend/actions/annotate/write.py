@@ -29,8 +29,6 @@ from runspend.core.step_result import Progress, silent
 from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NotInMlflow, RequestRefused
 from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, CostAnnotations
 
-__all__ = ["Failures", "Written", "remove_costs", "write_costs"]
-
 WRITERS = 4  # threads: some wait for MLflow while another writes
 MOST_BROKEN = 10  # the step ends after the server failed in this many places
 SAMPLE = 200  # runs that are read to see whether MLflow still shows what was written

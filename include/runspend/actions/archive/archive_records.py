@@ -18,8 +18,6 @@ from runspend.actions.archive.manifest import Entry
 from runspend.core.errors import LeaseLost
 from runspend.warehouse.records import Records
 
-__all__ = ["CHUNK_OBJECTS", "NOT_TAGGED", "TAGGED", "Archive", "ArchiveRecords", "ArchiveState", "new_archive"]
-
 ARCHIVES, OBJECTS = "archives", "archive_objects"
 TAGGED, NOT_TAGGED = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
 CHUNK_OBJECTS = 1_000

@@ -29,8 +29,6 @@ from runspend.storage.factory import open_objects
 from runspend.storage.objects import CHUNK_BYTES, ObjectStore, Purpose, StoredObject
 from runspend.storage.uris import parse_root
 
-__all__ = ["NOTE_BEGINS", "NOTE_NAMES", "Protects", "Result", "Tools", "Work", "digest_of", "find_store", "held", "holds_own_files"]
-
 Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
 OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehouse", "work")  # under home

@@ -16,8 +16,6 @@ from runspend.actions.archive.manifest import Entry
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown
 
-__all__ = ["TOMBSTONE", "expire", "is_archive_folder"]
-
 TOMBSTONE = "deleted.json"
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 from runspend.warehouse.base import Reader
 
-__all__ = ["Enclosing", "find_enclosing"]
-
 MOST = 20  # described owners; each costs a query
 _AROUND = re.compile(r"(?:^|; |\n)is inside the folder of (run|logged model|trace) ([^\s;]+)")
 _OF_RUN = "select tracking_server, run_name as name, experiment_name, artifact_uri as uri from runs where run_id = @id order by tracking_server limit 1"

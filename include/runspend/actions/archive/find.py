@@ -20,8 +20,6 @@ from runspend.core.outside_json import parse_json
 from runspend.storage.objects import ObjectStore
 from runspend.storage.uris import parse_root
 
-__all__ = ["Found", "find_archives", "find_owner", "lacks_copies", "load_manifest", "readable_stores", "tombstone_of"]
-
 SHORTEST_ID = 6  # of a run id prefix, in characters
 WITH_THEIR_RUN = ("m-", "tr-")
 

@@ -9,8 +9,6 @@ from typing import Literal
 
 from runspend.storage.objects import ARCHIVE_TOP
 
-__all__ = ["ARCHIVE_FOLDER", "NOTE_NAME", "RETURNED_NAME", "Action", "Item", "OwnerKind", "note_name"]
-
 Action = Literal["tier", "archive", "delete", "prune"]
 OwnerKind = Literal["run", "logged_model", "checkpoint", "trace", "orphan", "experiment"]
 

@@ -23,8 +23,6 @@ from runspend.core.own_files import refused
 from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
-__all__ = ["FencedObjects", "Lease", "take_lease"]
-
 KIND, KEY = "archive_lease", "lease"
 LASTS = timedelta(minutes=15)
 LONGEST = timedelta(days=1)  # far more than the duration of a lease and the difference of two clocks

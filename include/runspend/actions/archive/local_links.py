@@ -16,8 +16,6 @@ from runspend.config.settings import Settings
 from runspend.core.errors import SourceRefused
 from runspend.storage.uris import parse_root
 
-__all__ = ["LocalLinks", "find_local_links"]
-
 MOST_TOLD = 3  # paths kept per folder: its own, which does not count, and at least two others
 Identity = tuple[int, int]
 

@@ -22,18 +22,6 @@ from runspend.core.outside_json import parse_json
 from runspend.storage.objects import StoredObject, portable_metadata
 from runspend.warehouse.plain_values import CONTROL, SHA256
 
-__all__ = [
-    "MAX_ENTRIES",
-    "Entry",
-    "Manifest",
-    "check_entry",
-    "check_key",
-    "folders_above",
-    "planned_entry",
-    "read_manifest",
-    "write_manifest",
-]
-
 MAX_ENTRIES = 1_000_000  # more entries are neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
 MAX_MANIFEST_BYTES = 1 << 30

@@ -20,8 +20,6 @@ from runspend.ingest.tracking.mlflow_writer import MlflowWriter
 from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
-__all__ = ["Pruned", "count_active", "prune", "tag_archived", "tag_restored"]
-
 
 @dataclass(frozen=True)
 class Pruned:

@@ -22,8 +22,6 @@ from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
 from runspend.storage.objects import StoredObject
 
-__all__ = ["manifest_name", "move"]
-
 COPIES = 3  # attempts, each under its own name, before Runspend gives up on a copy that differs
 GENERATIONS = 1_000  # maximum number of manifests of an archive: each further copy of changed objects writes a new one
 NAMES = 8  # attempts to delete a file while its other names (hard links) are being deleted

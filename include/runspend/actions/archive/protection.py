@@ -18,7 +18,6 @@ from runspend.warehouse.base import Reader, Warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["open_protection"]
 
 OF_SERVER = "tracking_server = @server"
 

@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["ANSWER_SECONDS", "ProtectionWatch", "is_unanswered"]
-
 # How long an answer may be used for changes, counted from the question. The runs that use a model may be older by
 # TRUSTED_SECONDS of ingest/tracking/in_use/model_uses.py: five seconds in all. A question per object would cost a hundred requests for
 # each delete.

@@ -33,8 +33,6 @@ from runspend.storage.factory import open_objects
 from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
-__all__ = ["Restored", "restore"]
-
 
 @dataclass
 class Restored:

@@ -22,8 +22,6 @@ from runspend.config.settings import Settings
 from runspend.core.errors import SourceError
 from runspend.warehouse.records import Records
 
-__all__ = ["leave_out_older", "note_returned"]
-
 Loaded = tuple[Found, Manifest]
 
 

@@ -28,8 +28,6 @@ from runspend.core.errors import CapPassed, NotDone, SourceError, SourceRefused
 from runspend.storage.uris import parse_root
 from runspend.warehouse.records import Records
 
-__all__ = ["StoreTotals", "apply"]
-
 
 @dataclass(frozen=True)
 class StoreTotals:

@@ -12,8 +12,6 @@ from typing import Any
 from runspend.actions.archive.local_links import LocalLinks
 from runspend.ingest.tracking.artifact_folders import find_folders
 
-__all__ = ["STORED", "OddFolders"]
-
 # Locations that a configured store can hold. They need a second check if they are spelled irregularly.
 STORED = r"^(?i:(?:s3[an]?|gs|abfss?|wasbs?|https|file):|[^:/]*(?:/|$))"
 

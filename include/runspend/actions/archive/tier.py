@@ -14,8 +14,6 @@ from runspend.actions.archive.manifest import Entry
 from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown
 
-__all__ = ["tier"]
-
 
 def tier(work: Work, archive: Archive) -> Result:
     """Change an item's objects to the class named in its policy. Raises SourceError, LeaseLost."""

@@ -28,8 +28,6 @@ from runspend.storage.factory import open_objects
 from runspend.storage.objects import ObjectStore, StoredObject
 from runspend.warehouse.records import Records
 
-__all__ = ["Reading", "Verification", "price_of_reading", "sample_size", "verify", "was_whole"]
-
 CONFIDENCE, SHARE = 0.95, 0.01
 KIND = "archive_verifications"
 COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # storage classes that a store can read only hours after a retrieval request

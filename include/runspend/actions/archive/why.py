@@ -20,8 +20,6 @@ from runspend.core.errors import UsageError
 from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
-__all__ = ["Why", "explain_why"]
-
 EVERYTHING = Selection(("run", "model", "trace", "orphan"), {}, {}, None, None, None, None)
 
 

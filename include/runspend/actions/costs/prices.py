@@ -15,8 +15,6 @@ from runspend.core.amounts import round_money
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["PRICE_DAYS", "is_price_list", "list_prices"]
-
 PRICE_DAYS = 30
 
 

@@ -20,8 +20,6 @@ from runspend.core.text import clean, cut
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["RunningRun", "find_running", "running_as_json", "say_nothing_runs", "say_what_runs"]
-
 PLACES = Decimal("0.0001")
 
 

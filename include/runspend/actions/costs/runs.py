@@ -14,7 +14,6 @@ from runspend.warehouse.base import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["ChosenRuns", "billing_period", "day_or_month", "newest_build", "read_run_costs"]
 
 ORDER = "start_time, tracking_server, workspace, run_id, billing_currency"
 

@@ -15,8 +15,6 @@ from runspend.core.errors import UsageError
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["ENOUGH", "RunsLike", "as_json", "find_runs_like", "read_runs_like", "say_what_it_costs"]
-
 DAYS = 365
 ENOUGH = 10  # runs for an interval; with fewer, the least and the most are shown
 _KEY = re.compile(r"[\w./: -]{1,250}")

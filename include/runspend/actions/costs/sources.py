@@ -10,8 +10,6 @@ from runspend.warehouse.base import Reader
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["read_sources"]
-
 
 def read_sources(reader: Reader) -> pa.Table:
     """Return one row per source. `newest_charge_date`, `last_loaded_at` and `quarantined_rows` are those of bills, null for others."""

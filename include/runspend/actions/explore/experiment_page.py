@@ -33,8 +33,6 @@ from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["Experiment", "Trial", "experiment_as_page", "read_experiment"]
-
 MOST_ROWS = 50
 MOST_POINTS = 2000  # of the chart
 LESS_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "wer", "cer", "fid")  # parts of a metric's name

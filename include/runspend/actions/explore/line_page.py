@@ -6,8 +6,6 @@ from runspend.actions.explain.figures import LineExplanation
 from runspend.actions.explore.page import PART_WORDS, render_page
 from runspend.core import amounts
 
-__all__ = ["line_as_page"]
-
 # The columns that a reader needs first. The rest is behind a click.
 FIRST = (
     "ChargeDescription",

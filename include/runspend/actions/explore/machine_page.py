@@ -30,8 +30,6 @@ from runspend.schema.rows import first_day, month_after
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["Apart", "Day", "Machine", "days_of", "machine_as_page", "read_machine"]
-
 MOST_RUNS = 50
 HERE = Path(__file__).parent
 Row = Mapping[str, Any]

@@ -24,8 +24,6 @@ from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-__all__ = ["Model", "ModelCosts", "ModelRun", "Version", "model_as_page", "read_model"]
-
 MOST_RUNS = 50
 ROLES = {"made": "made a version", "nested": "nested below it", "failed": "failed attempt"}
 PARTS = ("training", "failed attempts", "storage", "tokens")

@@ -19,8 +19,6 @@ from runspend.schema.public_views import INSTEAD_OF_NULL, View
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import Column, Table
 
-__all__ = ["dbt_sources", "is_dbt_sources"]
-
 HEAD = """\
 # The tables that `runspend publish` writes, as sources of dbt. Written by `runspend export dbt`; needs dbt 1.11 or newer.
 #

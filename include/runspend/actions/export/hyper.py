@@ -34,8 +34,6 @@ from runspend.core.own_files import fsync_path, keep_mode, need_folder, open_loc
 from runspend.schema.published import PUBLISHED_TABLES
 from runspend.schema.tables import COSTS, Table
 
-__all__ = ["Extract", "export_hyper"]
-
 TYPES = {
     "STRING": "text",
     "INT64": "bigint",

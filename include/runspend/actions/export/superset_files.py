@@ -25,8 +25,6 @@ from runspend.core.errors import UsageError
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import COSTS, RUN_COSTS, Table
 
-__all__ = ["CHARTS", "Chart", "as_reader", "database_uri", "is_superset_zip", "superset_files", "superset_zip"]
-
 MASK = "XXXXXXXXXX"  # where Superset asks for the password
 KEPT_OPTIONS = ("host", "port", "sslmode")  # of the address; others may be secrets
 EPOCH = (1980, 1, 1, 0, 0, 0)  # time of all files in the ZIP, so that equal input gives an equal ZIP

@@ -18,8 +18,6 @@ from xml.etree import ElementTree as xml
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import RUN_COSTS, Column, Table
 
-__all__ = ["SHEETS", "SOURCES", "Calculation", "Sheet", "Source", "files_beside", "is_unchanged", "label", "workbook"]
-
 VERSION = "18.1"  # of the files of every version of Tableau since 2018
 USER = "http://www.tableausoftware.com/xml/user"
 ABBREVIATIONS = {"gpu": "GPU", "cpu": "CPU", "id": "ID", "uri": "URI", "llm": "LLM", "gb": "GiB"}

@@ -30,7 +30,6 @@ from runspend.warehouse.parquet.engine import empty_engine, file_list, month_of
 if TYPE_CHECKING:
     from decimal import Decimal
 
-__all__ = ["BUILDS", "WHOLE", "Content", "Found", "Part", "Published", "Rounding", "open_content"]
 
 ROWS_PER_FILE = 500_000  # with rounded costs: in whole days
 FIRST_DAY = "0001-01-01"

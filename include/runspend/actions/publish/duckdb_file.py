@@ -26,8 +26,6 @@ from runspend.schema.tables import DUCKDB_TYPES, Table
 from runspend.warehouse.dialect import duckdb_sql
 from runspend.warehouse.parquet.engine import file_list
 
-__all__ = ["probe", "publish"]
-
 MEMORY = "2GB"
 CONFIG: dict[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False, "memory_limit": MEMORY}
 BUILD_THERE = f"""

@@ -30,8 +30,6 @@ from runspend.core.text import clean
 from runspend.schema.tables import Table
 from runspend.warehouse.parquet.engine import month_of
 
-__all__ = ["BUILD", "PARTS", "probe", "publish"]
-
 BUILD = "runspend.build_id"
 PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
 ROWS_AT_ONCE = 500_000

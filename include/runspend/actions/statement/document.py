@@ -10,8 +10,6 @@ from functools import cached_property
 from runspend.actions.statement.lines import PARTS, Line, Sums, Team, sums_of
 from runspend.actions.statement.plan import Month
 
-__all__ = ["Before", "Document"]
-
 
 @dataclass(frozen=True)
 class Before:

@@ -8,8 +8,6 @@ from runspend.actions.statement.numbering import Issued, preliminary_name
 from runspend.core.crash_points import crash_point
 from runspend.core.own_files import own_folder, read_bytes, write_whole
 
-__all__ = ["write_files"]
-
 ENDINGS = (".html", ".csv", ".pdf")
 
 

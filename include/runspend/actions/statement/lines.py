@@ -16,8 +16,6 @@ from typing import Any
 from runspend.core.amounts import add, round_parts
 from runspend.core.spread import NOTHING, weights_of
 
-__all__ = ["DIRECT", "PARTS", "Line", "Sums", "distribute", "sums_of"]
-
 DIRECT = "direct"
 OUTSIDE = "out of scope"
 # Parts of a statement in their order, by `allocated_to`.

@@ -28,8 +28,6 @@ from runspend.core.crash_points import crash_point
 from runspend.core.errors import RecordRefused, RunspendError
 from runspend.warehouse.records import Records
 
-__all__ = ["KIND", "TEXTS", "Issued", "issue", "issued_teams", "outdated", "preliminary_name"]
-
 KIND, TEXTS = "statements", "statement_texts"
 NO_TEAM = "no-team"
 LONGEST = 40  # characters of a team in a number

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from runspend.core.own_files import write_whole
 
-__all__ = ["BROWSERS", "find_browser", "print_pdf"]
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LONGEST = 120.0  # seconds of one page
 

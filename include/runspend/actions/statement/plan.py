@@ -23,8 +23,6 @@ from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_every_sql
 
-__all__ = ["Bill", "Month", "plan_month"]
-
 SPREADABLE = ("idle", "shared", "unallocated")
 
 

@@ -25,8 +25,6 @@ from runspend.core.amounts import add, plain
 from runspend.core.spreadsheet_text import guard_text
 from runspend.core.text import visible
 
-__all__ = ["describe_part", "render_csv", "render_page", "title_of"]
-
 TEMPLATES = Path(__file__).parent / "templates"
 MOST_ROWS = 200  # experiments on the page; the CSV has all
 COLUMNS = ("number", "period", "team", "experiment", "cost_center", "part", "cost", "rounded_cost", "currency")

@@ -13,8 +13,6 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-__all__ = ["REGULAR", "find_folders", "is_same_or_inside", "like_pattern", "main_folder"]
-
 # Folders that match are already spelled as `find_folders` would spell them, as most are, so SQL compares them directly. No escapes, no `.`
 # or `..` as a part, no `?` or `#`, only ASCII (an accent may be one character or two). In RE2's syntax, which has no lookahead.
 REGULAR = (

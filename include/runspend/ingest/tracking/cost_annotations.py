@@ -19,8 +19,6 @@ from runspend.core.cost_keys import FIRST_STEP, RECORD, is_cost_metric, may_be_c
 from runspend.core.errors import SourceRefused
 from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NotInMlflow, pages
 
-__all__ = ["READ_RUNS", "AnnotatedRun", "CostAnnotations", "ShownCost"]
-
 READ_RUNS = 500  # of one request
 EXPERIMENTS_PER_REQUEST = 500
 # By default, MLflow's client tries a request again for four minutes, and waits as long as the server requests.

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from runspend.config.settings import DimensionSettings, Pool
 from runspend.core.resource_keys import RUN_JOB_KEYS
 
-__all__ = ["LinkSettings", "MeasuredMachines", "RowSettings"]
-
 
 @dataclass(frozen=True)
 class LinkSettings:

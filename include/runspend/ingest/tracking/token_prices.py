@@ -20,7 +20,6 @@ from runspend.core.errors import MissingExtra
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["PACKAGE", "Call", "price_calls", "price_source"]
 
 PACKAGE = "genai-prices"
 

@@ -7,8 +7,6 @@ from mlflow.tracking.context.abstract_context import RunContextProvider  # noqa:
 from runspend.interfaces.identify.identity import find_identity, is_off
 from runspend.interfaces.identify.live_switch import start_live_costs
 
-__all__ = ["MachineContext"]
-
 
 class MachineContext(RunContextProvider):  # type: ignore[misc]  # MLflow has no types
     """Tags of the machine and the job that a run is on."""

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from runspend.core import machine_tags
 
-__all__ = ["PRICES", "Found", "as_text", "find_host", "find_job", "find_ray", "managed_platform"]
-
 
 @dataclass(frozen=True)
 class Found:

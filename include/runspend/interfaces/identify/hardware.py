@@ -19,8 +19,6 @@ from typing import Any
 from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found
 
-__all__ = ["Gpu", "ask_driver", "find_gpus", "find_limits"]
-
 LIBRARY = "libnvidia-ml.so.1"
 SLICES, SLICES_OF_OTHERS = {"A30": 4}, 7  # compute slices of a whole GPU
 MOST = 4096  # characters of a variable

@@ -12,8 +12,6 @@ from runspend.interfaces.identify.environment import Found, find_host, find_job,
 from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, find_limits
 from runspend.interfaces.identify.metadata_services import SECONDS, SERVICES, possible_services, why_not_asked
 
-__all__ = ["SWITCH", "WAIT_SECONDS", "find_complete_identity", "find_identity", "is_complete", "is_off", "say_of_services"]
-
 SWITCH = "RUNSPEND_IDENTIFY"
 WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nothing answers
 ATTEMPTS = 3  # a service that is only slow is asked again

@@ -28,8 +28,6 @@ from runspend.core.price_rows import choose_price, number
 from runspend.interfaces.identify.environment import PRICES
 from runspend.interfaces.identify.identity import find_complete_identity
 
-__all__ = ["Price", "find_price", "start"]
-
 MINUTES = "RUNSPEND_LIVE_MINUTES"
 USUAL_MINUTES, LEAST_MINUTES, MOST_MINUTES = 5.0, 0.01, 1440.0
 LOOK_SECONDS = 5.0  # between two checks of which runs are active

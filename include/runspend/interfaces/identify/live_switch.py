@@ -6,8 +6,6 @@ import os
 
 from runspend.interfaces.identify.environment import PRICES
 
-__all__ = ["start_live_costs"]
-
 
 def start_live_costs() -> None:
     """Begin to count what the runs of this process cost, if RUNSPEND_PRICES names a price list."""

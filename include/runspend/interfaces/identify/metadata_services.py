@@ -25,8 +25,6 @@ from urllib.parse import urlsplit
 from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found, as_text
 
-__all__ = ["SECONDS", "SERVICES", "possible_services", "why_not_asked"]
-
 SECONDS = 1.0  # for one answer; the caller waits less and uses later answers for the next run
 MOST_BYTES = 65_536
 PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso", "eusc-": "aws-eusc"}  # by region

@@ -13,7 +13,6 @@ from runspend.interfaces.identify.live_switch import start_live_costs
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["identify_run"]
 
 log = logging.getLogger(__name__)
 

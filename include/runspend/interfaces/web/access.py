@@ -16,8 +16,6 @@ from fastapi import HTTPException, Request
 from runspend.actions.alert.judge import budget_version
 from runspend.config.settings import Settings
 
-__all__ = ["CALLER", "Caller", "groups_of", "headers_guard", "require_all", "sees_all", "settings_of_caller"]
-
 
 @dataclass(frozen=True)
 class Caller:

@@ -15,8 +15,6 @@ from fastapi.responses import Response
 from runspend.core.text import without_person
 from runspend.interfaces.row_formats import json_bytes, rows_as
 
-__all__ = ["Rows", "json_answer", "rows_answer", "without_people"]
-
 TYPES = {"json": "application/json", "csv": "text/csv; charset=utf-8", "arrow": "application/vnd.apache.arrow.stream"}
 NAMING = ("owner", "user_name", "notify", "muted")  # columns that may name a person
 EXPERIMENTS = ("experiment_name", "title")  # columns whose text may begin with a person's folder

@@ -38,8 +38,6 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.factory import open_published
 from runspend.warehouse.records import Records
 
-__all__ = ["api_router", "is_for_programs"]
-
 # Statements have a gate of their own, so that a slow one never keeps a page waiting; so do probes, which must not wait for pages.
 SQL_GATE = Gate(at_once=1, wait=3.0, longest=described.MOST_SECONDS + 10.0, command="runspend sql")
 PROBE_GATE = Gate(at_once=1, longest=10.0, command="runspend status")

@@ -17,8 +17,6 @@ from runspend.actions.explore.view import PEOPLE
 from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError, MissingExtra, RunspendError, SqlRefused, UsageError, WarehouseDamaged
 
-__all__ = ["RETRY", "WayOut", "asked", "hidden_people", "key_of", "known"]
-
 RETRY = {"Retry-After": "60"}
 
 log = logging.getLogger(__name__)

@@ -22,8 +22,6 @@ from fastapi import HTTPException
 from runspend.core.duckdb_pool import limit_threads
 from runspend.interfaces.web.access import CALLER
 
-__all__ = ["AT_ONCE", "GATE", "Gate"]
-
 AT_ONCE = 2  # pages that query the warehouse at once, in this process
 WAIT = 30.0  # seconds that others wait for their turn
 MOST_WAITING = 200  # others; more are asked to try again at once

@@ -21,8 +21,6 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.factory import open_published
 from runspend.warehouse.records import Records
 
-__all__ = ["Gauge", "metrics_text", "read_metrics"]
-
 EVERY_ROW = 10_000
 
 

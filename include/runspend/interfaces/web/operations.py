@@ -16,20 +16,6 @@ from runspend.actions.explore.view import FILTERS, GROUPS, MEASURES, MOST_DAYS, 
 from runspend.interfaces.web.parameters import DAY_OR_MONTH, MONTH, Parameter
 from runspend.schema.tables import TABLES, Column
 
-__all__ = [
-    "BUDGETS",
-    "COST_GROUPS",
-    "EXPLAIN",
-    "MOST_SECONDS",
-    "OPERATIONS",
-    "RUN",
-    "RUNS",
-    "SOURCES",
-    "SQL",
-    "Operation",
-    "openapi_document",
-]
-
 MOST_SECONDS = 60  # of a statement
 MOST_LIMIT = 100_000
 MOST_TEXT = 20_000  # characters of a statement

@@ -12,8 +12,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
-__all__ = ["PAGE_LOG", "PageLog"]
-
 WAIT = 1.0  # seconds that a page waits for its line
 MOST = 10_000  # lines that wait for the disk
 

@@ -13,8 +13,6 @@ from typing import Any, Literal
 from runspend.core.errors import UsageError
 from runspend.core.text import quoted_value
 
-__all__ = ["Parameter", "Query", "read_query"]
-
 LONGEST = 5000  # characters of a string
 DAY_OR_MONTH = r"[0-9]{4}-[0-9]{2}(-[0-9]{2})?"
 MONTH = r"[0-9]{4}-[0-9]{2}"

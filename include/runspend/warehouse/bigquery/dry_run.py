@@ -16,8 +16,6 @@ from runspend.core.errors import UsageError
 from runspend.warehouse.base import Model, Step
 from runspend.warehouse.factory import open_warehouse
 
-__all__ = ["QueryCosts", "models_cost", "question_bytes", "size_words"]
-
 USD_PER_TIB = Decimal("6.25")
 LEAST_BYTES = 10 * 2**20
 TIB = 2**40

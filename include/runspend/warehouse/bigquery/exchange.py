@@ -18,8 +18,6 @@ from runspend.warehouse.bigquery.tables import Places, quoted
 from runspend.warehouse.currency_views import DATED, SUMMED, money
 from runspend.warehouse.dialect import table_names
 
-__all__ = ["exchanged_tables", "in_one_currency", "put_before"]
-
 RATES, CURRENCY = "runspend_rates", "runspend_currency"
 UNIT = "bignumeric '0.0000000000000000000001'"
 UNITS = "bignumeric '10000000000000000000000'"

@@ -21,8 +21,6 @@ from runspend.core.errors import ConfigError, MissingExtra, RunspendError, Sourc
 from runspend.storage.google_clients import bigquery_clients, read_credentials
 from runspend.warehouse.bigquery.values import exact, parameter
 
-__all__ = ["AlreadyThere", "Changed", "Jobs", "NotAllowed", "NotThere", "Statement", "is_transient"]
-
 LABEL_LENGTH = 63
 ATTACH_TRIES = 3  # attempts of a load whose reply was lost before BigQuery knew the job
 # BigQuery's messages when two transactions change one table, or when it lacks capacity for a short time: a retry may succeed.

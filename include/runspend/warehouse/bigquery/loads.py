@@ -22,8 +22,6 @@ from runspend.warehouse.bigquery.jobs import Jobs
 from runspend.warehouse.bigquery.tables import Places, schema_of
 from runspend.warehouse.parquet.verification import sha256_of
 
-__all__ = ["stage_file"]
-
 NEEDED = timedelta(hours=12)  # minimum time to a staging table's expiration, for the longest step
 
 

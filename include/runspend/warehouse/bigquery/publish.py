@@ -27,8 +27,6 @@ from runspend.warehouse.bigquery.tables import PUBLISHED, WRITER, Places, column
 from runspend.warehouse.bigquery.units import StagedTable
 from runspend.warehouse.parquet.engine import month_of
 
-__all__ = ["swap"]
-
 TRIES = 20
 MOVED = "runspend: another process published first"
 

@@ -19,8 +19,6 @@ from runspend.warehouse.bigquery.jobs import Jobs, NotAllowed, NotThere, Stateme
 from runspend.warehouse.bigquery.tables import PUBLISHED, Places, column_names, quoted
 from runspend.warehouse.bigquery.units import rows_of
 
-__all__ = ["READING", "Head", "fetch_rows", "head_of", "published_rows", "read_head", "unit_rows"]
-
 READING = {"step": "read"}
 PAGE = 50_000  # rows of `published` per request
 

@@ -40,8 +40,6 @@ from runspend.warehouse.parquet.files import conform, difference, rename_rows
 from runspend.warehouse.parquet.units import checked_unit
 from runspend.warehouse.sql_files import read_every_sql
 
-__all__ = ["BigQueryStep", "StagedUnit"]
-
 SHOWN = 20  # maximum rows of a failed check
 
 

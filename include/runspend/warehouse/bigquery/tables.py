@@ -29,22 +29,6 @@ from runspend.warehouse.bigquery.jobs import AlreadyThere, Changed, Jobs, NotAll
 from runspend.warehouse.googlesql import qualified
 from runspend.warehouse.sql_files import expand_macros
 
-__all__ = [
-    "DAY_MS",
-    "PUBLISHED",
-    "WRITER",
-    "Places",
-    "column_names",
-    "empty_table",
-    "make_dataset",
-    "make_tables",
-    "quoted",
-    "schema_digest",
-    "schema_of",
-    "sweep_steps",
-    "type_of",
-]
-
 ADDRESS = re.compile(r"bigquery://(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)/?")
 DAY_MS = 24 * 3600 * 1000
 WRITER = Column(

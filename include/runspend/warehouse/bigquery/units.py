@@ -13,8 +13,6 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.bigquery.tables import WRITER, quoted
 from runspend.warehouse.parquet.engine import FILLED, month_of
 
-__all__ = ["StagedTable", "columns_of", "digest_identifies_rows", "is_left", "is_of", "renamed", "rows_of"]
-
 
 class StagedTable(NamedTuple):
     """A table with rows of a unit, and its columns."""

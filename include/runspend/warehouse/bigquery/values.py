@@ -9,8 +9,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["exact", "parameter"]
-
 MONEY = pa.decimal128(38, 22)
 
 

@@ -37,8 +37,6 @@ from runspend.warehouse.parquet.engine import used
 from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.team_views import Restriction, restricted_sql
 
-__all__ = ["BigQueryReader", "BigQueryWarehouse"]
-
 
 class BigQueryWarehouse:
     """Tables in a dataset and its related datasets. Opening it contacts no service."""

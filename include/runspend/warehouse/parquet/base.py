@@ -13,8 +13,6 @@ from runspend.warehouse.parquet.verification import Guard
 if TYPE_CHECKING:
     from runspend.warehouse.parquet.engine import Content
 
-__all__ = ["FileWarehouse", "Pinned", "StagedFiles"]
-
 
 @dataclass(frozen=True)
 class StagedFiles:

@@ -75,7 +75,6 @@ from runspend.warehouse.parquet.verification import (
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["BucketWarehouse"]
 
 HEAD = "_runspend/head.json"
 STAGE = "_runspend/stage"

@@ -13,8 +13,6 @@ from typing import Any
 
 from runspend.core.errors import RunspendError
 
-__all__ = ["splice"]
-
 MAGIC = b"PAR1"
 # Thrift compact types.
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)

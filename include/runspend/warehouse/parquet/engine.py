@@ -29,10 +29,6 @@ try:
 except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
-__all__ = [
-    "FILLED", "MEMORY", "ROW_GROUP", "Content", "column_types", "copy_parquet", "create_view", "declared", "empty_engine", "fetch", "fetch_first", "file_list", "guarded_engine", "measure_rows", "month_of",
-    "narrow", "parsed", "parser", "restrict", "stream", "used",
-]  # fmt: skip
 
 MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
 ROW_GROUP = 122_880

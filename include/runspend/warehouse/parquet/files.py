@@ -25,8 +25,6 @@ from runspend.warehouse.parquet.engine import ROW_GROUP, copy_parquet, file_list
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["add_columns", "as_own_file", "conform", "difference", "rename_rows", "with_columns"]
-
 
 def rename_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path

@@ -26,8 +26,6 @@ from runspend.core.errors import RunspendError
 from runspend.core.lock_holders import Patience, sign
 from runspend.core.own_files import refused
 
-__all__ = ["LOCK_MODE", "Locks", "SharedLock", "open_lock"]
-
 LOCK_MODE = 0o660  # minus the umask; other accounts cannot open a lock, so they cannot hold it
 READ_WAIT = 300.0  # seconds a reader waits for a publisher …
 WRITE_WAIT = 1800.0  # … and a publisher for readers and other publishers

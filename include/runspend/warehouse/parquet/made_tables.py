@@ -17,7 +17,6 @@ from runspend.warehouse.parquet.engine import column_types, parsed
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["Made", "make_table"]
 
 MOST_KNOWN = 2000  # queries whose columns are remembered: a ledger has a hundred
 _known: dict[tuple[object, ...], str] = {}

@@ -15,8 +15,6 @@ from pathlib import Path
 
 from runspend.warehouse.base import Unit
 
-__all__ = ["link", "pin_by_descriptor", "pin_by_link"]
-
 FEW = 256  # files that one reader may keep open: of the usual 1,024 descriptors, next to other readers and the server around them
 SPARE = 128  # descriptors that a reader without another way leaves free
 _OPEN = next((folder for folder in (Path("/proc/self/fd"), Path("/dev/fd")) if folder.exists()), None)

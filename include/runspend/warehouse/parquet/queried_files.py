@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from runspend.warehouse.parquet.reader import ParquetReader
     from runspend.warehouse.parquet.step import ParquetStep
 
-__all__ = ["QueriedFiles"]
 
 Own = TypeVar("Own", bound="QueriedFiles")
 

@@ -17,8 +17,6 @@ from typing import Any
 
 from fsspec import AbstractFileSystem
 
-__all__ = ["ReadOnlyFiles", "offered"]
-
 SCHEME = "published"
 _offered: dict[str, Path] = {}
 

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from runspend.config.exchange_rates import Stretch
     from runspend.warehouse.parquet.snapshots import Hold
 
-__all__ = ["ExchangedReader", "ParquetReader", "SqlReader", "answer"]
 
 ENGINE_ERRORS = frozenset(
     {"IOException", "SerializationException", "InternalException", "FatalException", "Error"}

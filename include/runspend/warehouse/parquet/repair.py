@@ -28,8 +28,6 @@ from runspend.warehouse.parquet.verification import (
     why_damaged,
 )
 
-__all__ = ["mend_folder"]
-
 SCHEMA = Unit("_runspend", "all", "schema.json")
 
 

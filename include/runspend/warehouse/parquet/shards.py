@@ -25,7 +25,6 @@ from runspend.warehouse.parquet.engine import column_types, file_list, parsed, u
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ROWS_PER_SHARD", "Kept", "ShardStep", "have_few_rows", "run_in_shards"]
 
 ROWS_PER_SHARD = 1_000_000
 FEW_ROWS = 10_000  # of a table: making a shard of it takes longer than running the models

@@ -18,8 +18,6 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.parquet.pins import pin_by_descriptor, pin_by_link, room_for_descriptors
 
-__all__ = ["Hold", "Moment", "moment_of"]
-
 HOLD = 120.0  # maximum seconds that a reader blocks publishers if it cannot keep files without the lock
 
 log = logging.getLogger(__name__)

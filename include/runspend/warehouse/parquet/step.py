@@ -48,8 +48,6 @@ from runspend.warehouse.sql_files import read_every_sql
 if TYPE_CHECKING:
     import duckdb
 
-__all__ = ["ParquetStep", "begin"]
-
 
 @contextmanager
 def begin(warehouse: FileWarehouse, stage: Stage, build_id: str) -> Iterator[ParquetStep]:

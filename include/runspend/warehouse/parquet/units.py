@@ -16,22 +16,6 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.base import Unit, UnitState
 from runspend.warehouse.plain_values import SHA256, is_count, is_time
 
-__all__ = [
-    "SCHEMA_NAME",
-    "check_copies",
-    "check_removals",
-    "check_schema",
-    "check_state",
-    "checked_unit",
-    "file_name",
-    "is_staged_name",
-    "is_unit_name",
-    "state_name",
-    "state_of",
-    "unit_of_file",
-    "unit_of_text",
-]
-
 SCHEMA_NAME = "_runspend/schema.json"
 _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-][A-Za-z0-9_.-]*\.(?:parquet|json)", re.ASCII)
 _IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)

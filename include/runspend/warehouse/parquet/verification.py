@@ -30,25 +30,6 @@ from runspend.core.own_files import open_lock, read_bytes, try_lock, write_whole
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.units import check_schema, check_state, unit_of_text
 
-__all__ = [
-    "BEHIND",
-    "INDEX",
-    "Guard",
-    "KnownDamage",
-    "VerificationNotes",
-    "as_published",
-    "is_sealed",
-    "lost",
-    "name_of",
-    "read_schema",
-    "read_sealed",
-    "read_state",
-    "seal",
-    "sha256_of",
-    "signature_of",
-    "why_damaged",
-]
-
 # Keys of a state file from before state files had a checksum. With any other key and no valid checksum, it is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
 SCHEMA_KEYS = ("version", "tables")

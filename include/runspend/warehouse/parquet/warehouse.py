@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
     from runspend.warehouse.parquet.reader import ParquetReader
 
-__all__ = ["ParquetWarehouse", "open_folder"]
-
 
 def open_folder(root: Path) -> Folder:
     """Return the bookkeeping of a warehouse folder. Its journal may move and remove only the files of units."""

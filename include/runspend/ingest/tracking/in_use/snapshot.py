@@ -12,8 +12,6 @@ from typing import Protocol
 
 from runspend.ingest.tracking.mlflow_writer import TaggedOwner
 
-__all__ = ["LastExtract", "Owner"]
-
 
 class Owner(TaggedOwner, Protocol):
     """The owner in question, for example an item of the archive."""
