@@ -68,7 +68,10 @@ KNOWN_USES = pa.schema(
 TIMES = pa.schema(
     [("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("billed_nanoseconds", pa.int64())]
 )
-UNITS = pa.schema([("resource_key", pa.string()), ("is_several", pa.bool_())])
+UNITS = pa.schema([("resource_key", pa.string()), ("month", pa.date32()), ("is_several", pa.bool_())])
+PROPERTIES = pa.schema(
+    [*((name, pa.string()) for name in ("resource_key", "region_id", "availability_zone", "purchase_option")), ("month", pa.date32())]
+)
 SLOT_TARGETS = pa.schema(
     [
         ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),
@@ -214,6 +217,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
     }
     for name, kind in kinds.items():
         ledger = ledger.append_column(name, pa.array([l[name] for l in lines], kind))
+    ledger = ledger.append_column("month", pa.array([dt.date(2026, 10, 1)] * len(lines), pa.date32()))
     ledger = ledger.append_column("allocated_by", pa.array(["resource_id" if l["is_offered"] else "rest" for l in lines]))
     offered = [l for l in lines if l["is_offered"]]
     next_period = [l | {"billing_period": dt.date(2026, 11, 1)} for l in world.get("next_lines", [])]
@@ -235,6 +239,7 @@ def world_tables(world: World) -> dict[str, pa.Table]:
         "stated_machines": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["own"]], schema=RUN_KEY),
         "tagged_runs": RUN_KEY.append(pa.field("run_tag", pa.string())).empty_table(),
         "machine_taken": pa.Table.from_pylist(taken_rows(lines), schema=TAKEN),
+        "earlier_properties": PROPERTIES.empty_table(),
         "earlier_times": TIMES.empty_table(),  # tests of the whole ledger cover corrections of earlier months
         "pool_known_uses": KNOWN_USES.empty_table(),  # tests of the whole ledger cover the known uses of a pool
         "claimed_runs": pa.Table.from_pylist([{name: r[name] for name in RUN_KEY.names} for r in runs if r["claimed"]], schema=RUN_KEY),

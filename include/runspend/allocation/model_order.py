@@ -47,7 +47,7 @@ DIRECT_MODELS = tuple(
         "allocated_jobs",
         "known_machines",
         "machine_blocks",
-        "earlier_sizes",
+        "earlier_properties",
         "earlier_times",
         "borrowed_times",
         "machine_units",

@@ -9,6 +9,7 @@ the rule by which that time was found. KNOWN_UNTIL is the end of the billed hour
 
 `at_most_a_day(START, END)` becomes the condition that a charge period has at most 25 hours, as many as a local day may have. Longer ones
 are not split by time. `months_around(MONTH)` becomes the list of the month before, the month, and the month after.
+`charge_month(DATE)` becomes the month of a date, or @period if that is earlier. The runs of a late line's own month decide how it is split.
 
 Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of an hour, `start_of_hour(NUMBER)` its start, and
 `hours_between(START, END)` the array of the hours from START to before END.
@@ -20,6 +21,8 @@ Up to 5% more than the charge period is rounding, more is the time of several ma
 one of them.
 `scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null. `is_machine_set(RESOURCE_KEY)` becomes the condition that a
 resource is such a set or an Azure ML compute cluster: runs have some of its machines.
+
+`purchase_option(PRICING_CATEGORY)` becomes 'spot', 'on_demand' or null, as runs state it.
 
 `is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
 case. Requests, traffic ("GB - data") and retrieval are not.
@@ -113,9 +116,11 @@ MACROS: dict[str, Callable[..., str]] = {
     "is_machine_set": r"regexp_contains({}, r'/(computes|virtualmachinescalesets)/[^/]+$')".format,
     "is_unused": "(coalesce({}, '') = 'Unused' or coalesce({}, '') = 'Unused')".format,
     "months_around": "cast(date_sub({0}, interval 1 month) as date), {0}, cast(date_add({0}, interval 1 month) as date)".format,
+    "charge_month": "cast(least(date_trunc({}, month), @period) as date)".format,
     "machine_time": "case when {0} > {1} * 1.05 then {0} else least(coalesce({0}, {1}), {1}) end".format,
     "hour_of": "div(unix_micros({}), 3600000000)".format,
     "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
+    "purchase_option": "case when {0} = 'Dynamic' then 'spot' when {0} in ('Standard', 'Committed') then 'on_demand' end".format,
     "is_byte_time": f"regexp_contains({{}}, {BYTE_TIME.replace('{', '{{').replace('}', '}}')})".format,
     "line_cloud": LINE_CLOUD.format,
     "trace_cloud": partial(TRACE_CLOUD.format, bedrock=BEDROCK_MODEL, openai=OPENAI_MODEL),

@@ -1,9 +1,9 @@
-"""Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, sizes, types and
+"""Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, properties and
 times of corrected machines, names that late lines share, times of clusters whose machines are on another bill, and the machines that late
 lines of disks, load balancers and others follow.
 
-Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `cluster_times.sql`, `earlier_sizes.sql`,
-`earlier_times.sql` and `earlier_machines.sql` use them.
+Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `cluster_times.sql`,
+`earlier_properties.sql`, `earlier_times.sql` and `earlier_machines.sql` use them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CLUSTER_TIMES_BEYOND = read_sql(HERE, "cluster_times_beyond")
 RUNS_IN_REACH = read_sql(HERE, "runs_in_reach")
 RUNS_BEYOND = read_sql(HERE, "runs_beyond").format(run_columns=RUN_COLUMNS, runs_in_reach=RUNS_IN_REACH)
 MACHINES_BEYOND = read_sql(HERE, "machines_beyond").format(runs_in_reach=RUNS_IN_REACH)
-EARLIER_SIZES = read_sql(HERE.parent / "models", "earlier_sizes")
+EARLIER_PROPERTIES = read_sql(HERE.parent / "models", "earlier_properties")
 EARLIER_TIMES = read_sql(HERE.parent / "models", "earlier_times") + "\norder by resource_key, charge_period_start, charge_period_end"
 EARLIER_MACHINES = read_sql(HERE.parent / "models", "earlier_machines") + "\norder by resource_key, charge_period_start, charge_period_end"
 LATE_NAMES = read_sql(HERE.parent / "models", "late_names") + (
@@ -61,8 +61,8 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
     if (times := _rows_digest(reader, CLUSTER_TIMES_BEYOND, {"period": period})) != NO_ROWS:
         rows["times of clusters' machines in other months"] = [times]
     if window["window_start"].date() < period:
-        sizes = reader.query(EARLIER_SIZES, {"period": period, "window_start": window["window_start"]}).to_pylist()
-        rows |= {"sizes of machines in earlier months": sorted(sizes, key=str)} if sizes else {}
+        properties = reader.query(EARLIER_PROPERTIES, {"period": period, "window_start": window["window_start"]}).to_pylist()
+        rows |= {"properties of machines in earlier months": sorted(properties, key=str)} if properties else {}
         rows["names on earlier bills"] = [_rows_digest(reader, LATE_NAMES, {"period": period} | window)]
         rows["times of machines in earlier months"] = [_rows_digest(reader, EARLIER_TIMES, {"period": period} | window)]
         rows["machines of attached lines in earlier months"] = [_rows_digest(reader, EARLIER_MACHINES, {"period": period} | window)]

@@ -26,21 +26,21 @@ stretches as (
 ),
 lives as (
   select
-    s.job_key, s.life, s.run_number, min(s.run_end_rule) as run_end_rule, case when max(b.other_clock - a.other_clock) = 0 then min(s.weight_kind) end as weight_kind,
+    s.machine_number, s.job_key, s.life, s.run_number, min(s.run_end_rule) as run_end_rule, case when max(b.other_clock - a.other_clock) = 0 then min(s.weight_kind) end as weight_kind,
     cast(sum(s.weight * (b.share_clock - a.share_clock) + s.other_weight * (b.other_clock - a.other_clock)) as int64) as ticks
   from stretches s
   join machine_clock a on a.machine_number = s.machine_number and a.mark = s.used_from
   join machine_clock b on b.machine_number = s.machine_number and b.mark = s.used_to
-  group by s.job_key, s.life, s.run_number
+  group by s.machine_number, s.job_key, s.life, s.run_number
   having sum(s.weight * (b.share_clock - a.share_clock) + s.other_weight * (b.other_clock - a.other_clock)) > 0
 ),
 run_names as (
-  select resource_key as job_key, run_number, tracking_server, workspace, run_id, logical_or(is_ambiguous) as is_ambiguous, min(other_kind) as other_kind
+  select machine_number, run_number, tracking_server, workspace, run_id, logical_or(is_ambiguous) as is_ambiguous, min(other_kind) as other_kind
   from run_intervals
-  group by resource_key, run_number, tracking_server, workspace, run_id
+  group by machine_number, run_number, tracking_server, workspace, run_id
 )
-select l.job_key, l.life, l.run_number, r.tracking_server, r.workspace, r.run_id, r.is_ambiguous, m.run_id is not null as is_by_machine, l.run_end_rule, coalesce(l.weight_kind, r.other_kind) as weight_kind, l.ticks
+select l.machine_number, l.job_key, l.life, l.run_number, r.tracking_server, r.workspace, r.run_id, r.is_ambiguous, m.run_id is not null as is_by_machine, l.run_end_rule, coalesce(l.weight_kind, r.other_kind) as weight_kind, l.ticks
 from lives l
-join run_names r on r.job_key = l.job_key and r.run_number = l.run_number
+join run_names r on r.machine_number = l.machine_number and r.run_number = l.run_number
 left join (select distinct resource_key as job_key, tracking_server, run_id from run_spans where is_by_machine) m
   on m.job_key = l.job_key and m.tracking_server = r.tracking_server and m.run_id = r.run_id

@@ -21,15 +21,8 @@ late as (
   where not w.is_of_period
 ),
 jobs as (
-  select distinct machine_number, resource_key as job_key
+  select distinct machine_number, resource_key as job_key, month
   from run_intervals
-),
-lives as (
-  select
-    j.machine_number, l.job_key, l.life, l.run_number, l.tracking_server, l.workspace, l.run_id, l.is_ambiguous, l.is_by_machine,
-    l.run_end_rule, l.weight_kind, l.ticks
-  from job_lives l
-  join jobs j on j.job_key = l.job_key
 ),
 windows as (
   select
@@ -37,7 +30,7 @@ windows as (
     -- The clock has no marks where no run reaches.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
-  join jobs j on j.job_key = w.job_key
+  join jobs j on j.job_key = w.job_key and j.month = w.month
   left join machine_clock a on a.machine_number = j.machine_number and a.mark = w.charge_period_start
   left join machine_clock b on b.machine_number = j.machine_number and b.mark = w.charge_period_end
   left join late t on t.job_key = w.job_key and t.charge_period_start = w.charge_period_start and t.charge_period_end = w.charge_period_end
@@ -57,7 +50,7 @@ parts as (
     cast(sum(l.ticks) over (partition by w.machine_number, w.charge_period_start, w.charge_period_end) as int64) as life_ticks,
     l.ticks as own_life_ticks
   from windows w
-  join lives l on l.machine_number = w.machine_number and l.life = w.life
+  join job_lives l on l.machine_number = w.machine_number and l.life = w.life
   left join job_uses o
     on o.job_key = w.job_key and o.run_number = l.run_number
     and o.charge_period_start = w.charge_period_start and o.charge_period_end = w.charge_period_end
@@ -98,7 +91,7 @@ select
   cast(round(e.total_ticks / 64) as int64) as whole_nanoseconds,
   e.runs_in_window, q.gpu_count, q.cpu_request, q.memory_request_gb
 from ends e
-join lives l on l.machine_number = e.machine_number and l.life = e.life and l.run_number = e.run_number
+join job_lives l on l.machine_number = e.machine_number and l.life = e.life and l.run_number = e.run_number
 left join (
   select tracking_server, workspace, run_id, gpu_count, cpu_request, memory_request_gb
   from window_runs

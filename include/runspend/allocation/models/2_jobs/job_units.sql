@@ -1,7 +1,7 @@
--- one row per job, in place of a machine. It has no units: the machines a job rents belong to its runs alone, so none can be idle.
+-- one row per job and month in which lives of it ended, in place of a machine. It has no units: the machines a job rents belong to its runs alone, so none can be idle.
 select
-  job_key as resource_key, cast(null as int64) as machine_gpus, cast(null as int64) as machine_cpus, cast(null as float64) as machine_memory_gb,
+  job_key as resource_key, month, cast(null as int64) as machine_gpus, cast(null as int64) as machine_cpus, cast(null as float64) as machine_memory_gb,
   false as is_several,
   min(charge_period_start) as billed_from, max(charge_period_end) as billed_until
 from job_windows
-group by job_key
+group by job_key, month

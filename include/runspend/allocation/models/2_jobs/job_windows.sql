@@ -1,4 +1,5 @@
--- one row per job and charge period: the time billed, and which life of the job the charge period belongs to.
+-- one row per job and charge period: the time billed, which life of the job the charge period belongs to, and the month in which that life
+-- ended (the period's, if later).
 -- A job that crosses the end of the month is kept whole:
 -- charge periods between @jobs_from and @jobs_until on the previous and next month's bills are included.
 with skus as (
@@ -68,7 +69,8 @@ select
   cast(least(
     coalesce(div(coalesce(l.billed_nanoseconds, l.every_nanoseconds), coalesce(i.number, 1)), c.billed_nanoseconds, l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
   -- A charge period that is only corrected has the time of the other month's bill.
-  coalesce(l.billed_nanoseconds, l.every_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life
+  coalesce(l.billed_nanoseconds, l.every_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life,
+  charge_month(date(max(l.charge_period_start) over (partition by l.job_key, l.life))) as month
 from numbered l
 left join instances i on i.job_key = l.job_key and i.life = l.life
 left join job_times c on c.job_key = l.job_key and c.charge_period_start = l.charge_period_start and c.charge_period_end = l.charge_period_end

@@ -21,13 +21,10 @@ marks as (
 ),
 sizes as (
   -- Only for the few machines whose size changed: their units from this mark on.
-  -- Units of a month that is only corrected end with that month.
   select
     m.machine_number, m.mark,
     last_value(m.units ignore nulls) over (
-      partition by m.machine_number, date(m.mark) < @period
-      order by m.mark
-      rows between unbounded preceding and current row) as units
+      partition by m.machine_number order by m.mark rows between unbounded preceding and current row) as units
   from marks m
   join (select distinct machine_number from machine_slots where units is not null) r on r.machine_number = m.machine_number
 ),

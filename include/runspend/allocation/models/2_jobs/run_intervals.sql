@@ -1,4 +1,5 @@
--- one row per run, machine and time range that none of the run's descendants covers on that machine, without the run's gaps
+-- one row per run, machine, month in which its charges were, and time range that none of the run's descendants covers on that machine,
+-- without the run's gaps. A machine has a number for each of these months: a refund is weighted by the runs of its month.
 with covers as (
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
@@ -41,17 +42,17 @@ own as (
 ),
 deciders as (
   select
-    o.resource_key, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
-    -- A run of another month, included only because of a late correction, does not decide how this month's runs are weighted.
-    u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_period,
+    o.resource_key, coalesce(u.month, @period) as month, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
+    -- A run of another month does not decide how this month's runs are weighted.
+    u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_month,
     coalesce(u.is_several, false) as is_several
   from own o
   left join machine_units u on u.resource_key = o.resource_key
 ),
 kinds as (
-  -- All runs on the machine in the period use the same kind of weight: what every run asks for, or else what some ask for, or else measured use.
+  -- All runs on the machine in the month use the same kind of weight: what every run asks for, or else what some ask for, or else measured use.
   select
-    resource_key,
+    resource_key, month,
     logical_or(is_several) as is_several,
     case
       -- If no run asks for a GPU, there is no GPU to share.
@@ -76,11 +77,11 @@ kinds as (
     end as gpu_scale,
     case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
     -- From here on, machines and runs are small integers: these sort and join much faster than names.
-    dense_rank() over (order by resource_key) as machine_number
+    dense_rank() over (order by resource_key, month) as machine_number
   from deciders
-  group by resource_key, is_of_the_period
-  -- If a machine has only a correction of another month, its runs of that month decide.
-  qualify row_number() over (partition by resource_key order by is_of_the_period desc) = 1
+  group by resource_key, month, is_of_the_month
+  -- If no run is within the billed time, the others decide.
+  qualify row_number() over (partition by resource_key, month order by is_of_the_month desc) = 1
 ),
 nodes as (
   select distinct tracking_server, workspace, run_id, least(num_nodes, 10000) as num_nodes
@@ -89,7 +90,7 @@ nodes as (
 ),
 weighed as (
   select
-    k.machine_number, o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.is_several, k.weight_kind, k.other_kind,
+    k.machine_number, k.month, o.tracking_server, o.workspace, o.run_id, o.resource_key, o.run_end_rule, o.is_ambiguous, o.interval_start, o.interval_end, k.is_several, k.weight_kind, k.other_kind,
     case k.weight_kind when 'gpu' then k.gpu_scale when 'cpu' then k.cpu_scale else 1 end as unit_scale,
     case k.weight_kind
       when 'gpu' then o.gpu_count is null
@@ -114,13 +115,13 @@ weighed as (
     end as units
   from own o
   join kinds k on k.resource_key = o.resource_key
-  left join machine_units u on u.resource_key = o.resource_key
+  left join machine_units u on u.resource_key = k.resource_key and u.month = k.month
   left join nodes n on k.is_several and n.tracking_server = o.tracking_server and n.workspace = o.workspace and n.run_id = o.run_id
 )
 select
   machine_number,
   dense_rank() over (order by tracking_server, run_id, workspace) as run_number,
-  tracking_server, workspace, run_id, resource_key, run_end_rule, is_ambiguous, interval_start, interval_end,
+  tracking_server, workspace, run_id, resource_key, month, run_end_rule, is_ambiguous, interval_start, interval_end,
   is_several, case when is_several and units is null then 'equal' else weight_kind end as weight_kind, other_kind, is_unknown and not is_several as is_unknown, unit_scale,
   -- A run that does not state its weight may have all of the machine. Of several machines, each run has a part of each of its nodes.
   case

@@ -40,7 +40,7 @@ select
 from job_lines l
 join job_targets j
   on j.job_key = l.job_key and j.charge_period_start = l.charge_period_start and j.charge_period_end = l.charge_period_end
-left join machine_units u on u.resource_key = l.resource_key
+left join machine_units u on u.resource_key = l.resource_key and u.month = l.month
 union all
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
@@ -116,7 +116,7 @@ left join slot_targets t
   on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
   -- The rules that price a pool allocate the rest of an offered line.
   and (t.allocated_to = 'run' or not l.is_offered)
-left join machine_units u on u.resource_key = l.rented_resource_key
+left join machine_units u on u.resource_key = l.rented_resource_key and u.month = l.month
 -- Redundant: a line with a target is always direct. Without it, an engine filters lines before the join and estimates far too few rows.
 -- It would then build its hash table from the lines, which is five times as large as one from the targets.
 where l.is_direct or t.resource_key is not null

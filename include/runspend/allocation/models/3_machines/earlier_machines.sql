@@ -83,7 +83,8 @@ charges as (
   group by resource_key, charge_period_start, charge_period_end
 )
 select
-  c.resource_key, c.charge_period_start, c.charge_period_end, c.source, c.billed_nanoseconds, c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.job_key,
+  c.resource_key, charge_month(date(c.charge_period_start)) as month, c.charge_period_start, c.charge_period_end, c.source, c.billed_nanoseconds,
+  c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.job_key,
   c.group_text, c.region_id
 from charges c
 left join charged o

@@ -1,4 +1,5 @@
--- one row per bill line of the period: which of the first three rules applies, if any, and whether the line is the ML platform's
+-- one row per bill line of the period: which of the first three rules applies, if any, whether the line is the ML platform's, and the month of
+-- its charge (the period's, if later)
 with lines as (
   select
     source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
@@ -81,12 +82,12 @@ matched as (
   -- Other services bill the traffic of a bucket.
   left join platform_stores b on b.storage_key = l.resource_key
   left join machine_types n on n.resource_key = l.resource_key
-  left join earlier_sizes e on e.resource_key = l.resource_key and e.month = l.first_month
+  left join earlier_properties e on e.resource_key = l.resource_key and e.month = l.first_month
   left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type, e.instance_type)
 )
 select
-  l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name, l.billing_account_id,
-  l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
+  l.source, l.billing_period, l.line_id, l.charge_date, charge_month(l.charge_date) as month, l.charge_period_start, l.charge_period_end, l.service_provider_name,
+  l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
   l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.line_kind, l.cost_kind, l.llm_cloud, l.pricing_category,
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,

@@ -14,8 +14,9 @@ select
     end
   end
 from earlier_machines e
-join (select distinct resource_key, machine_number, is_several, weight_kind, unit_scale from run_intervals) m on m.resource_key = e.resource_key
-left join machine_units u on u.resource_key = e.resource_key
+join (select distinct resource_key, month, machine_number, is_several, weight_kind, unit_scale from run_intervals) m
+  on m.resource_key = e.resource_key and m.month = e.month
+left join machine_units u on u.resource_key = e.resource_key and u.month = e.month
 left join allocated_jobs j
   on j.job_key = e.job_key and j.charge_period_start = e.charge_period_start and j.charge_period_end = e.charge_period_end
 where j.job_key is null

@@ -14,15 +14,11 @@ zones as (
 ),
 described_lines as (
   select
-    l.source, l.line_id, l.resource_key, w.instance_type, w.by_account, w.by_region, w.by_zone, w.by_option,
+    l.source, l.line_id, l.resource_key, l.month, w.instance_type, w.by_account, w.by_region, w.by_zone, w.by_option,
     case when w.by_account then regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') end as account,
     case when w.by_region then lower(l.region_id) end as region,
     z.zone,
-    case
-      when not w.by_option then cast(null as string)
-      when l.pricing_category = 'Dynamic' then 'spot'
-      when l.pricing_category in ('Standard', 'Committed') then 'on_demand'
-    end as purchase_option
+    case when w.by_option then purchase_option(l.pricing_category) end as purchase_option
   from ledger_lines l
   join cut_types w on w.instance_type = lower(l.instance_type)
   left join zones z on z.source = l.source and z.line_id = l.line_id
@@ -42,10 +38,13 @@ machines as (
 cells as (
   select
     p.source, p.line_id, p.instance_type, p.by_account, p.by_region, p.by_zone, p.by_option,
-    coalesce(p.account, m.account) as account, coalesce(p.region, m.region) as region, coalesce(p.zone, m.zone) as zone,
-    coalesce(p.purchase_option, m.purchase_option) as purchase_option
+    coalesce(p.account, m.account) as account,
+    coalesce(p.region, case when p.by_region then e.region_id end, m.region) as region,
+    coalesce(p.zone, case when p.by_zone then e.availability_zone end, m.zone) as zone,
+    coalesce(p.purchase_option, case when p.by_option then e.purchase_option end, m.purchase_option) as purchase_option
   from described_lines p
   left join machines m on m.resource_key = p.resource_key and m.instance_type = p.instance_type
+  left join earlier_properties e on e.resource_key = p.resource_key and e.month = p.month
 )
 select
   source, line_id, account as cell_account, region as cell_region, zone as cell_zone, purchase_option as cell_option,

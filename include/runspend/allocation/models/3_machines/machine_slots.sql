@@ -3,11 +3,11 @@
 -- If the machine's size changed, it also has the units at that time. Reasons: a reused name, or a machine stopped, resized and started.
 with machines as (
   select
-    i.resource_key, min(i.machine_number) as machine_number, logical_or(i.is_several) as is_several,
+    i.resource_key, i.month, min(i.machine_number) as machine_number, logical_or(i.is_several) as is_several,
     case when logical_or(u.is_resized) and not logical_or(i.is_several) then min(i.weight_kind) end as unit_kind, min(i.unit_scale) as unit_scale
   from run_intervals i
-  left join machine_units u on u.resource_key = i.resource_key
-  group by i.resource_key
+  left join machine_units u on u.resource_key = i.resource_key and u.month = i.month
+  group by i.resource_key, i.month
 ),
 skus as (
   select
@@ -24,7 +24,7 @@ skus as (
       when 'memory' then cast(ceil(nullif(l.machine_memory_gb, 0)) as int64)
     end) as units
   from ledger_lines l
-  join machines m on m.resource_key = l.resource_key
+  join machines m on m.resource_key = l.resource_key and m.month = l.month
   where l.line_kind = 'timed'
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, ''), m.is_several and coalesce(l.pricing_category = 'Dynamic', false)
 ),

@@ -6,5 +6,5 @@ left join wanted_types w on w.instance_type = coalesce(lower(l.instance_type), t
 where l.billing_period = @period and l.resource_key is not null and (l.run_tag is not null or l.pool_key is not null or w.instance_type is not null)
 union distinct
 select e.resource_key
-from earlier_sizes e
+from earlier_properties e
 join wanted_types w on w.instance_type = e.instance_type

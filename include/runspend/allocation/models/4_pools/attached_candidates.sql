@@ -32,7 +32,13 @@ machines as (
   -- A late line states neither its machine's type nor its time.
   select r.resource_key
   from rest_lines r
-  join (select resource_key as named from earlier_times union distinct select resource_key from earlier_sizes) e on e.named = r.resource_key
+  join (
+    select resource_key as named from earlier_times
+    union distinct
+    select resource_key
+    from earlier_properties
+    where instance_type is not null or machine_gpus is not null or machine_cpus is not null or machine_memory_gb is not null
+  ) e on e.named = r.resource_key
   where r.cost_kind = 'compute'
 ),
 pooled_machines as (

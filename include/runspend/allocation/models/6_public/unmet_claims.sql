@@ -170,7 +170,7 @@ billed_types as (
   select distinct
     l.pool_key, lower(l.instance_type) as instance_type, regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
     lower(l.region_id) as region, lower(l.availability_zone) as zone,
-    case when l.pricing_category = 'Dynamic' then 'spot' when l.pricing_category in ('Standard', 'Committed') then 'on_demand' end as purchase_option,
+    purchase_option(l.pricing_category) as purchase_option,
     l.charge_period_start, l.charge_period_end, coalesce(l.scope, '') = 'shared' as is_declared
   from billing_lines l
   left join (select distinct claim as named from unmet where match_method = 'pool_time') p on p.named = l.pool_key

@@ -16,7 +16,7 @@ busy as (
   join run_spans s on s.resource_key = h.resource_key and s.span_start < timestamp_add(h.hour_start, interval 1 hour) and s.span_end > h.hour_start
 )
 select
-  m.source, b.resource_key, greatest(b.hour_start, m.billed_until) as charge_period_start,
+  m.source, @period as month, b.resource_key, greatest(b.hour_start, m.billed_until) as charge_period_start,
   least(timestamp_add(b.hour_start, interval 1 hour), @now) as charge_period_end,
   cast(null as string) as sku_id, cast(null as string) as pricing_category, 'Usage' as charge_category, cast(null as string) as charge_class, case
     when m.machines > 1

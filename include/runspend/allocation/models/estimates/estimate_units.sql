@@ -1,6 +1,7 @@
 -- one row per machine: its size by its latest bill. Without a billed time range, all runs decide how the runs are weighted.
 select
   resource_key,
+  @period as month,
   nullif(max(machine_gpus), 0) as machine_gpus,
   nullif(max(machine_cpus), 0) as machine_cpus,
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
