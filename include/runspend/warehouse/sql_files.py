@@ -27,6 +27,9 @@ resource is such a set or an Azure ML compute cluster: runs have some of its mac
 `is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
 case. Requests, traffic ("GB - data") and retrieval are not.
 
+`is_databricks(HOST_PROVIDER, SERVICE_PROVIDER, SERVICE)` becomes the condition that a bill line charges use of Databricks, which clouds and
+marketplaces name differently: "Databricks, Inc.", "Azure Databricks".
+
 Calls of language models are matched to bills by cloud. `line_cloud(NAMES)` becomes the cloud of a bill line, from the lower-case names of its
 providers and service. `trace_cloud(PROVIDER, MODEL)` becomes the cloud of a call, from the lower-case names that MLflow has for its provider
 and model: 'any' if they do not tell. `is_on_cloud(CLOUD_OF_TRACE, CLOUD_OF_LINE)` becomes the condition that the line may bill the call.
@@ -92,6 +95,8 @@ ENDS = (
 BEDROCK_MODEL = r"r'^(?:[a-z-]+[.])?(?:ai21|amazon|anthropic|cohere|deepseek|luma|meta|mistral|moonshot|nvidia|openai|qwen|stability|twelvelabs|writer)[.]'"
 # OpenAI's client also calls gateways, which have models of others. Open weights (gpt-oss) are offered by many.
 OPENAI_MODEL = r"r'^(?:openai/|ft:)*(?:gpt-[^o]|chatgpt|o[0-9]|text-embedding|codex|$)'"
+# One column at a time: an engine computes that once for each of a column's few values.
+IS_DATABRICKS = " or ".join(f"coalesce(strpos(lower({{{n}}}), 'databricks') > 0, false)" for n in range(3))
 LINE_CLOUD = (
     "case when strpos({0}, 'databricks') > 0 then 'databricks' when regexp_contains({0}, r'aws|amazon|bedrock') then 'aws'"
     " when regexp_contains({0}, r'azure|microsoft') then 'azure' when regexp_contains({0}, r'google|vertex|gemini') then 'google'"
@@ -122,6 +127,7 @@ MACROS: dict[str, Callable[..., str]] = {
     "start_of_hour": "cast(timestamp_micros(({}) * 3600000000) as timestamp)".format,
     "purchase_option": "case when {0} = 'Dynamic' then 'spot' when {0} in ('Standard', 'Committed') then 'on_demand' end".format,
     "is_byte_time": f"regexp_contains({{}}, {BYTE_TIME.replace('{', '{{').replace('}', '}}')})".format,
+    "is_databricks": f"({IS_DATABRICKS})".format,
     "line_cloud": LINE_CLOUD.format,
     "trace_cloud": partial(TRACE_CLOUD.format, bedrock=BEDROCK_MODEL, openai=OPENAI_MODEL),
     "is_on_cloud": "({0} = 'any' or {1} = 'other' or {0} = {1} or ({0} = 'openai' and {1} = 'azure'))".format,

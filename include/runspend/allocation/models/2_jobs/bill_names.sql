@@ -4,15 +4,23 @@
 -- two clouds, or two zones of Google Kubernetes Engine, may have the same ones.
 -- is_of_only_workspace: the bills have one Databricks workspace (its account), so a job run's number alone names a run of it.
 -- is_late: only an earlier bill has the name.
-with billed as (
+with used as (
   select
     source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name,
-    -- DBUs state no time.
-    charge_category = 'Usage' and (service_provider_name = 'Databricks'
-      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time,
-    false as is_late
+    is_databricks(host_provider_name, service_provider_name, service_name) as is_databricks,
+    charge_category = 'Usage' as is_usage,
+    (billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning') as has_machine_time
   from billing_lines
   where billing_period = @period and (resource_key is not null or job_key is not null)
+),
+billed as (
+  select
+    source, resource_key, job_key, sub_account_id, region_id, availability_zone,
+    case when is_databricks then 'Databricks' else service_provider_name end as service_provider_name,
+    -- DBUs state no time.
+    is_usage and (is_databricks or has_machine_time) as is_machine_time,
+    false as is_late
+  from used
   union all
   select source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, is_machine_time, true
   from late_names
@@ -65,7 +73,8 @@ names as (
 only_workspaces as (
   select min(sub_account_id) as workspace
   from places
-  where service_provider_name = 'Databricks'
+  -- On a cloud's bill, the account of Databricks' lines is not a workspace.
+  where service_provider_name = 'Databricks' and regexp_contains(sub_account_id, r'^[0-9]+$')
   having min(sub_account_id) = max(sub_account_id)
 )
 select

@@ -1,7 +1,9 @@
 -- one row per name of a machine or job and place on earlier bills that ends like a name of this period's late lines, since the month
 -- that they are about. If late lines are of Databricks jobs: also one row per workspace of those bills, without a name.
 with late as (
-  select distinct cast(date_trunc(charge_date, month) as date) as month, resource_key, job_key, service_provider_name
+  select distinct
+    cast(date_trunc(charge_date, month) as date) as month, resource_key, job_key,
+    case when is_databricks(host_provider_name, service_provider_name, service_name) then 'Databricks' else service_provider_name end as service_provider_name
   from billing_lines
   where billing_period = @period and charge_date < @period and (resource_key is not null or job_key is not null)
 ),
@@ -23,14 +25,22 @@ late_workspaces as (
   where job_key is not null and service_provider_name = 'Databricks'
   group by service_provider_name
 ),
-billed as (
-  select distinct
+used as (
+  select
     billing_period, source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name,
-    charge_category = 'Usage' and (service_provider_name = 'Databricks'
-      or ((billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning'))) as is_machine_time
+    is_databricks(host_provider_name, service_provider_name, service_name) as is_databricks,
+    charge_category = 'Usage' as is_usage,
+    (billed_nanoseconds > 0 or instance_type is not null) and service_category in ('Compute', 'AI and Machine Learning') as has_machine_time
   from billing_lines
   where billing_period >= cast(date_trunc(date(@window_start), month) as date) and billing_period < @period
     and (resource_key is not null or job_key is not null)
+),
+billed as (
+  select distinct
+    billing_period, source, resource_key, job_key, sub_account_id, region_id, availability_zone,
+    case when is_databricks then 'Databricks' else service_provider_name end as service_provider_name,
+    is_usage and (is_databricks or has_machine_time) as is_machine_time
+  from used
 ),
 named as (
   select
