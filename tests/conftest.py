@@ -9,6 +9,7 @@ import gc
 import ipaddress
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -69,6 +70,8 @@ QUIET = {
 
 def pytest_configure(config: pytest.Config) -> None:
     """Clean the environment before any import, because Airflow reads its own only once."""
+    # A shell starts background commands with SIGINT ignored, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     gc.disable()  # Importing Airflow, MLflow and 6,000 tests creates many objects and no garbage. Collections took 4 of 12 s.
     if IS_GOOGLE:
         os.environ.setdefault("CLOUDSDK_CONFIG", str(Path.home() / ".config" / "gcloud"))

@@ -170,7 +170,7 @@ def test_a_killed_run_leaves_nothing_behind(start: Callable[..., Run], bystander
     for run, number in runs:
         run.process.send_signal(number)
     for run, _ in runs:
-        run.process.wait(150)  # servers that have just started end slowly on a busy machine
+        run.process.wait(60)
     for run, _ in runs:
         run.wait_until_gone()
     assert reaper.look_at(bystander) is not None

@@ -15,7 +15,7 @@ PORTS = range(20_000, 32_000)
 
 # Some servers take a minute to start. Until this process ends, no other test process on this machine takes its ports, because this process
 # locks one byte of this file per port.
-_claims = Path(tempfile.gettempdir(), f"runspend-test-ports-{os.getuid()}").open("wb")  # noqa: SIM115 - closing it would unlock them
+_claims = os.open(Path(tempfile.gettempdir(), f"runspend-test-ports-{os.getuid()}"), os.O_WRONLY | os.O_CREAT, 0o600)
 _ports = cycle(random.SystemRandom().sample(PORTS, len(PORTS)))
 
 

@@ -57,7 +57,7 @@ def test_ctrl_c_during_a_query_stops_the_command(config: Path, attempt: int) -> 
     """Python's main thread sometimes waits for a DuckDB thread that does all the work. During that time it does not check for signals."""
     endless = "select sum(hash(n)::double) as s from range(1000000000000) as t(n)"
     command = [sys.executable, "-m", "runspend.interfaces.cli", "sql", endless, "--native", "--quiet", "--config", str(config)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c) as asked:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
         try:
             until = time.monotonic() + 120
             while processor_seconds(asked.pid) < 2:  # starting takes less than one second of processor time
@@ -69,11 +69,6 @@ def test_ctrl_c_during_a_query_stops_the_command(config: Path, attempt: int) -> 
             asked.kill()
     assert (asked.returncode, answer) == (130, "")
     assert errors.strip() == "Stopped. Finished steps stay published. Run the command again to do the rest."
-
-
-def heed_ctrl_c() -> None:
-    """Restore Ctrl-C. A shell that starts pytest in the background ignores SIGINT, and children inherit that."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def processor_seconds(process: int) -> float:
