@@ -70,8 +70,11 @@ TIMES = pa.schema(
 )
 UNITS = pa.schema([("resource_key", pa.string()), ("month", pa.date32()), ("is_several", pa.bool_())])
 PROPERTIES = pa.schema(
-    [*((name, pa.string()) for name in ("resource_key", "region_id", "availability_zone", "purchase_option")), ("month", pa.date32())]
-)
+    [
+        *((name, pa.string()) for name in ("resource_key", "region_id", "availability_zone", "purchase_option")),
+        ("month", pa.date32()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT),
+    ]
+)  # fmt: skip
 SLOT_TARGETS = pa.schema(
     [
         ("resource_key", pa.string()), ("charge_period_start", MOMENT), ("charge_period_end", MOMENT), ("allocated_to", pa.string()),

@@ -31,7 +31,9 @@ CLUSTER_TIMES_BEYOND = read_sql(HERE, "cluster_times_beyond")
 RUNS_IN_REACH = read_sql(HERE, "runs_in_reach")
 RUNS_BEYOND = read_sql(HERE, "runs_beyond").format(run_columns=RUN_COLUMNS, runs_in_reach=RUNS_IN_REACH)
 MACHINES_BEYOND = read_sql(HERE, "machines_beyond").format(runs_in_reach=RUNS_IN_REACH)
-EARLIER_PROPERTIES = read_sql(HERE.parent / "models", "earlier_properties")
+EARLIER_PROPERTIES = (
+    read_sql(HERE.parent / "models", "earlier_properties") + "\norder by resource_key, charge_period_start, charge_period_end"
+)
 EARLIER_TIMES = read_sql(HERE.parent / "models", "earlier_times") + "\norder by resource_key, charge_period_start, charge_period_end"
 EARLIER_MACHINES = read_sql(HERE.parent / "models", "earlier_machines") + "\norder by resource_key, charge_period_start, charge_period_end"
 LATE_NAMES = read_sql(HERE.parent / "models", "late_names") + (
@@ -61,8 +63,7 @@ def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tu
     if (times := _rows_digest(reader, CLUSTER_TIMES_BEYOND, {"period": period})) != NO_ROWS:
         rows["times of clusters' machines in other months"] = [times]
     if window["window_start"].date() < period:
-        properties = reader.query(EARLIER_PROPERTIES, {"period": period, "window_start": window["window_start"]}).to_pylist()
-        rows |= {"properties of machines in earlier months": sorted(properties, key=str)} if properties else {}
+        rows["properties of machines in earlier months"] = [_rows_digest(reader, EARLIER_PROPERTIES, {"period": period} | window)]
         rows["names on earlier bills"] = [_rows_digest(reader, LATE_NAMES, {"period": period} | window)]
         rows["times of machines in earlier months"] = [_rows_digest(reader, EARLIER_TIMES, {"period": period} | window)]
         rows["machines of attached lines in earlier months"] = [_rows_digest(reader, EARLIER_MACHINES, {"period": period} | window)]

@@ -48,7 +48,7 @@ matched as (
     l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.service_category, l.pricing_category,
     l.sku_id, l.charge_class, l.billed_nanoseconds,
     -- A discount of a machine does not state the instance type, and a late one may be on a bill without the machine.
-    coalesce(l.instance_type, n.instance_type, e.instance_type) as instance_type,
+    coalesce(l.instance_type, e.instance_type, n.instance_type) as instance_type,
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
     l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
@@ -82,8 +82,10 @@ matched as (
   -- Other services bill the traffic of a bucket.
   left join platform_stores b on b.storage_key = l.resource_key
   left join machine_types n on n.resource_key = l.resource_key
-  left join earlier_properties e on e.resource_key = l.resource_key and e.month = l.first_month
-  left join wanted_types w on w.instance_type = coalesce(l.instance_type, n.instance_type, e.instance_type)
+  left join earlier_properties e
+    on e.resource_key = l.resource_key and e.month = l.first_month
+      and e.charge_period_start = l.charge_period_start and e.charge_period_end = l.charge_period_end
+  left join wanted_types w on w.instance_type = coalesce(l.instance_type, e.instance_type, n.instance_type)
 )
 select
   l.source, l.billing_period, l.line_id, l.charge_date, charge_month(l.charge_date) as month, l.charge_period_start, l.charge_period_end, l.service_provider_name,

@@ -14,7 +14,7 @@ zones as (
 ),
 described_lines as (
   select
-    l.source, l.line_id, l.resource_key, l.month, w.instance_type, w.by_account, w.by_region, w.by_zone, w.by_option,
+    l.source, l.line_id, l.resource_key, l.charge_period_start, l.charge_period_end, l.month, w.instance_type, w.by_account, w.by_region, w.by_zone, w.by_option,
     case when w.by_account then regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') end as account,
     case when w.by_region then lower(l.region_id) end as region,
     z.zone,
@@ -44,7 +44,8 @@ cells as (
     coalesce(p.purchase_option, case when p.by_option then e.purchase_option end, m.purchase_option) as purchase_option
   from described_lines p
   left join machines m on m.resource_key = p.resource_key and m.instance_type = p.instance_type
-  left join earlier_properties e on e.resource_key = p.resource_key and e.month = p.month
+  left join earlier_properties e
+    on e.resource_key = p.resource_key and e.month = p.month and e.charge_period_start = p.charge_period_start and e.charge_period_end = p.charge_period_end
 )
 select
   source, line_id, account as cell_account, region as cell_region, zone as cell_zone, purchase_option as cell_option,

@@ -26,21 +26,21 @@ with sizes as (
 ),
 machine_times as (
   select
-    resource_key, sum(billed_nanoseconds) as billed_nanoseconds,
+    resource_key, charge_month(charge_date) as month, sum(billed_nanoseconds) as billed_nanoseconds,
     timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0 as window_nanoseconds
   from billing_lines
   where billing_period = @period and charge_category = 'Usage' and charge_class is null and charge_period_end > charge_period_start
     and (strpos(resource_key, '/computes/') > 0 or strpos(resource_key, '/virtualmachinescalesets/') > 0)
-  group by resource_key, charge_period_start, charge_period_end, source, coalesce(sku_id, '')
+  group by resource_key, charge_month(charge_date), charge_period_start, charge_period_end, source, coalesce(sku_id, '')
   union all
-  select resource_key, billed_nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0 from earlier_times
-  union all
-  select resource_key, billed_nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0 from earlier_machines
+  select resource_key, month, billed_nanoseconds, timestamp_diff(charge_period_end, charge_period_start, microsecond) * 1000.0 from earlier_machines
 ),
 several as (
-  select distinct resource_key
+  select resource_key, month
   from machine_times
   where billed_nanoseconds / window_nanoseconds > 1.01 and is_machine_set(resource_key)
+  union distinct
+  select resource_key, month from earlier_properties where is_several
 )
 select
   s.resource_key, s.month, max(s.machine_gpus) as machine_gpus, max(s.machine_cpus) as machine_cpus, max(s.machine_memory_gb) as machine_memory_gb,
@@ -50,5 +50,5 @@ select
   logical_or(v.resource_key is not null) as is_several,
   min(s.billed_from) as billed_from, max(s.billed_until) as billed_until
 from sizes s
-left join several v on v.resource_key = s.resource_key
+left join several v on v.resource_key = s.resource_key and v.month = s.month
 group by s.resource_key, s.month
