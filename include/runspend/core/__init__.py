@@ -1,1 +1,1 @@
-"""Helpers that every room may use. They do not know runs, bills or tables."""
+"""Code that every package may use. It does not know runs, bills or tables."""

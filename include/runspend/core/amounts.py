@@ -13,7 +13,7 @@ from datetime import date, datetime, timezone
 from decimal import ROUND_FLOOR, ROUND_HALF_UP, Context, Decimal, localcontext
 
 EXACT = Context(prec=76)
-SMALLEST = Decimal("1E-22")  # amount that a money column holds
+SMALLEST = Decimal("1E-22")  # the smallest amount that a money column holds
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -24,12 +24,12 @@ def add(values: Iterable[Decimal | None]) -> Decimal:
 
 
 def less(value: Decimal, others: Iterable[Decimal | None]) -> Decimal:
-    """Return the value less the sum of others, exactly: a minus sign alone would round to 28 digits."""
+    """Return the value minus the sum of the others, exactly. The operator `-` would round to 28 digits."""
     return EXACT.subtract(value, add(others))
 
 
 def places_for(total: Decimal) -> int:
-    """Return the decimals to print on a page whose bill is `total`: small bills need more of them."""
+    """Return the number of decimals to print on a page whose bill is `total`. Small bills need more."""
     size = abs(total)
     return 2 if size >= 100 else 4 if size >= 1 else 6
 
@@ -38,7 +38,7 @@ def round_parts(parts: Sequence[Decimal], places: int, total: Decimal | None = N
     """Round the parts so that the printed parts add up to the printed total.
 
     Each part is rounded down. Then the parts that lost the most get one unit of the last place, until the sum equals the rounded total
-    (half up). Every printed part is less than one unit away from its exact value. `total`: the rounded total, if it is itself a part
+    (half up). Every printed part is less than one unit away from its exact value. `total`: the rounded total, if the total is itself a part
     of a rounded sum. It is less than one unit away from the exact total.
     """
     unit = Decimal(1).scaleb(-places)
@@ -132,7 +132,7 @@ def day(value: date | datetime | None) -> str:
 
 
 def iso_utc(moment: datetime) -> str:
-    """Return a moment for programs, as ISO 8601 in UTC: "2026-11-01T05:00:00Z"."""
+    """Format a time for programs, as ISO 8601 in UTC: "2026-11-01T05:00:00Z"."""
     return moment.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
 
 

@@ -10,8 +10,8 @@ import re
 
 STATUS, MATCH, AS_OF = "cost_status", "cost_match", "cost_as_of"
 COST_TAGS = (STATUS, MATCH, AS_OF)
-RECORD = "runspend.costs"  # JSON of the values that Runspend wrote beside it: a different value is not Runspend's
-# The steps of Runspend's metrics: a metric of these names at any other step is not Runspend's. No training reaches these steps, even
+RECORD = "runspend.costs"  # JSON of the values that Runspend wrote; a value that differs from it is not Runspend's
+# The steps of Runspend's metrics: a metric with one of these names at any other step is not Runspend's. No training reaches these steps, even
 # if it counts tokens. Microseconds since 1970 are smaller, nanoseconds are larger, and JavaScript still represents each step exactly.
 FIRST_STEP, STEPS_END = 8 * 10**15, 9 * 10**15
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description of a run
@@ -51,5 +51,5 @@ def run_note(site: str, run_id: str) -> str:
 
 
 def is_run_note(text: str) -> bool:
-    """Return whether Runspend wrote this description, and it is unchanged."""
+    """Return whether Runspend wrote this description and it was not changed since."""
     return _RUN_NOTE.fullmatch(text) is not None

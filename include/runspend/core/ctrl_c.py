@@ -23,12 +23,12 @@ AGAIN = 0.2  # seconds until a query is interrupted again: DuckDB ignores an int
 _in_use: list[duckdb.DuckDBPyConnection] = []  # connections with which the main thread works
 _in_use_when_noticed: list[duckdb.DuckDBPyConnection] = []
 _times_noticed = 0  # how often the main thread has noticed Ctrl-C, in all watches
-_times_before = 0  # the same when the current watch began, or when the last one ended
+_times_before = 0  # the value of `_times_noticed` when the current watch began, or when the last one ended
 
 
 @contextmanager
 def let_ctrl_c_interrupt(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """Let Ctrl-C interrupt the queries of this connection inside, if this is the main thread. Each cursor is a connection of its own.
+    """Let Ctrl-C interrupt this connection's queries inside the `with` block, in the main thread. Each cursor is its own connection.
 
     The query raises KeyboardInterrupt, or an error that `raise_ctrl_c` replaces.
     """
@@ -44,7 +44,7 @@ def let_ctrl_c_interrupt(connection: duckdb.DuckDBPyConnection) -> Iterator[None
 
 @contextmanager
 def raise_ctrl_c() -> Iterator[None]:
-    """Raise KeyboardInterrupt instead of an error that Ctrl-C led to.
+    """Raise KeyboardInterrupt instead of an error that Ctrl-C caused.
 
     DuckDB raises an error of its own after an interrupt, and also if it called Python when KeyboardInterrupt was raised there.
     """
@@ -59,9 +59,9 @@ def raise_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def watch_for_ctrl_c() -> Iterator[None]:
-    """Let Ctrl-C stop the queries of the main thread inside. For the main thread of a command, once in its life.
+    """Let Ctrl-C stop the main thread's queries inside the `with` block. A command uses this once, in its main thread.
 
-    Only `raise_ctrl_c` remains in other threads, and in a process that ignores Ctrl-C or handles it in its own way.
+    In other threads, and in a process that ignores Ctrl-C or handles it in its own way, only `raise_ctrl_c` applies.
     """
     if not _is_main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         with raise_ctrl_c():
@@ -107,10 +107,10 @@ def _interrupt_at_ctrl_c(reader: int) -> None:
 
 
 def _to_interrupt(times_noticed: int) -> list[duckdb.DuckDBPyConnection]:
-    """Return the connections that were in use at the Ctrl-C after the main thread had noticed this many, and still are.
+    """Return the connections whose queries the newest Ctrl-C must interrupt. `times_noticed`: the count before this Ctrl-C.
 
-    The main thread may notice Ctrl-C in Python code that DuckDB calls during a query, and the query goes on. Connections that it takes
-    later are for cleaning up.
+    The main thread may notice Ctrl-C in Python code that DuckDB calls during a query. The query then continues, and is interrupted.
+    Connections that the main thread takes later are for cleaning up, and are not interrupted.
     """
     if signal.getsignal(signal.SIGINT) is not _note_and_raise:  # a server handles Ctrl-C now
         return []
@@ -122,7 +122,7 @@ def _to_interrupt(times_noticed: int) -> list[duckdb.DuckDBPyConnection]:
 def _interrupt(connection: duckdb.DuckDBPyConnection) -> None:
     import duckdb
 
-    with suppress(duckdb.ConnectionException):  # closed since
+    with suppress(duckdb.ConnectionException):  # closed meanwhile
         connection.interrupt()
 
 
@@ -139,7 +139,7 @@ def _is_main_thread() -> bool:
 
 
 def _leave_it_to_the_parent() -> None:
-    """In a forked child: its signals must not interrupt the parent's queries."""
+    """Stop watching in a forked child, whose signals must not interrupt the parent's queries."""
     if signal.getsignal(signal.SIGINT) is _note_and_raise:
         signal.set_wakeup_fd(-1)
 

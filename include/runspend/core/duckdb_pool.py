@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import duckdb
 
 
-KEPT = 2  # of each kind: a step reads while it writes; each engine has its own threads
+KEPT = 2  # engines kept of each kind: a step reads while it writes; each engine has its own threads
 _idle: dict[str, list[duckdb.DuckDBPyConnection]] = {}
 _limits = threading.local()  # the number of threads and the memory of an engine that is lent to this thread
 
@@ -44,12 +44,12 @@ def _few_threads(engine: duckdb.DuckDBPyConnection) -> Iterator[None]:
     usual = engine.execute("select current_setting('threads')").fetchall()[0][0]
     engine.execute(f"set threads = {limit}")
     yield
-    if not _is_locked(engine):  # a locked one is closed, not lent again
+    if not _is_locked(engine):  # a locked engine is closed, not lent again
         engine.execute(f"set threads = {usual}")
 
 
 def _is_locked(engine: duckdb.DuckDBPyConnection) -> bool:
-    """Whether its settings can no longer be changed."""
+    """Whether the engine's settings can no longer be changed."""
     return bool(engine.execute("select current_setting('lock_configuration')").fetchall()[0][0])
 
 
@@ -101,7 +101,7 @@ def borrow_parser(make: Callable[[], duckdb.DuckDBPyConnection]) -> Iterator[duc
 def _take(kind: str, make: Callable[[], duckdb.DuckDBPyConnection]) -> duckdb.DuckDBPyConnection:
     try:
         return _idle.setdefault(kind, []).pop()
-    except IndexError:  # none is kept, or another thread has taken it
+    except IndexError:  # no engine is kept, or another thread has taken it
         return make()
 
 

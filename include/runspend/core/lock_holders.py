@@ -61,7 +61,7 @@ class Patience:
 
 
 def lock_in_time(descriptor: int, file: Path, purpose: str, wait: float) -> None:
-    """Lock a file for this process alone. RunspendError that names the holder when it takes longer than `wait` seconds."""
+    """Lock a file for this process alone. Raises RunspendError, with the holder's name, after `wait` seconds."""
     Patience(purpose, wait).until_locked(descriptor, fcntl.LOCK_EX, file)
 
 
@@ -93,7 +93,7 @@ def sign(descriptor: int) -> None:
         "command": _short([sys.argv[0], *sys.argv[1:]]) if sys.argv else "python",
         "since": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M:%S} UTC",
     }
-    with suppress(OSError):  # opened for reading only, or a full disk: the lock holds without a note
+    with suppress(OSError):  # the file was opened for reading only, or the disk is full: the lock is valid without a note
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
 
@@ -156,7 +156,7 @@ def _process(pid: int) -> str:
 
 
 def _short(words: list[str]) -> str:
-    """Return a command by its program and verb: "runspend sql". Its arguments may be confidential."""
+    """Return the program and verb of a command, such as "runspend sql". Its arguments may be confidential."""
     names = [os.path.basename(word) for word in words if not word.startswith("-")]
     if names and names[0].startswith("python"):
         names = names[1:] or names
@@ -165,5 +165,5 @@ def _short(words: list[str]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return foreign text without control characters, which could move the cursor."""
+    """Return text from outside without control characters, which could move the cursor."""
     return "".join(c if c.isprintable() else "?" for c in text)[:120]

@@ -56,7 +56,7 @@ def machine_failed(error: BaseException, what: str = "go on") -> MachineFailed |
     if isinstance(error, MachineFailed):
         return error
     if isinstance(error, RunspendError):
-        return None  # its message already explains it
+        return None  # its message already explains the fault
     fault = fault_of(error)
     kept = "Published tables stay as they were; nothing incomplete was published."
     return None if fault is None else MachineFailed(f"cannot {what}: {fault} {kept}")
@@ -104,7 +104,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 def _errno_of(error: BaseException) -> int | None:
     """Return the errno of a fault; for engines without one, it is found by their message."""
     if isinstance(error, OSError):
-        return error.errno if error.errno in FAULTS else None  # the words of a mail server are not about this machine
+        return error.errno if error.errno in FAULTS else None  # a mail server's message is not about this machine
     if isinstance(error, sqlite3.Error):
         return SQLITE.get(getattr(error, "sqlite_errorcode", -1) & 0xFF)
     if has_no_room_to_spill(error):

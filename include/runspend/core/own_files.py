@@ -20,11 +20,11 @@ from typing import IO, Any, NoReturn
 from runspend.core.errors import RecordRefused, UsageError
 from runspend.core.outside_json import parse_json
 
-MOST_BYTES = 64 << 20  # of one file: a journal of 100,000 units has 40 MB
-MOST_TOLD = 300  # of the reason in an error
+MOST_BYTES = 64 << 20  # in one file: a journal of 100,000 units has 40 MB
+MOST_TOLD = 300  # characters of the reason in an error
 OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # never waits for a pipe
-PRIVATE = 0o077  # the permissions that group and others do not get
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe does not wait
+PRIVATE = 0o077  # the permissions to withhold from group and others
 _umask_at_start: int | None = None
 LINK_ERRORS = (errno.ELOOP, errno.ENOTDIR)
 
@@ -243,7 +243,7 @@ class Inside:
             if before is not None and after is not None:
                 try:
                     os.replace(source.rpartition("/")[2], target.rpartition("/")[2], src_dir_fd=before, dst_dir_fd=after)
-                except FileNotFoundError:  # moved before the process was killed
+                except FileNotFoundError:  # a process that was killed later has already moved it
                     return
 
     def remove(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""The rule that chooses a price from a list: of the same type, and not of another region or purchase option.
+"""The rule that chooses a machine's price from a list: the same type, and no other region or purchase option.
 
 Training processes use it too (`interfaces/identify`): standard library only, Python 3.10.
 """

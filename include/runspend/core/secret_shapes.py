@@ -35,7 +35,7 @@ _VENDORS = (
     r"glsa_[A-Za-z0-9]{32}_[a-f0-9]{8}|lsv2_[a-z]{2}_[a-f0-9]{32}(?:_[a-f0-9]+)?|ntn_[A-Za-z0-9]{40,}|lin_api_[A-Za-z0-9]{30,}|AGE-SECRET-KEY-1[0-9A-Z]{50,}|"
     r"shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|(?:bot)?[0-9]{8,10}:AA[A-Za-z0-9_-]{32,}"
 )
-# Keys of several parts, of which one is long; names have short parts only. A match extends to the end of its letters, digits, _ and
+# Keys that consist of several parts, at least one of them long. Names have only short parts. A match extends to the end of its letters, digits, _ and
 # -.
 _OF_PARTS = r"((?:^|[^A-Za-z0-9]))(?:nvapi|sk-(?:proj|ant|or|svcacct|admin|live|test))-[A-Za-z0-9_-]*[A-Za-z0-9]{16,}[A-Za-z0-9_-]*"
 
@@ -71,7 +71,7 @@ _SHAPES: tuple[tuple[str, str], ...] = (
     (r"((?:^|[^A-Za-z0-9_~.-]))[A-Za-z0-9_~.-]{3}[78]Q~[A-Za-z0-9_~.-]{30,36}", ""),
 )  # fmt: skip
 _OF_ADDRESSES = _SHAPES[1:8]  # logins, signatures, keys in a query, addresses that are entirely secret
-# The path of an address, and its query or fragment. Folders have names of every kind, and files are found by them.
+# The path of an address, and its query or fragment. A folder may have any name, and its files are found by that name.
 _PLACE = r"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?/[^?#\x00-\x20\"']*)((?:[?#][\s\S]*)?)$"
 # A string without any of these has no secret. Most strings have none of them, and no further pattern is tried.
 _SUSPECT = (
@@ -102,7 +102,7 @@ def redact_secrets(text: str) -> str:
 def redact_place(uri: str) -> str:
     """Hide login, signature and other secrets in the address of a folder, but keep its path.
 
-    With a name in its path hidden, the files in it could not be attributed to their owner.
+    If a name in the path were hidden, the files in the folder could not be attributed to their owner.
     """
     if not _SUSPECT_TEXT.search(uri):
         return uri
@@ -140,7 +140,7 @@ def _without_parts(run: re.Match[str]) -> str:
 def macros_sql() -> str:
     """Return DuckDB macros for redaction.
 
-    `is_suspect(text)` is quick and true of every text that holds a secret. `redacted(text)` equals `redact_secrets`, and
+    `is_suspect(text)` is quick, and is true for every text that contains a secret. `redacted(text)` equals `redact_secrets`, and
     `redacted_place(uri)` equals `redact_place`: `place_parts(uri)`, with the part `rest` redacted.
     """
     place = sql_text(_PLACE)

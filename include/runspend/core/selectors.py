@@ -1,8 +1,8 @@
 """The selector language: a map whose keys must all match; each value is a string, a glob, or a list of alternatives.
 
 Selectors name runs (`pools[].runs`, `budgets[].for`, `retention[].select`) and bill lines (`scope`, `shared.lines`,
-`pools[].lines`). They are validated here. The owner of the rows matches them, in SQL with `glob_to_regex`, so no code loops over
-rows.
+`pools[].lines`). They are validated here. The code that reads the rows matches them in SQL, with `glob_to_regex`, so no code loops
+over rows.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def glob_to_regex(pattern: str) -> str:
 
 
 def matches(pattern: str, text: str | None) -> bool:
-    """Whether a glob matches the whole text, including its case; None matches nothing. For a few strings, not for rows.
+    """Whether a glob matches the whole text, including its case. No glob matches None. Use it for a few strings, not for rows.
 
     Does not use `re`, which tries every way to match `*a*a*a*b`. Here each `*` matches as little as possible, and only the last one
     is ever extended.

@@ -47,7 +47,7 @@ SERVICES_WITH_MODELS = r"(?i)vertex ai|machine learning|cognitive services|azure
 MODEL_METERS = r"(?i)openai|gemini|claude|llama|mistral|deepseek|\bgpt\b|\btokens?\b|\bembeddings?\b"
 # In any service, such as AWS Marketplace without the product's name.
 CALL_METERS = r"(?i)(?:input|output)[ _-]?tokens?(?:\b|count)"
-# Training, machines that serve models, and machines of agents do not count as calls, whatever else the texts say.
+# Training, machines that serve models, and machines of agents never count as calls.
 NO_MODEL_CALLS = r"(?i)training|\btrng\b|tuning|customi[sz]ation|agentcore|\binstance (?:core|ram)\b|\b[gt]pu\b"
 
 # (kind, service, meter, resource type): the first entry whose strings all occur in the line counts. None matches anything.
@@ -129,9 +129,10 @@ def needs_resource(kind: str, service: str) -> bool:
 
 
 def advised_kind(kind: str, service: str, resource_type: str, *, has_machines: bool = False) -> str:
-    """Return the kind whose advice fits. It is "disk" if no selector would leave out the machines of the service, and "unnamed endpoint" if only the meter does.
+    """Return the kind whose advice fits: "disk" if no selector can leave out the service's machines, "unnamed endpoint" if only a meter
+    can.
 
-    `has_machines`: the account has machines without a run that are billed under the name of that service.
+    `has_machines`: whether the account has machines without a run that are billed under that service.
     """
     if not needs_resource(kind, service) or resource_words(resource_type) is not None:
         return kind
@@ -141,5 +142,5 @@ def advised_kind(kind: str, service: str, resource_type: str, *, has_machines: b
 
 
 def resource_words(resource_type: str) -> tuple[str, str] | None:
-    """Return ("NAT gateways", "*natgateway*") for resources that have such a pattern."""
+    """Return a noun and a pattern, such as ("NAT gateways", "*natgateway*"), for resources that have one."""
     return next((words for text, words in RESOURCE_WORDS.items() if text in resource_type.lower()), None)

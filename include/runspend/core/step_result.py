@@ -42,7 +42,7 @@ class Outcome:
     superseded: list[str] = field(default_factory=list)  # notes of builds that were dropped because an input changed meanwhile
     kinds: set[type[RunspendError]] = field(
         default_factory=set
-    )  # of the errors: several have the same exit code, and a higher one hides a lower one
+    )  # types of the errors: `exit_code` is the highest, and several types share one code
     exit_code: int = 0
     is_worth_retrying: bool = False  # a source did not answer, but may answer in a minute
 

@@ -50,7 +50,7 @@ def visible(text: str) -> str:
 
 
 # A folder of one person: /Users/ann@example.com/llm, /Workspace/Users/…, and Databricks' older /Repos/….
-PATH = re.compile(r"(?<![\w:/…])/(?:[^\s/'\"]+/){2,}[^\s/'\",;:]+")  # absolute, of three parts or more; not an address
+PATH = re.compile(r"(?<![\w:/…])/(?:[^\s/'\"]+/){2,}[^\s/'\",;:]+")  # an absolute path of three or more parts, not a web address
 PERSONAL = re.compile(r"/(Users|Repos)/([^/]+)")
 
 

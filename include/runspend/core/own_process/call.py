@@ -43,7 +43,7 @@ class _Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,  # output of a library must not end up in a command's JSON
                 pass_fds=[theirs.fileno()],
-                # No threads before the fork. DuckDB gives freed memory back at once: calls have a limit of memory.
+                # OpenBLAS starts no threads before the fork. DuckDB returns freed memory at once, because calls have a memory limit.
                 env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "DUCKDB_JE_MALLOC_CONF": ""},
             )
         self.before = before
@@ -112,7 +112,7 @@ def run(function: str, *given: Any, before: str, limits: Limits, **named: Any) -
             break
         except ProcessFailed:
             if watch.has_begun or is_last:
-                raise  # otherwise the waiting process has died, and a new one is started
+                raise  # otherwise the waiting process has died before the call began, and a new one is started
     if message[0] == "raised":
         _, error, traceback_text = message
         if error.__cause__ is None:
@@ -130,7 +130,7 @@ def _take(before: str, watch: ProcessWatch) -> _Server:
     if server is not None:
         if server.process.poll() is None:
             return server
-        server.close()  # it died while waiting
+        server.close()  # the process died while waiting
     try:
         return _Server(before)
     except OSError as error:

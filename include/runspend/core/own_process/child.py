@@ -19,7 +19,7 @@ from typing import Any
 from runspend.core.own_process.channel import Channel, Unpacker
 
 PR_SET_PDEATHSIG = 1
-FIRST_TO_GO = "1000"  # among all processes, when the system runs out of memory
+FIRST_TO_GO = "1000"  # if the system runs out of memory, it kills this process first
 
 
 def serve(channel: Channel, message: bytes, files: list[int]) -> None:
@@ -80,7 +80,7 @@ def _pickled(*things: object) -> bytes:
 
 
 def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent ends for any reason."""
+    """Have the kernel kill this process when its parent ends for any reason."""
     libc = ctypes.CDLL(None)
     if hasattr(libc, "prctl"):
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

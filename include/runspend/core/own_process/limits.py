@@ -77,7 +77,7 @@ class ProcessWatch:
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.peak_bytes = 0
-        self.broken: str | None = None  # the limit for which the process was killed
+        self.broken: str | None = None  # the limit that the process exceeded
         self.has_begun = False
         self._killed_at = 0.0
         self._began = self._looked = self._alive = time.monotonic()
@@ -107,7 +107,7 @@ class ProcessWatch:
         """Measure the process, and kill it if it exceeds a limit."""
         now = time.monotonic()
         if self.broken and now - self._killed_at > ENDS_WITHIN:
-            raise EOFError  # it waits for a disk that does not answer: stop waiting
+            raise EOFError  # the killed process waits for a disk that does not answer: give up
         if self._process is None or self.broken or now - self._looked < LOOK_SECONDS / 2:
             return
         self._looked = now
