@@ -103,7 +103,7 @@ def short_text(found: Findings) -> str:
     hint = "" if found.tracking_is_found else "    # your MLflow: http://…, sqlite:///mlflow.db, ./mlruns"
     server = [f"  - name: mlflow\n    uri: {quote_value(found.tracking)}{hint}", *(f"    {line}" for line in found.login)]
     stores = [
-        "stores:                        # the only places where files are ever counted",
+        "stores:                        # the only places where Runspend counts files",
         f"  - uri: {found.artifacts or 's3://BUCKET/mlflow/'}",
     ]
     if found.artifacts is None:
@@ -121,7 +121,7 @@ tracking:
 
 {stores}
 
-# billing:                     # without a bill: runs and bytes, no money
+# billing:                     # without a bill, reports show runs and bytes, but no costs
 #   - name: cloud
 #     format: {bill_format}
 #     uri: {bill}

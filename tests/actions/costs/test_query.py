@@ -143,7 +143,7 @@ def test_the_lack_of_charges_is_stated_on_standard_error(config: Path) -> None:
         (("--until", "9999-12-31"), "'9999-12-31' is not a day or month."),
         (("--until", "9999-12"), "'9999-12' is not a day or month."),
         (("--since", "2026-02-30"), "'2026-02-30' is not a day or month."),
-        (("--json", "--format", "csv"), "error: cannot print csv and JSON: --format csv and --json are both given. Give one of them."),
+        (("--json", "--format", "csv"), "error: cannot print csv and JSON: --format csv and --json are both given. Give only one."),
         (
             ("--as-of", "2026-10-05", "--where", "team=vision"),
             "error: cannot show the bill of an earlier day by 'team': for earlier versions, only totals by source, period, service, account, day are kept.",

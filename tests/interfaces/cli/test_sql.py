@@ -95,7 +95,7 @@ def test_csv_has_exact_values(config: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "text", "says"),
     [
-        (("select 1", "-f", "{file}"), b"select 1", "error: cannot answer: STATEMENT and --file are both given. Give one of them."),
+        (("select 1", "-f", "{file}"), b"select 1", "error: cannot answer: STATEMENT and --file are both given. Give only one."),
         (("-f", "{file}"), b" \n", "is empty. Give one SELECT."),
         (("-f", "{file}"), b"\xff\xfe", "it is not UTF-8 text. Give a file with one SELECT."),
         (("-f", "{file}.gone"), b"", "does not exist"),

@@ -38,7 +38,7 @@ def forget(context: Context, name: str) -> None:
 def rename(context: Context, old: str, new: str) -> None:
     """Keep the rows of a renamed server or bill.
 
-    Write the new name into runspend.yaml first. The rows change together: all of them or none.
+    Write the new name into runspend.yaml first. Either all rows change or none.
 
     \b
     Example:
@@ -60,21 +60,21 @@ def warehouse() -> None:
     "source",
     required=True,
     metavar="WAREHOUSE",
-    help="Address of the warehouse (a folder, s3://… or bigquery://…), or the runspend.yaml that names it.",
+    help="Warehouse to copy from: its address (a folder, s3://… or bigquery://…) or a runspend.yaml that configures it.",
 )
 @click.option(
     "--to",
     "target",
     required=True,
     metavar="WAREHOUSE",
-    help="The same for the new warehouse. It must be empty, or hold an unfinished copy.",
+    help="Warehouse to copy to, written the same way. It must be empty, or contain an unfinished copy.",
 )
 @with_context
 def copy_(context: Context, source: str, target: str) -> None:
     """Copy all tables to another warehouse.
 
-    At the end, both warehouses are compared. If the copy is interrupted, run the command again: it
-    continues.
+    At the end, compares both warehouses. If the copy is interrupted, run the command again to continue
+    it.
 
     \b
     Example:

@@ -71,9 +71,9 @@ def archive_notify(context: Context) -> None:
 def archive_apply(context: Context) -> None:
     """Move files whose grace period is over.
 
-    Copies each file, reads the copy back, compares it, and asks MLflow once more. Only then deletes
-    the original. Without the store's `delete_credentials`, deletes nothing. If it is interrupted,
-    run it again.
+    Copies each file, reads the copy back, compares it, and checks once more in MLflow that the file is
+    not needed. Only then deletes the original. Without the store's `delete_credentials`, deletes
+    nothing. If it is interrupted, run it again.
 
     \b
     Example:
@@ -93,20 +93,20 @@ def archive_apply(context: Context) -> None:
     "--to",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="A new folder, from which MLflow can load. Default: the original place.",
+    help="Restore to this new folder, from which MLflow can load the files. Default: their original place.",
 )
 @click.option(
     "--archive",
     "archive_id",
     metavar="ID",
-    help="Restore only this archive. Default: the latest one, and files of earlier ones that were never restored.",
+    help="Restore only this archive. Default: the latest one, plus files of earlier ones that were never restored.",
 )
 @click.option("--partial", is_flag=True, help="Restore the intact files of a damaged archive.")
 @with_context
 def archive_restore(context: Context, run: str, to: Path | None, archive_id: str | None, partial: bool) -> None:
     """Restore files of a run, model or folder.
 
-    Needs the archive only. Existing files are not overwritten.
+    Needs only the archive. Existing files are not overwritten.
 
     \b
     Example:
@@ -138,8 +138,8 @@ def archive_restore(context: Context, run: str, to: Path | None, archive_id: str
 
 
 @archive.command("verify")
-@click.option("--full", is_flag=True, help="Read every file. Shows the bytes and the price first, and asks.")
-@click.option("--yes", is_flag=True, help="Do not ask before --full.")
+@click.option("--full", is_flag=True, help="Read every file. First shows the bytes and the price, and asks for confirmation.")
+@click.option("--yes", is_flag=True, help="Run --full without asking for confirmation.")
 @with_context
 def archive_verify(context: Context, full: bool, yes: bool) -> None:
     """Compare archives with their manifests.
@@ -214,7 +214,7 @@ def archive_keep(context: Context, what: str, until: datetime | None, reason: st
 def archive_why(context: Context, run: str) -> None:
     """Show what protects or selects a run.
 
-    Shows what protects its files, which policy selects them and since when, or where they moved.
+    Shows what protects its files, which policy selects them and since when, or where they were moved.
 
     \b
     Example:

@@ -30,7 +30,7 @@ format_option = click.option(
 def form_of(context: Context, form: str | None) -> str:
     """Return the format that `--format` and `--json` together request."""
     if context.as_json and form not in (None, "json"):
-        raise UsageError(f"cannot print {form} and JSON: --format {form} and --json are both given. Give one of them.")
+        raise UsageError(f"cannot print {form} and JSON: --format {form} and --json are both given. Give only one.")
     return "json" if context.as_json else form or "table"
 
 

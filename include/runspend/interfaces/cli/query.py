@@ -30,13 +30,13 @@ GRACE = 5.0  # seconds that the engine has to stop by itself
     "--where",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Show only charges with this value; KEY= for charges without one. Repeatable; the same key twice means either value.",
+    help="Show only charges with this value. KEY= means charges without a value. Repeatable: a key given twice matches either value.",
 )
 @click.option(
     "--as-of",
     callback=day_end,
     metavar="DATE",
-    help="Show the bill as it was known on that day, by source, period, service, account or day.",
+    help="Show the bill as it was known on that day. Works only with --by source, period, service, account or day.",
 )
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, metavar="ROWS", help="Number of rows to show.")
 @click.option(
@@ -103,7 +103,7 @@ def costs(
 @click.option("--experiment", "-e", default="", metavar="NAME", help="Show only runs of this experiment.")
 @with_context
 def live(context: Context, run: str, experiment: str) -> None:
-    """Show what running runs have cost so far.
+    """Show what active runs have cost so far.
 
     RUN is a name, an id, or the start of an id. Default: all runs that were active when MLflow was
     last read. The cost is approximate: hours that no bill has yet are priced as in the last 30 billed
@@ -129,14 +129,14 @@ def live(context: Context, run: str, experiment: str) -> None:
 
 
 @click.command()
-@click.option("--experiment", "-e", required=True, metavar="NAME", help="Experiment whose ended runs are compared.")
-@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="Compare only with runs that have this param. Repeatable.")
+@click.option("--experiment", "-e", required=True, metavar="NAME", help="Experiment of the past runs.")
+@click.option("--param", "params", multiple=True, metavar="KEY=VALUE", help="Use only runs with this parameter. Repeatable.")
 @with_context
 def forecast(context: Context, experiment: str, params: tuple[str, ...]) -> None:
-    """Show what runs like the next one cost.
+    """Show what similar past runs cost.
 
-    Answers from the ended runs of the same experiment in the last year: the median, and the range of
-    the middle 80%. Costs include those of nested runs.
+    Shows the median cost, and the range of the middle 80%, of the runs of this experiment that ended in
+    the last year. The cost of a run includes its nested runs.
 
     \b
     Example:
@@ -162,12 +162,12 @@ def forecast(context: Context, experiment: str, params: tuple[str, ...]) -> None
 @click.command()
 @click.argument("run", required=False)
 @click.option("--resource", metavar="ID", help="Explain a machine or another resource of a bill, hour by hour.")
-@click.option("--line", metavar="ID", help="Explain a charge: its id, or six characters that it begins or ends with.")
+@click.option("--line", metavar="ID", help="Explain a charge, by its id or at least the first or last six characters of it.")
 @click.option(
     "--period",
     callback=months,
     metavar="YYYY-MM",
-    help="Explain only this billing period. Default: for a run all, for a resource the newest.",
+    help="Explain only this billing period. Default: all periods of a run, the newest of a resource.",
 )
 @click.option("--history", is_flag=True, help="Also show what later versions of the bill changed for the run.")
 @click.option("--full", is_flag=True, help="Show every hour, even if there are many.")
@@ -189,7 +189,7 @@ def explain(
     from runspend.warehouse.factory import open_warehouse
 
     if sum(given is not None for given in (run, resource, line)) != 1:
-        raise UsageError("cannot explain: exactly one of RUN, --resource ID and --line ID is needed. Example: runspend explain 3f1c9a7b")
+        raise UsageError("cannot explain: give exactly one of RUN, --resource ID and --line ID. Example: runspend explain 3f1c9a7b")
     with open_warehouse(context.settings).reader() as reader:
         found: explanations.RunExplanation | explanations.ResourceExplanation | explanations.LineExplanation
         if run is not None:
@@ -218,9 +218,9 @@ def export() -> None:
 def export_prices(context: Context, out: Path | None) -> None:
     """Export prices for training jobs.
 
-    What an hour of each machine type cost in the last 30 days, and what finished runs of each
-    experiment cost. Put the file where training jobs can read it, and set RUNSPEND_PRICES there to
-    its path or address: runs then show their cost while they train.
+    Writes what an hour of each machine type cost in the last 30 days, and what finished runs of each
+    experiment cost. Put the file where training jobs can read it, and set RUNSPEND_PRICES in the jobs
+    to its path or address. Runs then show their cost while they train.
 
     \b
     Example:
@@ -254,18 +254,18 @@ def export_prices(context: Context, out: Path | None) -> None:
     type=click.Choice(["all", "platform"]),
     default="all",
     show_default=True,
-    help="platform: leave out charges that are out of scope.",
+    help="Export the whole bill (all), or leave out out-of-scope charges (platform).",
 )
 @click.option("--focus-version", type=click.Choice(["1.3", "1.4", "1.2"]), default="1.3", show_default=True, help="Version of FOCUS.")
 @click.option("--all-columns", is_flag=True, help="Write all columns of the version, even empty ones.")
-@click.option("--guard-formulas", is_flag=True, help="Protect a CSV from formulas in names, for spreadsheets.")
+@click.option("--guard-formulas", is_flag=True, help="Keep spreadsheets from running names in the CSV as formulas.")
 @with_context
 def export_focus(
     context: Context, period: str, out: Path | None, scope: str, focus_version: str, all_columns: bool, guard_formulas: bool
 ) -> None:
     """Export costs as a FOCUS dataset.
 
-    Writes FOCUS Cost and Usage with one row per charge and run, and with the Allocated columns. Columns without a value in the
+    Writes FOCUS Cost and Usage data with one row per charge and run, including the Allocated columns. Columns without a value in the
     period are left out, as FOCUS requires. Add --all-columns for queries that name them.
 
     \b
@@ -329,14 +329,14 @@ def export_dbt(out: Path | None) -> None:
     metavar="FILE",
     default=Path("runspend.hyper"),
     show_default=True,
-    help="A .hyper file, or a .twbx with a workbook in it.",
+    help="A .hyper file, or a .twbx file that includes a workbook.",
 )
 @with_context
 def export_hyper(context: Context, out: Path) -> None:
     """Export costs as a Tableau extract.
 
     Writes the public tables and `costs_for_dashboards`. A .hyper file also gets two data sources
-    (.tds) and a workbook (.twb) beside it. Files that you changed in Tableau are kept.
+    (.tds) and a workbook (.twb) next to it. Files that you changed in Tableau are kept.
 
     \b
     Examples:
@@ -367,9 +367,9 @@ def export_hyper(context: Context, out: Path) -> None:
     "--uri",
     default="",
     metavar="URI",
-    help="The PostgreSQL database. Default: the address of the first such target of `publish`, with the login `superset`.",
+    help="Address of the PostgreSQL database. Default: that of the first PostgreSQL target in `publish`, with the login `superset`.",
 )
-@click.option("--schema", default="", metavar="NAME", help="The schema in it. Default: the schema of the target.")
+@click.option("--schema", default="", metavar="NAME", help="Schema of the tables in the database. Default: the schema of that target.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -383,7 +383,7 @@ def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
     """Export a dashboard for Superset.
 
     Writes a ZIP that Superset imports: the database, two datasets, five charts, one dashboard. It
-    contains no password; Superset asks for it.
+    contains no password: Superset asks for it at import.
 
     \b
     Example:
@@ -411,9 +411,9 @@ def export_superset(context: Context, uri: str, schema: str, out: Path) -> None:
     "--file",
     type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path),
     metavar="FILE",
-    help="Read the statement from a file; - is standard input.",
+    help="Read the statement from a file. - means standard input.",
 )
-@click.option("--tables", is_flag=True, help="List the tables, or the columns of the table that you name.")
+@click.option("--tables", is_flag=True, help="List the tables, or the columns of one table.")
 @click.option("--native", is_flag=True, help="Use the SQL of the warehouse's engine instead of GoogleSQL.")
 @click.option("--explain-cost", is_flag=True, help="Only estimate what the query would read and cost (BigQuery).")
 @click.option(
@@ -438,8 +438,8 @@ def sql(
 ) -> None:
     """Query the tables with SQL.
 
-    Runs one SELECT, read-only, over the tables as of one pipeline run. Without a statement, lists the
-    tables.
+    Runs one read-only SELECT. All tables are as of the same pipeline run. Without a statement, lists
+    the tables.
 
     \b
     Examples:
@@ -484,7 +484,7 @@ def sql(
 def _statement_of(statement: str | None, file: Path | None) -> str | None:
     """Return the statement as given, of a file, or of standard input (`-`)."""
     if statement is not None and file is not None:
-        raise UsageError("cannot answer: STATEMENT and --file are both given. Give one of them.")
+        raise UsageError("cannot answer: STATEMENT and --file are both given. Give only one.")
     if statement == "-":
         file = Path("-")
     if file is None:
@@ -552,8 +552,8 @@ def status(context: Context) -> None:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port; 0 takes a free one.")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on, for a reverse proxy.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8321, show_default=True, help="Port to listen on. 0 picks a free one.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on. Change it only behind a reverse proxy.")
 @partial(with_context, has_json=False)
 def serve(context: Context, port: int, host: str) -> None:
     """Serve the reports and the cost explorer here.
@@ -578,14 +578,14 @@ def serve(context: Context, port: int, host: str) -> None:
 
 @click.command()
 @click.option("--http", is_flag=True, help="Serve on a port of this machine. Default: standard input and output.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8322, show_default=True, help="Port for --http; 0 takes a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8322, show_default=True, help="Port for --http. 0 picks a free one.")
 @partial(with_context, has_json=False)
 def mcp(context: Context, http: bool, port: int) -> None:
     """Serve costs to AI assistants over MCP.
 
-    Tools for the Model Context Protocol: costs, explain, budgets, sql, tables, advice. All only read.
-    An MCP client starts this command and talks to it on standard input and output. With --http, the
-    address is http://127.0.0.1:PORT/mcp, and other machines cannot reach it.
+    Serves these tools over the Model Context Protocol: costs, explain, budgets, sql, tables, advice.
+    All of them only read. An MCP client starts this command and talks to it over standard input and
+    output. With --http, the address is http://127.0.0.1:PORT/mcp, and other machines cannot reach it.
 
     \b
     Examples:

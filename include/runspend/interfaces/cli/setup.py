@@ -138,7 +138,7 @@ def config(context: Context, schema: bool) -> None:
 def suggest(context: Context, write: bool) -> None:
     """Propose pools for runs without a machine.
 
-    Compares the hours that machines were billed with the hours that runs ran, in the newest two
+    Compares the hours that machines were billed with the hours that runs ran, in the two newest
     billing periods of the warehouse. Prints the pools that fit as YAML, with the evidence as
     comments. Costs stay as they are until the pools are in runspend.yaml. --write adds them and
     leaves the rest of the file as it is.
@@ -167,7 +167,7 @@ def suggest(context: Context, write: bool) -> None:
 @click.command("try")
 @click.option("--tracking", required=True, metavar="URI", help="Tracking URI of MLflow, such as http://mlflow:5000 or sqlite:///mlflow.db.")
 @click.option(
-    "--bill", required=True, metavar="PLACE", help="A bill in any supported format: a file, a folder, or a prefix (s3://, gs://, abfss://)."
+    "--bill", required=True, metavar="PLACE", help="Bill in any supported format: a file, a folder, or a prefix (s3://, gs://, abfss://)."
 )
 @click.option(
     "--folder",
@@ -181,8 +181,8 @@ def try_(context: Context, tracking: str, bill: str, folder: Path) -> None:
     """Report on your MLflow and bill in minutes.
 
     Writes to one folder only and sends nothing. If runs do not state where they ran, proposes pools
-    from the hours of runs and machines, uses them in that folder, and shows both results. The
-    folder's runspend.yaml works with every other command.
+    from the hours of runs and machines, and shows the result with and without them. All other
+    commands work with the runspend.yaml in that folder.
 
     \b
     Example:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--team", "teams", multiple=True, metavar="NAME", help="Write the statement of this team, or of all. Repeatable.")
+@click.option(
+    "--team", "teams", multiple=True, metavar="NAME", help="Write the statement of this team. `all` writes those of all teams. Repeatable."
+)
 @click.option("--no-team", is_flag=True, help="Write the statement of costs without a team. `--team all` includes it.")
 @click.option("--period", required=True, callback=months, metavar="YYYY-MM", help="Write the statements of this billing period.")
 @click.option(
@@ -27,13 +29,13 @@ if TYPE_CHECKING:
     help="Mail each statement to the team's recipients.",
 )
 @click.option("--to", multiple=True, metavar="ADDRESS", help="Mail to this address instead. Repeatable.")
-@click.option("--pdf/--no-pdf", "prints", default=True, help="Print a PDF with Chromium or Chrome, if one is installed. Default: yes.")
+@click.option("--pdf/--no-pdf", "prints", default=True, help="Also write a PDF, if Chromium or Chrome is installed. Default: yes.")
 @with_context
 def statement(context: Context, teams: tuple[str, ...], no_team: bool, period: str, mail: bool, to: tuple[str, ...], prints: bool) -> None:
-    """Write a team's statement of a month.
+    """Write a team's monthly statement.
 
-    It has the team's direct cost and its part of idle and shared cost, by the policy in `statements`
-    of runspend.yaml. All statements of a month add up to the bill. Writes a page, a CSV and a PDF
+    Shows the team's direct cost and its part of idle and shared cost, as `statements` in runspend.yaml
+    defines it. All statements of a month add up to the bill. Writes a page, a CSV and a PDF
     under HOME/statements. A statement of a closed month gets a number and never changes: if
     figures change later, a new version states what it replaces, the difference and why.
 
