@@ -8,12 +8,12 @@ Belongs to `allocation/inputs`, which computes digests of these rows. The models
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from runspend.allocation.rows_digest import NO_ROWS, rows_digest
 from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import parameter_names
 from runspend.warehouse.sql_files import read_sql
@@ -40,41 +40,36 @@ LATE_NAMES = read_sql(HERE.parent / "models", "late_names") + (
     "\norder by source, resource_key, job_key, sub_account_id, region_id, availability_zone, service_provider_name, is_machine_time"
 )
 
-NO_ROWS = hashlib.sha256().hexdigest()
-
 
 def read_beside(reader: Reader, period: date, window: dict[str, datetime]) -> tuple[dict[str, datetime], dict[str, list[Any]]]:
     """Return how far jobs of the period reach beyond its lines, as parameters of the models. Also return the rows of other months that a build
     depends on, by kind.
     """
+    import pyarrow.compute as pc
+
     reach = dict.fromkeys(("jobs_from", "jobs_until"), window["window_start"])
     rows: dict[str, list[Any]] = {}
-    beyond = reader.query(JOBS_BEYOND, {"period": period}).to_pylist()
-    if beyond:
+    beyond = reader.query(JOBS_BEYOND, {"period": period})
+    if beyond.num_rows:
         reach = {
-            "jobs_from": min(row["charge_period_start"] for row in beyond),
-            "jobs_until": max(row["charge_period_end"] for row in beyond),
+            "jobs_from": pc.min(beyond["charge_period_start"]).as_py(),
+            "jobs_until": pc.max(beyond["charge_period_end"]).as_py(),
         }
         given = {"period": period} | window | reach
         rows["jobs over the month's end"] = [
-            beyond,
-            *(_rows_digest(reader, sql, given) for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
+            rows_digest(beyond.to_batches()),
+            *(_digest_of(reader, sql, given) for sql in (LINES_BEYOND, RUNS_BEYOND, MACHINES_BEYOND)),
         ]
-    if (times := _rows_digest(reader, CLUSTER_TIMES_BEYOND, {"period": period})) != NO_ROWS:
+    if (times := _digest_of(reader, CLUSTER_TIMES_BEYOND, {"period": period})) != NO_ROWS:
         rows["times of clusters' machines in other months"] = [times]
     if window["window_start"].date() < period:
-        rows["properties of machines in earlier months"] = [_rows_digest(reader, EARLIER_PROPERTIES, {"period": period} | window)]
-        rows["names on earlier bills"] = [_rows_digest(reader, LATE_NAMES, {"period": period} | window)]
-        rows["times of machines in earlier months"] = [_rows_digest(reader, EARLIER_TIMES, {"period": period} | window)]
-        rows["machines of attached lines in earlier months"] = [_rows_digest(reader, EARLIER_MACHINES, {"period": period} | window)]
+        rows["properties of machines in earlier months"] = [_digest_of(reader, EARLIER_PROPERTIES, {"period": period} | window)]
+        rows["names on earlier bills"] = [_digest_of(reader, LATE_NAMES, {"period": period} | window)]
+        rows["times of machines in earlier months"] = [_digest_of(reader, EARLIER_TIMES, {"period": period} | window)]
+        rows["machines of attached lines in earlier months"] = [_digest_of(reader, EARLIER_MACHINES, {"period": period} | window)]
     return reach, rows
 
 
-def _rows_digest(reader: Reader, sql: str, given: Mapping[str, Any]) -> str:
+def _digest_of(reader: Reader, sql: str, given: Mapping[str, Any]) -> str:
     """Return a digest of a query's rows, read in batches: a long job may reach a month of lines and runs."""
-    found = hashlib.sha256()
-    asked = {name: given[name] for name in parameter_names(sql)}
-    for batch in reader.batches(sql, asked, rows=10_000):
-        for row in batch.to_pylist():
-            found.update(repr(row).encode())
-    return found.hexdigest()
+    return rows_digest(reader.batches(sql, {name: given[name] for name in parameter_names(sql)}, rows=10_000))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runspend.allocation.adjacent_months import RUN_COLUMNS, read_beside
+from runspend.allocation.rows_digest import rows_digest
 from runspend.config.settings import Settings
 from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
@@ -71,12 +72,20 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         inputs |= {f"{BILLED_UNTIL}{source}": ", ".join(until) for source, until in reached.items()}
         inputs |= {name: digest(rows) for name, rows in beside.items()}
         if charged["tagged"]:
-            found = reader.query(RUNS_OF_TAGS, {"period": first_day(period)})
-            by_server: dict[str, list[Any]] = {}
-            for row in found.to_pylist():
-                by_server.setdefault(row.pop("tracking_server"), []).append(row)
-            inputs |= {f"{TAGGED_RUNS}{server}": digest(rows) for server, rows in by_server.items()}
+            inputs |= _tagged_runs(reader, period)
     return inputs, window
+
+
+def _tagged_runs(reader: Reader, period: str) -> dict[str, str]:
+    """Return a digest of the runs that tags of a period's bill lines name, per tracking server."""
+    import pyarrow.compute as pc
+
+    runs = reader.query(RUNS_OF_TAGS, {"period": first_day(period)})
+    servers = runs["tracking_server"]
+    return {
+        f"{TAGGED_RUNS}{server}": rows_digest(runs.filter(pc.equal(servers, server)).to_batches())
+        for server in servers.unique().to_pylist()
+    }
 
 
 def summary_inputs(warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]) -> dict[str, str | None]:
