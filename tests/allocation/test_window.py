@@ -151,6 +151,52 @@ def test_the_size_and_time_of_a_corrected_machine_are_inputs(tmp_path: Path) -> 
     assert all(one != other for number, one in enumerate(differing) for other in differing[:number])
 
 
+def test_the_type_and_region_of_a_refunded_machine_at_that_time_are_inputs(tmp_path: Path) -> None:
+    """Properties of other hours do not count where the earlier bill has the refunded hour."""
+    at: dict[str, object] = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00"}
+    late = at | {"charge_class": "Correction", "region_id": None}
+    month = at | {"period": "2026-09", "hours": 1, "instance_type": "g5.xlarge", "region_id": "eu"}
+    next_day = {"at": "2026-09-04T00:00:00..2026-09-04T01:00:00"}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "a type": [late, month],
+        "another type a day later": [late, month, month | next_day | {"instance_type": "p3.2xlarge"}],
+        "another type": [late, month | {"instance_type": "p3.2xlarge"}],
+        "another region": [late, month | {"region_id": "us"}],
+        "spot": [late, month | {"pricing_category": "Dynamic"}],
+    }
+    found = {name: inputs_of(tmp_path / name, rows, []) for name, rows in worlds.items()}
+    properties = {name: inputs["properties of machines in earlier months"] for name, inputs in found.items()}
+    assert properties.pop("another type a day later") == properties["a type"]
+    assert len(set(properties.values())) == len(properties)
+
+
+def test_names_on_earlier_bills_that_end_like_a_late_lines_name_are_inputs(tmp_path: Path) -> None:
+    """A second machine or job of that name makes it ambiguous. Names with another end, and cost, do not count."""
+    at: dict[str, object] = {"at": "2026-09-03T00:00:00..2026-09-03T01:00:00"}
+    name, other_place = "cluster-1/default/train-7", "cluster-2/default/train-7"
+    month = at | {"on": name, "period": "2026-09", "hours": 1}
+    job = month | {"on": None, "job_key": name}
+    worlds: dict[str, list[dict[str, object]]] = {
+        "one": [month],
+        "one for more": [month | {"cost": 99}],
+        "another end": [month, month | {"on": "cluster-2/default/train-8"}],
+        "two": [month, month | {"on": other_place}],
+        "another account": [month, month | {"sub_account_id": "other"}],
+        "a job": [month, job],
+    }
+    found = {
+        kind: {world: inputs_of(tmp_path / kind / world, [late, *rows], [])["names on earlier bills"] for world, rows in worlds.items()}
+        for kind, late in (
+            ("machine", at | {"on": name, "charge_class": "Correction"}),
+            ("job", at | {"on": None, "job_key": name, "charge_class": "Correction"}),
+        )
+    }
+    machine, of_job = found["machine"], found["job"]
+    assert machine["one"] == machine["one for more"] == machine["another end"] == machine["a job"]
+    assert len({machine["one"], machine["two"], machine["another account"]}) == 3
+    assert of_job["one"] == of_job["two"] != of_job["a job"]
+
+
 def test_the_machines_of_a_late_lines_group_are_inputs(tmp_path: Path) -> None:
     """Only the group's machines in that time count, not their cost and not those of other groups."""
     late = TRAFFIC | {"on": "lb", "at": "2026-09-03T00:00:00..2026-09-03T01:00:00", "charge_class": "Correction"}
