@@ -205,7 +205,7 @@ def test_cur(folder: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["csv.gz", "parquet"])
 @pytest.mark.parametrize("memory", ["1GB", "2GB"])
-def test_memory_is_what_the_configuration_says(folder: Path, kind: str, memory: str) -> None:
+def test_memory_stays_within_the_configured_amount(folder: Path, kind: str, memory: str) -> None:
     """The peak of the process that reads the bill, resident pages of mapped files included. It may take a quarter more."""
     lines = scaled(LINES_OF_THEIR_OWN)
     bill = write_cur(folder, lines, kind, OF_THEIR_OWN)

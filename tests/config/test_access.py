@@ -30,7 +30,7 @@ ACCESS = AccessSettings.model_validate(
         (None, [], None),
     ],
 )
-def test_someone_sees_what_one_of_their_groups_sees(user: str | None, groups: list[str], seen: Viewer | None) -> None:
+def test_a_user_sees_the_rows_of_each_of_their_groups(user: str | None, groups: list[str], seen: Viewer | None) -> None:
     assert ACCESS.viewer(user, groups) == seen
 
 

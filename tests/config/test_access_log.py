@@ -131,7 +131,7 @@ def test_pages_are_logged_with_who_asked(tmp_path: Path, explained: Path, values
 
 
 @pytest.mark.parametrize(("method", "host", "status"), [("POST", "localhost", 405), ("GET", "rebound.example", 403)])
-def test_what_is_refused_is_logged(tmp_path: Path, method: str, host: str, status: int) -> None:
+def test_refused_requests_are_logged(tmp_path: Path, method: str, host: str, status: int) -> None:
     """For another method or host, Runspend does not look up the user and logs no value of the address."""
     app = create_app(settings_of(tmp_path), hosts=("localhost",))
     assert request(app, "/run/secret-run", method=method, host=host).status_code == status

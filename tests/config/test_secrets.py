@@ -181,7 +181,7 @@ def test_passwords_in_uris_are_hidden(text: str, expected: str) -> None:
     assert redact_uri(text) == expected
 
 
-def test_what_is_too_short_to_be_a_secret_is_left_alone() -> None:
+def test_text_too_short_to_be_a_secret_is_left_alone() -> None:
     """Hiding every `a` would protect nothing and make strings unreadable."""
     assert redact_values("a cat", ["a", ""]) == "a cat"
 

@@ -18,7 +18,7 @@ def test_nesting_without_end_is_a_value_error(depth: int, opening: str, closing:
         parse_json(opening * depth)
 
 
-def test_what_people_write_is_read() -> None:
+def test_valid_json_is_parsed() -> None:
     value = {"a": [1, {"b": None}], "c": "é"}
     assert parse_json(json.dumps(value)) == parse_json(json.dumps(value).encode()) == value
     deep = "[" * MAX_DEPTH + "1" + "]" * MAX_DEPTH

@@ -82,7 +82,7 @@ def test_no_secret_is_in_a_command_line(tmp_path: Path) -> None:
         run("wait", note=look)
 
 
-def test_errors_come_back_as_what_they_are() -> None:
+def test_errors_keep_their_types_and_fields() -> None:
     with pytest.raises(SourceRefused, match="cannot load aws: no") as refused:
         run("refuse")
     assert (refused.value.source, refused.value.period, refused.value.exit_code) == ("aws", "2026-10", 3)
@@ -99,7 +99,7 @@ def test_warnings_are_the_callers() -> None:
         assert run("warn") == "done"
 
 
-def test_what_a_call_prints_is_not_the_commands_output(capfd: pytest.CaptureFixture[str]) -> None:
+def test_output_of_a_call_is_not_part_of_the_commands_output(capfd: pytest.CaptureFixture[str]) -> None:
     run("print_something")
     assert capfd.readouterr().out == ""
 

@@ -88,7 +88,7 @@ def test_a_glob_matches_the_whole_text(pattern: str, text: str | None, expected:
 
 @settings(deadline=None)
 @given(st.text(alphabet="ab*?.\n[]\\^$(", max_size=8), st.text(alphabet="ab.\n[]\\^$(", max_size=8))
-def test_duckdb_matches_what_python_matches(pattern: str, text: str) -> None:
+def test_duckdb_and_python_match_the_same_names(pattern: str, text: str) -> None:
     """The regular expression means the same to RE2 and to Python, so a report and a model choose the same rows."""
     import duckdb
 

@@ -84,7 +84,7 @@ def command(settings: Settings, *arguments: str, run: Callable[..., subprocess.C
     return done.returncode, json.loads(done.stdout)
 
 
-def test_what_is_due_is_archived_and_comes_back(announced: tuple[Settings, dict[str, str], Path]) -> None:
+def test_due_runs_are_archived_and_can_be_restored(announced: tuple[Settings, dict[str, str], Path]) -> None:
     settings, ids, folder = announced
     before = files(folder / "artifacts")
     outcome = pipeline.archive_apply(settings, now=NOW)

@@ -123,7 +123,7 @@ KEPT = {
 }  # fmt: skip
 
 
-def test_what_mlflow_protects_stays_and_the_rest_is_announced(world: tuple[Settings, dict[str, str], Any]) -> None:
+def test_runs_that_mlflow_protects_stay_and_others_are_announced(world: tuple[Settings, dict[str, str], Any]) -> None:
     """Protected are runs, experiments, versions with and without alias, lineage, and a running child. A month later, exactly the rest is due."""
     settings, ids, server = world
     read(settings, NOW)

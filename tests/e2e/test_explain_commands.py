@@ -58,7 +58,7 @@ def test_the_command_line_explains_a_run_a_resource_and_a_line(config: Path, run
     assert runspend("explain", "--period", "2026-11", first, *here).stdout.count("= run_costs_daily.effective_cost  ✓") == 1
 
 
-def test_what_cannot_be_explained_is_wrong_use(config: Path, runspend: Runspend) -> None:
+def test_an_unknown_or_missing_name_is_wrong_use(config: Path, runspend: Runspend) -> None:
     """The exit code is 2, with one sentence, for no name, two names, an unknown run, or a machine that no bill has."""
     here = ("--config", str(config))
     for arguments, words in (

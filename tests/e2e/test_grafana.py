@@ -294,7 +294,7 @@ def test_each_panel_equals_the_ledger(database: Database, warehouse: duckdb.Duck
     assert wrong == []
 
 
-def test_the_variables_offer_what_is_there(database: Database) -> None:
+def test_the_variables_offer_existing_values(database: Database) -> None:
     """The variables find the schema and the site's address. Teams, experiments, budgets and currencies are those of the ledger."""
     offered: dict[str, set[Any]] = {}
     for _, _, variables in POSTGRES.values():

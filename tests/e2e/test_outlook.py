@@ -95,7 +95,7 @@ def test_a_bill_that_cannot_be_read_is_the_answer(config: Path) -> None:
     assert "preview of" not in say("doctor", "--config", str(config))
 
 
-def test_a_trial_ends_with_what_one_would_see(config: Path, tmp_path: Path) -> None:
+def test_a_trial_shows_the_rules_as_doctor_does(config: Path, tmp_path: Path) -> None:
     """The trial prints a line per rule, as doctor does, and no scope to paste with an empty list of accounts."""
     bill = str(config.parent / "bills" / "bill")
     screen = say("try", "--tracking", f"sqlite:///{config.parent / 'mlflow.db'}", "--bill", bill, "--folder", str(tmp_path / "trial"))

@@ -131,7 +131,7 @@ def test_phone_and_desktop_have_a_chart_each(browser: Browser, served: tuple[str
         page.context.close()
 
 
-def test_paper_shows_what_is_folded(browser: Browser, served: tuple[str, Path]) -> None:
+def test_folded_sections_are_open_in_print(browser: Browser, served: tuple[str, Path]) -> None:
     """A printed page shows the experiments without a click, in black on white even in dark mode."""
     address, _ = served
     page = open_page(browser, f"{address}/2026-11.html", f"{address}/2026-11.html", color_scheme="dark").page

@@ -160,7 +160,7 @@ def test_no_room_left_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPat
     assert failures >= 2 and here(folder) == {} and run(folder) == ["nothing"]
 
 
-def test_no_room_for_what_is_held_for_a_moment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_temporary_disk_loses_no_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -132,7 +132,7 @@ def test_kill_at_each_named_point_leaves_old_or_new(warehouse: BigQueryWarehouse
     assert warehouse.head().number == number + (POINTS[point] == "old")  # rows that are there are not published again
 
 
-def test_what_was_loaded_before_a_kill_is_not_loaded_again(warehouse: BigQueryWarehouse) -> None:
+def test_rows_loaded_before_a_kill_are_not_loaded_again(warehouse: BigQueryWarehouse) -> None:
     """The next try finds the finished loads of the killed one by their ids."""
     before = set(jobs_of(warehouse, "load"))
     process = run(warehouse, "publish", "3", crash_at="publish.before_commit")

@@ -240,7 +240,7 @@ def test_a_warehouse_of_a_version_without_checksums_gets_them(config: Path) -> N
     assert "cost_daily 2026-11 all" in run_here("sql", ASK[DAILY], "--config", str(config), code=4).stderr
 
 
-def test_what_deletes_artifacts_is_refused_what_a_disk_changed(config: Path) -> None:
+def test_archiving_refuses_tables_that_a_disk_changed(config: Path) -> None:
     """Only the hash shows the change. `archive apply` compares it before it decides."""
     warehouse = ParquetWarehouse(root_of(config))
     path = warehouse.path(RUNS)

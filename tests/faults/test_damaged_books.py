@@ -72,7 +72,7 @@ def test_looking_at_files_is_not_hashing_them(config: Path) -> None:
     assert warehouse.find_damage(since=began).keys() == {DAILY}
 
 
-def test_what_was_verified_in_the_future_is_verified_again(config: Path) -> None:
+def test_records_verified_in_the_future_are_verified_again(config: Path) -> None:
     """A wrong clock, or one bit in the notes, changes 1795… s to 9795… s."""
     warehouse = ParquetWarehouse(root_of(config))
     notes = root_of(config) / "_runspend" / "verified.json"

@@ -420,7 +420,7 @@ def test_a_file_written_meanwhile_stays(places: Callable[..., Place]) -> None:
     compare("R3 new files in an old folder", f"{gc} (exit {code})", "survived: younger than the margin")
 
 
-def test_every_scenario_was_played_and_gc_is_what_it_was(tmp_path: Path) -> None:
+def test_every_scenario_was_played_and_gc_is_unchanged(tmp_path: Path) -> None:
     """This test runs last: there are twelve rows, and in each `mlflow gc` did what its row states.
 
     If MLflow fixes gc, this test fails, and the documentation should say so.

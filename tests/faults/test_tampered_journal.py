@@ -243,7 +243,7 @@ def test_a_link_in_place_of_the_journals_draft_is_replaced_not_followed(root: Pa
     assert ParquetWarehouse(root).states()[UNIT].build_id == "build-2"
 
 
-def test_what_a_killed_publish_leaves_is_finished(root: Path) -> None:
+def test_the_next_publish_finishes_a_killed_one(root: Path) -> None:
     """The other journals are refused for one fault each. The same journal without a fault is executed."""
     ParquetWarehouse(root)  # sweeps the stage
     with ParquetWarehouse(root).step("next", "next") as step:

@@ -502,7 +502,7 @@ def test_the_demo_removes_no_bills_of_others(tmp_path: Path) -> None:
     assert seen(tmp_path) == before
 
 
-def test_a_trial_does_not_empty_what_a_link_leads_to(tmp_path: Path, decoys: Path) -> None:
+def test_a_trial_does_not_empty_the_target_of_a_link(tmp_path: Path, decoys: Path) -> None:
     """This holds even if the target has the marker of a trial."""
     (decoys / ".trial").touch()
     before = seen(decoys)

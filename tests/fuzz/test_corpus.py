@@ -79,7 +79,7 @@ def test_the_guard_sees_harm(harm: object, tmp_path: Path, monkeypatch: pytest.M
         harm()  # type: ignore[operator]
 
 
-def test_the_guard_sees_what_takes_long_and_much() -> None:
+def test_the_guard_sees_slow_and_large_calls() -> None:
     with pytest.raises(TooSlow), guarded(seconds=0.1, megabytes=1000):
         time.sleep(30)
     with pytest.raises(TooSlow), guarded(seconds=0.1, megabytes=1000):
@@ -89,7 +89,7 @@ def test_the_guard_sees_what_takes_long_and_much() -> None:
         bytearray(b"x") * much
 
 
-def test_the_guard_leaves_alone_what_happens_in_its_folder() -> None:
+def test_the_guard_allows_changes_in_its_own_folder() -> None:
     with guarded(seconds=20, megabytes=1000) as work:
         (work / "a").mkdir()
         (work / "a" / "b").write_text("x")
@@ -97,7 +97,7 @@ def test_the_guard_leaves_alone_what_happens_in_its_folder() -> None:
             Path(folder, "c").write_text("x")
 
 
-def test_what_fails_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_failing_input_is_kept_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """An input of a target that breaks its promise is written down with its traceback; the next of its kind is counted."""
 
     def breaks(data: bytes, work: Path) -> None:

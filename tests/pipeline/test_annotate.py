@@ -14,7 +14,7 @@ from runspend.pipeline.annotate import _report, annotate, remove_annotations
 NOW = datetime(2026, 11, 29, tzinfo=timezone.utc)
 
 
-def test_costs_of_another_installation_are_counted_with_what_to_do(tmp_path: Path) -> None:
+def test_costs_of_another_installation_are_counted_with_advice(tmp_path: Path) -> None:
     server = {"name": "prod", "uri": "http://127.0.0.1:9", "write_token": "anonymous", "annotate": True}
     settings, outcome = Settings.model_validate({"home": tmp_path, "tracking": [server]}), Outcome("annotate")
     others = Counter({"1" * 16: 1_204, "2" * 16: 0})

@@ -45,7 +45,7 @@ def test_items_with_the_same_reason_to_wait_are_reported_once() -> None:
     ]
 
 
-def test_nothing_due_says_what_there_is_instead() -> None:
+def test_a_step_with_nothing_due_says_why() -> None:
     def row(state: str, reason: str) -> dict[str, str]:
         return {"state": state, "reason": reason}
 
@@ -63,7 +63,7 @@ def test_nothing_due_says_what_there_is_instead() -> None:
 @pytest.mark.parametrize(
     "error", [CapPassed("too many", wanted=2, allowed=1), LeaseLost("another"), SourceRefused("s3://b", "the clocks differ")]
 )
-def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: RunspendError) -> None:
+def test_an_error_that_stops_archiving_stops_pruning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: RunspendError) -> None:
     def refuse(*_: object, **__: object) -> list[Result]:
         raise error
 
@@ -78,7 +78,7 @@ def test_what_stops_the_archive_stops_the_pruning(monkeypatch: pytest.MonkeyPatc
     assert outcome.problems == [str(error)] and outcome.exit_code == error.exit_code
 
 
-def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_items_done_before_the_lease_was_lost_are_in_the_outcome(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Another archiver took over in the middle. Finished items and failures of this one are still reported."""
 
     def lose(*_: object, tell: Callable[[Result], None], **__: object) -> list[Result]:
@@ -104,7 +104,7 @@ def test_what_was_done_before_the_lease_was_lost_is_in_the_outcome(monkeypatch: 
 
 
 @pytest.mark.parametrize("state", ["planned", "announced"])
-def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, state: str) -> None:
+def test_an_interrupted_item_that_was_restored_needs_a_new_notice(tmp_path: Path, state: str) -> None:
     settings = Settings.model_validate({"home": str(tmp_path)})
     item = make_item()
     protects = moving._protection(open_warehouse(settings), settings, Records(tmp_path), {item.key: (state, "unused for 90 days")}, NOW)
@@ -121,7 +121,7 @@ def test_what_was_begun_and_restored_waits_for_a_notice_again(tmp_path: Path, st
         ({"action": "delete"}, {"larger_than": "1GB"}, None, True),
     ],
 )
-def test_what_was_begun_and_is_selected_no_more_is_not_finished(
+def test_an_interrupted_item_that_is_no_longer_selected_is_not_finished(
     tmp_path: Path, change: dict[str, str], select: dict[str, str], objects: int | None, is_kept: bool
 ) -> None:
     """The move was interrupted, then the run was used again, and its notice was withdrawn.

@@ -25,7 +25,7 @@ def damage_of(*units: Unit) -> Damage:
     ],
     ids=lambda value: "/".join(value) if isinstance(value, Unit) else "",
 )
-def test_billing_periods_that_do_not_need_what_is_damaged_are_built(unit: Unit, blocked: set[str]) -> None:
+def test_billing_periods_that_need_no_damaged_table_are_built(unit: Unit, blocked: set[str]) -> None:
     damage = damage_of(unit)
     months = ("2026-08", "2026-09", "2026-10", "2026-11", "2026-12")
     assert {month for month in months if damage.lacking(month)} == blocked

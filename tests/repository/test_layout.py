@@ -28,7 +28,7 @@ def test_the_root_has_the_rooms_of_the_architecture_page_and_no_loose_module() -
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_says_what_is_in_it(path: Path) -> None:
+def test_every_module_has_a_docstring_about_its_content(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 

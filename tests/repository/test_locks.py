@@ -133,7 +133,7 @@ def requirements_of(name: str) -> list[Requirement]:
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda m: f"{m['python_version']}-{m['sys_platform']}-{m['platform_machine']}")
 @pytest.mark.parametrize(("file", "extras"), [("requirements/lock.txt", ("dev",)), ("requirements/shipped.txt", SHIPPED_EXTRAS)])
-def test_lock_is_exactly_what_pyproject_asks(file: str, extras: tuple[str, ...], machine: dict[str, str]) -> None:
+def test_the_lock_has_exactly_the_requirements_of_pyproject(file: str, extras: tuple[str, ...], machine: dict[str, str]) -> None:
     """On each Python and system, no package is missing or superfluous, and each version is in the required range."""
     wanted, found = closure(extras, machine), pinned(file, machine)
     assert len(found) > 150
@@ -157,7 +157,7 @@ def test_locks_of_one_environment_agree(machine: dict[str, str]) -> None:
     assert {"uv", "editables", "pluggy", "pathspec"} <= set(build)
 
 
-def test_what_is_installed_here_is_what_is_locked() -> None:
+def test_installed_packages_equal_the_lock() -> None:
     """The tests run with the locked versions."""
     found = {canonicalize_name(d.name): d.version for d in importlib.metadata.distributions()}
     here = {"python_full_version": sys.version.split()[0], "python_version": f"3.{sys.version_info.minor}", "sys_platform": sys.platform}

@@ -367,7 +367,7 @@ esac
 
 
 @pytest.mark.parametrize("health", ["healthy", "unhealthy"])
-def test_a_backup_starts_what_was_there_and_nothing_newer(stack: Path, health: str) -> None:
+def test_a_backup_restarts_the_old_containers_and_creates_none(stack: Path, health: str) -> None:
     """The backup starts this stack's containers again. It builds, pulls and creates nothing, even if the checkout has changed."""
     (stack / ".env").write_text("A=1\n")
     (stack / "bin" / "docker").write_text(ANSWERS.replace("$HEALTH", health))

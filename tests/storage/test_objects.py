@@ -86,7 +86,7 @@ def content(objects: ObjectStore, obj: StoredObject) -> bytes:
     return b"".join(objects.read(obj))
 
 
-def test_what_is_written_is_there(place: Place) -> None:
+def test_written_bytes_can_be_read(place: Place) -> None:
     """The object is written, looked up, listed and read, with the same result each time."""
     objects = place.open()
     written = objects.write("run1/a/b.bin", iter([b"abc", b"", b"de"]), size=5)

@@ -256,7 +256,7 @@ def fuzz_engine(world: World, seed: int, seconds: float, most: int) -> int:
     return made
 
 
-def test_what_is_made_up_of_pieces_does_not_write_either(world: World) -> None:
+def test_statements_assembled_from_pieces_do_not_write_either(world: World) -> None:
     """Tests the guard and the statements that it accepts, with a fixed seed."""
     made, ran = fuzz_guard(world, seed=17, seconds=20, most=2500)
     assert made > 100 and ran > 0
@@ -281,7 +281,7 @@ def test_the_engine_by_itself_cannot_write(world: World) -> None:
 @pytest.mark.torture
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", range(4))
-def test_hours_of_made_up_statements(world: World, seed: int) -> None:
+def test_no_generated_statement_writes_in_a_long_run(world: World, seed: int) -> None:
     """The same for longer, guard and bare engine."""
     seconds = float(os.environ.get("RUNSPEND_FUZZ_SECONDS", "120"))
     made, ran = fuzz_guard(world, seed, seconds, 10**9)
@@ -306,7 +306,7 @@ def test_hours_of_made_up_statements(world: World, seed: int) -> None:
         "create or replace view runs as select 1 as a",
     ],
 )
-def test_not_even_its_own_names_can_be_written(world: World, statement: str) -> None:
+def test_a_statement_cannot_write_to_its_own_names(world: World, statement: str) -> None:
     """The engine and the file system refuse writes to the names that the engine reads, and to paths outside of its spill folder."""
     path = ParquetWarehouse(world.root).path(UNIT)
     with (

@@ -237,7 +237,7 @@ def places_that_ask() -> dict[str, tuple[str, int, int]]:
     return found
 
 
-def test_no_place_that_asks_is_left_out(heard: Listener) -> None:
+def test_every_call_that_queries_is_covered(heard: Listener) -> None:
     """A command of the world reaches every call that passes a string to a reader, or the call is listed with a reason."""
     left = {
         place

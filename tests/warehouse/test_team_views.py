@@ -69,7 +69,7 @@ def test_no_name_of_another_team_is_in_a_table(name: str, settings: Settings, vi
     assert w.DECOY not in str(open_published(vision).answer(f"select * from {name}").to_pylist())
 
 
-def test_a_view_shows_what_is_seen_of_its_tables(vision: Settings) -> None:
+def test_a_view_shows_only_visible_rows_of_its_tables(vision: Settings) -> None:
     """With a statement too; an exchanged reader shows exchanged money."""
     sql = "select team, sum(effective_cost) as cost, sum(effective_cost_rounded) as rounded from costs_for_dashboards group by team order by team"
     with open_published(vision).reader() as reader:
@@ -172,7 +172,7 @@ def test_an_experiment_of_two_teams_shows_its_name_and_not_its_tags(vision: Sett
         assert rows(reader, "select experiment_name, tags from experiments") == [{"experiment_name": "exp", "tags": None}]
 
 
-def test_several_teams_see_what_each_of_them_sees(settings: Settings) -> None:
+def test_several_teams_see_the_rows_of_each(settings: Settings) -> None:
     both = settings.seen_by(Viewer(("a", "b"), ("vision", w.OTHER)))
     with open_published(both).reader() as reader:
         seen = {r["run_id"] for r in rows(reader, "select run_id from run_costs")}
@@ -201,7 +201,7 @@ def test_a_team_without_rows_sees_sums_only(team: str, settings: Settings) -> No
         "select * from glob('**')",
     ],
 )
-def test_no_statement_reaches_what_lies_behind(sql: str, vision: Settings) -> None:
+def test_no_statement_reaches_the_tables_behind_the_views(sql: str, vision: Settings) -> None:
     with pytest.raises(SqlRefused):
         open_published(vision).answer(sql)
 
@@ -335,7 +335,7 @@ def test_a_tag_of_the_bill_gives_no_owner_project_or_cost_center_of_others(tmp_p
         assert not any(w.DECOY in str(rows(reader, f"select * from {name}")) for name in ("cost_daily", "cost_allocations", "run_costs"))
 
 
-def test_what_a_budget_judged_by_other_rules_is_not_seen(tmp_path: Path) -> None:
+def test_a_budget_judged_by_other_rules_is_hidden(tmp_path: Path) -> None:
     """When it was the budget of the whole platform, its sums had the costs of others."""
     for name in ("budget_status", "alerts"):
         table = TABLES[name]

@@ -67,7 +67,7 @@ def test_both_engines_return_the_same_rows(reference: GoogleSQL, name: str) -> N
     assert theirs.rows
 
 
-def test_the_reference_refuses_what_bigquery_refuses(reference: GoogleSQL) -> None:
+def test_the_reference_refuses_queries_as_bigquery_does(reference: GoogleSQL) -> None:
     """It is a judge of GoogleSQL, not another DuckDB."""
     from zetasql.core.exceptions import ServerError
 

@@ -150,7 +150,7 @@ def test_money_of_another_currency_is_never_added() -> None:
     assert judge(make_budget(), "USD", NOVEMBER, spend | {(date(2026, 11, 1), "EUR"): Decimal(0)}).is_over
 
 
-def test_version_is_of_what_the_budget_decides_by() -> None:
+def test_the_version_changes_only_with_settings_that_decide() -> None:
     """Owner, notify, runbook and spelling do not change the version. Amount, currency, selector, period, measure and thresholds do."""
     plain = make_budget("1000", **{"for": {"team": ["b", "a"]}})
     same = [

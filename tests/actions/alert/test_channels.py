@@ -193,7 +193,7 @@ def test_a_post_that_arrives_with_the_mail_about_another_is_not_a_failure(tmp_pa
         *[(kind, Fault(way="cut"), "waiting", True) for kind in ("slack", "opsgenie", "google_chat")],
     ],
 )
-def test_what_each_answer_means(tmp_path: Path, services: Services, kind: str, fault: Fault, state: str, is_retried: bool) -> None:
+def test_each_answer_has_its_meaning(tmp_path: Path, services: Services, kind: str, fault: Fault, state: str, is_retried: bool) -> None:
     """Runspend retries unclear answers and wrong keys or addresses with the same bytes, long enough for operators to act. Operators get a mail about every refusal."""
     given, records = world(tmp_path, services, kind), MemoryRecords()
     queue_since(given, records)
@@ -312,7 +312,7 @@ def test_a_killed_sender_posts_again_with_the_same_bytes(
     assert services.incidents == {key: "open"}
 
 
-def test_a_process_killed_after_the_pagers_yes_is_followed_by_one_that_asks_again(tmp_path: Path, services: Services) -> None:
+def test_a_post_whose_record_was_lost_in_a_kill_is_sent_again(tmp_path: Path, services: Services) -> None:
     """A real SIGKILL arrives between the answer and its record. The pager gets the same event twice, which is one incident."""
     text = json.dumps({"mail": {"from": "Runspend <runspend@acme.com>", "channels": [services.channel("pagerduty", about=[])]}})
     given, records = read_settings(tmp_path, text), Records(tmp_path / ".runspend")
@@ -345,7 +345,7 @@ def test_a_decision_that_was_taken_back_meanwhile_opens_no_incident(tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", ["slack", "pagerduty"])
-def test_a_channel_hears_what_it_is_about(tmp_path: Path, services: Services, kind: str) -> None:
+def test_a_channel_gets_only_alerts_that_it_is_about(tmp_path: Path, services: Services, kind: str) -> None:
     """By default, a pager gets exceeded budgets and failures, and a chat gets all budgets. `about` changes that."""
     thresholds = {"actual": ["80%", "100%"], "forecast": []}
     for about, expected in (
@@ -465,7 +465,7 @@ def test_the_short_form_is_a_channel_named_webhook(tmp_path: Path, services: Ser
 
 
 @pytest.mark.parametrize("payload", ["<!channel> <!here|x> <@U123> <http://evil|click> <users/all>", "@everyone [x](http://evil) <at>Ana</at>", "``` <!channel> ```", "&lt;!channel&gt;", *PAYLOADS[::24]])  # fmt: skip
-def test_names_stay_names(tmp_path: Path, services: Services, payload: str) -> None:
+def test_hostile_names_stay_text_in_every_post(tmp_path: Path, services: Services, payload: str) -> None:
     """Nothing in a name mentions a user, becomes a link or markup, or ends its block. Every service accepts the post."""
     given, records = world(tmp_path, services, *CHANNEL_KINDS), MemoryRecords()
     send_outbox(given, records, NOW - DAY)

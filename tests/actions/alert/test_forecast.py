@@ -208,7 +208,7 @@ def test_any_history_gives_ordered_rounded_figures(costs: list[Decimal], day: in
     assert found == forecast_total(dict(reversed(days.items())), covered, NOVEMBER, spent, seen)
 
 
-def test_the_interval_begins_at_what_is_spent_as_people_read_it() -> None:
+def test_the_interval_begins_at_the_rounded_spend() -> None:
     """The spend of 1,455.2953 is shown as 1,455.30, so the lower bound is not 1,455.29."""
     days = {COVERED - timedelta(days=n): Decimal({3: "1455.2953", 80: "1"}.get(n, "0")) for n in range(1, 90)}
     assert make(days).low == Decimal("1455.30")

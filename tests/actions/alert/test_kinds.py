@@ -99,7 +99,7 @@ def test_a_past_day_is_not_forecast(tmp_path: Path) -> None:
     assert "Probably exceeded around 28 Nov; billing data is incomplete." in words(text_of(message))
 
 
-def test_a_bill_that_ended_long_ago_makes_no_forecast_of_what_things_cost_then(tmp_path: Path) -> None:
+def test_a_bill_that_ended_long_ago_gives_no_forecast(tmp_path: Path) -> None:
     """The old provider cost 1,000 a day until June, and the new one costs 10. The forecast is 300 a month, without a mail."""
     rows = [*every_day("1000", "2026-01-01", "2026-05-31", source="old"), *every_day("10", "2026-06-01")]
     bills = [source(), source("old", datetime(2026, 6, 1, tzinfo=UTC))]
@@ -406,7 +406,7 @@ def test_a_budget_that_is_still_exceeded_is_mailed_when_its_snooze_ends(tmp_path
     assert subjects(tmp_path) == ["[runspend] Budget vision: 82.0% of 5,000 USD spent in November"]
 
 
-def test_what_was_acknowledged_is_not_taken_back(tmp_path: Path) -> None:
+def test_an_acknowledged_alert_is_not_corrected(tmp_path: Path) -> None:
     """An acknowledged alert was not mailed, so no correction is mailed."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(forecast=[], actual=["80%", "100%"]))
     quiet(tmp_path, records, given, "acknowledged", date(2026, 11, 26))
@@ -428,7 +428,7 @@ def test_a_snooze_that_outlasts_a_periods_judgement_loses_nothing(tmp_path: Path
     assert subjects(tmp_path) == ["[runspend] Budget vision: 122.0% of 5,000 USD spent in November"]
 
 
-def test_the_last_word_about_a_budget_counts(tmp_path: Path) -> None:
+def test_the_last_decision_about_a_budget_counts(tmp_path: Path) -> None:
     """This also holds for two requests at the same moment. Unknown budgets and past days are refused with a message."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget())
     quiet(tmp_path, records, given, "snoozed", date(2026, 11, 28))

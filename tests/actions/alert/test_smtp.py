@@ -186,7 +186,7 @@ REPLIES: list[tuple[str, Script, dict[str, str], int]] = [
 
 
 @pytest.mark.parametrize(("what", "script", "expected", "taken"), REPLIES, ids=[r[0].replace(" ", "-") for r in REPLIES])
-def test_what_each_reply_means(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
+def test_each_reply_has_its_meaning(tmp_path: Path, what: str, script: Script, expected: dict[str, str], taken: int) -> None:
     """For each recipient, a 5xx is a refusal. Runspend tries again, unless the reply is about the address or the mail.
 
     After an unclear answer, it tries again in the next run, never in the same run.
@@ -393,7 +393,7 @@ def test_a_server_that_disconnects_at_many_recipients_does_not_block_the_others(
     assert received(server) == Counter({(message_id, ANA): 1})
 
 
-def test_a_sender_killed_while_it_gives_up_is_followed_by_one_that_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_sender_gives_up_where_a_killed_one_began_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sender is killed at every possible point.
 
     Runspend reports once that it gives up, no mail arrives twice, and no address is tried without end.

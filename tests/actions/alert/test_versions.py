@@ -181,7 +181,7 @@ def test_weeks_that_ended_while_nothing_ran_are_judged_when_it_runs_again(tmp_pa
         ]
 
 
-def test_tables_that_know_less_than_they_did_take_nothing_back(tmp_path: Path) -> None:
+def test_rows_missing_after_a_lost_warehouse_correct_no_alert(tmp_path: Path) -> None:
     """The warehouse was lost and is rebuilt: empty, with one of two bills, with bills that begin later, and with all bills, restated."""
     records, given = MemoryRecords(), make_settings(tmp_path, budget(every="quarter", forecast=[], actual=["100%"], anomalies=False))
     rows = [cost("2026-10-01", "10"), *OVER[:2], cost("2026-11-22", "912.255", source="gcp")]

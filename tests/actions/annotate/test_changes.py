@@ -109,7 +109,7 @@ def test_a_metric_without_its_tags_is_completed() -> None:
     assert shows(change(with_metric(12.0, run=SHOWN, is_ours=True, step=FIRST_STEP + 1), WANTED)) == shows(SHOWN)
 
 
-def test_what_another_server_of_the_configuration_wrote_is_its_own() -> None:
+def test_values_that_another_configured_server_wrote_belong_to_it() -> None:
     """Two entries of `tracking` may name the same MLflow server or the same registry."""
     nothing = replace(WANTED, costs={})
     assert find_changes(SHOWN, nothing, {}, OTHER) == Changes() and find_changes(SHOWN, nothing, {}, BY)
@@ -117,7 +117,7 @@ def test_what_another_server_of_the_configuration_wrote_is_its_own() -> None:
     assert find_owner_changes(ours, {}, {}, OTHER) == {} and find_owner_changes(ours, {}, {}, BY)
 
 
-def test_what_was_written_under_a_name_that_is_no_longer_configured_can_be_removed() -> None:
+def test_values_written_under_a_name_that_is_no_longer_configured_can_be_removed() -> None:
     """`sources rename` renames the server in runspend.yaml, and MLflow keeps the former name in its records."""
     renamed = Writer("new", BY.installation, BY.other_servers)
     assert shows(written(SHOWN, find_changes(SHOWN, replace(WANTED, costs={}), {}, renamed))) == {}

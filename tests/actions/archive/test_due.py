@@ -293,7 +293,7 @@ def test_another_owner_is_mailed_and_has_a_grace_period_of_their_own(tmp_path: P
             assert [item.owner_id for item in due_items(reader, records, given_, now)] == expected, now
 
 
-def test_an_owner_who_gets_it_back_is_mailed_again(tmp_path: Path) -> None:
+def test_an_owner_who_gets_a_run_back_is_mailed_again(tmp_path: Path) -> None:
     """Each notice has its own id, even within one hour. Otherwise the third notice would count as the first, which was sent."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     for number, owner in enumerate(("ana@acme.com", "ben@acme.com", "ana@acme.com")):
@@ -461,7 +461,7 @@ def test_sources_read_too_long_ago_or_in_the_future_make_nothing_due(
 
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=12), st.integers(7, 60), st.integers(0, 500))
-def test_witnessed_time_is_never_more_than_what_passed(days: list[int], grace_days: int, until: int) -> None:
+def test_witnessed_time_never_exceeds_elapsed_time(days: list[int], grace_days: int, until: int) -> None:
     """Without a pipeline run in between, at most half of a grace period counts."""
     grace, now = timedelta(days=grace_days), NOW + until * DAY
     looks = [NOW + n * DAY for n in days]
@@ -605,7 +605,7 @@ def test_a_deleted_archive_is_reported_as_gone(tmp_path: Path) -> None:
 # --- why -----------------------------------------------------------------------------------------------------------------
 
 
-def test_why_says_what_keeps_a_runs_bytes(tmp_path: Path) -> None:
+def test_why_names_the_protections_of_a_runs_bytes(tmp_path: Path) -> None:
     """It names the alias that protects the run and its models, and an objection, even if no policy selects them."""
     records, given_ = Records(tmp_path), given_settings(tmp_path, {})
     tables = {

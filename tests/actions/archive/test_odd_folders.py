@@ -185,7 +185,7 @@ def test_markers_of_folders_are_archived_and_come_back(world: World) -> None:
     assert result.problems == [] and world.here() == files
 
 
-def test_a_folder_name_with_bytes_of_its_own_is_reported_before_anything_is_copied(world: World) -> None:
+def test_a_folder_name_that_is_not_utf_8_is_reported_before_anything_is_copied(world: World) -> None:
     world.put("model/", b"bytes")
     [result] = world.apply()
     assert (result.state, world.here(), world.archive.objects) == ("failed", {"model/": b"bytes"}, {})

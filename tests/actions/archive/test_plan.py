@@ -175,7 +175,7 @@ def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
     }
 
 
-def test_what_was_used_lately_is_not_selected(tmp_path: Path) -> None:
+def test_recently_used_runs_are_not_selected(tmp_path: Path) -> None:
     """The last use is the latest of end, metric and newest file. For a model, runs that used it count too. If it is unknown, the run is protected."""
     lately = NOW - timedelta(days=89)
     runs = [
@@ -472,7 +472,7 @@ def test_running_relatives_protect(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["model_versions", "model_uses"])
 @pytest.mark.parametrize("how", ["unknown", "missing", "other workspace"])
-def test_what_could_not_be_read_protects(tmp_path: Path, kind: str, how: str) -> None:
+def test_an_unreadable_registry_protects_all_runs(tmp_path: Path, kind: str, how: str) -> None:
     """The registry returned an error, was never read, or was read in another workspace."""
     rows = [row for row in reads() if row["kind"] != kind]
     rows += (

@@ -14,7 +14,7 @@ from tests.actions.archive.policy_world import AGED, NOW, OLD, experiment, given
 SCIENCE = {"workspace": "science"}
 
 
-def test_known_is_what_the_last_extract_saw(tmp_path: Path) -> None:
+def test_a_run_is_known_if_the_last_extraction_saw_it(tmp_path: Path) -> None:
     runs = [
         run("parent", **AGED), run("child", **AGED, parent_run_id="parent"), run("lost child", **AGED, parent_run_id="parent", purged_at=NOW), run("gone", **AGED, lifecycle_stage="deleted"),
         run("newest", start_time=NOW - timedelta(hours=1), end_time=NOW), run("of 2106", start_time=NOW.replace(year=2106), end_time=NOW), run("open", start_time=OLD, end_time=None, **SCIENCE),
@@ -60,7 +60,7 @@ def test_a_server_that_was_never_read_well_is_unknown(tmp_path: Path) -> None:
         assert read_known(reader, "prod", NOW) is None
 
 
-def test_who_cannot_be_asked_about_is_protected(tmp_path: Path) -> None:
+def test_runs_whose_server_cannot_be_asked_are_protected(tmp_path: Path) -> None:
     given = given_settings(tmp_path, {})
     item = Item("cold", "d", "archive", None, "prod", "default", "run", "r", "12", "r", None, "s3://ml", "12/r/artifacts", None, 1, 1)
     gone = Item(**{**vars(item), "tracking_server": "retired"})

@@ -34,7 +34,7 @@ def test_old_runs_are_planned_whether_they_have_bytes_or_not(tmp_path: Path) -> 
     assert found["with"][1] == "unused for 267 days"
 
 
-def test_what_protects_a_runs_bytes_protects_the_run(tmp_path: Path) -> None:
+def test_protections_of_a_runs_bytes_protect_the_run(tmp_path: Path) -> None:
     runs = [run("kept", **AGED, tags='{"runspend.keep": "yes"}'), run("maker", **AGED), run("plain", **AGED)]
     found = states(
         tmp_path,
@@ -120,7 +120,7 @@ def test_a_cap_stops_before_the_first(tmp_path: Path) -> None:
     assert asked == []
 
 
-def test_what_is_protected_or_may_not_be_written_stays(tmp_path: Path) -> None:
+def test_runs_that_are_protected_or_read_only_stay(tmp_path: Path) -> None:
     """Without a `write_token` for the server, Runspend deletes nothing and reports that."""
     given = given_settings(tmp_path, POLICY)
     done = prune(

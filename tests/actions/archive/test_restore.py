@@ -86,7 +86,7 @@ def test_ten_thousand_generated_trees(tmp_path: Path) -> None:
     come_back()
 
 
-def test_what_is_there_is_never_overwritten(disk: Disk) -> None:
+def test_existing_files_are_never_overwritten(disk: Disk) -> None:
     fill(disk.run, {"a": b"old", "b": b"same"})
     disk.apply()
     fill(disk.run, {"a": b"new", "b": b"same"})
@@ -210,7 +210,7 @@ def test_a_link_in_place_of_a_folder_gives_its_mode_to_no_other_folder(tmp_path:
     assert stat.S_IMODE((tmp_path / "outside").stat().st_mode) == 0o700
 
 
-def test_what_another_restore_has_just_brought_stays_whole(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_another_restore_has_just_written_stay_whole(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     there, usage = disk.folder / "there", shutil.disk_usage
@@ -305,7 +305,7 @@ def test_a_folder_that_is_taken_is_left_alone(disk: Disk, make: Callable[[Path],
     assert tree_of(disk.folder) == before
 
 
-def test_what_a_killed_restore_left_is_swept(disk: Disk) -> None:
+def test_the_remains_of_a_killed_restore_are_removed(disk: Disk) -> None:
     fill(disk.run, {"a": b"a"})
     disk.apply()
     fill(disk.folder / ".there.runspend-restore", {"half/of": b"it"})
@@ -585,7 +585,7 @@ PLANTED: dict[str, Callable[[Path, Path], object]] = {
 
 
 @pytest.mark.parametrize("plant", PLANTED.values(), ids=PLANTED)
-def test_what_is_planted_in_an_archive_is_not_followed(disk: Disk, trap: Path, plant: Callable[[Path, Path], object]) -> None:
+def test_links_planted_in_an_archive_are_not_followed(disk: Disk, trap: Path, plant: Callable[[Path, Path], object]) -> None:
     outside = disk.folder / "outside" / "secret"
     fill(outside.parent, {"secret": b"hello"})
     plant(trap / "data" / hashlib.sha256(b"hello").hexdigest(), outside)

@@ -153,7 +153,7 @@ def test_no_byte_is_deleted_before_the_manifest_is_there(world: World) -> None:
 # --- what stops it -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_protected_stays(world: World) -> None:
+def test_protected_runs_stay(world: World) -> None:
     world.protection = "alias champion on fraud/7"
     assert states(world) == [("protected", "alias champion on fraud/7")]
     assert world.here() == FILES
@@ -301,7 +301,7 @@ def test_without_credentials_everything_is_done_but_the_delete(world: World) -> 
     assert world.faults.made[f"write {ARCHIVE}"] == 0, "what was copied is not copied again"
 
 
-def test_what_is_younger_than_the_margin_stays(world: World) -> None:
+def test_objects_younger_than_the_margin_stay(world: World) -> None:
     world.put("model/new.bin", b"new", world.now - timedelta(days=6, hours=23))
     [(state, reason)] = states(world)
     assert state == "protected" and reason == "'model/new.bin' was written 2026-11-18T07:00: it is younger than `archive.margin`"
@@ -374,7 +374,7 @@ PLACES = [
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_no_place_but_a_folder_of_its_own_is_touched(world: World, place: dict[str, Any]) -> None:
+def test_nothing_outside_a_runs_own_folder_is_changed(world: World, place: dict[str, Any]) -> None:
     [(state, reason)] = states(world, make_item(**place))
     assert state == "failed" and reason is not None and reason.startswith("cannot ")
     assert not [what for what in world.faults.made if not what.startswith("record")], world.faults.made
@@ -473,7 +473,7 @@ def test_a_file_written_between_copy_and_delete_is_kept_and_reported(world: Worl
     assert world.here() == {"model/MLmodel": b"new"}
 
 
-def test_what_was_gone_before_it_was_copied_is_in_no_archive(world: World) -> None:
+def test_objects_deleted_before_the_copy_are_in_no_archive(world: World) -> None:
     """So no note refers to an archive without the file."""
     read = world.source.read
 
@@ -695,7 +695,7 @@ def test_interrupted_tiering_continues(kind: str) -> None:
         assert world.here() == FILES
 
 
-def test_what_is_protected_is_not_tiered(world: World) -> None:
+def test_protected_runs_are_not_tiered(world: World) -> None:
     world.protection = "running"
     assert states(world, make_item(action="tier", to="GLACIER_IR")) == [("protected", "running")]
     assert world.faults.made[f"set_class {SOURCE}"] == 0

@@ -75,7 +75,7 @@ def test_retrieval_is_part_of_the_cost() -> None:
     assert (found.monthly_saving, found.rates_from) == (Decimal("11.776"), "bill")
 
 
-def test_what_is_in_the_class_already_moves_nothing() -> None:
+def test_objects_already_in_the_target_class_cost_nothing() -> None:
     """Only the part in another class counts."""
     parts = [part(), part("GLACIER_IR", 10**6, 50 * TB)]
     assert price_item("tier", "GLACIER_IR", "s3://ml", parts, LIST_ONLY, NOW) == price_item(
@@ -131,7 +131,7 @@ def test_saving_is_at_the_bills_own_rate(tmp_path: Path) -> None:
     assert rows[0]["payback_months"] == pytest.approx(float(rows[0]["action_cost"] / rows[0]["monthly_saving"]))
 
 
-def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
+def test_only_folders_that_save_enough_are_selected(tmp_path: Path) -> None:
     """The saving must be above the amount, not equal to it. An unknown saving is not enough."""
     runs = [run(name, **AGED) for name in "abc"]
     found = [stored("a", TB), stored("b", TB // 2), stored("c", TB, storage_class="ODD")]
@@ -141,7 +141,7 @@ def test_only_what_saves_enough_is_selected(tmp_path: Path) -> None:
         assert "".join(row["run_id"] for row in rows) == expected, amount
 
 
-def test_an_archive_costs_what_newly_written_bytes_cost() -> None:
+def test_an_archive_is_priced_as_newly_written_bytes() -> None:
     """In a bucket with several classes, that is STANDARD. In a bucket with one class, it is that class. Otherwise it is unknown."""
     by_bucket = {
         ("a", "STANDARD"): Decimal(1),

@@ -69,7 +69,7 @@ def reader(tmp_path: Path) -> Any:
         yield opened
 
 
-def test_an_hour_costs_what_it_usually_cost(reader: Reader) -> None:
+def test_an_hour_is_priced_at_its_usual_cost(reader: Reader) -> None:
     found = list_prices(reader, NOW)
     rows = [(row["purchase_option"], row["currency"], row["hour_cost"], row["machine_hours"], row["gpus"]) for row in found["prices"]]
     assert rows == [("on_demand", "EUR", "2.0000", 1, 1), ("on_demand", "USD", "1.3000", 30.5, 1), ("spot", "USD", "9.0000", 1, 1)]

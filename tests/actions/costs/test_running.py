@@ -271,7 +271,7 @@ def test_both_engines_read_its_queries(name: str) -> None:
     assert "live" in cli.commands
 
 
-def test_what_a_run_states_about_its_machine_is_cut() -> None:
+def test_long_statements_about_a_machine_are_cut() -> None:
     """An instance type of fifty thousand characters and a thousand machines still make one line of text."""
     row = {
         "tracking_server": "prod",

@@ -51,7 +51,7 @@ def state_of(config: Path, name: str, *, period: str | None = None, hidden: tupl
         return read_budget(reader, settings, Records(settings.home), name, NOW, period=period, hidden=hidden)
 
 
-def test_its_spend_is_what_the_command_line_prints(config: Path) -> None:
+def test_the_pages_spend_equals_the_command_lines(config: Path) -> None:
     state = state_of(config, "vision")
     assert state is not None and state.status.spent is not None
     where = ("--where", "team=vision", "--since", "2026-10", "--by", "team", "--format", "json")

@@ -47,7 +47,7 @@ def home_of(settings: Settings, *, currency: str | None = None, hides_people: bo
     return found
 
 
-def test_the_month_is_what_the_command_line_prints(config: Path) -> None:
+def test_the_pages_month_equals_the_command_lines(config: Path) -> None:
     home = home_of(load_settings(config))
     where = [word for part in PLATFORM for word in ("--where", part)]
     days = ("--since", f"{home.month.view.since}", "--until", f"{home.month.view.last}")

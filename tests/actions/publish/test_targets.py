@@ -256,7 +256,9 @@ def test_postgres_keeps_grants_and_views_of_others(home: Path, target_of: Callab
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_runspend_did_not_make_is_never_changed(kind: str, home: Path, target_of: Callable[[str], Target], tmp_path: Path) -> None:
+def test_tables_that_runspend_did_not_make_are_never_changed(
+    kind: str, home: Path, target_of: Callable[[str], Target], tmp_path: Path
+) -> None:
     """MLflow's own database also has a table `runs`."""
     target = target_of(kind)
     if isinstance(target, PostgresTarget):
@@ -448,7 +450,7 @@ def test_a_table_that_leads_pyiceberg_elsewhere_is_refused(home: Path, lake: Ice
     assert publish(home, lake).is_new
 
 
-def test_errors_say_what_is_wrong_and_show_no_password(home: Path, tmp_path: Path) -> None:
+def test_errors_state_their_cause_without_a_password(home: Path, tmp_path: Path) -> None:
     nowhere = PostgresTarget(name="grafana", kind="postgres", uri="postgresql://u:canary-1@127.0.0.1:9/db")  # type: ignore[arg-type]
     with pytest.raises(SourceUnreachable, match=r"cannot publish to grafana: .*refused") as refused:
         publish(home, nowhere)

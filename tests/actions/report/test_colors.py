@@ -54,7 +54,7 @@ def test_text_and_drawings_contrast_with_their_background(scheme: str, ground: s
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_labels_can_be_read_on_what_they_label(scheme: str) -> None:
+def test_labels_are_readable_on_their_bars(scheme: str) -> None:
     known = colors(scheme)
     assert ".in-idle, .in-scope { fill: #1b2430; }" in CSS and ".in-c2, .in-c3, .in-c4 { fill: var(--on-light); }" in CSS
     inks = dict.fromkeys(("run", "unallocated", "shared", "orphan", "c0", "c1"), known["on-dark"])

@@ -58,7 +58,7 @@ def test_parts_add_up_to_the_tables_to_the_last_decimal() -> None:
     assert page.run_count == len({r["run_id"] for r in world["run_costs_daily"] if r["charge_date"] >= NOVEMBER})
 
 
-def test_sums_keep_what_28_digits_would_lose() -> None:
+def test_sums_keep_digits_beyond_28() -> None:
     """Seven-digit totals with 22 decimals are added exactly."""
     world = empty_world()
     for amount in ("9999999.9999999999999999999999", "0.0000000000000000000001", "1234567.0000000000000000000001"):

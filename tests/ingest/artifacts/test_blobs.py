@@ -90,7 +90,7 @@ def test_every_owner_gets_its_bytes(place: Place, tmp_path: Path) -> None:
     assert [(r["owner_kind"], r["owner_id"]) for r in rows(found) if r["owner_kind"] not in ("run",)] == [("other", "1")]
 
 
-def test_odd_names_own_what_is_theirs(place: Place, tmp_path: Path) -> None:
+def test_owners_with_odd_names_own_their_objects(place: Place, tmp_path: Path) -> None:
     """Names contain blanks, %41 next to A, plus, emoji, quotes and &. Each is its own folder, in keys and in owners' URIs."""
     folders = ["a b", "%41", "A", "a+b", "😀", "it's", "a&b", "\u00fc", "u\u0308", "<x>"]
     place.put({f"{folder}/x/{folder}": b"x" * 2**n for n, folder in enumerate(folders)})
@@ -109,7 +109,7 @@ def test_a_store_of_many_pages_is_listed_whole(gcs_server: GcsServer, tmp_path: 
     assert sum(r["objects"] for r in rows(found)) == 2500
 
 
-def test_probe_says_what_answers(place: Place) -> None:
+def test_the_probe_names_the_server_that_answers(place: Place) -> None:
     """`doctor` shows one line per store: whether it answers, and whether it is empty."""
     assert probe_store(place.store()).endswith("answers and is empty")
     place.put({"x": b"x"})

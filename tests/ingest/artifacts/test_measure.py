@@ -291,7 +291,7 @@ def test_a_change_closes_one_row_and_opens_another(store: Store) -> None:
     assert [(r["valid_from"], r["valid_to"]) for r in store.rows() if r["owner_id"] == RUN2] == [(NOW, None)]
 
 
-def test_what_was_deleted_ends(store: Store) -> None:
+def test_rows_of_a_deleted_folder_end(store: Store) -> None:
     """The row is closed, and nothing follows it."""
     store.measure()
     shutil.rmtree(store.root / "1" / RUN2)
@@ -324,7 +324,7 @@ def test_an_orphan_that_finds_its_owner_changes_hands(store: Store) -> None:
     assert [r["valid_to"] for r in store.rows() if r["owner_kind"] == "orphan"] == [NOW + DAY]
 
 
-def test_a_new_month_begins_with_what_the_old_one_ended_with(store: Store) -> None:
+def test_a_new_month_begins_with_the_objects_at_the_end_of_the_last(store: Store) -> None:
     """Rows are clipped to their month. Until the next measurement, the last figures are valid."""
     store.measure()
     write(store.root / "1" / RUN1 / "artifacts" / "more", 90)
@@ -537,7 +537,7 @@ def test_hostile_owners_cause_no_connection(store: Store, monkeypatch: pytest.Mo
     assert store.measure().bytes == 1249
 
 
-def test_probe_says_what_it_saw(store: Store, tmp_path: Path) -> None:
+def test_the_probe_reports_its_findings(store: Store, tmp_path: Path) -> None:
     """`doctor` shows one line, or raises the error that a measurement would report."""
     assert probe_store(store.store) == f"folder {store.root} can be read"
     (tmp_path / "empty").mkdir()

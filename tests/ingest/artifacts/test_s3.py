@@ -98,7 +98,7 @@ def test_storage_classes_are_apart(s3_server: S3Server, bucket: str, tmp_path: P
     }
 
 
-def test_odd_names_own_what_is_theirs(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_owners_with_odd_names_own_their_objects(s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     """Names have blanks, #, %41 next to A, plus, emoji, quotes and &. Each is its own folder, in keys and in owners' URIs."""
     folders = ["a b", "%41", "A", "a+b", "😀", "it's", 'q"q', "a&b", "\u00fc", "u\u0308", "<x>"]
     put(s3_server, bucket, {f"{folder}/x/{folder}": 2**n for n, folder in enumerate(folders)} | {"a#b/x": 1, "a?b/x": 1})
@@ -322,7 +322,7 @@ def test_redirects_are_not_followed_out_of_the_store(tmp_path: Path, status: int
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tables of MLflow and SQLAlchemy
-def test_what_mlflow_itself_writes_finds_its_owner(
+def test_files_that_mlflow_itself_writes_find_their_owner(
     s3_server: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MLflow's own client writes a run and a logged model, and the objects match the URIs that it records.

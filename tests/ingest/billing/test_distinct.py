@@ -55,7 +55,7 @@ def test_answers_equal_those_of_every_row_after_any_earlier_rows(tmp_path: Path,
             assert rows == wanted
 
 
-def test_what_was_answered_before_is_not_asked_again(tmp_path: Path, known: distinct.KnownAnswers) -> None:
+def test_answered_questions_are_not_asked_again(tmp_path: Path, known: distinct.KnownAnswers) -> None:
     """Runspend makes a table of answers only for combinations that are new in a share of rows."""
     asked = []
     with Staged(tmp_path) as staged:

@@ -364,7 +364,7 @@ def is_free(world: World, owner: Owner, known: LastExtract) -> bool:
     return asked(world, owner, "both", known) is None
 
 
-def test_what_a_live_model_was_made_with_is_kept(world: World) -> None:
+def test_runs_and_models_behind_a_live_model_are_kept(world: World) -> None:
     """The tables contain three runs, each of which used the model of the one before.
 
     The last model was registered after the tables were read.
@@ -513,7 +513,7 @@ def test_another_models_version_does_not_protect_a_model(world: World) -> None:
     assert "registered as nets/" in (ask(world, world.run_owner) or "")
 
 
-def test_a_restored_run_protects_what_was_planned_while_it_was_deleted(world: World) -> None:
+def test_a_restored_run_protects_folders_planned_while_it_was_deleted(world: World) -> None:
     known = replace(world.known, deleted_runs=frozenset({world.ids["run"]}))
     owner = world.run_owner
     world.client.delete_run(world.ids["run"])

@@ -154,7 +154,7 @@ def test_both_ways_give_equal_tables(mlflow: Served, both: dict[str, Nights]) ->
         assert both["api"].rows(name), name
 
 
-def test_versions_state_what_they_were_registered_from(mlflow: Served, both: dict[str, Nights]) -> None:
+def test_versions_state_their_source(mlflow: Served, both: dict[str, Nights]) -> None:
     ids = mlflow.run_ids
     found = {(r["model_name"], r["model_version"]): r for r in both["database"].rows("model_versions")}
     assert sorted(found) == [("copies", 1), ("fraud βeta", 1), ("fraud βeta", 2), ("fraud βeta", 3), ("m-plain", 1)]
@@ -214,7 +214,7 @@ def test_the_uses_of_an_ended_run_are_read_once(api: Nights, monkeypatch: pytest
     assert {name: api.rows(name) for name in LINK_TABLES} == before
 
 
-def test_what_cannot_be_read_is_unknown_and_asked_again(api: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_values_are_unknown_and_asked_again(api: Nights, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rows stay and the extract succeeds. One row says that the uses are unknown, and the next extract asks every run."""
     before = {name: api.rows(name) for name in LINK_TABLES}
 

@@ -181,7 +181,7 @@ def test_a_long_run_is_looked_at_once_a_minute(world: World, monkeypatch: pytest
     assert all(math.isclose(r["energy_microjoules"] / r["measured_milliseconds"], 250_000, rel_tol=0.01) for r in hours)
 
 
-def test_what_has_not_changed_is_not_read_again(world: World, asked: list[raw.UseKey]) -> None:
+def test_unchanged_runs_are_not_read_again(world: World, asked: list[raw.UseKey]) -> None:
     """An ended run is read once, and a run that goes on is read again. A run that MLflow no longer has keeps its power."""
     run(world, "ended", {"gpu_0": every(60, 100)})
     run(world, "gone", {"gpu_0": every(60, 200)})

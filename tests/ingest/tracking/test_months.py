@@ -159,7 +159,7 @@ def test_the_copy_is_removed_and_the_original_untouched(world: World) -> None:
     assert {p.suffix for p in night.extract.tables[("runs", "2026-11")].parent.iterdir()} == {".parquet"}
 
 
-def test_what_is_still_in_the_write_ahead_log_is_read(world: World) -> None:
+def test_rows_in_the_write_ahead_log_are_read(world: World) -> None:
     with world.open() as db:
         db.execute("pragma journal_mode = wal")
     world.add_run("in the file")

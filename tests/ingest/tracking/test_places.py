@@ -215,7 +215,7 @@ def settings_of(world: World, **options: Any) -> str:
     return str(world.night(**options).extract.extras[("runs", "2026-11")]["settings"])
 
 
-def test_what_the_rows_depend_on_is_remembered_with_the_month(world: World, tmp_path: Path) -> None:
+def test_a_change_of_settings_that_rows_depend_on_is_noticed(world: World, tmp_path: Path) -> None:
     world.add_run("r")
     (tmp_path / "teams.csv").write_text("user,team\nada,x\n")
     teams = DimensionSettings.model_validate({"team": [{"user": str(tmp_path / "teams.csv")}]})

@@ -407,7 +407,7 @@ def test_a_run_that_is_resumed_elsewhere_keeps_both_machines() -> None:
     assert missing_tags({"runspend.machine.id": "third"}, tags) == {}
 
 
-def test_it_can_be_turned_off() -> None:
+def test_the_plug_in_can_be_turned_off() -> None:
     for word in ("off", "0", "False", " no "):
         shown = CliRunner().invoke(cli, ["identify"], env={"RUNSPEND_IDENTIFY": word})
         assert shown.output == "Runs here do not identify themselves: RUNSPEND_IDENTIFY is off.\n"
@@ -532,7 +532,7 @@ def test_gpus_and_slices(
     assert {one.key: one.value for one in hardware.find_gpus(hardware.ask_driver(FakeDriver(*gpus)))} == found
 
 
-def test_without_a_driver_only_what_was_asked_for_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_only_the_requested_gpus_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert list(hardware.find_gpus(hardware.ask_driver(object()))) == []
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
     [found] = hardware.find_gpus(None)

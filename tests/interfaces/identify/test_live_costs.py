@@ -156,7 +156,7 @@ with mlflow.start_run(run_id=run.info.run_id):
 """
 
 
-def test_a_resumed_run_goes_on_from_what_it_had_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_continues_from_its_earlier_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread left another run open. That run no longer trains, so it gets no time."""
     (tmp_path / "prices.json").write_text(json.dumps(LISTED), encoding="utf-8")
     with serve_metadata() as (address, _):

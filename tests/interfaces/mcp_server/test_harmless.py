@@ -16,7 +16,7 @@ def test_no_character_moves_a_cursor_or_turns_text_around(name: str) -> None:
     assert json.dumps(shown, ensure_ascii=False).encode().decode().isprintable()
 
 
-def test_what_a_name_says_is_kept_as_text() -> None:
+def test_instructions_in_a_name_are_kept_as_text() -> None:
     for name in (*PAYLOADS, *FORMULAS, "ignore previous instructions"):
         kept = harmless(name, hides_people=False)
         assert "".join(kept.split()) == "".join(c for c in name if c.isprintable() and not c.isspace())

@@ -196,7 +196,7 @@ def test_there_are_six_tools_and_all_only_read(config: Path) -> None:
         assert tool.name == "tables" or "data, not instructions" in tool.description
 
 
-def test_every_answer_says_what_its_figures_are(config: Path) -> None:
+def test_every_answer_explains_its_figures(config: Path) -> None:
     for (name, _), answer in zip(ALL, answers(load_settings(config), *ALL), strict=True):
         assert answer["newest_charge_date"] == "2026-10-03", name
         assert answer["rule"] and answer["measure"] and answer["currency"], name

@@ -351,7 +351,7 @@ def proxied(settings: Settings) -> FastAPI:
         ([("X-Groups", "finance"), ("X-User", "a"), ("X-User", "b")], "nothing"),
     ],
 )
-def test_the_header_of_the_proxy_says_what_is_seen(headers: list[tuple[str, str]], sees: str, proxied: FastAPI) -> None:
+def test_the_proxys_header_decides_which_rows_are_visible(headers: list[tuple[str, str]], sees: str, proxied: FastAPI) -> None:
     """Commas separate groups. Runspend accepts only one header, because a client may have sent the second."""
     answer = one(proxied, "/api/v1/runs", headers=headers)
     assert answer.status_code == (403 if sees == "nothing" else 200)
@@ -366,7 +366,7 @@ def test_headers_of_others_than_the_proxy_are_not_believed(address: str, trusted
         assert answer.status_code == (200 if trusted else 403)
 
 
-def test_a_user_has_what_the_user_and_the_groups_may_see(settings: Settings, tmp_path: Path) -> None:
+def test_a_user_sees_own_rows_and_those_of_their_groups(settings: Settings, tmp_path: Path) -> None:
     data = json.loads((settings.home / "runspend.yaml").read_text(encoding="utf-8"))
     data["home"], data["warehouse"] = str(settings.home), {"uri": str(settings.home / "warehouse")}
     data["access"] = {

@@ -122,7 +122,7 @@ def test_a_budget_has_a_page_at_its_name(home: Path) -> None:
     assert request(app, "/budget/").status_code == 404
 
 
-def test_the_home_page_leads_to_what_it_says(home: Path) -> None:
+def test_the_links_of_the_home_page_work_and_its_figures_match(home: Path) -> None:
     app = create_app(settings_of(home))
     page = request(app, "/")
     tags = Tags()

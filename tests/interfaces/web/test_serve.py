@@ -66,7 +66,7 @@ def test_json_is_not_offered(config: Path) -> None:
 
 
 @pytest.mark.parametrize("port", ["-1", "65536", "http"])
-def test_what_is_not_a_port_is_refused(config: Path, port: str) -> None:
+def test_a_value_that_is_not_a_port_is_refused(config: Path, port: str) -> None:
     assert run_here("serve", "--port", port, "--config", str(config), code=2).stdout == ""
 
 

@@ -167,7 +167,7 @@ def test_a_model_counts_each_run_once(home: Path) -> None:
     "address",
     ["/machine/none", "/machine/", "/line/ffffffffff", "/line/", "/model/none", "/model/", "/model/a%00b", f"/machine/{'x' * 6000}"],
 )
-def test_what_is_unknown_is_not_found(home: Path, address: str) -> None:
+def test_unknown_names_are_not_found(home: Path, address: str) -> None:
     status, text, tags = page(settings_of(home), address)
     assert status == 404, text
     assert any(target.endswith("explore") for target in tags.targets)

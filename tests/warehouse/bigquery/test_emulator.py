@@ -131,7 +131,7 @@ def test_an_expression_has_the_value_and_the_type_bigquery_gives_it(dataset: Dat
         ("selekt 1", "Syntax error"),
     ],
 )
-def test_what_bigquery_refuses_fails_with_its_words(dataset: Dataset, sql: str, message: str) -> None:
+def test_statements_that_bigquery_refuses_fail_with_the_same_message(dataset: Dataset, sql: str, message: str) -> None:
     with pytest.raises(BadRequest, match=message) as caught:
         dataset.run(sql)
     assert [error["reason"] for error in caught.value.errors] == ["invalidQuery"]
@@ -519,7 +519,7 @@ def test_tables_are_made_widened_and_dropped(dataset: Dataset) -> None:
         dataset.client.get_table(name)
 
 
-def test_datasets_are_found_by_their_labels_and_go_with_what_is_in_them(dataset: Dataset) -> None:
+def test_datasets_are_found_by_their_labels_and_deleted_with_their_tables(dataset: Dataset) -> None:
     made = bigquery.Dataset(f"{PROJECT}.{dataset.name}_step")
     made.labels, made.default_table_expiration_ms, made.location = {"runspend": dataset.name, "step": "allocate"}, 86_400_000, "EU"
     dataset.client.create_dataset(made)

@@ -261,7 +261,7 @@ def test_a_reader_never_sees_two_builds(opened: Open) -> None:
 
 
 @pytest.mark.parametrize("native", [False, True])
-def test_people_read_and_do_nothing_else(opened: Open, native: bool) -> None:
+def test_sql_from_users_cannot_write(opened: Open, native: bool) -> None:
     """SQL from users reads the cached files and cannot write to them."""
     warehouse = opened()
     with warehouse.step("fill", "b") as step:
@@ -342,7 +342,7 @@ def test_the_next_publish_waits_for_the_lease_then_takes_it_over(opened: Open, s
 
 
 @pytest.mark.parametrize("pause_at", ["copy", "delete"])
-def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_publisher_that_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """A publisher sleeps in the middle.
 
     Another one completes its work, publishes over it and restores what it drops. When it wakes, it has no effect.
@@ -373,7 +373,7 @@ def test_who_lost_the_lease_changes_nothing(pause_at: str, opened: Open, monkeyp
     assert ask(other, "select count(*) as n from billing_lines") == [{"n": 9}]
 
 
-def test_who_read_an_older_head_is_refused_by_the_store(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_refuses_a_publisher_that_read_an_older_head(opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another writer publishes between reading and replacing the head. The put fails, and the inputs are compared again."""
     digest = fill(opened(), rows_of(LINES))
     slow = opened("slow")
@@ -585,7 +585,7 @@ def test_a_store_without_conditional_puts_is_refused(header: str, s3_server: S3S
     assert keys(s3_server, bucket) == []
 
 
-def test_who_may_only_read_reads(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_an_account_that_may_only_read_can_read(opened: Open, s3_server: S3Server, bucket: str, tmp_path: Path) -> None:
     """A key without write access opens published data, even after a killed publish. It cannot open an empty bucket."""
     reading = Bucket(f"s3://{bucket}/{PREFIX}", endpoint=s3_server.endpoint)
 

@@ -246,7 +246,7 @@ def test_a_holder_is_named_with_the_time_it_started(home: Path) -> None:
 
 @pytest.mark.parametrize("name", ["lock", "turn"])
 @pytest.mark.parametrize("kind", ["link", "dangling", "folder", "pipe"])
-def test_what_is_not_a_lock_file_is_refused_in_a_sentence(home: Path, name: str, kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_lock_is_refused_in_a_sentence(home: Path, name: str, kind: str, tmp_path: Path) -> None:
     """Runspend does not read without a lock, does not wait, and does not create a lock elsewhere."""
     (home / name).unlink()
     decoy = tmp_path / "decoy"

@@ -116,7 +116,7 @@ def test_money_is_exact_however_it_is_written(tmp_path: Path) -> None:
     assert listed["billed_cost"] == add(exact(t) for t in texts)
 
 
-def test_what_is_rounded_away_is_counted(tmp_path: Path) -> None:
+def test_cost_lost_by_rounding_is_counted(tmp_path: Path) -> None:
     write_csv(tmp_path / "oct.csv", [row("0.00000000000000000000004")] * 1000 + [row("0.00000000000000000000005", BillingCurrency="EUR")])
     bill = nights(tmp_path, tmp_path / "oct.csv")
     bill.load()
