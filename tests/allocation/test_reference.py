@@ -84,7 +84,7 @@ SITUATIONS = {
     "late_lines_of_a_node_group_whose_machines_are_on_an_earlier_bill", "late_lines_of_a_jobs_cluster",
     "a_refund_is_weighed_by_the_runs_of_its_month", "a_refund_of_a_machine_that_a_run_states_in_part",
     "a_refund_that_states_no_region_or_option_of_its_machine", "a_refund_of_a_machine_that_changed_within_its_month",
-    "a_late_correction_of_a_cluster_of_several_nodes",
+    "a_late_correction_of_a_cluster_of_several_nodes", "a_credit_of_a_machine_without_the_tag_of_its_pool",
 }  # fmt: skip
 
 

@@ -58,6 +58,7 @@ DIRECT_MODELS = tuple(
         "type_claims",
         "wanted_types",
         "machine_types",
+        "machine_pools",
         "usable_machines",
         "attachable_machines",
         "attachable_groups",

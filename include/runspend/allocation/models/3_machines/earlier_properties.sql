@@ -1,5 +1,6 @@
--- one row per machine and charge period of an earlier month for which this bill lacks the machine's size, type, region or purchase option:
+-- one row per machine and charge period of an earlier month for which this bill lacks the machine's size, type, region, purchase option or pool:
 -- what the bill of that month states for the charge period, or else for the month. Of a size, the largest counts; of the others, only a single one.
+-- pool_key: only if all usage names that pool.
 -- is_several: that bill has more time in a charge period than one machine can have.
 with late as (
   select resource_key, cast(date_trunc(charge_date, month) as date) as month, charge_period_start, charge_period_end
@@ -7,7 +8,7 @@ with late as (
   where billing_period = @period and charge_date < @period and resource_key is not null
     and (
       (machine_gpus is null and machine_cpus is null and machine_memory_gb is null) or instance_type is null or region_id is null
-      or pricing_category is null or is_machine_set(resource_key))
+      or pricing_category is null or pool_key is null or is_machine_set(resource_key))
   group by resource_key, cast(date_trunc(charge_date, month) as date), charge_period_start, charge_period_end
 ),
 hours as (
@@ -20,6 +21,7 @@ charges as (
   select
     b.resource_key, b.billing_period, b.charge_period_start, b.charge_period_end, b.source, b.sku_id,
     case when b.charge_category = 'Usage' and b.charge_class is null then b.billed_nanoseconds end as billed_nanoseconds,
+    case when b.charge_category = 'Usage' and b.charge_class is null then coalesce(b.pool_key, '') end as pool_key,
     b.machine_gpus, b.machine_cpus, b.machine_memory_gb, lower(b.instance_type) as instance_type, lower(b.region_id) as region_id,
     lower(b.availability_zone) as availability_zone, purchase_option(b.pricing_category) as purchase_option
   from billing_lines b
@@ -29,14 +31,14 @@ charges as (
 described as (
   select
     h.resource_key, h.month, h.charge_period_start, h.charge_period_end,
-    c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.instance_type, c.region_id, c.availability_zone, c.purchase_option
+    c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.instance_type, c.region_id, c.availability_zone, c.purchase_option, c.pool_key
   from hours h
   join charges c on c.resource_key = h.resource_key and c.billing_period = h.month and hour_of(c.charge_period_start) = h.hour_number
   where c.charge_period_start >= h.charge_period_start and c.charge_period_end <= h.charge_period_end
   union all
   select
     resource_key, billing_period, cast(null as timestamp), cast(null as timestamp),
-    machine_gpus, machine_cpus, machine_memory_gb, instance_type, region_id, availability_zone, purchase_option
+    machine_gpus, machine_cpus, machine_memory_gb, instance_type, region_id, availability_zone, purchase_option, pool_key
   from charges
 ),
 properties as (
@@ -47,6 +49,7 @@ properties as (
     case when min(region_id) = max(region_id) then min(region_id) end as region_id,
     case when min(availability_zone) = max(availability_zone) then min(availability_zone) end as availability_zone,
     case when min(purchase_option) = max(purchase_option) then min(purchase_option) end as purchase_option,
+    case when min(pool_key) = max(pool_key) then nullif(min(pool_key), '') end as pool_key, max(pool_key) is not null as has_usage,
     max(coalesce(machine_gpus, machine_cpus, machine_memory_gb)) is not null or max(instance_type) is not null as is_sized
   from described
   group by resource_key, month, charge_period_start, charge_period_end
@@ -71,7 +74,8 @@ select
   case when coalesce(p.is_sized, false) then p.machine_memory_gb else m.machine_memory_gb end as machine_memory_gb,
   case when coalesce(p.is_sized, false) then p.instance_type else m.instance_type end as instance_type,
   coalesce(p.region_id, m.region_id) as region_id, coalesce(p.availability_zone, m.availability_zone) as availability_zone,
-  coalesce(p.purchase_option, m.purchase_option) as purchase_option, s.resource_key is not null as is_several
+  coalesce(p.purchase_option, m.purchase_option) as purchase_option,
+  case when coalesce(p.has_usage, false) then p.pool_key else m.pool_key end as pool_key, s.resource_key is not null as is_several
 from late l
 join properties m on m.resource_key = l.resource_key and m.month = l.month and m.charge_period_start is null
 left join properties p

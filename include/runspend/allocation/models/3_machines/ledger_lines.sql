@@ -11,6 +11,8 @@ with lines as (
     -- A machine listed in `format: machines` exists to serve runs, even in a month without runs.
     coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,
+    -- A credit of a machine may lack the tag of the machine's pool.
+    case when charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' then resource_key end as credited_machine,
     date_trunc(date(timestamp_sub(charge_period_end, interval 1 microsecond)), month) as last_month,
     charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) as is_short,
     case
@@ -51,10 +53,10 @@ matched as (
     coalesce(l.instance_type, e.instance_type, n.instance_type) as instance_type,
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
-    l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
+    l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, coalesce(l.pool_key, p.pool_key) as pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
     l.line_kind, l.cost_kind, l.llm_cloud,
     k.resource_key is not null or l.is_own as is_known,
-    l.line_kind = 'timed' and coalesce(l.scope, '') not in ('exclude', 'shared') and (l.pool_key is not null or w.instance_type is not null) as is_wanted,
+    l.line_kind = 'timed' and coalesce(l.scope, '') not in ('exclude', 'shared') and (coalesce(l.pool_key, p.pool_key) is not null or w.instance_type is not null) as is_wanted,
     k.resource_key is not null or o.resource_key is not null or s.storage_key is not null or b.storage_key is not null or l.is_own as is_on_platform,
     case
       when l.run_tag is not null then 'run_tag'
@@ -66,7 +68,7 @@ matched as (
       -- Rules that price a pool apply after all machines have been processed.
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.is_measured
-        or (l.is_short and l.pool_key is not null)
+        or (l.is_short and coalesce(l.pool_key, p.pool_key) is not null)
         or (l.line_kind = 'timed' and w.instance_type is not null)
         or (l.cost_kind = 'llm' and l.is_short) then 'rest'
       else 'none'
@@ -85,6 +87,8 @@ matched as (
   left join earlier_properties e
     on e.resource_key = l.resource_key and e.month = l.first_month
       and e.charge_period_start = l.charge_period_start and e.charge_period_end = l.charge_period_end
+  left join machine_pools p
+    on p.resource_key = l.credited_machine and p.charge_period_start = l.charge_period_start and p.charge_period_end = l.charge_period_end
   left join wanted_types w on w.instance_type = coalesce(l.instance_type, e.instance_type, n.instance_type)
 )
 select
