@@ -1,1 +1,1 @@
-"""The actions of a pipeline run: reports, mail, archive plans. Each plans with a pure function, then acts; none knows the others."""
+"""The actions of a pipeline run, such as reports, mail and archive plans. Each first makes a plan with a pure function, and then acts."""

@@ -305,7 +305,7 @@ def test_a_tag_makes_a_budget_of_its_experiment(tmp_path: Path, tag: str) -> Non
 @pytest.mark.parametrize(
     ("tag", "why"),
     [
-        ("0 USD / month", "the amount is zero"), ("500 EUR / month", "budgets here are in USD"), ("5,000 USD / month", "it is not an amount"), ("-5 USD / month", "it is not an amount"),
+        ("0 USD / month", "the amount is zero"), ("500 EUR / month", "budgets must be in USD"), ("5,000 USD / month", "it is not an amount"), ("-5 USD / month", "it is not an amount"),
         ("500", "it is not an amount"), ("all", "it is not an amount"), ("", "it is not an amount"), ("1e9 USD / month", "it is not an amount"), ("NaN USD / month", "it is not an amount"),
         ("500 USD / fortnight", "it is not an amount"), ("٥٠٠ USD / month", "it is not an amount"), ("500 USD / month; rm -rf /", "it is not an amount"), ("9" * 13 + " USD / month", "it is not an amount"),
         ("500 USD / month\r\nBcc: evil@x.com", "it is not an amount"), ("<script>alert(1)</script>", "it is not an amount"), ("'; drop table runs; --", "it is not an amount"),

@@ -147,9 +147,9 @@ def test_another_policy_is_another_version_that_says_so(config: Path) -> None:
     [vision] = [one for one in answer["statements"] if one["team"] == "vision"]
     assert (vision["number"], vision["replaces"]["number"]) == ("FIN-2026-10-vision-2", "2026-10-vision-1")
     assert vision["replaces"]["reasons"] == [
-        "statements.kind is chargeback, before showback",
-        "statements.measure is billed_cost, before effective_cost",
-        "statements.idle is separate, before spread",
+        "statements.kind changed from showback to chargeback",
+        "statements.measure changed from effective_cost to billed_cost",
+        "statements.idle changed from spread to separate",
     ]
     assert {(line["part"], line["experiment"]) for line in vision["lines"] if line["part"] == "idle"} == {("idle", None)}
     assert "Chargeback statement" in texts(config)["FIN-2026-10-vision-2.html"].decode()
@@ -319,7 +319,7 @@ def test_a_changed_record_is_refused_and_never_printed(config: Path) -> None:
     [record] = (config.parent / "home" / "records" / "statement_texts").glob("*.json")
     record.write_text(record.read_text().replace("vit", "vjt"), encoding="utf-8")
     done = run_here("statement", "--team", "vision", "--period", PERIOD, "--config", str(config), code=4)
-    assert "it is not the statement 2026-10-vision-1 as it was issued. Restore the file from a copy." in done.stderr
+    assert "it differs from statement 2026-10-vision-1 as issued. Restore the file from a backup." in done.stderr
 
 
 @pytest.mark.parametrize("name", ["", "2026-10-vision-1.html", "2026-10-vision-1.csv", "2026-10-vision-1.pdf"])

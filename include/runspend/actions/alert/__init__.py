@@ -1,9 +1,9 @@
-"""Judge budgets, record the alerts, send the mail.
+"""Judge budgets, record alerts and send their mail.
 
-Each alert is decided once per budget version, threshold, kind and period, and sent at least once.
+Each alert is decided once per budget version, threshold, kind and period. It is sent at least once.
 
-`run` is the whole step. This module holds the order of the steps. Each step has its own module: `budget_costs.py` reads, `judge.py` judges,
-`decisions.py` decides, `figures.py` and `wording.py` fill a mail, `outbox.py` records who received which mail, and `smtp.py` sends.
+`run` is the whole pipeline step. This module calls the parts in order: `budget_costs.py` reads costs, `judge.py` judges budgets and
+`decisions.py` decides alerts. `figures.py` and `wording.py` fill a mail, `outbox.py` records deliveries, and `smtp.py` sends.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TAG_KEYS", "AlertResult", "Judgement", "alerts_table", "judge", "judge_one", "operators", "record", "run"]
 
-# An anomalous day is reported only while it is recent. A bill that is later than this is reported as late instead.
+# A day with unusual spend is reported only if it is not older than this. A bill that is further behind is reported as stale instead.
 NEWS = timedelta(days=7)
 
 
@@ -62,7 +62,7 @@ NEWS = timedelta(days=7)
 class Judgement:
     """The current state of all budgets.
 
-    `notes` are for operators: budgets that could not be judged, and why. `refused_tags` are not for operators.
+    `notes` name the budgets that could not be judged, with the reason. They are sent to operators; `refused_tags` are not.
     """
 
     statuses: list[Status]
@@ -81,7 +81,7 @@ class Judgement:
 class AlertResult:
     """The result of the step.
 
-    Rows of the two tables may belong to several months. Both tables hold every row of each month they touch.
+    The two tables may have rows of several months. For each of these months they are complete.
     """
 
     budget_status: pa.Table
@@ -104,7 +104,7 @@ class AlertResult:
     def errors(self) -> list[RunspendError]:
         """Errors that the command reports after its work.
 
-        They are a missing exchange rate, and a PartialFailure if a mail was not delivered.
+        These are the error about missing exchange rates, if any, and a PartialFailure if a mail was not delivered.
         """
         errors: list[RunspendError] = [] if self.missing is None else [self.missing]
         results = last_results(self.deliveries)
@@ -121,10 +121,10 @@ class AlertResult:
 
 
 def judge(reader: Reader, settings: Settings, records: Records, now: datetime) -> Judgement:
-    """Judge every budget in its current period and in recently ended ones (see `periods_to_judge`).
+    """Judge every budget in its current period and in recently ended periods (see `plan_judging`).
 
-    Sends nothing. Records only when each budget version was first judged, which versions were reverted,
-    and the names they now select.
+    Sends no mail. Records only when each budget version was first judged, which versions were reverted, and renamed sources that budgets
+    select.
     """
     unfinished = finish_renames(reader, records, settings.currency)
     tagged, refused_tags = read_tag_budgets(reader, settings)
@@ -168,7 +168,7 @@ def judge(reader: Reader, settings: Settings, records: Records, now: datetime) -
 
 
 def judge_one(reader: Reader, settings: Settings, budget: Budget, period: BudgetPeriod, now: datetime) -> tuple[Status, Figures]:
-    """Judge one budget in one period by today's tables, with the figures of its mail. Records nothing."""
+    """Return the status of one budget in one period, by today's tables, with the figures of its mail. Records nothing."""
     coverage = read_coverage(reader, now)
     reader, [series], _ = _read_series(reader, settings, [Job(budget, (period,))], now)
     covered = first_open_day(coverage) or max((day for day, _ in series.billed), default=now.date())
@@ -177,10 +177,11 @@ def judge_one(reader: Reader, settings: Settings, budget: Budget, period: Budget
 
 
 def record(settings: Settings, records: Records, judgement: Judgement, now: datetime) -> None:
-    """Write each decision and its mail as once-only records. A second call changes nothing.
+    """Record each decision and its mail once. A second call changes nothing.
 
-    The record of the leading item holds the mail and lists the other items it covers. It is written first and is the commit. If a crash
-    leaves out the other records, they count as decided, and the next run writes them. An acknowledged budget gets no mail.
+    A decision has one record per item. The record of the leading item holds the mail and lists all items of the decision. It is written
+    first and is the commit. If a crash prevents the other records, their items still count as decided, and the next pipeline run writes
+    them. An acknowledged budget gets no mail.
     """
     writer = Writer(
         settings.mail, settings.path.name if settings.path else "runspend.yaml", settings.site.url.rstrip("/") if settings.site else None
@@ -200,14 +201,14 @@ def record(settings: Settings, records: Records, judgement: Judgement, now: date
         records.create("alerts", lead.alert_id, value)
     _complete_covered(records)
     is_anything_known = any(s.by_day for s in judgement.statuses) or any(c.covered_until for c in judgement.coverage)
-    if is_anything_known and is_first_run(records):  # a step before the first bill does not count as the first run
+    if is_anything_known and is_first_run(records):  # without a bill, this does not count as the first pipeline run
         summarise(records, writer, judgement.statuses, now)
 
 
 def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Settings, records: Records, now: datetime) -> AlertResult:
-    """Run the whole step. Undelivered mail raises nothing: see `AlertResult.errors`.
+    """Run the whole step. Undelivered mail raises no error here: see `AlertResult.errors`.
 
-    The warehouse is closed before any mail is sent. Otherwise a slow mail server would block publishing.
+    The warehouse is closed before mail is sent, because a slow mail server would otherwise block publishing.
     """
     with open_reader() as reader:
         judgement = judge(reader, settings, records, now)
@@ -230,9 +231,9 @@ def run(open_reader: Callable[[], AbstractContextManager[Reader]], settings: Set
 
 
 def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: datetime) -> tuple[Reader, list[Series], SourceError | None]:
-    """Return the jobs' series, the reader that converts currencies, and the missing rates.
+    """Return a reader that converts currencies, one series per job, and the error about missing exchange rates, if any.
 
-    The series are in the budgets' currency as far as there are rates.
+    The series are in the budgets' currency where rates exist.
     """
     if not jobs:
         return reader, [], None
@@ -241,7 +242,7 @@ def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: d
     series = read_series(reader, budgets, history, end)
     foreign = {(code, day) for one in series for (day, code), cost in one.billed.items() if code != settings.currency and cost}
     is_guessed = any(code != settings.currency and cost for one in series for (_, code), cost in one.estimated.items())
-    if not foreign and not is_guessed:  # otherwise nothing needs conversion
+    if not foreign and not is_guessed:  # nothing needs conversion
         return reader, series, None
     first = min((p.start for job in jobs if not job.is_closed for p in job.periods), default=end)
     rates = stretches(settings.rates.exchange, settings.currency)
@@ -255,7 +256,7 @@ def _read_series(reader: Reader, settings: Settings, jobs: Sequence[Job], now: d
 def _not_lost(extent: TableExtent, jobs: Sequence[Job]) -> list[Job]:
     """Drop closed periods that end before the cost tables begin.
 
-    Tables that were rebuilt from fewer bills cannot say anything about earlier alerts.
+    Tables that were rebuilt from fewer bills cannot confirm or correct earlier alerts.
     """
     first = extent.first_day
     kept = [
@@ -265,12 +266,12 @@ def _not_lost(extent: TableExtent, jobs: Sequence[Job]) -> list[Job]:
 
 
 def _with_days(status: Status, series: Series, covered: date, since: date) -> Status:
-    """Return the status of a budget's current period with its recent anomalous days."""
+    """Return the status of a budget's current period, with its recent days of unusual spend added."""
     return replace(status, anomalies=judge_days(status.budget, status.currency, series, covered, since))
 
 
 def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: Records, now: datetime, in_short: bool) -> Mail:
-    """Return the mail of a decision. Unless `in_short`, its figures are read from the warehouse."""
+    """Return the mail of a decision. With `in_short`, figures that need a query of the warehouse are left out."""
     reader, status = judgement.reader, decision.status
     if decision.anomaly is not None:
         runs = ((), 0) if in_short else read_day_runs(reader, status, decision.anomaly.day)
@@ -286,10 +287,10 @@ def _compose(writer: Writer, judgement: Judgement, decision: Decision, records: 
 
 
 def _alerted_days(alerts: Mapping[str, Mapping[str, Any]], extent: TableExtent) -> LastSpendDays:
-    """Map every decided alert id to the last day its verdict was based on. Alerts that a crash left unwritten are included.
+    """Map each decided alert id to the last day with spend that the decision was based on. Includes items whose record a crash prevented.
 
     The day is None for acknowledged alerts: no mail announced them, so no mail corrects them. It is also None if today's tables have
-    less data than the tables of that time.
+    less data than the tables on which the alert was decided.
     """
     earlier = dict[str, date | None]()
     for value in alerts.values():

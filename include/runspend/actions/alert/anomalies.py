@@ -1,11 +1,11 @@
-"""Find days that cost far more than the same budget's other days, both in percent and in money.
+"""Find days of unusual spend: they cost far more than the same budget's other days, both in percent and in money.
 
-Belongs here: the rule, over one series of daily costs. The runs of such a day are read in `figures.py`.
+Belongs here: the rule for one series of daily costs. `figures.py` reads the runs of such a day.
 
-The rule: a day is reported if it costs at least `ratio` and at least `level` more than a usual day. It must also cost more than each
-day of the four weeks before it. The usual cost is the median of those four weeks, or of the same weekday's last eight, if that is
-more. So an expensive Monday is not news if every Monday is expensive. A step to a new level is reported only for its first day,
-because the next days do not exceed it.
+A day is reported if it costs more than a usual day by at least the share `ratio` and by at least the amount `level`. It must also cost more
+than each day of the four weeks before it. The usual cost is the median of these four weeks, or the median of the last eight days with the same
+weekday if that is higher. So an expensive Monday is not reported if every Monday is expensive. If costs rise to a new level, only the first
+day is reported, unless a later day costs even more.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from runspend.core.amounts import EXACT
 
 LOOK_BACK = 28
 WEEKS_BACK = 8
-LEAST_SPENT_ON = 10  # minimum days with cost in the four weeks: a series that rarely costs anything has no usual day
+LEAST_SPENT_ON = 10  # minimum number of days with cost in the four weeks: with fewer, there is no usual cost
 
 
 @dataclass(frozen=True)
 class Anomaly:
-    """A day, its cost and the cost of a usual day."""
+    """A day of unusual spend: its date, its cost and the cost of a usual day."""
 
     day: date
     spent: Decimal
@@ -38,7 +38,7 @@ class Anomaly:
 
 
 def find_anomalies(days: Mapping[date, Decimal], covered: date, since: date, ratio: Decimal, level: Decimal) -> tuple[Anomaly, ...]:
-    """Return the anomalous days in [since, covered), earliest first. A series with less than four weeks of history has none."""
+    """Return the days of unusual spend in [since, covered), earliest first. Each needs at least four weeks of history before it."""
     first = min((day for day, cost in days.items() if cost), default=covered)
     found = []
     for number in range((covered - since).days):

@@ -1,7 +1,7 @@
-"""Read how far each bill reaches, how far back the cost tables go, and whether they may withdraw an alert.
+"""Read how far each bill reaches, how far back the cost tables go, and whether they can withdraw an alert.
 
-Tables may have been rebuilt from fewer bills than at the time of an alert: one of two is loaded so far, or old months are gone.
-They then show less money, and that is not a correction. So each alert stores the extent of the tables that it was judged by.
+Cost tables can be rebuilt from fewer bills than at the time of an alert. For example, one of two bills is not loaded yet, or old months were
+removed. The tables then show lower costs, but that is not a correction. So each alert stores the extent of the tables that it is based on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FIRST_DAY = "select min(charge_date) as first_day from cost_daily"
 
 @dataclass(frozen=True)
 class Coverage:
-    """How far one bill reaches."""
+    """How far one bill reaches. `covered_until` is None if that is not known."""
 
     source: str
     covered_until: datetime | None
@@ -32,20 +32,21 @@ class Coverage:
 class TableExtent:
     """The extent of the cost tables.
 
-    `first_day` is the first day with any data; None if the tables are empty. Bills are counted, not named, because they may be renamed.
+    `first_day` is the first day with any data, or None if the tables are empty. `bills` is the number of bills. Their names are not stored,
+    because bills can be renamed.
     """
 
     first_day: date | None
     bills: int
 
     def as_record(self) -> dict[str, Any]:
-        """Return the record that an alert stores."""
+        """Return the extent as the JSON object that an alert stores."""
         return {"first_day": self.first_day.isoformat() if self.first_day else None, "bills": self.bills}
 
     def is_as_wide_as(self, then: Mapping[str, Any] | None, period: BudgetPeriod) -> bool:
-        """Return whether everything in a period that was known at the time `then` is known now.
+        """Return whether these tables have at least the data of a period that the tables of an alert had.
 
-        `then` is from `as_record`, or None for alerts that stored nothing.
+        `then` is the stored extent (from `as_record`), or None for an alert that did not store one.
         """
         if self.first_day is None or then is None:
             return self.first_day is not None
@@ -54,7 +55,7 @@ class TableExtent:
 
 
 def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
-    """Return how far each bill reaches. Lines that cover a whole month do not count beyond now."""
+    """Return how far each bill reaches, but not beyond `now`: a bill line for a whole month can end in the future."""
     rows = reader.query(sql("covered")).to_pylist()
     return tuple(
         Coverage(
@@ -68,7 +69,7 @@ def read_coverage(reader: Reader, now: datetime) -> tuple[Coverage, ...]:
 
 
 def read_unread(reader: Reader) -> str:
-    """Say which tracking servers could not be read, if none was ever read: no run has a cost yet. Otherwise empty."""
+    """Return a sentence with the tracking servers that cannot be read, if none was ever read: then no run has a cost yet. Otherwise ""."""
     rows = reader.query("select source, state, last_good_at from sources where kind = 'tracking' order by source").to_pylist()
     names = [row["source"] for row in rows if row["last_good_at"] is None and row["state"] in ("unreachable", "refused")]
     if not names or len(names) < len(rows):
@@ -77,17 +78,17 @@ def read_unread(reader: Reader) -> str:
 
 
 def covered_until(coverage: Sequence[Coverage]) -> datetime | None:
-    """Return the earliest end of all bills. None without bills, or if one bill does not state how far it reaches."""
+    """Return the time to which all bills are complete. None without bills, or if it is not known for one of them."""
     ends = [c.covered_until for c in coverage]
     known = [end for end in ends if end is not None]
     return min(known) if known and len(known) == len(ends) else None
 
 
 def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_BILLS) -> date | None:
-    """Return the first day that not every bill wholly covers; None if it is not known.
+    """Return the first day that is not wholly covered by every bill. None if it is not known.
 
-    A bill that ended long before the others is dead, or a failure that is reported to operators. It is left out: a forecast must not fill
-    the months since then with its old costs.
+    A bill that ended `behind` or more before the newest bill is left out. It has ended, or its source has failed, which is reported to
+    operators. Otherwise a forecast would fill the months since then with its old costs.
     """
     newest = max((c.covered_until for c in coverage if c.covered_until is not None), default=None)
     alive = [c for c in coverage if newest is None or c.covered_until is None or newest - c.covered_until < behind]
@@ -96,5 +97,5 @@ def first_open_day(coverage: Sequence[Coverage], behind: timedelta = VERY_LATE_B
 
 
 def read_extent(reader: Reader, coverage: Sequence[Coverage]) -> TableExtent:
-    """Read the current extent of the cost tables."""
+    """Return the current extent of the cost tables."""
     return TableExtent(reader.query(FIRST_DAY).to_pylist()[0]["first_day"], len(coverage))

@@ -1,7 +1,7 @@
-"""Read the daily cost of all budgets at once, billed and estimated.
+"""Read the daily billed and estimated costs of all budgets at once.
 
-Belongs here: queries that answer for every budget in one scan. The SQL is in the .sql files of this folder. User input reaches it only as
-parameters. The figures of one mail are read in `figures.py`.
+Belongs here: queries that compute many budgets in one scan. The SQL is in the .sql files of this folder. User input is passed only as query
+parameters. `figures.py` reads the figures of one mail.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ BATCH = 200  # budgets per scan: each adds two sums to the query
 
 
 def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: date) -> list[Series]:
-    """Return each budget's billed and estimated money by (day, currency) in [first, end).
+    """Return one series per budget: its billed and estimated costs by (day, currency) in [first, end).
 
-    One or two scans serve all budgets. Budgets of the same money share one series.
+    One scan computes up to BATCH budgets. Budgets that select the same costs share one series.
     """
     days = {"first_date": first, "end_date": end}
     wanted = {series_key(budget): budget for budget in budgets}
@@ -36,7 +36,7 @@ def read_series(reader: Reader, budgets: Sequence[Budget], first: date, end: dat
         for start in range(0, len(numbered), BATCH):
             part = numbered[start : start + BATCH]
             billed = _rows(reader, "spend", part, days, is_of_runs)
-            known = [(n, b) for n, b in part if "provider" not in b.for_]  # estimates do not know the provider
+            known = [(n, b) for n, b in part if "provider" not in b.for_]  # estimates have no provider
             estimated = _rows(reader, "estimates", known, days, is_of_runs) if known else []
             for n, budget in part:
                 found[series_key(budget)] = Series(_column(billed, f"b{n}"), _column(billed, f"r{n}"), _column(estimated, f"b{n}"))
@@ -64,9 +64,9 @@ def _rows(
 
 
 def _read_tagged(reader: Reader, budgets: Mapping[str, Budget], measure: str, days: Mapping[str, date]) -> dict[str, Series]:
-    """Return the series of budgets of one experiment each.
+    """Return the series of budgets that each select one experiment, by series key.
 
-    There may be thousands, so the query groups by experiment instead of computing a sum for each budget.
+    There may be thousands of them, so the query groups by experiment instead of computing one sum per budget.
     """
     keys = {tuple(b.for_[name][0] for name in ("tracking", "workspace", "experiment_id")): key for key, b in budgets.items()}
     found = {key: Series({}, {}, {}) for key in budgets}

@@ -1,7 +1,7 @@
 """Post the mails of one pipeline run to chats and pagers.
 
-Belongs here: the one sender of all kinds: when it waits, and when it gives up on a channel. The content for each kind is in `chats.py`,
-`pagers.py` and `by_apprise.py`. The decision to post, and the records, are in `outbox.py`.
+Belongs here: when to wait between posts, and when to give up on a channel. The content for each kind of channel is in `chats.py`, `pagers.py`
+and `by_apprise.py`. `outbox.py` decides what to post, and records the results.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import ChannelSettings, MailSettings
 from runspend.config.types import CONNECTION
 
-SECONDS_BETWEEN = 1.0  # two posts to one channel: Slack and Google Chat take one a second, PagerDuty two
-LONGEST_PAUSE = timedelta(seconds=30)  # that is waited for at once; a longer one ends the channel's turn
-PAUSES = 3  # for one post
-RUN_SECONDS = 600.0  # for all posts of a pipeline run to one channel
+SECONDS_BETWEEN = 1.0  # between two posts to one channel: Slack and Google Chat accept one per second, PagerDuty two
+LONGEST_PAUSE = timedelta(seconds=30)  # after a request for a longer pause, the channel is not called again in this pipeline run
+PAUSES = 3  # highest number of attempts for one post
+RUN_SECONDS = 600.0  # limit for all posts of a pipeline run to one channel
 GONE = "runspend.yaml no longer has this channel"
 ONLY_IN_TASKS = "it uses an Airflow connection, which only a task can read"
 
@@ -42,23 +42,23 @@ KINDS: Mapping[str, Kind] = {
     "pagerduty": Kind(pagerduty_requests, read_pager),
     "opsgenie": Kind(opsgenie_requests, read_pager),
 }
-# Operators' mails. Others are "error".
+# Severity of mails to operators, by their kind. All other kinds are "error".
 CRITICAL = ("damaged", "machine-failed", "no-warehouse")
 HARMLESS = ("not-archived", "not-annotated")
 
 
 class Channels:
-    """Sends posts. A channel that gave no answer, or refused the key, is not called again, so that the remaining mails do not wait."""
+    """Sender of posts to all channels. A channel that did not answer or refused the key is not called again, so other mails do not wait."""
 
     def __init__(self, settings: MailSettings, now: datetime, paused: Mapping[str, str] | None = None) -> None:
-        """Set the channels, and until when (ISO times) some of them asked not to be called."""
+        """Set the channels. `paused` maps each channel that asked for a pause to the time (ISO) when the pause ends."""
         self.settings = settings
         self._given_up = {name: f"asked to wait until {until[:16]}" for name, until in (paused or {}).items() if until > now.isoformat()}
         self._begun = dict[str, float]()
         self._last = dict[str, float]()
 
     def post(self, recipient: str, post: Post) -> SendResult:
-        """Post a mail to one channel. A correction may be several requests to a pager: the first that fails is the result."""
+        """Post a mail to one channel and return the result. If a correction needs several requests to a pager, the first failure is the result."""
         channel = self.settings.posts_to.get(recipient)
         if channel is None:
             return SendResult("refused", GONE)
@@ -85,7 +85,7 @@ class Channels:
         return result
 
     def _paced(self, recipient: str, call: Callable[[], SendResult]) -> SendResult:
-        """Make a call no sooner than a second after the last one, and again after a short pause that the service asks for."""
+        """Make a call at least SECONDS_BETWEEN after the last one. If the service asks for a short pause, wait and call again."""
         begun = self._begun.setdefault(recipient, time.monotonic())
         for left in reversed(range(PAUSES)):
             sleep(self._last.get(recipient, -SECONDS_BETWEEN) + SECONDS_BETWEEN - time.monotonic())
@@ -100,7 +100,7 @@ class Channels:
 
 
 def post_test(settings: MailSettings, recipient: str, mail: Mail, now: datetime) -> SendResult:
-    """Post a test. A pager's incident is resolved at once: it has the least severity."""
+    """Post a test message and return the result. For a pager, the incident has the lowest severity and is resolved at once."""
     channels, key = Channels(settings, now), mail.message_id.strip("<>").rpartition("@")[0]
     result = channels.post(recipient, Post(mail, key))
     if result.state == "accepted" and settings.posts_to[recipient].is_pager:
@@ -110,11 +110,11 @@ def post_test(settings: MailSettings, recipient: str, mail: Mail, now: datetime)
 
 
 def post_of(kind: str, key: str, value: Mapping[str, Any], leads: Mapping[str, str]) -> Post:
-    """Return a record's mail as a post. `leads` maps the id of each decision to the id of the decision whose mail reported it."""
+    """Return the mail of a record as a post. `leads` maps each alert id to the key of the record whose mail reported it."""
     mail = Mail.from_record(value["mail"])
     if kind == "digests":
         return Post(mail, key)
-    if kind == "notices":  # its id ends in its date: the same cause on the next day is the same incident
+    if kind == "notices":  # the key ends with the date, which is removed: the same cause on the next day is the same incident
         severity: Severity = "critical" if mail.kind in CRITICAL else "warning" if mail.kind in HARMLESS else "error"
         return Post(mail, key.rpartition(".")[0], severity)
     if value.get("kind") == "correction":
@@ -123,12 +123,12 @@ def post_of(kind: str, key: str, value: Mapping[str, Any], leads: Mapping[str, s
 
 
 def is_exceeded(alert: Mapping[str, Any]) -> bool:
-    """Whether a record of kind "alerts" says that the whole budget is spent."""
+    """Return whether an alert's record reports that the whole budget is spent."""
     return alert.get("kind") == "actual" and Decimal(alert["spent"]) >= Decimal(alert["amount"])
 
 
 def takes_back(alert: Mapping[str, Any], leads: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the ids, as in the mails, of the decisions that a correction withdraws."""
+    """Return the keys of the records whose mails reported the alerts that a correction withdraws. Empty for other alerts."""
     found = dict[str, None]()
     for item in alert.get("items") or ():
         if item["kind"] == "correction":
@@ -139,7 +139,7 @@ def takes_back(alert: Mapping[str, Any], leads: Mapping[str, str]) -> tuple[str,
 
 
 def sleep(seconds: float) -> None:
-    """Wait; return at once if the time is over."""
+    """Wait for this time. Zero and negative times return at once."""
     if seconds > 0:
         time.sleep(seconds)
 

@@ -1,7 +1,7 @@
-"""Draw the chart of a budget mail: spend so far, the budget, and the forecast to the period's end. Describe it in words.
+"""Draw the chart of a budget mail: spend so far, the budget, and the forecast to the period's end. Also describe it as text.
 
-Belongs here: the chart's inputs, its drawing, and the table that replaces it in plain text. The author of the mail selects the days and
-sums. Pillow draws the chart, with its built-in font: no file, no network.
+Belongs here: the chart's inputs, its drawing, and the table that replaces it in plain text. `sections.py` chooses the days and sums. Pillow
+draws the chart with its built-in font, so neither files nor the network are needed.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from runspend.core.amounts import MINUS, day, money
 if TYPE_CHECKING:
     from PIL import ImageDraw
 
-# The size in a mail program. Twice as many pixels are drawn, for sharp screens. Labels stay legible at a phone's width of 330.
+# Size in a mail program. The picture has SCALE times as many pixels for sharp screens. Labels can still be read at a phone's width of 330.
 WIDTH, HEIGHT = 520, 250
 SCALE = 2
 LEFT, RIGHT, TOP, BOTTOM = 14, 14, 34, 30
 ROWS = 5
-# A fixed background. In dark mode a mail program may put any color behind a picture, and labels on a transparent one would vanish.
+# The background is not transparent: in dark mode a mail program may put any color behind it, and labels could become unreadable.
 GROUND, INK, FAINT, SPENT, UNDER, BAND, LIMIT = "#f3f5f8", "#1b1f24", "#57606a", "#0550ae", "#cfe0f5", "#e3c8f0", "#bc1c28"
 FORECAST = "#7a3a99"
 Points = list[tuple[float, float]]
@@ -32,7 +32,7 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class ForecastDay:
-    """Forecast cumulative spend at the end of one day: the middle and the ends of the interval."""
+    """Forecast cumulative spend at the end of one day: the expected value and the bounds of the interval."""
 
     low: Decimal
     middle: Decimal
@@ -41,11 +41,11 @@ class ForecastDay:
 
 @dataclass(frozen=True)
 class SpendChart:
-    """Chart of the days [first, end) of a budget's period. All money is in `currency`.
+    """Chart of the days [first, end) of a budget's period. All amounts are in `currency`.
 
-    `spent` is the spend since the period's start at the end of each day, from `first` to the last day with any spend. Its last entry is
-    the sum that the mail's text gives. `forecast` continues from the next day, one entry per day, and may be empty. If the last day of
-    `spent` is not wholly billed (`is_last_day_open`), it begins with that same day.
+    `spent` is the cumulative spend at the end of each day, from `first` to the last day with any spend. Its last entry is equal to the sum in
+    the mail's text. `forecast` has one entry per day from the next day on, and may be empty. If the last day of `spent` is not wholly billed
+    (`is_last_day_open`), `forecast` begins with that same day.
     """
 
     first: date
@@ -57,7 +57,7 @@ class SpendChart:
     is_last_day_open: bool = False
 
     def day(self, number: int) -> date:
-        """The date of day `number` of the period, counted from 0."""
+        """Return the date of day `number` of the period, counted from 0."""
         return self.first + timedelta(days=number)
 
     @property
@@ -71,7 +71,7 @@ class SpendChart:
         return len(self.spent) + len(self.forecast) > 1 and bool(self.spent)
 
     def rows(self) -> tuple[tuple[str, str, str], ...]:
-        """Return (day, spend by then, share of the budget) for a few evenly chosen days, and the forecast for the last day."""
+        """Return rows of (day, cumulative spend, share of the budget) for a few evenly spaced days, and one row for the last forecast day."""
         last = len(self.spent) - 1
         chosen = sorted({round(last * n / (ROWS - 1)) for n in range(ROWS)}) if self.spent else []
         rows = [(day(self.day(n)), whole(self.spent[n]), _share(self.spent[n], self.budget)) for n in chosen]
@@ -82,23 +82,23 @@ class SpendChart:
         return tuple(rows)
 
     def words(self) -> str:
-        """Describe the chart in one sentence, for readers who cannot see it."""
+        """Return a short description of the chart for readers who cannot see it."""
         points = "; ".join(f"{on}: {spent} ({share})" for on, spent, share in self.rows())
         return f"Spend since the start of the period, against a budget of {whole(self.budget)} {self.currency}. {points}."
 
 
 def draw(chart: SpendChart) -> bytes | None:
-    """Return a PNG of WIDTH x HEIGHT points.
+    """Return the chart as PNG, with SCALE times WIDTH x HEIGHT pixels. The same chart gives the same bytes.
 
-    None if there is nothing to draw, or Pillow is missing. The same chart gives the same bytes.
+    Returns None if there are not enough days for a line, or if Pillow is not installed.
     """
     try:
         from PIL import Image, ImageDraw
-    except ImportError:  # the table has the same content, so the mail goes out without a chart
+    except ImportError:  # the mail is sent with a table that has the same content
         return None
     if not chart.is_worth_drawing:
         return None
-    # lines are drawn at double size and shrunk to smooth them; fast Pillow methods only, because 500 mails need 500 charts
+    # Lines are drawn at double size and then reduced, which smooths them. Only fast methods of Pillow are used: 500 mails need 500 charts.
     fine = 2 * SCALE
     image = Image.new("RGB", (WIDTH * fine, HEIGHT * fine), GROUND)
     _draw_lines(ImageDraw.Draw(image), chart, fine)
@@ -110,7 +110,7 @@ def draw(chart: SpendChart) -> bytes | None:
 
 
 def whole(amount: Decimal) -> str:
-    """Format money without decimals: a chart shows orders of magnitude."""
+    """Return an amount without decimals, because a chart shows only orders of magnitude."""
     return money(amount, 0)
 
 
@@ -159,7 +159,7 @@ def _write_labels(drawing: ImageDraw.ImageDraw, chart: SpendChart) -> None:
 
 
 def _lines(chart: SpendChart, scale: int) -> tuple[Points, Points, Points, Points]:
-    """Return the points of spend, and of the forecast's low, middle and high, which begin where spend ends."""
+    """Return the points of four lines: spend, and the low, middle and high forecast, which begin at the last point of spend."""
     spent = [(float(LEFT * scale), _y(chart, Decimal(0), scale)), *(_point(chart, n, cost, scale) for n, cost in enumerate(chart.spent))]
     ahead = [
         [spent[-1], *(_point(chart, n, cost, scale) for n, cost in enumerate(costs, chart.forecast_from))]
@@ -174,14 +174,14 @@ def _point(chart: SpendChart, number: int, cost: Decimal, scale: int) -> tuple[f
 
 
 def _y(chart: SpendChart, cost: Decimal, scale: int) -> float:
-    """Return the vertical position of a sum. The largest sum of all is just below the top."""
+    """Return the vertical position of an amount. The largest amount of the chart is TOP points below the upper edge."""
     tallest = max(chart.budget, *chart.spent, *(o.high for o in chart.forecast))
     part = float(max(cost, Decimal(0)) / tallest) if tallest > 0 else 0.0  # a position on paper, not money
     return (HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * min(part, 1.0)) * scale
 
 
 def _draw_forecast(drawing: ImageDraw.ImageDraw, points: Points, width: int, dash: float) -> None:
-    """Draw every second stretch of `dash` along the line."""
+    """Draw a dashed line through the points. Dashes and gaps are `dash` pixels long."""
     walked = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
         length = max(((x1 - x0) ** 2 + (y1 - y0) ** 2) ** 0.5, 1e-9)

@@ -1,8 +1,8 @@
-"""Builds the messages of chats: Slack's Block Kit, an Adaptive Card for Teams, a card for Google Chat.
+"""Build the messages for chats: blocks for Slack, an Adaptive Card for Teams, a card for Google Chat.
 
-Belongs here: pure functions from a post to a request, and how each chat refuses a post. Names in posts come from people who may be hostile:
-in no chat do they mention a person, become a link, or end the block they are in. Each chat accepts less text than a mail, and the post says
-that it was cut.
+Belongs here: pure functions from a post to a request, and how each chat refuses a post. Names in posts may come from attackers, so they are
+escaped. They cannot notify a person, become a link, or end the block that contains them. Chats accept less text than a mail. If the text
+was cut, the post states it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from runspend.actions.alert.posting import Answer, Post, Request, encode, meanin
 from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import ChannelSettings
 
-# Slack: 150 characters in a header, 2,000 in a field, 3,000 in a section, 75 on a button, 3,000 in an address; 50 blocks.
+# Limits of Slack: 50 blocks, and in characters 150 for a header, 2,000 for a field, 3,000 for a section, 75 for a button, 3,000 for an address.
 SLACK_HEADER, SLACK_FIELD, SLACK_LETTERS, SLACK_BUTTON = 150, 2_000, 2_900, 75
-MOST_BYTES = 20_000  # of details: no one reads a longer post
-TEAMS_BYTES = 27_000  # of the whole message; Teams takes 28 KB
-GOOGLE_BYTES = 31_000  # of the whole message; Google Chat takes 32,000 bytes
-# A connector of Teams answers 200 even if it could not deliver the message. The text tells.
+MOST_BYTES = 20_000  # limit for details, because people do not read longer posts
+TEAMS_BYTES = 27_000  # limit for the whole message; Teams accepts 28 KB
+GOOGLE_BYTES = 31_000  # limit for the whole message; Google Chat accepts 32,000 bytes
+# A connector of Teams answers 200 even if it could not deliver the message. Only the text of the answer shows the failure.
 TEAMS_NOT_DELIVERED = "Webhook message delivery failed"
 
 
 def slack_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the post for Slack's incoming webhook: a header, fields, a button, and the details as preformatted text."""
+    """Return the request to an incoming webhook of Slack: a header, fields, a button, and the details as preformatted text."""
     blocks: list[dict[str, Any]] = [{"type": "header", "text": _plain(post.title, SLACK_HEADER)}]
     if post.figures:
         fields = [_mrkdwn(short(_slack(f"*{name}*\n{value}\n{note}"), SLACK_FIELD)) for name, value, note in post.figures]
@@ -41,7 +41,7 @@ def slack_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def teams_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the post for a Workflows webhook of Teams: one Adaptive Card. Its text runs have no markup, so names stay plain text."""
+    """Return the request to a Workflows webhook of Teams: one Adaptive Card. Its texts do not allow markup, so names need no escaping."""
 
     def text(words: str, **style: Any) -> dict[str, Any]:
         return {"type": "RichTextBlock", "inlines": [{"type": "TextRun", "text": words, **style}]}
@@ -67,9 +67,9 @@ def teams_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the post for a webhook of Google Chat: one card. Its strings are HTML, in which names are escaped.
+    """Return the request to a webhook of Google Chat: one card. Its texts are HTML, in which names are escaped.
 
-    Posts about one budget and period are one thread. There is no fixed-width text in cards: the columns of tables become dots.
+    Posts about one budget and period are in one thread. Cards have no fixed-width text, so columns of tables are separated by dots.
     """
 
     def message(details: str) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
             shown = "<br>".join(_html(re.sub(r"(?<=\S) {2,}", " · ", line.strip())) for line in details.splitlines())
             sections.append({"header": "Details", "collapsible": True, "widgets": [{"textParagraph": {"text": shown}}]})
         sections.append({"widgets": [{"textParagraph": {"text": f"<i>{_html(post.mail.message_id)}</i>"}}]})
-        title = post.title.replace("<", "‹").replace(">", "›")  # no page says whether this is HTML
+        title = post.title.replace("<", "‹").replace(">", "›")  # Google does not document whether a title is HTML
         card = {"header": {"title": title}, "sections": sections}
         thread = {"thread": {"threadKey": post.mail.thread or post.mail.message_id}}
         return {"cardsV2": [{"cardId": "runspend", "card": card}], "fallbackText": title, **thread}
@@ -96,16 +96,16 @@ def google_chat_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def read_teams(answer: Answer) -> SendResult:
-    """Return the meaning of Teams' answer, which may state in words that nothing was delivered."""
+    """Return the result that an answer of Teams means. With status 200, its text may still report that nothing was delivered."""
     if answer.text.startswith(TEAMS_NOT_DELIVERED):
         return SendResult("waiting", f"{answer.code} {answer.text}"[:300], wait=answer.wait)
     return meaning(answer)
 
 
 def _fitted(message: Callable[[str], dict[str, Any]], details: str, most: int) -> dict[str, Any]:
-    """Return the message with as much of the details as fits into its bytes.
+    """Return the message with as much of the details as fits into `most` bytes.
 
-    Escaping makes strings longer. So the details are cut again until the message as a whole fits.
+    Escaping makes text longer, so the details are cut repeatedly until the whole message fits.
     """
     room = MOST_BYTES
     while len(encode(made := message(_cut(details, room)))) > most and room:
@@ -114,7 +114,7 @@ def _fitted(message: Callable[[str], dict[str, Any]], details: str, most: int) -
 
 
 def _cut(text: str, most: int) -> str:
-    """Return the text, cut at a line end where it exceeds these bytes. The mail has the full text."""
+    """Return the text with whole lines up to `most` bytes. If it was cut, a last line refers to the mail, which has the full text."""
     kept, size, lines = list[str](), 0, text.splitlines(keepends=True)
     for line in lines:
         size += len(line.encode("utf-8", "replace"))
@@ -126,7 +126,7 @@ def _cut(text: str, most: int) -> str:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Split the text into parts that fit a section of Slack after escaping. Parts end at line ends."""
+    """Yield the text in parts of whole lines. After escaping, each part fits into one section of Slack."""
     part = ""
     for line in text.splitlines(keepends=True):
         if part and len(_slack(part + line)) > SLACK_LETTERS:
@@ -138,7 +138,7 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _plain(text: str, most: int) -> dict[str, Any]:
-    """Return a string of Slack without any markup."""
+    """Return a text object of Slack without markup."""
     return {"type": "plain_text", "text": short(text, most) or " ", "emoji": False}
 
 
@@ -147,7 +147,7 @@ def _mrkdwn(text: str) -> dict[str, Any]:
 
 
 def _slack(text: str) -> str:
-    """Escape the characters with which Slack's markup mentions people and makes links (see its "Formatting text")."""
+    """Escape the characters that Slack uses for mentions, links and preformatted text (see "Formatting text" in Slack's documentation)."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("```", "'''")
 
 

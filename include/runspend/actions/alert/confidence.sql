@@ -1,4 +1,4 @@
--- One row per target and confidence of a budget's cost in its period.
+-- One row per allocation target and confidence: the cost of a budget in its period.
 select
   allocated_to,
   confidence,

@@ -1,4 +1,4 @@
--- One row per bill: how far it reaches.
+-- One row per bill: how far it reaches, its usual delay and its state.
 select
   source,
   covered_until,

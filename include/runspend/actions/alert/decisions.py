@@ -1,15 +1,15 @@
-"""Decide which alerts to send. Each is sent once.
+"""Decide which alerts to send. Each alert is decided once.
 
-A pure function of the budgets' state, earlier alerts, snoozed budgets, and now. Belongs here: the rules for alerts. `judge.py` judges the
-state of a budget. `__init__.py` records a decision.
+Belongs here: the rules for alerts, as a pure function of the budgets' state, earlier alerts, snoozed budgets and the time. `judge.py` judges
+the state of a budget, and `__init__.py` records a decision.
 
-Each rule decides once per (budget version, threshold, kind, period), permanently:
-* `actual`: spend is at or above the threshold. Falling below it and crossing it again sends nothing.
-* `forecast`: two of three outcomes pass the threshold by the period's end, and no earlier alert reported it as reached.
-* `correction`: a threshold reported as reached is no longer reached, and the days that the alert was based on no longer reach it. A
-  credit of a later day is not a correction. A correction is never sent twice.
-* `anomaly`: a day far above its history, once per day and series, even if the budget's amount is edited.
-Nothing is decided in a period's first hours, or while the budget is snoozed. Alerts that still hold are decided afterwards. For a
+There are four kinds of alert. Each is decided at most once per budget version, threshold and period:
+* `actual`: the spend is at or above the threshold. If it falls below the threshold and reaches it again, no second alert is sent.
+* `forecast`: the spend will reach the threshold by the period's end in two of three outcomes. No earlier alert reported it as reached.
+* `correction`: a threshold that was reported as reached is no longer reached. The spend of the days that the alert was based on must be below
+  the threshold too. A credit of a later day is therefore not a correction.
+* `anomaly`: a day is far above the budget's history. It is decided once per day and series, even if the budget's amount is edited.
+In a period's first hours, and while a budget is snoozed, no alert is decided. Afterwards, the alerts that are still true are decided. For a
 closed period, only corrections are decided.
 """
 
@@ -26,13 +26,13 @@ from runspend.actions.alert.anomalies import Anomaly
 from runspend.actions.alert.judge import Crossing, Status, Threshold, series_version
 
 AlertKind = Literal["actual", "forecast", "correction", "anomaly"]
-# Alert id -> the last day of spend that the verdict was based on; None if it is not known.
+# Alert id -> the last day with spend that the alert was based on, or None if the alert must not be corrected.
 LastSpendDays = Mapping[str, date | None]
 
 
 @dataclass(frozen=True)
 class Item:
-    """One decided alert: the key of its once-only record, its kind and its crossing."""
+    """One decided alert: its id, its kind, and the threshold with its date."""
 
     alert_id: str
     kind: AlertKind
@@ -43,7 +43,8 @@ class Item:
 class Decision:
     """The content of one mail about one budget.
 
-    It has crossings, forecasts and corrections, lowest first, or one anomalous day. `lead` gives the mail its name.
+    It is either reached and forecast thresholds, or corrections, or one day of unusual spend (`anomaly`). Items are sorted by their threshold,
+    lowest first.
     """
 
     status: Status
@@ -52,10 +53,10 @@ class Decision:
 
     @property
     def lead(self) -> Item:
-        """The item that leads the mail.
+        """The item that gives the mail its subject and id.
 
-        If the budget is over, it is the highest reached threshold. Otherwise it is the highest forecast one,
-        or without forecasts the highest reached one.
+        If the budget is exceeded, it is the highest reached threshold. Otherwise it is the highest forecast threshold, or the highest reached
+        threshold if there is no forecast.
         """
         if self.status.is_over:
             passed = [i for i in self.items if i.kind != "forecast"]
@@ -64,31 +65,32 @@ class Decision:
 
     @property
     def kind(self) -> AlertKind:
-        """The kind of mail."""
+        """The kind of the mail: the kind of its leading item."""
         return self.lead.kind
 
 
 def alert_id(status: Status, kind: AlertKind, threshold: Threshold) -> str:
-    """Return NAME.PERIOD.KIND.THRESHOLD.VERSION. It is valid as the left side of a Message-ID, and different budgets have different ids."""
+    """Return NAME.PERIOD.KIND.THRESHOLD.VERSION. It is unique per budget, and valid as the part of a Message-ID before the @."""
     return f"{slug(status.budget.name)}.{status.period.name}.{kind}.{threshold.slug}.{status.version}"
 
 
 def anomaly_id(status: Status, anomaly: Anomaly) -> str:
-    """NAME.DAY.anomaly.day.SERIES."""
+    """Return NAME.DAY.anomaly.day.SERIES, where SERIES is the `series_version` of the budget."""
     return f"{slug(status.budget.name)}.{anomaly.day}.anomaly.day.{series_version(status.budget, status.currency)}"
 
 
 def slug(name: str) -> str:
-    """Return a budget's name as part of a key."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):  # "a..b" and "a." are not dot-atoms
+    """Return a budget's name as part of a key. Other characters than letters, digits, `_`, `-` and `.` are replaced, and a digest is added."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*", name):  # "a..b" and "a." are not valid in a Message-ID
         return name
     return re.sub(r"[^A-Za-z0-9_-]", "-", name) + "-" + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def decide(statuses: Iterable[Status], sent: LastSpendDays, now: datetime, snoozed: Collection[str] = ()) -> list[Decision]:
-    """Return all alerts not sent before, in the order of the statuses.
+    """Return the decisions that were not made before, in the order of the statuses. `sent` holds the ids of all earlier alerts.
 
-    Each budget and period gets at most one mail of crossings, one of corrections, and one for each anomalous day.
+    Each budget and period gets at most one mail about reached and forecast thresholds, one about corrections, and one for each day of unusual
+    spend.
     """
     decisions = []
     for status in statuses:
@@ -109,7 +111,7 @@ def decide(statuses: Iterable[Status], sent: LastSpendDays, now: datetime, snooz
 
 def _crossings(status: Status, sent: LastSpendDays) -> tuple[Item, ...]:
     passed = [(alert_id(status, "actual", c.threshold), c) for c in status.crossed]
-    # already reported as reached, so a forecast is not news
+    # A threshold that was reported as reached needs no forecast.
     known = {t.level for t in status.thresholds if alert_id(status, "actual", t) in sent}
     coming = [(alert_id(status, "forecast", c.threshold), c) for c in status.foreseen if c.threshold.level not in known]
     found = [Item(key, "actual", c) for key, c in passed if key not in sent] + [

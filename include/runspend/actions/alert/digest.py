@@ -1,6 +1,6 @@
-"""Write a digest: one mail that replaces a recipient's many waiting budget mails.
+"""Write a digest: one mail that replaces many waiting budget mails of a recipient.
 
-Belongs here: the words of that mail. The choice of mails to combine, and the time, is in `outbox.py`.
+Belongs here: the text of that mail. `outbox.py` decides when to write a digest and which mails it combines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runspend.core.amounts import money
 from runspend.core.text import clean, counted
 from runspend.warehouse.records import Records
 
-# Some mail programs cut off a mail after 100 KB of HTML. A row is about 170 bytes.
+# Some mail programs hide the rest of a mail after 100 KB of HTML. A row has about 170 bytes.
 ROWS_IN_A_MAIL = 400
 Alert = Mapping[str, Any]
 
@@ -29,9 +29,9 @@ Alert = Mapping[str, Any]
 def write_digests(
     settings: Settings, recipient: str, alerts: Sequence[Alert], now: datetime, freshness: Facts | None
 ) -> Iterator[tuple[Mail, list[Alert]]]:
-    """Yield mails that together list all alerts (records of kind "alerts"), worst first, each with its own alerts.
+    """Yield one or more mails, each with the alerts that it lists. Together they list all alerts, highest share of the budget first.
 
-    The same alerts give the same Message-IDs.
+    `alerts` are records of kind "alerts". The same alerts give the same Message-IDs.
     """
     ranked = sorted(alerts, key=lambda a: (-spent_ratio(a), a["budget"], a["budget_period"], a["mail"]["message_id"]))
     parts = [ranked[n : n + ROWS_IN_A_MAIL] for n in range(0, len(ranked), ROWS_IN_A_MAIL)]
@@ -40,7 +40,7 @@ def write_digests(
 
 
 def record_digest(records: Records, mail: Mail, recipient: str, alerts: Sequence[Alert], now: datetime) -> None:
-    """Record a mail that a recipient gets instead of the mails of these alerts."""
+    """Record a digest, which a recipient gets instead of the mails of these alerts."""
     members = [alert["mail"]["message_id"] for alert in alerts]
     value = {"recipient": recipient, "members": members, "decided_at": now.isoformat(), "mail": mail.as_record()}
     records.create("digests", mail.message_id.strip("<>"), value)
@@ -79,7 +79,10 @@ def _write_one(settings: Settings, recipient: str, alerts: Sequence[Alert], now:
 
 
 def _counted(alerts: Sequence[Alert]) -> str:
-    """ "14 budgets over a threshold: 3 exceeded, 11 not exceeded". If some are forecasts or unusual days: "20 alerts on 14 budgets"."""
+    """Count alerts in words, such as "14 budgets over a threshold: 3 exceeded, 11 not exceeded".
+
+    If some alerts are of another kind than `actual`, the text is such as "20 alerts on 14 budgets: 3 exceeded".
+    """
     passed = [a for a in alerts if a["kind"] == "actual"]
     over = sum(1 for a in passed if Decimal(a["spent"]) >= Decimal(a["amount"]))
     states = ", ".join(

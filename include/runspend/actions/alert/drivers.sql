@@ -1,4 +1,5 @@
--- One row per experiment that drove a budget, or per kind of cost without one; highest cost first, with the totals of all.
+-- One row per experiment with costs in a budget, or per kind of cost without an experiment. The highest cost comes first. Each row also has the
+-- number of all these rows, and their total cost in the days before.
 with
 driver_days as (
   select

@@ -1,4 +1,4 @@
--- One row per charge date and currency: the estimated cost of runs for time that no bill reaches yet, with one column per budget.
+-- One row per charge date and currency: the estimated cost of runs for hours that are not billed yet, with one column per budget.
 select
   e.charge_date,
   e.billing_currency,

@@ -1,7 +1,7 @@
-"""Days with exceptional costs, such as a credit, a fee or an accident, and those of them that recur monthly.
+"""Find days with exceptional costs, such as a credit, a fee or an accident, and those that recur every month or every few months.
 
-Belongs here: the rules that find such days by their size alone. `levels.py` uses the history without them, and adds the recurring ones.
-Otherwise a single yearly credit would be expected again on its weekday, and a fee of the 1st would raise every day a little.
+Belongs here: the rules that find such days only by the size of their cost. `levels.py` forecasts from the history without them, and adds the
+recurring ones. Otherwise it would expect a single credit again on the same weekday, and a fee on the 1st would raise the level of all days.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from datetime import date, timedelta
 from itertools import pairwise
 
-FAR = 5.0  # times the cost of the largest other day
-ONE_IN, ONE_IN_OF_MONTHS = 100, 25  # At most one day in so many is exceptional. If there are more, such days are normal.
-KINDS = 3  # for example a single credit and a monthly fee
+FAR = 5.0  # an exceptional day costs at least this many times as much as the largest other day
+# At most one day in this many is exceptional. The first number is for days that do not recur, the second for recurring days.
+ONE_IN, ONE_IN_OF_MONTHS = 100, 25
+KINDS = 3  # highest number of kinds that are found, such as a single credit and a monthly fee
 MONTHS = 12
 
 
 def set_apart(values: Sequence[float], first: date, count: int) -> tuple[list[float], list[float]]:
-    """Return the history with exceptional days replaced by usual ones, and the recurring extra cost of each of the next `count` days."""
+    """Return the history in which exceptional days have a usual cost, and the recurring extra cost of each of the next `count` days."""
     usual, again = list(values), [0.0] * count
     for _ in range(KINDS):
         found = _find(usual)
@@ -37,8 +38,9 @@ def set_apart(values: Sequence[float], first: date, count: int) -> tuple[list[fl
 
 
 def _find(values: Sequence[float]) -> list[int]:
-    """Return the positions of the smallest set of days, if any, that each cost at least FAR times as much as any other. Costs or credits
-    count.
+    """Return the indexes of the smallest set of days that each cost at least FAR times as much as any other day.
+
+    Credits are compared by their absolute value. Returns [] if there is no such set.
     """
     ordered = sorted(range(len(values)), key=lambda n: -abs(values[n]))
     for count in range(1, max(1, len(values) // ONE_IN_OF_MONTHS) + 1):
@@ -54,9 +56,10 @@ def _usual(values: Sequence[float], n: int, found: Sequence[int]) -> float:
 
 
 def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
-    """Return the number of months between consecutive days.
+    """Return the number of months between consecutive days, and a shift to apply to the days.
 
-    Returns 0 unless the number is always the same, and all days are the same day of the month or all are the last day of a month.
+    All days must have the same distance in months and the same day of the month. They can also all be the last day of a month. The shift is
+    then one day, so that shifted days are the first of a month. The number of months is 0 if the days do not recur in this way.
     """
     for shift in (timedelta(0), timedelta(days=1)):
         shifted = [day + shift for day in days]
@@ -67,10 +70,10 @@ def _months_apart(days: Sequence[date]) -> tuple[int, timedelta]:
 
 
 def _add_again(again: list[float], begin: date, last: date, months: int, more: float) -> None:
-    """Add `more` to the days of `again` on which the cost is due.
+    """Add `more` to the days of `again` on which the recurring cost is due.
 
-    `begin` is the first day of `again`, and `last` is the newest exceptional day, both shifted by the same number of days. A cost
-    that did not recur on its due day has ended, so nothing is added.
+    `begin` is the first day of `again`, and `last` is the newest exceptional day, both shifted as by `_months_apart`. If the cost did not
+    recur on its last due day, it has ended and nothing is added.
     """
     due = _month(last) + months
     if (_month(begin), begin.day) > (due, last.day):

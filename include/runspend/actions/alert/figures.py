@@ -1,7 +1,7 @@
-"""Read the figures of one mail from the cost tables: running runs, cost drivers and match confidence.
+"""Read the figures of one budget mail from the cost tables: active runs, cost drivers and allocation confidence.
 
-Belongs here: queries about one budget and the plain values they become. The SQL is in the .sql files of this folder. Inputs for all budgets
-at once are in `budget_costs.py`. Deciding and wording do not belong here.
+Belongs here: queries about one budget, and their results as plain values. The SQL is in the .sql files of this folder. `budget_costs.py`
+reads the costs of all budgets at once, `decisions.py` decides, and `wording.py` writes the texts.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from runspend.actions.alert.selector_sql import LINE_ONLY, cost_source, run_colu
 from runspend.core.amounts import EXACT, add
 from runspend.warehouse.base import Reader
 
-# A run without an end that gave no sign of activity for this long is not "running now" (ledger: never-ended runs).
+# A run without an end time counts as active only if it had a sign of activity within this time. Some runs are never ended in MLflow.
 ALIVE_WITHIN = timedelta(hours=24)
 TOP = 5
 
 
 @dataclass(frozen=True)
 class Driver:
-    """One experiment, or one kind of money without an experiment, compared with the same days of the previous period."""
+    """The cost of one experiment, or of one kind of cost without an experiment, and its cost in the same days of the previous period."""
 
     name: str
     who: str | None
@@ -36,7 +36,7 @@ class Driver:
 
 @dataclass(frozen=True)
 class RunningRun:
-    """One run that is active now. `per_hour` is its mean cost so far, None while no bill reaches it."""
+    """One run that is active now. `per_hour` is its mean billed cost per hour so far, or None while no bill covers it."""
 
     name: str
     who: str | None
@@ -47,7 +47,7 @@ class RunningRun:
 
 @dataclass(frozen=True)
 class TopRun:
-    """One run of a budget, with its cost in some days."""
+    """One run of a budget, with its cost in the days of a query."""
 
     server: str
     workspace: str
@@ -61,7 +61,7 @@ class TopRun:
 
 @dataclass(frozen=True)
 class Restatement:
-    """A range of days that a bill restated."""
+    """A range of days that a bill restated. `source` is the name of the bill, and `last` is included."""
 
     source: str
     first: date
@@ -70,7 +70,7 @@ class Restatement:
 
 @dataclass(frozen=True)
 class Figures:
-    """The figures of a budget mail, without the decision itself."""
+    """The figures of a budget mail that are not part of the decision."""
 
     running: tuple[RunningRun, ...]
     running_count: int
@@ -88,12 +88,12 @@ class Figures:
 
     @property
     def covered_until(self) -> datetime | None:
-        """The time to which all bills are complete. None if one of them does not state a time."""
+        """The time to which all bills are complete. None if it is not known for one of them."""
         return covered_until(self.coverage)
 
 
 def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...], now: datetime) -> Figures:
-    """Read the figures of one budget's mail."""
+    """Return the figures of one budget's mail."""
     budget, period = status.budget, status.period
     until = min(period.end, max(period.start, (covered_until(coverage) or now).date()) + timedelta(days=1))
     before_first, before_end = same_days_before(period, until)
@@ -126,7 +126,7 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
     others = None
     if other_count:
         total_before = drivers[0]["total_before"] or Decimal(0)
-        is_estimated = budget.judged_on == "bill_and_estimates"  # drivers come from the bill alone, without estimates
+        is_estimated = budget.judged_on == "bill_and_estimates"  # drivers are from the bill and do not include estimates
         rest, rest_before = EXACT.subtract(status.spent or Decimal(0), status.estimated if is_estimated else Decimal(0)), total_before
         for driver in shown:
             rest, rest_before = EXACT.subtract(rest, driver.spent), EXACT.subtract(rest_before, driver.spent_before)
@@ -151,9 +151,9 @@ def read_figures(reader: Reader, status: Status, coverage: tuple[Coverage, ...],
 
 
 def read_day_runs(reader: Reader, status: Status, day: date) -> tuple[tuple[TopRun, ...], int]:
-    """Return the most expensive runs of one day of a budget, and the number of runs with costs.
+    """Return the most expensive runs of a budget on one day, and the number of its runs with costs on that day.
 
-    Returns no runs for a budget that selects by provider, because only bill lines know the provider.
+    Returns no runs for a budget that selects by provider, because only bill lines have a provider.
     """
     budget = status.budget
     if "provider" in budget.for_:
@@ -173,7 +173,7 @@ def _top_runs(rows: Sequence[Mapping[str, Any]]) -> tuple[TopRun, ...]:
 
 
 def read_restated(reader: Reader, status: Status, through: date, since: datetime) -> tuple[Restatement, ...]:
-    """Return the bills restated after `since`, over days of the period up to `through`."""
+    """Return the restatements after `since` of days in the period up to and including `through`."""
     text = sql("restated").replace("{measure}", status.budget.measure)
     parameters = {"first_date": status.period.start, "through": through, "currency": status.currency, "since": since}
     return tuple(Restatement(r["source"], r["first_date"], r["last_date"]) for r in reader.query(text, parameters).to_pylist())

@@ -1,12 +1,13 @@
 """Forecast a budget's spend at the end of its period, with an 80% interval.
 
-Belongs here: arithmetic over one series of daily costs. Reading the series (`figures.py`) and acting on a forecast (`decisions.py`) do not
-belong here. Floats are used on purpose: a forecast is not billed money. At the end it becomes a decimal of two places, and the amount
+Belongs here: arithmetic with one series of daily costs. `budget_costs.py` reads the series, and `decisions.py` decides about alerts.
+
+A forecast is not billed money, so it is computed with floats. The result is rounded to a decimal with two places, and the amount that is
 already billed is added exactly.
 
-The method is in `levels.py`: simple methods, mixed by how well each would have predicted the series, times last year's ratio for the
-same holiday. The interval is split-conformal. The mix is replayed from earlier days over the number of days that are left, and its
-errors in the past are the expected errors now.
+The method is in `levels.py`: a weighted mean of simple methods, times last year's ratio for the same holiday. The interval is
+split-conformal. The same forecast is replayed from earlier days, each time over as many days as are left now. The errors of these replays are
+the expected errors now.
 """
 
 from __future__ import annotations
@@ -20,17 +21,18 @@ from decimal import ROUND_FLOOR, Decimal
 from runspend.actions.alert.levels import LEAST_DAYS, ExpectedDays, look_ahead
 from runspend.core.amounts import EXACT, round_money
 
-HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that tell a holiday from a quiet month
-SLACK = 1.0  # Replays overlap, so their errors are widened: by this share if one replay is as long as the history.
-ENOUGH_REPLAYS = 60  # from here on, replays can show that the method is always too low or always too high
-FEW_REPLAYS = 5  # Fewer give no percentiles on both sides, so the largest error counts in both directions.
+HISTORY = timedelta(days=400)  # one year, plus the four weeks around a day that show whether it is a holiday or in a quiet month
+SLACK = 1.0  # Replays overlap, so their errors are increased: by this share if one replay is as long as the history.
+ENOUGH_REPLAYS = 60  # minimum to conclude that the forecasts are always too low or always too high
+FEW_REPLAYS = 5  # fewer replays do not give a low and a high percentile, so the largest error is used for both
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The period's total. It is between `low` and `high` in 80 of 100 cases, and above `likely` in two of three.
+    """A forecast of the period's total cost.
 
-    `path` is the cumulative cost at the end of each day that is not wholly billed yet.
+    The true total is between `low` and `high` in 80% of cases, and above `likely` in two of three cases. `path` is the expected cumulative
+    cost at the end of each day that is not wholly billed yet.
     """
 
     total: Decimal
@@ -40,18 +42,19 @@ class Forecast:
     path: tuple[tuple[date, Decimal], ...]
 
     def exceeded_on(self, level: Decimal) -> date | None:
-        """Return the day around which a level will be passed. None unless two of three outcomes pass it.
+        """Return the day around which the cost will reach a level. None unless two of three outcomes reach it.
 
-        All code that asks whether a level will be passed uses this function.
+        All code that needs to know whether a level will be reached calls this method, so that all answers are the same.
         """
         return next((day for day, cost in self.path if cost >= level), None) if level <= self.likely else None
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The known cost of one day that no bill wholly covers.
+    """The known cost of one day that the bills do not wholly cover.
 
-    It has the cost billed so far, the cost estimated for runs since, and the elapsed part of the day (0 to 1).
+    `billed` is the cost billed so far. `estimated` is the estimated cost of runs in later hours. `over` is the part of the day that has passed
+    (0 to 1).
     """
 
     billed: float = 0.0
@@ -67,11 +70,11 @@ def forecast_total(
     seen: Mapping[date, Seen],
     run_share: float = 1.0,
 ) -> Forecast | None:
-    """Forecast the total at the end of `period` [start, end).
+    """Return the forecast of the total cost of `period` [start, end).
 
-    `days` are daily costs, and `covered` is the first day not wholly billed. Returns None with less than two weeks of history, or when
-    all of the period is billed. `spent` is the period's exact cost before `covered`. `run_share` is the part of the history that is run
-    cost: estimates cover only that part.
+    `days` are daily costs, and `covered` is the first day that is not wholly billed. `spent` is the exact cost of the period before `covered`.
+    `run_share` is the share of the history that is allocated to runs (0 to 1), because estimates cover only runs. Returns None with less than
+    two weeks of history, or if the whole period is billed.
     """
     start, end = max(period[0], covered), period[1]
     begin = spent.quantize(Decimal("0.01"), ROUND_FLOOR, EXACT)  # never rounded up to a threshold
@@ -92,17 +95,17 @@ def forecast_total(
     size = sum(map(abs, model))
     low, high, likely = (begin + _cents(max(least, sum_left + (error - shift) * size)) for error in errors)
     total = path[-1][1]
-    if math.isfinite(least):  # the total and its interval begin at the known cost as people read it, rounded half up
+    if math.isfinite(least):  # the total and its interval are never below the known cost as it is displayed, rounded half up
         known = round_money(EXACT.add(spent, Decimal(least)))
         total, low = max(total, known), max(low, known)
     return Forecast(total, min(low, total), max(high, total), min(likely, total), tuple(path))
 
 
 def _of_day(model: float, seen: Seen, run_share: float) -> float:
-    """Return the cost of one day that is not wholly billed.
+    """Return the expected cost of one day that is not wholly billed.
 
-    Estimates cover the runs' cost of the elapsed part of the day, and the model covers the rest. The result is never below the known
-    cost, or for a series of credits never above it.
+    Estimates give the cost of runs for the part of the day that has passed. The model gives the rest. The result is never below the known
+    cost. For a series of credits without estimates, it is never above it.
     """
     known = seen.billed + seen.estimated
     if not seen.estimated:
@@ -115,7 +118,10 @@ def _known(seen: Mapping[date, Seen]) -> float:
 
 
 def _errors(outlook: ExpectedDays) -> tuple[float, float, float]:
-    """Return errors of the replays as parts of the expected cost: the 10th, 90th and 33rd percentile. Fewer replays widen them."""
+    """Return the 10th, 90th and 33rd percentile of the replay errors, as parts of the expected cost.
+
+    The 10th and 90th are increased if replays are long compared with the history, because such replays overlap.
+    """
     if not outlook.errors:
         return -1.0, 1.0, 0.0
     apart = 1.0 + SLACK * outlook.reach / (outlook.length - LEAST_DAYS + 1)
@@ -127,9 +133,9 @@ def _errors(outlook: ExpectedDays) -> tuple[float, float, float]:
 
 
 def _shift(outlook: ExpectedDays, errors: tuple[float, float, float]) -> float:
-    """Return the median error if many replays agree that the method is too low or too high, else 0.
+    """Return the median error if many replays show that the forecasts are always too low or always too high, otherwise 0.
 
-    It is added to the forecast, because otherwise the forecast would be outside its own interval.
+    The caller adds it to the forecast, which would otherwise be outside its own interval.
     """
     if errors[0] <= 0 <= errors[1] or len(outlook.errors) < ENOUGH_REPLAYS:
         return 0.0
@@ -137,7 +143,7 @@ def _shift(outlook: ExpectedDays, errors: tuple[float, float, float]) -> float:
 
 
 def _quantile(errors: Sequence[float], share: float) -> float:
-    """Return a split-conformal quantile, rounded outwards so that it holds for one more draw."""
+    """Return a split-conformal quantile of sorted errors. Its position is rounded outward, so that the quantile holds for one new error."""
     n = len(errors)
     place = math.floor((n + 1) * share) - 1 if share < 0.5 else math.ceil((n + 1) * share) - 1
     return errors[min(n - 1, max(0, place))]

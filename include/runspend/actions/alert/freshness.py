@@ -1,7 +1,7 @@
-"""Judge the age of all data using only small records under home. This alarm needs neither the warehouse nor the step that failed.
+"""Find stale data from small records under home. The check works even if the warehouse or a pipeline step has failed.
 
-Belongs here: the record that a step writes about itself when it ends, and the check of those records. Each source has one record, and so
-does each pipeline step without a source. Mail about stale data is written in `operators.py`.
+Belongs here: the record that each step writes when it ends, and the check of these records. There is one record per source, and one per
+pipeline step without a source. `operators.py` writes the mail about stale data.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ HOUR = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Stale:
-    """A source or step that is too old: the sentence that says so, the same as a phrase, and its figures for a mail."""
+    """A stale source or step: a sentence about it, the same as a short phrase, and its figures as (name, value, note)."""
 
     name: str
     text: str
@@ -41,9 +41,10 @@ def note_done(
     covered_until: datetime | None = None,
     late_after: timedelta | None = None,
 ) -> None:
-    """Record that a source was read or a pipeline step ended. A failed attempt keeps the data of the last success.
+    """Record an attempt to read a source, or the end of a pipeline step. A failed attempt keeps the times of the last success.
 
-    `is_good` means that there was nothing to report. Even a completed read may have been refused in part.
+    `was_done`: the read or step was completed. `is_good`: there was no problem to report. A completed read can have a problem, for example if
+    a part of the data was refused.
     """
     while True:
         found = records.get(KIND, name)
@@ -59,9 +60,9 @@ def note_done(
 
 
 def judge_freshness(settings: Settings, records: Records, now: datetime) -> list[Stale]:
-    """Return everything not read or done for longer than `mail.silent_after`, and every source behind its `late_after`.
+    """Return each source and step without a success for at least `mail.silent_after`, and each source further behind than its `late_after`.
 
-    For a configured source that was never read, the age counts from the first check here.
+    For a configured source that was never read, the time counts from the first check by this function.
     """
     limit = settings.mail.silent_after
     for name, kind in _configured(settings).items():
@@ -71,7 +72,7 @@ def judge_freshness(settings: Settings, records: Records, now: datetime) -> list
         shown = short_place(name)
         last, tried = _time(value, "last_good_at"), _time(value, "last_tried_at")
         if tried is not None and tried != last and now - tried < limit:
-            continue  # it is tried and fails, which the step itself reports in every pipeline run
+            continue  # the recent attempts failed, which the step itself reports in every pipeline run
         since = last or _time(value, "first_missed_at") or _time(value, "last_tried_at")
         reaches, late_after = _time(value, "covered_until"), timedelta(seconds=value.get("late_after_seconds", 0))
         if since is not None and now - since >= limit:
@@ -98,9 +99,9 @@ def judge_freshness(settings: Settings, records: Records, now: datetime) -> list
 
 
 def last_good_pipeline_run(settings: Settings, records: Records) -> str | None:
-    """Return a name for the last pipeline run if everything recorded ended well. None if something did not end well.
+    """Return the time (ISO) of the last build of the cost tables, as an id of that pipeline run. None if any record reports a problem.
 
-    Freshness is judged in `judge_freshness`.
+    It does not check for stale data: see `judge_freshness`.
     """
     found = _current(settings, records)
     newest = found.get("cost tables")
@@ -110,9 +111,9 @@ def last_good_pipeline_run(settings: Settings, records: Records) -> str | None:
 
 
 def all_good_since(settings: Settings, records: Records) -> datetime | None:
-    """Return when the last pipeline run ended whose sources and cost tables were all good, as far as the records say.
+    """Return the time since which every source and step has succeeded: the oldest of their last successes.
 
-    It is the oldest of their last good ends. None if one of them was never good, or if nothing is recorded.
+    Returns None if one of them never succeeded, or if the cost tables were never built.
     """
     found = _current(settings, records)
     ends = [_time(value, "last_good_at") for value in found.values()]
@@ -121,9 +122,9 @@ def all_good_since(settings: Settings, records: Records) -> datetime | None:
 
 
 def figures_are_this_old(records: Records, now: datetime) -> Facts | None:
-    """Return how far each bill reaches, and when the cost tables were built, for every mail. None before the first pipeline run."""
+    """Return facts for mails: how far each bill reaches, and when the cost tables were built. None before the first pipeline run."""
     facts = []
-    for name, value in sorted(records.list(KIND, []).items()):  # the mail goes out without records that cannot be trusted
+    for name, value in sorted(records.list(KIND, []).items()):  # records that cannot be trusted are left out and do not prevent the mail
         reaches, good = _time(value, "covered_until"), _time(value, "last_good_at")
         if value["kind"] == "bill" and reaches is not None:
             facts.append(("", f"Bill {clean(name)} is complete to {reaches.day} {reaches:%b %H:%M} UTC, {_hours(now - reaches)} h behind."))
@@ -142,12 +143,12 @@ def figures_are_this_old(records: Records, now: datetime) -> Facts | None:
 
 
 def _configured(settings: Settings) -> dict[str, str]:
-    """Return the sources that every pipeline run must read."""
+    """Return the sources that every pipeline run must read, as a mapping from name to kind."""
     return {source.name: "bill" for source in settings.billing} | {server.name: "tracking" for server in settings.tracking}
 
 
 def _current(settings: Settings, records: Records) -> dict[str, dict[str, Any]]:
-    """Return the records, without those of sources that are no longer configured."""
+    """Return the records by name, without those of sources that are no longer configured."""
     wanted = {*_configured(settings), *(store.uri for store in settings.stores)}
     return {name: value for name, value in sorted(records.list(KIND).items()) if value["kind"] == "step" or name in wanted}
 

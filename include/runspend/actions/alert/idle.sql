@@ -1,4 +1,4 @@
--- One row: the idle cost of the whole platform in a period, regardless of who had the machines.
+-- One row: the idle cost of the whole ML platform in a period, for all teams.
 select sum({measure}) as spent
 from cost_daily
 where charge_date >= @first_date

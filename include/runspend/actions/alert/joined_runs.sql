@@ -1,4 +1,4 @@
--- The daily costs of runs, with the run and its experiment: other queries insert it in place of the word runs in braces.
+-- The daily costs of runs, joined with the run and its experiment. Other queries insert this text in place of the word runs in braces.
 from run_costs_daily as c
 inner join runs as r
   on r.tracking_server = c.tracking_server

@@ -1,9 +1,9 @@
-"""Judge how much of a period's budget is spent, how much will be spent, and which thresholds are crossed.
+"""Judge budgets: how much of a period's budget is spent, how much will be spent, and which thresholds are crossed.
 
-Belongs here: pure functions of budgets and series. `decisions.py` decides which alerts to send. Reading (`figures.py`), recording
-(`__init__.py`) and mail do not belong here.
+Belongs here: pure functions of budgets and series. `decisions.py` decides which alerts to send, `figures.py` reads the warehouse, and
+`__init__.py` records alerts.
 
-A threshold is crossed when spent >= threshold, in exact decimals. A forecast threshold is crossed when two of three outcomes pass it.
+A threshold is crossed when spent >= threshold, in exact decimals. A forecast threshold is crossed when two of three outcomes reach it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from runspend.schema.rows import midnight
 
 @dataclass(frozen=True, order=True)
 class Threshold:
-    """A level of spend, in the budget's currency. `text` is its configured form: "80%" or "500 USD"."""
+    """A level of spend in the budget's currency. `text` is the form for people: "80%" or "500 USD"."""
 
     level: Decimal
     text: str
 
     @property
     def slug(self) -> str:
-        """The form for keys and Message-IDs: "80", "500USD"."""
+        """The form for keys and Message-IDs, such as "80" or "500USD"."""
         return self.text.removesuffix("%").replace(" ", "")
 
 
@@ -44,7 +44,7 @@ class Threshold:
 class Crossing:
     """A crossed threshold and its date.
 
-    The date is the charge date since which the spend has stayed at or above the threshold. For a forecast, it is the expected day.
+    `on` is the charge date since which the spend has stayed at or above the threshold. For a forecast, it is the expected date.
     """
 
     threshold: Threshold
@@ -53,9 +53,9 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Series:
-    """The known money of a budget by day and currency.
+    """The known costs of a budget by day and currency.
 
-    `billed` is on the bill, `of_runs` is the part of it that runs cost, and `estimated` is for hours not billed yet.
+    `billed` is the cost on the bill, `of_runs` is the part of it that is allocated to runs, and `estimated` is for hours not billed yet.
     """
 
     billed: Mapping[tuple[date, str], Decimal] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Series:
 
     @cached_property
     def billed_by_day(self) -> Mapping[date, Mapping[str, Decimal]]:
-        """Map day to currency to billed cost. Indexed by day because a daily budget looks up each of 400 days."""
+        """Billed costs as a mapping from day to currency to cost. It makes daily budgets fast: each judges up to 400 days."""
         found = dict[date, dict[str, Decimal]]()
         for (day, code), cost in self.billed.items():
             found.setdefault(day, {})[code] = cost
@@ -73,10 +73,11 @@ class Series:
 
 @dataclass(frozen=True)
 class Status:
-    """One budget in one period. `not_judged` is the reason for a missing verdict: then `spent` is None and nothing is crossed.
+    """The state of one budget in one period.
 
-    `spent` includes `estimated` only if the budget's `judged_on` covers both. `foreseen` holds the forecast thresholds that will be
-    crossed. `by_day` is the judged spend of each day.
+    If the budget could not be judged, `not_judged` is the reason, `spent` is None and no threshold is crossed. `spent` includes `estimated`
+    only if the budget's `judged_on` is `bill_and_estimates`. `foreseen` holds the forecast thresholds that will probably be crossed. `by_day`
+    is the judged spend of each day.
     """
 
     budget: Budget
@@ -91,7 +92,7 @@ class Status:
     forecast: Forecast | None = None
     foreseen: tuple[Crossing, ...] = ()
     anomalies: tuple[Anomaly, ...] = ()
-    is_closed: bool = False  # judged for corrections only: ended long ago, or of an older version of the budget
+    is_closed: bool = False  # judged only to correct earlier alerts: the period ended long ago, or the budget's version is not current
     by_day: Mapping[date, Decimal] = field(default_factory=dict, compare=False)
 
     @property
@@ -101,17 +102,17 @@ class Status:
 
     @property
     def is_over(self) -> bool:
-        """Whether the whole amount is spent."""
+        """Whether the spend has reached the whole amount."""
         return self.spent is not None and self.spent >= self.budget.amount
 
     @property
     def next_threshold(self) -> Threshold | None:
-        """The lowest threshold not crossed yet."""
+        """The lowest threshold that is not crossed yet, or None."""
         crossed = {c.threshold for c in self.crossed}
         return next((t for t in self.thresholds if t not in crossed), None)
 
     def exceeded_on(self) -> date | None:
-        """The day the whole amount was reached, or the day around which it will be. None if neither."""
+        """Return the day on which the spend reached the whole amount, or the forecast day. None if neither is known."""
         whole = Threshold(self.budget.amount, "100%")
         _, crossed = _cross(self.by_day, (whole,))
         if crossed:
@@ -124,7 +125,7 @@ class Status:
         return max((day for day, cost in self.by_day.items() if cost), default=self.period.start - timedelta(days=1))
 
     def spent_through(self, day: date) -> Decimal:
-        """Return the period's spend up to and including a day, as known now."""
+        """Return the period's spend up to and including a day, by today's data."""
         total = Decimal(0)
         for one, cost in self.by_day.items():
             if one <= day:
@@ -133,14 +134,14 @@ class Status:
 
 
 def threshold_of(text: str, amount: Decimal, currency: str) -> Threshold:
-    """Return a threshold as `Budget` holds it: "80%" (of the amount), "500 USD", or "500" in the budget's currency."""
+    """Return the threshold for a text of `Budget`: "80%" (of the amount), "500 USD", or "500" in the budget's currency."""
     number, unit = text.removesuffix("%").partition(" ")[::2]
     shown = plain(Decimal(number))
     return Threshold(threshold_amount(text, amount), f"{shown}%" if text.endswith("%") else f"{shown} {unit or currency}")
 
 
 def thresholds_of(texts: list[str], amount: Decimal, currency: str) -> tuple[Threshold, ...]:
-    """Return the thresholds, lowest level first. Two strings with the same level become one threshold."""
+    """Return the thresholds of these texts, lowest level first. Texts with the same level become one threshold."""
     by_level: dict[Decimal, Threshold] = {}
     for text in texts:
         threshold = threshold_of(text, amount, currency)
@@ -151,7 +152,7 @@ def thresholds_of(texts: list[str], amount: Decimal, currency: str) -> tuple[Thr
 def budget_version(budget: Budget, currency: str) -> str:
     """Return a hash of the settings that a budget's decisions depend on.
 
-    Owner, notify, runbook, anomalies, spelling and order of the file do not change it.
+    The hash does not depend on owner, notify, runbook or anomalies, nor on the order and notation of values in the file.
     """
     thresholds = [sorted(threshold_of(t, budget.amount, currency).text for t in set(texts)) for texts in (budget.actual, budget.forecast)]
     parts = [
@@ -167,18 +168,18 @@ def budget_version(budget: Budget, currency: str) -> str:
 
 
 def rules_of(budget: Budget) -> dict[str, Any]:
-    """Return the rules of a version as a JSON object. A period that ended before an edit is judged by its old rules."""
+    """Return the rules of a budget as a JSON object. They are kept because a period that ended before an edit is judged by the old rules."""
     kept = {key: getattr(budget, key) for key in ("every", "measure", "actual", "forecast", "judged_on")}
     return {**kept, "for_": dict(budget.for_), "amount": f"{budget.amount:f}"}
 
 
 def with_rules(budget: Budget, rules: Mapping[str, Any]) -> Budget:
-    """Return the budget with earlier rules (from `rules_of`) and its current owner and recipients."""
+    """Return the budget with earlier `rules` (from `rules_of`), but with its current owner and recipients."""
     return budget.model_copy(update={**rules, "amount": Decimal(rules["amount"])})
 
 
 def series_version(budget: Budget, currency: str) -> str:
-    """Return a hash of the money that a budget covers. An anomalous day is reported once per hash, even if the amount is edited."""
+    """Return a hash of the costs that a budget selects. A day of unusual spend is reported once per hash, even if the amount is edited."""
     parts = [currency, {key: sorted(set(patterns)) for key, patterns in budget.for_.items()}, budget.measure]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
@@ -191,9 +192,9 @@ def series_key(budget: Budget) -> str:
 def judge_budget(
     budget: Budget, currency: str, period: BudgetPeriod, series: Series, covered: date | None = None, now: datetime | None = None
 ) -> Status:
-    """Judge one budget in one period. If an exchange rate for some of the period's money is missing, the budget is not judged.
+    """Return the status of one budget in one period. It is not judged if an exchange rate for a cost of the period is missing.
 
-    `covered` is the first day that the bills do not wholly cover. With `covered`, `now` and two weeks of history there is a forecast.
+    `covered` is the first day that the bills do not wholly cover. A forecast needs `covered`, `now` and two weeks of history.
     """
     in_period = {(day, code): cost for day in period.days for code, cost in series.billed_by_day.get(day, {}).items()}
     others = sorted((code, day) for (day, code), cost in in_period.items() if code != currency and cost)
@@ -217,13 +218,13 @@ def judge_budget(
 
 
 def not_judged(budget: Budget, currency: str, period: BudgetPeriod, why: str) -> Status:
-    """Return a status without a verdict for one budget in one period."""
+    """Return the status of a budget that could not be judged in a period, with the reason `why`."""
     thresholds = thresholds_of(budget.actual, budget.amount, currency)
     return Status(budget, currency, budget_version(budget, currency), period, thresholds, None, not_judged=why)
 
 
 def judge_days(budget: Budget, currency: str, series: Series, covered: date, since: date) -> tuple[Anomaly, ...]:
-    """Return the wholly billed days from `since` on that are far above the budget's own history."""
+    """Return the days of unusual spend: wholly billed days from `since` on that are far above the budget's own history."""
     if budget.anomalies is None:
         return ()
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
@@ -244,7 +245,7 @@ def _cross(by_day: Mapping[date, Decimal], thresholds: tuple[Threshold, ...]) ->
 
 
 def _forecast(currency: str, period: BudgetPeriod, series: Series, covered: date, now: datetime) -> Forecast | None:
-    """Forecast the bill, even if the budget is judged on estimates too. Estimates only show how much unbilled days may cost."""
+    """Return a forecast of the billed cost, even if estimates count for the budget. Estimates only show how much unbilled days may cost."""
     begin = max(covered, period.start)
     days = {day: cost for (day, code), cost in series.billed.items() if code == currency}
     estimated = {day: cost for (day, code), cost in series.estimated.items() if code == currency}
@@ -261,7 +262,7 @@ def _forecast(currency: str, period: BudgetPeriod, series: Series, covered: date
 
 
 def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast | None) -> tuple[Crossing, ...]:
-    """Return the forecast thresholds that two of three outcomes pass and that the spend has not reached yet."""
+    """Return the forecast thresholds that two of three outcomes reach and that the spend has not reached yet."""
     if forecast is None:
         return ()
     thresholds = thresholds_of(budget.forecast, budget.amount, currency)
@@ -269,5 +270,5 @@ def _foresee(budget: Budget, currency: str, spent: Decimal, forecast: Forecast |
 
 
 def _part_over(day: date, now: datetime) -> float:
-    """Return the elapsed part of a day, 0 to 1."""
+    """Return the part of a day that has passed, from 0 to 1."""
     return min(1.0, max(0.0, (now - midnight(day)) / timedelta(days=1)))

@@ -1,13 +1,14 @@
-"""Forecast the cost of each coming day of a series of daily costs.
+"""Forecast the cost of each coming day from a series of daily costs.
 
-Belongs here: arithmetic over one list of floats. Periods, bills and known parts of a day are in `forecast.py`.
+Belongs here: arithmetic with one list of floats. Periods, bills and known parts of a day are in `forecast.py`.
 
-The forecast mixes a few simple methods, weighted by how well each would have predicted this series. A method is the cost of each
-weekday times a level. The level is the recent average cost relative to those weekdays, and newer days weigh more. The methods differ in
-how fast a day loses weight. One of them also continues the growth of the last eight weeks.
+The forecast is a weighted mean of a few simple methods. Each method multiplies a typical cost per weekday by a level. The level is the
+recent average cost relative to those weekdays, and newer days weigh more. The methods differ in how fast a day loses weight. One method
+also continues the growth of the last eight weeks.
 
-All methods are replayed from earlier days of the history. The errors of the replays give the weight of each method, and the likely
-error of the mix now. If the history has a clear step, it begins at the step: costs before it say nothing about the future.
+All methods are replayed: they forecast from earlier days of the history, and the results are compared with the true costs. The errors of
+the replays give the weight of each method and the likely error of the forecast. If the cost level has clearly changed, only the history
+after this step is used, because earlier costs do not show the future.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ from itertools import accumulate
 from runspend.actions.alert.exceptional import set_apart
 from runspend.actions.alert.holidays import expect_again, find_holidays
 
-LEAST_DAYS = 14  # fewer days do not show how weekdays differ
+LEAST_DAYS = 14  # the difference between weekdays cannot be seen in fewer days
 HALF_LIVES = (2.0, 10.0, 120.0)  # days until the weight of a day has halved
 OF_TREND, OF_WEEKDAYS = 10.0, 100.0  # also half-lives in days
-BOLD = (True, False, False, True)  # the fastest and the growing method: with few replays, they count only if they are clearly better
+BOLD = (True, False, False, True)  # the fastest and the growing method; with few replays, their errors are increased by CAUTION
 CAUTION = 5.0
-PRIOR_DAYS = 0.7  # number of average days that are mixed into each weekday's cost
+PRIOR_DAYS = 0.7  # the mean of a weekday includes this many days of average cost
 FOUR_WEEKS, DAMPING, FASTEST = (
     28,
     0.98,
     0.02,
 )  # Growth: measured over this many days, damped by this factor per day, and limited to this much per day.
-REPLAYED, EVERY = 270, 3  # start days of replays: at most this many days back, every third day
+REPLAYED, EVERY = 270, 3  # replays of a long history start at most this many days back, on every third day
 ALL_REPLAYED_BELOW = 90
 WEEK = 7
-SHARPNESS = 8  # exponent on the product of the errors: close to using the best method alone, without jumps
-STEP_CHANCE, STEP_BY = 0.01, 2.0  # Pettitt's test; and both mean and median must double or halve
+SHARPNESS = 8  # exponent of the errors: almost only the best method counts, but the forecast does not jump when another becomes best
+STEP_CHANCE, STEP_BY = 0.01, 2.0  # highest p-value of Pettitt's test, and lowest ratio of means and of medians
 
 
 @dataclass(frozen=True)
 class ExpectedDays:
-    """The expected cost of each day after a history, and earlier errors of such forecasts.
+    """The expected cost of each day after a history, and the errors of such forecasts in the past.
 
-    `errors` are sorted, as parts of the expected cost, over `reach` days each. `length` is the number of days of the history they come
-    from. `again` is the cost that recurs by the month, to be added to `days`, to the cent.
+    `errors` are sorted. Each is the error of a forecast over `reach` days, divided by the expected cost. `length` is the number of days in
+    the history that they come from. `again` holds the cost of each day that recurs by the month. The caller adds it to `days`, to the cent.
     """
 
     days: list[float]
@@ -63,9 +64,9 @@ class _Replay:
 
 
 def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> ExpectedDays:
-    """Forecast the `count` days after `values`, whose first day is `first`.
+    """Return the forecast of the `count` days after `values`. `first` is the date of the first value.
 
-    Errors are over `reach` days, or fewer if the history is short.
+    Errors are measured over `reach` days, or over fewer if the history is short.
     """
     usual, again = set_apart(values, first, count)
     resting = expect_again(find_holidays(usual, first))
@@ -88,7 +89,7 @@ def look_ahead(values: Sequence[float], first: date, count: int, reach: int) -> 
 
 
 class History:
-    """Daily costs with running sums, so that each method can be evaluated as of any day without summing the costs again."""
+    """Daily costs with cumulative sums. They make it possible to evaluate each method at any day without summing all costs again."""
 
     def __init__(self, values: Sequence[float], first: date, resting: Mapping[date, float]) -> None:
         self.length = len(values)
@@ -98,7 +99,7 @@ class History:
         self.sums = {half_life: self._weighted(values, half_life) for half_life in {*HALF_LIVES, OF_TREND, OF_WEEKDAYS}}
 
     def foretell(self, n: int, count: int) -> list[list[float]]:
-        """Return each method's forecast of the `count` days after the first `n` days, made from those `n` days alone."""
+        """Return the forecast of each method for the `count` days after the first `n` days. It uses only those `n` days."""
         weekdays = self._weekdays(n)
         shape = [weekdays[(self.weekday + day) % WEEK] * self.resting.get(day, 1.0) for day in range(n, n + count)]
         found = [self._at_level(n, half_life, weekdays, shape) for half_life in HALF_LIVES]
@@ -137,9 +138,9 @@ class History:
         return max(-FASTEST, min(FASTEST, math.log(newer / older) / FOUR_WEEKS))
 
     def _weighted(self, values: Sequence[float], half_life: float) -> list[tuple[list[float], list[float]]]:
-        """Return, by weekday, the running weighted sums of costs and of weights.
+        """Return the cumulative weighted sums of costs and of weights for each weekday.
 
-        A day's weight grows by a constant factor per day: only ratios count.
+        Weights grow by a constant factor per day. They need no fixed scale, because only ratios of them are used.
         """
         found: list[tuple[list[float], list[float]]] = [([0.0], [0.0]) for _ in range(WEEK)]
         faster, weight = 2.0 ** (1.0 / half_life), 1.0
@@ -152,7 +153,7 @@ class History:
         return found
 
     def _until(self, n: int, half_life: float) -> tuple[list[float], list[float]]:
-        """Return those sums for the first `n` days, scaled so that the newest day weighs about one."""
+        """Return the sums of `_weighted` for the first `n` days, scaled so that the newest day has a weight of about one."""
         scale = 2.0 ** (-n / half_life)
         places = [(n - (weekday - self.weekday) % WEEK + 6) // WEEK for weekday in range(WEEK)]
         sums = self.sums[half_life]
@@ -163,9 +164,10 @@ class History:
 
 
 def find_step(values: Sequence[float]) -> int:
-    """Return the place where the last level of the history begins; 0 without a step.
+    """Return the index of the first value after the last step of the history, or 0 without a step.
 
-    A step must be unlikely to be chance (Pettitt, 1979), must at least double or halve the cost, and must have two weeks after it.
+    A step is a change that is unlikely by chance (Pettitt, 1979) and that at least doubles or halves the cost. At least two weeks of values
+    must follow it.
     """
     begin = 0
     while len(values) - begin >= LEAST_DAYS + WEEK:
@@ -183,7 +185,7 @@ def find_step(values: Sequence[float]) -> int:
 
 
 def _most_likely_step(values: Sequence[float]) -> tuple[int, float]:
-    """Return the place whose two sides differ most in rank, and the probability of such a difference without any step."""
+    """Return the index that separates the values into the two parts with the most different ranks, and the p-value of this difference."""
     n, ranks = len(values), dict[float, float]()
     ordered, begin = sorted(values), 0
     for place, value in enumerate(ordered):
@@ -218,10 +220,10 @@ def _replay(history: History, reach: int) -> list[_Replay]:
 
 
 def _weigh(replays: Sequence[_Replay]) -> list[float]:
-    """Return the share of each method in the mix.
+    """Return the weight of each method. The weights add up to 1.
 
-    The score is the mean squared error over the whole reach times that over a week, because a history
-    holds many more weeks than reaches.
+    The score of a method is its mean squared error over the whole reach times its mean squared error over one week. Errors over a week are
+    included because a history has many more separate weeks than separate reaches.
     """
     scores = []
     for method, is_bold in enumerate(BOLD):

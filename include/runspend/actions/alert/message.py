@@ -1,6 +1,6 @@
-"""A mail as it is stored and as it is sent: headers, addresses, parts of the message.
+"""Represent a mail as a stored record and as the bytes that are sent: headers, addresses and parts of the message.
 
-Belongs here: the steps after a mail's words are final. The words come from `render.py`. Its delivery is recorded in `outbox.py`.
+Belongs here: the format of a mail whose text is final. `render.py` makes its text and HTML, and `outbox.py` records its delivery.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 from runspend.config.types import address_of
 from runspend.core.text import clean
 
-# The id of the mail's one picture in its HTML.
+# The Content-ID of the picture of a mail. A mail has at most one.
 PICTURE_ID = "picture"
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A file attached to a mail: its name, its type such as "text/csv", and its content in base64."""
+    """A file attached to a mail: its name, its MIME type such as "text/csv", and its content in base64."""
 
     name: str
     type: str
@@ -34,12 +34,12 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Brief:
-    """The beginning of a mail in parts, for chats and pagers, which show them in their own form."""
+    """The beginning of a mail in parts. Chats and pagers show each part in their own format."""
 
     says: str  # the first paragraph
     figures: tuple[tuple[str, str, str], ...] = ()  # name, value, note
-    button: tuple[str, str] | None = None  # its text and its address
-    details_at: int = 0  # where the rest begins in the mail's text
+    button: tuple[str, str] | None = None  # text and address of the link
+    details_at: int = 0  # index in the mail's text at which the details begin
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Brief:
@@ -50,7 +50,7 @@ class Brief:
 
 @dataclass(frozen=True)
 class Mail:
-    """One whole mail. The once-only record keeps it, so that any later sending gives the same bytes."""
+    """One complete mail. It is stored in the record of its decision, so that it has the same bytes whenever it is sent."""
 
     message_id: str
     kind: str
@@ -62,9 +62,9 @@ class Mail:
     html: str
     list_id: str
     reply_to: str | None = None
-    thread: str | None = None  # id that all mails of a conversation refer to; a mail with that id need not exist
+    thread: str | None = None  # Message-ID that all mails of a conversation refer to; no mail needs to have this id
     picture: str | None = None  # a PNG in base64
-    copies: tuple[str, ...] = ()  # the `recipients` that are listed in Cc
+    copies: tuple[str, ...] = ()  # the part of `recipients` that is in Cc
     attachments: tuple[Attachment, ...] = ()
     brief: Brief | None = None  # None in records of earlier versions
 
@@ -80,7 +80,7 @@ class Mail:
 
     @staticmethod
     def from_record(value: Mapping[str, Any]) -> Mail:
-        """Return the mail of a record, as the inverse of `as_record`."""
+        """Return the mail of a JSON object from `as_record`."""
         attachments = tuple(Attachment(**one) for one in value.get("attachments", ()))
         copies = tuple(value.get("copies", ()))
         brief = Brief.from_record(value["brief"]) if value.get("brief") else None
@@ -89,7 +89,7 @@ class Mail:
 
 
 def as_bytes(mail: Mail) -> bytes:
-    """Return the message as it is sent. The same mail gives the same bytes."""
+    """Return the bytes of the message. The same mail always gives the same bytes. Raises ValueError or MessageError for an invalid header."""
     message = EmailMessage(policy=SMTP)
     message["From"] = _address(mail.sender)
     message["To"] = [_address(r) for r in mail.recipients if address_of(r) and r not in mail.copies]
@@ -110,9 +110,10 @@ def as_bytes(mail: Mail) -> bytes:
         message.add_attachment(base64.b64decode(file.content), maintype=kind, subtype=subtype, filename=file.name, params=charset)
     for number, part in enumerate(part for part in message.walk() if part.is_multipart()):  # the stdlib chooses boundaries at random
         part.set_boundary(f"=_{number}{hashlib.sha256(mail.message_id.encode()).hexdigest()[:32]}")
-    # Written by hand for three reasons. The stdlib's newer policies turn ids longer than a line into encoded words, which mail programs
-    # do not compare. They also fold a subject so that readers get a leading blank. And a name that spells an encoded word must be
-    # encoded again, or the reader would decode it, line breaks included.
+    # These headers are not written by the standard library, for three reasons:
+    # It changes ids longer than a line to encoded words, and mail programs then do not recognize the id.
+    # It folds a long subject so that mail programs show a leading space.
+    # A name can look like an encoded word. It must be encoded again, because mail programs would decode it, with its line breaks.
     is_plain = mail.subject.isascii() and "=?" not in mail.subject
     subject = mail.subject if is_plain else Header(mail.subject, "utf-8", header_name="Subject").encode(linesep="\r\n")
     by_hand = f"Message-ID: {mail.message_id}\r\nList-Id: {mail.list_id}\r\nSubject: {subject}\r\n"
@@ -122,14 +123,14 @@ def as_bytes(mail: Mail) -> bytes:
 
 
 def _add_picture(message: EmailMessage, png: bytes) -> None:
-    """Add the picture next to the HTML, inside the message, so that reading the mail contacts no server."""
+    """Add the picture to the message as a part related to the HTML. So a mail program does not have to load it from a server."""
     html = message.get_body(("html",))
     assert isinstance(html, MIMEPart), "a message whose HTML was just added"
     html.add_related(png, "image", "png", cid=f"<{PICTURE_ID}>", disposition="inline", filename="spend.png")
 
 
 def sender_host(sender: str) -> str:
-    """Return the host after the @ of `mail.from`."""
+    """Return the host after the @ of a sender's address, or "localhost" if the address is not valid."""
     address = address_of(sender)
     return address.rpartition("@")[2] if address else "localhost"
 

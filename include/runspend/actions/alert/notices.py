@@ -1,7 +1,7 @@
-"""Mails that other steps request, such as the notice before an archive move, or a statement. Each is written once under its own id.
+"""Write mails for other steps, such as the notice before an archive move, or a statement. Each mail is written once under its own id.
 
-Belongs here: the interface for steps other than alerts: write a notice, send waiting mail, read the receipts. The calling step writes the
-notice's words. Sending is in `outbox.py` and `smtp.py`.
+Belongs here: the interface for steps other than alerts, to write a mail and to read its receipts. The calling step provides the text.
+`outbox.py` and `smtp.py` send the mail.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def write_archive_notice(
     *,
     copies: Sequence[str] = (),
 ) -> str:
-    """Put "[runspend] SUBJECT" into the outbox. Return its Message-ID, which is the same for the same id.
+    """Record the mail "[runspend] SUBJECT" for sending. Return its Message-ID, which is the same for the same id.
 
-    `notice_id` is letters, digits, dots and dashes. The first call writes the mail, and later calls change nothing. Different words
-    need another id. `copies` are further recipients whose receipts do not count. `send_outbox` sends waiting mail. `read_receipts`
-    returns who has received it, and since when.
+    `notice_id` has only letters, digits, dots and dashes. The first call records the mail, and later calls change nothing, so a different text
+    needs a different id. `copies` are further recipients, whose receipts do not count. `send_outbox` sends the mail. `read_receipts` returns
+    which recipients have received it, and when.
     """
     mail = make_mail(
         Envelope(settings.from_, "archive", "archive-notice"),
@@ -58,9 +58,9 @@ def write_statement_mail(
     attachments: Sequence[Attachment],
     now: datetime,
 ) -> str:
-    """Put "[runspend] SUBJECT" into the outbox, with files. Return its Message-ID, which is the same for the same id and recipients.
+    """Record the mail "[runspend] SUBJECT" with its attachments for sending. Return its Message-ID: the same for the same id and recipients.
 
-    `statement_id` is letters, digits, dots, underscores and dashes. The first call writes the mail, and later calls change nothing.
+    `statement_id` has only letters, digits, dots, underscores and dashes. The first call records the mail, and later calls change nothing.
     """
     key = f"statement.{statement_id}.{hashlib.sha256(' '.join(sorted(recipients)).encode()).hexdigest()[:12]}"
     mail = make_mail(
@@ -77,10 +77,7 @@ def write_statement_mail(
 
 
 def read_receipts(records: Records, notice_id: str) -> dict[str, Receipt]:
-    """Map recipients to their receipts of the notice, including `Receipt.accepted_at`. Copies are left out.
-
-    Returns {} if no notice was written under this id.
-    """
+    """Return the receipts of a notice by recipient, without those of `copies`. Returns {} if there is no notice with this id."""
     found = records.get("notices", _key(notice_id))
     if found is None:
         return {}

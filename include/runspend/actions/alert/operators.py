@@ -1,6 +1,6 @@
-"""Send mail to `mail.operators` about the system itself: refused, stale, failed. Once per cause and date, without the warehouse.
+"""Send mail to `mail.operators` about Runspend itself, such as refused or stale data and failed steps. One mail per cause and date.
 
-Belongs here: functions that any failure handler may call with only settings and records. Budget mails never go here.
+Belongs here: functions that any failure handler can call with settings and records, without the warehouse. Budget mails do not belong here.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ NoticeKind = Literal[
     "TEST",
 ]
 LIST_NAME = "operators"
-TRIES_TOLD = 5  # more than a day under Airflow
-MOST_LINES = 50  # of the details
+TRIES_TOLD = 5  # a deferred recipient is reported after this many attempts; in Airflow, they take more than a day
+MOST_LINES = 50  # limit for the details of one mail
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What still works, what people can do (a string and a command or address), and when Runspend tries again."""
+    """What still works, what people can do (a phrase and a command or address), and when Runspend tries again."""
 
     still_works: str = "All other steps of the pipeline run continued. The last good data stay in place."
     do: Sequence[tuple[str, str]] = (("Check the status", "runspend status"),)
@@ -56,7 +56,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Head:
-    """How a mail begins: its subject, its first sentences, and figures at a glance."""
+    """The beginning of a mail: its subject, its first sentences, and its main figures as (name, value, note)."""
 
     subject: str
     headline: str
@@ -74,12 +74,11 @@ def notify(
     details: Sequence[str] = (),
     advice: Advice = Advice(),
 ) -> list[Delivery]:
-    """Record and send "[runspend] KIND: subject", which begins with the headline.
+    """Record and send the mail "[runspend] KIND: subject", whose text begins with the headline. Return its deliveries.
 
-    Returns [] if neither operators nor a channel for them are configured or this cause was already reported on this date.
-
-    `key` names the cause (a source and period, a check, a DAG). A second call on the same date with the same key sends nothing. Other
-    waiting mail is sent at the same time, so the returned deliveries may include more than this mail.
+    `key` names the cause: for example a source and period, a check, or a DAG. A second call with the same kind and key on the same date sends
+    nothing. Returns [] in that case, and if neither operators nor a channel for them is configured. Other waiting mail is sent at the same
+    time, so the result can include its deliveries.
     """
     if not settings.mail.operators and not settings.mail.operator_channels:
         return []
@@ -99,13 +98,13 @@ def notify(
         if isinstance(error, Unrecorded) and any(
             d.mail.message_id.startswith(f"<{local_id}@") and d.outcome.state == "accepted" for d in error.tried
         ):
-            return error.tried  # the mail is out
+            return error.tried  # the mail was sent; only its record is missing
         again = f"You may get this mail again for the same cause: Runspend {failed}"
         return _send_directly(settings, _write(settings, kind, local_id, now, head, [*blocks, Paragraph(clean(again, 600))]))
 
 
 def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
-    """Send by SMTP without records, so nothing is written to disk. Other backends need a disk, so they send nothing."""
+    """Send a mail by SMTP without records, because the disk cannot be written. Other backends need the disk, so they send nothing."""
     if settings.mail.backend != "smtp":
         return []
     reachable = {recipient: address for recipient in mail.recipients if (address := address_of(recipient))}
@@ -115,13 +114,13 @@ def _send_directly(settings: Settings, mail: Mail) -> list[Delivery]:
 
 
 def tell_refused(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
-    """Report every recipient that a mail server refused or keeps deferring.
+    """Report to operators every recipient that a mail server refused or keeps deferring. Return all deliveries of this call.
 
-    Each mail and recipient is reported once, and once more when Runspend gives up on a recipient that was deferred. More than
-    DIGEST_ABOVE at once become one mail, because people who tag experiments can name thousands of recipients.
+    Each mail and recipient is reported once, and once more when Runspend gives up on a deferred recipient. More than DIGEST_ABOVE reports
+    at once become one mail, because people who tag experiments can name thousands of recipients.
 
-    The reports come from the records, so the next process reports a refusal that a killed process recorded. For operators' own mails,
-    each address is reported only once, and only to the other operators. Otherwise every mail would cause another report.
+    The reports are made from the records. So a refusal is reported even if the process that recorded it was killed. If a mail to operators
+    was refused, its recipient is reported only once, and only to the other operators. Otherwise every report would cause another one.
     """
     found = list(_find_refused(settings, records, now))
     written = (
@@ -205,7 +204,7 @@ def _write_refused(settings: Settings, now: datetime, found: Sequence[_Refused])
 
 
 def tell_stale(settings: Settings, records: Records, stale: Sequence[Stale], now: datetime) -> list[Delivery]:
-    """Send one mail for everything that is stale now. A second mail on the same date is sent only if something else becomes stale."""
+    """Send one mail about everything that is stale now. A second mail on the same date is sent only if the stale sources or steps change."""
     untold = [one for one in stale if records.get("notices", _notice_id("STALE", f"{one.name}/all", f"{now:%Y-%m-%d}")) is None]
     if not untold:
         return []
@@ -260,7 +259,7 @@ def _write(
 
 
 def first_sentence(text: str) -> str:
-    """Return a string up to its first full stop or semicolon that a space follows."""
+    """Return a text up to its first full stop or semicolon with a space after it."""
     return re.split(r"[.;] ", text, maxsplit=1)[0].removesuffix(".")
 
 

@@ -1,11 +1,10 @@
-"""Delivery records of mails: each mail is sent at least once, always with the same Message-ID.
+"""Send each recorded mail at least once, always with the same Message-ID, and record its deliveries.
 
-Belongs here: the bookkeeping between a decision and its delivery. Talking to a mail server (`smtp.py`), to a chat or to a pager
-(`channels.py`) does not belong here.
+Belongs here: the records between a decision and its delivery. `smtp.py` sends to mail servers, `channels.py` to chats and pagers.
 
-A record of kind "alerts", "digests" or "notices" that holds a `mail` is both the decision and its mail. It is made with
-create-if-absent, and it is the commit. The result of a mail is one record of kind "outbox" per mail and recipient. Without that record,
-the recipient is still waiting. After a crash at any point, the next run therefore sends the mail.
+A record of kind "alerts", "digests" or "notices" that holds a `mail` is both the decision and its mail. It is created only if it does not
+exist yet, and creating it is the commit. The result of a mail is one record of kind "outbox" per mail and recipient. While that record
+does not exist, the recipient is still waiting. After a crash at any point, the next pipeline run therefore sends the mail.
 """
 
 from __future__ import annotations
@@ -40,13 +39,13 @@ from runspend.warehouse.records import Records
 MAIL_KINDS = ("alerts", "digests", "notices")
 # A recipient with more budget mails waiting than this gets one mail that lists them all.
 DIGEST_ABOVE = 5
-# A 4xx, or a refusal that may be policy or greylisting, is retried as long as a mail server would keep a mail.
-# RFC 5321 4.5.4.1 says 4 to 5 days.
+# How long Runspend retries after a 4xx reply, or after a refusal that a policy or greylisting may have caused. Mail servers retry for the
+# same time: RFC 5321, section 4.5.4.1, recommends 4 to 5 days.
 REFUSED_FOR = timedelta(days=4)
 NOT_TRIED: Mapping[str, Any] = {"attempts": 0}
 UNKNOWN_DOMAIN = "runspend.yaml has no address of its domain, or the domain is a public mail host and runspend.yaml does not have this address. Nothing was sent"
-OUTBOX_WAIT = 1800.0  # seconds to wait for another sending process; mail that still waits is sent by the next run
-TRIED_TOGETHER = 2  # attempts in which a mail goes to all its recipients in one transaction
+OUTBOX_WAIT = 1800.0  # seconds to wait for another sending process. After that, the next pipeline run sends the waiting mail
+TRIED_TOGETHER = 2  # the first attempts send a mail to all its recipients in one transaction
 
 State = Literal["accepted", "refused", "waiting", "skipped"]
 
@@ -68,7 +67,7 @@ class Delivery:
 
 
 def last_results(deliveries: Sequence[Delivery]) -> list[Delivery]:
-    """Keep the last attempt of each mail and recipient: one step may try a mail again when it sends another."""
+    """Return the last attempt for each mail and recipient. One step may try a mail several times, because each sending retries waiting mail."""
     return list({(d.mail.message_id, d.recipient): d for d in deliveries}.values())
 
 
@@ -76,7 +75,7 @@ def last_results(deliveries: Sequence[Delivery]) -> list[Delivery]:
 class Receipt:
     """The recorded result of one mail for one recipient.
 
-    With `backend` smtp, `accepted` means that a mail server took the mail. With file, it means that the file was written.
+    With `backend` smtp, `accepted` means that a mail server accepted the mail. With file, it means that the file was written.
     """
 
     state: State
@@ -86,14 +85,14 @@ class Receipt:
 
     @property
     def accepted_at(self) -> datetime | None:
-        """The time when a mail server took responsibility for the mail. None if no server did."""
+        """The time when a mail server accepted the mail. None if no server did."""
         return self.at if self.state == "accepted" and self.backend == "smtp" else None
 
 
 class Unrecorded(OSError):
-    """A mail was sent, but the disk could not record its result. The next run sends it again.
+    """A mail was sent, but its result could not be written to disk. The next pipeline run sends the mail again.
 
-    `tried` holds this mail and those before it.
+    `tried` holds the attempts for this mail and for all mails sent before it.
     """
 
     def __init__(self, error: OSError, tried: list[Delivery]) -> None:
@@ -102,7 +101,7 @@ class Unrecorded(OSError):
 
 
 class Waiting(NamedTuple):
-    """A mail, also as a post, and the recipients waiting for it. `alert` is the record of its alert if it is a budget mail."""
+    """A mail, also as a post for chats, and the recipients waiting for it. `alert` is the alert's record, or None if it is not a budget mail."""
 
     post: Post
     recipients: list[str]
@@ -112,11 +111,11 @@ class Waiting(NamedTuple):
 
 
 def send_outbox(settings: Settings, records: Records, now: datetime) -> list[Delivery]:
-    """Send every mail that a recipient still waits for, record the results, and return all attempts.
+    """Send every mail for which a recipient is still waiting, record the results, and return all attempts.
 
-    Recent refusals that are not final are retried. Two senders at the same time wait for each other, so neither repeats the other's
-    mail. A record that cannot be trusted blocks only its own mail: the others are sent, then RecordRefused is raised. Raises Unrecorded
-    if a mail was sent but the disk could not record it.
+    Recent refusals that are not final are retried. A second sending process waits for the first, so it does not repeat the same mails. A
+    record that cannot be trusted blocks only its own mail: all other mails are sent, and then RecordRefused is raised. Raises Unrecorded
+    if a mail was sent but its result could not be written to disk.
     """
     with _one_at_a_time(settings.home):
         refused = list[RecordRefused]()
@@ -161,11 +160,11 @@ def receipt(records: Records, message_id: str, recipient: str) -> Receipt:
 def set_outcome(
     records: Records, mail: Mail, recipient: str, outcome: SendResult, now: datetime, backend: str, taken_last: str = ""
 ) -> None:
-    """Record the result of an attempt. An accepted mail stays accepted, even if another sender reports something else later.
+    """Record the result of an attempt. An accepted mail stays accepted, even if another process later records a different result.
 
-    `retried_until` is set while a refusal is not final, and counts from the first refusal. `put_off_since` is set while a recipient is
-    put off. After REFUSED_FOR the recipient is refused, but only if the server took another mail since (`taken_last`). Otherwise the
-    server is the cause, and the mail waits.
+    `retried_until` is set while a refusal is not final: REFUSED_FOR after the first refusal. `put_off_since` is the time since which the
+    server has deferred the recipient (4xx). After REFUSED_FOR, a deferred recipient counts as refused if the server has accepted another
+    mail since then (`taken_last`). Otherwise the server is the cause, and the mail keeps waiting.
     """
     key = _outbox_key(mail.message_id, recipient)
     value = {
@@ -197,16 +196,16 @@ def set_outcome(
 
 
 def _taken_last(records: Records, now: datetime) -> str:
-    """Return when a mail server last accepted a mail before this run; "" for never."""
+    """Return when a mail server last accepted a mail before this pipeline run, as ISO time. "" if it never did."""
     smtp = [r["at"] for r in records.list("outbox", []).values() if r["state"] == "accepted" and r.get("backend") == "smtp"]
     return max((at for at in smtp if at < now.isoformat()), default="")
 
 
 def _find_waiting(settings: Settings, records: Records, now: datetime, refused: list[RecordRefused]) -> list[Waiting]:
-    """Return every mail with the recipients that still wait for it: fewest attempts first, then oldest decision.
+    """Return the mails that still have waiting recipients: fewest attempts first, then oldest decision.
 
-    So a mail or recipient that a server cannot handle does not block others. A chat or pager is one more recipient of decisions made
-    after it was configured. Records that cannot be trusted are added to `refused`.
+    With this order, a mail or recipient that a server cannot handle does not block the others. Chats and pagers are recipients too, but
+    only of decisions made after they were configured. Records that cannot be trusted are added to `refused`.
     """
     tries = {(r["message_id"], r["recipient"]): r for r in records.list("outbox", refused).values()}
     settled = {key for key, r in tries.items() if r["state"] != "waiting" and r.get("retried_until", "") <= now.isoformat()} | set(
@@ -246,12 +245,10 @@ def _find_waiting(settings: Settings, records: Records, now: datetime, refused: 
 def _deliver(
     settings: Settings, backend: Backend, channels: Channels, post: Post, recipients: Sequence[str], attempts: int
 ) -> Iterator[tuple[str, dict[str, SendResult]]]:
-    """Yield one outcome for each recipient, with its way: the mail backend, or the kind of channel.
+    """Yield the outcome of each recipient, with the mail backend or the kind of channel that was used.
 
-    A mail server's outcomes are recorded before a chat or pager is called.
-
-    The first attempts are one transaction. Later each address has its own, so a server that hangs up at one
-    address affects only that one.
+    Mail is sent first, so the caller records its outcomes before any chat or pager is called. In the first TRIED_TOGETHER attempts, all
+    addresses share one transaction. Later each address has its own, so a server that disconnects at one address affects only that one.
     """
     addressed = [r for r in recipients if not is_channel(r)]
     by_address = defaultdict[str | None, list[str]](list)
@@ -268,7 +265,7 @@ def _deliver(
 def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
     """Send the mail and return one outcome per recipient.
 
-    The mail leaves only for domains that runspend.yaml names, even if someone else wrote the mail's record.
+    Mail is sent only to domains that runspend.yaml names, even if someone else wrote the record of the mail.
     """
     domains = mailed_domains(settings)
     addresses = {r: address for r in recipients if (address := address_of(r))}
@@ -283,7 +280,7 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
         for r in recipients
         if r not in reachable
     }
-    if mail.list_id.startswith("Runspend archive "):  # data names these owners, and the notice may have been written under other settings
+    if mail.list_id.startswith("Runspend archive "):  # owners come from MLflow data, and the settings may have changed since the notice
         allowed = find_recipients(settings)
         outcomes |= {
             r: SendResult("refused", f"not sent: it is not in an allowed domain ({allowed.listed})")
@@ -302,14 +299,14 @@ def _mail_to(settings: Settings, backend: Backend, mail: Mail, recipients: Seque
 
 
 def _subjects(kind: str, value: Mapping[str, Any], mail: Mail, taken_back: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Return the subject of a mail, in the terms of a channel's `about`."""
+    """Return the subjects of a mail as a channel's setting names them: "operators", or "budgets" with "exceeded"."""
     if kind != "alerts":
         return {"operators"} if mail.list_id.startswith("Runspend operators ") else set()
     return {"budgets", *(["exceeded"] if any(map(is_exceeded, (value, *taken_back))) else [])}
 
 
 def _channels_since(settings: Settings, records: Records, now: datetime) -> dict[str, str]:
-    """Return since when each chat or pager has been configured. Earlier decisions are not posted there."""
+    """Return the time (ISO) since which each chat or pager has been configured. Earlier decisions are not posted there."""
     known, found = records.list("webhooks"), dict[str, str]()
     wanted = {_since_key(recipient): recipient for recipient in settings.mail.posts_to}
     for key in {**known, **wanted}:
@@ -328,7 +325,7 @@ def _since_key(recipient: str) -> str:
 
 
 def _asked_to_wait(records: Records) -> dict[str, str]:
-    """Return until when (ISO times) chats and pagers asked not to be called."""
+    """Return for each chat and pager that asked for a pause the time (ISO) when the pause ends."""
     found = dict[str, str]()
     for value in records.list("outbox", []).values():
         if "not_before" in value and value["state"] == "waiting":
@@ -341,7 +338,7 @@ def _outbox_key(message_id: str, recipient: str) -> str:
 
 
 def _is_untried(records: Records, message_id: str, recipient: str) -> bool:
-    """Whether nothing is recorded about a mail and recipient. If the record cannot be trusted, the mail may have been sent."""
+    """Return whether no attempt is recorded for this mail and recipient. False for an untrusted record: the mail may have been sent."""
     try:
         return records.get("outbox", _outbox_key(message_id, recipient)) is None
     except RecordRefused:
@@ -354,12 +351,12 @@ def _digested(records: Records, refused: list[RecordRefused] | None = None) -> d
 
 
 def _make_digests(settings: Settings, records: Records, now: datetime, waiting: Sequence[Waiting]) -> bool:
-    """Combine the budget mails of recipients with more than DIGEST_ABOVE into digests. Return whether there were any."""
+    """Write a digest for each recipient with more than DIGEST_ABOVE waiting budget mails. Return whether there was such a recipient."""
     by_recipient: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for one in waiting:
         if one.alert is not None:
             for recipient in one.recipients:
-                if recipient not in settings.mail.pagers:  # an incident is closed by the id of its own decision
+                if recipient not in settings.mail.pagers:  # a pager needs one incident per decision, because each is closed by its own id
                     by_recipient[recipient].append(one.alert)
     many = {recipient: alerts for recipient, alerts in sorted(by_recipient.items()) if len(alerts) > DIGEST_ABOVE}
     for recipient, alerts in many.items():

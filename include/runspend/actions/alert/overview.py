@@ -1,6 +1,6 @@
-"""`runspend budgets`: list every budget, its state at the last alert step, and its acknowledgment or snooze.
+"""List every budget with its state at the last alert step, for `runspend budgets`. Also record acknowledgments and snoozes.
 
-Belongs here: answers to questions about budgets between pipeline runs. This module reads tables and records. It does not judge or send.
+Belongs here: questions about budgets between pipeline runs. This module reads tables and records. It does not judge budgets or send mail.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ COLUMNS = (
 
 
 def list_budgets(reader: Reader, settings: Settings, records: Records, now: datetime) -> list[dict[str, Any]]:
-    """Return one row of COLUMNS per budget: first those not judged, then those with the highest percentage used.
+    """Return one row of COLUMNS per budget. Budgets that were not judged come first, then those with the highest percentage used.
 
-    States are exceeded, threshold reached, forecast to exceed, ok, not judged.
+    The state is "exceeded", "forecast to exceed", "threshold reached", "ok" or "not judged".
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = [*settings.budgets, *tagged]
@@ -49,7 +49,7 @@ def list_budgets(reader: Reader, settings: Settings, records: Records, now: date
 
 
 def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return those rows as cells for a person. The first row has the column heads."""
+    """Return rows of `list_budgets` as text for a table on the screen. The first row has the column heads."""
     lines: list[tuple[str, ...]] = [
         (
             "budget",
@@ -84,7 +84,7 @@ def budget_lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class QuietRequest:
-    """Someone acknowledges or snoozes a budget, or ends such an entry. Without a day, it lasts until the end of the budget's period."""
+    """A request to acknowledge or snooze a budget, or to end that. Without `until`, it lasts until the end of the budget's period."""
 
     budget: str
     kind: QuietKind
@@ -94,7 +94,7 @@ class QuietRequest:
 
 
 def say_quiet(reader: Reader, settings: Settings, records: Records, asked: QuietRequest, now: datetime) -> Quiet:
-    """Record the request. Raises UsageError."""
+    """Record the request and return its entry. Raises UsageError for an unknown budget, or if `until` is not in the future."""
     tagged, _ = read_tag_budgets(reader, settings)
     budgets = {b.name: b for b in [*settings.budgets, *tagged]}
     every = budgets[asked.budget].every if asked.budget in budgets else "month"
@@ -127,9 +127,9 @@ def _state(budget: Budget, judged: Mapping[str, Any]) -> str:
 
 
 def _last_mails(records: Records) -> dict[tuple[str, str], str]:
-    """Map (budget, period) to the reason and date of its newest mail, plus its state if no recipient received it.
+    """Return, by (budget, period), the reason and date of the newest mail. If no recipient received it, its state is added.
 
-    Anomalous days are left out.
+    Mails about days of unusual spend are left out.
     """
     states, found = recipient_states(records), dict[tuple[str, str], tuple[tuple[str, bool], str]]()
     for value in records.list("alerts").values():
@@ -142,7 +142,7 @@ def _last_mails(records: Records) -> dict[tuple[str, str], str]:
             became = {states.get((mail["message_id"], r), "waiting") for r in mail["recipients"]}
             text += "" if "accepted" in became else f" ({', '.join(sorted(became)) or 'no recipient'})"
         key = value["budget"], value["budget_period"]
-        rank = value["decided_at"], "covers" in value  # of alerts decided at the same time, the record that names the others
+        rank = value["decided_at"], "covers" in value  # of alerts decided at the same time, the record that lists the others is shown
         if key not in found or rank >= found[key][0]:
             found[key] = rank, text
     return {key: text for key, (_, text) in found.items()}

@@ -1,7 +1,7 @@
-"""Builds the requests to pagers: events of PagerDuty's Events API v2, alerts of Opsgenie.
+"""Build the requests to pagers: events of PagerDuty's Events API v2 and alerts of Opsgenie.
 
-Belongs here: pure functions from a post to requests, and how each pager refuses a post. The id of a decision is the id of its incident, so
-the same post twice is one incident. A correction closes the incidents of the decisions that it takes back.
+Belongs here: pure functions from a post to requests, and how each pager refuses a post. The id of a decision is also the id of its incident,
+so a repeated post does not open a second incident. A correction closes the incidents of the decisions that it withdraws.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from runspend.actions.alert.posting import Answer, Post, Request, meaning, short
 from runspend.actions.alert.smtp import SendResult
 from runspend.config.mail import ChannelSettings
 
-# PagerDuty: 255 characters of a key, 1,024 of a summary, 512 KB in all. Opsgenie: 130 of a message, 512 of an alias, 15,000 of a
-# description, 8,000 of all details, 50 of a tag, 25,000 of a note.
+# Limits of PagerDuty in characters: 255 for a key, 1,024 for a summary, and 512 KB for the whole event. Limits of Opsgenie in characters: 130
+# for a message, 512 for an alias, 15,000 for a description, 8,000 for all details, 50 for a tag, 25,000 for a note.
 LONGEST_KEY = 250
 LONGEST_SUMMARY, LONGEST_MESSAGE, LONGEST_DESCRIPTION, LONGEST_DETAIL, LONGEST_TAG, LONGEST_NOTE = 1_024, 130, 15_000, 1_500, 50, 2_000
 LONGEST_TEXT = 20_000  # characters of the mail in an event
@@ -24,7 +24,7 @@ PRIORITIES = {"critical": "P1", "error": "P2", "warning": "P3", "info": "P5"}
 
 
 def pagerduty_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the events: one `trigger`, or for a correction one `resolve` for each corrected decision."""
+    """Return the requests to PagerDuty: one `trigger` event, or for a correction one `resolve` event per withdrawn decision."""
 
     def event(action: str, key: str, **more: Any) -> Request:
         return Request(channel.address, {"routing_key": channel.secret_key, "event_action": action, "dedup_key": short_key(key), **more})
@@ -41,7 +41,7 @@ def pagerduty_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def opsgenie_requests(post: Post, channel: ChannelSettings) -> list[Request]:
-    """Return the requests: one that creates an alert, or for a correction one `close` for each decision that it takes back."""
+    """Return the requests to Opsgenie: one that creates an alert, or for a correction one `close` per withdrawn decision."""
     headers = {"Authorization": f"GenieKey {channel.secret_key}"}
     if post.is_correction:
         note = {"source": "Runspend", "note": short(f"{post.title}\n\n{post.says}", LONGEST_NOTE)}
@@ -58,8 +58,9 @@ def opsgenie_requests(post: Post, channel: ChannelSettings) -> list[Request]:
 
 
 def read_pager(answer: Answer) -> SendResult:
-    """Return the meaning of a pager's answer. Both refuse a wrong key with a code that normally concerns the post; the text shows the
-    difference.
+    """Return the result that an answer of a pager means.
+
+    Both pagers answer a wrong key with a status that otherwise means a wrong post. Only the text of the answer shows the difference.
     """
     text = answer.text.casefold()
     return meaning(
@@ -69,7 +70,7 @@ def read_pager(answer: Answer) -> SendResult:
 
 
 def short_key(key: str) -> str:
-    """Return a decision's id in the length that both pagers accept. Different ids stay different."""
+    """Return the id of a decision in a length that both pagers accept. A long id is cut and gets a digest, so that ids remain different."""
     return key if len(key) <= LONGEST_KEY else f"{key[: LONGEST_KEY - 17]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
 
 

@@ -1,4 +1,4 @@
-"""Budget periods: their names, their days, and how long a period is judged after it ended.
+"""Compute budget periods: their names, their days, and how long a period is still judged after its end.
 
 Belongs here: only calendar arithmetic. `judge.py` judges the spend of a period.
 """
@@ -15,17 +15,17 @@ from runspend.config.budgets import Every
 from runspend.schema.rows import midnight, month_after
 
 EVERY: tuple[Every, ...] = ("day", "week", "month", "quarter", "year")
-# Bills are days late, and restated once more when a month is invoiced. A period that just ended is judged this much longer.
-# Otherwise a crossing in its last hours, or a correction of one, would be missed.
+# How long a period is still judged after its end. Bills are days behind, and they are restated when a month is invoiced. Without this time,
+# thresholds that were reached in the last hours would be missed, and so would corrections.
 LATE_BILLS = timedelta(days=15)
-# A bill that has not arrived by then is an incident. Until this limit, the period is judged while its bill is missing.
+# If the bill is missing, a period is judged until this time after its end. A bill that has not arrived by then is an incident.
 VERY_LATE_BILLS = timedelta(days=62)
 QUIET_AT_MOST = timedelta(hours=24)
 
 
 @dataclass(frozen=True, order=True)
 class BudgetPeriod:
-    """Days [start, end) of one period; `name` is 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
+    """The days [start, end) of one period. `name` has the form 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
 
     start: date
     end: date
@@ -43,7 +43,7 @@ class BudgetPeriod:
 
     @property
     def quiet_until(self) -> datetime:
-        """End of the first hours, in which nothing is decided: a quarter of a short period, a day of a long one."""
+        """The end of the first hours, in which no alert is decided: a quarter of the period, but at most QUIET_AT_MOST."""
         return midnight(self.start) + min(QUIET_AT_MOST, (self.end - self.start) / 4)
 
 
@@ -65,7 +65,7 @@ def current_period(every: Every, day: date) -> BudgetPeriod:
 
 
 def period_named(name: str) -> BudgetPeriod:
-    """Return the period for a name that `current_period` gave."""
+    """Return the period with a name from `current_period`."""
     if "W" in name:
         return current_period("week", date.fromisocalendar(int(name[:4]), int(name[6:]), 1))
     if "Q" in name:
@@ -83,15 +83,17 @@ def periods_to_judge(
     covered: date | None = None,
     judged_on: Mapping[str, date] = MappingProxyType({}),
 ) -> list[BudgetPeriod]:
-    """Return the current period and the ended periods that still need a verdict, oldest first.
+    """Return the current period and the ended periods that must still be judged, oldest first.
 
-    An ended period qualifies only if it was already being judged when it ended, and if one of these holds:
+    An ended period must still be judged if this budget version was already judged when it ended, and if one of these is true:
     * It ended less than LATE_BILLS ago.
-    * Bills do not reach its end yet, and it ended less than VERY_LATE_BILLS ago. `covered` is the first day they do not wholly cover.
-    * Its last verdict did not cover all of its days, and the bill is now there (`judged_on`: period name -> `covered` at that time).
-    * It ended after the last verdict while nothing ran, less than VERY_LATE_BILLS ago.
+    * It ended less than VERY_LATE_BILLS ago, and the bills do not reach its end yet.
+    * It was last judged when not all of its days were billed, and now they are.
+    * It ended less than VERY_LATE_BILLS ago, and was never judged because no pipeline run happened.
 
-    `first_judged` is when this budget version was first judged. A new installation does not judge earlier months.
+    `covered` is the first day that the bills do not wholly cover. `judged_on` maps the name of a period to the value of `covered` when the
+    period was last judged. `first_judged` is the time when this budget version was first judged. Periods before it are not judged, so a new
+    installation does not judge earlier months.
     """
     current = current_period(every, now.astimezone(timezone.utc).date())
     periods, unjudged, end = [current], list[BudgetPeriod](), current.start
@@ -101,7 +103,7 @@ def periods_to_judge(
         has_come, verdict = covered is None or covered >= end, judged_on.get(before.name)
         if age < LATE_BILLS or (not has_come and age < VERY_LATE_BILLS):
             periods.append(before)
-        elif has_come and verdict is None:  # The budget did not exist yet, or there was an outage: then an older period was judged.
+        elif has_come and verdict is None:  # There was an outage if an older period was judged. Otherwise the budget did not exist yet.
             unjudged += [before] if age < VERY_LATE_BILLS else []
         else:
             is_open = has_come and verdict is not None and verdict < end
@@ -115,7 +117,7 @@ def periods_to_judge(
 
 
 def same_days_before(period: BudgetPeriod, until: date) -> tuple[date, date]:
-    """Return, as [start, end), the days of the previous period that match [period.start, until), as far as it has them."""
+    """Return the days [start, end) of the previous period that correspond to [period.start, until). A shorter period has fewer of them."""
     before = current_period(_every(period), period.start - timedelta(days=1))
     if before.start.day == 1 and period.start.day == 1 and "W" not in period.name:
         months = (until.year - period.start.year) * 12 + until.month - period.start.month

@@ -1,7 +1,7 @@
-"""Keep a budget's alerts when a tracking server or bill in its selector is renamed.
+"""Keep the alerts of a budget when a tracking server or bill in its selector is renamed.
 
-Belongs here: the changes to records that identify such budgets: their versions, alerts, and acknowledgments or snoozes. `runspend sources
-rename` records the new name. The records follow as soon as the cost tables use it. Until then, spend is found by the old name.
+Belongs here: changes to the records of such budgets, which are their versions, alerts, acknowledgments and snoozes. `runspend sources rename`
+records the new name. The other records are changed as soon as the cost tables use the new name. Until then, budgets select by the old one.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.records import Records
 
 KIND = "renames"
-# Kind of renamed thing -> the selector key that names it, and its column in the cost tables.
+# Kind of renamed source -> its key in selectors, and its column in the cost tables.
 SELECTED_BY = {"tracking": ("tracking", "tracking_server"), "bill": ("source", "source")}
 
 
 class Unfinished(NamedTuple):
-    """A rename that the cost tables follow only in closed months. Neither name alone selects all of a budget's money."""
+    """A rename that only some months of the cost tables use. Neither name alone selects all costs of a budget."""
 
-    key: str  # of selectors
+    key: str  # key in selectors
     old: str
     new: str
 
     def why_not_judged(self, budget: Budget) -> str | None:
-        """Return why a budget cannot be judged yet. None if it selects by neither name, or by both."""
+        """Return the reason why a budget cannot be judged yet. None if it selects both names or neither."""
         patterns = budget.for_.get(self.key, ())
         is_by_old, is_by_new = (any(matches(pattern, name) for pattern in patterns) for name in (self.old, self.new))
         if is_by_old == is_by_new:
@@ -40,9 +40,9 @@ class Unfinished(NamedTuple):
 
 
 def note_rename(records: Records, kind: Literal["tracking", "bill"], old: str, new: str) -> None:
-    """Record that a tracking server or bill has a new name. A rename that is recorded again is settled again.
+    """Record that a tracking server or bill has a new name. A rename that is recorded again is also settled again.
 
-    If an earlier rename to `old` is not settled yet, it becomes a rename to `new`, because renames are settled in no fixed order.
+    An earlier rename to `old` that is not settled yet is replaced by a rename to `new`, because renames are not settled in a fixed order.
     """
     _note(records, kind, old, new)
     for key, value in records.list(KIND).items():
@@ -53,9 +53,9 @@ def note_rename(records: Records, kind: Literal["tracking", "bill"], old: str, n
 
 
 def finish_renames(reader: Reader, records: Records, currency: str) -> list[Unfinished]:
-    """Update the records for each rename that the cost tables follow. Return the renames that they follow only in part.
+    """Update the records for each rename that the cost tables use. Return the renames that only some months of the tables use.
 
-    If the process is killed at any point, the next call continues.
+    If the process is killed at any point, the next call continues the work.
     """
     unfinished = []
     for key, value in records.list(KIND).items():
@@ -80,7 +80,7 @@ def _note(records: Records, kind: str, old: str, new: str) -> None:
 
 
 def _follow(records: Records, value: Mapping[str, Any], name: str, old: str, new: str, currency: str) -> None:
-    """Move one version of a budget and its alerts if it selects by the old name."""
+    """Change one version of a budget and its alerts to the new name if it selects by the old name. `value` is the version's record."""
     if not value.get("rules") or old not in value["rules"]["for_"].get(name, ()):
         return
     before = with_rules(Budget.model_construct(name=value["budget"], amount=Decimal(0), notify=[]), value["rules"])
@@ -92,7 +92,7 @@ def _follow(records: Records, value: Mapping[str, Any], name: str, old: str, new
     version = budget_version(after, currency)
     moved = {**value, "budget": after.name, "version": version, "rules": rules_of(after)}
     key = f"{after.name}.{version}"
-    # The version may exist: it was judged under the new name, or the source is renamed back. Then it counts as never reverted.
+    # The version may already exist, because it was judged under the new name or the source is renamed back. Then it counts as never reverted.
     while not records.create("budgets", key, moved):
         there = records.get("budgets", key)
         since = value["first_judged_at"] if there is None else min(value["first_judged_at"], there[0]["first_judged_at"])
@@ -102,7 +102,7 @@ def _follow(records: Records, value: Mapping[str, Any], name: str, old: str, new
     for key, quiet in records.list("quiet").items():
         if quiet["budget"] == before.name:
             _change(records, "quiet", key, {"budget": after.name})
-    # Judging by the old name would find no money, and cause a false correction.
+    # Without its rules, the old version is no longer judged. It would find no costs, which would cause a false correction.
     _change(records, "budgets", f"{before.name}.{value['version']}", {"rules": None})
 
 

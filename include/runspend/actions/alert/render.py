@@ -1,8 +1,10 @@
-"""Render a mail's blocks (words, figures, one picture) as text and as HTML with the same content.
+"""Render the blocks of a mail (paragraphs, tables, one chart) as plain text and as HTML with the same content.
 
-Belongs here: the layout of documents, without wording. The words of budget mails are in `wording.py`, those of operators' mails in
-`operators.py`. Headers and bytes are in `message.py`, sending is in `smtp.py`. Names in mails come from people who may be hostile. So
-every name passes `clean`, one autoescaped template writes the HTML, and a name can never stop a mail.
+Belongs here: layout, without wording. The texts of budget mails are in `wording.py`, those of mails to operators in `operators.py`. Headers
+and bytes are in `message.py`, and `smtp.py` sends.
+
+Names in mails may come from attackers. So every name passes through `clean`, one autoescaped template writes the HTML, and no name can
+prevent a mail from being sent.
 """
 
 from __future__ import annotations
@@ -34,26 +36,26 @@ WIDTH = 72
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Running text."""
+    """A paragraph of text."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class MailTable:
-    """Rows under a title. `align` has one letter per column, l or r. `total` is the last row."""
+    """Rows under a title, with notes below. `align` has one letter per column: l for left, r for right."""
 
     title: str
     heads: tuple[str, ...]
     align: str
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    links: tuple[str | None, ...] = ()  # of the rows' first cells, in HTML
+    links: tuple[str | None, ...] = ()  # in HTML: the link of each row's first cell
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A list of named facts; a fact that is an http(s) address becomes a link in HTML."""
+    """A list of facts as (name, value) under a title. In HTML, a value that is an http(s) address becomes a link."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -61,14 +63,14 @@ class Facts:
 
 @dataclass(frozen=True)
 class Card:
-    """The mail's figures at a glance: (name, value, note), at most four."""
+    """The main figures of a mail as (name, value, note), at most four."""
 
     figures: tuple[tuple[str, str, str], ...]
 
 
 @dataclass(frozen=True)
 class Button:
-    """The link to the page where people can act."""
+    """A link to the page on which people can act."""
 
     text: str
     url: str
@@ -79,7 +81,7 @@ Block = Paragraph | MailTable | Facts | SpendChart | Card | Button
 
 @dataclass(frozen=True)
 class Envelope:
-    """The sender of a kind of mail, its mailing list, and who gets the replies."""
+    """The sender of a kind of mail, its mailing list, and the address for replies."""
 
     sender: str
     list_name: str
@@ -113,14 +115,14 @@ def render_text(blocks: Sequence[Block]) -> str:
                 head = f"  {name}{' ' * (name_width - width(name))}  " if name else "  "
                 lines.append(_wrap(value, head, " " * width(head)))
             parts.append("\n".join(lines))
-    # A value that was not cleaned must not block this mail and every mail behind it.
+    # Without this, a value that was not cleaned could block this mail and all mails after it.
     return "\n".join(visible(line) for line in "\n\n".join(parts).split("\n")) + "\n"
 
 
 def render_html(subject: str, blocks: Sequence[Block], *, has_picture: bool = False) -> str:
-    """Return the HTML part: the same words in the same order, without anything that a mail program would fetch.
+    """Return the HTML part: the same content in the same order as the text part. It does not load anything from the network.
 
-    A chart is the mail's picture, with its table as alternative text. Without a picture, the table takes its place.
+    A chart is shown as the attached picture, with a description as alternative text. Without a picture, a table replaces it.
     """
     shown = [_chart_table(block) if isinstance(block, SpendChart) and not has_picture else block for block in blocks]
     return (
@@ -139,10 +141,10 @@ def make_mail(
     thread: str | None = None,
     copies: Sequence[str] = (),
 ) -> Mail:
-    """Return a mail made of its blocks, at most one of them a chart.
+    """Return a mail with these blocks. At most one of them can be a chart.
 
-    `local_id` is the left side of the Message-ID: the same id means the same mail, even if it is sent later. Mail programs show mails of
-    one `thread` (a budget and period) as one conversation.
+    `local_id` is the part of the Message-ID before the @. The same id means the same mail, even if it is sent later. Mail programs show the
+    mails of one `thread` (a budget and period) as one conversation.
     """
     subject = clean(subject, 180)
     picture = next((drawn for block in blocks if isinstance(block, SpendChart) and (drawn := draw(block))), None)
@@ -166,7 +168,7 @@ def make_mail(
 
 
 def _brief(blocks: Sequence[Block]) -> Brief:
-    """Return the mail up to its details: the card, the first paragraph and the button."""
+    """Return the beginning of a mail, for chats: the card, the first paragraph and the button."""
     head, seen = list[Block](), set[type]()
     for block in takewhile(lambda block: isinstance(block, (Card, Paragraph, Button)) and type(block) not in seen, blocks):
         seen.add(type(block))
@@ -179,13 +181,13 @@ def _brief(blocks: Sequence[Block]) -> Brief:
 
 
 def _chart_table(chart: SpendChart) -> MailTable:
-    """Return a chart as a table of words and numbers."""
+    """Return a chart as a table."""
     heads = ("", f"of {money(chart.budget, short=True)} {chart.currency}", "")
     return MailTable("SPEND TO DATE", heads, "lrr", chart.rows())
 
 
 def _table_lines(table: MailTable) -> list[str]:
-    """Return a table's lines. The title is on the line of the column heads if it fits before the first head, otherwise above it."""
+    """Return the lines of a table as text. The title is on the line of the column heads if it fits there, otherwise above it."""
     grid = [table.heads, *table.rows]
     widths = [max(width(row[i]) for row in grid) for i in range(len(table.heads))]
     widths[0] = max(8, min(widths[0], WIDTH - 2 - sum(w + 2 for w in widths[1:])))
@@ -206,7 +208,7 @@ def _table_lines(table: MailTable) -> list[str]:
 
 
 def _wrap(text: str, first: str = "", rest: str | None = None) -> str:
-    """Wrap text at WIDTH columns. A word longer than a line stays whole, so that addresses remain clickable."""
+    """Wrap text at WIDTH columns. A word longer than a line is not split, so that addresses can still be clicked."""
     return textwrap.fill(
         text, WIDTH, initial_indent=first, subsequent_indent=first if rest is None else rest, break_long_words=False, break_on_hyphens=False
     )

@@ -1,4 +1,4 @@
--- One row per bill restated after an alert for a budget: the changed days, among the days that the alert was based on.
+-- One row per bill that was restated after an alert and now costs less. It has the first and last changed day among the days of the alert.
 select
   c.source,
   min(c.charge_date) as first_date,
@@ -14,7 +14,7 @@ where c.charge_date >= @first_date
   and c.charge_date <= @through
   and c.billing_currency = @currency
   and c.{measure} <> 0
-  and l.loaded_at > @since  -- loads and mails of a pipeline run have the same time, so loads before the alert itself do not count
+  and l.loaded_at > @since  -- all loads and mails of a pipeline run have the same time, so loads of the alert's own run do not count
 group by c.source
 having sum(c.{measure}) < 0
 order by change, c.source

@@ -1,4 +1,4 @@
--- One row per run, charge date, cost kind and source: its cost, with the columns used to select runs. Replaces cost_daily.
+-- One row per run, charge date, cost kind and source: its cost, with the columns that select runs. Queries use it instead of cost_daily.
 select
   c.charge_date,
   c.billing_currency,

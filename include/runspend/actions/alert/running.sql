@@ -1,4 +1,4 @@
--- One row per run of a budget that is running according to MLflow and was active recently; highest cost first.
+-- One row per active run of a budget: MLflow reports it as running, and it had a recent sign of activity. The highest cost comes first.
 with
 costs as (
   select

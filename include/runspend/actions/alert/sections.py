@@ -30,7 +30,10 @@ OF_PEOPLE = ("owner", "user")  # dimensions that are names of people
 
 
 def title_for(title: str, people: str, limit: int = 40) -> str:
-    """Return a budget's title as `mail.people` asks. The title of a budget in an experiment's tag may contain a person's address."""
+    """Return a budget's title. Unless `mail.people` is `show`, the user in a Databricks path such as `/Users/ada@acme.com/llm` is removed.
+
+    The title of a budget from an experiment's tag can contain such a path.
+    """
     return clean(title if people == "show" else without_person(title), limit)
 
 
@@ -80,7 +83,7 @@ def what_drove_it(figures: Figures, status: Status, people: str) -> MailTable:
 
 
 def at_a_glance(status: Status, now: datetime) -> Card:
-    """Return what is spent, what is left, the forecast and the time that remains."""
+    """Return the main figures of a budget: spent, left or over budget, days to go, and the forecast if there is one."""
     spent, budget = status.spent or Decimal(0), status.budget.amount
     left, days = EXACT.subtract(budget, spent), (status.period.end - now.date()).days
     figures = [
@@ -98,18 +101,18 @@ def at_a_glance(status: Status, now: datetime) -> Card:
 
 
 def budget_button(name: str, period: str, site: str | None) -> list[Button]:
-    """Return the link to the budget's page, or nothing without live pages."""
+    """Return the link to the budget's page as a list. The list is empty if there are no live pages."""
     address = budget_address(name, period, site)
     return [Button("See the budget", address)] if address else []
 
 
 def budget_address(name: str, period: str, site: str | None) -> str | None:
-    """Return the address of a budget's page on the live `site`."""
+    """Return the address of a budget's page on the live `site`, or None without a site."""
     return f"{site}/budget/{quote(name, safe='', errors='replace')}?period={period}" if site else None
 
 
 def run_address(server: str, workspace: str, run_id: str, site: str | None) -> str | None:
-    """Return the address of a run's page on the live `site`."""
+    """Return the address of a run's page on the live `site`, or None without a site."""
     if not site:
         return None
     run, own, space = (quote(text, safe="", errors="replace") for text in (run_id, server, workspace))
@@ -144,7 +147,7 @@ def which_runs(runs: Sequence[TopRun], count: int, title: str, people: str, site
 
 
 def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, str]]:
-    """Describe how far each bill reaches."""
+    """Return one sentence per bill: the time to which it is complete, and how far it is behind."""
     facts = []
     for bill in coverage:
         if bill.covered_until is None:
@@ -161,7 +164,7 @@ def bill_ages(coverage: Sequence[Coverage], now: datetime) -> list[tuple[str, st
 
 
 def allocation_confidence(figures: Figures, status: Status, now: datetime) -> Facts:
-    """Return the age of the figures, the costs they leave out, and how runs were matched."""
+    """Return the age of the figures, the costs that are not included, and the share of each allocation confidence."""
     facts = bill_ages(figures.coverage, now)
     is_counted = status.budget.judged_on == "bill_and_estimates"
     if is_counted and status.estimated:
@@ -189,9 +192,10 @@ def allocation_confidence(figures: Figures, status: Status, now: datetime) -> Fa
 
 
 def what_you_can_do(status: Status, now: datetime, people: str) -> Facts:
-    """Return commands to type, and people to ask. Names follow `people`, and no command selects a hidden person.
+    """Return the next steps: commands, the runbook and the owner.
 
-    A budget can be acknowledged only in the current period, even if the mail is about an earlier one.
+    `people` decides how the owner is named. Unless it is `show`, no command contains the name of a person. The command that mutes the
+    budget is for the current period, even if the mail is about an earlier one. Only the current period can be acknowledged.
     """
     budget, until = status.budget, current_period(status.budget.every, now.date()).end
     facts = [
@@ -207,8 +211,9 @@ def what_you_can_do(status: Status, now: datetime, people: str) -> Facts:
 
 
 def filters_of(budget: Budget) -> dict[str, tuple[str, ...]] | None:
-    """Return the filters of `runspend costs` that select the costs of a budget: values by dimension. None if it selects by a pattern, or by a
-    key that has no dimension.
+    """Return the filters of `runspend costs` that select the costs of a budget, as a mapping from dimension to values.
+
+    Returns None if the budget selects by a pattern, or by a key that is not a dimension of `runspend costs`.
     """
     found = {}
     for key, patterns in budget.for_.items():
@@ -220,13 +225,13 @@ def filters_of(budget: Budget) -> dict[str, tuple[str, ...]] | None:
 
 
 def _names_person(budget: Budget) -> bool:
-    """Return whether the words that select a budget's costs name a person: as owner or user, or in an experiment's name."""
+    """Return whether a budget's filters name a person: by owner or user, or by a Databricks path that contains a user."""
     chosen = filters_of(budget) or {}
     return any(name in OF_PEOPLE or without_person(value) != value for name, values in chosen.items() for value in values)
 
 
 def _command(status: Status) -> str:
-    """Return the command that lists a budget's costs; without its selector if `runspend costs` has no words for that."""
+    """Return the command that lists a budget's costs. It has no filters if `runspend costs` cannot express them."""
     days = ["--since", f"{status.period.start}", "--until", f"{status.period.end - timedelta(days=1)}"]
     chosen = [
         word for name, values in (filters_of(status.budget) or {}).items() for value in values for word in ("--where", f"{name}={value}")
@@ -238,9 +243,10 @@ def _command(status: Status) -> str:
 
 
 def spend_chart(status: Status) -> SpendChart | None:
-    """Return daily cumulative spend, and the forecast with its interval. The interval is zero today and full at the period's end.
+    """Return a chart of the cumulative spend by day and of the forecast with its interval. None if there are not enough days.
 
-    Spend reaches the last day that has any, even if that day is not wholly billed. So the chart ends at the sum that the text gives.
+    The interval grows in equal steps to its full width at the period's end. Spend is drawn up to the last day with any, even if that day is
+    not wholly billed. The last value is therefore the same as the sum in the text.
     """
     forecast, start = status.forecast, status.period.start
     last = max(status.through, forecast.path[0][0] - timedelta(days=1)) if forecast else status.through
@@ -263,7 +269,7 @@ def spend_chart(status: Status) -> SpendChart | None:
 
 
 def period_name(period: BudgetPeriod) -> str:
-    """Return the period's name for people: 24 November, week 48 of 2026, November, Q4 2026, 2026."""
+    """Return the period's name for people, such as "24 November", "week 48 of 2026", "November", "Q4 2026" or "2026"."""
     if "W" in period.name:
         return f"week {int(period.name[-2:])} of {period.name[:4]}"
     if "Q" in period.name:
@@ -273,17 +279,17 @@ def period_name(period: BudgetPeriod) -> str:
 
 
 def share(part: Decimal, whole: Decimal) -> str:
-    """ "58%". Empty if the whole is zero."""
+    """Return a share as a whole percentage, such as "58%". "" if `whole` is zero."""
     return f"{EXACT.divide(EXACT.multiply(part, Decimal(100)), whole).quantize(Decimal(1), context=EXACT)}%" if whole else ""
 
 
 def weekday(day: date) -> str:
-    """ "Sunday 22 November"."""
+    """Return a date with its weekday, such as "Sunday 22 November"."""
     return f"{day:%A} {day.day} {day:%B}"
 
 
 def time_name(moment: datetime) -> str:
-    """ "22 Nov 23:00"."""
+    """Return a time without its year, such as "22 Nov 23:00"."""
     return f"{moment.day} {moment:%b %H:%M}"
 
 

@@ -1,6 +1,6 @@
-"""Write the selectors of budgets as SQL, and read the .sql files of this folder.
+"""Translate the selectors of budgets to SQL, and read the .sql files of this folder.
 
-User input reaches SQL only as parameters. The key of a run's tag or param is a parameter too, because a person typed it.
+User input is passed only as query parameters. The key of a run's tag or param is user input too.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ COST_COLUMNS = {
     "cost_kind": "cost_kind",
     "provider": "service_provider_name",
     "source": "source",
-    "experiment_id": "experiment_id",  # for budgets in experiment tags; people do not write it
+    "experiment_id": "experiment_id",  # for budgets in experiment tags; not allowed in runspend.yaml
 }
-# Keys that name bill lines, not runs. MLflow cannot say which bill or provider a run will be on.
+# Keys of bill lines that runs do not have: MLflow does not know on which bill, or of which provider, the cost of a run will be.
 LINE_ONLY = ("cost_kind", "provider", "source")
 RUN_COLUMNS = {key: f"r.{column}" for key, column in COST_COLUMNS.items() if key not in LINE_ONLY}
-# Attributes of runs only.
+# Keys that only runs and their experiments have.
 MODEL = "coalesce(json_value({runs}tags, '$.model'), json_value({runs}params, '$.model'))"
 MAPS = {"tag": "r.tags", "param": "r.params", "experiment_tag": "x.tags"}
 
 
 def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, str], prefix: str) -> tuple[str, dict[str, str]]:
-    """Return a selector as a GoogleSQL condition over `columns` (key -> column), and its parameters."""
+    """Return a selector as a GoogleSQL condition, and its query parameters. `columns` maps keys to columns. `prefix` begins each parameter.
+
+    Raises ConfigError for a key that is not in `columns`, or that contains a quote or backslash.
+    """
     conditions, parameters = [], dict[str, str]()
 
     def bind(value: str) -> str:
@@ -52,7 +55,7 @@ def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, st
         elif key in columns:
             column = columns[key]
         else:
-            raise ConfigError(f"cannot select by {key!r}: budgets know {', '.join(sorted(columns))}. Change the key under `for`.")
+            raise ConfigError(f"cannot select by {key!r}: budgets can select by {', '.join(sorted(columns))}. Change the key under `for`.")
         choices = []
         for pattern in patterns:
             has_glob = "*" in pattern or "?" in pattern
@@ -62,14 +65,14 @@ def selector_sql(selector: Mapping[str, Sequence[str]], columns: Mapping[str, st
 
 
 def run_columns(*, own: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Map keys to columns of runs and experiments. `own` adds another table's columns for keys that runs do not have."""
+    """Return the columns of runs and experiments by selector key. `own` adds columns of another table for keys that runs do not have."""
     return {**RUN_COLUMNS, **MAPS, "model": MODEL.format(runs="r."), **(own or {})}
 
 
 def cost_source(budget_is_of_runs: bool) -> tuple[str, dict[str, str]]:
-    """Return the text for {costs} in a query, and its columns by key.
+    """Return the SQL that replaces {costs} in a query, and its columns by selector key.
 
-    It is the whole bill by day, or the cost of runs by day with their tags.
+    The rows are the daily costs of runs with their tags if `budget_is_of_runs`, otherwise the daily costs of the whole bill.
     """
     if not budget_is_of_runs:
         return "cost_daily", dict(COST_COLUMNS)

@@ -1,7 +1,7 @@
-"""Send mail: as .eml files under home, or by SMTP.
+"""Send mail by SMTP, or write it to .eml files in the folder `mail` of Runspend's home.
 
-Belongs here: how a finished message leaves, and the server's answer for each recipient. The choice of mails does not belong here. Airflow's
-SmtpHook is not used for sending: it drops refused recipients and sends again mail that was already queued.
+Belongs here: how a finished message is sent, and the server's answer for each recipient. `outbox.py` chooses the mails to send. Airflow's
+SmtpHook is not used: it does not report refused recipients, and it sends mail again that the server has already queued.
 """
 
 from __future__ import annotations
@@ -28,40 +28,41 @@ from runspend.core.own_files import write_whole
 from runspend.core.redaction import redact_values
 
 TIMEOUT_SECONDS = 30.0  # for one answer
-# For all mails of one pipeline run: a server that answers one letter at a time, or stalls at each mail, cannot delay the run longer.
+# Limit for all mails of one pipeline run. A server that sends one byte at a time, or stalls at each mail, cannot delay the run any further.
 DEADLINE_SECONDS = 600.0
 LOST_CONNECTIONS = 3
 LONGEST_NAME = 200  # characters of a file name; file systems allow 255
-# "Not you" (RFC 3463's 5.7, "relaying denied") is about the account or the network, not the address. Operators can fix it.
+# These codes mean that the sender's account or network is wrong, not the recipient's address. The same is true for 5.7.x of RFC 3463 and for
+# "relaying denied". Operators can fix that, so the mail waits.
 NO_LOGIN = (530, 534, 535, 538)  # RFC 4954
 _OUR_FAULT = re.compile(rb"(?<![\d.])5\.7\.\d+(?!\.?\d)|\brelay", re.IGNORECASE)
-# RFC 3463 and 7505 define these as faults of the address or the mail itself. Any other 5xx, above all a bare 550 (RFC 5321 4.2.2), may come
-# from a policy, a blocklist or greylisting, and may change by the next day. Blocklists quote IP addresses: "5.1.1" inside one is not a
-# code.
+# RFC 3463 and RFC 7505 define these codes as faults of the address or the mail itself. Any other 5xx may come from a policy, a blocklist or
+# greylisting, and may change by the next day. This is most common for a 550 without such a code (RFC 5321, section 4.2.2). Replies of
+# blocklists may contain IP addresses, so "5.1.1" inside an IP address does not count as a code.
 _FOR_GOOD = re.compile(rb"(?<![\d.])5\.(1\.([1236]|10)|3\.4|6\.\d+)(?!\.?\d)")
 
 
 @dataclass(frozen=True)
 class SendResult:
-    """The other side's answer.
+    """The result of one attempt for one recipient: the answer of the mail server, chat or pager.
 
-    `waiting` means: not known to be delivered, will be retried. `skipped` means: mail is switched off. `refused` is reported at once,
-    and retried for some days unless it `is_final`.
+    `waiting`: the message is not known to be delivered, and Runspend retries. `skipped`: mail is switched off. `refused`: operators get a
+    report at once, and Runspend retries for some days unless `is_final`.
     """
 
     state: Literal["accepted", "refused", "waiting", "skipped"]
     reply: str
     was_tried: bool = True  # False: Runspend gave up on the server before this mail
     is_final: bool = True
-    is_put_off: bool = False  # waiting because of this recipient or mail (4xx), probably not because of the server or the sender
-    wait: timedelta | None = None  # a chat's or pager's Retry-After
+    is_put_off: bool = False  # the server deferred this recipient or mail (4xx); the server and the sender are probably fine
+    wait: timedelta | None = None  # Retry-After of a chat or pager
 
 
 class Backend(Protocol):
-    """Delivers one mail to some of its recipients (plain addresses) and returns each result."""
+    """A way to deliver mail, such as SMTP."""
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
-        """Return one outcome per recipient. A mail server's refusal or silence never raises."""
+        """Deliver one mail to these plain addresses and return one outcome per address. A refusal or a timeout raises no error."""
         ...
 
 
@@ -73,7 +74,7 @@ def open_backend(settings: MailSettings, home: Path) -> AbstractContextManager[B
 
 
 class NoBackend(AbstractContextManager["NoBackend"]):
-    """Mail is switched off. Every mail counts as handled, so switching mail on later does not send old mails."""
+    """Backend of switched-off mail. Every mail counts as handled, so old mails are not sent when mail is switched on later."""
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
         """Skip every recipient."""
@@ -84,13 +85,13 @@ class NoBackend(AbstractContextManager["NoBackend"]):
 
 
 class FileBackend(AbstractContextManager["FileBackend"]):
-    """Writes one .eml file per mail, named by its Message-ID. The file is whole or absent, and writing it again changes nothing."""
+    """Backend that writes one .eml file per mail, named by its Message-ID. The file is never partial. Writing it again changes nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
-        """Return `accepted` for every recipient, once the file and its folder are on disk."""
+        """Write the file and return `accepted` for every recipient. The file and its folder are then on disk."""
         name = re.sub(r"[^A-Za-z0-9._-]", "_", mail.message_id.strip("<>").rpartition("@")[0])
         if len(name) > LONGEST_NAME:
             name = f"{name[: LONGEST_NAME - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
@@ -104,7 +105,10 @@ class FileBackend(AbstractContextManager["FileBackend"]):
 
 
 class SmtpBackend(AbstractContextManager["SmtpBackend"]):
-    """One connection for all mails of a pipeline run. It opens at the first mail, and reopens a few times if the server drops it."""
+    """Backend that sends all mails of a pipeline run over one SMTP connection.
+
+    The connection opens at the first mail. It reopens if the server drops it, until it was lost LOST_CONNECTIONS times.
+    """
 
     def __init__(
         self, settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS, deadline_seconds: float = DEADLINE_SECONDS
@@ -120,7 +124,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         self._guard: threading.Thread | None = None
 
     def deliver(self, mail: Mail, recipients: Sequence[str]) -> dict[str, SendResult]:
-        """Deliver one mail in one transaction. A 5xx for a recipient or the message is a refusal. Anything uncertain is waiting."""
+        """Deliver one mail in one transaction. A 5xx for a recipient or the message is a refusal. Every uncertain result is `waiting`."""
         if self._given_up is not None:  # 500 mails must not wait for 500 timeouts
             return dict.fromkeys(recipients, SendResult("waiting", self._given_up, was_tried=False))
         outcomes: dict[str, SendResult] = {}
@@ -137,7 +141,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._smtp is not None and kind is None:
-            # all outcomes are recorded already, so a server that hangs up first changes nothing
+            # All outcomes are recorded already, so it does not matter if the server closes the connection first.
             with suppress(smtplib.SMTPException, OSError):
                 self._smtp.quit()
         self._drop()
@@ -148,7 +152,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
     def _transact(self, smtp: smtplib.SMTP, mail: Mail, recipients: Sequence[str], outcomes: dict[str, SendResult]) -> None:
         code, reply = smtp.mail(address_of(mail.sender) or "runspend@localhost")
         if code != 250:
-            # The account or the sender's address is wrong, not the mail. Nothing is lost: the mail goes out once that is fixed.
+            # The account or the sender's address is wrong, not the mail. The mail waits and is sent after the configuration is fixed.
             self._give_up_transaction(code)
             outcomes |= dict.fromkeys(recipients, SendResult("waiting", f"the server refuses the sender: {_reply_text(code, reply)}"))
             return
@@ -162,7 +166,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             else:
                 is_ours = code in NO_LOGIN or (
                     _OUR_FAULT.search(reply) and not _FOR_GOOD.search(reply)
-                )  # replies repeat addresses: relay@acme.com
+                )  # a reply may repeat an address such as relay@acme.com
                 outcomes[recipient] = SendResult("waiting", _reply_text(code, reply)) if is_ours else _refusal(code, reply)
         if not taken:
             self._give_up_transaction(code)
@@ -181,7 +185,7 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
             self._guard = threading.Thread(target=self._cut_off, daemon=True)
             self._guard.start()
         if self._smtp is None:
-            self._smtp = make_client(self.settings, self.timeout_seconds)  # the guard must see it before it waits for anything
+            self._smtp = make_client(self.settings, self.timeout_seconds)  # set before connecting, so that the guard thread can close it
             try:
                 log_on(self._smtp, self.settings)
             except (smtplib.SMTPException, OSError) as error:
@@ -193,14 +197,14 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
         self._given_up = self._given_up or why
 
     def _cut_off(self) -> None:
-        """Run beside the sender, and close the connection at the deadline even if the sender is still waiting."""
+        """Close the connection at the deadline, even if the sender is still waiting for an answer. Runs in a separate thread."""
         if self._over.wait(self.deadline_seconds):
             return
         self._give_up(f"{self.settings.host} took longer than {self.deadline_seconds:.0f} s for all mails")
         while not self._over.wait(0.2):
             sock = self._smtp.sock if self._smtp is not None else None
             if sock is not None:
-                with suppress(OSError):  # it was closed at this moment
+                with suppress(OSError):  # the sender has just closed it
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _give_up_transaction(self, code: int) -> None:
@@ -216,21 +220,21 @@ class SmtpBackend(AbstractContextManager["SmtpBackend"]):
 
 
 def make_client(settings: MailSettings, timeout_seconds: float = TIMEOUT_SECONDS) -> smtplib.SMTP:
-    """Return a client for the configured server, not connected yet."""
-    name = sender_host(settings.from_)  # used in EHLO; the default asks the resolver for this machine's name
+    """Return a client for the configured server. It is not connected yet."""
+    name = sender_host(settings.from_)  # used in EHLO; the default would look up the name of this machine in DNS
     if settings.tls == "implicit":
         return smtplib.SMTP_SSL(local_hostname=name, timeout=timeout_seconds, context=ssl.create_default_context())
     return smtplib.SMTP(local_hostname=name, timeout=timeout_seconds)
 
 
 def log_on(smtp: smtplib.SMTP, settings: MailSettings) -> None:
-    """Connect with exactly the TLS and login that the settings ask for, never weaker. Raises smtplib's or the system's error."""
+    """Connect with the TLS mode and login of the settings, never a weaker mode. Raises SMTPException or OSError if that fails."""
     if settings.connection or settings.host is None or settings.host.startswith(CONNECTION):
         raise smtplib.SMTPException("the mail server is an Airflow connection, which only a task of Airflow can read")
-    smtp._host = settings.host  # type: ignore[attr-defined]  # to check certificates; only the constructor sets it, and that connects
+    smtp._host = settings.host  # type: ignore[attr-defined]  # needed to check certificates; the constructor sets it only if it connects
     smtp.connect(settings.host, settings.port)
     if settings.tls == "starttls":
-        smtp.starttls(context=ssl.create_default_context())  # raises if it is not offered: nothing is ever sent in plain text
+        smtp.starttls(context=ssl.create_default_context())  # raises if the server does not offer it, so nothing is sent in plain text
     smtp.ehlo_or_helo_if_needed()
     if settings.username:
         _log_in(smtp, settings.username, settings.password.get_secret_value() if settings.password else "")
@@ -240,17 +244,17 @@ def _log_in(smtp: smtplib.SMTP, username: str, password: str) -> None:
     if f"{username}{password}".isascii():
         smtp.login(username, password)
         return
-    # smtplib accepts only ASCII; PLAIN is UTF-8 (RFC 4616).
+    # `login` of smtplib accepts only ASCII. PLAIN with UTF-8 is allowed by RFC 4616.
     code, reply = smtp.docmd("AUTH", "PLAIN " + base64.b64encode(f"\0{username}\0{password}".encode()).decode("ascii"))
     if code not in (235, 503):
         raise smtplib.SMTPAuthenticationError(code, reply)
 
 
 def _refusal(code: int, reply: bytes) -> SendResult:
-    """Classify an answer that is not an acceptance.
+    """Return the result for a reply that is not an acceptance.
 
-    A 4xx or an invalid code puts the recipient off, except 421, which ends the connection. A 5xx is a refusal, final if it is
-    about the address or the mail.
+    With a 4xx or an invalid code, the recipient is deferred. The exception is 421: the server ends the connection. A 5xx is a refusal,
+    final if it is about the address or the mail.
     """
     if code < 500:
         return SendResult("waiting", _reply_text(code, reply), is_put_off=code != 421)
@@ -262,7 +266,10 @@ def _reply_text(code: int, reply: bytes) -> str:
 
 
 def describe(error: Exception, settings: MailSettings) -> str:
-    """Describe an error in words. A server's answer is quoted without the login, because some servers repeat the rejected command."""
+    """Return an error in words, at most 300 characters.
+
+    The password is removed from a quoted reply, because some servers repeat the rejected command.
+    """
     password = settings.password.get_secret_value() if settings.password else ""
     return redact_values(_describe(error, settings), [password, f"\0{settings.username}\0{password}"] if password else [])[:300]
 

@@ -1,7 +1,7 @@
-"""Acknowledged and snoozed budgets: recorded by a person, with an end date.
+"""Record which budgets a person has acknowledged or snoozed, and until when.
 
-Belongs here: their records. Alerts of an acknowledged budget are decided and recorded as usual, but not mailed. Alerts of a snoozed budget
-are not decided. If they still hold when the snooze ends, they are sent then.
+Belongs here: these records. Alerts of an acknowledged budget are decided and recorded as usual, but no mail is sent. Alerts of a snoozed
+budget are not decided. If they are still true when the snooze ends, they are sent then.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECORDS = "quiet"
 
 @dataclass(frozen=True)
 class Quiet:
-    """The latest entry about a budget: quiet until the beginning of a day (UTC), with its author, time and reason."""
+    """An entry that mutes a budget until the beginning of the day `until` (UTC), or ends that, with its author, time and reason."""
 
     budget: str
     kind: QuietKind
@@ -31,7 +31,7 @@ class Quiet:
     note: str | None = None
 
     def holds(self, now: datetime) -> bool:
-        """Return whether the budget is still quiet."""
+        """Return whether the budget is still muted by this entry."""
         return self.kind != "awake" and now < midnight(self.until)
 
     def __str__(self) -> str:
@@ -39,15 +39,15 @@ class Quiet:
 
 
 def set_quiet(records: Records, names: Iterable[str], quiet: Quiet, now: datetime) -> None:
-    """Record an acknowledgment, a snooze or its end. `names` are the existing budgets.
+    """Record an acknowledgment, a snooze, or its end. `names` are the existing budgets.
 
-    Raises UsageError for an unknown name or a past day.
+    Raises UsageError for an unknown budget, or if `until` is not in the future.
     """
     known = sorted(names)
     if quiet.budget not in known:
         raise UsageError(f"cannot change budget {quiet.budget!r}: it does not exist. Budgets are {', '.join(known) or 'none'}.")
     if quiet.kind != "awake" and midnight(quiet.until) <= now:
-        raise UsageError(f"cannot mute until {quiet.until}: this is not later than now, {now:%Y-%m-%d %H:%M} UTC. Give a later day.")
+        raise UsageError(f"cannot mute until {quiet.until}: this is not in the future (now: {now:%Y-%m-%d %H:%M} UTC). Give a later date.")
     value = {
         "budget": quiet.budget, "kind": quiet.kind, "until": quiet.until.isoformat(), "by": quiet.by, "at": quiet.at.isoformat(), "note": quiet.note,
     }  # fmt: skip
@@ -57,7 +57,7 @@ def set_quiet(records: Records, names: Iterable[str], quiet: Quiet, now: datetim
 
 
 def read_quiet(records: Records, now: datetime) -> dict[str, Quiet]:
-    """Map budgets to their latest entry, if it still holds."""
+    """Return the latest entry of each budget by its name. Budgets that are no longer muted are left out."""
     last: dict[str, tuple[int, Quiet]] = {}
     for value in records.list(RECORDS).values():
         quiet = Quiet(

@@ -1,5 +1,5 @@
 -- One row per charge date and currency of the ML platform's cost. Each budget has two columns: its cost, and the part that is allocated to runs.
--- The words in braces are replaced: the days of the bill or of runs, and the sums; see budget_costs.py.
+-- budget_costs.py replaces the words in braces: by the sums, and by the daily costs of the bill or of runs.
 select
   charge_date,
   billing_currency,

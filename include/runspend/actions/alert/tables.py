@@ -1,6 +1,6 @@
-"""Build the tables `budget_status` and `alerts` from statuses and once-only records.
+"""Build the tables `budget_status` and `alerts` from statuses and records.
 
-Belongs here: the contents of a row. Judging and deciding do not belong here.
+Belongs here: the content of a row. `judge.py` judges budgets, and `decisions.py` decides alerts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from runspend.warehouse.records import Records
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LOOK_BACK = timedelta(days=800)  # a year that ended, and its last bills
+LOOK_BACK = timedelta(days=800)  # long enough for a yearly period that has ended and its last bills
 
 
 def alerts_table(records: Records) -> pa.Table:
-    """Return the table `alerts` with every alert ever decided, rebuilt from the records."""
+    """Return the table `alerts` with all alerts that were ever decided, built from the records."""
     import pyarrow as pa
 
     states = recipient_states(records)
@@ -58,9 +58,9 @@ def alerts_table(records: Records) -> pa.Table:
 
 
 def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
-    """Map budget to period to the first day that was not wholly billed when the period was last judged.
+    """Return, by budget and period, the first day that was not wholly billed when the period was last judged.
 
-    It is `date.max` if no bill states how far it reaches, and `date.min` if the budget was snoozed or could not be judged.
+    The day is `date.max` if it was not known how far the bills reach. It is `date.min` if the budget was snoozed or could not be judged.
     """
     found = defaultdict[str, dict[str, date]](dict)
     query = "select budget, budget_period, covered_until, not_judged, muted from budget_status where month >= @first"
@@ -74,9 +74,9 @@ def read_judged_on(reader: Reader, now: datetime) -> dict[str, dict[str, date]]:
 def status_table(
     reader: Reader, statuses: Sequence[Status], covered_until: datetime | None, quiet: Mapping[str, Quiet], now: datetime
 ) -> pa.Table:
-    """Return the rows of all months that the statuses touch. A month is replaced whole, so existing rows of other periods are kept.
+    """Return all rows of the months that change. Each month is replaced as a whole, so rows of its periods that were not judged are kept.
 
-    The row of a closed period changes only if its money changed and its budget version is the one judged.
+    The row of a closed period changes only if its spend changed and the row is of the budget version that was judged.
     """
     import pyarrow as pa
 
@@ -88,7 +88,7 @@ def status_table(
         kept = reader.query(
             f"select {columns} from budget_status where month >= @first and month <= @last", {"first": min(touched), "last": max(touched)}
         ).to_pylist()
-        # If a current period's row was not judged now, its budget is no longer configured.
+        # Rows of current periods are not kept: if such a budget was not judged now, it is no longer configured.
         running = {current_period(every, now.date()).name for every in EVERY}
         rows = {(r["budget"], r["budget_period"]): r for r in kept if r["month"] in touched and r["budget_period"] not in running}
     for status in statuses:

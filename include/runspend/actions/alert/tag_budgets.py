@@ -1,8 +1,8 @@
-"""Budgets that people set in experiment tags: `runspend.budget` = "500 USD / month".
+"""Read the budgets that people set in tags of experiments: `runspend.budget` = "500 USD / month".
 
-Belongs here: the syntax of such a tag, and its limits. A tag makes a budget of its own experiment only, and a budget can only cause mails.
-Authors of tags are not trusted. Anything other than an amount, the currency and a period is refused with a message. A mail goes to an owner
-that the tag names only if `config/recipients.py` allows it.
+Belongs here: the syntax of such a tag, and its limits. Authors of tags are not trusted. A tag makes a budget only for its own experiment, and
+the only effect of a budget is mail. A tag with anything other than an amount, the currency and a period is refused with a message. The owner
+in a tag gets mail only if `config/recipients.py` allows it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from runspend.core.text import clean
 from runspend.warehouse.base import Reader
 
 TAG_KEYS = ("experiment_tag.runspend.budget", "experiment_tag.owner")
-# Keys of these budgets. `experiment_id` may not be written in settings.
+# Selector keys of these budgets. `experiment_id` is not allowed in settings.
 OF_EXPERIMENT = {"tracking", "workspace", "experiment_id"}
-MOST = 5000  # maximum number of tag budgets judged; more are a mistake or an attack, and are reported
+MOST = 5000  # highest number of tag budgets that are judged; more are probably a mistake or an attack, and are reported
 _TAG = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s{0,3}([A-Z]{3})\s{0,3}/\s{0,3}(day|week|month|quarter|year)", re.ASCII)
 EXAMPLE = '"500 USD / month"'
 
@@ -36,12 +36,12 @@ class TagBudget(Budget):
 
     @property
     def title(self) -> str:
-        """The experiment's name. The budget's own name is made of ids."""
+        """The name of the experiment. The name of the budget cannot be shown to people, because it is made of ids."""
         return f"experiment {clean(self.experiment, 40)}"
 
 
 def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], list[str]]:
-    """Return the budgets in experiment tags, and messages about unusable tags. Both are empty unless runspend.yaml asks for tag budgets."""
+    """Return the budgets in experiment tags, and messages about refused tags. Both are empty unless runspend.yaml enables tag budgets."""
     if not settings.tag_budgets:
         return [], []
     rules, budgets, notes = settings.tag_budgets[0], list[Budget](), list[str]()
@@ -52,7 +52,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
         match = _TAG.fullmatch(str(row["budget"]).strip()[:64])
         why = _refusal(match, settings.currency)
         if match is None or why:
-            notes.append(f"{where}: its tag runspend.budget is not used: {why}. It says {clean(row['budget'], 40)!r}; write {EXAMPLE}")
+            notes.append(f"{where}: its tag runspend.budget is not used: {why}. It is {clean(row['budget'], 40)!r}; write {EXAMPLE}")
             continue
         owner = recipients.find(row["owner"])
         try:
@@ -72,7 +72,7 @@ def read_tag_budgets(reader: Reader, settings: Settings) -> tuple[list[Budget], 
 
 
 def tag_name(tracking_server: str, workspace: str, experiment_id: str) -> str:
-    """Return the name of the budget in an experiment's tag."""
+    """Return the name of the budget of an experiment's tag: "tag.", the experiment's id and a digest."""
     digest = hashlib.sha256(f"{tracking_server}\0{workspace}\0{experiment_id}".encode()).hexdigest()[:8]
     return f"tag.{re.sub('[^A-Za-z0-9_-]+', '-', str(experiment_id))[:30]}.{digest}"
 
@@ -81,7 +81,7 @@ def _refusal(match: re.Match[str] | None, currency: str) -> str | None:
     if match is None:
         return "it is not an amount, a currency and a period"
     if match[2] != currency:
-        return f"budgets here are in {currency}"
+        return f"budgets must be in {currency}"
     return None if Decimal(match[1]) else "the amount is zero"
 
 
@@ -101,5 +101,5 @@ def _budget(row: dict[str, Any], match: re.Match[str], rules: TagBudgets, owner:
         owner=owner,
         runbook=rules.runbook,
     )
-    of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # people may not write the last key
+    of = {"tracking": [key[0]], "workspace": [key[1]], "experiment_id": [key[2]]}  # set after validation, which refuses the last key
     return made.model_copy(update={"for_": of})

@@ -1,4 +1,5 @@
--- One row per experiment with a budget in its tags, with the owner in its tag, otherwise the only owner of all its runs.
+-- One row per experiment with a budget in its tags. The owner is the experiment's tag `owner`, otherwise the owner of its runs if all runs with
+-- an owner have the same one.
 with
 run_owners as (
   select

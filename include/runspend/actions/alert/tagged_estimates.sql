@@ -1,5 +1,4 @@
--- One row per experiment with a budget in its tags, charge date and currency: the estimated cost of its runs for time that no bill
--- reaches yet.
+-- One row per experiment with a budget in its tags, charge date and currency: the estimated cost of its runs for unbilled hours.
 select
   r.tracking_server,
   r.workspace,

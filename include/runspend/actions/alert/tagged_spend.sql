@@ -1,4 +1,4 @@
--- One row per experiment with a budget in its tags, charge date and currency: its cost, and the part of runs.
+-- One row per experiment with a budget in its tags, charge date and currency: its cost, and the part that is allocated to runs.
 select
   c.tracking_server,
   c.workspace,

@@ -1,6 +1,6 @@
-"""Write a test mail with everything that a real one has: text, HTML and a picture.
+"""Write a test mail with the same parts as a real mail: text, HTML and a picture.
 
-Belongs here: its words. It is sent on request and is not an alert, so it leaves no record.
+Belongs here: the text of the test mail. It is sent on request and is not an alert, so it is not recorded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHART = "If you see a chart below with a blue line, a red line and a violet band
 
 
 def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
-    """Return a mail that says it is a test, and that its figures are made up."""
+    """Return a test mail. Its text states that it is a test and that its figures are made up."""
     first = now.date() - timedelta(days=12)
     spent = tuple(Decimal(40) * day for day in range(1, 14))
     outlook = tuple(ForecastDay(*(spent[-1] + Decimal(per_day) * day for per_day in (25, 40, 55))) for day in range(1, 8))
@@ -45,7 +45,7 @@ def write_test_mail(settings: Settings, recipient: str, now: datetime) -> Mail:
 
 
 def _beginning(settings: Settings) -> tuple[Block, ...]:
-    """Return what a chat or pager shows of a mail: figures, what happened, and a button if there are pages."""
+    """Return the blocks that chats and pagers show: figures, a paragraph, and a button if there are live pages."""
     card = Card((("spent", f"520.00 {settings.currency}", "86.6% of 600"), ("left", f"80.00 {settings.currency}", "8 days to go")))
     button = (Button("See all budgets", f"{settings.site.url.rstrip('/')}/#budgets"),) if settings.site else ()
     return (card, Paragraph(f"{SAYS} Its numbers are made up."), *button)

@@ -1,4 +1,5 @@
--- One row per user of the runs with costs in a budget between @first_date and @end_date, highest cost first, with the number of such users.
+-- One row per user with runs that have costs in a budget, for the days [@first_date, @end_date). The highest cost comes first. Each row also has
+-- the number of such users.
 select
   r.user_name,
   sum(c.{measure}) as spent,

@@ -1,4 +1,5 @@
--- One row per run with costs in a budget between @first_date and @end_date, highest cost first, with the number of such runs.
+-- One row per run with costs in a budget, for the days [@first_date, @end_date). The highest cost comes first. Each row also has the number of
+-- such runs.
 select
   c.tracking_server,
   c.workspace,

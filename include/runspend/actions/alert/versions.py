@@ -1,9 +1,10 @@
-"""Decide which version of each budget is judged in which of its periods.
+"""Plan which version of each budget is judged, and in which periods.
 
 Belongs here: the effects of an edit, a late bill and a late restatement. Calendar arithmetic is in `periods.py`, judging in `judge.py`.
 
-An edit of a setting that decisions depend on makes a new version. A period that ended before the edit is judged by the
-version in force at its end. The version that reported a crossing watches it for CORRECTED days. This can only lead to a correction.
+If someone edits a setting that decisions depend on, the budget gets a new version. A period that ended before the edit is judged by the
+version that was valid at its end. After a version has reported a reached threshold, it continues to be judged in that period until CORRECTED
+after the period's end. This can only lead to a correction.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from runspend.config.settings import Budget
 from runspend.schema.rows import midnight
 from runspend.warehouse.records import Records
 
-# After a period's end. Bills are closed long before. Later changes are bookkeeping and need no mail.
+# How long after a period's end its alerts can be corrected. Bills are closed long before. Later changes are bookkeeping and need no mail.
 CORRECTED = timedelta(days=400)
 
 
 @dataclass(frozen=True)
 class Version:
-    """A budget with its rules from `since` until another version was judged. `until` is None for the current version."""
+    """A budget with the rules that were valid from `since` to `until`. `until` is None for the current version."""
 
     budget: Budget
     version: str
@@ -36,7 +37,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Job:
-    """A version of a budget and the periods it is judged in, oldest first. If `is_closed`, only corrections are decided for them."""
+    """A version of a budget and its periods to judge, oldest first. If `is_closed`, only corrections are decided for these periods."""
 
     budget: Budget
     periods: tuple[BudgetPeriod, ...]
@@ -44,7 +45,7 @@ class Job:
 
 
 def read_versions(records: Records, budgets: Sequence[Budget], currency: str, now: datetime) -> dict[str, list[Version]]:
-    """Return each budget's versions, the current one last.
+    """Return the versions of each budget by its name, the current version last.
 
     Records when a version is judged for the first time, and when an edit was reverted.
     """
@@ -56,7 +57,7 @@ def read_versions(records: Records, budgets: Sequence[Budget], currency: str, no
         version = budget_version(budget, currency)
         since = _first_judged(records, known.get(f"{budget.name}.{version}"), budget, version, now)
         before = [v for v in by_name.get(budget.name, ()) if v["version"] != version]
-        # Reverting an edit restores the earlier version as if it had never ended. Alerts of the edited version are still watched.
+        # Reverting an edit restores the earlier version as if it had never ended. Alerts of the edited version can still be corrected.
         taken_back = {v["version"] for v in before if "taken_back_at" in v or _since(v) >= since}
         for value in before:
             if value["version"] in taken_back and "taken_back_at" not in value:
@@ -76,9 +77,10 @@ def plan_judging(
     covered: date | None,
     now: datetime,
 ) -> list[Job]:
-    """Return everything to judge. The current version of every budget comes first, in its current period and recently ended ones.
+    """Return the jobs: which version of which budget must be judged in which periods.
 
-    `alerts` are the records of earlier decisions. `judged_on` and `covered` are as in `periods_to_judge`.
+    The current versions come first, with the current period and recently ended ones. Jobs that can only lead to corrections come last.
+    `alerts` are the records of earlier decisions. `judged_on` and `covered` are as in `periods_to_judge`, `judged_on` by budget name.
     """
     jobs, planned = list[Job](), set[tuple[str, str, str]]()
     for version in sorted((v for found in versions.values() for v in found), key=lambda v: v.until is not None):
@@ -93,7 +95,7 @@ def plan_judging(
 
 
 def watched_since(versions: Sequence[Version], currency: str) -> date:
-    """Return the date since which this budget's days are watched. An edit of its amount does not restart it."""
+    """Return the date since which this budget's days are checked for unusual spend. An edit of its amount does not change the date."""
     present = series_version(versions[-1].budget, currency)
     return min(v.since for v in versions if series_version(v.budget, currency) == present).date()
 
@@ -121,13 +123,17 @@ def _first_judged(records: Records, known: Mapping[str, Any] | None, budget: Bud
         made = (value, None) if records.create("budgets", key, value) else records.get("budgets", key)
         assert made is not None, "a record that another process just made"
         known = made[0]
-    if "taken_back_at" in known:  # The edit was undone. This version did not judge the periods that ended in between.
+    # The edit to this version was reverted earlier and is now made again. The version did not judge the periods that ended meanwhile.
+    if "taken_back_at" in known:
         known = _change(records, known, {"taken_back_at": None, "first_judged_at": now.isoformat()})
     return _since(known)
 
 
 def _change(records: Records, value: Mapping[str, Any], more: Mapping[str, str | None]) -> Mapping[str, Any]:
-    """Write other times into the record of a version; None removes one. A concurrent call would have written the same."""
+    """Change times in the record of a version and return the record. The value None removes a time.
+
+    The result of a concurrent call is not overwritten, because it is the same.
+    """
     key = f"{value['budget']}.{value['version']}"
     changed = {k: v for k, v in {**value, **more}.items() if v is not None}
     if (found := records.get("budgets", key)) is not None:
@@ -140,7 +146,7 @@ def _since(value: Mapping[str, Any]) -> datetime:
 
 
 def _as_it_was(budget: Budget, value: Mapping[str, Any], currency: str) -> Budget | None:
-    """Return the budget with the rules of a version. None if they are unknown, or would make a different version today."""
+    """Return the budget with the rules of an earlier version. None if they are not recorded, or if their hash is no longer that version."""
     if not value.get("rules"):
         return None
     old = with_rules(budget, value["rules"])

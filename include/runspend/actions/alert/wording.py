@@ -1,7 +1,7 @@
-"""Write the words of budget mails: pure functions from a decision and its figures to a mail.
+"""Write the texts of budget mails, with pure functions that turn a decision and its figures into a mail.
 
-Belongs here: the first paragraph, the recipients and the subject. The sections below it are in `sections.py`. Rendering as text,
-HTML and bytes is in `render.py`.
+Belongs here: the subject, the recipients and the first paragraph. The sections below it are in `sections.py`. Rendering as text and HTML
+is in `render.py`.
 """
 
 from __future__ import annotations
@@ -51,14 +51,18 @@ MEASURES = {
 
 @dataclass(frozen=True)
 class Writer:
-    """Writes mails with the sender, the naming of people, the configuration file's name, and the address of the live pages, if any."""
+    """Writer of mails for one configuration.
+
+    `settings` give the sender and how people are named. `config_name` is the name of the configuration file. `site` is the address of the
+    live pages, or None.
+    """
 
     settings: MailSettings
     config_name: str
     site: str | None = None
 
     def budget_mail(self, decision: Decision, figures: Figures, now: datetime) -> Mail:
-        """Return the mail about crossings and forecasts, in the order people need the facts."""
+        """Return the mail about reached thresholds and forecasts. The most urgent facts come first."""
         status, people = decision.status, self.settings.people
         expected = " If you expect the runs below, you need not act now." if figures.running else " No matching runs are active."
         blocks = self._head(status, what_happened(status, now, self.settings.people) + expected, now)
@@ -74,14 +78,14 @@ class Writer:
         return self._mail(decision, budget_subject(decision, now, self.settings.people), [*blocks, Paragraph(self._footer(status))], now)
 
     def short_mail(self, decision: Decision, coverage: Sequence[Coverage], now: datetime) -> Mail:
-        """Return the same mail without figures that need queries. It is used when so many alerts occur that one mail lists them all."""
+        """Return the budget mail without the figures that need queries. It is used if a digest will list the mail."""
         status = decision.status
         blocks = self._head(status, what_happened(status, now, self.settings.people), now)
         blocks += [Facts("CONFIDENCE", tuple(bill_ages(coverage, now))), what_you_can_do(status, now, self.settings.people)]
         return self._mail(decision, budget_subject(decision, now, self.settings.people), [*blocks, Paragraph(self._footer(status))], now)
 
     def correction_mail(self, decision: Decision, restated: Sequence[Restatement], coverage: Sequence[Coverage], now: datetime) -> Mail:
-        """Return the mail that withdraws a crossing."""
+        """Return the mail that corrects an earlier alert: the spend is below the threshold again."""
         status, highest = decision.status, decision.lead.crossing.threshold
         assert status.spent is not None
         is_whole = highest.level == status.budget.amount
@@ -104,7 +108,7 @@ class Writer:
     def anomaly_mail(
         self, decision: Decision, anomaly: Anomaly, runs: tuple[tuple[TopRun, ...], int], coverage: Sequence[Coverage], now: datetime
     ) -> Mail:
-        """Return the mail about a day far above its history."""
+        """Return the mail about a day of unusual spend."""
         status, title = decision.status, title_for(decision.status.budget.title, self.settings.people)
         cost, more = f"{money(anomaly.spent)} {status.currency}", anomaly.percent_more
         summary = (
@@ -112,7 +116,7 @@ class Writer:
             f"This is {'' if more is None else f'{more:,}% more, and '}more than on any day of the four weeks before. Runspend did not stop any run."
             + _forecast_words(status, now)
         )
-        more_words = "more than four weeks of days" if more is None else f"{more:,}% more"
+        more_words = "highest in four weeks" if more is None else f"{more:,}% more"
         card = Card((("cost", cost, day(anomaly.day)), ("typical day", f"{money(anomaly.usual)} {status.currency}", more_words)))
         blocks: list[Block] = [card, Paragraph(summary), *budget_button(status.budget.name, status.period.name, self.site)]
         if runs[0]:
@@ -127,7 +131,7 @@ class Writer:
         )
 
     def first_run_mail(self, recipient: str, alerts: Sequence[Mapping[str, Any]], statuses: Sequence[Status], now: datetime) -> Mail:
-        """Return the only mail of an installation's first pipeline run: thresholds that the recipient's budgets have reached."""
+        """Return the summary that a recipient gets after the first pipeline run, instead of one mail per alert."""
         mine = {s.budget.name for s in statuses if recipient in s.budget.all_recipients()} | {a["budget"] for a in alerts}
         counted = _counted(alerts)
         rest = len(mine) - len({a["budget"] for a in alerts})
@@ -166,7 +170,7 @@ class Writer:
         )
 
     def _head(self, status: Status, summary: str, now: datetime) -> list[Block]:
-        """Return a mail's figures at a glance, what happened, and the link to the page where people can act."""
+        """Return the first blocks of a mail: its main figures, the summary, and a link to the budget's page."""
         return [at_a_glance(status, now), Paragraph(summary), *budget_button(status.budget.name, status.period.name, self.site)]
 
     def _footer(self, status: Status) -> str:
@@ -179,9 +183,9 @@ class Writer:
 
 
 def budget_subject(decision: Decision, now: datetime, people: str) -> str:
-    """ "[runspend] Budget vision: 100.2% of 5,000 USD spent in November".
+    """Return the subject of a budget mail: "[runspend] Budget vision: 100.2% of 5,000 USD spent in November".
 
-    A forecast adds ", forecast 100% around 22 Nov". For a day in the past: ", probably 100% since 22 Nov".
+    A forecast adds ", forecast 100% around 22 Nov", or ", probably 100% since 22 Nov" if that day is in the past.
     """
     status, threshold, on = decision.status, decision.lead.crossing.threshold, decision.lead.crossing.on
     subject = f"[runspend] Budget {title_for(status.budget.title, people)}: {_used(status)}"
@@ -192,29 +196,29 @@ def budget_subject(decision: Decision, now: datetime, people: str) -> str:
 
 
 def of_budget(threshold: Threshold) -> str:
-    """ "80% of budget", or "500 USD" if the threshold is an amount."""
+    """Return a threshold in words: "80% of budget", or "500 USD" if the threshold is an amount."""
     return f"{threshold.text} of budget" if threshold.text.endswith("%") else threshold.text
 
 
 def _listed(texts: Sequence[str]) -> str:
-    """ "a, b and c"."""
+    """Join texts to a list in words, such as "a, b and c"."""
     return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
 
 
 def _used(status: Status) -> str:
-    """ "82.0% of 5,000 USD spent in November"."""
+    """Return the used part of a budget in words: "82.0% of 5,000 USD spent in November"."""
     when = "on" if (status.period.end - status.period.start).days == 1 else "in"
     return f"{status.percent}% of {money(status.budget.amount, short=True)} {status.currency} spent {when} {period_name(status.period)}"
 
 
 def recipients_of(decision: Decision) -> list[str]:
-    """Return the recipients of a decision. `owner` means the budget's owner, or no one if the budget has none."""
+    """Return the recipients of a decision. The recipient `owner` is the budget's owner. A budget without an owner has no such recipient."""
     levels = () if decision.anomaly else [item.crossing.threshold.level for item in decision.items]
     return decision.status.budget.recipients(levels)
 
 
 def what_happened(status: Status, now: datetime, people: str) -> str:
-    """State what a judged budget has spent, which thresholds this reached, and the forecast."""
+    """Return the first paragraph of a budget mail: the spend, the thresholds that it reached, and the forecast."""
     assert status.spent is not None
     of = f"{money(status.budget.amount)} {status.currency} ({MEASURES[status.budget.measure]})"
     sentences = [f"{title_for(status.budget.title, people)} has spent {money(status.spent)} of {of} in {period_name(status.period)}."]
@@ -233,9 +237,9 @@ def what_happened(status: Status, now: datetime, people: str) -> str:
 
 
 def _forecast_words(status: Status, now: datetime) -> str:
-    """ " Forecast for 30 November: 6,580 USD (80% interval: 6,240–6,930). It will probably exceed its budget around 23 Nov."
+    """Return sentences about the forecast, after a space, or "" without a forecast.
 
-    Empty without a forecast.
+    For example: " Forecast for 30 November: 6,580 USD (80% interval: 6,240–6,930). It will probably exceed its budget around 23 Nov."
     """
     forecast = status.forecast
     if forecast is None:
@@ -271,7 +275,7 @@ _MARKS = {"forecast": ", forecast", "correction": ", corrected", "anomaly": ", u
 
 
 def _counted(alerts: Sequence[Mapping[str, Any]]) -> str:
-    """ "3 exceeded, 11 above a threshold, 2 forecast to exceed"."""
+    """Count alerts in words, such as "3 exceeded, 11 above a threshold, 2 forecast to exceed"."""
     kinds = {
         "exceeded": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) >= Decimal(a["amount"])),
         "above a threshold": sum(1 for a in alerts if a["kind"] == "actual" and Decimal(a["spent"]) < Decimal(a["amount"])),
@@ -283,7 +287,7 @@ def _counted(alerts: Sequence[Mapping[str, Any]]) -> str:
 
 
 def spent_ratio(alert: Mapping[str, Any]) -> Decimal:
-    """Return what part of its budget was spent."""
+    """Return the spend of an alert divided by its budget."""
     return EXACT.divide(Decimal(alert["spent"]), Decimal(alert["amount"]))
 
 

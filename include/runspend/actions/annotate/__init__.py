@@ -1,4 +1,4 @@
-"""Write what runs, experiments and model versions cost to MLflow, where the people who train look. See `docs/annotate.md`."""
+"""Write the costs of runs, experiments and model versions to MLflow, so that people see them next to their runs. See `docs/annotate.md`."""
 
 from runspend.actions.annotate.write import Written, remove_costs, write_costs
 

@@ -1,8 +1,9 @@
-"""Finds what MLflow lacks for one run, experiment or model version, and whether the values there are Runspend's.
+"""Find the changes that MLflow needs for one run, experiment or model version, and which existing values Runspend wrote.
 
-A metric is Runspend's if its step says so (`core/cost_keys.py`). A tag is, if the tag `runspend.costs` beside it records exactly this
-value, or the one before. If the record of a run with a metric of Runspend was deleted, values in the form that Runspend writes are its own.
-Any other value under the same names is foreign, and stays.
+A metric is Runspend's if its step has one of Runspend's numbers (`core/cost_keys.py`). A tag is Runspend's if its value is in the record:
+the tag `runspend.costs` of the same run. The record holds the current and the previous value of each tag. If someone deleted the record of
+a run that has a metric of Runspend, tags in the form that Runspend writes count as Runspend's. Any other value under the same names is
+foreign and is not changed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,15 @@ _OWN_VALUES = {
     MATCH: re.compile("|".join(CONFIDENCES)),
     AS_OF: re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ"),
 }
-BY = "by"  # in a record: the tracking server in runspend.yaml that was annotated, and the installation
+BY = "by"  # key of a record: [name of the tracking server in runspend.yaml, id of the installation]
 
 
 @dataclass(frozen=True)
 class Writer:
-    """The tracking server to annotate and this installation. `other_servers`: all others in runspend.yaml; their costs are not changed."""
+    """The tracking server to annotate, by its name in runspend.yaml, and the id of this installation.
+
+    `other_servers` are all other tracking servers in runspend.yaml. Their costs are not changed.
+    """
 
     server: str
     installation: str
@@ -39,7 +43,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class RunCost:
-    """The cost of a run in all its currencies, by metric; none if MLflow should show no cost of it."""
+    """The cost of a run by metric, one metric per currency. `costs` is empty if MLflow should not show a cost."""
 
     workspace: str
     experiment_id: str
@@ -52,7 +56,7 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Changes:
-    """Metrics to write, tags to set and tags to delete, in this order."""
+    """Metrics to write, tags to set and tags to delete. They are applied in this order."""
 
     costs: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -63,21 +67,22 @@ class Changes:
 
 
 def find_other_installation(shown: Mapping[str, str], by: Writer) -> str | None:
-    """Return the id of another installation that wrote costs beside these tags. These costs belong to that installation, and stay."""
+    """Return the id of another installation that wrote costs to the owner of these tags, or None. Such costs must not be changed."""
     _, installation = _read_record(shown).get(BY, ("", by.installation))
     return installation if installation != by.installation else None
 
 
 def find_other_server(shown: Mapping[str, str], by: Writer) -> str | None:
-    """Return the other server of runspend.yaml whose costs are beside these tags. A name that is no longer in runspend.yaml is a former
-    name of this server.
+    """Return the other tracking server of runspend.yaml that wrote costs to the owner of these tags, or None.
+
+    A name that is no longer in runspend.yaml counts as a former name of this server.
     """
     server, installation = _read_record(shown).get(BY, (by.server, by.installation))
     return server if installation == by.installation and server in by.other_servers else None
 
 
 def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by: Writer) -> Changes | None:
-    """Return what makes MLflow show the run's cost, empty if it does. None if a foreign value uses the name."""
+    """Return the changes after which MLflow shows the run's cost; empty if it already does. None if a foreign value has one of the names."""
     record = _read_record(shown.tags)
     own_tags = [tag for tag in COST_TAGS if shown.tags.get(tag) in record.get(tag, ())]
     if RECORD not in shown.tags and any(cost.is_ours for cost in shown.costs.values()):  # only the record was deleted
@@ -89,9 +94,9 @@ def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by
     note = shown.tags.get(NOTE, "").strip()
     if not run.costs:
         if find_other_server(shown.tags, by) is not None:
-            return Changes()  # its runs are in the same MLflow
+            return Changes()  # the cost belongs to that server, which uses the same MLflow
         ours = [tag for tag, is_ours in ((NOTE, is_run_note(note)), (RECORD, BY in record)) if is_ours]
-        return Changes(withdrawn, {}, (*own_tags, *ours))  # the record last: it is how an interrupted removal finds the run again
+        return Changes(withdrawn, {}, (*own_tags, *ours))  # the record is deleted last: an interrupted removal finds the run by it
     if theirs & run.costs.keys() or any(tag in shown.tags and tag not in own_tags for tag in COST_TAGS):
         return None
     costs = {key: value for key, value in run.costs.items() if values.get(key) != value} | withdrawn
@@ -108,8 +113,9 @@ def find_changes(shown: AnnotatedRun, run: RunCost, as_of: Mapping[str, str], by
 def find_owner_changes(
     shown: Mapping[str, str], wanted: Mapping[str, str], as_of: Mapping[str, str], by: Writer
 ) -> dict[str, str | None] | None:
-    """Return the tags of an experiment or a model version to set, in this order, and those to delete (None). None if foreign tags
-    use the names.
+    """Return the tags to set on an experiment or a model version, in this order. Tags to delete have the value None.
+
+    Returns None if a foreign tag has one of the names.
     """
     record = _read_record(shown)
     own = [key for key, value in shown.items() if key != RECORD and is_cost_tag(key) and value in record.get(key, ())]
@@ -127,14 +133,14 @@ def find_owner_changes(
 
 
 def _write_record(shown: Mapping[str, str], own: list[str], new: Mapping[str, str], by: Writer) -> str:
-    """Return the record, which is written before the tags. It has the present and the new value of each tag, because a reader may find either."""
+    """Return the record as JSON. It is written before the tags, so it holds the current and the new value of each tag."""
     keys = sorted({*own, *new})
     values = {key: list(dict.fromkeys([*([shown[key]] if key in own else []), *([new[key]] if key in new else [])])) for key in keys}
     return json.dumps({BY: [by.server, by.installation], **values}, separators=(",", ":"))
 
 
 def _read_record(tags: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return the values that Runspend wrote, by tag. Any other value counts as no record."""
+    """Return the record as a mapping from tag to the values that Runspend wrote. Empty if the record is missing or malformed."""
     try:
         found: Any = json.loads(tags.get(RECORD, "{}"))
     except (ValueError, RecursionError):

@@ -1,5 +1,5 @@
--- The costs that MLflow shows for each experiment: the cost of all its runs, even deleted ones, and of the month so far, including
--- estimates.
+-- The costs that MLflow shows for each active experiment, one row per currency: the total and the month to date. They include deleted runs
+-- and estimates.
 with parts as (
   select tracking_server, workspace, run_id, billing_currency, effective_cost as cost, cast(null as bignumeric) as month_cost
   from run_costs

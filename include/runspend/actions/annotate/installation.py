@@ -1,6 +1,6 @@
-"""The id of this installation of Runspend, so that two installations that annotate the same MLflow can distinguish their values.
+"""Read and create the id of this installation. It distinguishes the values of two installations that annotate the same MLflow.
 
-It is in `<home>/installation`, and in the tag `runspend.costs` of everything that this installation annotates.
+The id is stored in `<home>/installation`, and in the tag `runspend.costs` of everything that this installation annotates.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from runspend.core.own_files import fsync_path, read_bytes, refused, write_scrat
 
 
 def read_installation_id(home: Path) -> str:
-    """Return the id; create it on first use. Raises RecordRefused if the file has something else."""
+    """Return the id of this installation. Creates it on first use. Raises RecordRefused if the file does not hold an id."""
     path = home / "installation"
     if read_bytes(path) is None:
         home.mkdir(parents=True, exist_ok=True)
         scratch = write_scratch(path, f"{secrets.token_hex(8)}\n".encode())
         try:
-            os.link(scratch, path)  # creates it only if it is absent
+            os.link(scratch, path)  # raises if the file exists
         except FileExistsError:
-            pass  # another process was quicker
+            pass  # another process created it first
         finally:
             scratch.unlink()
         fsync_path(home)
@@ -30,7 +30,7 @@ def read_installation_id(home: Path) -> str:
 
 
 def find_installation_id(home: Path) -> str | None:
-    """Return the id; None before the first use. Raises RecordRefused if the file has something else."""
+    """Return the id of this installation, or None before the first use. Raises RecordRefused if the file does not hold an id."""
     path = home / "installation"
     content = read_bytes(path)
     if content is None:
@@ -40,11 +40,11 @@ def find_installation_id(home: Path) -> str | None:
         raise refused(
             path,
             "it is not an id of 16 hexadecimal digits",
-            do="Write into it the id that the tag `runspend.costs` of a run names. If nothing was ever annotated, delete the file.",
+            do="Replace its content with the id from the tag `runspend.costs` of an annotated run. If there is none, delete the file.",
         )
     return found
 
 
 def is_installation_id(text: object) -> bool:
-    """Return whether this is an id as Runspend makes it."""
+    """Return whether a value is an installation id: 16 lowercase hexadecimal digits."""
     return isinstance(text, str) and re.fullmatch("[0-9a-f]{16}", text) is not None

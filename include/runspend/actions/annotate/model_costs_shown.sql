@@ -1,7 +1,8 @@
--- The billed costs that MLflow shows for each registered model version, in the currencies of its run. training: the run that made it, with
--- all its nested runs, without its own storage. storage: that run's artifacts so far. failed_attempts: failed or stopped runs of the same
--- experiment, started before the version was registered, that repeat the run (equal params) or are trials of the same search (equal
--- parent). A nested run of the run itself, at any depth, belongs to training.
+-- The billed costs that MLflow shows for each registered model version, in the currencies of the run that made it.
+-- `training`: the cost of that run and all its nested runs, without the run's own storage.
+-- `storage`: the cost of that run's artifacts so far.
+-- `failed_attempts`: failed or stopped runs of the same experiment that started before the version was registered. They have the same params
+-- (a repeated run) or the same parent (trials of one search). Nested runs of the run itself, at any depth, count as training instead.
 with recursive nested as (
   select v.tracking_server, v.workspace, v.run_id as root_id, r.run_id, 1 as distance
   from (select distinct tracking_server, workspace, run_id from model_versions where tracking_server = @server and run_id is not null) v
@@ -28,7 +29,7 @@ failed as (
   join run_costs c on c.tracking_server = r.tracking_server and c.workspace = r.workspace and c.run_id = r.run_id
   where r.tracking_server = @server and r.run_status in ('FAILED', 'KILLED') and c.billing_currency <> ''
 ),
--- Two joins by equal values, because one with `or` would compare every version with every failed run.
+-- Two joins on equality, because one join with `or` would compare every version with every failed run.
 attempted as (
   select m.workspace, m.model_name, m.model_version, m.run_id as made_by, m.billing_currency, f.run_id, f.effective_cost
   from made m

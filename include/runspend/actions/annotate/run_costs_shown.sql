@@ -1,5 +1,6 @@
--- The cost that MLflow shows for each run: billed cost plus the estimate for hours that are not billed yet, one row per run and currency.
--- `state`: 1 final, 2 provisional, 3 partly estimated. `match`: 1 exact to 4 low, of the weakest part.
+-- The cost that MLflow shows for each run: billed cost plus the estimate for hours that are not billed yet. One row per run and currency.
+-- `state`: 1 final, 2 provisional, 3 partly estimated.
+-- `match`: 1 exact, 2 high, 3 medium, 4 low: the lowest confidence of all parts of the cost.
 with parts as (
   select
     tracking_server, workspace, run_id, billing_currency, effective_cost, case cost_status when 'final' then 1 else 2 end as state,

@@ -1,7 +1,7 @@
-"""The values that an earlier annotation wrote to MLflow, so that a pipeline run reads and writes only runs whose cost changed.
+"""Cache the costs that the last annotation wrote to MLflow. With the cache, a pipeline run requests only runs whose cost changed.
 
-A file per tracking server under `<home>/annotated`. It only saves requests: without it every run is compared with MLflow. A mark beside it
-means that MLflow may differ from the file: an annotation began to write and did not finish.
+There is one file per tracking server in `<home>/annotated`. Without the file, every run is compared with MLflow. If an annotation began to
+write and did not finish, MLflow may differ from the file. A second file with the suffix `.doubt`, the mark, records this.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ VERSION = 1  # of the columns
 
 
 def read_shown(home: Path, place: str) -> pa.Table | None:
-    """Return the runs' costs as MLflow shows them, as RUN_COSTS. None if the file is missing or damaged, so that MLflow must be asked.
+    """Return the costs of runs that MLflow shows, as RUN_COSTS. None if the file is missing or damaged: then MLflow must be read.
 
-    `place`: the name and the address of the server.
+    `place` is the name and the address of the tracking server.
     """
     content = read_bytes(_path(home, place), most_bytes=MOST_BYTES)
     if content is None or hashlib.sha256(content[DIGEST:]).digest() != content[:DIGEST]:
         return None
     try:
         found = pq.read_table(pa.BufferReader(content[DIGEST:])).select(RUN_COSTS.names).cast(RUN_COSTS)
-    except (KeyError, pa.ArrowException):  # Runspend did not write it: anyone can make the digest
+    except (KeyError, pa.ArrowException):  # a file that Runspend did not write can have a correct digest too
         return None
     return None if any(found[name].null_count for name in ("workspace", "experiment_id", "run_id", "currency")) else found
 
 
 def write_shown(home: Path, place: str, runs: pa.Table, *, is_sure: bool = True) -> None:
-    """Replace the file: a SHA-256 digest, then Parquet. `is_sure`: MLflow shows exactly this, so the mark is removed."""
+    """Replace the file with a SHA-256 digest followed by Parquet. `is_sure` removes the mark, because MLflow shows exactly these costs."""
     path, sink = _path(home, place), pa.BufferOutputStream()
     pq.write_table(runs, sink)
     content = sink.getvalue().to_pybytes()
@@ -48,14 +48,14 @@ def write_shown(home: Path, place: str, runs: pa.Table, *, is_sure: bool = True)
 
 
 def doubt_shown(home: Path, place: str) -> None:
-    """Set the mark. It is on disk when this returns."""
+    """Write the mark that MLflow may differ from the file. The mark is on disk when this returns."""
     mark = _mark(_path(home, place))
     own_folder(mark.parent)
     write_whole(mark, b"")
 
 
 def is_doubted(home: Path, place: str) -> bool:
-    """Return whether MLflow may differ from the file."""
+    """Return whether the mark exists, so MLflow may differ from the file."""
     return _mark(_path(home, place)).exists()
 
 

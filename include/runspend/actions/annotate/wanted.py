@@ -1,6 +1,6 @@
-"""The costs that MLflow should show, from the warehouse, in plain columns that can be compared as sets.
+"""Read from the warehouse the costs that MLflow should show, as flat tables that can be compared with joins.
 
-They have four decimals, because short runs cost less than a cent.
+Costs have four decimals, because short runs cost less than a cent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from runspend.warehouse.sql_files import read_sql
 
 STATES = ("final", "provisional", "estimated")
 PLACES = 4
-# One row per run and currency. `site`: the address that the run's note links to, empty for none.
+# One row per run and currency. `site` is the address that the run's note links to, or empty. For `state` and `match`, see
+# `run_costs_shown.sql`.
 RUN_COSTS = pa.schema(
     [
         ("workspace", pa.string()),
@@ -38,7 +39,7 @@ RUN_COSTS = pa.schema(
 
 @dataclass(frozen=True)
 class OwnerCosts:
-    """The cost tags of an experiment (`names`: its id) or of a model version (`names`: the model and its version)."""
+    """The cost tags of an experiment or a model version. `names` is (experiment id,) or (model name, version)."""
 
     workspace: str
     names: tuple[str, ...]
@@ -54,7 +55,7 @@ def wanted_runs(reader: Reader, server: str, site: str) -> pa.Table:
 
 
 def wanted_experiments(reader: Reader, server: str, now: datetime) -> list[OwnerCosts]:
-    """Return the total and the month to date of each active experiment."""
+    """Return the total cost and the cost of the month to date of each active experiment, as tags."""
     rows = reader.query(read_sql(Path(__file__).parent, "experiment_costs_shown"), {"server": server, "now": now}).to_pylist()
     found: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
@@ -64,7 +65,7 @@ def wanted_experiments(reader: Reader, server: str, now: datetime) -> list[Owner
 
 
 def wanted_models(reader: Reader, server: str) -> list[OwnerCosts]:
-    """Return the cost of training, failed attempts and storage of each registered model version."""
+    """Return the cost of training, failed attempts and storage of each registered model version, as tags."""
     rows = reader.query(read_sql(Path(__file__).parent, "model_costs_shown"), {"server": server}).to_pylist()
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
@@ -74,12 +75,12 @@ def wanted_models(reader: Reader, server: str) -> list[OwnerCosts]:
 
 
 def are_versions_read(reader: Reader, server: str) -> bool:
-    """Return whether an extract has read the server's registered model versions. The extract does so only if another step needs them."""
+    """Return whether Runspend has read the server's registered model versions. It reads them only if a step needs them."""
     return bool(reader.query(read_sql(Path(__file__).parent, "versions_read"), {"server": server}).to_pylist()[0]["is_read"])
 
 
 def as_of_text(now: datetime) -> dict[str, str]:
-    """Return the tag that says when the cost was written."""
+    """Return the tag with the UTC time of the annotation."""
     return {AS_OF: f"{now:%Y-%m-%dT%H:%MZ}"}
 
 

@@ -1,7 +1,7 @@
-"""Write costs to one MLflow server: only what changed, with a bounded number of requests, and never over foreign values.
+"""Write the changed costs to one MLflow server, with a bounded number of requests. Values of other tools are never overwritten.
 
-The values in MLflow decide, so an annotation that is killed and started again ends with the same result: correct values are not
-written again.
+Each write starts from the values that MLflow has now, and correct values are not written again. So an annotation that is killed and
+started again has the same result.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from runspend.core.step_result import Progress, silent
 from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, NotInMlflow, RequestRefused
 from runspend.ingest.tracking.cost_annotations import READ_RUNS, AnnotatedRun, CostAnnotations
 
-WRITERS = 4  # threads: some wait for MLflow while another writes
-MOST_BROKEN = 10  # the step ends after the server failed in this many places
-SAMPLE = 200  # runs that are read to see whether MLflow still shows what was written
+WRITERS = 4  # threads: one can write while others wait for MLflow
+MOST_BROKEN = 10  # the step ends when writes failed in this many experiments and models
+SAMPLE = 200  # runs that are read to check that MLflow still has the costs that were written
 
 RUN_KEY = ["workspace", "run_id"]
 Key = tuple[str, str]
@@ -39,10 +39,11 @@ Key = tuple[str, str]
 
 @dataclass
 class Failures:
-    """What MLflow refused. Failures are counted by place: an experiment or a model, which is skipped after its first failure.
+    """Failed reads and writes of one server, by place: an experiment, a model or a workspace.
 
-    `broken`: how many places failed with anything but a refused login. Each costs minutes if the server hangs. `left`: places where a write
-    failed, known at once; `places` and `broken` are counted later, in the order of the runs.
+    After its first failed write, an experiment or model is skipped. `broken` is the number of places that failed for a reason other than
+    a refused login. If the server hangs, each of them takes minutes. `left` holds experiments in which a write failed, and writer threads
+    update it immediately. `places` and `broken` are counted later, in the order of the runs.
     """
 
     count: int = 0
@@ -52,11 +53,11 @@ class Failures:
     left: set[str] = field(default_factory=set)
 
     def note(self, place: str, error: SourceError, count: int = 1) -> None:
-        """Count a failure. Raises the error if so many places failed that the server cannot be used now."""
+        """Count a failure. Raises `error` if MOST_BROKEN places failed: the server cannot be used now."""
         self.count += count
         self.reason = self.reason or str(error)
         if isinstance(error, RequestRefused):
-            return  # it is about this one run, and others may be accepted
+            return  # MLflow refused only this one run and may accept others
         self.broken += place not in self.places and not isinstance(error, SourceRefused)
         self.places.add(place)
         if self.broken >= MOST_BROKEN:
@@ -65,8 +66,9 @@ class Failures:
 
 @dataclass
 class Written:
-    """How much was written to one server, and the reasons why something was not written. `gone`: runs with a cost that the login cannot
-    see.
+    """Number of items written to one server, and of items that were not written, by reason.
+
+    `gone` is the number of runs with a cost that were deleted or that the login cannot see.
     """
 
     runs: int = 0
@@ -74,19 +76,19 @@ class Written:
     model_versions: int = 0
     gone: int = 0
     foreign: list[str] = field(default_factory=list)  # items with foreign values under the same names
-    others: Counter[str] = field(default_factory=Counter)  # items with costs of another installation, by its id
-    other_servers: Counter[str] = field(
-        default_factory=Counter
-    )  # items that a removal leaves to another server of runspend.yaml, by its name
+    others: Counter[str] = field(default_factory=Counter)  # items with costs of another installation, by the installation's id
+    # Items that a removal skips because their costs belong to another tracking server of runspend.yaml, by its name.
+    other_servers: Counter[str] = field(default_factory=Counter)
     failures: Failures = field(default_factory=Failures)
 
 
 @dataclass
 class _Looked:
-    """Runs that were compared. `done`: they need no further comparison. `waiting`: RUN_COSTS of runs that may show a wrong cost, unless
-    they are done.
+    """Runs that were compared with MLflow.
 
-    The rows of `waiting` have no amount, so the next annotation looks at these runs again. `unread`: runs that MLflow did not return.
+    `done` holds the runs that need no further comparison. `waiting` holds rows of RUN_COSTS for runs that may still show a wrong cost,
+    unless they are also in `done`. These rows have no amount, so the next annotation compares the runs again. `unread` is the number of
+    runs that MLflow refused to return.
     """
 
     done: list[Key] = field(default_factory=list)
@@ -105,10 +107,10 @@ def write_costs(
     other_servers: Collection[str] = (),
     progress: Progress = silent,
 ) -> Written:
-    """Make MLflow show these costs and no others. Raises SourceError if the server does not answer; values written before that stay.
+    """Make MLflow show these costs and no others. Raises SourceError if the server does not answer: values already written remain.
 
-    `runs`: RUN_COSTS of all runs of the server. `as_of`: the tag that goes with every change. `other_servers`: their names in
-    runspend.yaml; they may have costs in the same MLflow.
+    `runs` has the columns of RUN_COSTS and holds all runs of the server. `as_of` is the tag that is written with every change, or empty
+    to remove costs. `other_servers` are the names of the other tracking servers in runspend.yaml, whose costs may be in the same MLflow.
     """
     written = Written()
     by = Writer(server.name, read_installation_id(home), frozenset(other_servers))
@@ -143,7 +145,7 @@ def _write_runs(
     changed, looked = _changed_runs(wanted, base), _Looked()
     if not unwanted and not changed and is_complete:
         return
-    doubt_shown(home, server.place)  # if this is killed, it is unknown what it wrote
+    doubt_shown(home, server.place)  # if the process is killed from here on, the next one cannot know what was written
     try:
         for batch in _batches(unwanted):
             _write_batch(server, workspaces, batch, {}, by, written, looked)
@@ -153,12 +155,12 @@ def _write_runs(
             _write_batch(server, workspaces, batch, as_of, by, written, looked)
             progress(f"{server.name}: {len(looked.done):,} of {len(changed):,} runs whose cost changed")
         is_complete = is_complete or (is_withdrawn and not looked.unread)
-    finally:  # even if this ends early, values known to be correct are not requested again
+    finally:  # after an error too, so that the next annotation does not compare correct runs again
         write_shown(home, server.place, _now_shown(wanted, base if is_complete else shown, looked), is_sure=is_complete)
 
 
 def _is_still_shown(server: CostAnnotations, workspaces: Sequence[str], shown: pa.Table) -> bool:
-    """Return whether a sample of runs is shown as it was written. A server that was restored from a backup has lost it."""
+    """Return whether a sample of runs still has the written costs. A server that was restored from a backup has lost them."""
     known = shown.filter(pc.is_valid(shown["cost"]))
     sample = known.take(pa.array(range(0, known.num_rows, known.num_rows // SAMPLE + 1), pa.int64())).to_pylist()
     for workspace in sorted({row["workspace"] for row in sample}):
@@ -177,7 +179,7 @@ def _is_still_shown(server: CostAnnotations, workspaces: Sequence[str], shown: p
 def _find_unwanted(
     server: CostAnnotations, workspaces: Sequence[str], wanted: pa.Table, shown: pa.Table, written: Written
 ) -> list[RunCost]:
-    """Return the runs without a cost now that have a record of costs in MLflow, or are known to have had one."""
+    """Return the runs without a cost now that have costs in MLflow, or had them after the last annotation."""
     vanished = shown.join(wanted, RUN_KEY, join_type="left anti").to_pylist()
     found = {(row["workspace"], row["run_id"]): row["experiment_id"] for row in vanished}
     keep = {(row["workspace"], row["run_id"]) for row in wanted.select(RUN_KEY).to_pylist()}
@@ -195,7 +197,7 @@ def _find_unwanted(
 
 
 def _changed_runs(wanted: pa.Table, shown: pa.Table) -> list[RunCost]:
-    """Return runs whose costs differ from those last known in MLflow, in the order of their experiments."""
+    """Return the runs whose costs differ from the last known costs in MLflow, sorted by workspace, experiment and run."""
     new = wanted.join(shown, RUN_COSTS.names, join_type="left anti")
     lost = shown.join(wanted, [*RUN_KEY, "currency"], join_type="left anti")
     keys = pa.concat_tables([new.select(RUN_KEY), lost.select(RUN_KEY)]).group_by(RUN_KEY).aggregate([])
@@ -222,7 +224,7 @@ def _run_cost(key: Key, rows: Sequence[Mapping[str, Any]]) -> RunCost:
 
 
 def _batches(runs: Sequence[RunCost]) -> Iterator[Sequence[RunCost]]:
-    """Yield runs of one workspace, at most the number that one request reads."""
+    """Yield the runs in batches of one workspace, each with at most READ_RUNS runs: the limit of one request."""
     start = 0
     while start < len(runs):
         end = start
@@ -233,9 +235,9 @@ def _batches(runs: Sequence[RunCost]) -> Iterator[Sequence[RunCost]]:
 
 
 def _read_runs(server: CostAnnotations, workspaces: Sequence[str], runs: Sequence[RunCost]) -> dict[str, AnnotatedRun]:
-    """Return those of these runs of one workspace that MLflow still has.
+    """Return the runs of one workspace that MLflow still has, by run id.
 
-    Databricks does not search if one of the experiments is gone. Then each half of them is read separately.
+    Databricks refuses a search if one of the experiments does not exist. Then each half of the experiments is read separately.
     """
     workspace, experiments = runs[0].workspace, sorted({run.experiment_id for run in runs})
     try:
@@ -257,7 +259,7 @@ def _write_batch(
     written: Written,
     looked: _Looked,
 ) -> None:
-    """Write what these runs of one workspace lack, and add them to `looked`."""
+    """Write the changes of these runs of one workspace, and add the runs to `looked`."""
     workspace = runs[0].workspace
     try:
         found = _read_runs(server, workspaces, runs)
@@ -281,7 +283,7 @@ def _write_batch(
             return "right"
         if _place(run) in written.failures.left:
             return "skipped"
-        looked.waiting += _without_amounts(run, {*shown.costs, *run.costs})  # until the server says that it is written
+        looked.waiting += _without_amounts(run, {*shown.costs, *run.costs})  # until the server confirms the write
         try:
             if changes.costs or changes.tags:
                 server.write_run(run.workspace, shown, changes.costs, changes.tags)
@@ -316,7 +318,7 @@ def _note(
         if _place(run) in written.failures.places or _is_active(server, run):
             written.failures.note(_place(run), result)
         else:
-            written.gone += 1  # deleted a moment ago: MLflow refuses writes to deleted runs
+            written.gone += 1  # the run was deleted after it was read: MLflow refuses writes to deleted runs
             written.failures.left.discard(_place(run))
     elif result == "skipped":
         written.failures.count += 1
@@ -341,7 +343,7 @@ def _note(
 
 
 def _own_costs(run: RunCost, shown: AnnotatedRun | None) -> list[dict[str, Any]]:
-    """Return the costs that Runspend wrote to a run and did not withdraw, as rows of RUN_COSTS without amounts."""
+    """Return the costs that Runspend wrote to a run and did not remove later, as rows of RUN_COSTS without amounts."""
     own = [key for key, cost in shown.costs.items() if cost.is_ours and not math.isnan(cost.value)] if shown is not None else []
     return _without_amounts(run, own)
 
@@ -357,20 +359,18 @@ def _place(run: RunCost) -> str:
 
 
 def _is_active(server: CostAnnotations, run: RunCost) -> bool:
-    """Return whether the login still sees the run as active. Raises SourceError if the server is down: then nothing more is tried."""
+    """Return whether the login still sees the run as active. Raises SourceError if the server is down, which ends the step."""
     try:
         found = server.read_runs(run.workspace, [run.experiment_id], [run.run_id])
         return run.run_id in found and found[run.run_id].is_active
-    except NotInMlflow:  # its experiment is gone
+    except NotInMlflow:  # the experiment of the run was deleted
         return False
     except SourceRefused:
         return True
 
 
 def _now_shown(wanted: pa.Table, shown: pa.Table, looked: _Looked) -> pa.Table:
-    """Return the costs that MLflow now shows as far as is known: the wanted costs of the runs that are done, and the earlier ones of all
-    others.
-    """
+    """Return the costs that MLflow probably has now: the new costs of runs that are done, and the earlier costs of all other runs."""
     done, waiting = _keys(looked.done), pa.Table.from_pylist(looked.waiting, schema=RUN_COSTS)
     kept = shown.join(done, RUN_KEY, join_type="left anti").join(waiting, RUN_KEY, join_type="left anti").select(RUN_COSTS.names)
     new = wanted.join(done, RUN_KEY, join_type="inner").select(RUN_COSTS.names)
@@ -390,7 +390,10 @@ def _write_owners(
     by: Writer,
     written: Written,
 ) -> None:
-    """Write the tags of experiments or model versions that differ, and delete those that no cost supports. `written` counts under `kind`."""
+    """Write the changed cost tags of experiments or model versions, and delete the tags of those without a cost.
+
+    `kind` is "experiments" or "model_versions". It is also the attribute of `written` that counts the changed ones.
+    """
     read, write = (
         (server.list_experiments, server.write_experiment)
         if kind == "experiments"
@@ -406,7 +409,7 @@ def _write_owners(
         for names, tags in shown.items():
             tags_wanted = by_name.get((workspace, *names), {})
             if (other := find_other_installation(tags, by)) is not None:
-                written.others[other] += bool(tags_wanted) or not as_of  # a removal names all that it leaves
+                written.others[other] += bool(tags_wanted) or not as_of  # a removal counts every skipped item
                 continue
             if not as_of and (other := find_other_server(tags, by)) is not None:
                 written.other_servers[other] += 1
@@ -422,6 +425,6 @@ def _write_owners(
                     write(workspace, names, changes)
                 except SourceError as error:
                     written.failures.note(place, error)
-                    server.list_workspaces()  # raises if the server is down: then nothing more is tried
+                    server.list_workspaces()  # raises SourceError if the server is down, which ends the step
                     continue
                 setattr(written, kind, getattr(written, kind) + 1)

@@ -1,8 +1,7 @@
-"""The statement of a team for a month: its direct cost, its part of idle and shared cost, a number, and versions.
+"""Make the statement of a team for a month: its direct cost and its part of idle and shared cost, with a number and versions.
 
-`plan.py` asks the warehouse and distributes the bill, `lines.py` holds the arithmetic. `numbering.py` numbers statements and records each
-version once. `render.py` writes the page and the CSV, `files.py` keeps them as files,
-`pdf.py` prints the page. Mailing belongs to `pipeline/statement.py`.
+`plan.py` reads the warehouse, and `lines.py` distributes the bill. `numbering.py` numbers statements and records each version once.
+`render.py` writes the page and the CSV, `files.py` writes both to disk, and `pdf.py` prints the page. `pipeline/statement.py` mails them.
 """
 
 from __future__ import annotations

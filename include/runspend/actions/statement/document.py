@@ -1,4 +1,4 @@
-"""A statement as a value: the content of page, CSV, JSON and mail. Their form does not belong here."""
+"""Represent the content of a statement. The page, CSV, JSON and mail of a statement are all made from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runspend.actions.statement.plan import Month
 
 @dataclass(frozen=True)
 class Before:
-    """The version that a statement replaces, the difference by currency and part (new minus old), and why they differ."""
+    """The version that a statement replaces, the differences by currency and part (new minus old), and their reasons."""
 
     number: str
     issued_at: datetime
@@ -23,7 +23,10 @@ class Before:
 
 @dataclass(frozen=True)
 class Document:
-    """A statement. A preliminary statement has no number. It is compared with the last version issued, but does not replace it."""
+    """A statement.
+
+    A preliminary statement does not have a number. It is compared with the last issued version, but does not replace it.
+    """
 
     month: Month
     team: Team
@@ -35,13 +38,13 @@ class Document:
 
     @cached_property
     def currencies(self) -> list[str]:
-        """The currencies of its lines and of those of the version before, or of the bill if there are none."""
+        """The currencies of the lines and of the previous version. If there are none, the currencies of the bill."""
         before = [code for code, _ in self.before.differences] if self.before is not None else []
         return sorted({*before, *(line.currency for line in self.lines)}) or sorted(self.month.whole)
 
     @cached_property
     def sums(self) -> dict[tuple[str, str], Sums]:
-        """Its sums by currency and part."""
+        """The sums of the lines by currency and part."""
         return {
             (code, part): sums_of(found)
             for code in self.currencies
@@ -51,5 +54,5 @@ class Document:
 
     @cached_property
     def totals(self) -> dict[str, Sums]:
-        """Its totals by currency."""
+        """The totals of the lines by currency."""
         return {code: sums_of(line for line in self.lines if line.currency == code) for code in self.currencies}

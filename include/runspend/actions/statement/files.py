@@ -1,4 +1,4 @@
-"""Keep the files of statements as copies of what is recorded: `<home>/statements/<period>/<number>.html` and `.csv`, and the printed PDF."""
+"""Write the files of statements: `<home>/statements/<period>/<number>.html` and `.csv`. They are copies of the recorded statements."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ENDINGS = (".html", ".csv", ".pdf")
 
 
 def write_files(issued: Issued, folder: Path) -> list[Path]:
-    """Write page and CSV unless they are there as recorded. An issued statement removes the preliminary one. Returns the paths.
+    """Write the page and the CSV if the files do not exist or differ. Return their paths.
 
-    Raises RecordRefused for a link in the place of the folder or of a file.
+    For an issued statement, the files of the preliminary statement are deleted. Raises RecordRefused if the folder or a file is a link.
     """
     own_folder(folder)
     paths = []
     for ending, text in ((".html", issued.page), (".csv", issued.csv)):
         path, content = folder / f"{issued.name}{ending}", text.encode("utf-8")
         if read_bytes(path) != content:
-            if issued.document.number is None:  # otherwise it was printed from this very page
+            if issued.document.number is None:  # the PDF is outdated; the PDF of an issued statement was printed from this same page
                 path.with_suffix(".pdf").unlink(missing_ok=True)
             write_whole(path, content)
             crash_point("statement.file")

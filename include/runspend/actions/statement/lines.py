@@ -1,8 +1,8 @@
-"""Distribute the bill of a month over the statements of its teams: to the last digit, and once more to the cent.
+"""Distribute the bill of a month over the statements of the teams, in exact amounts and in amounts that are rounded to the cent.
 
-Every cost is in exactly one line of one statement. Cost that is spread goes to teams in proportion to their direct cost, then to the
-experiments of each team in the same way, with the arithmetic of the explorer. Rounded amounts add up too: all statements add up to the
-rounded bill, and a statement's lines to its rounded total.
+Every cost is in exactly one line of one statement. Spread cost is distributed to teams in proportion to their direct cost, and then in the same
+way to the experiments of each team. The explorer uses the same arithmetic. Rounded amounts also add up: all statements add up to the rounded
+bill, and the lines of a statement to its rounded total.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from runspend.core.spread import NOTHING, weights_of
 
 DIRECT = "direct"
 OUTSIDE = "out of scope"
-# Parts of a statement in their order, by `allocated_to`.
+# Value of `allocated_to` -> part of a statement, in the order of the parts.
 PART_OF = {
     "run": DIRECT,
     "logged_model": "models",
@@ -30,7 +30,7 @@ PART_OF = {
 }
 PARTS = tuple(PART_OF.values())
 PLACES = 2
-MOST_EXPERIMENTS = 5_000  # of a team, by cost; the others are one line
+MOST_EXPERIMENTS = 5_000  # only a team's most expensive experiments have their own line; the others share one line
 OTHERS = "(other experiments)"
 
 Team = str | None  # None: cost without a team
@@ -40,7 +40,7 @@ Own = dict[Key, Decimal]
 
 @dataclass(frozen=True)
 class Line:
-    """One amount of a statement. `experiment` is None for cost without a run that the bill itself gives to the team, or to no team."""
+    """One amount of a statement. `experiment` is None for cost without a run."""
 
     experiment: str | None
     cost_center: str | None
@@ -59,7 +59,7 @@ class Sums:
 
 
 def sums_of(lines: Iterable[Line]) -> Sums:
-    """Return the sums of lines, which all have one currency."""
+    """Return the sums of lines. All lines must have the same currency."""
     kept = list(lines)
     return Sums(add(line.cost for line in kept), add(line.rounded for line in kept))
 
@@ -67,10 +67,10 @@ def sums_of(lines: Iterable[Line]) -> Sums:
 def distribute(
     rows: Iterable[Mapping[str, Any]], measure: str, spread: Collection[str], teams: Collection[Team] = ()
 ) -> dict[Team, tuple[Line, ...]]:
-    """Return the lines of each team's statement; under None, the lines without a team.
+    """Return the lines of each team's statement. The key None has the lines without a team.
 
-    rows: the bill by team, experiment_name, cost_center, allocated_to and billing_currency. `spread`: parts that teams share. `teams`
-    have a statement even if nothing is left for them.
+    `rows` are the bill by team, experiment_name, cost_center, allocated_to and billing_currency. `spread` names the parts that are spread over
+    teams. `teams` get a statement even without a cost.
     """
     lines: dict[Team, list[Line]] = {team: [] for team in (*teams, None)}
     by_currency = defaultdict[str, list[Mapping[str, Any]]](list)
@@ -94,7 +94,7 @@ def _by_name(team: Team) -> tuple[bool, str]:
 
 
 def _share(rows: Sequence[Mapping[str, Any]], measure: str, spread: Collection[str]) -> dict[Team, Own]:
-    """Return the exact amounts of one currency by team, experiment, cost center and part."""
+    """Return the exact amounts of one currency by team, and then by experiment, cost center and part."""
     own: dict[Team, Own] = defaultdict(lambda: defaultdict(Decimal))
     pot: dict[str, Decimal] = {}
     for row in rows:
@@ -123,7 +123,7 @@ def _share(rows: Sequence[Mapping[str, Any]], measure: str, spread: Collection[s
 
 
 def _most_expensive(costs: Own) -> Own:
-    """Return the direct costs, largest first. Experiments beyond MOST_EXPERIMENTS are merged, in `costs` too."""
+    """Return the direct costs, largest first. Experiments beyond MOST_EXPERIMENTS are merged into one. `costs` is changed in the same way."""
     order = sorted((key for key in costs if key[2] == DIRECT), key=lambda key: (-costs[key], key[0] or "", key[1] or ""))
     if len(order) > MOST_EXPERIMENTS:
         costs[OTHERS, None, DIRECT] = add([costs.get((OTHERS, None, DIRECT)), *(costs.pop(key) for key in order[MOST_EXPERIMENTS:])])
@@ -132,7 +132,7 @@ def _most_expensive(costs: Own) -> Own:
 
 
 def _in_order(costs: Own) -> list[Key]:
-    """Return the keys: experiments by their whole cost, the largest first, then cost without one; parts in their order."""
+    """Return the keys in the order of lines: the most expensive experiments first, and cost without an experiment last. Then by part."""
     whole = defaultdict[tuple[str | None, str | None], list[Decimal]](list)
     for key, cost in costs.items():
         whole[key[:2]].append(cost)

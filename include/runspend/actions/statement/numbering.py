@@ -1,8 +1,8 @@
-"""Number statements, and record each version once: a statement that was issued never changes.
+"""Number statements and record each version once. An issued statement never changes.
 
-A version is two records: its page and CSV (kind "statement_texts"), then the statement itself (kind "statements"), which is the commit. The
-files beside them are copies. The next run of a team and month whose figures are equal gives the same version; other figures give the
-next one, which says what it replaces, the difference and why.
+A version is two records. The first holds its page and CSV (kind "statement_texts"). The second is the statement itself (kind "statements"),
+and writing it is the commit. The files in the output folder are copies. If the figures of a team and month are unchanged, the next run
+returns the same version. Otherwise it issues the next version, which states the version that it replaces, the differences and the reasons.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ from runspend.warehouse.records import Records
 
 KIND, TEXTS = "statements", "statement_texts"
 NO_TEAM = "no-team"
-LONGEST = 40  # characters of a team in a number
+LONGEST = 40  # limit for the characters of a team in a number
 
 
 @dataclass(frozen=True)
 class Issued:
-    """A statement as it is now: an issued version, or a preliminary one without a number. `name`: of its files, without ending."""
+    """The current statement of a team: an issued version, or a preliminary statement without a number.
+
+    `name` is the name of its files without the extension.
+    """
 
     document: Document
     name: str
@@ -45,12 +48,12 @@ class Issued:
 
     @property
     def digest(self) -> str:
-        """The key of its mails: equal figures are mailed once."""
+        """The key of its mails: statements with equal figures are mailed once."""
         return _digest(self.document.month, self.document.lines)
 
 
 def team_slug(team: Team) -> str:
-    """Return a team's name for numbers and files: unique, in small letters. A name that is not in this form gets a digest."""
+    """Return a team's name for numbers and files: unique, with lowercase letters, digits and hyphens. Other names get a digest at the end."""
     if team is None:
         return NO_TEAM
     readable = re.sub(r"[^a-z0-9]+", "-", team.casefold()).strip("-")[:LONGEST].strip("-")
@@ -59,17 +62,17 @@ def team_slug(team: Team) -> str:
 
 
 def preliminary_name(period: str, team: Team) -> str:
-    """Return the name of the files of a preliminary statement, without ending."""
+    """Return the name of the files of a preliminary statement, without the extension."""
     return f"{period}-{team_slug(team)}-preliminary"
 
 
 def issued_teams(records: Records, period: str) -> list[str]:
-    """Return the teams that have a statement of the month already, whether or not they still have a cost."""
+    """Return the teams with an issued statement of the month, even if they no longer have a cost."""
     return sorted({value["team"] for value in records.list(KIND).values() if value["period"] == period and value["team"] is not None})
 
 
 def outdated(records: Records, month: Month, teams: Collection[Team]) -> list[str]:
-    """Return the newest numbers of other teams' issued statements whose figures are no longer those of the month."""
+    """Return the numbers of outdated statements: the latest version of each team not in `teams`, if the team's figures have changed."""
     found = []
     for team in month.statements:
         versions = [] if team in teams else _versions(records, month.period, team_slug(team))
@@ -79,9 +82,9 @@ def outdated(records: Records, month: Month, teams: Collection[Team]) -> list[st
 
 
 def issue(records: Records, month: Month, team: Team, now: datetime) -> Issued:
-    """Return the team's statement. Records a new version if the month may be issued and the figures differ from those of the last one.
+    """Return the team's statement. Records a new version if the month can be issued and the figures differ from the last version.
 
-    Call it in one process at a time.
+    Raises RunspendError if another process issues the same version at the same time.
     """
     slug, lines = team_slug(team), month.statements.get(team, ())
     versions = _versions(records, month.period, slug)
@@ -115,7 +118,7 @@ def _versions(records: Records, period: str, slug: str) -> list[dict[str, Any]]:
 
 
 def _put_texts(records: Records, key: str, texts: Mapping[str, str]) -> None:
-    """Write the strings of a version that is not issued yet. Strings of a process that was killed earlier are replaced."""
+    """Write the page and CSV of a version that is not issued yet. They replace those of a process that was killed earlier."""
     while not records.create(TEXTS, key, dict(texts)):
         found = records.get(TEXTS, key)
         if found is not None and (found[0] == texts or records.replace(TEXTS, key, dict(texts), found[1])):
@@ -123,13 +126,13 @@ def _put_texts(records: Records, key: str, texts: Mapping[str, str]) -> None:
 
 
 def _texts(records: Records, version: Mapping[str, Any]) -> dict[str, str]:
-    """Return page and CSV of an issued version. Raises RecordRefused unless they are as issued."""
+    """Return the page and CSV of an issued version. Raises RecordRefused if they differ from the issued ones."""
     key = f"{version['period']}/{version['slug']}/{version['version']}"
     found = records.get(TEXTS, key)
     if found is None or any(_sha256(found[0][name]) != version[f"{name}_sha256"] for name in ("page", "csv")):
         file = records.where(TEXTS, key)
         raise RecordRefused(
-            file, f"cannot use {file}: it is not the statement {version['number']} as it was issued. Restore the file from a copy."
+            file, f"cannot use {file}: it differs from statement {version['number']} as issued. Restore the file from a backup."
         )
     return {name: found[0][name] for name in ("page", "csv")}
 
@@ -160,7 +163,7 @@ def _record(document: Document, slug: str, texts: Mapping[str, str]) -> dict[str
 
 
 def _compared(document: Document, before: Mapping[str, Any] | None) -> Document:
-    """Return the document with the version that it replaces."""
+    """Return the document with the version that it replaces, the differences and the reasons. Unchanged if it replaces none."""
     if before is None:
         return document
     known = {(row["currency"], row["part"]): Sums(Decimal(row["cost"]), Decimal(row["rounded_cost"])) for row in before["totals"]}
@@ -174,7 +177,7 @@ def _compared(document: Document, before: Mapping[str, Any] | None) -> Document:
 
 
 def _as_issued(month: Month, version: Mapping[str, Any], replaced: Mapping[str, Any] | None) -> Document:
-    """Return a version that was issued before: its figures are those of the month."""
+    """Return the document of an issued version whose figures are still those of the month."""
     lines, issued_at = month.statements.get(version["team"], ()), datetime.fromisoformat(version["issued_at"])
     document = _compared(Document(month, version["team"], lines, issued_at, version["number"], version["version"]), replaced)
     if document.before is None:
@@ -183,7 +186,7 @@ def _as_issued(month: Month, version: Mapping[str, Any], replaced: Mapping[str, 
 
 
 def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -> list[str]:
-    """Say why the figures differ from those of the version before."""
+    """Return the reasons why the figures differ from those of the previous version. At least one."""
     month, found = document.month, []
     changed = {name for name in {*before["inputs"], *month.inputs} if before["inputs"].get(name) != month.inputs.get(name)}
     sources = {name.removeprefix(BILL) for name in changed if is_bill(name)}
@@ -200,21 +203,21 @@ def _reasons(document: Document, before: Mapping[str, Any], *, is_exact: bool) -
     policy = month.policy.model_dump(mode="json")
     for name in ("kind", "measure", "idle", "shared", "unallocated"):
         if policy[name] != before["policy"].get(name):
-            found.append(f"statements.{name} is {policy[name]}, before {before['policy'].get(name)}")
+            found.append(f"statements.{name} changed from {before['policy'].get(name)} to {policy[name]}")
     if month.hides_people != before["hides_people"]:
-        found.append("mail.people changed, and with it the names of experiments")
+        found.append("mail.people changed, which changes the names of experiments")
     if not found and not is_exact:
         found.append("amounts are rounded so that all statements of the month add up to the bill, and another statement changed")
     return found or ["the month was allocated again"]
 
 
 def _is_of(name: str, sources: Collection[str]) -> bool:
-    """Whether an input is the loaded lines of one of these bills."""
+    """Return whether an input is the table of loaded bill lines of one of these bills."""
     return "/" in name and (unit := parse_unit(name)).table == "billing_lines" and unit.writer in sources
 
 
 def _digest(month: Month, lines: Sequence[Line]) -> str:
-    """Return what makes two statements equal: kind, measure and every line."""
+    """Return a digest of the kind, the measure and every line. Two statements are equal if their digests are equal."""
     rows = [[x.experiment, x.cost_center, x.part, x.currency, plain(x.cost), plain(x.rounded)] for x in lines]
     return _sha256(json.dumps([month.policy.kind, month.policy.measure, rows], ensure_ascii=True))
 

@@ -11,22 +11,22 @@ from pathlib import Path
 from runspend.core.own_files import write_whole
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-LONGEST = 120.0  # seconds of one page
+LONGEST = 120.0  # limit in seconds for printing one page
 
 
 def find_browser() -> str | None:
-    """Return the path of the first installed browser."""
+    """Return the path of the first of BROWSERS that is installed, or None."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 def print_pdf(browser: str, page: Path, pdf: Path) -> str | None:
-    """Print a page. Returns why it could not be printed; the PDF is then as it was. It is whole or absent."""
+    """Print a page to a PDF file, which is never partial. Return None, or the reason why it failed: then `pdf` is not changed."""
     with tempfile.TemporaryDirectory(prefix="runspend-print-") as folder:
         printed = Path(folder) / "page.pdf"
         command = [
             browser, "--headless", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--no-pdf-header-footer", "--disable-extensions",
             f"--user-data-dir={folder}/profile", f"--print-to-pdf={printed}",
-            *(["--no-sandbox"] if os.geteuid() == 0 else []),  # Chromium does not start as root with it; the page has no script
+            *(["--no-sandbox"] if os.geteuid() == 0 else []),  # Chromium does not start as root with a sandbox; the page has no script
             page.absolute().as_uri(),
         ]  # fmt: skip
         try:

@@ -1,6 +1,6 @@
-"""Read a month's bill and its state, and return the figures of all its statements.
+"""Read a month's bill and its state, and return the figures of all statements of the month.
 
-One reader means one state of the warehouse. Numbers and versions are in `numbering.py`.
+All queries use one reader, so they read the same state of the warehouse. Numbers and versions are in `numbering.py`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SPREADABLE = ("idle", "shared", "unallocated")
 
 @dataclass(frozen=True)
 class Bill:
-    """One bill of the month. `version_number` is None if no version is in place."""
+    """One bill of the month. `version_number` is None if no version is current."""
 
     source: str
     state: str
@@ -40,8 +40,8 @@ class Bill:
 class Month:
     """All statements of a month, with their inputs.
 
-    `inputs`: digests of what the cost tables were built from. `missing`: configured sources that have a bill for an earlier month but none
-    for this one.
+    `inputs` maps the inputs of the cost tables to their digests. `missing` are the configured sources without a bill for this month that have
+    one for an earlier month.
     """
 
     period: str
@@ -54,12 +54,12 @@ class Month:
 
     @property
     def is_issuable(self) -> bool:
-        """Whether all bills exist and are in the state that a statement needs for a number."""
+        """Whether statements of the month can get a number: all bills exist and have the state that `statements.issue_when` requires."""
         return bool(self.bills) and not self.open_bills
 
     @property
     def open_bills(self) -> list[str]:
-        """The bills that are not in the state that a number needs, with their state."""
+        """The bills that prevent statements from getting a number, each as text with its state."""
         enough = ("closed",) if self.policy.issue_when == "closed" else ("final", "closed")
         return [
             *(f"{bill.source} is {bill.state}" for bill in self.bills if bill.state not in enough),
@@ -68,13 +68,16 @@ class Month:
 
     @cached_property
     def whole(self) -> dict[str, Sums]:
-        """The bill: the sums of all statements, by currency."""
+        """The whole bill by currency: the sums of all statements."""
         every = [line for lines in self.statements.values() for line in lines]
         return {code: sums_of(line for line in every if line.currency == code) for code in sorted({line.currency for line in every})}
 
 
 def plan_month(reader: Reader, settings: Settings, period: str, teams: Collection[str] = ()) -> Month:
-    """Return the statements of a billing period. `teams` have one even if they no longer have a cost."""
+    """Return the statements of a billing period. `teams` get a statement even if they no longer have a cost.
+
+    Raises RunspendError if the statements do not add up to the bill.
+    """
     sql, first = read_every_sql(Path(__file__).parent / "sql"), first_day(period)
     rows = reader.query(sql["costs"], {"first": first}).to_pylist()
     bills = tuple(
@@ -94,7 +97,7 @@ def plan_month(reader: Reader, settings: Settings, period: str, teams: Collectio
 
 
 def _check(rows: list[dict[str, Any]], month: Month) -> None:
-    """Refuse figures that do not add up to the bill."""
+    """Raise RunspendError if the statements do not add up to the bill."""
     whole: dict[str, list[Decimal | None]] = {}
     for row in rows:
         whole.setdefault(row["billing_currency"], []).append(row[month.policy.measure])

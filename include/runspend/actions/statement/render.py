@@ -1,6 +1,6 @@
-"""Write a statement as a page that prints well, and as a CSV. Equal documents give equal bytes.
+"""Render a statement as an HTML page for screen and print, and as CSV. Equal documents give equal bytes.
 
-Style sheet and frame are the report's. The page makes no network request.
+The page has the style sheet and base template of the report. It does not request anything from the network.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from runspend.core.spreadsheet_text import guard_text
 from runspend.core.text import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_ROWS = 200  # experiments on the page; the CSV has all
+MOST_ROWS = 200  # limit for experiments on the page; the CSV has all
 COLUMNS = ("number", "period", "team", "experiment", "cost_center", "part", "cost", "rounded_cost", "currency")
 MEASURE_WORDS = {
-    "effective_cost": "effective cost (purchases in advance are spread over what they pay for)",
+    "effective_cost": "effective cost (prepaid purchases are spread over the usage that they cover)",
     "billed_cost": "billed cost (as invoiced)",
     "contracted_cost": "contracted cost",
     "list_cost": "list cost",
@@ -47,12 +47,12 @@ class Row:
 
 
 def title_of(team: Team) -> str:
-    """Return the team's name, or the title of the statement of no team."""
+    """Return the team's name, or "no team" for the statement of costs without a team."""
     return "no team" if team is None else team
 
 
 def render_csv(document: Document) -> str:
-    """Return all lines. Text that a spreadsheet would take for a formula gets a quote."""
+    """Return all lines as CSV. A text that a spreadsheet would interpret as a formula gets a leading quote."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -63,7 +63,7 @@ def render_csv(document: Document) -> str:
 
 
 def render_page(document: Document) -> str:
-    """Return the page."""
+    """Return the statement as an HTML page."""
     style = (report.TEMPLATES / "report.css").read_text(encoding="utf-8")
     return (
         _environment()
@@ -84,7 +84,7 @@ def render_page(document: Document) -> str:
 
 
 def describe_part(document: Document, part: str) -> str:
-    """Describe a part in words, and the policy that puts it on this statement."""
+    """Return a description of a part of a statement, with the reason why the part is on this statement."""
     policy, is_none = document.month.policy, document.team is None
     if part == DIRECT:
         return "allocated to runs without a team" if is_none else "allocated to the team’s runs"
@@ -97,12 +97,12 @@ def describe_part(document: Document, part: str) -> str:
         how = getattr(policy, part)
         if how == "spread":
             return f"{what}: a part in proportion to direct cost"
-        return f"{what}: not spread over teams" if is_none else f"{what}, which the bill itself gives to the team"
+        return f"{what}: not spread over teams" if is_none else f"{what}, assigned to the team by the bill itself"
     return {"models": "logged models without a run", "orphaned": "artifacts that no run owns", OUTSIDE: "the rest of the bill"}[part]
 
 
 class _Section:
-    """One currency of a statement as the page prints it."""
+    """The section of a page with the figures of one currency."""
 
     def __init__(self, document: Document, currency: str) -> None:
         self.currency = currency
@@ -123,7 +123,7 @@ class _Section:
         self.has_cost_centers = any(row.cost_center for row in rows)
 
     def share(self) -> Decimal | None:
-        """Return the statement's part of the whole bill, as a percentage."""
+        """Return the statement's share of the whole bill as a percentage. None if the bill has no cost in this currency."""
         return None if self.whole is None else amounts.share_of(self.total.cost, self.whole.cost)
 
 

@@ -1,4 +1,4 @@
--- The whole bill of a billing period by team, experiment, cost center and target, in all four measures.
+-- The whole bill of a billing period by team, experiment, cost center and allocation target, in all four measures.
 select
   team, experiment_name, cost_center, allocated_to, billing_currency,
   sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost,
