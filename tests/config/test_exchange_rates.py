@@ -297,7 +297,7 @@ def test_the_report_and_the_summary_are_in_one_currency(october: ParquetWarehous
     ]
     assert figures.problem is None
     page = write_report(figures, tmp_path / "reports").read_text()
-    assert "EUR was converted to USD at the rate" in page
+    assert "Charges in EUR are converted to USD at the rate" in page
     assert ">gcp, EUR " in (tmp_path / "reports" / "2026-10-audit.html").read_text()
     assert "2026-10.USD.bill=200" in summary_lines([figures], PipelineRun(NOW, 1))
     assert "OCTOBER 2026 · effective cost · USD (EUR converted)" in render_summary([figures], PipelineRun(NOW, 1))

@@ -288,7 +288,7 @@ def test_a_trace_in_another_currency_is_a_note(config: Path) -> None:
     page = (settings.home / "reports" / "2026-11.html").read_text()
     assert [note for note in outcome.notes if "estimates in USD" in note] == [
         "2026-11: estimates in USD are not converted to EUR: no rate from USD to EUR for 2026-11-02. "
-        "Add it under rates.exchange. Nothing else depends on it."
+        "Add the rate under rates.exchange. No other figure needs it."
     ]
     assert re.search(r"^  bill +960\.00 ", screen, re.MULTILINE)
     assert re.search(r"^  tokens, list price +0\.060000 +USD; MLflow's price; on no bill", screen, re.MULTILINE)

@@ -118,7 +118,7 @@ def test_a_file_that_others_hold_does_not_stop_the_others(folder: Path) -> None:
         program.stdin.close()
     assert outcome.exit_code == 3 and [label.split(":")[0] for label in outcome.changed] == ["publish free"]
     held, linked = outcome.problems
-    assert "or a program has it open to write" in held and ".linked.duckdb.lock" in linked
+    assert "or a program has it open for writing" in held and ".linked.duckdb.lock" in linked
 
 
 def test_the_publish_command_names_what_changed(folder: Path) -> None:

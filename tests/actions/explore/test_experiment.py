@@ -170,7 +170,7 @@ def test_the_front_has_the_cheapest_of_many_trials(best: str) -> None:
     page = experiment_as_page(found, up="")
     assert page.count("<circle") == 2 * 2000
     assert page.count('class="g0"') == 2 * 3
-    assert "The chart leaves out 300 of the cheaper ones" in page
+    assert "The chart leaves out 300 of the cheaper trials" in page
     assert "leaves out" not in experiment_as_page(experiment([(1, 0.5), (2, 0.75)], best), up="")
 
 

@@ -454,7 +454,7 @@ def test_errors_state_their_cause_without_a_password(home: Path, tmp_path: Path)
     nowhere = PostgresTarget(name="grafana", kind="postgres", uri="postgresql://u:canary-1@127.0.0.1:9/db")  # type: ignore[arg-type]
     with pytest.raises(SourceUnreachable, match=r"cannot publish to grafana: .*refused") as refused:
         publish(home, nowhere)
-    assert "canary-1" not in str(refused.value) and str(refused.value).endswith("The schema runspend has what it had before.")
+    assert "canary-1" not in str(refused.value) and str(refused.value).endswith("The schema runspend is unchanged.")
     catalog = {"type": "rest", "uri": "http://127.0.0.1:9", "token": "canary-2"}
     with pytest.raises(SourceUnreachable, match="cannot publish to lake") as refused:
         publish(home, IcebergTarget(name="lake", kind="iceberg", catalog=catalog))  # type: ignore[arg-type]

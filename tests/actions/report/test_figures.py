@@ -369,7 +369,7 @@ def test_the_parquet_warehouse_gives_the_same_figures(tmp_path: Path) -> None:
         ("i-1", "Amazon EC2", "p4d.24xlarge", "no_run", "runspend.resources"),
         ("i-1", "Amazon EC2", "p4d.24xlarge", "unknown_run", "fix its tag"),
         ("fn-1", "Azure Functions compute", None, "not_timed", "`shared.lines`"),
-        ("fleet", "Amazon EC2", "m5.large", "not_timed", "no times to split by"),
+        ("fleet", "Amazon EC2", "m5.large", "not_timed", "no times by which to split them"),
         ("acme-ml-artifacts", "Amazon Simple Storage Service", None, "not_timed", "`stores`"),
         ("arn:aws:sagemaker:eu-west-1:1:endpoint/chat", "Amazon SageMaker", "ml.g5.xlarge", "no_run", "serves models"),
         ("arn:aws:sagemaker:eu-west-1:1:training-job/t-1", "Amazon SageMaker", "ml.g5.xlarge", "no_run", "state their job"),

@@ -134,7 +134,7 @@ def test_the_head_says_the_change_and_the_probable_end() -> None:
             sum(r["effective_cost"] for r in rows if r["charge_date"].month == m and r["charge_date"].day <= 22) for m in (11, 10)
         )
         lead = BeautifulSoup(render_page(november), "html.parser").select_one("main .lead").get_text()
-        assert f"Its first 22 days cost +{same - before:,.2f} (" in lead and "the same days of October" in lead
+        assert f"The cost of its first 22 days changed by +{same - before:,.2f} (" in lead and "the same days of October" in lead
     assert "probably be about 23,500\xa0USD (80% interval: 22,000–25,000)" in lead
     assert october.currencies[0].forecast is None
     assert "probably" not in BeautifulSoup(render_page(october), "html.parser").select_one("main .lead").get_text()

@@ -1,13 +1,13 @@
-"""The cost explorer: one view of the daily costs, as its address says, for a page, a CSV file or a program.
+"""The cost explorer: the costs that an address selects, for a page, a CSV file or a program.
 
     view.py             reads an address
     figures.py          asks the warehouse
     search.py           finds names
     home.py             the figures of the home page
     budget_page.py, experiment_page.py, line_page.py, machine_page.py, model_page.py
-                        the figures of one thing and its page
+                        the figures and the page of one budget, experiment, bill line, machine or model
     page.py, home_page.py, chart.py
-                        draw
+                        draw pages and charts
     data.py             the same figures for programs
 
 The routes are in `interfaces/web/app.py`.

@@ -1,4 +1,4 @@
-"""The page of one budget: where its alerts lead. It says the same as a mail about the budget would say now, from the same blocks."""
+"""The page of one budget. Alerts link to it, and it shows what a mail about the budget would show now, with the same code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ from runspend.warehouse.records import Records
 
 @dataclass(frozen=True)
 class BudgetState:
-    """One budget in one period. `row` is the row of `runspend budgets`, if the period is the current one. Strings are without hidden names."""
+    """One budget in one period. `row` is its row in `runspend budgets`, if the period is the current one.
+
+    Hidden names are already removed from the strings.
+    """
 
     status: Status
     title: str
@@ -52,9 +55,10 @@ def read_budget(
     period: str | None = None,
     hidden: Sequence[str] = (),
 ) -> BudgetState | None:
-    """Read the state of a budget by today's tables. `period` is the name of one (2026-11, 2026-W48 …); `hidden`: dimensions of people.
+    """Return the state of a budget by the present tables. None if there is no such budget.
 
-    None if there is no such budget. Raises UsageError for a string that is not a period.
+    `period` is the name of a period, such as 2026-11 or 2026-W48, by default the current one. `hidden`: dimensions of people. Raises
+    UsageError if `period` is not a period of this budget.
     """
     tagged, _ = read_tag_budgets(reader, settings)
     budget = next((one for one in (*settings.budgets, *tagged) if one.name == name), None)
@@ -122,8 +126,9 @@ def _drawing(status: Status) -> Markup:
 
 
 def _costs(state: BudgetState) -> str | None:
-    """Return the address of the budget's costs in the explorer. None if it selects by a pattern, or by a key that the explorer does not
-    have.
+    """Return the query string that shows the budget's costs in the explorer.
+
+    None if the budget selects by a pattern, by a key that the explorer does not have, or by a value that the viewer may not see.
     """
     budget, period = state.status.budget, state.status.period
     where = filters_of(budget)
@@ -132,5 +137,5 @@ def _costs(state: BudgetState) -> str | None:
     if state.hidden and any(without_person(value) != value for values in where.values() for value in values):
         return None
     by = "user" if set(where) == {"experiment"} and "user" not in state.hidden else "experiment"
-    measure: Measure = budget.measure.removesuffix("_cost")  # type: ignore[assignment]  # of the same four names
+    measure: Measure = budget.measure.removesuffix("_cost")  # type: ignore[assignment]  # both types have the same four names
     return View(period.start, min(period.end, period.start + timedelta(days=366)), (by,), where, measure=measure).address()

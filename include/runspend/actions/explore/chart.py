@@ -1,6 +1,6 @@
-"""The explorer's drawings: costs in time, stacked by group, and a line of a group's course. The page's style sheet colors them.
+"""The explorer's charts: costs over time stacked by group, and a small line of one group's cost over time.
 
-Floats are for drawing only. The table beside a chart has its numbers.
+The page's style sheet colors them. Floats are only for drawing: the table next to a chart has the exact numbers.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ def stacked_columns(
     *,
     is_by_month: bool,
 ) -> Markup:
-    """Draw one column per step, stacked from (name, color class, amounts by step). Credits are drawn below the line; `before` is a thin
-    line.
+    """Draw one column per step, stacked from (name, color class, amounts by step). Negative amounts are drawn below zero.
+
+    `before`: amounts by step to draw as a thin line.
     """
     ups = [float(sum((max(amounts[n], Decimal(0)) for _, _, amounts in stacks), Decimal(0))) for n in range(len(steps))]
     downs = [float(sum((min(amounts[n], Decimal(0)) for _, _, amounts in stacks), Decimal(0))) for n in range(len(steps))]
@@ -68,7 +69,7 @@ def stacked_columns(
 
 
 def course(amounts: Sequence[Decimal]) -> Markup:
-    """Draw a group's course as a small line, from its lowest to its highest cost. Empty for a single step."""
+    """Draw the cost of a group over time as a small line, scaled to its lowest and highest cost. Empty for a single step."""
     if len(amounts) < 2:
         return Markup()
     values = [float(v) for v in amounts]

@@ -1,4 +1,4 @@
-"""The figures of a view for programs: JSON, and a CSV file of its rows. Amounts are exact, without rounding."""
+"""The figures of a view for programs, as JSON, as a CSV file of its rows, and as an Arrow table. Amounts are exact, never rounded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def figures_as_json(f: Figures) -> str:
-    """Return the view, its total, its parts and its rows. Amounts are decimal strings with all their digits; days are ISO 8601."""
+    """Return the view, its total, parts and rows as JSON. Amounts are decimal strings with all their digits, days are ISO 8601."""
     view = f.view
     begin, until = view.previous
     data: dict[str, Any] = {
@@ -67,7 +67,10 @@ def figures_as_json(f: Figures) -> str:
 
 
 def figures_as_csv(f: Figures) -> str:
-    """Return the rows, those without a run and the sum of the others. Text that a spreadsheet would take for a formula gets a quote."""
+    """Return CSV of the groups, the parts without a run, and the sum of the groups that are not shown.
+
+    Text that a spreadsheet would read as a formula gets an apostrophe in front.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -97,9 +100,9 @@ def figures_as_csv(f: Figures) -> str:
 
 
 def rows_as_table(view: Mapping[str, Any]) -> pa.Table:
-    """Return the rows of `figures_as_json` as a table, without their course, and the sum of the other rows as the last one, if there are any.
+    """Return the rows of `figures_as_json` as a table, without their course. If rows are not shown, the last row is their sum.
 
-    Money is decimal128(38, 22), in the column `currency`.
+    Money is decimal128(38, 22). The column `currency` has its currency.
     """
     import pyarrow as pa
 
@@ -135,7 +138,7 @@ def _cells(f: Figures, amount: Amount) -> list[str]:
 
 
 def _part(f: Figures, group: Group) -> str | None:
-    """Return the part of the bill of a row; None where rows mix parts."""
+    """Return the part of the bill of a row. None if a row may include several parts."""
     return group.part or ("run" if f.view.splits_parts else None)
 
 

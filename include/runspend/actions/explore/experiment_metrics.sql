@@ -1,4 +1,4 @@
--- One row per run and metric of the experiments of a name: the last value.
+-- The last value of each metric of each run in the experiments with this name.
 select m.tracking_server, m.workspace, m.run_id, m.metric, m.value
 from run_metrics m
 join (select distinct tracking_server, workspace, run_id from run_costs where experiment_name = @experiment) r

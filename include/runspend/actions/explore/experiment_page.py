@@ -1,8 +1,8 @@
-"""The page of an experiment: what its runs cost, and what the money bought, by the metric that compares its trials.
+"""The page of an experiment: the cost of its runs, and the cost of each trial against the metric that compares trials.
 
-The front is the trials for which no other is as cheap and as good. It includes all trials, even those that cost nothing or have more
-credits than charges. A trial that is not on the front has no benefit: another was at least as good for the same cost or less. Values of
-metrics come from `run_metrics`, which has those that `sweeps` and keep-best policies name.
+A trial is on the front if no other trial costs the same or less and has an equal or better value. All trials count, even those with a
+cost of zero or below (more credits than charges). A trial that is not on the front has no benefit: another trial was at least as good for
+the same cost or less. Values of metrics come from `run_metrics`, which has the metrics that `sweeps` and keep-best policies name.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 MOST_ROWS = 50
-MOST_POINTS = 2000  # of the chart
+MOST_POINTS = 2000  # in the chart
 LESS_IS_BETTER = ("loss", "error", "err", "mse", "mae", "rmse", "perplexity", "wer", "cer", "fid")  # parts of a metric's name
 LARGEST = Fraction(sys.float_info.max)
 HEIGHT, LEFT, RIGHT, HEAD, FOOT = 280.0, 58.0, 12.0, 14.0, 40.0
@@ -42,7 +42,7 @@ HEIGHT, LEFT, RIGHT, HEAD, FOOT = 280.0, 58.0, 12.0, 14.0, 40.0
 
 @dataclass(frozen=True)
 class Trial:
-    """A run of the experiment. `value` is the last one of the metric; None where the run has none."""
+    """A run of the experiment. `value` is the last value of the metric, or None if the run has none."""
 
     key: RunKey
     run_name: str | None
@@ -52,15 +52,16 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """MLflow's name, otherwise the start of the id."""
+        """MLflow's name of the run, otherwise the start of its ID."""
         return self.run_name or self.key.run_id[:8]
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment in the currency in which it cost the most. `trials`: the most expensive first. `is_converted`: at exchange rates.
+    """An experiment in the currency in which it cost the most. `trials`: most expensive first.
 
-    `metric`: the metric that compares trials, and `best`: min or max; None without values. `metrics`: all that have values.
+    `metric`: the metric that compares trials, or None if no metric has values. `best`: min or max. `metrics`: all metrics that have values.
+    `is_converted`: whether amounts in other currencies are converted at exchange rates.
     """
 
     name: str
@@ -79,13 +80,13 @@ class Experiment:
 
     @cached_property
     def measured(self) -> list[Trial]:
-        """The trials that have a value, the cheapest first; among equally cheap trials, the best first."""
+        """The trials that have a value, cheapest first. Of trials with the same cost, the best comes first."""
         sign = 1 if self.best == "min" else -1
         return sorted((t for t in self.trials if t.value is not None), key=lambda t: (t.cost, sign * (t.value or 0), t.key.run_id))
 
     @cached_property
     def front(self) -> list[Trial]:
-        """The Pareto front: trials that no other trial beats in both cost and metric, the cheapest first. The last one has the best metric."""
+        """The Pareto front, cheapest first: the trials for which no other trial is as cheap and as good. The last one has the best value."""
         found: list[Trial] = []
         for trial in self.measured:
             if not found or self._is_better(trial, found[-1]):
@@ -93,8 +94,9 @@ class Experiment:
         return found
 
     def bought_nothing(self) -> tuple[Trial, Trial] | None:
-        """Return the most expensive trial without a benefit, and the cheapest one that is at least as good. None if no such trial cost
-        money.
+        """Return the most expensive trial without a benefit, and the cheapest trial that is at least as good.
+
+        None if every trial without a benefit cost nothing.
         """
         front = set(self.front)
         worst = next((trial for trial in reversed(self.measured) if trial.cost > 0 and trial not in front), None)
@@ -113,12 +115,12 @@ class Experiment:
 def read_experiment(
     reader: Reader, settings: Settings, name: str, *, metric: str | None = None, best: str | None = None, hides_people: bool = False
 ) -> Experiment | None:
-    """Read what the runs of an experiment cost and reached. None if no run of it has a cost.
+    """Return the cost and the metric values of an experiment's runs. None if none of its runs has a cost.
 
-    `metric`: the metric to compare by, if several are known; `best`: min or max. Raises UsageError for others.
+    `metric`: the metric to compare by, if several have values. `best`: min or max. Raises UsageError if one of them is not valid.
     """
     billed = reader
-    with suppress(NoRate):  # without a rate, each currency separately
+    with suppress(NoRate):  # without an exchange rate, each currency is shown separately
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     found = reader.query(read_sql(Path(__file__).parent, "experiment_runs"), {"experiment": name})
     if not found.num_rows:
@@ -160,7 +162,10 @@ def _key(row: Mapping[str, Any]) -> RunKey:
 
 
 def _metric(settings: Settings, values: Mapping[str, Mapping[RunKey, float]], wanted: str | None) -> str | None:
-    """Return the metric to compare by: the wanted one, that of `sweeps`, otherwise the one that most runs have."""
+    """Return the metric to compare by: `wanted` if given, otherwise that of `sweeps`, otherwise the one that most runs have.
+
+    None if no metric has values. Raises UsageError if the wanted metric has no values.
+    """
     if wanted is not None:
         if wanted not in values:
             raise UsageError(f"cannot compare by {wanted[:60]!r}: metrics with values are {', '.join(sorted(values)) or 'none'}.")
@@ -171,7 +176,7 @@ def _metric(settings: Settings, values: Mapping[str, Mapping[RunKey, float]], wa
 
 
 def _best(settings: Settings, metric: str | None) -> str:
-    """Return whether a metric is best when it is low or high: as the configuration says, otherwise by its name."""
+    """Return "min" or "max" for a metric whose lowest or highest value is best: as configured, otherwise guessed from its name."""
     if settings.sweeps is not None and settings.sweeps.metric == metric:
         return settings.sweeps.best
     for policy in settings.retention:
@@ -182,8 +187,9 @@ def _best(settings: Settings, metric: str | None) -> str:
 
 
 def experiment_as_page(e: Experiment, *, up: str, hidden: Sequence[str] = ()) -> str:
-    """Return one self-contained HTML page. `up` is the relative path from its address to the home page. `hidden`: dimensions that it does
-    not offer.
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page.
+
+    `hidden`: dimensions that the page does not offer.
     """
     nothing, front = e.bought_nothing(), e.front
     points = _points(e, [*front, *(nothing[:1] if nothing else ())])
@@ -208,7 +214,7 @@ def _number(value: float | None) -> str:
 
 
 def _points(e: Experiment, wanted: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that the chart shows, the cheapest first: the wanted ones, then the most expensive, at most MOST_POINTS."""
+    """Return the trials to show in the chart, cheapest first. If there are too many, it shows `wanted` and the most expensive ones."""
     if len(e.measured) <= MOST_POINTS:
         return e.measured
     ranked = dict.fromkeys([*reversed(wanted), *reversed(e.measured[-MOST_POINTS:])])
@@ -226,7 +232,7 @@ def _drawing(e: Experiment, points: Sequence[Trial], nothing: Trial | None, up: 
 
 @dataclass(frozen=True)
 class _Axis:
-    """One axis of the chart. Exact, because the difference of two values may be larger than the largest float."""
+    """One axis of the chart. Its bounds are exact, because the difference of two values may be larger than the largest float."""
 
     low: Fraction
     high: Fraction
@@ -234,7 +240,7 @@ class _Axis:
     end: float
 
     def at(self, value: Fraction) -> float:
-        """Return where a value is drawn."""
+        """Return the coordinate of a value."""
         return self.start + float((value - self.low) / (self.high - self.low)) * (self.end - self.start)
 
 
@@ -264,7 +270,7 @@ def _scatter(e: Experiment, points: Sequence[Trial], nothing: Trial | None, up: 
     body.append(charts.text_at(LEFT, HEIGHT - 4, e.metric or "", "t"))
     steps: list[str] = []
     front = set(e.front)
-    for trial in e.front:  # as steps: between two trials, the cheaper one is the best that its money buys
+    for trial in e.front:  # in steps: for a cost between two trials, the cheaper trial is the best that the money buys
         x, y = at(trial)
         steps += [f"{x:.1f},{steps[-1].partition(',')[2]}"] if steps else []
         steps.append(f"{x:.1f},{y:.1f}")

@@ -1,4 +1,5 @@
--- One row per run and currency of the experiments of a name, the most expensive first, with sums over all of them.
+-- One row per run and currency in the experiments with this name. The currency with the highest total comes first, and in it the most
+-- expensive run. Each row also has the counts and sums of all runs in its currency.
 select
   tracking_server, workspace, run_id, run_name, run_status, billing_currency, effective_cost,
   count(*) over (partition by billing_currency) as runs,

@@ -1,6 +1,6 @@
 """The figures of a view, from the daily costs: its parts, its groups over time, and its most expensive runs.
 
-Every amount is an exact decimal of one currency. How they look does not belong here.
+Every amount is an exact decimal in one currency. Formatting does not belong here.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ MOST_CHANGES = 5
 MOST_PARTS = 1000  # rows of cost without a run
 OUTSIDE = "out_of_scope"
 NOTHING = Decimal(0)
-# What a team sees instead of other teams' values; otherwise OTHER_TEAMS. Servers have the one in daily costs, the other in single charges.
+# What a team sees instead of other teams' values. It is OTHER_TEAMS in dimensions that are not listed here. In place of a server, daily
+# costs have OTHER_TEAMS and single charges have OTHERS.
 MASKS = {"run": (OTHERS,), "server": (OTHERS, OTHER_TEAMS)}
 Course = dict[tuple[tuple[Any, ...], date], Decimal]  # cost of each group by step
 
-# Where the dimensions of a run are, in run_costs (c) and run_costs_daily (d). The others belong to charges.
+# The columns of the dimensions that runs have, in run_costs (c), run_costs_daily (d) and OF_MODELS (m). Only charges have the other
+# dimensions.
 RUN_KEYS = {
     "team": "c.team",
     "project": "c.project",
@@ -64,7 +66,7 @@ STEP_SQL = {
 
 
 class SeveralCurrencies(UsageError):
-    """Costs in several currencies cannot be added. `currencies`: each can be shown alone."""
+    """Costs are in several currencies, which cannot be added. Each of `currencies` can be shown alone."""
 
     def __init__(self, why: str, currencies: Sequence[str]) -> None:
         super().__init__(why)
@@ -73,20 +75,20 @@ class SeveralCurrencies(UsageError):
 
 @dataclass(frozen=True)
 class Amount:
-    """A cost of the view, and of the days before."""
+    """A cost on the days of the view, and in the previous period."""
 
     cost: Decimal
     previous: Decimal
 
     @property
     def change(self) -> Decimal:
-        """The difference."""
+        """The cost minus the previous cost."""
         return less(self.cost, [self.previous])
 
 
 @dataclass(frozen=True)
 class RunCounts:
-    """How many runs a group has, how many of them failed, and their GPU time with the cost of the charges that have GPU time."""
+    """The number of runs of a group, the number of failed ones, their GPU time, and the cost of the charges with GPU time."""
 
     runs: int = 0
     failed_runs: int = 0
@@ -95,7 +97,7 @@ class RunCounts:
 
     @property
     def gpu_hours(self) -> float | None:
-        """The GPU hours; None without any."""
+        """The GPU hours. None if there are none."""
         return self.gpu_seconds / 3600 if self.gpu_seconds > 0 else None
 
     @property
@@ -109,10 +111,11 @@ class RunCounts:
 
 @dataclass(frozen=True)
 class Group:
-    """One row: its value for each dimension of the view (None: it has none), or the part of the bill that has no run.
+    """One row of the view: a group of costs with the same values, or a part of the bill without a run.
 
-    `counts` is None where runs do not have the view's dimensions, and for a part. `spread` is the part of the amount that is idle,
-    shared and unallocated cost. `is_others`: a sum of the teams that the viewer does not see, so nothing is behind it.
+    `values` has one value per dimension of the view, or None if the costs have no value. `counts` is None for a part of the bill, and if
+    runs do not have the view's dimensions. `spread` is the idle, shared and unallocated cost that was spread onto the group. The amount
+    includes it. `is_others`: the row is a sum over teams that the viewer may not see, so it has no link to details.
     """
 
     values: tuple[str | None, ...]
@@ -126,20 +129,21 @@ class Group:
 
     @property
     def runs(self) -> int | None:
-        """How many runs it has."""
+        """The number of runs of the group."""
         return None if self.counts is None else self.counts.runs
 
     @property
     def failed_runs(self) -> int | None:
-        """How many of them failed."""
+        """The number of failed runs of the group."""
         return None if self.counts is None else self.counts.failed_runs
 
 
 @dataclass(frozen=True)
 class Change:
-    """One of the largest changes: a value of the first dimension (or a part without a run), and what changed most within it.
+    """One of the largest changes: a value of the first dimension, or a part without a run, and what changed most within it.
 
-    `driver` is a value of the dimension `by`, and `driver_change` its own change; None if it has none.
+    `driver` is the value of the dimension `by` that changed most, and `driver_change` is its change. `driver` is None for cost that has no
+    value of `by`.
     """
 
     value: str | None
@@ -169,10 +173,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Figures:
-    """All that a page of the explorer shows. `rest_count`: how many groups there are beyond the first `view.top`.
+    """All figures on a page of the explorer. `rest_count`: the number of groups that are not shown.
 
-    `has_long_charges`: whether a run has charges longer than a day, which are not in the cost of `runs`. `is_restricted`: whether the
-    viewer sees the runs of some teams only, so that counts of runs are of those.
+    `has_long_charges`: whether a run has charges longer than a day. The cost of `runs` excludes these charges. `is_restricted`: whether
+    the viewer sees the runs of some teams only. The run counts then include only those runs.
     """
 
     view: View
@@ -190,8 +194,8 @@ class Figures:
     has_long_charges: bool = False
     is_restricted: bool = False
     changes: tuple[Change, ...] = ()
-    run_names: Mapping[str, str] = field(default_factory=dict)  # of the ids among groups and filters that are of one run
-    run_keys: Mapping[str, tuple[RunKey, ...]] = field(default_factory=dict)  # of the ids among groups and filters
+    run_names: Mapping[str, str] = field(default_factory=dict)  # by run ID, for IDs in groups and filters that belong to one run only
+    run_keys: Mapping[str, tuple[RunKey, ...]] = field(default_factory=dict)  # by run ID, for IDs in groups and filters
 
     @property
     def total(self) -> Amount:
@@ -201,16 +205,16 @@ class Figures:
 
     @property
     def rest(self) -> Amount:
-        """The groups beyond the first `view.top`, summed."""
+        """The sum of the groups that are not shown."""
         shown = [group.amount for group in (*self.groups, *self.without_run)]
         whole = self.total
         return Amount(less(whole.cost, (a.cost for a in shown)), less(whole.previous, (a.previous for a in shown)))
 
 
 def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *, hides_people: bool = False) -> Figures:
-    """Ask the warehouse for the figures of a view. `hides_people`: without names of people in experiments' names.
+    """Return the figures of a view from the warehouse. `hides_people`: hide names of people that are part of other names.
 
-    Raises UsageError for several currencies without a rate.
+    Raises SeveralCurrencies if the costs are in several currencies and an exchange rate is missing.
     """
     try:
         coarse = {key: values for key, values in view.where.items() if key in COST_KEYS}
@@ -277,7 +281,7 @@ def read_figures(reader: Reader, settings: Settings, view: View, newest: date, *
 
 
 def _named_runs(reader: Reader, view: View, groups: Sequence[Group]) -> dict[str, list[tuple[RunKey, str | None]]]:
-    """Return the keys and MLflow's names of the runs that the view groups by or selects, by id: several servers may have the same one."""
+    """Return the key and MLflow's name of each run that the view groups by or selects, by run ID. Several servers may have the same ID."""
     ids = set(view.where.get("run", ()))
     if "run" in view.by:
         ids |= {group.values[view.by.index("run")] or "" for group in groups}
@@ -293,11 +297,11 @@ def _key(row: Mapping[str, Any], view: View) -> tuple[Any, ...]:
 
 
 def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, Any]]:
-    """Return the common table expression `charges`, and its parameters: group columns, part, day, and the two costs to sum.
+    """Return the SQL of the common table expression `charges`, and its parameters.
 
-    A dimension that only runs have has no value in cost without a run: that cost has a part instead. Its team, project, cost center or owner is
-    the bill's, if that names one. Out-of-scope cost is left out unless
-    the view selects parts itself or `is_whole` is set.
+    Its columns are the groups, the part, the day, the cost on the view's days, and the cost in the previous period. Cost without a run has
+    a part, but no value in dimensions that only runs have. Its team, project, cost center and owner come from the bill, if the bill names
+    them. Out-of-scope cost is excluded unless the view selects parts itself or `is_whole` is set.
     """
     where, parameters = view.selection.condition(COLUMNS)
     if not is_whole and not view.selects_parts:
@@ -321,7 +325,7 @@ def _charges_sql(view: View, *, is_whole: bool = False) -> tuple[str, dict[str, 
 
 
 def _read_charges(reader: Reader, view: View) -> pa.Table:
-    """Return all charges of the view, summed by group, driver, part, currency and step. Charges of the previous period have no step."""
+    """Return all charges of the view, summed by group, driver, part, currency and step. `step` is null in the previous period."""
     wider = replace(view, by=(*view.by, *_drivers(view)))
     charges, parameters = _charges_sql(wider, is_whole=True)
     columns = f"{', '.join(_names(wider))}, allocated_to, billing_currency"
@@ -336,17 +340,20 @@ def _read_charges(reader: Reader, view: View) -> pa.Table:
 
 
 def _drivers(view: View) -> tuple[str, ...]:
-    """Return the two dimensions that explain changes of the first dimension: one for runs, and one for cost without a run."""
+    """Return the two dimensions that explain changes of the first dimension: one for runs, and one for cost without a run.
+
+    Empty if the view is not compared with the previous period.
+    """
     if not view.is_compared:
         return ()
     by = next_dimension(view.where, view.by[0])
-    if not view.splits_parts and COLUMNS[by] in ONLY_OF_RUNS:  # parts have no rows in this view
+    if not view.splits_parts and COLUMNS[by] in ONLY_OF_RUNS:  # parts have no rows of their own in this view
         by = "service" if view.by[0] != "service" else "account"
     return by, "service"
 
 
 def _kept_sql(view: View, columns: Sequence[str]) -> str:
-    """Return the common table expression `charges` over kept rows, with the parts of the view."""
+    """Return the SQL of the common table expression `charges` over the kept rows, without parts that the view excludes."""
     where = "true" if view.selects_parts else f"allocated_to <> '{OUTSIDE}'"
     return f"charges as (select {', '.join(columns)}, {_part_sql(view)} as part, step, cost, previous from kept_charges where {where})"
 
@@ -370,7 +377,10 @@ def _parts(kept: KeptRows, settings: Settings) -> tuple[str, dict[str, Amount]]:
 
 
 def _shown_sql(view: View) -> str:
-    """Return the common table expressions `charges` and `shown`: the first groups in the order of the view, and the parts without a run."""
+    """Return the SQL of the common table expressions `charges` and `shown`.
+
+    `shown` has the first `@top` groups in the order of the view, and the parts without a run.
+    """
     names = _names(view)
     field, direction = view.order.removeprefix("-"), "desc" if view.order.startswith("-") else "asc"
     amount = {"cost": "coalesce(cost, bignumeric '0')", "change": "coalesce(cost, bignumeric '0') - coalesce(previous, bignumeric '0')"}
@@ -401,8 +411,10 @@ def _shown_sql(view: View) -> str:
 
 
 def _places_sql(view: View) -> str:
-    """Return columns with the position of each group among those that cost is spread over: groups with equal values of the bill's
-    dimensions.
+    """Return the columns by which cost is spread over groups: a group's weight, the sum of weights up to it, and the sum of all weights.
+
+    The sums are over the groups that share the same cost: those with equal values of the bill's dimensions. Empty if the view does not
+    spread cost.
     """
     if not view.is_spread:
         return ""
@@ -415,15 +427,15 @@ def _places_sql(view: View) -> str:
 
 
 def _bill_names(view: View) -> list[str]:
-    """Return the columns of the dimensions that cost without a run has too."""
+    """Return the columns of the dimensions that cost without a run also has."""
     return [name for name, key in zip(_names(view), view.by, strict=True) if COLUMNS[key] not in ONLY_OF_RUNS]
 
 
 def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list[dict[str, Any]]:
-    """Return the rows with idle, shared and unallocated cost spread over the groups, and spread it in `courses`.
+    """Spread idle, shared and unallocated cost over the groups, in `rows` and in `courses`. Return the rows in the order of the view.
 
-    A part stays as it is if no group with a cost has the same values of the bill's dimensions, or if the bill names its team, project, cost
-    center or owner.
+    A part is not spread if no group with a positive cost has the same values of the bill's dimensions. It is not spread either if the bill
+    names its team, project, cost center or owner.
     """
     names = _bill_names(view)
     own = [name for name in _names(view) if name not in names]
@@ -435,7 +447,7 @@ def _spread(rows: Sequence[dict[str, Any]], courses: Course, view: View) -> list
         now, before = (Weight(row[f"{k}weight"], row[f"{k}up_to"], row[f"{k}whole"]) for k in ("", "previous_"))
         for part in same:
             part_so_far = spread_so_far = NOTHING
-            # A step's share is the growth of the share until then, so that the whole share is the same for all steps.
+            # The share of a step is the growth of the cumulative share. So the total share is the same for days, weeks and months.
             for step in view.steps:
                 part_so_far = add([part_so_far, courses.get((_key(part, view), step))])
                 share = now.share(part_so_far)
@@ -464,7 +476,7 @@ def _names(view: View) -> list[str]:
 
 
 def _groups(kept: KeptRows, view: View) -> list[dict[str, Any]]:
-    """Return the first `view.top` groups, then the parts without a run."""
+    """Return the rows of the first `view.top` groups, then those of the parts without a run."""
     sql = f"with {_shown_sql(view)} select * from shown order by part is not null, place"
     rows: list[dict[str, Any]] = kept.query(sql, {"top": view.top}).to_pylist()
     return rows
@@ -483,7 +495,10 @@ def _courses(kept: KeptRows, view: View) -> Course:
 
 
 def _changes(kept: KeptRows, view: View, *, hides_people: bool) -> tuple[Change, ...]:
-    """Return the groups of the first dimension that changed most, up or down, and within each what changed most in the same direction."""
+    """Return the values of the first dimension that changed most, up or down.
+
+    Each comes with the driver that changed most in the same direction. Empty if the view is not compared with the previous period.
+    """
     if not view.is_compared:
         return ()
     by, other = _drivers(view)
@@ -519,10 +534,11 @@ def _changes(kept: KeptRows, view: View, *, hides_people: bool) -> tuple[Change,
 
 
 def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
-    """Return the whole cost of the days before, by step of the view."""
+    """Return the total cost of the previous period, mapped to the steps of the view. Empty if the view is not compared."""
     if not view.is_compared:
         return ()
-    charges, parameters = _charges_sql(replace(view, by=("kind",)))  # the daily costs have it, so they are enough without finer filters
+    # Daily costs have `kind`, so single charges are read only if a filter needs them.
+    charges, parameters = _charges_sql(replace(view, by=("kind",)))
     days = reader.query(
         f"with {charges} select charge_date, sum(previous) as previous from charges where charge_date < @before_until group by charge_date",
         parameters,
@@ -535,8 +551,9 @@ def _previous_course(reader: Reader, view: View) -> tuple[Decimal, ...]:
     return tuple(sums)
 
 
-# Charges of runs in the view's days. The explorer spreads those longer than a day over their days, without their runs (see ledger.sql);
-# run_costs_daily has them on their first day. So they count as charges of their runs, for 31 days at most, and not in their cost.
+# The charges of runs on the days of the view. The explorer spreads a charge longer than a day over its days, without its run (see
+# ledger.sql), but run_costs_daily has the whole charge on its first day. So the second query subtracts it again from the cost of its run.
+# The run still counts as charged on these days, unless the charge starts more than 31 days before the view.
 CHARGED = expand_macros("""(
     select tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency, {measure}_cost as cost, gpu_seconds, false as is_long
     from run_costs_daily
@@ -555,7 +572,7 @@ CHARGED = expand_macros("""(
 JOINED = """{charged} join run_costs c
     on c.tracking_server = d.tracking_server and c.workspace = d.workspace and c.run_id = d.run_id and c.billing_currency = d.billing_currency"""
 
-# The registered model that a run made a version of: the first by name, so that its cost counts once.
+# The registered model of which a run made a version: of several models, the first by name, so that the cost counts once.
 OF_MODELS = """ left join (
     select tracking_server, workspace, run_id, min(model_name) as model_name from model_versions where run_id is not null group by tracking_server, workspace, run_id
   ) m on m.tracking_server = d.tracking_server and m.workspace = d.workspace and m.run_id = d.run_id"""
@@ -563,8 +580,9 @@ RUN = "tracking_server, workspace, run_id"
 
 
 def _read_runs(reader: Reader, view: View) -> pa.Table | None:
-    """Return the cost of each run in each group, or in any group if runs do not have the view's dimensions. None if they do not have its
-    filters.
+    """Return the cost of each run in each group. None if runs do not have the dimensions that the view filters by.
+
+    If runs do not have the dimensions that the view groups by, the rows have no group.
     """
     if set(view.where) - RUN_KEYS.keys():
         return None
@@ -592,7 +610,7 @@ def _are_of_runs(view: View) -> bool:
 
 
 def _run_counts(kept: KeptRows, view: View) -> dict[tuple[Any, ...], RunCounts]:
-    """Return the runs of each group."""
+    """Return the run counts of each group, by its values."""
     names = ", ".join(_names(view))
     rows = kept.query(
         f"""

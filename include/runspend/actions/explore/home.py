@@ -1,7 +1,6 @@
-"""The figures of the home page: the month so far and how it may end, budgets, twelve months, what is worth acting on, and how fresh bills
-are.
+"""The figures of the home page: the month so far, its forecast, budgets, twelve months, avoidable cost, and the freshness of bills.
 
-The month is the explorer's view by team, up to the last day that the bills wholly cover. How the figures look does not belong here.
+The month is the explorer's view by team, up to the last day that the freshest bill covers completely. Formatting does not belong here.
 """
 
 from __future__ import annotations
@@ -29,15 +28,15 @@ from runspend.warehouse.sql_files import read_sql
 
 MONTHS = 12
 MOST_ACTIONS = 3
-LATE = timedelta(days=7)  # a bill whose charges go this far beyond what it says it covers is judged by its charges
+LATE = timedelta(days=7)  # if the newest charge is this much later than the last complete day, the month ends with the newest charge
 IN_TROUBLE = ("exceeded", "forecast to exceed", "threshold reached", "not judged")
 
 
 @dataclass(frozen=True)
 class Action:
-    """Cost of the month's days that people can reduce. `kind`: idle, failed or unallocated; `count`: machines, runs or none.
+    """A cost of the month that people can reduce. `kind`: idle, failed or unallocated. `count`: the number of machines or runs, or 0.
 
-    `is_type`: whether the name is an instance type. `is_masked`: whether it is shown without the name of a person.
+    `is_type`: whether the name is an instance type. `is_masked`: whether the name of a person was removed from it.
     """
 
     kind: str
@@ -50,7 +49,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Bill:
-    """How far a bill reaches. `state`: ok, late, refused or unreachable."""
+    """The state of a bill, and the time up to which it is complete. `state`: ok, late, refused or unreachable."""
 
     name: str
     state: str
@@ -59,7 +58,10 @@ class Bill:
 
 @dataclass(frozen=True)
 class Home:
-    """All that the home page shows. `months`: the ML platform's cost by month and target, from the first of twelve with a cost on."""
+    """All figures on the home page.
+
+    `months`: the ML platform's cost by month and target, for at most twelve months. They start with the first month that has a cost.
+    """
 
     month: Figures
     forecast: Forecast | None
@@ -71,16 +73,16 @@ class Home:
 
     @property
     def last_month(self) -> Decimal:
-        """The whole cost of the month before."""
+        """The total cost of the previous month."""
         return add(self.months[-2][1].values()) if len(self.months) > 1 else Decimal(0)
 
 
 def read_home(
     reader: Reader, settings: Settings, records: Records, now: datetime, *, currency: str | None = None, hides_people: bool = False
 ) -> Home | None:
-    """Read the figures of the home page. `currency`: only charges billed in it. None without a charge.
+    """Return the figures of the home page. `currency`: include only charges billed in it. None if there is no charge.
 
-    Raises UsageError for several currencies without a rate.
+    Raises UsageError if costs are in several currencies and an exchange rate is missing.
     """
     newest = newest_day(reader)
     if newest is None:
@@ -126,13 +128,13 @@ def _bills(reader: Reader) -> tuple[Bill, ...]:
 
 
 def _last_whole_day(bills: Sequence[Bill]) -> date | None:
-    """Return the last day that the freshest bill wholly covers. A late bill does not delay the page, which names it."""
+    """Return the last day that the freshest bill covers completely. The page does not wait for late bills, but it lists them."""
     reached = [bill.covered_until for bill in bills if bill.covered_until is not None]
     return max(reached).date() - timedelta(days=1) if reached else None
 
 
 def _days(reader: Reader, selection: Selection) -> dict[tuple[date, str], Decimal]:
-    """Return the cost of each day by target, without what is out of scope."""
+    """Return the cost of each day by target, without out-of-scope cost."""
     where, parameters = selection.condition()
     rows = reader.query(
         "select charge_date, allocated_to, sum(effective_cost) as cost from cost_daily"
@@ -143,7 +145,10 @@ def _days(reader: Reader, selection: Selection) -> dict[tuple[date, str], Decima
 
 
 def forecast_month(days: Mapping[tuple[date, str], Decimal], after: date) -> Forecast | None:
-    """Forecast the month of the last day. None if it is over, or with less than two weeks of history."""
+    """Forecast the total of the month of the last complete day. `after`: the day after that day.
+
+    None if that month is over, or with less than two weeks of history.
+    """
     totals: dict[date, Decimal] = {}
     for (day, _), cost in days.items():
         totals[day] = add([totals.get(day), cost])
@@ -155,7 +160,10 @@ def forecast_month(days: Mapping[tuple[date, str], Decimal], after: date) -> For
 
 
 def months_of(days: Mapping[tuple[date, str], Decimal], first: date, after: date) -> tuple[tuple[date, Mapping[str, Decimal]], ...]:
-    """Return the cost by month and target before the day `after`, from the first of twelve months with a cost to that of `first`."""
+    """Return the cost by month and target before the day `after`, for at most twelve months up to that of `first`.
+
+    Months before the first cost are left out.
+    """
     found: dict[date, dict[str, Decimal]] = {month_after(first, n - MONTHS + 1): {} for n in range(MONTHS)}
     for (day, target), cost in sorted(days.items()):
         parts = found.get(day.replace(day=1))
@@ -165,7 +173,7 @@ def months_of(days: Mapping[tuple[date, str], Decimal], first: date, after: date
 
 
 def _actions(reader: Reader, month: Figures, *, hides_people: bool) -> tuple[Action, ...]:
-    """Return the largest costs that people can reduce: idle types of machines, failed runs by experiment, unallocated services."""
+    """Return the largest costs that people can reduce: idle cost by instance type, failed runs by experiment, unallocated cost by service."""
     rows = reader.query(
         f"""
         select

@@ -1,4 +1,4 @@
-"""The home page: the month's cost at a glance, with links to pages with details. Works without scripts."""
+"""The home page: the month's cost at a glance, with links to details. It works without scripts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from runspend.schema.rows import month_after
 
 MOST_TEAMS = 8
 WHAT_TO_DO = {
-    "idle": "Stop or shrink the machines, or let their runs name them.",
+    "idle": "Stop or shrink the machines. If runs use them, let those runs name them.",
     "failed": "Find out why they failed. Their cost produced no result.",
-    "unallocated": "Tag what is billed, or add a rule. The command runspend suggest proposes one.",
+    "unallocated": "Tag the resources, or add a rule. The command runspend suggest proposes one.",
 }
 
 
@@ -31,7 +31,7 @@ def home_as_page(home: Home) -> str:
 
 
 class HomePage(Page):
-    """The figures as the template prints them."""
+    """The words, links and charts that the template prints."""
 
     def __init__(self, home: Home) -> None:
         super().__init__(home.month, ())
@@ -40,7 +40,7 @@ class HomePage(Page):
         self.other_teams = len(home.month.groups) + home.month.rest_count - len(self.teams)
 
     def month_drawing(self) -> Markup:
-        """Draw the cost of twelve months, twice: for wide screens and paper, and for phones."""
+        """Draw the cost of twelve months twice: for wide screens and paper, and for phones."""
         months = self.home.months
         stacks = [
             (self.part_word(part), self.part_color(part), tuple(parts.get(part, Decimal(0)) for _, parts in months))
@@ -73,12 +73,12 @@ class HomePage(Page):
         ]
 
     def action_title(self, action: Action) -> str:
-        """Name in a few words what causes the cost."""
+        """Return a short name of the cause of the cost."""
         name = action.name or "without a name"
         return {"idle": f"Idle {name}", "failed": f"Failed runs of {name}", "unallocated": f"Unallocated: {name}"}[action.kind]
 
     def action_note(self, action: Action) -> str:
-        """State the number, and what to do."""
+        """Return the number of machines or runs, and what to do."""
         number = {
             "idle": f"{counted(action.count, 'machine')}. " if action.count else "",
             "failed": f"{counted(action.count, 'run')}. ",
@@ -87,7 +87,7 @@ class HomePage(Page):
         return f"{number[action.kind]}{WHAT_TO_DO[action.kind]}"
 
     def action_address(self, action: Action) -> str:
-        """Return the address of the costs that an action is about."""
+        """Return the address of the costs of an action."""
         view = self.view.with_filter("allocated_to", "run" if action.kind == "failed" else action.kind)
         if action.kind == "failed":
             view = replace(view, where={**view.where, "status": FAILED}).with_filter("experiment", action.name)
@@ -99,6 +99,6 @@ class HomePage(Page):
         return f"explore?{view.with_filter('service', action.name).address(by=('account',))}"
 
     def compared_days(self) -> str:
-        """Return the days of the month before that the month so far is compared with."""
+        """Return the days of the previous month with which the month so far is compared."""
         first, until = self.view.previous
         return f"{day(first)} to {day(until - timedelta(days=1))}"

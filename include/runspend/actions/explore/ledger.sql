@@ -1,8 +1,9 @@
--- One row per charge and target, with the columns of cost_daily that views use, and the run, the registered model, the machine, its
--- instance type and the run's status. Charges longer than a day are as in cost_daily, spread over their days, without these five. A machine
--- is a resource with an instance type or compute cost. Its type is that of the day, otherwise of the month's bill, by account: machines of
--- two accounts may have one name, and one machine may change its type. Of several types, it is the last by name. A run that made versions
--- of several models has the first by name.
+-- One row per charge and target, with the columns of cost_daily that views use, plus five: the run, the registered model, the machine, its
+-- instance type and the run's status. Charges longer than a day come from cost_daily, which spreads them over their days. They have none of
+-- these five columns.
+-- A machine is a resource with an instance type or compute cost. Its type is the one billed on that day, otherwise in that month. Types are
+-- matched by account, because machines of two accounts may have the same name. If several types match, the last by name is used.
+-- If a run made versions of several models, the first model by name is used.
 with types as (
   select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, charge_date, max(instance_type) as instance_type
   from billing_lines

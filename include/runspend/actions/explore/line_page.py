@@ -1,4 +1,4 @@
-"""The page of a bill line, or of a charge of several lines: what the provider billed, and every run and part of the bill that pays for it."""
+"""The page of a bill line, or of a charge of several lines: the provider's values, and the runs and parts of the bill that pay for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from runspend.actions.explain.figures import LineExplanation
 from runspend.actions.explore.page import PART_WORDS, render_page
 from runspend.core import amounts
 
-# The columns that a reader needs first. The rest is behind a click.
+# The columns that the page shows first. The other columns are folded.
 FIRST = (
     "ChargeDescription",
     "ServiceName",
@@ -22,8 +22,9 @@ OF_PEOPLE = ("Tags", "AllocatedTags", "line_owner", "ResourceName", "group_keys"
 
 
 def line_as_page(e: LineExplanation, *, up: str, hides_people: bool = False) -> str:
-    """Return one self-contained HTML page. `up` is the relative path from its address to the home page. `hides_people`: without tags and
-    owners.
+    """Return one self-contained HTML page. `up` is the relative path from its address to the home page.
+
+    `hides_people`: leave out the columns that may name a person, such as tags and owners.
     """
     facts = [(name, value) for name, value in e.facts if not hides_people or name not in OF_PEOPLE]
     settled = [(name, value) for name, value in e.settled if not hides_people or name not in OF_PEOPLE]

@@ -1,5 +1,5 @@
--- One row per charge and target of these resources on these days. The type, and is_machine: as the explorer has them (see ledger.sql),
--- of bills with charges of the days from @since to @until. is_long: the charge is longer than a day, and spread over its days there.
+-- One row per charge and target of these resources on these days. instance_type and is_machine are as in the explorer (see ledger.sql), from
+-- the bills with charges from @since to @until. is_long: the charge is longer than a day, and the explorer spreads it over its days.
 with types as (
   select source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id, charge_date, max(instance_type) as instance_type
   from billing_lines

@@ -1,5 +1,5 @@
--- One row per billing period of charges of these resources, and month in which the charges start. A reader who sees the idle time of
--- a machine but not all its bill lines has days here that the lines do not have.
+-- One row per billing period and month of the charge date, for the charges of these resources. A viewer may see the idle time of a machine
+-- without all its bill lines. So these rows may include days on which the viewer sees no bill line.
 select
   billing_period, cast(date_trunc(charge_date, month) as date) as charge_month, min(charge_date) as first_date, max(charge_date) as last_date
 from cost_allocations

@@ -1,7 +1,7 @@
-"""The page of a machine: its cost day by day in one month, the runs that paid, and the idle cost.
+"""The page of a machine: its cost day by day in one month, the runs that paid for it, and the idle cost.
 
-The month contains the charges dated in it, as everywhere in the explorer, so the total equals the explorer's for this machine. Charges
-without hours of this month have their own rows: those on another month's bill, and beside the total those longer than a day.
+The month contains the charges dated in it, as in the explorer, so the total equals the explorer's total for this machine. Charges that have
+no hours in this month have their own rows. Those on another month's bill are in the total. Those longer than a day are listed apart from it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from runspend.warehouse.sql_files import read_sql
 MOST_RUNS = 50
 HERE = Path(__file__).parent
 Row = Mapping[str, Any]
-# Where a charge is shown: in the row of its day, or in a row of its own without hours (see `Apart`).
+# Where the page shows a charge: in the row of its day, or in its own row without hours (see `Apart`).
 Kind = Literal["daily", "other_bill", "long", "other_month", "other"]
-COUNTED: tuple[Kind, ...] = ("daily", "other_bill")  # in the total
+COUNTED: tuple[Kind, ...] = ("daily", "other_bill")  # the charges in the total
 
 
 @dataclass(frozen=True)
 class Day:
-    """One day of a machine: hours of its charges, its cost by part of the bill, and how many runs paid."""
+    """One day of a machine: the hours of its charges, its cost by part of the bill, and the number of runs that paid."""
 
     day: date
     hours: Decimal
@@ -49,26 +49,30 @@ class Day:
 
     @property
     def cost(self) -> Decimal:
-        """The whole cost of the day."""
+        """The total cost of the day."""
         return amounts.add(self.parts.values())
 
     @property
     def hour_cost(self) -> Decimal | None:
-        """The cost of an hour; None without hours."""
+        """The cost per hour. None without hours."""
         return amounts.EXACT.divide(self.cost, self.hours) if self.hours else None
 
     @property
     def used(self) -> Decimal | None:
-        """The percentage of the cost that runs paid; None without a positive cost."""
+        """The percentage of the cost that runs paid. None unless the cost is positive."""
         cost = self.cost
         return amounts.EXACT.divide(self.parts.get("run", Decimal(0)) * 100, cost) if cost > 0 else None
 
 
 @dataclass(frozen=True)
 class Apart:
-    """Charges in a row of their own, without hours. `first` and `last`: their days. `bill`: the month of their bill.
+    """Charges that are shown in their own row, without hours. `first` and `last`: their days. `bill`: the month of their bill.
 
-    `kind`: other_bill (of days of this month), long, other_month (of days of another month) or other (not of a machine).
+    `kind`:
+        other_bill   charges of this month on another month's bill
+        long         charges longer than a day
+        other_month  charges of another month on this month's bill
+        other        charges that the explorer does not count as cost of a machine
     """
 
     kind: Kind
@@ -80,7 +84,7 @@ class Apart:
 
     @property
     def cost(self) -> Decimal:
-        """The whole cost."""
+        """The total cost."""
         return amounts.add(self.parts.values())
 
 
@@ -88,9 +92,9 @@ class Apart:
 class Machine:
     """A resource of the bill in one month, in the currency in which it cost the most.
 
-    `others`: charges in the total, without hours. `beside`: charges that are not in the total. `is_machine`: whether the explorer has
-    costs of it as a machine. `is_converted`: whether it includes charges in other currencies, at exchange
-    rates. If not and they have no rate, the explorer needs a filter (`needs_filter`).
+    `others`: charges in the total that have no hours. `beside`: charges that are not in the total. `is_machine`: whether the explorer has
+    costs of the resource as a machine. `is_converted`: whether amounts in other currencies are converted at exchange rates.
+    `needs_filter`: whether a rate is missing, so that links to the explorer must select one currency.
     """
 
     resource_ids: tuple[str, ...]
@@ -111,12 +115,12 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """Its name on the bill; the normalized form if bills have several."""
+        """The name on the bill, or its normalized form if bills have several names."""
         return self.resource_ids[0] if len(self.resource_ids) == 1 else self.resource_key
 
     @property
     def whole(self) -> Day:
-        """All days together."""
+        """The sum of all days."""
         return Day(self.month, amounts.add(d.hours for d in self.days), _summed([d.parts for d in self.days]), 0)
 
     @property
@@ -131,9 +135,9 @@ class Machine:
 
 
 def read_machine(reader: Reader, settings: Settings, text: str, *, period: str | None = None) -> Machine:
-    """Read what a resource cost in one month of charges, by default its newest.
+    """Return the cost of a resource in one month, by default the newest month with charges.
 
-    `text`: the machine's id on the bill, or the end of that id. Raises UnknownName if no charge has it.
+    `text`: the machine's ID on the bill, or the end of that ID. Raises UnknownName if no charge in that month has it.
     """
     rows = find_resource(reader, text)
     allocated = reader.query(read_sql(HERE, "machine_months"), {"resources": sorted({r["resource_id"] for r in rows})}).to_pylist()
@@ -145,7 +149,7 @@ def read_machine(reader: Reader, settings: Settings, text: str, *, period: str |
     needs_filter = False
     try:
         shown = in_one_currency(reader, settings, Selection(since=first, until=month_after(first, 1)))
-    except NoRate:  # without a rate, as billed
+    except NoRate:  # without an exchange rate, costs are shown as billed
         shown, needs_filter = reader, True
     charges = _charges_of(shown, rows, allocated, first)
     if not charges:
@@ -212,7 +216,10 @@ def _kind_of(row: Row, first: date, is_machine: bool) -> Kind:
 
 
 def _apart(kinds: Sequence[tuple[Kind, Row]]) -> list[Apart]:
-    """Return the charges that have rows of their own: by kind, bill, month of their days (long ones: by the days they cover) and currency."""
+    """Return the charges that have their own rows, summed by kind, bill, month of their days, and currency.
+
+    Charges longer than a day are summed by the days that they cover, in place of the month.
+    """
     grouped: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for kind, row in kinds:
         if kind != "daily":
@@ -237,12 +244,12 @@ def _last_day(row: Row) -> date:
 
 
 def days_of(hours: Sequence[MachineHour]) -> list[Day]:
-    """Sum the charges of a machine by the day they start on (UTC). An hour counts once, even if it has several charges."""
+    """Sum the charges of a machine by the day on which they start (UTC). An hour counts once, even if it has several charges."""
     by_day: dict[date, list[MachineHour]] = defaultdict(list)
     for hour in hours:
         by_day[hour.starts_at.date()].append(hour)
     found = []
-    reached: datetime | None = None  # up to where time has been counted
+    reached: datetime | None = None  # the time before this moment is already counted
     for day, mine in sorted(by_day.items()):
         seconds = 0
         for hour in sorted(mine, key=lambda h: (h.starts_at, h.ends_at)):
@@ -280,8 +287,9 @@ def machine_as_page(m: Machine, *, up: str) -> str:
 
 
 def _ways(m: Machine) -> list[tuple[str, str]]:
-    """Return (name, query string) of the explorer's views of the month: of the machine, or of a resource's services, which also include
-    other resources.
+    """Return links to the explorer's views of the month, as (name, query string).
+
+    They show the machine. For a resource that is not a machine, they show its services, which include other resources.
     """
     if m.is_machine:
         return [("Explore its costs", _view(m, machine=m.resource_ids).address(by=("run",)))]
@@ -289,7 +297,7 @@ def _ways(m: Machine) -> list[tuple[str, str]]:
 
 
 def _view(m: Machine, **where: tuple[str, ...]) -> View:
-    """Return the explorer's view of the month, in one currency if it needs that."""
+    """Return the explorer's view of the month, with a filter on the currency if a rate is missing."""
     currency = {"currency": (m.currency,)} if m.needs_filter else {}
     return View(m.month, month_after(m.month, 1), where={**where, **currency}, is_compared=False)
 

@@ -1,6 +1,6 @@
-"""The page of a registered model: what it cost in all, by training, failed attempts, storage and tokens, and its versions.
+"""The page of a registered model: its total cost by training, failed attempts, storage and tokens, and its versions.
 
-Each run counts once, even if several versions came from it. `model_runs.sql` says which runs count.
+Each run counts once, even if several versions came from it. `model_runs.sql` defines which runs count.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ModelRun:
 
 @dataclass(frozen=True)
 class ModelCosts:
-    """What the model cost in one currency, by PARTS, and its runs, the most expensive first."""
+    """The cost of the model in one currency by PARTS, and its runs, most expensive first."""
 
     currency: str
     parts: Mapping[str, Decimal]
@@ -64,13 +64,16 @@ class ModelCosts:
 
     @property
     def total(self) -> Decimal:
-        """The cost in all."""
+        """The total cost."""
         return amounts.add(self.parts.values())
 
 
 @dataclass(frozen=True)
 class Model:
-    """A registered model, with its costs by currency; none where no bill reaches its runs. `is_converted`: at exchange rates."""
+    """A registered model and its costs by currency, which are empty if no charge belongs to it.
+
+    `is_converted`: whether amounts in other currencies are converted at exchange rates.
+    """
 
     name: str
     versions: tuple[Version, ...]
@@ -79,12 +82,12 @@ class Model:
 
 
 def read_model(reader: Reader, settings: Settings, name: str, *, hides_people: bool = False) -> Model | None:
-    """Read what a registered model cost, over all its versions. None if the warehouse has no version of it."""
+    """Return the cost of a registered model over all its versions. None if the warehouse has no version of it."""
     versions = reader.query(read_sql(Path(__file__).parent, "model_versions"), {"model": name}).to_pylist()
     if not versions:
         return None
     billed = reader
-    with suppress(NoRate):  # without a rate, each currency separately
+    with suppress(NoRate):  # without an exchange rate, each currency is shown separately
         reader = in_one_currency(reader, settings, Selection(since=EARLIEST))
     rows = reader.query(read_sql(Path(__file__).parent, "model_runs"), {"model": name}).to_pylist()
     if hides_people:

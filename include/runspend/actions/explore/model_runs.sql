@@ -1,7 +1,10 @@
--- One row per role, currency and run whose cost belongs to a registered model, and one per version's own folder, with an empty run.
--- made: a run that a version came from. nested: a run below one, at any depth. failed: a failed or stopped run of the same experiment,
--- started before the version was registered, that repeats a run that made a version (equal params) or is a trial of the same search
--- (equal parent). Each run has one role, the first of these, so that its cost counts once.
+-- One row per currency and run whose cost belongs to a registered model. The files of its versions have one row per server, workspace and
+-- currency, with the role files and an empty run ID. The roles of runs are:
+--   made    a version came from this run.
+--   nested  the run is below such a run, at most 50 levels deep.
+--   failed  the run failed or was killed, and started in the same experiment before the version was registered. It has the params of a run
+--           that made a version (a repetition), or the same parent (a trial of the same search).
+-- If a run has several roles, the first in this list counts, so that its cost counts once.
 with recursive versions as (
   select tracking_server, workspace, run_id, model_id, creation_time from model_versions where model_name = @model
 ),
@@ -26,7 +29,7 @@ failed as (
   from runs
   where run_status in ('FAILED', 'KILLED')
 ),
--- Two joins by equal values, because one with `or` would compare every version with every failed run.
+-- Two joins on equal columns, because one join with `or` would compare every version with every failed run.
 roles as (
   select tracking_server, workspace, run_id, 1 as role from makers
   union all

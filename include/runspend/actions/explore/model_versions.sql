@@ -1,4 +1,4 @@
--- One row per version of a registered model, the newest first, with the run that made it.
+-- One row per version of a registered model, with the run that made it, the highest version number first.
 select
   v.tracking_server, v.workspace, v.model_version, v.stage, v.aliases, v.creation_time, v.run_id, r.run_name
 from model_versions v

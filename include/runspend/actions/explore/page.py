@@ -1,7 +1,7 @@
 """The explorer's page: the view in words and figures, a chart, a table with links, and the most expensive runs.
 
-One HTML page that works without its script, which sorts and filters tables: filters are links, and the form sends the address. Style
-sheet and frame are the report's.
+The page is one HTML file that works without its script, which only sorts and filters tables. Filters are links, and the form sends its
+values in the address. The style sheet and the base template are those of the report.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from runspend.schema.tables import DIMENSION_NAMES
 from runspend.warehouse.team_views import OTHER_TEAMS, OTHERS
 
 TEMPLATES = Path(__file__).parent / "templates"
-MOST_COURSES = 200  # rows with a drawing
-COLORS = 6  # groups with a color of their own; the others share one
+MOST_COURSES = 200  # with more rows, no row has a line chart
+COLORS = 6  # groups with their own color; all other groups share one color
 PART_WORDS = {
     "run": "runs",
     "logged_model": "models without a run",
@@ -66,9 +66,9 @@ PART_COLORS = {
     "unallocated": "unallocated",
     "out_of_scope": "scope",
 }
-DOTS = (".", "..")  # names without pages: a browser would follow `machine/..` to another address
+DOTS = (".", "..")  # names that cannot have a page: a browser changes `machine/..` to another address
 OWN_PAGES = ("run", "machine", "model", "experiment")
-# Whether pages lead to the reports, which have the costs of all teams: set for each answer, depending on the user.
+# Whether pages link to the reports, which show the costs of all teams. The web server sets it for each response, depending on the user.
 HAS_REPORTS: ContextVar[bool] = ContextVar("runspend_has_reports", default=True)
 PAIRS = ("team,experiment", "team,user", "team,kind", "project,experiment", "experiment,user", "service,region", "service,account")
 
@@ -104,7 +104,7 @@ def run_address(run: Run | FoundRun | RunKey) -> str:
 
 
 def is_others(run: RunKey) -> bool:
-    """Tell whether this is the key of other teams' runs, which the viewer does not see."""
+    """Return whether this key replaces the keys of other teams' runs, which the viewer may not see."""
     return {run.tracking_server, run.workspace, run.run_id} == {OTHERS}
 
 
@@ -114,13 +114,17 @@ def budget_address(name: str) -> str:
 
 
 def message_as_page(text: str, *, up: str, ways: Sequence[tuple[str, str]], has_reports: bool) -> str:
-    """Return a page that says why there is nothing to show, with other links, `ways` (name, address), and the path `up` to the home page."""
+    """Return a page that explains why there is nothing to show.
+
+    `ways` are links to offer instead, as (name, address). `up` is the relative path to the home page.
+    """
     return render_page("message.html.j2", text=text, up=up, ways=ways, has_reports=has_reports)
 
 
 def render_page(template: str, **given: Any) -> str:
-    """Return a page of this folder's templates, with its style sheet and policy in it. `up`, by default empty, is the relative path to the
-    home page.
+    """Return a page made from a template of this folder, with its style sheet and its content security policy.
+
+    `up`, by default empty, is the relative path to the home page.
     """
     style = report.live_style() + (TEMPLATES / "explore.css").read_text(encoding="utf-8")
     policy = report.live_policy(f"<style>{style}</style></head>")
@@ -146,7 +150,7 @@ def _environment() -> Environment:
 
 
 class Page:
-    """The figures as the template prints them: words, links and drawings."""
+    """The words, links and charts that the template prints."""
 
     def __init__(self, f: Figures, hidden: Sequence[str]) -> None:
         self.f = f
@@ -164,11 +168,11 @@ class Page:
         return amounts.change(value, self.places)
 
     def growth(self, amount: Any) -> str:
-        """Format a change as a percentage of what it was before; nothing without a cost before."""
+        """Format a change as a percentage of the previous cost. Empty if there was no previous cost."""
         return amounts.growth(amount.change, amount.previous)
 
     def share(self, value: Decimal) -> Decimal | None:
-        """Return the percentage of the whole view."""
+        """Return the percentage of the view's total."""
         return amounts.share_of(value, self.f.total.cost)
 
     def part_word(self, part: str) -> str:
@@ -180,7 +184,7 @@ class Page:
         return PART_COLORS.get(part, "g0")
 
     def name(self, key: str, value: str | None) -> str:
-        """Return a value as the table shows it."""
+        """Return the text that the table shows for a value."""
         if not value:
             return UNTAGGED if key in DIMENSION_NAMES else f"no {key.replace('_', ' ')}"
         if key == "run":
@@ -189,13 +193,13 @@ class Page:
         return PART_WORDS[value] if key == "allocated_to" else report.short_name(value) if key == "machine" else value
 
     def whole(self, key: str, value: str | None) -> str:
-        """Return the full form of a shortened value: the id of a run, the whole name of a machine. Empty for any other."""
+        """Return the full form of a shortened value: the ID of a run, or the whole name of a machine. Empty if it is not shortened."""
         return value if value and key in ("run", "machine") and self.name(key, value) != value else ""
 
     def own_page(self, key: str, value: str | None, group: Group) -> str:
-        """Return the address of a value's own page; nothing without one.
+        """Return the address of a value's own page. Empty if it has none.
 
-        An id that several servers have links to the costs of each.
+        If several servers have a run with this ID, the address shows its cost by server.
         """
         if not value or value in DOTS or key not in OWN_PAGES or group.is_others:
             return ""
@@ -218,8 +222,8 @@ class Page:
         return f"?{self.view.address(**changed)}"
 
     def into(self, group: Group) -> str:
-        """Return the address that a click on a group opens: only this group, by the next dimension."""
-        view = replace(self.view, is_spread=False)  # a group's own cost includes nothing of others
+        """Return the address that a click on a group opens: the costs of this group, split by the next dimension."""
+        view = replace(self.view, is_spread=False)  # the link shows the group's own cost, without cost spread onto it
         for key, value in zip(view.by, group.values, strict=True):
             if group.part is None or COLUMNS[key] not in NEVER_WITHOUT_RUN:
                 view = view.with_filter(key, value)
@@ -244,7 +248,7 @@ class Page:
         return self.name(self.view.by[0], one.value)
 
     def driver(self, one: Change) -> str:
-        """Name the largest change inside a change; nothing if it is the whole change, or has no name."""
+        """Describe the largest change within a change. Empty if its value is that of the change itself, or if it has no value."""
         if one.driver is None or one.driver == one.value:
             return ""
         return f"{one.by.replace('_', ' ')} {self.name(one.by, one.driver)}: {self.change(one.driver_change)}"
@@ -260,28 +264,28 @@ class Page:
         return f"{month_after(self.view.since, -1):%B}"
 
     def has_before(self) -> bool:
-        """Tell whether there is anything to compare with."""
+        """Return whether the previous period has a cost to compare with."""
         return any(amount.previous for amount in self.f.parts.values())
 
     def is_fitting(self) -> bool:
-        """Return whether the chart has the steps that fit its length."""
+        """Return whether the chart has the default step for its number of days."""
         return self.view.every == fitting_step(self.view.since, self.view.last)
 
     def has_runs(self) -> bool:
-        """Tell whether the rows have numbers of runs."""
+        """Return whether the rows have run counts."""
         return any(g.runs is not None for g in self.f.groups)
 
     def has_gpus(self) -> bool:
-        """Tell whether a row has GPU hours."""
+        """Return whether a row has GPU hours."""
         return any(g.counts is not None and g.counts.gpu_seconds > 0 for g in self.f.groups)
 
     def gpu_hour(self, group: Group) -> str:
-        """Format the cost per GPU hour; nothing without one."""
+        """Format the cost per GPU hour. Empty without GPU time."""
         cost = None if group.counts is None else group.counts.gpu_hour_cost
         return "" if cost is None else amounts.small_money(cost)
 
     def can_spread(self) -> bool:
-        """Tell whether the view has rows of runs, and rows without a run that could be spread over them."""
+        """Return whether the view has cost of runs, and idle, shared or unallocated cost that can be spread over them."""
         return self.view.splits_parts and "run" in self.f.parts and any(part in self.f.parts for part in SPREAD_PARTS)
 
     def outside(self) -> Mapping[str, tuple[str, ...]]:
@@ -289,11 +293,11 @@ class Page:
         return {**self.view.where, "allocated_to": ("out_of_scope",)}
 
     def unlisted(self) -> str:
-        """Name the filters that runs do not have."""
+        """Return the names of the filtered dimensions that runs do not have."""
         return " and no ".join(key.replace("_", " ") for key in self.view.where if key not in RUN_KEYS)
 
     def groupings(self) -> list[str]:
-        """Return what the form offers to group by: each dimension, usual pairs, and the present one."""
+        """Return the choices of the form to group by: each dimension, common pairs, and the current choice."""
         pairs = [pair for pair in PAIRS if set(pair.split(",")) <= set(self.dimensions)]
         return list(dict.fromkeys([*self.dimensions, *pairs, ",".join(self.view.by)]))
 
@@ -306,7 +310,7 @@ class Page:
         ]
 
     def ranges(self) -> list[tuple[str, str, bool]]:
-        """Return (name, address, whether it is the present one) for each usual range, up to the newest charge."""
+        """Return (name, address, whether it is the current one) for each common range of days up to the newest charge."""
         newest = self.f.newest
         month = newest.replace(day=1)
         named: Mapping[str, tuple[date, date]] = {
@@ -327,7 +331,7 @@ class Page:
         ]
 
     def drawing(self) -> Markup:
-        """Draw the costs over time, twice: for wide screens and paper, and for phones."""
+        """Draw the costs over time twice: for wide screens and paper, and for phones."""
         f = self.f
         stacks = [(self._title(g), self.color(n, g), g.course) for n, g in enumerate(f.groups[:COLORS])]
         others = [g.course for g in f.groups[COLORS:]]
@@ -354,7 +358,7 @@ class Page:
         return " · ".join(self.name(key, value) for key, value in zip(self.view.by, group.values, strict=True))
 
     def command(self) -> str | None:
-        """Return the command that prints the same costs in a terminal. None for dimensions that it does not have."""
+        """Return the command that prints the same costs in a terminal. None if the command cannot show this view."""
         view = self.view
         if view.is_fine or view.is_spread:
             return None

@@ -1,4 +1,4 @@
-"""Search by a part of a name: runs, machines, models, and the values of dimensions by which people know their costs."""
+"""Search by a part of a name for runs, machines, models, and values of dimensions such as team or service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runspend.core.text import without_person
 from runspend.warehouse.base import Reader
 
 NAMED = ("team", "project", "cost_center", "owner", "experiment", "user", "server", "source", "service", "account", "region")
-# Machines and registered models are not in `cost_daily`; each has a page of its own. A model's days are those of its versions.
+# Machines and registered models are not in `cost_daily`, and each has its own page. The days of a model are those of its versions.
 OF_THINGS = (
     """select 'machine' as dimension, resource_id as name, min(charge_date) as since, max(charge_date) as last
     from cost_allocations where cost_kind = 'compute' and strpos(lower(resource_id), @text) > 0 group by resource_id""",
@@ -26,7 +26,7 @@ LONGEST = 200  # characters
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run whose name has the text, or whose id begins with it."""
+    """A run whose name contains the text, or whose ID begins with it."""
 
     tracking_server: str
     workspace: str
@@ -39,7 +39,7 @@ class FoundRun:
 
 @dataclass(frozen=True)
 class FoundName:
-    """A value of a dimension, and the days of its charges (of a model: of its versions)."""
+    """A value of a dimension, and the first and last day of its charges. For a model, these are the days of its versions."""
 
     key: str
     value: str
@@ -49,7 +49,7 @@ class FoundName:
 
 @dataclass(frozen=True)
 class Found:
-    """What a string finds, the newest first."""
+    """The results of a search, newest first."""
 
     text: str
     runs: tuple[FoundRun, ...]
@@ -57,7 +57,10 @@ class Found:
 
 
 def search(reader: Reader, text: str, *, hidden: Sequence[str] = ()) -> Found:
-    """Find names that have the text in any letter case. `hidden`: dimensions that may not be asked for. Raises UsageError."""
+    """Return the names that contain the text, in any letter case. `hidden`: dimensions that the viewer may not use.
+
+    Raises UsageError if the text is empty, too long or not valid Unicode.
+    """
     text = text.strip()
     if not text or len(text) > LONGEST or any("\ud800" <= c <= "\udfff" or c == "\0" for c in text):
         raise UsageError(f"cannot search: give a part of a name, of at most {LONGEST} characters.")

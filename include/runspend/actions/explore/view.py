@@ -1,6 +1,6 @@
 """A view of the daily costs, and the address that contains it: `?from=2026-10-01&to=2026-10-31&by=team,experiment&team=vision`.
 
-The address is the whole state: everyone who opens it asks the same question. Asking the warehouse does not belong here.
+The address is the whole state, so everyone who opens it sees the same view. Queries of the warehouse do not belong here.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ Order = Literal["-cost", "cost", "name", "-name", "-change", "change"]
 MEASURES: tuple[str, ...] = get_args(Measure)
 STEPS: tuple[str, ...] = get_args(Step)
 ORDERS: tuple[str, ...] = get_args(Order)
-# Dimensions that the daily costs do not have, and their columns of the ledger (`ledger.sql`). Queries with one of these dimensions read single charges.
+# Dimensions that the daily costs do not have, and their columns in `ledger.sql`. A view with one of these dimensions reads single charges.
 FINE_KEYS = {"run": "run_id", "model": "model_name", "machine": "machine", "instance_type": "instance_type", "status": "run_status"}
 COLUMNS = {**COST_KEYS, **FINE_KEYS}
 ONLY_OF_RUNS = (*OF_RUNS, "run_id", "model_name", "run_status")
-# Columns that are always empty for cost without a run. The others are not: a bill can name the team.
+# Columns that are always empty for cost without a run. The dimensions of a cost center, owner, project or team may come from the bill.
 NEVER_WITHOUT_RUN = tuple(column for column in ONLY_OF_RUNS if column not in DIMENSION_NAMES)
-FAILED = ("FAILED", "KILLED")  # the values of MLflow's status that Runspend calls a failed run, everywhere
+FAILED = ("FAILED", "KILLED")  # MLflow's statuses of a run that Runspend counts as failed
 FILTERS = (*WHERE_KEYS, *FINE_KEYS)  # days and months are the axis of the chart
-GROUPS = tuple(key for key in FILTERS if key != "currency")  # sums are in one currency
+GROUPS = tuple(key for key in FILTERS if key != "currency")  # each sum is in one currency
 PARTS = ALLOCATED_TO
-NEXT = {  # where a click on a group leads: the next question about it
+NEXT = {  # the dimension by which a group is split after a click on it
     "team": "experiment", "project": "experiment", "cost_center": "team", "owner": "experiment", "user": "experiment", "experiment": "kind",
     "server": "experiment", "kind": "service", "allocated_to": "service", "source": "service", "service": "account", "account": "service",
     "region": "service", "provider": "service", "confidence": "experiment", "run": "kind", "model": "run", "machine": "run",
@@ -47,14 +47,14 @@ SPREAD_PARTS = ("idle", "shared", "unallocated")
 EARLIEST = date(1970, 1, 1)
 MOST_DAYS = 1100  # three years
 MOST_ROWS = 1000
-MOST_CELLS = 60_000  # rows times steps of the chart
-MOST_VALUES = 50  # of filters
+MOST_CELLS = 60_000  # number of rows times number of steps
+MOST_VALUES = 50  # values of all filters together
 LONGEST = 5000  # characters of a filter's value
 
 
 @dataclass(frozen=True)
 class View:
-    """What to show: days (`until` is the day after the last), groups, filters, measure, comparison, order.
+    """The choices that define a page of costs: days (`until` is the day after the last), groups, filters, measure, comparison, order.
 
     `is_spread`: idle, shared and unallocated cost is spread over the groups of runs, in proportion to their own cost.
     """
@@ -72,13 +72,14 @@ class View:
 
     @classmethod
     def of(cls, query: Iterable[tuple[str, str]], newest: date, *, hidden: Sequence[str] = ()) -> View:
-        """Read the query string of an address. `newest`: the day of the newest charge, where the view ends if the address names no end.
+        """Read the query string of an address. `newest`: the day of the newest charge. The view ends there unless the address has `to`.
 
-        `hidden`: dimensions that may not be asked for. Raises UsageError with the key, the value and the allowed values.
+        `hidden`: dimensions that the viewer may not use. Raises UsageError, with the key, the value and the allowed values, if the address
+        is not valid.
         """
         given: dict[str, list[str]] = {}
         for key, value in query:
-            if value or key in FILTERS:  # a dimension without a value (`team=`) asks for cost that has none
+            if value or key in FILTERS:  # a dimension without a value (`team=`) selects cost that has no value
                 given.setdefault(key, []).append(value)
         known = [*OTHER_KEYS, *(key for key in FILTERS if key not in hidden)]
         for key in given:
@@ -103,7 +104,7 @@ class View:
             by=by,
             where=_filters(given, hidden),
             measure=cast("Measure", _one_of("measure", single.get("measure", "effective"), MEASURES)),
-            # Days that no bill has reached yet cannot be compared with whole ones.
+            # Days after the newest charge are incomplete, so they cannot be compared with complete ones.
             is_compared=_one_of("compare", single.get("compare", "previous"), ("previous", "none")) == "previous"
             and until <= newest + timedelta(days=1),
             every=cast("Step", _one_of("every", every, STEPS)),
@@ -124,17 +125,17 @@ class View:
 
     @property
     def selects_parts(self) -> bool:
-        """Whether a filter selects parts of the bill. Otherwise the ML platform counts: everything that is in scope."""
+        """Whether a filter selects parts of the bill. Otherwise the view has the cost of the ML platform: everything in scope."""
         return "allocated_to" in self.where
 
     @property
     def splits_parts(self) -> bool:
-        """Whether cost without a run has rows of its own, because a dimension is one that only runs have."""
+        """Whether cost without a run has rows of its own. It does if the view groups by a dimension that only runs have."""
         return any(COLUMNS[key] in ONLY_OF_RUNS for key in self.by)
 
     @property
     def is_fine(self) -> bool:
-        """Whether it asks for a dimension that only single charges have: a run, a model, a machine or an instance type."""
+        """Whether it uses a dimension that only single charges have: run, model, machine, instance type or status."""
         return any(key in FINE_KEYS for key in (*self.by, *self.where))
 
     @property
@@ -149,10 +150,10 @@ class View:
 
     @property
     def previous(self) -> tuple[date, date]:
-        """The days to compare with (the second is the day after the last): the same days of the months before, or the same number of days
-        before.
+        """The first day of the previous period, and the day after its last day.
 
-        A view that starts with a month is compared with the months before it, with the same number of days if its last month is not over.
+        A view that starts on the first day of a month is compared with the same number of months before it. If the view does not end with
+        a month, the last of these months is cut after the same day. Any other view is compared with the same number of days before it.
         """
         if self.since.day != 1:
             return self.since - (self.until - self.since), self.since
@@ -165,11 +166,11 @@ class View:
 
     @property
     def selection(self) -> Selection:
-        """Select the charges of the view's days and, if they are compared, of the previous period."""
+        """The selection of charges on the view's days and, if the view is compared, in the previous period."""
         return Selection(since=self.previous[0] if self.is_compared else self.since, until=self.until, where=self.where)
 
     def with_filter(self, key: str, value: str | None) -> View:
-        """Return the view of one value of a dimension (None: of cost without one)."""
+        """Return the view with one value of a dimension. None selects cost without a value."""
         return replace(self, where={**self.where, key: (value or "",)})
 
     def without_filter(self, key: str, value: str) -> View:
@@ -178,7 +179,7 @@ class View:
         return replace(self, where={k: v for k, v in {**self.where, key: left}.items() if v})
 
     def address(self, **changed: object) -> str:
-        """Return the query string of this view, or of this view with other fields, without default values."""
+        """Return the query string of this view, without default values. `changed`: fields to change first."""
         view = replace(self, **changed)  # type: ignore[arg-type]  # fields of this class
         parts = [("from", f"{view.since}"), ("to", f"{view.last}"), ("by", ",".join(view.by))]
         parts += [(key, value) for key, values in view.where.items() for value in values]
@@ -198,7 +199,7 @@ class View:
 
 
 def next_dimension(chosen: Container[str], key: str) -> str:
-    """Return the first dimension to go to from `key` that is not chosen yet."""
+    """Return the dimension by which to split a group of `key` next. Dimensions in `chosen` are skipped."""
     seen = {key}
     key = NEXT.get(key, "team")
     while key in chosen and key not in seen:
@@ -227,7 +228,7 @@ def _filters(given: Mapping[str, list[str]], hidden: Sequence[str]) -> dict[str,
 
 
 def fitting_step(since: date, last: date) -> Step:
-    """Return the steps that suit this number of days."""
+    """Return the step that suits the number of days: day up to 92, week up to 370, otherwise month."""
     days = (last - since).days + 1
     return "day" if days <= 92 else "week" if days <= 370 else "month"
 

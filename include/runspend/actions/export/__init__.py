@@ -1,4 +1,7 @@
-"""Exports the ledger for other tools: FOCUS Cost and Usage with its Allocated columns, Tableau extracts, sources for dbt, and a dashboard for Superset. Changes nothing but its files."""
+"""Export the ledger for other tools: FOCUS files with the Allocated columns, Tableau extracts, dbt sources, and a Superset dashboard.
+
+Exports write only their own files.
+"""
 
 from __future__ import annotations
 

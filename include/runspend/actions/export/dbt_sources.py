@@ -1,7 +1,8 @@
-"""Writes the published tables as sources of dbt: columns, types, descriptions and tests, from the table definitions.
+"""Write the published tables as dbt sources. Columns, types, descriptions and tests come from the table definitions.
 
-Tests say what the definitions promise: keys are never null and unique together, columns that models set have one of their documented words, and
-text columns of `costs_for_dashboards` are never null. The file in deploy/dbt is the output of `runspend export dbt`; a test compares them.
+The tests check that key columns are never null, and that keys are unique. They check that columns with documented values have only these
+values, and that text columns of `costs_for_dashboards` are never null. The file in deploy/dbt is the output of `runspend export dbt`. A test
+compares the two.
 
 Source: dbt "Source properties", "Data tests", "Cross-database macros".
 """
@@ -30,13 +31,13 @@ WIDTH = 140
 
 
 def is_dbt_sources(file: Path) -> bool:
-    """Whether a file begins like those that this module writes."""
+    """Return whether a file starts like the files that this module writes."""
     with file.open("rb") as read:
         return read.read(len(FIRST)) == FIRST.encode()
 
 
 def dbt_sources() -> str:
-    """Return the YAML file."""
+    """Return the content of the YAML file."""
     source = {
         "name": "runspend",
         "description": "What every MLflow run costs. Sums of costs over cost_allocations and cost_daily equal the bills exactly.",
@@ -50,20 +51,24 @@ def dbt_sources() -> str:
 
 def _table(table: Table) -> dict[str, Any]:
     found = _described(table)
-    if len(table.key) > 1 and not isinstance(table, View) and table.name != "cost_daily":  # its key is all columns before the costs
+    # The key of cost_daily is not tested: it is all columns before the costs.
+    if len(table.key) > 1 and not isinstance(table, View) and table.name != "cost_daily":
         found["data_tests"] = [{"unique": {"name": f"{table.name}_key_is_unique", "arguments": {"column_name": _joined(table)}}}]
     found["columns"] = [_column(table, column) for column in table.columns]
     return found
 
 
 def _joined(table: Table) -> str:
-    """Return an expression for the key as one text: DuckDB, PostgreSQL and BigQuery all take dates too."""
+    """Return an expression for the key as one string. DuckDB, PostgreSQL and BigQuery accept dates in `concat` too."""
     names = ", '/', ".join(table.key)
     return f"concat({names})"
 
 
 def _builds() -> dict[str, Any]:
-    """Return the table that records when each build was published: `dbt source freshness` reads it. A BigQuery warehouse does not have it."""
+    """Return the table that records when each build was published, which `dbt source freshness` reads.
+
+    A BigQuery warehouse does not have this table.
+    """
     found = _described(BUILDS)
     found["config"] = {
         "loaded_at_field": "published_at",

@@ -1,7 +1,7 @@
-"""Writes one billing period as a FOCUS file: the rows of `schema/views/focus.sql`, batch by batch, checked against the bill.
+"""Write one billing period as a FOCUS file: the rows of `schema/views/focus.sql`, batch by batch, checked against the bill.
 
-`focus.sql` defines a row. The columns of each FOCUS version, the format of values, and the check of totals before the file gets
-its name belong here. FOCUS: https://focus.finops.org
+`focus.sql` defines the rows. This module defines the columns of each FOCUS version and the format of values. It checks the totals before the
+file gets its name. FOCUS: https://focus.finops.org
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import expand_macros
 
 COSTS = ("EffectiveCost", "BilledCost", "ListCost", "ContractedCost")
-# Mandatory columns, even without a value. Other columns are written only if a line of the period has a value.
+# Columns that are always written, because FOCUS requires them. Other columns are written only if a line of the period has a value.
 MANDATORY = (
     "BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeClass", "ChargeDescription",
     "ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost", "HostProviderName", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit",
@@ -49,12 +49,12 @@ LEFT_OUT = {"1.2": (*SINCE_1_3, *SINCE_1_4), "1.3": SINCE_1_4, "1.4": UNTIL_1_3}
 KINDS = {".csv": "csv", ".csv.gz": "csv.gz", ".parquet": "parquet"}
 OWN_COLUMN, LONGEST_HEADER = "x_AllocatedTo", 1 << 20
 BATCH_ROWS = 65_536
-STRETCH_ROWS = 1_500_000  # lines and parts read at once: about 1 GB in the engine
+STRETCH_ROWS = 1_500_000  # rows of lines, parts and charges to read at once, which need about 1 GB of memory
 
 
 @dataclass(frozen=True)
 class Total:
-    """The totals of the rows of one bill and currency."""
+    """The totals of all rows of one bill in one currency."""
 
     source: str
     currency: str
@@ -74,15 +74,15 @@ class Exported:
 
 
 class Sink(Protocol):
-    """A target for batches."""
+    """A file to which batches are written."""
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """One more batch."""
+        """Write one more batch."""
         ...
 
 
 def focus_view() -> str:
-    """Return the GoogleSQL of the view: every period, all columns of every version."""
+    """Return the GoogleSQL of the view, with all periods and the columns of all FOCUS versions."""
     return expand_macros(files("runspend.schema").joinpath("views", "focus.sql").read_text(encoding="utf-8"))
 
 
@@ -90,13 +90,14 @@ def export_focus(
     reader: Reader, period: str, target: Path, *, scope: str = "all", version: str = "1.3", all_columns: bool = False,
     guard_formulas: bool = False, progress: Callable[[str], None] = lambda _: None,
 ) -> Exported:  # fmt: skip
-    """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file; memory does not grow with the rows.
+    """Write a billing period ("YYYY-MM") to a .csv, .csv.gz or .parquet file. Memory use does not grow with the number of rows.
 
     `all_columns` writes every column of the version, including those without a value in the period. `guard_formulas` puts an apostrophe
     before CSV strings that a spreadsheet would read as a formula. Without it, strings are unchanged.
 
-    The file gets its name only if its four sums, per bill and currency, equal the bill's. With `scope` "platform" they must equal
-    the ledger's sums without out-of-scope cost. Otherwise raises CheckFailed and leaves nothing behind.
+    The file gets its name only if its sums in all four measures, by bill and currency, equal those of the bill. With `scope` "platform", they
+    must equal the ledger's sums without out-of-scope cost. Otherwise, Runspend raises CheckFailed and leaves no file behind. Raises UsageError
+    if the period, the file name or an existing file does not allow the export.
     """
     kind = next((k for suffix, k in sorted(KINDS.items(), key=lambda item: -len(item[0])) if target.name.endswith(suffix)), None)
     if kind is None:
@@ -132,7 +133,7 @@ def export_focus(
 
 
 def is_focus_export(file: Path) -> bool:
-    """Whether a file has the columns that only this export writes, such as `x_AllocatedTo`. A bill has not."""
+    """Return whether a file has the column `x_AllocatedTo`, which this export writes and a bill does not have."""
     try:
         if file.name.endswith(".parquet"):
             with pq.ParquetFile(file) as read:
@@ -162,9 +163,10 @@ def focus_columns(reader: Reader, period: date, version: str, all_columns: bool)
 
 
 def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
-    """Split the period's charge days into stretches whose rows fit in memory. Lines, parts and sums of a charge count on its day.
+    """Split the period's charge days into ranges whose rows fit in memory, as (first day, last day).
 
-    Lines of a bucket that form one charge of the month count twice: on their own day, and on the first day, which is the charge's.
+    The rows of a charge (its lines and parts) count on its day. Lines of a bucket that form one charge for the month count twice: on their
+    own day, and on the first day of the month, which is the day of that charge.
     """
     days = reader.query(
         "select charge_date, sum(row_count) as row_count from ("
@@ -186,7 +188,7 @@ def _stretches(reader: Reader, period: date) -> list[tuple[date, date]]:
 
 
 def _add(sums: dict[tuple[str, str], dict[str, Decimal]], batch: pa.RecordBatch) -> None:
-    """Add the exact sums of the batch by bill and currency."""
+    """Add the exact sums of the batch to `sums`, by bill and currency."""
     table = pa.Table.from_batches([batch]).select(["x_Source", "BillingCurrency", *COSTS])
     grouped = table.group_by(["x_Source", "BillingCurrency"]).aggregate([(c, "sum") for c in COSTS])
     for row in grouped.to_pylist():
@@ -222,7 +224,7 @@ def _check_totals(reader: Reader, period: date, scope: str, sums: dict[tuple[str
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """Give a temporary file next to the target. It replaces the target on success and is removed otherwise."""
+    """Yield a temporary file next to the target. It replaces the target on success, and is removed after an error."""
     temporary = target.with_name(f".runspend-export-{uuid.uuid4().hex}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
     try:
@@ -255,7 +257,7 @@ class _Parquet:
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write one more batch, all columns nullable."""
+        """Write one more batch. All columns are nullable."""
         if self._writer is None:
             self._writer = pq.ParquetWriter(self._path, batch.schema, compression="zstd")
         self._writer.write_batch(batch)
@@ -273,7 +275,7 @@ class _Csv:
         self._writer: Any = None
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write one more batch: times in FOCUS format, decimals in full without an exponent, null as empty."""
+        """Write one more batch. Times have the FOCUS format, decimals have all digits and no exponent, and null is empty."""
         texts = pa.RecordBatch.from_arrays([self._make_text(column) for column in batch.columns], names=batch.schema.names)
         if self._writer is None:
             self._writer = pacsv.CSVWriter(self._file, texts.schema)
@@ -286,7 +288,7 @@ class _Csv:
 
 
 def _guarded(column: pa.Array) -> pa.Array:
-    """Do what `_text` does, and guard strings that a spreadsheet would run. Numbers and times stay unchanged."""
+    """Return what `_text` returns, with an apostrophe before strings that a spreadsheet would run. Numbers and times are unchanged."""
     text = _text(column)
     if not pa.types.is_string(column.type):
         return text
@@ -297,7 +299,7 @@ def _text(column: pa.Array) -> pa.Array:
     if pa.types.is_timestamp(column.type):
         return pc.strftime(column.cast(pa.timestamp("s", tz="UTC")), format="%Y-%m-%dT%H:%M:%SZ")
     if pa.types.is_decimal(column.type):
-        # A value below 1e-6 would get an exponent; these few are written by hand.
+        # Arrow writes values below 1e-6 with an exponent, so Python formats the batches that have one.
         plain = pc.cast(column, pa.string())
         if pc.any(pc.match_substring(plain, "E")).as_py():
             plain = pa.array([None if v is None else f"{v:f}" for v in column.to_pylist()], pa.string())

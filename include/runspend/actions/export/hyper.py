@@ -1,7 +1,8 @@
-"""Writes the published tables and views as a Tableau extract: a .hyper file, or a .twbx with the extract and a workbook in it.
+"""Write the published tables and views as a Tableau extract: a .hyper file, or a .twbx file with the extract and a workbook.
 
-It contains what `publish` copies (`actions/publish/content.py`). Hyper reads the Parquet files itself. The file gets its name only if each
-of its tables has the rows and the exact cost sums of those files. Data sources and the workbook are in `tableau_files.py`.
+The extract has the same content as `publish` (`actions/publish/content.py`). Hyper reads the Parquet files itself. The file gets its name
+only if each of its tables has the same number of rows and the same exact cost sums as those files. `tableau_files.py` makes data sources and
+the workbook.
 
 Source: Tableau "Hyper API": "SQL reference" (external, NUMERIC), "Process settings" (default_database_version).
 """
@@ -40,20 +41,23 @@ TYPES = {
     "FLOAT64": "double precision",
     "BOOL": "bool",
     "DATE": "date",
-    "TIMESTAMP": "timestamp",  # of UTC: Tableau shows times as they are
+    "TIMESTAMP": "timestamp",  # in UTC, because Tableau shows times without conversion
     "BIGNUMERIC": "numeric(38, 22)",
-    "ARRAY<STRING>": "text",  # its values, separated by ", "
+    "ARRAY<STRING>": "text",  # the values, separated by ", "
 }
-# 3 is the first file format with numbers of more than 18 digits. Tableau can read it since 2022.4.
+# Version 3 is the first file format with numbers of more than 18 digits. Tableau 2022.4 and later can read it.
 PARAMETERS = {"default_database_version": "3", "log_config": "", "memory_limit": "2g"}
-INSIDE = "Data/runspend/runspend.hyper"  # of a .twbx
+INSIDE = "Data/runspend/runspend.hyper"  # the path of the extract in a .twbx file
 CANNOT_GROW = "growing the database file failed"
 COST_NAMES = tuple(c.name for c in COSTS)
 
 
 @dataclass
 class Extract:
-    """What was written: the build, the rows by table (empty if the file had this build), and which files beside it were written or kept."""
+    """The result of an export. `rows`: the number of rows by table, empty if the file already had this build.
+
+    `written` and `kept`: the data sources and workbooks next to the extract that were written, and those that were kept.
+    """
 
     path: Path
     build_id: str
@@ -63,9 +67,10 @@ class Extract:
 
 
 def export_hyper(content: Content, target: Path, now: datetime, progress: Callable[[str], None] = lambda _: None) -> Extract:
-    """Write a .hyper file with data sources and a workbook beside it, or a .twbx. Raises UsageError; the file is then as it was.
+    """Write a .hyper file with data sources and a workbook next to it, or a .twbx file. If it fails, the file is unchanged.
 
-    A data source or workbook that was changed in Tableau is kept.
+    A data source or workbook that was changed in Tableau is kept. Raises UsageError if the file cannot be replaced, CheckFailed if the
+    extract differs from the published tables, and RunspendError for an error of Hyper.
     """
     if target.suffix not in (".hyper", ".twbx"):
         raise UsageError(f"cannot export to {target}: the name must end in .hyper or .twbx. Nothing was written.")
@@ -89,16 +94,16 @@ def export_hyper(content: Content, target: Path, now: datetime, progress: Callab
 
 
 def _as_ours(error: Any, target: Path, folder: Path) -> RunspendError:
-    """Return an error of Hyper as one of Runspend's. Hyper reports a full disk only in words."""
+    """Return Runspend's error for an error of Hyper. Hyper reports a full disk only in its message."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), f"{folder}") if CANNOT_GROW in error.main_message else error
     return machine_failed(full, f"export to {target}") or RunspendError(
-        f"cannot export to {target}: {error.main_message}. The file is as it was."
+        f"cannot export to {target}: {error.main_message}. The file is unchanged."
     )
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """Let one process write the file at a time."""
+    """Lock the file for one process at a time. Raises UsageError if another process writes it."""
     with open_lock(target.with_name(f".{target.name}.lock")) as lock:
         if not try_lock(lock.fileno()):
             raise UsageError(f"cannot export to {target}: another process writes it now. Run again later.")
@@ -106,7 +111,7 @@ def _locked(target: Path) -> Iterator[None]:
 
 
 def _write_files_beside(extract: Extract) -> None:
-    """Write data sources and the workbook, except files that were edited."""
+    """Write the data sources and the workbook, except those that were edited."""
     for name, text in tableau_files.files_beside(extract.path.name).items():
         path = extract.path.with_name(name)
         there = path.read_bytes() if path.exists() else None
@@ -119,7 +124,7 @@ def _write_files_beside(extract: Extract) -> None:
 
 @dataclass
 class _Export:
-    """One export, with a Hyper process that runs."""
+    """One export, with a running Hyper process."""
 
     api: Any
     process: Any
@@ -128,7 +133,7 @@ class _Export:
     progress: Callable[[str], None]
 
     def hyper(self, target: Path, scratch: Path) -> Extract:
-        """Write a .hyper file, unless it has this build."""
+        """Write a .hyper file, unless it already has this build."""
         extract = Extract(target, self.content.build_id)
         if target.exists() and self._build_of(target) == extract.build_id:
             return extract
@@ -137,7 +142,7 @@ class _Export:
         return extract
 
     def twbx(self, target: Path, scratch: Path) -> Extract:
-        """Write a .twbx, unless it has this build and this workbook."""
+        """Write a .twbx file, unless it already has this build and this workbook."""
         extract = Extract(target, self.content.build_id)
         workbook = tableau_files.workbook(INSIDE)
         if target.exists() and _packaged_build(target) == extract.build_id and _packaged_workbook(target) == workbook:
@@ -161,7 +166,7 @@ class _Export:
         crash_point("export.hyper.after_replace")
 
     def _build_of(self, target: Path) -> str:
-        """Return the build of an extract. Raises UsageError for a file that Runspend did not write."""
+        """Return the build ID of an extract. Raises UsageError if Runspend did not write the file."""
         try:
             with self.api.Connection(self.process.endpoint, target) as connection:
                 return str(connection.execute_scalar_query(f"select build_id from {BUILDS.name} where table_name = '{WHOLE}'"))
@@ -172,7 +177,7 @@ class _Export:
             ) from error
 
     def _fill(self, file: Path) -> dict[str, int]:
-        """Make a new extract with everything in it. Returns the rows by table."""
+        """Write a new extract with all tables. Returns the number of rows by table."""
         file.unlink(missing_ok=True)
         rows: dict[str, int] = {}
         counts = {}
@@ -198,7 +203,7 @@ class _Export:
         return rows
 
     def _insert(self, connection: Any, part: Part, sums: dict[str, dict[str, Decimal]]) -> int:
-        """Copy the rows of a part, and add the sums of its files."""
+        """Copy the rows of a part, and add the cost sums of its files to `sums`. Returns the number of rows."""
         with self.content.files(part) as found, tempfile.TemporaryDirectory(dir=self.content.folder) as folder:
             files, rows = list(found), 0
             for file in files:
@@ -228,7 +233,7 @@ class _Export:
         )
 
     def _check_sums(self, connection: Any, table: Table, sums: dict[str, dict[str, Decimal]]) -> None:
-        """Compare the cost sums of a table with those of the files it came from, to the last decimal."""
+        """Raise CheckFailed unless the cost sums of a table equal those of its files to the last decimal."""
         if not sums:
             return
         costs = [name for name in COST_NAMES if any(c.name == name for c in table.columns)]
@@ -254,7 +259,7 @@ class _Export:
 
 
 def _add_sums(sums: dict[str, dict[str, Decimal]], table: Table, read: Any) -> None:
-    """Add the exact costs of a Parquet file by currency."""
+    """Add the exact costs of a Parquet file to `sums`, by currency."""
     costs = [name for name in COST_NAMES if any(c.name == name for c in table.columns)]
     if not costs:
         return
@@ -267,7 +272,7 @@ def _add_sums(sums: dict[str, dict[str, Decimal]], table: Table, read: Any) -> N
 
 
 def _with_texts(file: Path, arrays: list[str], target: Path) -> Path:
-    """Write the file again with strings for arrays, which Hyper cannot keep."""
+    """Write a copy of the file with strings in place of arrays, which Hyper does not support. Return the copy."""
     with pq.ParquetFile(file) as read:
         writer = None
         for batch in read.iter_batches():
@@ -286,7 +291,7 @@ def _with_texts(file: Path, arrays: list[str], target: Path) -> Path:
 
 
 def _packaged_build(target: Path) -> str | None:
-    """Return the build of a packaged workbook. Raises UsageError for a file that Runspend did not write, or whose workbook was changed."""
+    """Return the build ID of a packaged workbook. Raises UsageError if Runspend did not write the file, or if Tableau saved it since."""
     try:
         with zipfile.ZipFile(target) as archive:
             build = archive.comment.decode(errors="replace")

@@ -1,7 +1,7 @@
-"""Writes a dashboard for Superset over the tables that `publish` keeps in PostgreSQL: the ZIP that Superset imports.
+"""Write a Superset dashboard over the tables that `publish` writes to PostgreSQL, as a ZIP file that Superset imports.
 
-Datasets and metrics have the names of tables and columns, labels and descriptions come from their definitions. Identifiers are always the
-same, so importing a newer ZIP replaces the dashboard. No password is ever in it: Superset asks for it.
+Names, labels and descriptions of datasets and metrics come from the table definitions. Identifiers are always the same, so importing a newer
+ZIP replaces the dashboard. The ZIP never contains a password: Superset asks for it.
 
 Source: Superset "Importing and exporting", version 1 of the format (superset/*/schemas.py, Import…Schema).
 """
@@ -25,12 +25,12 @@ from runspend.core.errors import UsageError
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import COSTS, RUN_COSTS, Table
 
-MASK = "XXXXXXXXXX"  # where Superset asks for the password
-KEPT_OPTIONS = ("host", "port", "sslmode")  # of the address; others may be secrets
-EPOCH = (1980, 1, 1, 0, 0, 0)  # time of all files in the ZIP, so that equal input gives an equal ZIP
+MASK = "XXXXXXXXXX"  # in place of a password; Superset then asks for it
+KEPT_OPTIONS = ("host", "port", "sslmode")  # options of the address that are kept; others may be secrets
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of all files in the ZIP, so that equal input gives an equal ZIP
 MONEY = ",.2f"
 TITLE = "Runspend"
-ROOT = "runspend"  # of the files in the ZIP
+ROOT = "runspend"  # the folder of all files in the ZIP
 READER = "superset"
 SQL_TYPES = {"STRING": "TEXT", "INT64": "BIGINT", "FLOAT64": "DOUBLE PRECISION", "BOOL": "BOOLEAN", "DATE": "DATE", "TIMESTAMP": "TIMESTAMP WITH TIME ZONE", "BIGNUMERIC": "NUMERIC(38, 22)", "ARRAY<STRING>": "TEXT[]"}  # fmt: skip
 # Metrics that are not the sum of a column, by table: name, label, expression and format.
@@ -46,7 +46,7 @@ FURTHER = {
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart. `day`: a date on its axis; without one it is a table. `filters`: column, operator and value."""
+    """A chart, or a table if it has no `day`. `day`: the date column on its axis. `filters`: column, operator and value."""
 
     label: str
     table: Table
@@ -55,7 +55,7 @@ class Chart:
     day: str = ""
     filters: tuple[tuple[str, str, str], ...] = ()
     row_limit: int = 10_000
-    width: int = 12  # of the 12 columns of a dashboard
+    width: int = 12  # out of the 12 columns of a dashboard
 
 
 INSIDE = (("part", "!=", "out of scope"),)
@@ -70,7 +70,7 @@ TABLES = (COSTS_FOR_DASHBOARDS, RUN_COSTS)
 
 
 def superset_zip(uri: str, schema: str) -> bytes:
-    """Return the ZIP for a database and the schema of its target."""
+    """Return the ZIP for the database at the address `uri` and the schema to which `publish` writes."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in superset_files(uri, schema).items():
@@ -79,7 +79,7 @@ def superset_zip(uri: str, schema: str) -> bytes:
 
 
 def is_superset_zip(file: Path) -> bool:
-    """Whether a file is a ZIP that this module wrote, of any version."""
+    """Return whether a file is a ZIP that any version of this module wrote."""
     try:
         with zipfile.ZipFile(file) as archive:
             return f"{ROOT}/dashboards/{TITLE}.yaml" in archive.namelist()
@@ -104,13 +104,13 @@ def _id(name: str) -> str:
 
 
 def as_reader(uri: str) -> str:
-    """Return the address of a target of `publish` with the login `superset` in place of its own, which can write."""
+    """Return the address of a `publish` target with the login `superset` in place of the target's login, which may write."""
     parts = urlsplit(uri)
     return urlunsplit(parts._replace(netloc=f"{READER}:@{parts.netloc.rpartition('@')[2]}"))
 
 
 def database_uri(uri: str) -> str:
-    """Return the address as Superset takes it, without password. Raises UsageError for another kind of address."""
+    """Return the address in Superset's form, without its password. Raises UsageError if it is not the address of a PostgreSQL database."""
     parts = urlsplit(uri)
     if parts.scheme.partition("+")[0] not in ("postgres", "postgresql") or not parts.path.strip("/"):
         raise UsageError(
@@ -207,7 +207,7 @@ def _chart(chart: Chart) -> dict[str, Any]:
 
 
 def _query(chart: Chart, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the query that Superset sends for the chart; Superset inserts the number of the dataset."""
+    """Return the query that Superset sends for the chart. Superset inserts the number of the dataset."""
     axis = {"columnType": "BASE_AXIS", "timeGrain": "P1D", "sqlExpression": chart.day, "label": chart.day, "expressionType": "SQL"}
     query = {
         "columns": [*([axis] if chart.day else []), *chart.groups],

@@ -1,10 +1,10 @@
-"""Tableau's files over an extract: a data source (.tds) for costs, one for runs, and a workbook (.twb) with a sheet per question.
+"""Write Tableau's files for an extract: a data source (.tds) for costs, one for runs, and a workbook (.twb) with a sheet per question.
 
-Names, labels and descriptions come from the table definitions. Each file ends with a digest of itself, so that an edited file is recognized
-and kept.
+Names, labels and descriptions come from the table definitions. Each file ends with a digest of its content, so that Runspend recognizes an
+edited file and keeps it.
 
-Source: Tableau "Document Schemas" (the XSD of workbooks). The names of column instances, such as `sum:effective_cost:qk`, are those that
-Tableau gives them.
+Source: Tableau "Document Schemas" (the XSD of workbooks). Column instances have the names that Tableau would give them, such as
+`sum:effective_cost:qk`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from xml.etree import ElementTree as xml
 from runspend.schema.public_views import COSTS_FOR_DASHBOARDS
 from runspend.schema.tables import RUN_COSTS, Column, Table
 
-VERSION = "18.1"  # of the files of every version of Tableau since 2018
+VERSION = "18.1"  # the version in files of all Tableau versions since 2018
 USER = "http://www.tableausoftware.com/xml/user"
 ABBREVIATIONS = {"gpu": "GPU", "cpu": "CPU", "id": "ID", "uri": "URI", "llm": "LLM", "gb": "GiB"}
 # GoogleSQL type -> Tableau's type, role and kind of field
@@ -38,7 +38,7 @@ FORMATS = {"BIGNUMERIC": MONEY, "FLOAT64": NUMBER, "DATE": DAY, "TIMESTAMP": TIM
 
 @dataclass(frozen=True)
 class Calculation:
-    """A measure that Tableau computes. `formula` is Tableau's and, with double quotes for names, Hyper's."""
+    """A measure that Tableau computes. `formula` is in Tableau's language. It is also SQL for Hyper if names get double quotes."""
 
     name: str
     label: str
@@ -54,12 +54,12 @@ class Source:
     name: str
     label: str
     table: Table
-    hidden: tuple[str, ...] = ()  # endings of columns that are hidden
+    hidden: tuple[str, ...] = ()  # columns whose names end with one of these are hidden
     calculations: tuple[Calculation, ...] = ()
 
     @property
     def id(self) -> str:
-        """The name that fields are qualified with."""
+        """The name that qualifies the fields of the data source."""
         return f"federated.{self.name}"
 
 
@@ -92,8 +92,9 @@ SOURCES = (COSTS_SOURCE, RUNS_SOURCE)
 
 @dataclass(frozen=True)
 class Sheet:
-    """A worksheet. `rows` and `columns` are names of dimensions; a date in `days` is cut to its unit. `only`: a dimension and its one
-    value.
+    """A worksheet. `rows` and `columns` are names of dimensions. Dates in `columns` are truncated to the unit `cut`.
+
+    `only`: a dimension and the one value to show. `without`: a dimension and the value to exclude.
     """
 
     label: str
@@ -103,10 +104,10 @@ class Sheet:
     columns: tuple[str, ...]
     measure: str
     color: str = ""
-    cut: str = ""  # Day or Month: of the charge date
+    cut: str = ""  # Day or Month, the unit of the charge date
     only: tuple[str, str] | None = None
     without: tuple[str, str] | None = None
-    top: tuple[str, int] | None = None  # a dimension, and how many of its values: the largest
+    top: tuple[str, int] | None = None  # a dimension, and how many of its largest values to show
 
 
 SHEETS = (
@@ -130,14 +131,14 @@ SHEETS = (
 
 
 def files_beside(extract: str) -> dict[str, bytes]:
-    """Return the files that belong beside an extract with this file name, by name."""
+    """Return the files to write next to an extract with this file name, by name."""
     stem = extract.removesuffix(".hyper")
     names = {source.name: f"{stem}{source.name.removeprefix('runspend')}.tds" for source in SOURCES}
     return {**{names[source.name]: _data_source_file(source, extract) for source in SOURCES}, f"{stem}.twb": workbook(extract)}
 
 
 def workbook(extract: str) -> bytes:
-    """Return the workbook over an extract at this path, relative to the workbook."""
+    """Return the workbook for an extract. `extract`: the path of the extract relative to the workbook."""
     root = xml.Element("workbook", {"original-version": VERSION, "source-build": "0.0.0 (0000.0.0.0)", "version": VERSION})
     xml.SubElement(root, "document-format-change-manifest")
     sources = xml.SubElement(root, "datasources")
@@ -153,13 +154,13 @@ def workbook(extract: str) -> bytes:
 
 
 def is_unchanged(text: bytes) -> bool:
-    """Whether a file is as Runspend wrote it, in this version or another."""
+    """Return whether a file was not edited after any version of Runspend wrote it."""
     body, mark, end = text.rpartition(b"<!-- runspend ")
     return bool(mark) and end == f"{_digest(body)} -->\n".encode()
 
 
 def label(name: str) -> str:
-    """Return a column's name for people: effective_cost is Effective cost."""
+    """Return the label of a column: "Effective cost" for effective_cost."""
     words = [ABBREVIATIONS.get(word, word) for word in name.split("_")]
     return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
@@ -229,7 +230,7 @@ def _described(field: xml.Element, meaning: str) -> xml.Element:
 
 @dataclass(frozen=True)
 class _Instance:
-    """A field as a sheet uses it: unchanged, summed, or cut to days or months."""
+    """A field as a sheet uses it: unchanged, summed, or truncated to days or months."""
 
     field: str
     derivation: str = "None"
@@ -252,7 +253,7 @@ def _add_sheet(parent: xml.Element, sheet: Sheet) -> None:
 
     measure = _Instance(sheet.measure, "Sum", "quantitative")
     rows = [_Instance(name) for name in sheet.rows]
-    along = "ordinal" if sheet.mark == "Text" else "quantitative"  # a column per month, or an axis
+    along = "ordinal" if sheet.mark == "Text" else "quantitative"  # a text table has one column per month, a bar chart has an axis
     columns = [_Instance(name, f"{sheet.cut}-Trunc", along) for name in sheet.columns]
     filtered = [_Instance(name) for name, _ in filter(None, (sheet.only, sheet.without))]
     colors = [_Instance(sheet.color)] if sheet.color else []
@@ -295,7 +296,7 @@ def _add_sheet(parent: xml.Element, sheet: Sheet) -> None:
 
 
 def _columns_used(sheet: Sheet, used: list[_Instance]) -> list[xml.Element]:
-    """Return the fields of the sheet, with the fields that its calculations read."""
+    """Return the fields of the sheet, including those that its calculations read."""
     calculations = {c.name: c for c in sheet.source.calculations}
     names = {instance.field for instance in used}
     names |= {name for c in calculations.values() if c.name in names for name in re.findall(r"\[(\w+)\]", c.formula)}
@@ -304,7 +305,7 @@ def _columns_used(sheet: Sheet, used: list[_Instance]) -> list[xml.Element]:
 
 
 def _add_filter(view: xml.Element, column: str, level: str, sheet: Sheet) -> None:
-    """Keep, or leave out, one value."""
+    """Add a filter that keeps one value (`only`), or excludes it (`without`)."""
     _, value = sheet.only or sheet.without or ("", "")
     member = {"function": "member", "level": level, "member": f'"{value}"'}
     found = xml.SubElement(view, "filter", {"class": "categorical", "column": column})
@@ -322,7 +323,7 @@ def _add_filter(view: xml.Element, column: str, level: str, sheet: Sheet) -> Non
 
 
 def _add_top(view: xml.Element, column: str, sheet: Sheet) -> None:
-    """Keep the largest values of a dimension."""
+    """Add a filter that keeps the largest values of a dimension."""
     name, count = sheet.top or ("", 0)
     found = xml.SubElement(view, "filter", {"class": "categorical", "column": column})
     end = {
@@ -339,7 +340,7 @@ def _add_top(view: xml.Element, column: str, sheet: Sheet) -> None:
 
 
 def _shelf(names: list[str]) -> str:
-    """Return names side by side on a shelf, as Tableau nests them in pairs."""
+    """Return the names as one shelf expression. Tableau nests them in pairs."""
     if not names:
         return ""
     first, *rest = names

@@ -1,7 +1,7 @@
-"""Reads what is to be published: the tables of `schema/published.py` at one moment, in parts. A part is the rows of one month of a table.
+"""Read the content to publish: the tables of `schema/published.py` at one moment, in parts. A part has the rows of a table for one month.
 
-Each part has a build id: a digest of what was published in the warehouse, and of the columns. A part that a target has under the same
-build id is not copied again. The build id of the whole is a digest of those of its parts.
+Each part has a build ID: a digest of the warehouse's rows and of the columns. If a target already has a part with the same build ID, it is
+not copied again. The build ID of the whole content is a digest of the build IDs of its parts.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
 
-ROWS_PER_FILE = 500_000  # with rounded costs: in whole days
+ROWS_PER_FILE = 500_000  # of a file with rounded costs, which has whole days
 FIRST_DAY = "0001-01-01"
 AFTER_ALL_DAYS = "infinity"
-WHOLE = "all"  # the table name, and the period, of the row for everything
+WHOLE = "all"  # the table name and the period of the row for the whole content
 BUILDS = Table(
     "runspend_builds",
     "one row per published table and month, and one (all) for everything",
@@ -59,22 +59,25 @@ class Part:
     table: Table
     period: str
     build_id: str
-    units: tuple[Unit, ...]  # of the tables that its rows come from
+    units: tuple[Unit, ...]  # the units of the tables from which its rows come
 
     @property
     def key(self) -> tuple[str, str]:
-        """The names under which targets know it."""
+        """The table name and the period, by which targets identify the part."""
         return self.table.name, self.period
 
     @property
     def rounded(self) -> Part:
-        """The part of cost_daily as PostgreSQL has it, for this part of cost_daily or costs_for_dashboards."""
+        """The same month of cost_daily with rounded costs, as PostgreSQL stores it. For parts of cost_daily and costs_for_dashboards."""
         return replace(self, table=COST_DAILY_AT_POSTGRES)
 
 
 @dataclass(frozen=True)
 class Rounding:
-    """The largest differences between the rounded effective cost of costs_for_dashboards and the ledger: of a billing period, a day of a bill, a team."""
+    """The largest differences between the rounded effective cost of costs_for_dashboards and the ledger.
+
+    `period` is for the billing period, `day` for a day of a bill, and `team` for a team.
+    """
 
     month: str
     currency: str
@@ -85,7 +88,7 @@ class Rounding:
 
 @dataclass(frozen=True)
 class Found:
-    """What is at a target: the build and its time, None if nothing was published there yet. `problem`: why publishing would fail."""
+    """The build at a target and its time, or None if nothing was published there yet. `problem`: why publishing would fail."""
 
     build_id: str | None = None
     published_at: datetime | None = None
@@ -94,7 +97,7 @@ class Found:
 
 @dataclass
 class Published:
-    """What a target got: the number of copied rows by table. `is_new`: the target had another build, or none.
+    """The result of a publish. `rows`: the number of copied rows by table. `is_new`: whether the target had another build, or none.
 
     `notes`: messages for the owner of the target.
     """
@@ -111,7 +114,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Rounded:
-    """A month of cost_daily with rounded costs: files that the worker computes in this order, in `folder`."""
+    """A month of cost_daily with rounded costs. The worker computes its files in this order and writes them to `folder`."""
 
     folder: Path
     files: list[Future[Path]]
@@ -127,10 +130,10 @@ class Content:
     worker: ThreadPoolExecutor
     site_url: str | None = None
     tables: tuple[Table, ...] = PUBLISHED_TABLES
-    _begun: dict[str, _Rounded] = field(default_factory=dict)  # by period; the newest part is kept for all targets
+    _begun: dict[str, _Rounded] = field(default_factory=dict)  # by period; the files of the newest month are kept for all targets
 
     def of(self, names: Sequence[str] | None) -> Content:
-        """Return the content with these tables only; None for all."""
+        """Return the content with only these tables. None selects all tables."""
         return self if names is None else replace(self, tables=tuple(table for table in self.tables if table.name in names))
 
     @cached_property
@@ -147,7 +150,7 @@ class Content:
 
     @cached_property
     def build_id(self) -> str:
-        """The build id of everything."""
+        """The build ID of the whole content."""
         return _digest(*(f"{part.key} {part.build_id}" for part in self.parts), BUILDS, self.site_url)
 
     def _build_id(self, table: Table, units: tuple[Unit, ...]) -> str:
@@ -156,7 +159,7 @@ class Content:
         return _digest(*states, [(c.name, c.type) for c in table.columns], computed_by)
 
     def compute_ahead(self, parts: Iterable[Part]) -> None:
-        """Begin to compute the first two of `parts` that have rounded costs. The worker computes them while other parts are copied."""
+        """Start to compute the first two of `parts` that have rounded costs. The worker computes them while other parts are copied."""
         for part in islice((part for part in parts if part.table is COST_DAILY_AT_POSTGRES), 2):
             self._rounded(part)
 
@@ -164,8 +167,8 @@ class Content:
     def files(self, part: Part) -> Iterator[Iterator[Path]]:
         """Yield an iterator over Parquet files with the rows of a part, in the columns of its table. The files are removed afterwards.
 
-        Files with rounded costs are computed one by one, each while the previous file is copied. Files of the newest month are kept for the next
-        target, unless they could not be computed.
+        Files with rounded costs are computed one by one, each while the previous file is copied. Files of the newest month are kept for the
+        next target, unless one of them could not be computed.
         """
         if part.table is COST_DAILY_AT_POSTGRES:
             rounded = self._rounded(part)
@@ -188,9 +191,9 @@ class Content:
         return part.period == max(unit.period for unit in self.states if unit.table == COST_DAILY.name)
 
     def _rounded(self, part: Part) -> _Rounded:
-        """Begin to compute a part with rounded costs, some days at a time. Its inputs are fetched in this thread, which has the open snapshot.
+        """Start to compute a part with rounded costs, some days per file. This thread fetches the input, because it has the snapshot open.
 
-        No sum that is rounded spans two months, and the query computes each day by itself.
+        Parts and files can be computed separately: no rounded sum spans two months, and the query computes each day on its own.
         """
         if part.period not in self._begun:
             folder = Path(tempfile.mkdtemp(dir=self.folder))
@@ -209,7 +212,7 @@ class Content:
         return [file for unit in part.units if (file := self.warehouse.fetch(unit, folder)) is not None]
 
     def rounding(self) -> list[Rounding]:
-        """Return how far rounded costs of the newest billing period are from the ledger, by currency."""
+        """Return the difference between rounded costs and the ledger in the newest billing period, by currency."""
         parts = [part for part in self.parts if part.table is COSTS_FOR_DASHBOARDS]
         if not parts:
             return []
@@ -229,7 +232,7 @@ class Content:
 
 
 def _file_starts(files: list[Path], folder: Path) -> list[str]:
-    """Return the days of cost_daily with which files begin, so that each has about ROWS_PER_FILE rows."""
+    """Return the first day of each file of cost_daily, so that a file has about ROWS_PER_FILE rows."""
     import pyarrow.parquet as pq
 
     if sum(pq.read_metadata(file).num_rows for file in files) <= ROWS_PER_FILE:
@@ -244,14 +247,14 @@ def _file_starts(files: list[Path], folder: Path) -> list[str]:
 
 
 def _rounded_file(files: list[Path], folder: Path, first: str, after: str) -> Path:
-    """Write the rows of cost_daily from the day `first` to the one before `after`, with rounded costs."""
+    """Write the rows of cost_daily with rounded costs, from the day `first` to the day before `after`. Return the file."""
     folder.mkdir()
     days = f"charge_date >= date '{first}' and charge_date < date '{after}'"
     return _query_file(f"select * from ({COSTS_FOR_DASHBOARDS.rounding_sql}) as r where {days}", COST_DAILY.name, files, folder)
 
 
 def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:
-    """Write the rows of a query over one table, whose rows are in `files`."""
+    """Write the result of a query over one table, whose rows are in `files`. Return the file."""
     target = folder / "rows.parquet"
     with empty_engine(folder / "spill") as connection:
         connection.execute(f"create temp view {table} as from read_parquet({file_list(files)}, hive_partitioning = false)")
@@ -261,7 +264,7 @@ def _query_file(sql: str, table: str, files: list[Path], folder: Path) -> Path:
 
 @contextmanager
 def open_content(warehouse: Warehouse, site_url: str | None = None) -> Iterator[Content]:
-    """Open what is published now. Whatever is published meanwhile, all its files are of this moment."""
+    """Open the content as it is now. Later changes of the warehouse do not change it."""
     names = {name for table in PUBLISHED_TABLES for name in (table.over if isinstance(table, View) else (table.name,))}
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, warehouse.reader(), ThreadPoolExecutor(1) as worker:
         try:
@@ -271,7 +274,7 @@ def open_content(warehouse: Warehouse, site_url: str | None = None) -> Iterator[
 
 
 def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, datetime]], now: datetime) -> list[dict[str, Any]]:
-    """Return the rows of BUILDS. `counts`: rows of each part, and when it was copied."""
+    """Return the rows of BUILDS. `counts`: the number of rows of each part, and the time when it was copied."""
     rows = [
         {
             "table_name": p.table.name,
@@ -289,7 +292,7 @@ def builds_rows(content: Content, counts: Mapping[tuple[str, str], tuple[int, da
 
 
 def months(part: Part) -> tuple[str, str] | None:
-    """Return the first day of the part's month and of the next one, in ISO 8601; None for a table without months."""
+    """Return the first day of the part's month and of the next month, in ISO 8601. None for a table without months."""
     if part.table.period_column is None:
         return None
     first, after = month_of(part.period)

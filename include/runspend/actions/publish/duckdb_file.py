@@ -1,7 +1,7 @@
-"""Publishes to a DuckDB file: a new file is written next to it, and takes its name when it is whole.
+"""Publish to a DuckDB file: write a new file next to it, and rename the new file when it is complete.
 
-People who have the old file open keep it until they open it again. What a killed publish left is overwritten by the next. A file that
-Runspend did not write is never replaced.
+People who have the old file open continue to read it until they open the file again. If a publish is killed, the next one overwrites its
+incomplete file. A file that Runspend did not write is never replaced.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ where table_name = '{WHOLE}' and build_id is not null and isfinite(published_at)
 
 
 def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
-    """Make the file hold the content. Raises SourceError; the file is then as it was."""
+    """Replace the file with the content. Raises SourceError if that fails; the file is then unchanged."""
     try:
         import duckdb
     except ImportError as error:
@@ -58,12 +58,12 @@ def publish(target: DuckDBTarget, content: Content, now: datetime) -> Published:
             return published
     except (duckdb.Error, OSError) as error:
         why = fault_of(error) or f"{' '.join(str(error).split()).rstrip('.')}."
-        raise SourceError(target.name, f"cannot publish to {target.name}: {why} The file {file} is as it was.") from error
+        raise SourceError(target.name, f"cannot publish to {target.name}: {why} The file {file} is unchanged.") from error
 
 
 @contextmanager
 def _scratch(target: DuckDBTarget) -> Iterator[Path]:
-    """Give the path of the new file. What an error leaves there is removed, so that it does not fill the disk."""
+    """Yield the path of the new file. After an error, the incomplete file is removed, so that it does not fill the disk."""
     scratch = target.file.with_name(f".{target.file.name}.publishing")
     leftovers = (scratch, scratch.with_name(f"{scratch.name}.wal"))
     for leftover in leftovers:
@@ -78,7 +78,7 @@ def _scratch(target: DuckDBTarget) -> Iterator[Path]:
 
 @contextmanager
 def _locked(target: DuckDBTarget) -> Iterator[None]:
-    """Let one publisher work on the file at a time."""
+    """Lock the file for one publish at a time. Raises SourceUnreachable if another process publishes to it."""
     with open_lock(target.file.with_name(f".{target.file.name}.lock")) as lock:
         if not try_lock(lock.fileno()):
             raise SourceUnreachable(
@@ -88,7 +88,10 @@ def _locked(target: DuckDBTarget) -> Iterator[None]:
 
 
 def probe(target: DuckDBTarget) -> Found:
-    """Return what the file has, and whether its folder can be written. Changes nothing. Raises SourceError for a file that Runspend did not write."""
+    """Return the build in the file, and why its folder cannot be written, if so. Changes nothing.
+
+    Raises SourceError if Runspend did not write the file.
+    """
     folder = next(parent for parent in target.file.parents if parent.exists())
     problem = None
     if not folder.is_dir():
@@ -100,7 +103,7 @@ def probe(target: DuckDBTarget) -> Found:
 
 
 def _found_in(target: DuckDBTarget) -> Found:
-    """Return what the file has. Raises SourceError for a file that Runspend did not write."""
+    """Return the build in the file. Raises SourceError if Runspend did not write the file."""
     import duckdb
 
     if not target.file.exists():
@@ -111,12 +114,12 @@ def _found_in(target: DuckDBTarget) -> Found:
     ):
         connection.execute("set TimeZone = 'UTC'")
         is_table = "select 1 from duckdb_tables() where schema_name = 'main' and table_name = ?"
-        if connection.execute(is_table, [BUILDS.name]).fetchall():  # a foreign view could run any SQL
+        if connection.execute(is_table, [BUILDS.name]).fetchall():  # a view that Runspend did not make could run any SQL
             rows = connection.execute(BUILD_THERE).fetchall()
             return Found(rows[0][0], datetime.fromtimestamp(rows[0][1] / 1e6, timezone.utc)) if rows else Found()
     raise SourceError(
         target.name,
-        f"cannot publish to {target.name}: {target.file} is not a file that `runspend publish` wrote, or a program has it open to write. It was"
+        f"cannot publish to {target.name}: {target.file} is not a file that `runspend publish` wrote, or a program has it open for writing. It was"
         " not changed. Close that program, or set `file` to another path.",
     )
 
@@ -157,7 +160,7 @@ def _insert(connection: Any, part: Part, content: Content) -> int:
 
 
 def _count(connection: Any, part: Part) -> int:
-    """Return the rows of a month of a view: as many as its table has."""
+    """Return the number of rows of a view in a month, which is that of its table."""
     (table,) = part.table.over if isinstance(part.table, View) else ()
     ((rows,),) = connection.execute(
         f"select count(*) from {table} where strftime({part.table.period_column}, '%Y-%m') = {sql_text(part.period)}"

@@ -1,11 +1,12 @@
-"""Publishes to tables of an Iceberg catalog: one commit per table, which replaces the months that changed.
+"""Publish to tables of an Iceberg catalog: one commit per table, which replaces the months that changed.
 
-A catalog has no commit over several tables, so during a publish, and after a killed one until the next, a reader may see tables of two
-builds. Each table's property and newest snapshot have the build id `runspend.build_id`: where they are equal, the tables are of one build.
-A view is a table here. A table that Runspend did not make is never changed.
+A catalog cannot commit several tables at once. So during a publish, or after a publish was killed, readers may see tables of two builds.
+Each table has its build ID in the property `runspend.build_id`, and in its newest snapshot. Tables with equal IDs are of the same build.
+Views are published as tables. A table that Runspend did not make is never changed.
 
-Others may write the catalog too. PyIceberg obeys a table: its properties name Python classes, servers and keys, its location is where files
-are written, and old metadata that it lists is deleted. So a table is used only if it keeps to what Runspend made (`_refuse_redirected`).
+Others may be able to write to the catalog too, and PyIceberg trusts a table. Its properties name Python classes, servers and keys. Its
+location is where files are written. Old metadata files that it lists are deleted. So Runspend uses a table only if all of these are as
+Runspend made them (`_refuse_redirected`).
 
 Source: Iceberg "Spec", "Optimistic concurrency"; PyIceberg "Python API", "Configuration".
 """
@@ -31,17 +32,18 @@ from runspend.schema.tables import Table
 from runspend.warehouse.parquet.engine import month_of
 
 BUILD = "runspend.build_id"
-PARTS = "runspend.parts"  # JSON: period -> (build id, rows, when)
+PARTS = "runspend.parts"  # JSON: period -> (build ID, number of rows, time of the copy)
 ROWS_AT_ONCE = 500_000
 LARGEST = 2**63 - 1
-# Properties with which PyIceberg imports a class, or asks another server with Runspend's keys. They are for `catalog` in runspend.yaml, not for a table.
+# Properties that make PyIceberg import a class, or send Runspend's keys to another server. Only `catalog` in runspend.yaml may set them,
+# never a table.
 REDIRECTING = re.compile(r"(py-io-impl|write\.py-location-provider\.impl|uri|token|credential)$|(s3|gcs|adls|hdfs|hf|client|auth|rest)\.")
 PLACES = ("write.data.path", "write.metadata.path")
 METADATA = re.compile(r"[\w.-]+\.metadata\.json")
 
 
 def publish(target: IcebergTarget, content: Content, now: datetime) -> Published:
-    """Make the namespace hold the content. Raises SourceError; each table then has its old rows or the new ones."""
+    """Update the namespace to the content. Raises SourceError if that fails; each table then has either its old or its new rows."""
     try:
         from pyiceberg.exceptions import CommitFailedException, RESTError
     except ImportError as error:
@@ -49,7 +51,7 @@ def publish(target: IcebergTarget, content: Content, now: datetime) -> Published
     try:
         catalog = _open_catalog(target)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Delete operation did not match any records")  # of a month without rows
+            warnings.filterwarnings("ignore", "Delete operation did not match any records")  # that month had no rows
             return _Namespace(catalog, target).fill(content, now)
     except (CommitFailedException, RESTError, ConnectionError, OSError) as error:
         raise SourceUnreachable(target.name, _words(target, error)) from error
@@ -60,7 +62,10 @@ def publish(target: IcebergTarget, content: Content, now: datetime) -> Published
 
 
 def probe(target: IcebergTarget) -> Found:
-    """Return the build of the namespace. Changes nothing, so it cannot say whether `publish` may write. Raises SourceError if it cannot be reached."""
+    """Return the build in the namespace. Changes nothing, so it cannot find out whether `publish` may write there.
+
+    Raises SourceError if the catalog cannot be reached.
+    """
     try:
         from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError
     except ImportError as error:
@@ -86,7 +91,7 @@ def _words(target: IcebergTarget, error: Exception) -> str:
 
 
 def _open_catalog(target: IcebergTarget) -> Any:
-    """Open the catalog. No table of it may name the Python class that reads its files: PyIceberg would import and call it to open the table."""
+    """Open the catalog, and ignore `py-io-impl` in its tables. PyIceberg would import and call the class that this property names."""
     from pyiceberg.catalog import load_catalog
 
     catalog: Any = load_catalog(target.name, **target.properties)
@@ -100,7 +105,7 @@ def _open_catalog(target: IcebergTarget) -> Any:
 
 
 def _refuse_redirected(there: Any, target: IcebergTarget) -> None:
-    """Raise SourceError for a table that would lead PyIceberg to other classes, servers, folders or files to delete."""
+    """Raise SourceError if a table would make PyIceberg use other classes, servers or folders, or delete other files."""
     own, why = there.properties, None
     if wrong := [key for key in own if REDIRECTING.match(key)]:
         why = f"has the property {clean(wrong[0])}, which only `catalog` in runspend.yaml may set"
@@ -120,7 +125,10 @@ def _refuse_redirected(there: Any, target: IcebergTarget) -> None:
 
 
 def _is_inside(place: str, target: IcebergTarget) -> bool:
-    """Whether a place is in the cloud, or in the local folder that `warehouse` is. A warehouse that is only a name is the catalog's own affair."""
+    """Return whether a path is in the cloud, or in the local folder `warehouse`.
+
+    If `warehouse` is only a name, every path is accepted: the catalog decides where files are.
+    """
     warehouse = target.properties.get("warehouse", "")
     if "/" not in warehouse or re.match(r"(?!file:)\w+://", place):
         return True
@@ -129,7 +137,7 @@ def _is_inside(place: str, target: IcebergTarget) -> bool:
 
 
 def _known_parts(noted: str, table: Table) -> dict[str, list[Any]]:
-    """Return the parts that a table's property names. Returns none if the property is not in the format that `_update` writes."""
+    """Return the parts in a table's property PARTS. Empty if the property is not in the format that `_update` writes."""
     try:
         known: dict[str, list[Any]] = json.loads(noted)
         for period, (build_id, rows, at) in known.items():
@@ -153,7 +161,7 @@ class _Namespace:
         self._target = target
 
     def fill(self, content: Content, now: datetime) -> Published:
-        """Bring all tables up to date, each in one commit."""
+        """Update all tables to the content, each in one commit."""
         self._catalog.create_namespace_if_not_exists(self._target.namespace)
         found = {table.name: self._open(table) for table in (*content.tables, BUILDS)}
         published = Published(content.build_id)
@@ -168,7 +176,10 @@ class _Namespace:
         return published
 
     def _open(self, table: Table) -> Any:
-        """Return a table with the columns of this version; create it if it is missing."""
+        """Return a table with the columns of this version. Create it if it is missing.
+
+        Raises SourceError if Runspend did not make the table.
+        """
         from pyiceberg.exceptions import NoSuchTableError
 
         name = f"{self._target.namespace}.{table.name}"
@@ -197,7 +208,7 @@ class _Namespace:
     def _update(
         self, there: Any, table: Table, content: Content, now: datetime, published: Published
     ) -> dict[tuple[str, str], tuple[int, datetime]]:
-        """Replace the parts that changed, and note the build, in one commit."""
+        """Replace the parts that changed and record the build, in one commit. Return the rows and the time of each part."""
         from pyiceberg.expressions import AlwaysTrue
 
         known = _known_parts(there.properties[PARTS], table)
@@ -211,7 +222,7 @@ class _Namespace:
                 if known.get(part.period, [None])[0] == part.build_id:
                     noted[part.period] = known[part.period]
                     continue
-                if has_rows and known:  # also a month that is not noted
+                if has_rows and known:  # also if PARTS does not have this month
                     self._delete(transaction, part)
                 rows = self._append(transaction, part, content)
                 noted[part.period] = [part.build_id, rows, now.isoformat()]

@@ -1,7 +1,7 @@
 """The monthly report: figures from the warehouse, a self-contained page with its CSVs, and a summary for the terminal.
 
 `plan.py` reads and sums the values that `figures.py` describes. `render.py` writes the page, `csv_files.py` the CSVs, and
-`terminal_summary.py` the terminal summary. Nothing here decides where a charge belongs: the cost tables do.
+`terminal_summary.py` the terminal summary. Nothing here allocates charges: the cost tables already have the result.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compute the figures of the artifact section: bytes by month, owner and store, and the stores' monthly cost by the bill's own rate."""
+"""Compute the figures of the artifact section: bytes by month, owner and store, and each store's monthly cost at the bill's rate."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Row = dict[str, Any]
 def artifact_figures(
     ask: Callable[..., list[Row]], costs: list[Row], rates: Mapping[tuple[str, str], BilledRate], currency: str, show: Callable[[str], str]
 ) -> ArtifactFigures:
-    """Return the contents of the stores at the month's end.
+    """Return the contents of the artifact stores at the end of the month.
 
-    `costs` has storage charges by experiment. `show` returns names as they may be printed.
+    `costs` has storage charges by experiment. `show` returns a name in the form that may be shown.
     """
     by_month: dict[date, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for r in ask("artifact_months"):

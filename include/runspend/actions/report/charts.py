@@ -1,7 +1,7 @@
-"""The report's charts: small SVG drawings. The page's style sheet colors them, so they follow light, dark and print.
+"""The report's charts: small SVG drawings. The page's style sheet colors them for light mode, dark mode and print.
 
-Every function returns one `<svg>` from sums that are already computed. Floats are for drawing only. A chart is never the only place of
-a figure: a table next to it has the numbers.
+Every chart function returns one `<svg>` from sums that are already computed. Floats are only for drawing: a table next to each chart has the
+exact figures.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ PART_CLASS = {
 
 
 def coordinate(value: float) -> str:
-    """Format a coordinate briefly."""
+    """Format a coordinate with at most one decimal."""
     return f"{value:.1f}".rstrip("0").rstrip(".")
 
 
 def rect(x: float, y: float, width: float, height: float, css: str, title: str = "", extra: str = "") -> Markup:
-    """Draw a rectangle; `title` is the text that a pointer over it shows."""
+    """Draw a rectangle. `title` is the text that is shown when a pointer is over it."""
     inner = Markup("<title>{}</title>").format(title) if title else Markup()
     return Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}>{}</rect>').format(
         coordinate(x), coordinate(y), coordinate(max(width, 0)), coordinate(max(height, 0)), css, Markup(extra), inner
@@ -43,19 +43,22 @@ def rect(x: float, y: float, width: float, height: float, css: str, title: str =
 
 
 def text_at(x: float, y: float, text: str, css: str = "t", anchor: str = "start") -> Markup:
-    """Write text at a point."""
+    """Draw text at a point."""
     return Markup('<text x="{}" y="{}" class="{}" text-anchor="{}">{}</text>').format(coordinate(x), coordinate(y), css, anchor, text)
 
 
 def svg(width: float, height: float, label: str, body: Sequence[Markup], css: str, role: str = "img") -> Markup:
-    """Return a whole drawing with a name for screen readers. Its `role` is "group" if it has parts that can have the focus."""
+    """Return a complete drawing. `label` is its name for screen readers. `role` is "group" if parts of it can be focused."""
     return Markup('<svg viewBox="0 0 {} {}" role="{}" aria-label="{}" class="{}">{}</svg>').format(
         coordinate(width), coordinate(height), role, label, css, Markup("").join(body)
     )
 
 
 def tipped(shapes: Sequence[Markup], shown: str, words: str, at: tuple[float, float], width: float) -> Markup:
-    """Group shapes with a string that shows while a pointer or the keyboard's focus is on them. `words` is the same for screen readers."""
+    """Group shapes with the text `shown`, which appears while a pointer or the keyboard focus is on them.
+
+    `words` is the text for screen readers.
+    """
     x, y = at
     anchor, x = ("start", max(x, 2)) if x < width * 0.35 else ("end", min(x, width - 2)) if x > width * 0.65 else ("middle", x)
     return Markup('<g tabindex="0" role="img" aria-label="{}" class="tip">{}{}</g>').format(
@@ -66,8 +69,7 @@ def tipped(shapes: Sequence[Markup], shown: str, words: str, at: tuple[float, fl
 def stacked_bar(parts: Sequence[tuple[str, Decimal, str, str]], width: int, css: str, label: str) -> Markup:
     """Draw one horizontal bar of (name, amount, color class, share as the table prints it).
 
-    Names are above pieces wide enough for them.
-    Negative amounts (credits) cannot be drawn in a stack. The table has them.
+    A piece has its name above it if it is wide enough. Negative amounts (credits) cannot be drawn in a stack, but the table has them.
     """
     drawn = [(name, float(amount), color, share) for name, amount, color, share in parts if amount > 0]
     whole = sum(amount for _, amount, _, _ in drawn)
@@ -104,7 +106,7 @@ def axis_mark(value: float) -> str:
 
 
 class MonthDays(NamedTuple):
-    """The days of a chart: the first, how many, and how many of them are billed."""
+    """The days of a chart: the first day, the number of days, and the number of billed days."""
 
     first: date
     length: int
@@ -120,9 +122,9 @@ def day_columns(
     css: str,
     label: str,
 ) -> Markup:
-    """Draw stacked columns per day, with credits below the line.
+    """Draw one stacked column per day, with credits below zero.
 
-    Last month is a thin line, days that no bill reaches yet are shaded, and estimates are dashed on top.
+    The previous month is a thin line. Days that no bill covers yet are shaded. Estimates are dashed and on top of the columns.
     """
     first, length, billed_days = month
     by_day = dict(days)
@@ -198,7 +200,7 @@ def bar(value: Decimal, largest: Decimal, css: str, second: Decimal | None = Non
 
 
 def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: Decimal | None = None) -> Markup:
-    """Draw spend against a budget: a bar, a mark at the budget, and a whisker for the ends of a forecast."""
+    """Draw the spend against a budget: a bar, a mark at the budget, and a thin line from the low to the high end of the forecast."""
     limit = float(amount) or 1.0
     ratio = float(spent) / limit
     scale = 200 / max(1.25, ratio * 1.05, min(3.0, float(high or 0) / limit * 1.05))
@@ -218,7 +220,7 @@ def bullet(spent: Decimal, amount: Decimal, low: Decimal | None = None, high: De
 
 
 def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], length: int, width: int, css: str, label: str) -> Markup:
-    """Draw machines × days. The stronger the color, the more idle money on that day. Outlined days were billed and wholly used."""
+    """Draw a grid of machines and days. A stronger color means more idle cost on that day. Outlined days were billed and fully used."""
     left = 168.0 if width > 600 else 112.0
     fits = int((left - 10) / 6.9)
     slot = (width - left) / length
@@ -245,7 +247,7 @@ def heat_map(machines: Sequence[tuple[str, Sequence[IdleDay]]], length: int, wid
 
 
 def _strength(share: float) -> float:
-    """Return the opacity of a share of the largest amount. A square root, so that small amounts can be distinguished."""
+    """Return the opacity for a share of the largest amount. It grows with the square root, so that small amounts can be distinguished."""
     return 0.12 + 0.88 * math.sqrt(share)
 
 
@@ -257,7 +259,7 @@ def most_idle(machines: Sequence[tuple[str, Sequence[IdleDay]]]) -> Decimal:
 def month_columns(
     months: Sequence[tuple[date, Sequence[tuple[str, int]]]], classes: Sequence[str], width: int, css: str, label: str
 ) -> Markup:
-    """Draw bytes at each month's end, stacked by storage class (darkest first)."""
+    """Draw the bytes at the end of each month, stacked by storage class in the order of `classes`, darkest first."""
     tops = [sum(b for _, b in held) for _, held in months]
     scale = 120 / (max(tops) or 1)
     slot = min(width / len(months), 90.0)
@@ -281,7 +283,7 @@ def month_columns(
 
 
 def swatch(css: str, strength: float = 1) -> Markup:
-    """Draw the color key of a table row."""
+    """Draw the color sample of a table row or a legend."""
     faded = Markup(' fill-opacity="{}"').format(strength) if strength < 1 else Markup()
     return Markup('<svg viewBox="0 0 10 10" class="sw" aria-hidden="true"><rect width="10" height="10" rx="2" class="{}"{}/></svg>').format(
         css, faded

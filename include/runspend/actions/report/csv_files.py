@@ -1,6 +1,6 @@
 """Write the report's tables as CSV files: exact numbers, the snapshot in every row, and no cell that a spreadsheet would execute.
 
-UTF-8, comma, CRLF, quoted where needed (RFC 4180). `plan.py` decides the content of the tables.
+The files are UTF-8 with commas, CRLF and quotes where needed (RFC 4180). `plan.py` computes the content of the tables.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PEOPLE = ("owner", "person")  # columns that `people: hide` leaves out
 
 
 def write_sheet(header: Sequence[str], rows: Sequence[Sequence[Cell]], snapshot: str) -> bytes:
-    """Return one CSV. Numbers stay numbers, text is guarded, times are ISO 8601 in UTC."""
+    """Return the content of one CSV file. Numbers are exact, times are ISO 8601 in UTC. Text that looks like a formula gets an apostrophe."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow([*header, "snapshot"])
@@ -44,7 +44,7 @@ def _cell(value: Cell) -> str:
 
 
 def report_sheets(figures: ReportFigures) -> Iterator[tuple[str, Sheet]]:
-    """Yield (name, (header, rows)) of every CSV of the report. Empty ones are included, so that no old file remains."""
+    """Yield (name, (header, rows)) for every CSV file of the report. Empty files are included, so that they replace old ones."""
     hidden = PEOPLE if figures.people == "hide" else ()
     for name, header, rows in SHEETS:
         shown: list[Sequence[Cell]] = [
@@ -62,7 +62,7 @@ def _hours(seconds: float | None) -> float | None:
 
 
 class _Sheet(NamedTuple):
-    """One CSV of the report: its columns, with those that name people, and its rows."""
+    """One CSV file of the report: its columns, including those that name people, and its rows."""
 
     name: str
     header: tuple[str, ...]

@@ -1,7 +1,6 @@
-"""The values of a monthly report: sums are exact, and names are already fit to be shown.
+"""The values of a monthly report. Sums are exact. Names of people are already hidden or replaced, as `mail.people` requires.
 
-`plan.py` fills them, the other modules print them.
-SQL that finds figures and formatting (rounding, words, colors) do not belong here.
+`plan.py` computes these values, and the other modules print them. SQL and formatting (rounding, words, colors) do not belong here.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from runspend.core.service_kinds import AUTOPILOT_METERS, RESOURCE_TYPES, UNNAME
 from runspend.schema.rows import first_day, month_after
 
 MEASURES = ("effective_cost", "billed_cost", "contracted_cost", "list_cost")
-# Parts of the bill in the order of presentation, and the ledger's targets behind each.
+# The parts of the bill in the order in which pages show them, with the ledger's targets of each part.
 PARTS: dict[str, tuple[str, ...]] = {
     "allocated to runs": ("run", "logged_model"),
     "idle": ("idle",),
@@ -37,7 +36,7 @@ PLATFORM = tuple(part for part in PARTS if part != "out of scope")
 
 @dataclass(frozen=True)
 class Costs:
-    """The four measures of one thing."""
+    """An amount in all four measures."""
 
     effective_cost: Decimal = Decimal(0)
     billed_cost: Decimal = Decimal(0)
@@ -63,12 +62,12 @@ class Experiment:
     failed_runs: int
     gpu_seconds: float
     gpu_cost: Decimal
-    label: str | None = None  # the name in the cost tables, where it may be shown and is known
+    label: str | None = None  # the name in the cost tables, if it is known and may be shown
 
 
 @dataclass(frozen=True)
 class Team:
-    """One team (None: runs without a team) and its experiments, most expensive first."""
+    """One team and its experiments, most expensive first. `name` is None for runs without a team."""
 
     name: str | None
     effective_cost: Decimal
@@ -103,7 +102,7 @@ class Run:
 
 @dataclass(frozen=True)
 class IdleDay:
-    """The idle part of a machine's Usage charges on one day. `used_share` is the part that runs used, from 0 to 1."""
+    """The idle cost of a machine's Usage charges on one day. `used_share` is the share of the cost that runs used, from 0 to 1."""
 
     day: date
     idle_cost: Decimal
@@ -114,8 +113,8 @@ class IdleDay:
 class Resource:
     """Idle or unallocated cost of one machine or service.
 
-    `idle_days` has the days on which an idle machine was billed. `has_allocated_cost` means that some rule allocated a part of the cost to runs in
-    the billing period. This field is set only if no last run is known.
+    `idle_days` has the days on which an idle machine was billed. `has_allocated_cost`: whether a rule allocated a part of the cost to runs
+    in the billing period. It is computed only for idle resources whose last run is unknown.
     """
 
     name: str
@@ -130,12 +129,12 @@ class Resource:
     reason: str | None
     idle_days: tuple[IdleDay, ...] = ()
     has_allocated_cost: bool = False
-    meter: str = ""  # of most of its cost without a run, and the kind of that cost
+    meter: str = ""  # the meter with the largest unallocated cost. `cost_kind` is the kind of that cost
     cost_kind: str = ""
 
     @property
     def remedy(self) -> str:
-        """What to do about its cost without a run."""
+        """What to do about the resource's cost without a run."""
         if self.reason == "unknown_run":
             return "fix its tag: no tracking server has that run"
         found = re.search(rf"(?i){RESOURCE_TYPES}", self.name)
@@ -149,12 +148,12 @@ class Resource:
         if known := short_remedy(kind, service):
             return known
         if self.reason == "not_timed":
-            return "its charges have no times to split by"
+            return "its charges have no times by which to split them"
         return "tag it with mlflow_run_id, or let runs name it in runspend.resources"
 
     @property
     def suggestion(self) -> str | None:
-        """What to do about its idle time; None if its use is unknown."""
+        """What to do about the resource's idle time. None if its billed or used time is unknown."""
         if not self.billed_seconds or self.used_seconds is None:
             return None
         share = self.used_seconds / self.billed_seconds
@@ -163,7 +162,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class Waste:
-    """One kind of wasted money. Kinds overlap (a failed run may have unused GPUs), so never add them."""
+    """One kind of wasted money. Kinds overlap, so never add them: a failed run may also have unused GPUs."""
 
     kind: str  # failed, repeated, unused, no_run
     effective_cost: Decimal
@@ -203,7 +202,7 @@ class Reconciliation:
     invoices: tuple[tuple[str, Costs], ...]
     changes: tuple[tuple[int, Decimal, Decimal, date, date], ...]  # version, effective, billed, first and last charge date
     state: str = "open"  # open, final, closed
-    ignored_changes: str | None = None  # changes since the month was closed that were left out, in words
+    ignored_changes: str | None = None  # changes after the month was closed that were not applied, in words
     restated_cost: Decimal = Decimal(0)  # effective cost from versions loaded after the month was closed
 
     @property
@@ -214,9 +213,9 @@ class Reconciliation:
 
 @dataclass(frozen=True)
 class Estimates:
-    """Probable cost of runs for time that no bill reaches yet. No other figure includes it.
+    """Estimated cost of runs for time that no bill covers yet. No other figure includes it.
 
-    `cost` is for machines. `token_cost` uses MLflow's list prices.
+    `cost` is for machines. `token_cost` is for tokens, at MLflow's list prices.
     """
 
     cost: Decimal = Decimal(0)
@@ -228,9 +227,9 @@ class Estimates:
 
 @dataclass(frozen=True)
 class EstimateError:
-    """Estimates of one bill's hours that are now billed, from the pipeline runs of the last 30 days.
+    """The estimated and the billed cost of hours that were estimated in the last 30 days and that one bill now covers.
 
-    `apart_cost` is the sum of absolute differences.
+    `apart_cost` is the sum of the absolute differences.
     """
 
     source: str
@@ -251,7 +250,10 @@ class Outlook:
 
 @dataclass(frozen=True)
 class CurrencyFigures:
-    """All money of the month in one currency. Amounts of several currencies are never added. `converted_from`: the currencies that were converted to this one, by the rate of each day."""
+    """All money of the month in one currency. Amounts in different currencies are never added.
+
+    `converted_from`: the currencies that were converted to this one, at the exchange rate of each day.
+    """
 
     currency: str
     converted_from: tuple[str, ...]
@@ -263,8 +265,8 @@ class CurrencyFigures:
     shared_by: Mapping[str, Decimal]
     days: tuple[tuple[date, Mapping[str, Decimal]], ...]
     previous_days: tuple[tuple[date, Decimal], ...]
-    same_days: Mapping[str, Decimal]  # effective cost by part, of the days that are compared with the month before
-    same_days_before: Mapping[str, Decimal]  # of the same days of the month before
+    same_days: Mapping[str, Decimal]  # effective cost by part, on the days that are compared with the previous month
+    same_days_before: Mapping[str, Decimal]  # the same for the same days of the previous month
     teams: tuple[Team, ...]
     people: tuple[tuple[str, Decimal], ...]
     runs: tuple[Run, ...]
@@ -277,20 +279,20 @@ class CurrencyFigures:
     estimate_errors: tuple[EstimateError, ...]
     only_this_month: Costs  # charge date in the month, but in another billing period
     only_this_period: Costs  # in the billing period, but charge date in another month
-    # money of the billing period without a run, unallocated or out of the default scope, grouped by what would explain it
+    # unallocated and out-of-scope cost of the billing period; one action, such as a tag, would explain each group
     groups: tuple[Group, ...] = ()
     coverage: tuple[Coverage, ...] = ()  # allocated cost of the month, by the source of its dimensions
-    compared_days: int = 0  # number of the days that are compared
-    forecast: Outlook | None = None  # of a month that is not over
+    compared_days: int = 0  # the number of days that are compared with the previous month
+    forecast: Outlook | None = None  # only for a month that is not over
 
     @property
     def platform(self) -> Costs:
-        """The ML platform: all parts except out of scope."""
+        """The cost of the ML platform: the sum of all parts except out of scope."""
         return total(self.parts[p] for p in PLATFORM)
 
     @property
     def bill(self) -> Costs:
-        """All parts: every charge of the month."""
+        """The sum of all parts, which is every charge of the month."""
         return total(self.parts.values())
 
     @property
@@ -301,7 +303,7 @@ class CurrencyFigures:
 
 @dataclass(frozen=True)
 class BudgetFigures:
-    """A budget as judged by the last alert step."""
+    """The state of a budget, as the last alert step judged it."""
 
     name: str
     budget_period: str
@@ -314,16 +316,16 @@ class BudgetFigures:
     owner: str | None
     mailed_threshold: str | None
     mailed_at: datetime | None
-    forecast: Decimal | None = None  # for the whole period; with low and high as its 80% interval
+    forecast: Decimal | None = None  # for the whole period; low and high are its 80% interval
     forecast_low: Decimal | None = None
     forecast_high: Decimal | None = None
-    exceeded_on: date | None = None  # the day the amount was reached, or around which it will be
-    label: str | None = None  # the name in the settings or tables, where it may be shown
+    exceeded_on: date | None = None  # the day on which the amount was reached, or probably will be reached
+    label: str | None = None  # the name in the settings or tables, if it may be shown
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes at the month's end of one experiment, of a store's orphans, or of objects that are not MLflow's."""
+    """Bytes at the end of the month: of an experiment, of the orphaned artifacts in a store, or of objects that MLflow did not write."""
 
     kind: str  # experiment, orphan, other
     name: str
@@ -337,7 +339,7 @@ class Held:
 
 @dataclass(frozen=True)
 class StoredClass:
-    """Contents of one storage class of a store at the month's end. Bytes are None if the store does not report them."""
+    """Contents of one storage class of an artifact store at the end of the month. Bytes are None if the store does not report them."""
 
     store: str
     storage_class: str
@@ -352,13 +354,13 @@ class StoredClass:
     rate: BilledRate | None = None
 
     def month_cost(self, count: int | None) -> Decimal | None:
-        """Return the monthly cost of this many bytes here by the bill's own rate. None if either is unknown."""
+        """Return the monthly cost of `count` bytes in this class at the bill's rate. None if the rate or `count` is unknown."""
         return None if self.rate is None or count is None else self.rate.of(count)
 
 
 @dataclass(frozen=True)
 class PolicyState:
-    """Folders of one state in the plan of one retention policy. Money is per month in `currency`; None if no rate is known."""
+    """Folders in one state in the plan of one retention policy. The saving is per month in `currency`, or None if no rate is known."""
 
     policy: str
     action: str
@@ -372,31 +374,31 @@ class PolicyState:
 
 @dataclass(frozen=True)
 class ArtifactFigures:
-    """Contents of the artifact stores. `months` has bytes by month and storage class, of MLflow's objects only."""
+    """Contents of the artifact stores. `months` has bytes by month and storage class, only for MLflow's objects."""
 
     months: tuple[tuple[date, tuple[tuple[str, int], ...]], ...] = ()
     held: tuple[Held, ...] = ()
     stores: tuple[StoredClass, ...] = ()
     # store, kind of owner, number of owners whose bytes are gone, bytes they had
     dangling: tuple[tuple[str, str, int, int | None], ...] = ()
-    currency: str = ""  # of the rates
+    currency: str = ""  # the currency of the rates
     policies: tuple[PolicyState, ...] = ()
     archives: tuple[tuple[str, str, int, int], ...] = ()  # action, state, folders, bytes
 
     @property
     def bytes(self) -> int:
-        """Known bytes of MLflow, including orphans."""
+        """The known bytes of MLflow's objects, including orphaned artifacts."""
         return sum(h.bytes or 0 for h in self.held if h.kind != "other")
 
     @property
     def orphaned_bytes(self) -> int:
-        """Known bytes without a known owner, confirmed or not."""
+        """The known bytes without a known owner, confirmed or not."""
         return sum(h.bytes or 0 for h in self.held if h.kind == "orphan")
 
 
 @dataclass(frozen=True)
 class SourceFigures:
-    """The freshness of one source. `lag` is the time from covered_until to the pipeline run's now."""
+    """The freshness of one source. `lag` is the time from `covered_until` to the time of the pipeline run."""
 
     name: str
     kind: str
@@ -412,7 +414,7 @@ class SourceFigures:
 
 @dataclass(frozen=True)
 class ReportFigures:
-    """One month. `snapshot` identifies the content: it is on the page and in every row of the CSVs."""
+    """The figures of one month. `snapshot` identifies the content. It is on the page and in every row of the CSV files."""
 
     period: str
     now: datetime
@@ -422,13 +424,13 @@ class ReportFigures:
     budgets: tuple[BudgetFigures, ...] = ()
     artifacts: ArtifactFigures = field(default_factory=ArtifactFigures)
     sources: tuple[SourceFigures, ...] = ()
-    estimate_gaps: tuple[tuple[str, int], ...] = ()  # reason for a missing estimate, and its number of runs
-    other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month uses and no rate converts
+    estimate_gaps: tuple[tuple[str, int], ...] = ()  # reason for a missing estimate, and the number of runs
+    other_estimates: tuple[tuple[str, Estimates], ...] = ()  # in currencies that no bill of the month uses and that no rate converts
     estimate_note: str | None = None  # missing rates of those estimates
     problem: str | None = None  # why several currencies remain where there should be one
     site: str | None = None  # address of the live pages
     snapshot: str = ""
-    trial_results: Mapping[str, str] = field(default_factory=dict)  # by currency, on the page that `runspend try` leaves
+    trial_results: Mapping[str, str] = field(default_factory=dict)  # by currency, only on the page that `runspend try` writes
 
     @property
     def first(self) -> date:
@@ -442,13 +444,13 @@ class ReportFigures:
 
 
 def total(costs: Iterable[Costs | Mapping[str, Any]]) -> Costs:
-    """Return exact sums of the four measures."""
+    """Return the exact sum in each of the four measures."""
     rows = list(costs)
     return Costs(*(add(c[m] for c in rows) for m in MEASURES))
 
 
 def days_covered(first: date, until: datetime) -> int:
-    """Return the number of days of the month that the bills reach. A day that has begun counts as a whole day."""
+    """Return the number of days of the month that the bills cover until `until`. A day that is partly covered counts as a whole day."""
     start = datetime(first.year, first.month, 1, tzinfo=timezone.utc)
     whole = (month_after(first, 1) - first).days
     return max(0, min(whole, -((start - until) // timedelta(days=1))))

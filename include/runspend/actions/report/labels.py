@@ -1,6 +1,6 @@
-"""Suggestions and coverage in one line each, with the same words on every screen and page.
+"""Suggestions and coverage as one line each, with the same words on every screen and page.
 
-Their data is in `runspend.allocation.diagnostics`.
+`runspend.allocation.diagnostics` computes their data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RULES = {
     "run_tag": "the bill has the run’s id",
     "job_id": "the bill names the run’s job",
     "resource_id": "run and bill name the same machine",
-    "attached": "attached to a machine, split like it",
+    "attached": "attached to a machine, split like that machine",
     "artifact_bytes": "bytes in the artifact store",
     "pool_time": "time in a pool",
     "instance_type_time": "time on an instance type",
@@ -37,7 +37,10 @@ RULES = {
 
 
 def suggestion(group: Group, platform: Decimal) -> str:
-    """ "tag node group gpu-spot: explains 1,087.51, 5.9%". The share is of the ML platform's cost, so money out of scope has none."""
+    """Return a line such as "tag node group gpu-spot: explains 1,087.51, 5.9%".
+
+    The percentage is a share of the ML platform's cost. Out-of-scope cost has none, because it is not part of that cost.
+    """
     places = places_for(max(platform, group.effective_cost))
     share = f", {percent(share_of(group.inside_cost, platform))}" if platform > 0 and group.inside_cost else ""
     whole = money(group.effective_cost, places)
@@ -48,11 +51,14 @@ def suggestion(group: Group, platform: Decimal) -> str:
 
 
 def coverage_words(parts: Sequence[Coverage], *, every: bool = False) -> list[str]:
-    """ "92.1% of allocated cost has a team (run.tag.team 61.0%, experiment.tag.team 31.1%)"."""
+    """Return lines such as "92.1% of allocated cost has a team (run.tag.team 61.0%, experiment.tag.team 31.1%)".
+
+    Dimensions other than the team are left out if no cost has a value, unless `every` is set.
+    """
     found = []
     for part in parts:
         if part.whole <= 0 or not (every or part.known or part.dimension == "team"):
-            continue  # users who define no projects need no line about them
+            continue  # companies that do not use projects, for example, do not need a line about them
         named = [(origin or "run", cost) for origin, cost in part.origins if origin is not None]
         places = ", ".join(f"{origin} {percent(share_of(cost, part.whole))}" for origin, cost in named)
         name = f"{'an' if part.dimension == 'owner' else 'a'} {part.dimension.replace('_', ' ')}"

@@ -54,7 +54,7 @@ from runspend.schema.tables import CONFIDENCES
 from runspend.warehouse.base import Reader
 
 SQL = Path(__file__).parent / "sql"
-HISTORY = timedelta(days=400)  # the history that a forecast uses
+HISTORY = timedelta(days=400)  # how far back a forecast reads costs
 
 Row = dict[str, Any]
 
@@ -70,13 +70,14 @@ class Forecast(Protocol):
     def high(self) -> Decimal: ...
 
 
-# Maps (day, target) costs and the first partly billed day to a forecast of the month's total. None if history is too short.
+# A function that forecasts the month's total from costs by (day, target) and the first day that is not completely billed. It returns None
+# if the history is too short.
 Forecaster = Callable[[Mapping[tuple[date, str], Decimal], date], Forecast | None]
 
 
 @dataclass
 class People:
-    """Names of people as `mail.people` allows. A pseudonym is a number within one report, because a hash of a name can be guessed."""
+    """Names of people, shown as `mail.people` allows. A pseudonym is a number within one report: a hash would let readers guess the name."""
 
     mode: str
     known: dict[str, str] = field(default_factory=dict)
@@ -90,16 +91,16 @@ class People:
         return self.known.setdefault(person, f"person {len(self.known) + 1}")
 
     def path(self, experiment: str) -> str:
-        """Return an experiment's name as it may be shown. Databricks puts a person's address into it."""
+        """Return the experiment name that may be shown. Databricks puts a person's mail address into experiment names."""
         if self.mode == "show":
             return experiment
         return PERSONAL.sub(lambda m: f"/{m[1]}/{self.name(m[2]) or '…'}", experiment)
 
 
 def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetime, forecast: Forecaster | None = None) -> ReportFigures:
-    """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. Reads through one view of the warehouse.
+    """Return the figures of one month ("YYYY-MM"), by charge date unless stated otherwise. All of them come from one state of the warehouse.
 
-    `forecast` estimates the total of a month that is not wholly billed yet.
+    `forecast` estimates the total of a month that is not completely billed yet.
     """
     first = first_day(period)
     ask = _questions(reader, first)
@@ -175,7 +176,7 @@ def plan_report(reader: Reader, period: str, *, settings: Settings, now: datetim
 def _outlooks(
     ask: Callable[..., list[Row]], first: date, now: datetime, covered: Mapping[str, datetime], forecast: Forecaster
 ) -> dict[str, Outlook]:
-    """Return, per currency, the ML platform's probable total of a month that has begun and is not wholly billed."""
+    """Return the forecast of the ML platform's total, by currency. Empty unless the month has begun and is not completely billed."""
     after = min(covered.values(), default=now).date()
     if not first < after < month_after(first, 1) or now >= _end(first):
         return {}
@@ -201,10 +202,10 @@ def _with_states(bills: Iterable[Reconciliation], states: dict[tuple[str, str], 
 
 
 def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: list[Row]) -> tuple[Reader, str | None]:
-    """Return a reader whose money is in the configured currency, and the problem that prevents it, if any.
+    """Return a reader whose amounts are in the configured currency, and the problem that prevents the conversion, if any.
 
-    It is the same reader if nothing needs conversion, or if a rate is missing. No sum includes estimates, so estimates without a rate stay
-    in their own currency and do not block other conversions.
+    The reader is unchanged if nothing needs conversion, or if a rate is missing. Estimates without a rate stay in their own currency. They
+    do not prevent other conversions, because no sum includes estimates.
     """
     foreign, foreign_guesses = (
         {(r["billing_currency"], r["charge_date"]) for r in rows if r["billing_currency"] != settings.currency} for rows in (days, guessed)
@@ -217,13 +218,13 @@ def _one_currency(reader: Reader, settings: Settings, days: list[Row], guessed: 
 
 
 def _estimate_note(settings: Settings, guessed: list[Row]) -> str | None:
-    """Describe the estimates that are not in the configured currency, and the missing rate. None if there are none."""
+    """Describe the estimates that could not be converted to the configured currency, and the missing rate. None if there are none."""
     rates = stretches(settings.rates.exchange, settings.currency)
     missing = describe_missing_rates(rates, settings.currency, ((r["billing_currency"], r["charge_date"]) for r in guessed))
     if missing is None:
         return None
     codes = " and ".join(sorted({r["billing_currency"] for r in guessed}))
-    return f"estimates in {codes} are not converted to {settings.currency}: {missing}. Add it under rates.exchange. Nothing else depends on it."
+    return f"estimates in {codes} are not converted to {settings.currency}: {missing}. Add the rate under rates.exchange. No other figure needs it."
 
 
 def _end(first: date) -> datetime:
@@ -232,7 +233,7 @@ def _end(first: date) -> datetime:
 
 
 def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
-    """Return a function that runs `sql/<name>.sql` with the dates of the month that it uses."""
+    """Return a function that runs `sql/<name>.sql` with those dates of the month that the query uses."""
     dates: dict[str, date] = {
         "first": first,
         "next": month_after(first, 1),
@@ -251,7 +252,7 @@ def _questions(reader: Reader, first: date) -> Callable[..., list[Row]]:
 
 
 def _covered_until(loads: list[Row]) -> dict[str, datetime]:
-    """Return, per currency, the time to which every current bill of the period is complete."""
+    """Return the time up to which all current bills of the period are complete, by currency."""
     covered: dict[str, datetime] = {}
     for row in loads:
         if row["state"] == "current" and row["covered_until"] is not None:
@@ -285,7 +286,10 @@ def _currency_figures(
     settings: Settings,
     month: tuple[date, int],
 ) -> CurrencyFigures:
-    """Return one currency's figures. `month`: its first day, and how many of its days are compared with those of the month before."""
+    """Return the figures in one currency.
+
+    `month`: its first day, and the number of its days that are compared with the previous month.
+    """
     first, compared = month
     run_rows = [r for r in rows["parts"] if PART_OF[r["allocated_to"]] == "allocated to runs"]
     days: dict[date, dict[str, list[Decimal]]] = defaultdict(lambda: defaultdict(list))
@@ -342,7 +346,7 @@ def _currency_figures(
 
 
 def _first_days(days: Mapping[date, Mapping[str, list[Decimal]]], first: date, count: int) -> dict[str, Decimal]:
-    """Return the cost of each part in the first days of a month."""
+    """Return the cost of each part in the first `count` days of a month."""
     until = first + timedelta(days=count)
     return {part: add(cost for d, parts in days.items() if first <= d < until for cost in parts.get(part, ())) for part in PARTS}
 
@@ -418,7 +422,7 @@ def _run(r: Row, people: People, settings: Settings) -> Run:
 
 
 def run_url(settings: Settings, server: str, experiment_id: str | None, run_id: str) -> str | None:
-    """Return the run's page in MLflow if the server's address opens in a browser, otherwise None. Passwords in it are left out."""
+    """Return the address of the run's page in MLflow, without login. None if the server's address does not open in a browser."""
     base = next((s.ui or s.uri for s in settings.tracking if s.name == server), None)
     if base is None or experiment_id is None or not re.match(r"https?://", base):
         return None
@@ -523,7 +527,10 @@ def _reconciliation(currency: str, rows: dict[str, list[Row]], quarantine: dict[
 
 
 def budget_dates(budget_period: str) -> tuple[date, date]:
-    """Return the first day, and the day after the last, of 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."""
+    """Return the first day of a budget period, and the day after its last day.
+
+    The period is a day, week, month, quarter or year: 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026.
+    """
     if "W" in budget_period:
         year, week = budget_period.split("-W")
         start = date.fromisocalendar(int(year), int(week), 1)
@@ -542,7 +549,7 @@ def budget_dates(budget_period: str) -> tuple[date, date]:
 
 
 def _groups(groups: Iterable[Group], settings: Settings) -> tuple[Group, ...]:
-    """Return the groups as they may be shown. Where people are hidden, tags have no values: any tag can name a person.
+    """Return the groups that may be shown. Unless people are shown, values of tags are removed, because any tag can name a person.
 
     Groups that then have the same words and suggestion are merged.
     """
@@ -566,7 +573,7 @@ def _without_tags(group: Group, settings: Settings) -> Group:
     if not tags:
         return group
     selector = {**group.selector, **dict.fromkeys(tags, "…")}
-    is_usual = group.advice == remedy(group.kind, group.selector, settings)  # else it does not repeat the selector
+    is_usual = group.advice == remedy(group.kind, group.selector, settings)  # other advice does not repeat the selector
     return replace(
         group,
         words=f"machines with the tag {', '.join(key.removeprefix('tag.') for key in tags)}",
@@ -576,9 +583,9 @@ def _without_tags(group: Group, settings: Settings) -> Group:
 
 
 def _budgets(rows: list[Row], first: date, people: People) -> tuple[BudgetFigures, ...]:
-    """Return the budgets whose period overlaps the month, each with its newest period.
+    """Return the budgets with a period that overlaps the month, each in its newest such period.
 
-    Unjudged budgets come first, then those with the highest share of their amount spent.
+    Budgets that were not judged come first. The others follow by the spent share of their amount, highest first.
     """
     newest: dict[str, BudgetFigures] = {}
     for r in rows:

@@ -1,9 +1,9 @@
 """Write the report as files: two self-contained pages per month, an index of months, and the tables as CSV in the same folder.
 
-The page of a month is for teams. The audit page beside it is for finance: reconciliation, confidence and sources, ready to print.
+The page of a month is for teams. The audit page of a month is for finance: reconciliation, confidence and sources, ready to print.
 
-A page makes no network request. A Content-Security-Policy in the page forbids requests on any server. `plan.py` decides the figures.
-`templates/` and `core/amounts.py` decide their presentation.
+A page makes no network requests, and its Content-Security-Policy forbids them. `plan.py` computes the figures. `templates/` and
+`core/amounts.py` decide how they look.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from runspend.schema.rows import month_after
 
 TEMPLATES = Path(__file__).parent / "templates"
 WIDE, NARROW = 920, 350
-PAGE = re.compile(r"(?:index|[0-9]{4}-[0-9]{2}(?:-audit)?)\.html")  # every name of a page
-LONGEST_NAME = 48  # characters; the page shows the whole name on hover, and copies it
-FORMER_SHEETS = ("unmatched", "certainty")  # now "unallocated" and "confidence"; the index would list both
+PAGE = re.compile(r"(?:index|[0-9]{4}-[0-9]{2}(?:-audit)?)\.html")  # the names that pages may have
+LONGEST_NAME = 48  # characters; the whole name is shown on hover, and copied
+FORMER_SHEETS = ("unmatched", "certainty")  # now "unallocated" and "confidence"; otherwise the index would list old and new files
 
 
 def write_report(figures: ReportFigures, folder: Path) -> Path:
     """Write the two pages of a month, its CSVs and `index.html`, and return the path of the month's page.
 
-    They are `<period>.html` and `<period>-audit.html`. Each file is either the old or the new one, never a mix.
+    The pages are `<period>.html` and `<period>-audit.html`. A reader sees either the old or the new content of a file, never a mix.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, (header, rows) in report_sheets(figures):
@@ -82,7 +82,7 @@ def _render(template: str, figures: ReportFigures) -> str:
 
 
 def render_index(folder: Path) -> str:
-    """Return the list of months in `folder`, newest first, each with the total from its own CSV."""
+    """Return the page that lists the months in `folder`, newest first. The total of a month comes from its CSV."""
     months = []
     for page in sorted(folder.glob("????-??.html"), reverse=True):
         totals = []
@@ -97,25 +97,25 @@ def render_index(folder: Path) -> str:
 
 
 def content_policy(page: str) -> str:
-    """Return the Content-Security-Policy of a Runspend page: its own style sheet (the first, in the head) and nothing else."""
+    """Return the Content-Security-Policy of a Runspend page. It allows the first style sheet in the head, and nothing else."""
     head = page.partition("</head>")[0]
     style = re.search(r"<style>(.*?)</style>", head, re.DOTALL)
     return _policy(style[1]) if style else "default-src 'none'"
 
 
 def live_policy(page: str) -> str:
-    """Return the Content-Security-Policy of a page that is served, not stored: forms to its server, and its server's script, too."""
+    """Return the Content-Security-Policy of a page from a server. It also allows forms to that server, and scripts from it."""
     return content_policy(page).replace("form-action 'none'", "script-src 'self'; form-action 'self'")
 
 
 def live_style() -> str:
-    """Return the style sheet of a page with the script."""
+    """Return the style sheet of pages with the script."""
     return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in ("report.css", "pages.css"))
 
 
 @cache
 def live_script() -> tuple[str, str]:
-    """Return the script of live pages, and its address from the home page, which changes with it."""
+    """Return the script of live pages, and its address relative to the home page. The address changes when the script changes."""
     script = (TEMPLATES / "pages.js").read_text(encoding="utf-8")
     return script, f"pages.js?v={hashlib.sha256(script.encode()).hexdigest()[:12]}"
 
@@ -131,7 +131,7 @@ def _page_words() -> dict[str, Any]:
 
 
 def page_templates(*folders: Path, **options: Any) -> Environment:
-    """Return the templates of these folders and those of the report, with the filters that show figures alike on every page."""
+    """Return the templates in these folders and those of the report, with the filters that format figures the same on every page."""
     made = Environment(
         loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
@@ -175,12 +175,12 @@ def _span(value: Any) -> str:
 
 
 def short_name(name: str) -> str:
-    """Return the last part of a long resource id, such as an ARN."""
+    """Return the last part of a long resource ID, such as an ARN."""
     return name.rstrip("/").rpartition("/")[2] or name
 
 
 def machine_name(name: str) -> Markup:
-    """Show the last part of a resource id. The whole id appears on hover, when copied, and for screen readers."""
+    """Show the last part of a resource ID. The whole ID is shown on hover, copied, and read by screen readers."""
     short = short_name(name)
     start = len(name.rstrip("/")) - len(short) if short != name else 0
     return _partly(name, name[:start], name[start:], "", css="nm")
@@ -199,12 +199,12 @@ def long_name(name: str) -> Markup:
 
 
 def _partly(whole: str, before: str, shown: str, after: str, *, css: str) -> Markup:
-    """Return a name with a part that is not drawn, but is read aloud and copied with the rest."""
+    """Return a name of which only `shown` is visible. The whole name is read by screen readers and copied."""
     return Markup('<span class="{}" title="{}"><i>{}</i>{}<i>{}</i></span>').format(css, whole, before, shown, after)
 
 
 def _address(name: str | None) -> str:
-    """Return a name as a part of an address."""
+    """Return a name, encoded as a part of an address."""
     return quote(name or "", safe="", errors="replace")
 
 
@@ -238,13 +238,13 @@ class CurrencyView:
         self.most_idle = charts.most_idle(self.idle_machines)
 
     def change_of(self, parts: Sequence[str] = PLATFORM) -> Decimal | None:
-        """Return the change of some parts against the same days of the month before. None if that month has no cost."""
+        """Return how much the cost of some parts changed from the same days of the previous month. None if these days have no cost at all."""
         if not any(self.c.same_days_before.values()):
             return None
         return amounts.add([*(self.c.same_days[p] for p in parts), *(self.c.same_days_before[p].copy_negate() for p in parts)])
 
     def growth(self) -> str:
-        """Return the ML platform's change as a percentage. Empty without a cost before."""
+        """Return the ML platform's change as a percentage. Empty if there was no previous cost."""
         before = amounts.add(self.c.same_days_before[p] for p in PLATFORM)
         change = self.change_of()
         return "" if change is None else amounts.growth(change, before)
@@ -254,7 +254,7 @@ class CurrencyView:
         return amounts.money(value, self.places)
 
     def own_money(self, value: Decimal) -> str:
-        """Format money in a currency other than the page's, with the decimals it needs."""
+        """Format money in a currency other than the page's, with the decimals that it needs."""
         return amounts.money(value, amounts.places_for(value))
 
     def change(self, value: Decimal | None) -> str:
@@ -266,7 +266,7 @@ class CurrencyView:
         return Markup("{}{}").format(draw(WIDE, "chart wide"), draw(NARROW, "chart narrow"))
 
     def where_chart(self) -> Markup:
-        """Draw the parts of the bill."""
+        """Draw the parts of the bill as one bar."""
         pieces = [
             (
                 p,
@@ -279,7 +279,7 @@ class CurrencyView:
         return self.both(lambda width, css: charts.stacked_bar(pieces, width, css, "Cost breakdown; the figures above have the numbers"))
 
     def days_chart(self, figures: ReportFigures) -> Markup:
-        """Draw the days."""
+        """Draw the costs by day."""
         label = "Effective cost by day; the table has the numbers"
         return self.both(
             lambda width, css: charts.day_columns(
@@ -294,7 +294,7 @@ class CurrencyView:
         )
 
     def estimated_days(self, figures: ReportFigures) -> dict[date, Decimal]:
-        """Return the estimated cost of days in the month that no bill reaches fully."""
+        """Return the estimated cost of the month's days that no bill covers completely."""
         return {day: cost for day, cost in self.c.estimates.days if day < month_after(figures.first, 1)}
 
     def all_days(self, figures: ReportFigures) -> list[tuple[date, Mapping[str, Decimal]]]:
@@ -321,7 +321,7 @@ class CurrencyView:
         )
 
     def cumulative(self) -> list[Decimal | None]:
-        """Return the cumulative share of unallocated cost that the largest resources explain."""
+        """Return the cumulative share of unallocated cost for each resource, from the largest on."""
         whole = self.c.parts["unallocated"].effective_cost
         running, shares = Decimal(0), []
         for r in self.c.unallocated:

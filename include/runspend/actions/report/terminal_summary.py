@@ -1,6 +1,6 @@
-"""The pipeline run in the terminal: one screen for a person, or one `key=value` fact per line for a program.
+"""The summary of a pipeline run for the terminal: one screen for a person, or one `key=value` fact per line for a program.
 
-The caller passes the events of the pipeline run as `PipelineRun`. Figures come from `figures.py`. Nothing is read or printed here.
+The caller passes the events of the pipeline run as `PipelineRun`, and the figures of `figures.py`. Nothing is read or printed here.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ WORDS = {
 }
 COLORS = {"✗": "31", "⚠": "33", "▲": "33", "✓": "32"}
 NAME, AMOUNT, BAR = 20, 14, 15
-NOTES = 6  # maximum number shown
+NOTES = 6  # the maximum number of notes on the screen
 
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """Result of a pipeline run, for people. Marks are ✓ (fine), ▲ (near), ⚠ (look), ✗ (over, failed)."""
+    """The events of a pipeline run. The marks mean ✓ fine, ▲ close to a limit, ⚠ needs attention, ✗ exceeded or failed."""
 
     now: datetime
     seconds: float
@@ -53,13 +53,13 @@ class PipelineRun:
     claimed_hours: tuple[tuple[str, str], ...] = ()
     annotated: tuple[str, ...] = ()
     published: tuple[tuple[str, str], ...] = ()
-    empty: tuple[str, ...] = ()  # months newer than the figures, on the bill without cost
+    empty: tuple[str, ...] = ()  # months that are newer than the figures, and have charges but no cost
 
 
 def render_summary(figures_list: Sequence[ReportFigures], pipeline_run: PipelineRun, *, width: int = 100, tty: bool = False) -> str:
-    """Return the screen of a pipeline run: the newest month with cost in full, others in one line each.
+    """Return the screen of a pipeline run: the newest month in full, and the totals of older months.
 
-    `tty` adds colors. Ends with a newline.
+    `tty` adds colors. The text ends with a newline.
     """
 
     def marked(label: str, facts: Sequence[tuple[str, str]]) -> list[str]:
@@ -132,8 +132,8 @@ def summary_lines(figures_list: Sequence[ReportFigures], pipeline_run: PipelineR
             ]
             lines += [f"{key}.{part.replace(' ', '_')}={plain(c.parts[part].effective_cost)}" for part in PARTS]
             lines += [f"{key}.ml_platform={plain(c.platform.effective_cost)}", f"{key}.bill={plain(c.bill.effective_cost)}"]
-            # Compares the provider's bill as loaded, its lines in the warehouse, and the ledger.
-            # It says nothing about files from `runspend export focus`.
+            # This compares the delivered bill, its lines in the warehouse, and the ledger. Files from `runspend export focus` are not
+            # compared.
             lines += [f"{key}.equals_loaded_bill={str(all(r.is_equal for r in c.reconciliation)).lower() if c.reconciliation else ''}"]
             lines += [f"{key}.estimated={plain(c.estimates.cost)}", f"{key}.estimated_tokens={plain(c.estimates.token_cost)}"]
             lines += [f"{key}.unreadable_rows={sum(r.quarantined_rows for r in c.reconciliation)}"]
@@ -255,7 +255,7 @@ def _unallocated_note(c: CurrencyFigures, places: int) -> str:
 
 
 def _outside_note(c: CurrencyFigures, places: int) -> str:
-    """Return a note on accelerators that no run states and no scope names. Their cost rarely belongs to another department."""
+    """Return a note on accelerators that are out of scope. Their cost rarely belongs to another department."""
     outside = next((g for g in c.groups if g.is_accelerated and g.outside_cost), None)
     return f"{_clean(outside.action)}: {money(outside.outside_cost, places)}" if outside else ""
 
@@ -290,7 +290,7 @@ def _labelled(label: str, lines: Sequence[str]) -> list[str]:
 
 
 def _wrap(items: Sequence[str], first: str, rest: str, width: int) -> list[str]:
-    """Join items by middle dots. Lines break between items where they would get too long."""
+    """Join items with middle dots. A line breaks before an item that would make it longer than `width`."""
     lines: list[str] = []
     line = first + items[0]
     for item in items[1:]:
@@ -311,12 +311,12 @@ def _fit(text: str, length: int) -> str:
 
 
 def _short(resource: str) -> str:
-    """Return the last part of a long resource name, which people use as its name."""
+    """Return the last part of a long resource name, by which people know the resource."""
     return _clean(resource.rstrip("/").rpartition("/")[2] or resource)
 
 
 def _clean(text: str) -> str:
-    """Replace characters in outside names that would move a terminal's cursor or reorder its text."""
+    """Replace characters that would move a terminal's cursor or reorder its text. Names come from outside."""
     return "".join("�" if unicodedata.category(ch) in ("Cc", "Cf", "Cs", "Zl", "Zp") else ch for ch in text)
 
 

@@ -1,11 +1,12 @@
-"""Publishes to a schema of PostgreSQL, in one transaction: readers see all of the old rows, or all of the new ones.
+"""Publish to a schema of PostgreSQL in one transaction: readers see either all old rows or all new rows.
 
-Rows of months that changed are deleted and copied in by COPY, as CSV that Arrow writes: Arrow's own driver for PostgreSQL takes longer
-(docs/benchmarks.md). Tables are never recreated, so grants on them and other people's views over them stay. If the process is killed,
-the server rolls back: nothing is left behind. A table that Runspend did not make is never changed.
+The rows of changed months are deleted and copied again with COPY, as CSV that Arrow writes. Arrow's own driver for PostgreSQL is slower
+(docs/benchmarks.md). Tables are never recreated, so grants on them and other people's views over them are kept. If the process is killed,
+the server rolls back, and nothing is left behind. A table that Runspend did not make is never changed.
 
-cost_daily has rounded costs in four further columns, and costs_for_dashboards is a view over it, with the rights of its owner: so each row
-is copied once. Where an earlier version left a table costs_for_dashboards that something of others depends on, it stays a table.
+In PostgreSQL, cost_daily has rounded costs in four additional columns, and costs_for_dashboards is a view over it. So each row is copied
+only once. Readers of the view need no rights on cost_daily. Earlier versions made a table costs_for_dashboards. It stays a table if objects
+of others depend on it.
 
 Source: PostgreSQL "Transaction Isolation", "COPY", "Rules and Privileges", "Routine Vacuuming" (deleted rows are removed by autovacuum).
 """
@@ -47,11 +48,11 @@ TYPES = {
     "BIGNUMERIC": "numeric(38,22)",
     "ARRAY<STRING>": "text[]",
 }
-OURS = "Written by runspend publish."  # ends the comment of every table that Runspend made
-READ_FAILED = "error in .read() call"  # how psycopg2 reports whatever a read() of COPY raised
+OURS = "Written by runspend publish."  # the end of the comment on every table that Runspend made
+READ_FAILED = "error in .read() call"  # psycopg2's message if read() raises any error during COPY
 SAFE = {"connect_timeout": "10", "application_name": "runspend publish"}
 LOCK = "select pg_advisory_xact_lock(hashtextextended({text}, 0))"
-# Rows of builds as Runspend writes them. A part with another one counts as missing, and is copied again.
+# The rows of runspend_builds that Runspend can have written. A part with any other row counts as missing, and is copied again.
 WELL_FORMED = (
     "table_name is not null and period ~ '^([1-9][0-9]{3}-(0[1-9]|1[0-2])|all)$' and build_id is not null and row_count between 0 and 1e15"
     " and published_at between '1970-01-01' and '9999-01-01'"
@@ -62,7 +63,7 @@ BYTES_AT_ONCE = 2**20
 
 
 def publish(target: PostgresTarget, content: Content, now: datetime) -> Published:
-    """Make the schema hold the content. Raises SourceError; the schema then has what it had."""
+    """Update the schema to the content. Raises SourceError if that fails; the transaction is then rolled back."""
     try:
         with _connected(target, "publish to") as connection:
             published = _Schema(connection, target).fill(content, now)
@@ -72,21 +73,24 @@ def publish(target: PostgresTarget, content: Content, now: datetime) -> Publishe
             return published
     except RunspendError:
         raise
-    except Exception as error:  # this machine may have no room where rounded costs are computed
+    except Exception as error:  # for example, no disk space is left to compute rounded costs
         if (fault := fault_of(error)) is None:
             raise
         raise SourceError(target.name, f"cannot publish to {target.name}: {fault} {_kept(target)}") from error
 
 
 def probe(target: PostgresTarget) -> Found:
-    """Return what the schema has, and whether `publish` may write there. Changes nothing. Raises SourceError if it cannot be reached."""
+    """Return the build in the schema, and why `publish` may not write there, if so. Changes nothing.
+
+    Raises SourceError if the schema cannot be read.
+    """
     with _connected(target, "use") as connection:
         return _Schema(connection, target).look()
 
 
 @contextmanager
 def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
-    """Open a transaction, and raise errors of the server as SourceError. `verb`: what cannot be done then, "publish to"."""
+    """Open a transaction, and raise errors of the server as SourceError. `verb`: the action in their message, such as "publish to"."""
     try:
         import psycopg2
     except ImportError as error:
@@ -94,7 +98,7 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
     try:
         with closing(psycopg2.connect(_uri(target.uri.get_secret_value()))) as connection:
             connection.set_client_encoding("UTF8")
-            # Use only PostgreSQL's own operators and functions. Names of types are compared, so they must not be quoted.
+            # Use only PostgreSQL's own operators and functions. Names of types must not be quoted, because they are compared with TYPES.
             with connection.cursor() as cursor:
                 cursor.execute("set local search_path = pg_catalog; set local quote_all_identifiers = off")
             yield connection
@@ -103,7 +107,7 @@ def _connected(target: PostgresTarget, verb: str) -> Iterator[Any]:
 
 
 def _commit(connection: Any, target: PostgresTarget) -> None:
-    """Commit. If the connection is lost meanwhile, only the server knows whether it did."""
+    """Commit the transaction. Raises SourceUnreachable if the connection is lost meanwhile: only the server then knows the outcome."""
     import psycopg2
 
     try:
@@ -120,7 +124,7 @@ def _commit(connection: Any, target: PostgresTarget) -> None:
 
 def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
     state, why = error.pgcode or "", _reason(error)
-    if state == "2BP01":  # the detail names what depends on it
+    if state == "2BP01":  # dependent objects prevent the change; the detail names them
         why += " (" + (error.diag.message_detail or "").replace("\n", "; ") + ")"
     # 08: connection lost; 53: no resources; 57P: the server stops; 40: the transaction lost a race
     kind = SourceUnreachable if state[:2] in ("", "08", "53", "57", "40") else SourceError
@@ -128,7 +132,7 @@ def _in_words(target: PostgresTarget, error: Any, verb: str) -> SourceError:
 
 
 def _query(name: str, **parts: str) -> str:
-    """Return the query of a .sql file of this folder. It asks PostgreSQL's catalog; `parts` are SQL."""
+    """Return the query on PostgreSQL's catalog in `<name>.sql` of this folder. `parts`: SQL for its placeholders."""
     return Path(__file__).with_name(f"{name}.sql").read_text(encoding="utf-8").format(**parts)
 
 
@@ -138,11 +142,11 @@ def _reason(error: Any) -> str:
 
 
 def _kept(target: PostgresTarget) -> str:
-    return f"The schema {target.schema_name} has what it had before."
+    return f"The schema {target.schema_name} is unchanged."
 
 
 def _uri(uri: str) -> str:
-    """Return the address for libpq: without a driver of SQLAlchemy, and with a limit for the time to connect."""
+    """Return the address for libpq: without the driver name of SQLAlchemy, and with a timeout for connecting."""
     parts = urlsplit(uri)
     query = {**SAFE, **dict(parse_qsl(parts.query, keep_blank_values=True))}
     return urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(query, quote_via=quote), ""))
@@ -152,7 +156,7 @@ _Build = tuple[str, int, datetime]  # a build's id, its number of rows, and when
 
 
 class _FoundColumn(NamedTuple):
-    """A row of FOUND: a column, and the table or view that has it."""
+    """A row of `columns.sql`: a column, and the table or view that has it."""
 
     table: str
     kind: str  # r: a table; v: a view
@@ -172,14 +176,14 @@ class _Schema:
         self._connection = connection
         self._target = target
         self._schema = target.schema_name
-        self._found: dict[str, list[_FoundColumn]] = {}  # of each existing table
+        self._found: dict[str, list[_FoundColumn]] = {}  # the columns of each existing table or view
         self._made: set[str] = set()  # tables that this transaction creates
         self._altered: set[str] = set()  # tables whose columns this transaction changes
-        self._grants: list[str] | None = None  # of the view, if this transaction drops it, or the table in its place
-        self._options = ""  # of the view that was there, such as security_invoker=true
+        self._grants: list[str] | None = None  # on the dropped view, or on the table in its place; None if nothing was dropped
+        self._options = ""  # of the existing view, such as security_invoker=true
 
     def fill(self, content: Content, now: datetime) -> Published:
-        """Bring tables and rows up to date. Does not commit."""
+        """Update tables and rows to the content. Does not commit."""
         self._open(content)
         published = Published(content.build_id)
         wants_view = COSTS_FOR_DASHBOARDS in content.tables and not self._stays_table(published)
@@ -218,7 +222,10 @@ class _Schema:
         return published
 
     def _open(self, content: Content) -> None:
-        """Lock the schema, or create it, and look at its tables. Raises SourceError for a table that this login may not replace."""
+        """Lock the schema, create it if it is missing, and read its tables.
+
+        Raises SourceError if this login may not replace one of its tables.
+        """
         self._run(LOCK.format(text=sql_text(f"runspend publish {self._schema}")))
         if not self._ask(f"select 1 from pg_namespace where nspname = {sql_text(self._schema)}"):
             self._run(f"create schema {sql_name(self._schema)}")
@@ -229,8 +236,8 @@ class _Schema:
     def _replace_stale(
         self, content: Content, stored_as: Mapping[Part, Part], there: Mapping[tuple[str, str], _Build]
     ) -> dict[tuple[str, str], int]:
-        """Replace the rows of all parts that have another build there. Return their numbers of rows."""
-        for table in PUBLISHED_TABLES:  # no build names the months of its rows: some may be gone
+        """Replace the rows of all parts that have another build in the schema. Return the number of rows by part."""
+        for table in PUBLISHED_TABLES:  # without recorded builds, its rows may be of months that no longer exist
             if self._is_ours(table) and not any(table.name == name for name, _ in there):
                 self._delete(table, None)
         stale = {
@@ -238,7 +245,7 @@ class _Schema:
             for part, kept in stored_as.items()
             if kept.table.name in self._made | self._altered or part.key not in there or there[part.key][0] != part.build_id
         }
-        # What is computed meanwhile is copied last.
+        # cost_daily is copied last, because its rounded costs are computed while other parts are copied.
         order = sorted(stale.values(), key=lambda kept: kept.table is COST_DAILY_AT_POSTGRES)
         rows = {}
         for number, kept in enumerate(order):
@@ -247,7 +254,7 @@ class _Schema:
         return rows
 
     def _stays_table(self, published: Published) -> bool:
-        """Whether costs_for_dashboards is a table of an earlier version that has to stay one. `published` then says so."""
+        """Return whether costs_for_dashboards is a table of an earlier version that must stay a table. `published` then gets a note."""
         view = COSTS_FOR_DASHBOARDS
         if not self._is_ours(view) or not self._ask(_query("depended_on", table=sql_text(self._name(view))))[0][0]:
             return False
@@ -258,7 +265,7 @@ class _Schema:
         return True
 
     def look(self) -> Found:
-        """Return the build that is there, and the right that this login lacks."""
+        """Return the build in the schema, and the right that this login lacks, if any."""
         schema, names = sql_text(self._schema), ", ".join(sql_text(table.name) for table in ALL)
         ((may_create, may_add, foreign, has_builds, login),) = self._ask(
             _query("rights", schema=schema, names=names, builds=sql_text(BUILDS.name))
@@ -274,7 +281,7 @@ class _Schema:
         return Found(whole[0], whole[2], problem) if whole else Found(problem=problem)
 
     def _find(self) -> None:
-        """Note the tables that are there."""
+        """Record the existing tables and views with their columns."""
         names = ", ".join(sql_text(table.name) for table in ALL)
         for row in self._ask(_query("columns", schema=sql_text(self._schema), names=names)):
             column = _FoundColumn(*row)
@@ -283,7 +290,7 @@ class _Schema:
             self._options = self._found[COSTS_FOR_DASHBOARDS.name][0].options or ""
 
     def _make_tables(self, tables: Sequence[Table]) -> bool:
-        """Create missing tables and columns, drop former columns, and describe all. Returns whether all tables had these columns."""
+        """Create missing tables and columns, drop former columns, and write comments. Returns whether no table or column had to change."""
         is_same = True
         for table in tables:
             rows = self._found.get(table.name)
@@ -296,11 +303,11 @@ class _Schema:
         return is_same and not self._made
 
     def _is_ours(self, table: Table, kind: str = "r") -> bool:
-        """Whether a table of this kind was there that this login may replace."""
+        """Return whether the schema has this table (or view, `kind` "v"), made by Runspend, and this login may replace it."""
         return any(row.kind == kind and row.comment.endswith(OURS) and row.is_own for row in self._found.get(table.name, [])[:1])
 
     def _refuse_foreign(self, table: Table) -> None:
-        """Raise SourceError for a table or view that Runspend did not make, or that another login owns."""
+        """Raise SourceError if Runspend did not make the table or view, or if another login owns it."""
         kinds = "rv" if table is COSTS_FOR_DASHBOARDS else "r"
         for found in self._found.get(table.name, [])[:1]:
             if found.kind not in kinds or not found.comment.endswith(OURS):
@@ -317,7 +324,10 @@ class _Schema:
                 )
 
     def _change_columns(self, table: Table, types: Mapping[str, str]) -> bool:
-        """Make the columns those of this version; rows are copied again then. Returns whether nothing had to change."""
+        """Give the table the columns of this version. Returns whether nothing had to change.
+
+        If columns change, all rows are deleted, and copied again later.
+        """
         wanted = {c.name: TYPES[c.type] for c in table.columns}
         dropped = [name for name, type_ in types.items() if wanted.get(name) != type_]
         added = [name for name, type_ in wanted.items() if types.get(name) != type_]
@@ -330,7 +340,7 @@ class _Schema:
                 self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
                 if dropped and is_view:
                     self._drop_view()
-            self._delete(table, None)  # the dropped column may be the one that months are deleted by
+            self._delete(table, None)  # the dropped column may be the one by which months are deleted
             self._run(f"alter table {self._name(table)} {', '.join(changes)}")
         return not changes
 
@@ -344,7 +354,7 @@ class _Schema:
                 self._run(f"comment on column {self._name(table)}.{sql_name(column.name)} is {sql_text(column.meaning)}")
 
     def _is_view_current(self, is_wanted: bool) -> bool:
-        """Whether costs_for_dashboards is as `_make_view` makes it."""
+        """Return whether costs_for_dashboards is already as `_make_view` would make it."""
         view = COSTS_FOR_DASHBOARDS
         if self._grants is not None:  # it was dropped
             return False
@@ -353,7 +363,10 @@ class _Schema:
         return self._found[view.name][0].comment == self._view(is_wanted)[1]
 
     def _view(self, is_wanted: bool) -> tuple[list[str], str]:
-        """Return the columns and the comment of the view. Columns keep their order: PostgreSQL can then replace the view and needs not drop it."""
+        """Return the columns and the comment of the view.
+
+        Columns keep their present order, so that PostgreSQL can replace the view without dropping it.
+        """
         wanted = {c.name: TYPES[c.type] for c in COSTS_FOR_DASHBOARDS.columns}
         there = {row.column: row.type for row in self._found.get(COSTS_FOR_DASHBOARDS.name, []) if row.kind == "v"}
         if any(wanted.get(name) != type_ for name, type_ in there.items()):
@@ -363,20 +376,23 @@ class _Schema:
         return names, f"{COSTS_FOR_DASHBOARDS.description} View {version}. {OURS}"
 
     def _view_sql(self, is_wanted: bool) -> str:
-        """Return the query of the view. Without rows, it reads no table: nothing keeps the columns of cost_daily up to date then."""
+        """Return the query of the view. If it is not wanted, the query reads no table and returns no rows.
+
+        In that case, nothing keeps the columns of cost_daily up to date.
+        """
         view = COSTS_FOR_DASHBOARDS
         if not is_wanted:
             return f"select {', '.join(f'cast(null as {TYPES[c.type]}) as {sql_name(c.name)}' for c in view.columns)} where false"
-        # A CTE would keep PostgreSQL from planning over the table: queries took a third longer.
+        # A CTE would prevent PostgreSQL from optimizing over the table: queries took a third longer.
         before, found, after = postgres_sql(view.labels_sql).partition(f"FROM {ROUNDED})")
         if not found:
             raise ValueError(f"cannot write the query of {view.name} for PostgreSQL: it does not read {ROUNDED}.")
         return f"{before}FROM {self._name(COST_DAILY)}){after}"
 
     def _make_view(self, is_wanted: bool) -> None:
-        """Make costs_for_dashboards a view over cost_daily, with the former options and the former read rights of others. If `is_wanted` is false, the view has no rows.
+        """Make costs_for_dashboards a view over cost_daily, with its former options and the former read rights of others.
 
-        Done last: from here on, readers wait.
+        If `is_wanted` is false, the view has no rows. This runs last, because readers wait from here until the commit.
         """
         view = COSTS_FOR_DASHBOARDS
         if self._is_view_current(is_wanted):
@@ -385,7 +401,8 @@ class _Schema:
         rows = self._found.get(view.name, [])
         if rows and (rows[0].kind == "r" or names[: len(rows)] != [row.column for row in rows]):
             self._drop_view()
-        options = f" with ({self._options})" if self._options else ""  # else readers would read with the rights of the owner again
+        # Without its option security_invoker, readers of the view would get the rights of its owner.
+        options = f" with ({self._options})" if self._options else ""
         self._run(
             f"create or replace view {self._name(view)}{options}"
             f" as select {', '.join(map(sql_name, names))} from ({self._view_sql(is_wanted)}) as v"
@@ -401,7 +418,10 @@ class _Schema:
                 self._run(grant)
 
     def _drop_view(self) -> None:
-        """Drop costs_for_dashboards, which is made again with the same rights. PostgreSQL refuses that if something of others depends on it."""
+        """Drop costs_for_dashboards and record its read rights, so that `_make_view` can grant them again.
+
+        PostgreSQL refuses to drop it if objects of others depend on it.
+        """
         kind = self._found.pop(COSTS_FOR_DASHBOARDS.name)[0].kind
         self._run(f"lock table {self._name(COSTS_FOR_DASHBOARDS)} in access exclusive mode")
         name, columns = self._name(COSTS_FOR_DASHBOARDS), ", ".join(sql_text(c.name) for c in COSTS_FOR_DASHBOARDS.columns)
@@ -427,7 +447,7 @@ class _Schema:
         return rows
 
     def _remove_period(self, name: str, period: str) -> None:
-        """Delete the rows of a month that the warehouse no longer has, or of a table that the target no longer names."""
+        """Delete the rows of a month that the warehouse no longer has, or of a table that the target no longer selects."""
         for table in PUBLISHED_TABLES:
             if table.name == name and (period == WHOLE) == (table.period_column is None) and self._is_ours(table):
                 self._delete(table, months(Part(table, period, "", ())))
@@ -437,7 +457,7 @@ class _Schema:
         self._run(f"delete from {self._name(table)}{where}")
 
     def _index(self) -> None:
-        """Index the DATE columns of new tables, once their rows are there."""
+        """Index the DATE columns of new tables. Call it after their rows are copied."""
         for table in PUBLISHED_TABLES:
             if table.name in self._made:
                 for column in (c for c in table.columns if c.type == "DATE"):
@@ -456,9 +476,9 @@ class _Schema:
                     f"copy {self._name(table)} ({', '.join(map(sql_name, schema.names))}) from stdin (format csv)", stream, BYTES_AT_ONCE
                 )
             except Exception as error:
-                if stream.error is not None:  # Ctrl-C, a full disk: psycopg2 only says that reading failed
+                if stream.error is not None:  # such as Ctrl-C or a full disk; psycopg2 only reports that reading failed
                     raise stream.error from None
-                if READ_FAILED in str(error):  # Ctrl-C or a timeout struck before read() could record it
+                if READ_FAILED in str(error):  # Ctrl-C or a timeout interrupted read() before it could record the error
                     raise KeyboardInterrupt from error
                 raise
 

@@ -1,4 +1,4 @@
--- The columns of tables and views of a schema, with what describes them and who owns them.
+-- The columns of tables and views in a schema, with their comments and owners.
 select c.relname, c.relkind, coalesce(obj_description(c.oid), ''), a.attname, format_type(a.atttypid, a.atttypmod), coalesce(col_description(c.oid, a.attnum), ''),
   pg_get_userbyid(c.relowner), c.relowner = r.oid or not r.rolsuper and pg_has_role(c.relowner, 'usage'), array_to_string(c.reloptions, ', ')
 from pg_class c

@@ -1,4 +1,4 @@
-"""Writes rows as the CSV that PostgreSQL's COPY reads."""
+"""Write rows as the CSV that PostgreSQL's COPY reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ ROWS_PER_PIECE = 8_192
 
 
 class ByteStream:
-    """Pieces of bytes as the file that COPY reads. `error`: why they could not be made."""
+    """Pieces of bytes as the file that COPY reads. `error`: the error that stopped reading, if any."""
 
     def __init__(self, pieces: Iterator[memoryview]) -> None:
         self._pieces = pieces
@@ -31,7 +31,7 @@ class ByteStream:
 
 
 def write_csv(rows: Any) -> Iterator[memoryview]:
-    """Yield rows as PostgreSQL reads CSV: a null is nothing, an empty text is `""`, a list is an array's literal."""
+    """Yield rows in PostgreSQL's CSV format: null is an empty field, an empty string is `""`, a list is an array literal."""
     import pyarrow as pa
     import pyarrow.csv
 
@@ -48,7 +48,7 @@ def write_csv(rows: Any) -> Iterator[memoryview]:
 
 
 def _array_literals(lists: Any) -> Any:
-    """Return lists of strings as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
+    """Return lists of strings as literals such as `{"a","b"}`. Source: PostgreSQL "Arrays", Array Input and Output Syntax."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -61,7 +61,7 @@ def _array_literals(lists: Any) -> Any:
 
 
 def _without_nul(rows: Any) -> Any:
-    """Return the rows without NUL characters, which PostgreSQL's strings cannot have and names in MLflow can."""
+    """Return the rows without NUL characters. Names in MLflow may contain them, but strings in PostgreSQL may not."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

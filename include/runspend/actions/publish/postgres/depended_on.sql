@@ -1,4 +1,5 @@
--- Whether something of others depends on a table: a view, policy, trigger, publication, index. Not the indexes of DATE columns that Runspend made.
+-- Whether an object that Runspend did not make depends on a table: a view, policy, trigger, publication or index. The indexes that Runspend
+-- made on DATE columns do not count.
 select c.relrowsecurity or exists (
   select from pg_depend d
   left join pg_index i on d.classid = 'pg_class'::regclass and i.indexrelid = d.objid and i.indnatts = 1 and not i.indisunique and i.indpred is null

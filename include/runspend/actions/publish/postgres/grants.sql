@@ -1,4 +1,4 @@
--- The rights of others to read a table, or a column of it that it keeps, as statements.
+-- The GRANT statements that give others their present rights to read a table, or those of its columns that are kept.
 select
   'grant select' || coalesce(' (' || quote_ident(g.attname) || ')', '') || ' on ' || {table} || ' to '
     || case a.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(a.grantee)) end || case when a.is_grantable then ' with grant option' else '' end

@@ -1,4 +1,4 @@
--- A schema and its tables: may this login create tables there, does it own those that it made, and may it create the schema?
+-- Whether this login may create the schema, may create tables in it, and owns the tables that Runspend made there.
 select
   has_database_privilege(current_database(), 'create'),
   (select has_schema_privilege(oid, 'create') from pg_namespace where nspname = {schema}),

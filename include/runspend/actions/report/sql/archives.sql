@@ -1,6 +1,6 @@
--- Files in the archive now, and files handled by other actions, by action and state.
+-- Folders in the archive now, and folders handled by other actions, by action and state.
 select action, state, count(*) as folders, sum(bytes) as bytes
 from archives
-where date(begun_at) < @next and action <> 'delete'  -- its deleted files are a separate row
+where date(begun_at) < @next and action <> 'delete'  -- files deleted from the archive already have the state deleted
 group by action, state
 order by action, state

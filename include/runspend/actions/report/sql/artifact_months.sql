@@ -1,4 +1,4 @@
--- Bytes at the end of each of the last twelve months (now, for the newest), by who owns them and storage class.
+-- Bytes at the end of each of the last twelve months, by kind of owner and storage class. In the newest month, these are the bytes now.
 select
   month, owner_kind, storage_class, sum(bytes) as bytes, sum(objects) as objects,
   sum(case when bytes is null then 1 else 0 end) as unknown_owners

@@ -1,4 +1,4 @@
--- Bytes at the month's end by experiment, orphans and other bytes by store.
+-- Bytes at the end of the month: by experiment, and by store for orphaned and other bytes.
 with held as (
   select
     case when owner_kind in ('orphan', 'other') then owner_kind else 'experiment' end as owner,

@@ -1,4 +1,4 @@
--- Contents of each artifact store at the month's end, by storage class: noncurrent versions, duplicates, bytes without an owner.
+-- Contents of each artifact store at the end of the month, by storage class, with noncurrent versions, duplicates and bytes without an owner.
 select
   store, storage_class, sum(objects) as objects, sum(bytes) as bytes, sum(noncurrent_bytes) as noncurrent_bytes, sum(duplicate_bytes) as duplicate_bytes,
   sum(case when owner_kind = 'orphan' and confirmed_at is not null then bytes else 0 end) as orphaned_bytes,

@@ -1,6 +1,6 @@
 -- Budgets whose period starts in the month or earlier in its year, with the newest alert for each.
--- An alert can cover several thresholds. Its name is the one in its subject, chosen by Decision.lead: the highest
--- threshold already exceeded if the budget is over, otherwise the highest one that will be.
+-- An alert can cover several thresholds. The row has the threshold in the alert's subject, which Decision.lead chooses. If the budget is
+-- exceeded, it is the highest threshold that was exceeded. Otherwise it is the highest threshold that the forecast exceeds.
 with candidates as (
   select
     budget, budget_period, kind, threshold, decided_at, alert_id, spent < amount and kind = 'forecast' or spent >= amount and kind <> 'forecast' as is_subject,

@@ -1,4 +1,4 @@
--- Allocation confidence: the ledger's rows by allocation rule.
+-- Allocation confidence: cost and number of ledger rows by allocation rule.
 select
   billing_currency, allocated_to, match_method, confidence,
   sum(effective_cost) as effective_cost, count(*) as ledger_rows,

@@ -1,4 +1,4 @@
--- Runs with time that no bill reaches yet and that has no estimate, by reason.
+-- The number of runs with time that no bill covers yet and that could not be estimated, by reason.
 select reason, count(distinct concat(tracking_server, '/', workspace, '/', run_id)) as runs
 from run_estimates
 where charge_date >= @first and reason is not null

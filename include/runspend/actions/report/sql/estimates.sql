@@ -1,4 +1,4 @@
--- Estimated cost of runs for time that no bill reaches yet, by day: of the month, and after it where no bill has charges yet.
+-- Estimated cost of runs by day, for time that no bill covers yet. Days after the month are included as long as no charge is dated after it.
 select
   billing_currency, charge_date, cost_kind, sum(effective_cost) as effective_cost,
   min(estimated_from) as estimated_from, max(estimated_to) as estimated_to

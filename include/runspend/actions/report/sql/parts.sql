@@ -1,4 +1,4 @@
--- The month's charges: currency × target × cost kind × confidence × status.
+-- The month's charges by currency, target, cost kind, confidence and status.
 select
   billing_currency, allocated_to, cost_kind, confidence, cost_status,
   sum(list_cost) as list_cost, sum(contracted_cost) as contracted_cost,

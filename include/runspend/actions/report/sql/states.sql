@@ -1,4 +1,5 @@
--- State of each bill of the billing period, the charges left out of it since, and changes by versions loaded after it was closed.
+-- State of each bill of the billing period. It has the changes that were not applied after closing, and the cost of versions loaded after
+-- closing.
 with versions as (
   select source, version_number, min(loaded_at) as loaded_at
   from billing_loads

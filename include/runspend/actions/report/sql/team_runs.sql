@@ -1,4 +1,4 @@
--- Runs behind the run cost: their number, how many failed or were killed, and their GPU hours.
+-- The number of runs by team and experiment, how many of them failed or were killed, and their GPU hours.
 with run_month as (
   select
     billing_currency, tracking_server, workspace, run_id,

@@ -1,4 +1,4 @@
--- Run cost by team and experiment: the month's charge dates, and the same days of the month before.
+-- Allocated cost by team and experiment, on the month's charge dates and on the same days of the previous month.
 select
   billing_currency, team, tracking_server, workspace, experiment_id, max(experiment_name) as experiment_name,
   sum(case when charge_date >= @first then effective_cost end) as effective_cost,

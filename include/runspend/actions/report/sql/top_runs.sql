@@ -1,4 +1,4 @@
--- Top runs by cost in each currency, by the month's charges.
+-- Top runs by cost in each currency, from the month's charges.
 with run_month as (
   select
     billing_currency, tracking_server, workspace, run_id,

@@ -1,4 +1,4 @@
--- Idle and unallocated cost of the billing period by resource (by service where lines name no resource), largest first.
+-- Idle and unallocated cost of the billing period by resource, largest first. Lines that do not name a resource are grouped by service.
 with ranked as (
   select
     *,
@@ -23,7 +23,8 @@ grouped as (
   from ranked
   group by billing_currency, allocated_to, resource_id, lines_of
 ),
--- Cost allocated to runs by any rule: a disk follows its machine, and a pool's machine its pool, so neither has its own last run.
+-- Resources with cost that any rule allocated to runs. The cost of a disk follows its machine, and that of a pool's machine follows the pool.
+-- So such resources may have allocated cost although they have no last run.
 used as (
   select distinct
     billing_currency, coalesce(resource_id, pool_key, '') as resource_id,
@@ -32,7 +33,7 @@ used as (
   where billing_period = @first and allocated_to in ('run', 'logged_model') and match_method <> 'sharing'
     and coalesce(resource_id, pool_key, '') in (select resource_id from grouped where allocated_to = 'idle' and last_run_id is null)
 ),
--- What most of the unallocated cost of a resource pays for. One line represents all lines that were priced together.
+-- The unallocated cost of each resource, to find the meter with the largest part. One line represents all lines of its charge.
 lost as (
   select
     billing_currency, source, charge_id, coalesce(resource_id, pool_key, '') as resource_id,

@@ -1,4 +1,4 @@
--- Wasted cost of runs: failed or killed; repeated with the same code and params; unused units.
+-- Wasted cost of runs by kind: failed or killed, repeated with the same code and params, and unused units.
 with run_month as (
   select
     c.billing_currency, c.tracking_server, c.workspace, c.run_id,
