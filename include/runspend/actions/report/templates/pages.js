@@ -47,7 +47,7 @@ function makeSortable(table, tools) {
   if (!columns.length) return;
   const order = document.createElement("select");
   order.append(new Option("as listed", ""));
-  order.options[0].disabled = true; // there is no way back: the page's own order may be none of a column
+  order.options[0].disabled = true; // it cannot be chosen again: the page's own order may not be that of any column
   for (const { head, column } of columns) {
     const isNumeric = head.classList.contains("n");
     order.append(new Option(head.textContent.trim(), column));
@@ -103,7 +103,7 @@ function makeFilterable(table, tools) {
   tools.append(labelled("find in this table", field, "quick"), result);
 }
 
-// --- charts: what a mark is, at once under the pointer or a finger, and by the arrow keys ------------------------------------
+// --- charts: the text of a mark, under the pointer, a finger or the arrow keys -------------------------------------------------
 
 const bubble = document.createElement("div");
 bubble.className = "bubble";
@@ -142,7 +142,7 @@ function makeReadable(chart) {
   const marks = [...chart.querySelectorAll("rect > title, circle > title")].map((title) => {
     const mark = title.parentElement;
     mark.dataset.tip = title.textContent;
-    title.remove(); // the browser's own tooltip comes late, and never by keyboard
+    title.remove(); // the browser's own tooltip appears late, and never for the keyboard
     return mark;
   });
   if (!marks.length) return;
@@ -157,14 +157,14 @@ function makeReadable(chart) {
   for (const [x, found] of columns.entries()) {
     for (const [y, mark] of found.entries()) {
       mark.addEventListener("pointerenter", () => point(x, y));
-      mark.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hideBubble()); // a finger has left when it was lifted
+      mark.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hideBubble()); // a finger also "leaves" when it is lifted
     }
   }
   for (const link of chart.querySelectorAll("a")) {
     link.addEventListener("focus", () => showBubble(link.querySelector("[data-tip]") ?? link));
     link.addEventListener("blur", hideBubble);
   }
-  if (chart.querySelector("a")) return; // its links have the focus
+  if (chart.querySelector("a")) return; // its links take the focus
   chart.tabIndex = 0;
   chart.setAttribute("aria-label", `${chart.getAttribute("aria-label")}. Arrow keys read it`);
   chart.addEventListener("blur", hideBubble);
