@@ -142,6 +142,6 @@ def test_an_interrupted_item_that_is_no_longer_selected_is_not_finished(
     expected = (
         "the retention policy 'cold' no longer selects it"
         if is_kept
-        else "its tracking server prod is not in runspend.yaml, so nothing can be asked"
+        else "its tracking server prod is not in runspend.yaml, so Runspend cannot ask whether it is in use"
     )
     assert protects(item) == expected

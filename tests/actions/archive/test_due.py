@@ -426,7 +426,7 @@ def test_a_clock_that_jumps_a_year_makes_nothing_due(tmp_path: Path) -> None:
     with world(tmp_path, wrong) as reader:
         assert due_items(reader, records, given_, wrong) == []
         assert rows_of(reader, records, given_, wrong)["a"]["reason"].endswith(
-            "the clock jumped, or Runspend did not run for a long time: 20 of 30 days since the notice count"
+            "the clock jumped, or Runspend did not run for a long time: only 20 of the 30 days since the notice count"
         )
         record_look(records, wrong)
         assert due_items(reader, records, given_, wrong + timedelta(hours=5)) == []
@@ -574,10 +574,10 @@ def test_a_restored_folder_is_planned_again_only_after_it_is_measured(tmp_path: 
         [archive] = ArchiveRecords(records).all()
         ArchiveRecords(records).save(replace(archive, restored_at=(NOW + timedelta(hours=1)).isoformat()))
         back = rows_of(reader, records, given_)["a"]
-        assert (back["state"], back["reason"]) == ("protected", "restored on 2026-11-24, and not measured since")
+        assert (back["state"], back["reason"]) == ("protected", "restored on 2026-11-24, and its store was not measured since")
         assert explain_why(reader, records, given_, "a", NOW).lines == [
             ("restored", f"run a: restored on 2026-11-24. Its archive is kept: s3://cold, {archive.folder}"),
-            ("policy", "cold (archive) selects run a: protected, restored on 2026-11-24, and not measured since"),
+            ("policy", "cold (archive) selects run a: protected, restored on 2026-11-24, and its store was not measured since"),
         ]
     later = NOW + 9 * DAY
     with world(tmp_path, later, artifact_bytes=[stored("a", objects=1)]) as reader:
@@ -643,7 +643,7 @@ def test_why_says_which_policy_is_after_it_and_since_when(tmp_path: Path) -> Non
         )
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == (
             "not in MLflow",
-            "prod: MLflow was not told of run a: 503; every apply tries again",
+            "prod: MLflow was not told of run a: 503; each `runspend archive apply` tries again",
         )
         records.create("archives_told", ArchiveRecords(records).all()[0].tagged_key, {"owner": "run a"})
         assert explain_why(reader, records, given_, "a", NOW).lines[1] == second

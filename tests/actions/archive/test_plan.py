@@ -169,9 +169,9 @@ def test_the_margin_protects_under_every_policy(tmp_path: Path) -> None:
         stored("c", newest_at=NOW + timedelta(days=400)),
     ]
     assert states(planned(tmp_path, given_settings(tmp_path, policy), runs=runs, artifact_bytes=found)) == {
-        "a": "its newest file is of 2026-11-18, within the margin",
+        "a": "its newest file was written on 2026-11-18, within the margin",
         "b": "planned",
-        "c": "its newest file is of 2027-12-29, within the margin",
+        "c": "its newest file was written on 2027-12-29, within the margin",
     }
 
 

@@ -69,6 +69,6 @@ def test_runs_whose_server_cannot_be_asked_are_protected(tmp_path: Path) -> None
         store: Any = type("Warehouse", (), {"reader": lambda self: nullcontext(reader)})()
         protects = open_protection(store, given, NOW)
         assert protects(item) == protects(orphan) == "the runs of prod were never read: run runspend extract"
-        assert protects(gone) == "its tracking server retired is not in runspend.yaml, so nothing can be asked"
+        assert protects(gone) == "its tracking server retired is not in runspend.yaml, so Runspend cannot ask whether it is in use"
         nobody = open_protection(store, given_settings(tmp_path, {}, tracking=[]), NOW)
         assert nobody(orphan) == "no tracking server is configured, so it may still have an owner"

@@ -91,7 +91,7 @@ def test_existing_files_are_never_overwritten(disk: Disk) -> None:
     disk.apply()
     fill(disk.run, {"a": b"new", "b": b"same"})
     result = restore("run1", disk.settings)
-    assert [result.objects, result.there_already] == [0, 1] and "another object is there" in result.problems[0]
+    assert [result.objects, result.there_already] == [0, 1] and "another object has this name" in result.problems[0]
     assert tree_of(disk.run) == {"a": b"new", "b": b"same"}
 
 
@@ -131,7 +131,7 @@ def test_an_object_that_came_back_as_something_else_is_reported(monkeypatch: pyt
 
     monkeypatch.setattr(MemoryStore, "renew", spoil)
     result = restore("run1", world.settings, tools=Tools(open_store=world.open), records=world.records)
-    assert "is not what was archived" in result.problems[0] and not any(key.endswith(RETURNED_NAME) for key in world.archive.objects)
+    assert "differs from the archived one" in result.problems[0] and not any(key.endswith(RETURNED_NAME) for key in world.archive.objects)
     world.close()
 
 
@@ -238,7 +238,7 @@ def test_the_newest_of_each_name_comes_back(disk: Disk) -> None:
     for path, time in zip(manifests, reversed(times), strict=True):  # the store was copied elsewhere, with its files in another order
         os.utime(path, ns=(time, time))
     [note] = restore("run1", disk.settings, to=disk.folder / "copied").notes
-    assert note.startswith("the times of its manifests show which archive is the newest, but they were planned in a different order")
+    assert note.startswith("the newest archive is the one whose manifest was written last, but the archives were planned in another order")
     for path, time in zip(manifests, times, strict=True):
         os.utime(path, ns=(time, time))
     for path, body in zip(
@@ -397,7 +397,7 @@ def test_a_bucket_may_hold_a_file_and_a_folder_of_one_name() -> None:
     world.put("a", b"file")
     world.put("a/b", b"in a folder")
     world.apply()
-    with pytest.raises(SourceRefused, match="'a' is a file and a folder"):
+    with pytest.raises(SourceRefused, match="'a' is both a file and a folder"):
         restore("run1", world.settings, to=Path("there"), tools=Tools(open_store=world.open))
     assert not Path("there").exists()
     restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1))

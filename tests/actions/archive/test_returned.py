@@ -109,7 +109,7 @@ def test_a_file_removed_after_a_restore_stays_removed(world: World, tmp_path: Pa
     result = bring_back(world)
     assert world.here() == {"a": b"a", "c": b"newer", "d": b"d"}
     [note] = result.notes
-    assert note == f"left out, because its restored files were archived again unchanged: {first.archive_id} (--archive ID brings it back)"
+    assert note == f"left out, because its restored files were archived again unchanged: {first.archive_id}. To restore it: --archive ID"
     restore("run1", world.settings, to=tmp_path / "first", archive_id=first.archive_id, tools=Tools(open_store=world.open, workers=1))
     assert {path.name: path.read_bytes() for path in (tmp_path / "first").iterdir()} == {"a": b"a", "b": b"b", "c": b"c"}
     assert world.restorable() == world.here()
@@ -230,7 +230,7 @@ def test_a_restore_reads_back_what_it_wrote(world: World) -> None:
     world.faults.made.clear()
     [problem] = bring_back(world).problems
     assert problem.startswith(
-        "cannot restore '1/run1/artifacts/a' to s3://source/root/: it was written and read back, and is not what was archived"
+        "cannot restore '1/run1/artifacts/a' to s3://source/root/: the object that was read back differs from the archived one"
     )
     assert not [key for key in world.archive.objects if key.endswith(RETURNED_NAME)]
 

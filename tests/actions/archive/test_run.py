@@ -60,7 +60,7 @@ def test_a_folder_with_more_than_was_announced_stays(world: World) -> None:
     item = make_item(objects=files, bytes=size)
     world.put("brought", b"old, and new here")
     (state, reason), *_ = states(world, item)
-    assert state == "protected" and reason is not None and reason.startswith(f"it holds {files + 1} objects")
+    assert state == "protected" and reason is not None and reason.startswith(f"it has {files + 1} objects")
     assert world.here() == {**FILES, "brought": b"old, and new here"}
     del world.source.objects[f"{PREFIX}/brought"]
     world.may_delete = False
@@ -122,7 +122,10 @@ def test_a_protection_halfway_names_the_command_to_restore(world: World) -> None
     world.protection = "alias champion on fraud/7"
     other = make_item(owner_id="run2", run_id="run2", prefix="1/run2/artifacts")  # run1 is no longer due, but is still reported
     assert states(world, other)[:1] == [
-        ("protected", f"alias champion on fraud/7. {gone} of its 5 objects are in the archive alone: runspend archive restore run1")
+        (
+            "protected",
+            f"alias champion on fraud/7. {gone} of its 5 objects are only in the archive. To restore them: runspend archive restore run1",
+        )
     ]
 
 
@@ -134,7 +137,7 @@ def test_equal_files_are_kept_once(world: World) -> None:
 
 def test_does_nothing_the_second_time(world: World) -> None:
     world.apply()
-    assert states(world) == [("nothing", "there is nothing in its folder")]
+    assert states(world) == [("nothing", "its folder has no objects to act on")]
     assert world.changes_made == 0
 
 
@@ -238,7 +241,7 @@ def test_protected_half_way_stops_it_in_the_middle_of_a_thousand(world: World, t
         return "tagged keep" if len(asked) == 4 else None
 
     assert states(world, protects=protects) == [
-        ("protected", "tagged keep. 899 of its 2,505 objects are in the archive alone: runspend archive restore run1")
+        ("protected", "tagged keep. 899 of its 2,505 objects are only in the archive. To restore them: runspend archive restore run1")
     ]
     assert asked == [2505, 2206, 1906, 1606]
     assert world.apply()[0].state == "archived" and world.restorable().items() >= FILES.items()
@@ -391,7 +394,7 @@ def test_an_archive_inside_the_folder_is_refused(world: World) -> None:
 def test_a_name_that_could_not_be_restored_keeps_its_run_in_place(world: World, name: str) -> None:
     world.put(name, b"odd")
     [(state, reason)] = states(world)
-    assert state == "failed" and reason is not None and "could not be restored" in reason
+    assert state == "failed" and reason is not None and "cannot be restored" in reason
     assert world.here() == {**FILES, name: b"odd"} and world.archive.objects == {}
 
 
@@ -410,7 +413,7 @@ def test_one_bad_item_stops_no_other() -> None:
 def test_a_store_that_ignores_conditions_keeps_everything(world: World) -> None:
     world.source._same = lambda obj: None  # type: ignore[method-assign]
     [(state, reason)] = states(world)
-    assert state == "failed" and reason is not None and "it ignores conditions" in reason
+    assert state == "failed" and reason is not None and "it ignores the condition of a delete" in reason
     assert len(world.here()) == len(FILES) - 1 and world.restorable() == FILES  # the object of that test has a copy
     assert world.apply()[0].state == "failed" and len(world.here()) == len(FILES) - 2
 
@@ -673,7 +676,7 @@ def test_tiering_changes_the_class_and_moves_nothing(world: World) -> None:
     assert world.here() == FILES and world.faults.made[f"set_class {SOURCE}"] == 3
     classes = {key.removeprefix(f"{PREFIX}/"): kept.storage_class for key, kept in world.source.objects.items()}
     assert classes == {name: "STANDARD" if name == "empty/" else "GLACIER_IR" for name in FILES}
-    assert states(world, item) == [("nothing", "there is nothing in its folder")]
+    assert states(world, item) == [("nothing", "its folder has no objects to act on")]
     assert world.archive.objects == {} and not any(what.startswith(("read", "delete")) for what in world.faults.made)
 
 
@@ -717,7 +720,7 @@ def test_an_archive_is_deleted_only_after_its_retention(world: World) -> None:
     assert states(world, item) == [("deleted", None)]
     assert [key.rpartition("/")[2] for key in world.archive.objects] == ["deleted.json"]
     assert json.loads(world.archive.objects[f"{item.prefix}/deleted.json"].body)["objects"] == 4
-    assert states(world, item) == [("nothing", "there is nothing in its folder")]
+    assert states(world, item) == [("nothing", "its folder has no objects to act on")]
     with pytest.raises(UsageError, match="the retention policy 'forget' deleted its 4 objects on 20"):
         restore("run1", world.settings, tools=Tools(open_store=world.open))
 
@@ -750,7 +753,7 @@ def test_runspend_keeps_asking_while_it_deletes_the_last_copy(world: World, tick
     slow_change(world, ARCHIVE, "delete", ticking, 2.0)
     before = len(world.archive.objects)
     assert states(world, item, protects=protected_from([], 2, ticking)) == [
-        ("protected", "legal hold. 1 of its 4 objects are deleted already")
+        ("protected", "legal hold. 1 of its 4 objects were already deleted")
     ]
     assert len(world.archive.objects) == before - 1 + 1  # and one tombstone more
     assert states(world, item) == [("deleted", None)]
@@ -774,7 +777,9 @@ def test_an_archive_that_is_being_deleted_is_not_restored(world: World) -> None:
         world.apply(item)
     world.faults.plan, world.faults.is_dead = {}, False
     world._take_lease_of_the_dead()
-    with pytest.raises(UsageError, match=r"deleted its 4 objects on .*, or was stopped on its way: --partial restores what is left"):
+    with pytest.raises(
+        UsageError, match=r"deleted its 4 objects on .*\. If that deletion was stopped halfway, --partial restores the rest"
+    ):
         restore("run1", world.settings, tools=Tools(open_store=world.open))
     left = {kept.body for key, kept in world.archive.objects.items() if "/data/" in key}
     restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)
@@ -795,7 +800,7 @@ def test_the_manifest_stays_while_a_copy_does(world: World) -> None:
         delete(obj)
 
     world.archive.delete = locked  # type: ignore[method-assign]
-    assert states(world, item) == [("partial", "2 of 4 objects are still there. it is under a lock")]
+    assert states(world, item) == [("partial", "2 of 4 objects still exist. it is under a lock")]
     restored = restore("run1", world.settings, tools=Tools(open_store=world.open, workers=1), records=world.records, take_damaged=True)
     assert restored.objects == 2 and set(world.here().values()) == {b"w" * 3000}
 

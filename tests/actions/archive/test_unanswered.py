@@ -53,7 +53,7 @@ def test_servers_that_answer_raise_no_alarm(tmp_path: Path) -> None:
     ("reason", "is_so"),
     [
         (SILENT, True), ("whether anything protects it is unknown: the answer took 4.0 seconds", True), ("whether anything protects it is unknown: disk", True),
-        (f"{SILENT}. 3 of its 9 objects are in the archive alone", True), ("excluded from retention until 2027-01-01: whether MLflow still needs it is unknown", False), (None, False), ("it is running", False),
+        (f"{SILENT}. 3 of its 9 objects are only in the archive", True), ("excluded from retention until 2027-01-01: whether MLflow still needs it is unknown", False), (None, False), ("it is running", False),
     ],
 )  # fmt: skip
 def test_only_a_missing_answer_counts(reason: str | None, is_so: bool) -> None:

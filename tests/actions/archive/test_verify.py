@@ -104,7 +104,7 @@ def test_damage_is_reported_with_all_that_is_known(world: World, damage: str, re
     assert f"It is 'file 7' of run run1, 100 bytes, sha256 {sha256}, archived 2026-11-25 from {SOURCE.rstrip('/')}/{PREFIX}." in sentence
     assert sentence.endswith("No other copy of it is known.")
     world.put("file 7", body)
-    assert look(world, full=True).damaged[0].endswith("The same bytes are in their own place.")
+    assert look(world, full=True).damaged[0].endswith("The same bytes are still in their original place.")
 
 
 def test_a_damage_report_names_equal_bytes_elsewhere(world: World) -> None:
@@ -128,7 +128,7 @@ def test_new_copies_are_read_first(world: World) -> None:
     for number in range(400):
         copy_of(world, FILES[f"file {number}"]).etag = f'"{number}"'
     assert look(world).unknown == [
-        "101 more copies were written since they were archived, and not read. Run runspend archive verify --full."
+        "101 more copies were written again since they were archived. They were not read. To read them: runspend archive verify --full"
     ]
 
 

@@ -101,7 +101,7 @@ def test_each_run_is_a_sentence(reader: Reader) -> None:
         "cccc3333 (cccc3333) of speech: has cost about 65.00 USD, 2.00 an hour",
         "0000aaaa (0000aaaa) of parents: has cost about 51.00 USD, 0.00 an hour",
         "vit (aaaa1111) of exp: has cost about 50.70 USD, 6.20 an hour; similar runs cost 38.00 to 38.00",
-        "new (bbbb2222) of exp: its cost is not known: it states neither a machine nor an instance type. `runspend explain` says more",
+        "new (bbbb2222) of exp: its cost is not known: it states neither a machine nor an instance type. For details: runspend explain bbbb2222",
     ]
     assert [run.run_id for run in find_running(reader, NOW, run="vit")] == ["aaaa1111"]
     assert [run.run_id for run in find_running(reader, NOW, run="cccc")] == ["cccc3333"]
@@ -197,8 +197,8 @@ def test_a_run_that_is_newer_than_all_estimates_is_priced_by_its_machine(tmp_pat
         "alone (alone) of exp: has cost about 3.00 USD, 6.00 an hour, by the last price of its machine (not estimated or billed yet)"
     )
     assert "by the price of P4D.24xlarge (not" in sentences["typed"]
-    assert "not known: no bill or price shows m9, or an hour of p4d.24xlarge. " in sentences["foreign"]
-    assert "not known: no bill or price shows p4d.24xlarge. " in sentences["spot"]
+    assert "not known: no bill or price list has m9, or a price of p4d.24xlarge. " in sentences["foreign"]
+    assert "not known: no bill or price list has p4d.24xlarge. " in sentences["spot"]
     assert "not known: it states neither a machine nor an instance type. " in sentences["nothing"]
 
 

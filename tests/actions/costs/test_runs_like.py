@@ -86,11 +86,11 @@ def test_finished_and_failed_runs_are_separate_in_each_currency(reader: Reader) 
 def test_params_narrow_the_runs(reader: Reader) -> None:
     assert say(reader, lr="0.1") == ["3 finished runs: median 2.00 USD and 2.0 h; they cost 1.00 to 3.00 USD"]
     assert say(reader, lr="it's", model__name="x")[0].startswith("8 finished runs: median 7.00 USD")
-    assert say(reader, lr="7") == ["No run like this in vision ended in the last 365 days and was billed."]
+    assert say(reader, lr="7") == ["No similar run of vision ended in the last 365 days and was billed."]
 
 
 def test_an_unknown_selector_is_reported(reader: Reader) -> None:
-    assert say(reader, "speech") == ["No run like this in speech ended in the last 365 days and was billed."]
+    assert say(reader, "speech") == ["No similar run of speech ended in the last 365 days and was billed."]
     with pytest.raises(UsageError, match="cannot compare with runs of visoin: the warehouse has no experiment of this name"):
         say(reader, "visoin")
     with pytest.raises(UsageError, match=r"no run of vision has it in the warehouse\. Name it in `copy\.params`"):

@@ -1,33 +1,33 @@
-"""Retention of old artifacts: plan which folders to move, announce the moves, move the folders and restore them.
+"""Retention of old artifacts: plan which folders to move, announce the moves, move the folders, and restore them.
 
 Plan:
 
     items.py            one folder of one artifact store
     selection.py        a policy's `select` as SQL
-    plan.py             every folder that a policy selects, and what protects it: plan.sql, held_*.sql
-    shared_folders.py   folders that several owners use under different spellings
+    plan.py             every folder that a policy selects, and what protects it (plan.sql, held_*.sql)
+    shared_folders.py   folders of several owners whose URIs spell them differently
     enclosing.py        folders inside the folder of another run, model or trace
-    local_links.py      local folders with a second path: links and mounts
-    savings.py          savings and cost of a move, at the bill's rates (storage_rates) or those of storage_rates.csv
-    notices.py          notices: who was notified of which items, and when a mail server accepted the mail
-    holds.py            objections, each with its end date
+    local_links.py      local folders with a second path, through a link or a mount
+    savings.py          savings and cost of a move, at the bill's rates or at those of storage_rates.csv
+    notices.py          who was notified of which items, and when a mail server accepted the mail
+    holds.py            runs and experiments that users exclude from retention until a date
     states.py           the plan with the state of each item: planned, announced, due, kept, archived
     why.py              where a run's files are, and why
 
 Act:
 
     run.py              acts on due items, with move.py, tier.py and delete.py
-    context.py          the stores, protection, time and threads of such a run
+    context.py          the stores, protection, time and threads of one archive run
     lease.py            one archiver at a time
-    protection.py       asks MLflow again right before a delete; protection_watch.py repeats that while an item is acted on
+    protection.py       asks MLflow again right before a delete; protection_watch.py repeats that for each change
     manifest.py         the manifest next to the copies
-    archive_records.py  the records under home; tables.py rebuilds the table `archive_objects` from them
-    mlflow_tags.py      what MLflow shows about archives
+    archive_records.py  the records under home; states.py builds the tables `archives` and `archive_objects` from them
+    mlflow_tags.py      tags in MLflow for archived and restored artifacts, and pruned runs
 
 Afterwards:
 
     find.py             archives, found in the stores themselves
-    restore.py          brings archives back; returned.py marks them
+    restore.py          restores archives; returned.py marks them as restored
     verify.py           compares archives with their manifests
 
 Nothing here writes or sends mail. The callers that connect this package with `actions/alert` do.
@@ -37,7 +37,7 @@ from runspend.actions.archive.plan import plan_items, plan_notes
 
 __all__ = ["PROTECTION_KEYS", "plan_items", "plan_notes"]
 
-# Tags that protect. When there are policies, the extract must copy these tags from MLflow, even if `copy` does not list them.
+# Tags that protect artifacts. If there are policies, the extract must copy these tags from MLflow, even if `copy` does not list them.
 PROTECTION_KEYS = (
     "tag.runspend.keep",
     "tag.runspend.hold",

@@ -1,7 +1,7 @@
-"""Records of archives under home: one record for the item and state of each archive, one per 1,000 of its objects.
+"""Records of archives under home: one record with the item and state of each archive, and one for every 1,000 of its objects.
 
-Everything recorded is also true of the stores, because each step checks before it acts. A lost record only causes another
-check; it never loses data. Decisions and moves do not belong here.
+Each step checks the stores before it acts, so the records need not be complete. If a record is lost, Runspend checks the stores
+again; no data is lost. Decisions and moves do not belong here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ARCHIVES, OBJECTS = "archives", "archive_objects"
 TAGGED, NOT_TAGGED = "archives_told", "archives_not_told"  # what was written to MLflow, and why it could not be written
 CHUNK_OBJECTS = 1_000
 
-# listing: the work is being recorded · open: the work is in progress · the others: the work is over.
+# listing: the objects are being recorded. open: the action is in progress. The others: the action is over.
 ArchiveState = Literal["listing", "open", "archived", "tiered", "deleted", "partial"]
 
 
@@ -40,40 +40,40 @@ class Archive:
     bytes: int = 0
     reason: str | None = None  # why it is not over, or not complete
     ended_at: str | None = None
-    restored_at: str | None = None  # when all of it was last restored to its place
-    is_cut: bool = False  # whether objects may be gone from their place; recorded before the first delete
+    restored_at: str | None = None  # when all of it was last restored to its original place
+    is_cut: bool = False  # whether originals may be deleted already; recorded before the first delete
 
     @property
     def is_over(self) -> bool:
-        """Whether there is nothing left to do. If so, the item may be acted on again."""
+        """Whether the action is over. If so, a new action on the item may begin."""
         return self.state not in ("listing", "open")
 
     @property
     def tagged_key(self) -> str:
-        """Key of the record that MLflow was updated with the place of the artifacts: in the archive, or back in their own place."""
+        """Key of the record that MLflow has the tag with the current place of the artifacts. A restore changes the key."""
         return self.archive_id if self.restored_at is None else f"{self.archive_id} {self.restored_at}"
 
     @property
     def folder(self) -> str:
-        """The folder of the copies, below the root of the archive store."""
+        """The archive's folder below the root of the archive store. It has the copies and the manifest."""
         item = self.item
         parts = (item.tracking_server, item.experiment_id or "none", item.run_id or item.owner_id)
         return "/".join([ARCHIVE_FOLDER, *map(as_folder, parts), self.archive_id])
 
 
 class ArchiveRecords:
-    """The records of all archives. `check` (the lease) is called before every change."""
+    """The records of all archives. `check` is called before every change; it raises LeaseLost if the lease is lost."""
 
     def __init__(self, records: Records, check: Callable[[], None] = lambda: None) -> None:
         self._records, self._check = records, check
 
     def all(self) -> list[Archive]:
-        """Return every archive that was ever begun, oldest first."""
+        """Return every archive that ever began, oldest first."""
         found = [_archive(value) for value in self._records.list(ARCHIVES).values()]
         return sorted(found, key=lambda archive: (archive.planned_at, archive.archive_id))
 
     def find(self, archive_id: str) -> Archive | None:
-        """Return an archive by its id; None if this home does not know it."""
+        """Return the archive with this id, or None if this home has no record of it."""
         found = self._records.get(ARCHIVES, archive_id)
         return None if found is None else _archive(found[0])
 
@@ -83,21 +83,21 @@ class ArchiveRecords:
         return archive
 
     def entries(self, archive: Archive, chunk: int) -> list[Entry]:
-        """Return up to 1,000 objects of an archive."""
+        """Return the objects in one chunk of an archive: at most 1,000."""
         found = self._records.get(OBJECTS, f"{archive.archive_id}/{chunk:06}")
         return [] if found is None else [Entry.from_record(value) for value in found[0]["objects"]]
 
     def every_entry(self, archive: Archive) -> Iterator[Entry]:
-        """Yield all objects of an archive, one chunk in memory at a time."""
+        """Yield all objects of an archive. Only one chunk at a time is in memory."""
         for chunk in range(archive.chunks):
             yield from self.entries(archive, chunk)
 
     def save_entries(self, archive: Archive, chunk: int, entries: Sequence[Entry]) -> None:
-        """Record the progress of these objects."""
+        """Record all objects of one chunk, with their progress."""
         self._put(OBJECTS, f"{archive.archive_id}/{chunk:06}", {"objects": [entry.as_record() for entry in entries]})
 
     def end(self, archive: Archive, state: ArchiveState, now: datetime, reason: str | None = None) -> Archive:
-        """Record that there is nothing left to do. An earlier restore no longer counts."""
+        """Record that the action is over, and return the archive. This clears the time of an earlier restore."""
         return self.save(replace(archive, state=state, ended_at=now.isoformat(), reason=reason, restored_at=None))
 
     def _put(self, kind: str, key: str, value: dict[str, Any]) -> None:
@@ -122,7 +122,7 @@ def new_archive(item: Item, to: str | None, moment: datetime) -> Archive:
 
 
 def as_folder(name: str) -> str:
-    """Return a name as one part of a key: unchanged if it is plain, otherwise a digest of it."""
+    """Return the folder name for an id: the id itself if it has at most 64 letters, digits, - and _; otherwise a digest of it."""
     if name and len(name) <= 64 and name.isascii() and name.replace("-", "").replace("_", "").isalnum():
         return name
     return f"x-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"

@@ -1,6 +1,6 @@
-"""The context of an archive run: the stores it may use, the protection it asks for, its time, and its thread pool.
+"""The context of an archive run: its stores, its question for protection, its time, its records and its thread pool.
 
-`move.py`, `tier.py` and `delete.py` move the items.
+`move.py`, `tier.py` and `delete.py` act on the items.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from runspend.storage.uris import parse_root
 Protects = Callable[[Item], str | None]
 OpenStore = Callable[[ArtifactStore, Purpose], ObjectStore]
 OWN_FOLDERS = ("airflow", "cache", "mail", "records", "reports", "tmp", "warehouse", "work")  # under home
-BATCH = 64  # objects between two records of how far they got
-IN_MEMORY = 32 << 20  # larger objects wait on disk
+BATCH = 64  # progress is recorded after this number of objects
+IN_MEMORY = 32 << 20  # bytes; larger objects are held on disk
 NOTE_BEGINS = b"Archived by Runspend.\n"
 NOTE_NAMES = re.compile(r"archived-by-runspend(?:-[A-Za-z0-9_-]+)?\.txt")
-# Match the whole note, and this owner: a user's file that only begins like it, or a copy of another run's note, is an artifact
-# like any other. A policy's name has no line break.
+# This matches the whole note, and `is_note` compares the owner. A user's file that only begins like a note is an artifact, and so is
+# a copy of another run's note. The name of a policy has no line break.
 _NOTE = re.compile(
     re.escape(NOTE_BEGINS) + rb"\nThe [\d,]+ files that were here \([\d,]+ bytes\) were moved by the retention policy [^\n]+\.\n"
     rb"They (?:are|lie), with a manifest of their names and checksums, in\n\n    [^\n]+/([^\n/]+)/[^\n/]+\n\nTo bring them back:\n\n    runspend archive restore ([^\n]+)\n"
@@ -46,10 +46,10 @@ _NOTE = re.compile(
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome of an item in this run. archived, tiered and deleted are complete; nothing means that there was nothing to do."""
+    """The outcome of an item in this run. `archived`, `tiered` and `deleted` are complete. `nothing`: there was nothing to do."""
 
     archive: Archive
-    state: str  # archived, tiered, deleted, nothing, copied (may not delete), protected, partial, failed
+    state: str  # open, archived, tiered, deleted, nothing, copied (deletes are not allowed), protected, partial, failed
     reason: str | None = None
 
     @property
@@ -60,17 +60,21 @@ class Result:
 
 @dataclass(frozen=True)
 class Tools:
-    """Access to stores and the clock. Tests give their own."""
+    """Access to stores and to the clock. Tests replace them."""
 
     open_store: OpenStore = open_objects
-    workers: int = 8  # concurrent requests; a store answers each in some 20 ms
+    workers: int = 8  # concurrent requests; a store answers each in about 20 ms
     clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
     progress: Progress = silent
 
 
 @dataclass
 class Work:
-    """One run of the archive. `now` decides whether an object is old enough. `check` raises LeaseLost if the lease is lost."""
+    """One run of the archive.
+
+    `now` decides whether an object is old enough. `check` raises LeaseLost if this process no longer has the lease. `protects`
+    returns what protects an item, in words, or None.
+    """
 
     settings: Settings
     archive_records: ArchiveRecords
@@ -85,35 +89,36 @@ class Work:
 
     @property
     def cutoff(self) -> datetime:
-        """Objects written later than this are within the margin, and protect their item."""
+        """Time before which all objects of an item must have been written: `now` minus `archive.margin`."""
         return self.now - self.settings.archive.margin
 
     def open(self, uri: str, purpose: Purpose) -> FencedObjects:
-        """Open a store of the allow-list. Raises SourceRefused for any other store, NotDone where deleting is not allowed."""
+        """Open a configured store, once per purpose. Raises SourceRefused for any other store, NotDone if deletes are not allowed."""
         store = find_store(self.settings, uri)
         if (uri, purpose) not in self._opened:
             self._opened[uri, purpose] = FencedObjects(self.open_store(store, purpose), self.check)
         return self._opened[uri, purpose]
 
     def kept(self, item: Item) -> str | None:
-        """Return what protects an item now, in words. A question that fails protects."""
+        """Return what protects an item now, in words, or None. If the question fails, that failure protects the item."""
         try:
             return self.protects(item)
         except (RunspendError, OSError) as error:
             return f"whether anything protects it is unknown: {error}"
 
     def watch(self, item: Item) -> ProtectionWatch:
-        """Return a watch, which asks repeatedly what protects an item while it is acted on."""
+        """Return a watch that asks again and again what protects an item while Runspend acts on it."""
         return ProtectionWatch(lambda: self.kept(item))
 
     def wait(self, archive: Archive, state: str, reason: str) -> Result:
-        """Record why an item is not finished; the next run continues from here."""
+        """Record why an item is not finished, and return that as its result. The next run continues from there."""
         return Result(self.archive_records.save(replace(archive, reason=reason)), state, reason)
 
     def each(self, archive: Archive, chunk: int, function: Callable[[Entry], Entry], wanted: Callable[[Entry], bool], what: str) -> None:
-        """Apply the function to every wanted entry of a chunk and record the results batch by batch.
+        """Apply `function` to every entry of a chunk that is `wanted`, and record the results after each batch.
 
-        A store error becomes the entry's reason.
+        If the store or this machine's disk fails, the entry keeps its state and the error becomes its `reason`. `what` is the verb
+        of the progress line, such as "copied".
         """
 
         def tried(entry: Entry) -> Entry:
@@ -135,15 +140,15 @@ class Work:
 
 
 def find_store(settings: Settings, uri: str) -> ArtifactStore:
-    """Return the configured store with exactly this URI. Raises SourceRefused when there is none."""
+    """Return the configured store with this URI. Raises SourceRefused if there is none."""
     for store in settings.stores:
         if store.uri.rstrip("/") == uri.rstrip("/"):
             return store
-    raise SourceRefused(uri, f"cannot use {uri}: it is not in `stores` of runspend.yaml. Add it there. Nothing was contacted.")
+    raise SourceRefused(uri, f"cannot use {uri}: it is not in `stores` of runspend.yaml. Add it there. Runspend did not contact it.")
 
 
 def holds_own_files(settings: Settings, store: ArtifactStore, folder: str) -> bool:
-    """Whether a folder of a store on this machine overlaps with Runspend's own files: home, and a warehouse in a folder."""
+    """Whether a folder of a local store contains Runspend's own files, or is inside them: home, and a warehouse in a folder."""
     root = parse_root(store)
     if root.scheme != "file":
         return False
@@ -164,22 +169,22 @@ def is_note(name: str, store: ObjectStore, found: StoredObject, item: Item) -> b
 
 
 def prove_conditions(obj: StoredObject, reader: ObjectStore, deleter: ObjectStore) -> None:
-    """Check that the store does not delete an object when a wrong etag is given. Raises SourceRefused where conditions are ignored.
+    """Check that the store does not delete an object if the request has a wrong etag. Raises SourceRefused if it does.
 
-    Losing the object would do no harm. If the store deletes it despite the condition, nothing else is deleted.
+    `obj` must be an object whose loss does no harm. If the store deletes it despite the wrong etag, nothing else is deleted.
     """
-    with suppress(NotDone):  # the store must refuse
+    with suppress(NotDone):  # the correct answer: the store refuses
         deleter.delete(replace(obj, etag=obj.etag[::-1], version=None))  # reversed, the etag is well-formed but wrong
     if reader.head(obj.key) is None:
         raise SourceRefused(
             reader.uri,
-            f"cannot delete in {reader.uri}: it ignores conditions, so data written meanwhile would be lost. Nothing more was deleted.",
+            f"cannot delete in {reader.uri}: it ignores the condition of a delete, so files written meanwhile would be lost. Nothing more was deleted.",
         )
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes in memory or on the disk."""
+    """The bytes of one object, in memory or in a temporary file, with their size and digests."""
 
     file: IO[bytes]
     size: int
@@ -189,7 +194,7 @@ class Held:
 
 @contextmanager
 def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[Held]:
-    """Hold the bytes, read once, for the duration of the context."""
+    """Read all chunks, and hold the bytes while the context lasts. `scratch` is the folder for bytes that do not fit in memory."""
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(max_size=IN_MEMORY, dir=str(scratch)) as file:
         sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
@@ -201,14 +206,14 @@ def held(chunks: Iterable[bytes], scratch: Path) -> Iterator[Held]:
 
 
 def parts_of(found: Held) -> Iterator[bytes]:
-    """Yield held bytes from their start."""
+    """Yield the held bytes from the beginning, in chunks."""
     found.file.seek(0)
     while chunk := found.file.read(CHUNK_BYTES):
         yield chunk
 
 
 def digest_of(chunks: Iterable[bytes]) -> str:
-    """Return the sha256 of bytes without keeping them."""
+    """Return the sha256 of all chunks, without holding them in memory."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -1,6 +1,7 @@
-"""`delete`: delete an archive whose own retention is over. The only place where a last copy is deleted.
+"""The action `delete`: delete an archive whose own retention is over. Only this module deletes last copies.
 
-First a tombstone marks the archive, so that a half-deleted archive is not restored. The tombstone stays and records what the archive held.
+First it writes a tombstone into the archive, so that a half-deleted archive is not restored. The tombstone stays, as a record of the
+number and the bytes of the deleted objects.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ TOMBSTONE = "deleted.json"
 
 
 def is_archive_folder(prefix: str) -> bool:
-    """Whether a folder is that of one archive: a policy may not delete anything else."""
+    """Whether a folder is the folder of one archive. A policy cannot delete anything else."""
     parts = prefix.split("/")
     return prefix.startswith(f"{ARCHIVE_FOLDER}/") and len(parts) == 6 and all(parts) and not {".", ".."} & set(parts)
 
 
 def expire(work: Work, archive: Archive) -> Result:
-    """Delete one archive. Raises SourceError, LeaseLost."""
+    """Delete one archive as far as is possible now, and return the outcome.
+
+    Raises SourceError if a store does not answer or refuses. Raises LeaseLost if another archiver has taken over.
+    """
     item, archive_records = archive.item, work.archive_records
     store = work.open(item.store, "archive")
     watch = work.watch(item)
@@ -52,10 +56,10 @@ def expire(work: Work, archive: Archive) -> Result:
             is_known = False
         crash_point("archive.after_expire")
         if store.head(obj.key) is not None:
-            return replace(entry, reason=f"{obj.key!r} is still there" + (", although it was deleted" if is_known else ""))
+            return replace(entry, reason=f"{obj.key!r} still exists" + (", although it was reported as deleted" if is_known else ""))
         return replace(entry, state="deleted", reason=None)
 
-    # The manifest is deleted last, so that the rest of an archive can be restored if the deletion is interrupted.
+    # Delete the manifest last. If the deletion is interrupted, the rest of the archive can still be restored.
     for is_last, chunk in product((False, True), range(archive.chunks)):
         if (is_last, chunk) == (True, 0) and any(
             entry.state == "planned" and entry.key.startswith("data/") for entry in archive_records.every_entry(archive)
@@ -70,11 +74,11 @@ def expire(work: Work, archive: Archive) -> Result:
         )
         if watch.found is not None:
             gone = sum(entry.state == "deleted" for entry in archive_records.every_entry(archive))
-            reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects are deleted already" if gone else watch.found
+            reason = f"{watch.found}. {gone:,} of its {archive.objects:,} objects were already deleted" if gone else watch.found
             return work.wait(archive, "protected", reason)
     left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
-        reason = f"{len(left)} of {archive.objects} objects are still there. {left[0].reason or ''}".strip()
+        reason = f"{len(left)} of {archive.objects} objects still exist. {left[0].reason or ''}".strip()
         return work.wait(archive, "partial", reason)
     store.prune(item.prefix)
     return Result(archive_records.end(archive, "deleted", work.now), "deleted")

@@ -1,8 +1,8 @@
-"""Runs, models and traces whose artifact URI encloses the folders of others: as long as it does, nothing inside is archived.
+"""Runs, models and traces whose artifact URI is a folder around the folders of others. Nothing inside such a folder is archived.
 
-One wrong URI, for example of a whole bucket, protects everything in it. That is correct, since the owner of a folder owns its
-content. But people need to know which run it is, and what to do. `plan.sql` and `shared_folders.py` decide on protection; this module
-reads their reasons.
+One wrong URI, for example of a whole bucket, protects everything in it. That is correct, because the owner of a folder owns its
+content. But people need to know which owner it is, and what to do. `plan.sql` and `shared_folders.py` decide what is protected; this
+module reads their reasons.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from runspend.warehouse.base import Reader
 
-MOST = 20  # described owners; each costs a query
+MOST = 20  # owners to describe; each needs a query
 _AROUND = re.compile(r"(?:^|; |\n)is inside the folder of (run|logged model|trace) ([^\s;]+)")
 _OF_RUN = "select tracking_server, run_name as name, experiment_name, artifact_uri as uri from runs where run_id = @id order by tracking_server limit 1"
 _OF_OTHER = (
@@ -27,7 +27,7 @@ _OF_OTHER = (
 
 @dataclass(frozen=True)
 class Enclosing:
-    """An owner whose folder encloses those of others, and how many items of the plan it keeps in place."""
+    """An owner whose folder contains the folders of others. `items` is the number of items of the plan that stay because of it."""
 
     kind: str  # run, logged model or trace
     id: str
@@ -39,7 +39,7 @@ class Enclosing:
 
     @property
     def who(self) -> str:
-        """run 3f1c… ('resnet', experiment 'vision' of prod, artifact URI s3://bucket)."""
+        """The owner in words: run 3f1c… ('resnet', experiment 'vision' of prod, artifact URI s3://bucket)."""
         named = [repr(self.name)] if self.name else []
         named += (
             [f"experiment {self.experiment!r}" + (f" of {self.tracking_server}" if self.tracking_server else "")] if self.experiment else []
@@ -57,7 +57,7 @@ class Enclosing:
 
 
 def find_enclosing(reader: Reader, reasons: Iterable[str]) -> list[Enclosing]:
-    """Return the owners of folders around items of the plan, found in the items' reasons; the owner with the most items first."""
+    """Return the owners of folders around items of the plan, most items first, at most MOST. `reasons` has the reasons of each item."""
     counts = Counter(found for reason in reasons for found in set(_AROUND.findall(reason)))
     return [
         _describe(reader, kind, owner_id, items)

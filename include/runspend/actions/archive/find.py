@@ -1,6 +1,6 @@
-"""Find archives in the archive stores themselves: home, the run and the tracking server may all be gone.
+"""Find archives in the archive stores. This needs only the stores: home, the run and the tracking server may no longer exist.
 
-Walks folders level by level, so that finding one run does not list a store of a million copies.
+It walks the folders level by level, so that a search for one run does not list a store of a million copies.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from runspend.core.outside_json import parse_json
 from runspend.storage.objects import ObjectStore
 from runspend.storage.uris import parse_root
 
-SHORTEST_ID = 6  # of a run id prefix, in characters
-WITH_THEIR_RUN = ("m-", "tr-")
+SHORTEST_ID = 6  # characters of the shortest id prefix
+WITH_THEIR_RUN = ("m-", "tr-")  # id prefixes of models and traces: their archives are in the folder of their run
 
 
 @dataclass(frozen=True)
 class Found:
-    """The folder of one archive and the parts of its path. `owner` is a run or another archived owner."""
+    """The folder of one archive, by the parts of its path. `owner` is the folder name of a run or of another owner."""
 
     store: ObjectStore
     server: str
@@ -36,17 +36,17 @@ class Found:
 
     @property
     def folder(self) -> str:
-        """The path below the root of its store."""
+        """The path of the folder below the root of its store."""
         return "/".join([ARCHIVE_FOLDER, self.server, self.experiment, self.owner, self.archive_id])
 
     @property
     def where(self) -> str:
-        """The full location, for people."""
+        """The full location of the folder, for people."""
         return f"{self.store.uri.rstrip('/')}/{self.folder}"
 
 
 def find_archives(store: ObjectStore, owner: str | None = None) -> Iterator[Found]:
-    """Yield every archive of a store, or those of one run, logged model or folder."""
+    """Yield every archive of a store. With `owner`, yield only those of one run, logged model or folder."""
     for server in store.folders(ARCHIVE_FOLDER):
         for experiment in store.folders(f"{ARCHIVE_FOLDER}/{server}"):
             above = f"{ARCHIVE_FOLDER}/{server}/{experiment}"
@@ -57,14 +57,17 @@ def find_archives(store: ObjectStore, owner: str | None = None) -> Iterator[Foun
 
 
 def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
-    """Yield the archives of an owner: by its id, by a unique prefix of its id, or by the id of a model or trace archived with its run."""
+    """Yield the archives of an owner. `owner` is its id, a unique prefix of its id, or the id of a model or trace of a run.
+
+    Raises UsageError if several owners have this prefix.
+    """
     found = list(find_archives(store, owner))
     if not found and len(owner) >= SHORTEST_ID:
         every = list(find_archives(store))
         found = [archive for archive in every if archive.owner.startswith(owner)]
         if len({archive.owner for archive in found}) > 1:
             raise UsageError(
-                f"cannot choose the archives: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one whole id. Nothing was restored."
+                f"cannot choose the archives: {owner} may be {', '.join(sorted({archive.owner for archive in found}))}. Give one full id. Nothing was restored."
             )
         if not found and owner.startswith(WITH_THEIR_RUN):
             found = [archive for archive in every if (manifest := load_manifest(archive)) is not None and manifest.item.owner_id == owner]
@@ -72,7 +75,7 @@ def find_owner(store: ObjectStore, owner: str) -> Iterator[Found]:
 
 
 def readable_stores(settings: Settings) -> list[ArtifactStore]:
-    """Return the allowed stores that may hold archives. A store of an unsupported kind is skipped, so the others can be read."""
+    """Return the configured stores that may contain archives. A store of an unsupported kind is skipped, so the others can be read."""
     found = []
     for store in settings.stores:
         with suppress(SourceRefused):
@@ -82,9 +85,10 @@ def readable_stores(settings: Settings) -> list[ArtifactStore]:
 
 
 def load_manifest(found: Found) -> Manifest | None:
-    """Return the newest manifest of an archive, or None while there is none. It must belong to its folder.
+    """Return the newest manifest of an archive, or None if there is none yet.
 
-    Raises SourceRefused, also for a damaged newest one: an older manifest may lack objects that were copied later.
+    Raises SourceRefused if that manifest is damaged, or belongs to another folder. An older one is not used instead, because it may
+    lack objects that were copied later.
     """
     manifest = None
     for generation in range(1, GENERATIONS):
@@ -111,7 +115,7 @@ def load_manifest(found: Found) -> Manifest | None:
 
 
 def tombstone_of(found: Found) -> str | None:
-    """Return a sentence on the deletion of an archive; None when it was not deleted."""
+    """Return a text that states when an archive was deleted, and by which policy. Return None if it has no tombstone."""
     held = found.store.head(f"{found.folder}/{TOMBSTONE}")
     if held is None:
         return None
@@ -123,6 +127,6 @@ def tombstone_of(found: Found) -> str | None:
 
 
 def lacks_copies(found: Found, manifest: Manifest) -> bool:
-    """Whether a copy named in the manifest is missing. Lists the copies."""
+    """Whether a copy that the manifest names is missing. This lists the copies."""
     held = {stored.key[len(found.folder) + 1 :] for stored in found.store.list(f"{found.folder}/data")}
     return any(entry.data not in held for entry in manifest.entries)

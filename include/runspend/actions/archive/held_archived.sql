@@ -1,4 +1,4 @@
--- Archived folders old enough for a `delete`, under their folder in the archive.
+-- One row per archive that is old enough for a `delete`. Its folder is the folder in the archive store.
 held as (
   select target as store, folder as prefix, owner_kind, owner_id, nullif(tracking_server, '') as tracking_server, nullif(workspace, '') as workspace, experiment_id,
     'UNKNOWN' as storage_class, objects, bytes, ended_at as oldest_at, ended_at as newest_at, ended_at as confirmed_at

@@ -1,4 +1,5 @@
--- Objects in MLflow itself that `prune` may delete: active runs, and active experiments without runs and traces. They have no bytes.
+-- One row per object in MLflow that `prune` may delete: active runs, and active experiments without active runs and without traces.
+-- They have no bytes.
 used as (
   select tracking_server, workspace, experiment_id, max(coalesce(future_end_time, end_time, last_sign_at, start_time)) as used_at,
     logical_or(lifecycle_stage = 'active' and purged_at is null) as has_active

@@ -1,4 +1,4 @@
--- Contents of the artifact stores, as last listed: one row per folder, owner and storage class.
+-- One row per folder, owner and storage class in the artifact stores, as last listed: its objects and bytes.
 newest_months as (
   select store, max(month) as month
   from artifact_bytes

@@ -1,6 +1,6 @@
-"""Objections: `runspend archive keep` on a run or an experiment, recorded with an end date.
+"""Runs and experiments that users exclude from retention until a date, with `runspend archive keep`.
 
-Belongs here: the records of objections. The tag `runspend.keep` in MLflow is read with the tables (`plan.sql`).
+This module keeps the records of these exclusions. The tag `runspend.keep` in MLflow is separate: `plan.sql` reads it from the tables.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from runspend.warehouse.records import Records
 from runspend.warehouse.sql_files import read_sql
 
 KIND = "archive_keeps"
-LASTS = timedelta(days=365)  # of an objection without an end date
+LASTS = timedelta(days=365)  # duration of an exclusion without an end date
 
 
 @dataclass(frozen=True)
 class Keep:
-    """A user's request to keep a run or an experiment in place, up to and including a day."""
+    """A user's request to exclude a run or an experiment from retention, up to and including the day `until`."""
 
     kind: str  # run or experiment
     tracking_server: str
@@ -34,24 +34,25 @@ class Keep:
 
     @property
     def sentence(self) -> str:
-        """The plan's sentence on items that it keeps."""
+        """The reason that the plan shows for the excluded items."""
         return f"excluded from retention until {self.until}" + (f": {self.reason}" if self.reason else "")
 
 
 def record_keep(reader: Reader, records: Records, what: str, *, until: date | None, reason: str | None, now: datetime) -> Keep:
-    """Keep a run (its id, or a prefix of at least six characters) or an experiment (its id or name) from every policy.
+    """Exclude a run or an experiment from all policies, record that, and return the record.
 
-    Raises UsageError.
+    `what` is the id of a run, a prefix of it with at least six characters, or the id or name of an experiment. `until` is the last day;
+    without it, the exclusion lasts for a year. Raises UsageError if the day is over, or if `what` does not name exactly one of them.
     """
     last = (now + LASTS).date() if until is None else until
     if last < now.date():
-        raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Name a future day. Nothing was recorded.")
+        raise UsageError(f"cannot keep {what!r} until {last}: that day is over. Give a later day. Nothing was recorded.")
     found = reader.query(read_sql(Path(__file__).parent, "named_objects"), {"what": what}).to_pylist()
     exact = [row for row in found if what in (row["id"], row["name"])] or found
     if len(exact) != 1:
         named = ", ".join(f"{row['kind']} {row['id']} ({row['tracking_server']}, {row['name']})" for row in exact[:5])
         why = f"it may be {named}" if exact else "no run or experiment has that id or name"
-        raise UsageError(f"cannot keep {what!r}: {why}. Give one whole id. Nothing was recorded.")
+        raise UsageError(f"cannot keep {what!r}: {why}. Give one full id. Nothing was recorded.")
     keep = Keep(**exact[0], until=last, reason=reason)
     value = {**vars(keep), "until": last.isoformat(), "at": now.isoformat()}
     key = f"{keep.tracking_server}/{keep.workspace}/{keep.kind}/{keep.id}"
@@ -63,7 +64,7 @@ def record_keep(reader: Reader, records: Records, what: str, *, until: date | No
 
 
 def read_keeps(records: Records, now: datetime) -> dict[tuple[str, str, str, str], Keep]:
-    """Return (kind, server, workspace, id) -> objection, for objections that have not ended."""
+    """Return the exclusions that have not ended, by (kind, tracking server, workspace, id)."""
     found = [
         Keep(**{name: value[name] for name in value if name not in ("at", "until")}, until=date.fromisoformat(value["until"]))
         for value in records.list(KIND).values()
@@ -72,6 +73,6 @@ def read_keeps(records: Records, now: datetime) -> dict[tuple[str, str, str, str
 
 
 def keep_of(keeps: Mapping[tuple[str, str, str, str], Keep], row: Mapping[str, Any]) -> Keep | None:
-    """Return the objection that applies to a row of the plan."""
+    """Return the exclusion that applies to a row of the plan: that of its run, otherwise that of its experiment, otherwise None."""
     place = (row["tracking_server"], row["workspace"])
     return keeps.get(("run", *place, row["run_id"])) or keeps.get(("experiment", *place, row["experiment_id"]))

@@ -1,9 +1,11 @@
 """One archiver at a time: a lease with an increasing number, and stores that check the lease before every change.
 
-An archiver that was stopped for longer than its lease finds a higher number when it resumes, and changes nothing. Its pending
-requests are conditional (on an etag, a version, a free key), so they find a changed state or repeat the same work.
-A restore into the original place takes the lease as well. The objects it writes get a new etag, even where stores derive etags
-from the bytes. So a pending delete cannot remove restored objects.
+If an archiver is suspended for longer than its lease, another one may take over with a higher number. When the first one resumes,
+it finds that number and changes nothing. Its pending requests are conditional on an etag, a version or a free key. So they fail, or
+they repeat what was done already.
+
+A restore to the original place takes the lease as well. The objects that it writes get a new etag, even in stores that derive the
+etag from the bytes. So a pending delete cannot delete restored objects.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ from runspend.warehouse.records import Records
 
 KIND, KEY = "archive_lease", "lease"
 LASTS = timedelta(minutes=15)
-LONGEST = timedelta(days=1)  # far more than the duration of a lease and the difference of two clocks
+LONGEST = timedelta(days=1)  # far longer than a lease plus the difference of two clocks
 
 
 class Lease(AbstractContextManager["Lease"]):
-    """The right to change stores while its number is the newest and its time is not over. As a context manager, it is released at the end."""
+    """The right to change stores. It is valid while its number is the newest and its time is not over.
+
+    As a context manager, it is released at the end.
+    """
 
     def __init__(self, records: Records, number: int) -> None:
         self.number = number
@@ -38,7 +43,7 @@ class Lease(AbstractContextManager["Lease"]):
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise LeaseLost unless this process still has the lease; renew it after a third of its duration."""
+        """Raise LeaseLost if this process no longer has the lease. Renews the lease once a third of its duration has passed."""
         with self._lock:
             if not self._is_held():
                 raise LeaseLost(
@@ -66,9 +71,10 @@ class Lease(AbstractContextManager["Lease"]):
 
 
 def take_lease(records: Records, *, to: str = "archive") -> Lease:
-    """Take the lease, with a number higher than any before. `to`: its purpose, in words. Raises LeaseLost while another holder has it.
+    """Take the lease, with a higher number than any lease before, and return it. `to` is its purpose, as a verb for errors.
 
-    A holder on this machine loses the lease when its process ends; one on another machine keeps it until its time is over.
+    Raises LeaseLost while another process has the lease. A process on this machine loses the lease when it ends. A process on another
+    machine keeps it until its time is over.
     """
     records.create(KIND, KEY, {"number": 0, "until": None})
     found = records.get(KIND, KEY)
@@ -87,14 +93,14 @@ def take_lease(records: Records, *, to: str = "archive") -> Lease:
 
 
 def _check(held: dict[str, Any], records: Records) -> None:
-    """Raise RecordRefused for a lease that ends too far in the future: every archiver would wait for it.
+    """Raise RecordRefused for a lease that ends too far in the future, because every archiver would wait for it.
 
-    A lease whose process has ended is not refused.
+    A lease whose process has ended is accepted, because no archiver waits for it.
     """
     if held["until"] is None:
         return
     if not {"host", "process", "machine", "began"} <= held.keys():
-        raise refused(records.where(KIND, KEY), "it names no holder")
+        raise refused(records.where(KIND, KEY), "it does not name the process that has the lease")
     if datetime.fromisoformat(held["until"]) > datetime.now(timezone.utc) + LONGEST and not _is_gone(held):
         do = "Make sure that no archive or restore is running, then move the record away."
         raise refused(records.where(KIND, KEY), f"it ends at {held['until'][:16]}, later than any lease can", do=do)
@@ -113,12 +119,12 @@ def _holder(number: int) -> dict[str, Any]:
 
 
 def _is_gone(held: dict[str, Any]) -> bool:
-    """Whether the holder was a process of this machine since its last boot, and has ended."""
+    """Whether the process that has the lease was started on this machine since its last boot, and has ended."""
     return held["machine"] is not None and held["machine"] == _machine() and _began(held["process"]) != held["began"]
 
 
 def _machine() -> str | None:
-    """Return the boot id and the pid namespace, in which process numbers are unique; None without /proc."""
+    """Return the boot id and the pid namespace: within both, a process number with its start tick is unique. None without /proc."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
@@ -126,7 +132,7 @@ def _machine() -> str | None:
 
 
 def _began(process: int) -> str | None:
-    """Return the clock tick in which a process began; None when it has ended."""
+    """Return the clock tick at which a process began, or None if it has ended."""
     try:
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
     except OSError:

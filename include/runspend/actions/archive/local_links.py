@@ -1,8 +1,8 @@
 """Folders of local stores that can be reached by another path: through a symbolic link, or a second mount of the same disk.
 
-If a run's artifact folder is a link to another run's folder, or leads through one, the files belong to both runs. Belongs here: what the
-disk shows, compared by the identity of folders (device and inode), not by spelling; `shared_folders.py` and `plan.sql` compare
-URIs. A store that cannot be read yields nothing here, because without a listing it is not archived either.
+The artifact folder of a run may be a link to another run's folder, or be reached through such a link. Then the files belong to both runs.
+This module compares the folders on the disk, by their identity (device and inode) and not by their names. `shared_folders.py` and
+`plan.sql` compare URIs. A store that cannot be read adds no links here: without a listing, nothing of it is archived either.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from runspend.config.settings import Settings
 from runspend.core.errors import SourceRefused
 from runspend.storage.uris import parse_root
 
-MOST_TOLD = 3  # paths kept per folder: its own, which does not count, and at least two others
+MOST_TOLD = 3  # paths kept per folder; one of them may be its owner's own path, which does not protect
 Identity = tuple[int, int]
 
 
 class Lead(NamedTuple):
-    """A path that resolves to a different location."""
+    """A path that may lead into a folder of a local store: a symbolic link, or the path of an owner."""
 
     path: str
     label: str  # shown to people
-    owner_id: str | None = None  # of the run, model or trace with this path
+    owner_id: str | None = None  # id of the run, model or trace with this path; None for a symbolic link
 
 
 class LocalLinks:
-    """Paths that lead into folders of local stores. `tops`: the folder of each store, by its URI, with links resolved."""
+    """Paths that lead into folders of local stores. `tops` has the folder of each store by its URI, with links resolved."""
 
     def __init__(self, tops: Mapping[str, str], leads: Iterable[Lead]) -> None:
         self._tops = tops
@@ -43,7 +43,10 @@ class LocalLinks:
                     found.append(lead)
 
     def reasons(self, row: Mapping[str, Any]) -> list[str]:
-        """Return why the folder of a plan row must stay, each reason once: another path leads to it, into it, or to a folder around it."""
+        """Return why the folder of a plan row must stay in its place, each reason once.
+
+        Each reason names another path that leads to the folder, into it, or to a folder around it.
+        """
         top = self._tops.get(row["store"])
         if top is None or not (self._at or self._below):
             return []
@@ -59,7 +62,7 @@ class LocalLinks:
         return list(dict.fromkeys(found))[:MOST_TOLD]
 
     def _chain(self, path: str) -> list[Identity]:
-        """Return the identities of a folder and all folders above it; empty if it does not exist, for example behind a broken link."""
+        """Return the identities of a folder and of all folders above it. Empty if it does not exist, such as the target of a broken link."""
         if path not in self._memory:
             try:
                 found = os.stat(path)
@@ -72,9 +75,9 @@ class LocalLinks:
 
 
 def find_local_links(settings: Settings, owners: Iterable[Mapping[str, Any]]) -> LocalLinks:
-    """Find symbolic links in the local stores, and owners whose paths are not plainly inside one.
+    """Return the symbolic links in the local stores, and the owners whose paths are not simply below one of the stores.
 
-    Each owner has `label`, `owner_id`, `uri` and `tracking_server`.
+    Each of `owners` has `label`, `owner_id`, `uri` and `tracking_server`.
     """
     tops, spelled = dict[str, str](), dict[str, str]()
     for store in settings.stores:
@@ -106,11 +109,11 @@ def _links_below(top: str) -> Iterator[str]:
 
 
 def _owners_elsewhere(owners: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None], tops: Mapping[str, str]) -> Iterator[Lead]:
-    """Yield owners whose path is not its own real path below a store.
+    """Yield the owners whose path is not simply a path below a store: it is outside all stores, has `..`, or leads through a link.
 
-    Paths are compared by where they lead, not by how they reach the store.
+    A link in the path of the store itself does not count.
     """
-    real = dict[str, str]()  # folder -> itself with links resolved; most owners are in few folders
+    real = dict[str, str]()  # folder -> its path with links resolved; many owners share a folder, so resolve it once
     for owner in owners:
         path = _local_path(str(owner["uri"]), behind.get(owner["tracking_server"]))
         if path is None:
@@ -124,10 +127,10 @@ def _owners_elsewhere(owners: Iterable[Mapping[str, Any]], behind: Mapping[str, 
 
 
 def _local_path(uri: str, behind: str | None) -> str | None:
-    """Return the path of a local artifact URI without a trailing slash; None for any other URI."""
+    """Return the path of a local artifact URI, without a trailing slash. Return None for any other URI."""
     if uri.startswith("mlflow-artifacts:") and behind:
         uri = f"{behind.rstrip('/')}/{uri.removeprefix('mlflow-artifacts:').lstrip('/')}"
     path = unquote(uri.removeprefix("file://").removeprefix("file:")) if uri.startswith("file:") else uri
     if not path.startswith("/") or "\0" in path:
         return None
-    return path if ".." in path.split("/") else os.path.normpath(path)  # only the disk knows what `..` means behind a link
+    return path if ".." in path.split("/") else os.path.normpath(path)  # behind a link, only the disk can resolve `..`

@@ -1,8 +1,8 @@
-"""The manifest of an archive: `manifest.jsonl`, one object per line, next to the copies. A restore needs nothing else.
+"""The manifest of an archive: `manifest.jsonl`, one object per line, next to the copies. A restore needs only these.
 
-The first line names the owner of the archive; the last line counts and hashes everything before it. Anyone who can write to the
-archive could forge a manifest, so `read_manifest` refuses everything that `write_manifest` would not have written. Other modules
-read and move the bytes.
+The first line names the owner of the archive. The last line has the number, the bytes and the sha256 of the lines before it.
+Everyone who can write to the archive can forge a manifest. So `read_manifest` refuses everything that `write_manifest` would not
+have written. Other modules read and move the bytes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from runspend.core.outside_json import parse_json
 from runspend.storage.objects import StoredObject, portable_metadata
 from runspend.warehouse.plain_values import CONTROL, SHA256
 
-MAX_ENTRIES = 1_000_000  # more entries are neither archived nor restored
+MAX_ENTRIES = 1_000_000  # an item with more objects is neither archived nor restored
 MAX_LINE_BYTES = 1 << 16
 MAX_MANIFEST_BYTES = 1 << 30
 VERSION = 1
-# Names that some system reads in a second way: control characters, backslashes, encoded dots and slashes.
+# Parts of names that some systems read differently: control characters, backslashes, encoded dots and slashes.
 _ODD = re.compile(r"[\x00-\x1f\x7f-\x9f\\\u2028\u2029\ud800-\udfff]|%(?:25)*(?:2e|2f|5c|00)", re.IGNORECASE)
 
-# Field of an entry -> its key in records and manifests, where it differs.
+# Field of an entry -> its key in records and manifests, if the two differ.
 _STORED_NAMES = {"metadata": "told"}
 _FIELD_NAMES = {stored: name for name, stored in _STORED_NAMES.items()}
 
@@ -38,7 +38,7 @@ EntryState = Literal["planned", "copied", "deleted", "tiered", "gone", "changed"
 
 @dataclass(frozen=True)
 class Entry:
-    """One object of an item, and its progress. `reason` says why it did not get further."""
+    """One object of an item, and its progress. `reason` says why the last step failed."""
 
     key: str  # below the item's folder; "" is a bucket's marker of that folder itself
     size: int  # bytes
@@ -47,72 +47,75 @@ class Entry:
     storage_class: str
     modified: str  # ISO 8601, UTC
     state: EntryState = "planned"
-    sha256: str | None = None  # of what was read from the source, and read back from the archive
+    sha256: str | None = None  # of the source, equal to that of the copy that was read back
     data: str | None = None  # the copy's key below the archive's folder
     copy_etag: str | None = None  # of the copy that was read back
-    metadata: dict[str, str] = field(default_factory=dict, hash=False)  # the object's, when it was copied
-    changes: int = 0  # how often the source changed after it was planned
+    metadata: dict[str, str] = field(default_factory=dict, hash=False)  # of the source when it was copied
+    changes: int = 0  # how often the source has changed since it was first planned
     reason: str | None = None
 
     @property
     def is_folder(self) -> bool:
-        """Whether it is a folder: an empty one on a disk, or a bucket's marker of one. It has no bytes."""
+        """Whether the entry is a folder: an empty folder on a disk, or a folder marker in a bucket. It has no bytes."""
         return not self.key or self.key.endswith("/")
 
     @property
     def is_settled(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether nothing is left to do for the object."""
         return self.state in ("deleted", "tiered", "gone", "changed")
 
     def as_record(self) -> dict[str, Any]:
-        """Return the entry as records keep it."""
+        """Return the entry in the form of a record."""
         return {_STORED_NAMES.get(name, name): value for name, value in asdict(self).items()}
 
     @classmethod
     def from_record(cls, value: Mapping[str, Any]) -> Entry:
-        """Return the entry of a record, or of a line of a manifest with its `state`."""
+        """Return the entry of a record, or of a manifest line to which `state` was added."""
         return cls(**{_FIELD_NAMES.get(name, name): one for name, one in value.items()})
 
     def at(self, prefix: str) -> StoredObject:
-        """Return the object in the state that the store last showed."""
+        """Return the object with the state in which Runspend last saw it. `prefix` is the item's folder."""
         key = f"{prefix}/{self.key}" if prefix else self.key
         return StoredObject(key, self.size, self.etag, self.version, self.storage_class, datetime.fromisoformat(self.modified))
 
     def seen_as(self, found: Entry) -> Entry:
-        """Return the entry of an object that changed: planned again, but only once."""
+        """Return the entry for an object that has changed to `found`.
+
+        After the first change it is planned again. After a further change its state is `changed`, and it stays in its place.
+        """
         return replace(found, changes=self.changes + 1, state="planned" if self.changes == 0 else "changed")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The owner and the entries of an archive. Entries have sha256, data and copy_etag."""
+    """The owner and the entries of an archive. Every entry has `sha256`, `data` and `copy_etag`."""
 
     archive_id: str
     item: Item
     planned_at: str
     entries: list[Entry]
-    written_at: str = ""  # by the archive store's clock, where it was read from one
+    written_at: str = ""  # by the archive store's clock; empty if it was not read from a store
 
     @property
     def bytes(self) -> int:
-        """Bytes of the objects in their original place: equal objects count each time."""
+        """Bytes of the objects in their original place. Equal objects count each time, although they share one copy."""
         return sum(entry.size for entry in self.entries)
 
 
 def planned_entry(key: str, found: StoredObject) -> Entry:
-    """Return the entry of a listed object, under its key below the item's folder."""
+    """Return a planned entry for a listed object. `key` is its key below the item's folder."""
     return Entry(key, found.size, found.etag, found.version, found.storage_class, found.modified.isoformat())
 
 
 def check_entry(entry: Entry) -> str | None:
-    """Return why an object cannot be archived or restored, None when it can."""
+    """Return why an object cannot be archived or restored, or None if it can."""
     if entry.is_folder and entry.size:
         return "it has the name of a folder, but contains bytes"
     return check_key(entry.key) if entry.key else None
 
 
 def folders_above(keys: Iterable[str]) -> set[str]:
-    """Return the folders that hold these keys, as keys. On a disk, they stay empty for a while after their objects are gone."""
+    """Return the keys of all folders above these keys. On a disk, such a folder stays, empty, for a while after its objects are gone."""
     found: set[str] = set()
     for key in keys:
         above = key.removesuffix("/").rpartition("/")[0]
@@ -123,19 +126,19 @@ def folders_above(keys: Iterable[str]) -> set[str]:
 
 
 def check_key(key: str) -> str | None:
-    """Return why a key cannot be archived or restored, None when it can: every store must read it the same way."""
+    """Return why a key cannot be archived or restored, or None if it can. All stores must read it the same way."""
     parts = key.removesuffix("/").split("/")
     if _ODD.search(key):
-        return "it has a control character, a backslash or an encoded separator in it"
+        return "it has a control character, a backslash or an encoded separator, such as %2f"
     if any(part in ("", ".", "..") for part in parts):
-        return "it has an empty part, or one of dots only"
+        return "one of its parts is empty, `.` or `..`"
     if len(key.encode()) > 1000 or any(len(part.encode()) > 255 for part in parts):
         return "it is longer than file systems or buckets allow"
     return None
 
 
 def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterable[Entry], objects: int, size: int) -> Iterator[bytes]:
-    """Yield the lines of a manifest. `objects` and `size` are the number of entries and their total bytes."""
+    """Yield the lines of a manifest. `objects` and `size` are the number and the total bytes of the entries."""
     digest = hashlib.sha256()
     head = {
         "runspend_archive": VERSION,
@@ -154,7 +157,10 @@ def write_manifest(archive_id: str, item: Item, planned_at: str, entries: Iterab
 
 
 def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
-    """Read a manifest and check its consistency. Raises SourceRefused with the line number; nothing in it was acted on then."""
+    """Return the manifest that `chunks` contain, after checking every line.
+
+    Raises SourceRefused, with the line number, before anything was done with the manifest. `where` names it in errors.
+    """
     digest = hashlib.sha256()
     head: dict[str, Any] | None = None
     entries: dict[str, Entry] = {}
@@ -167,7 +173,7 @@ def read_manifest(chunks: Iterable[bytes], where: str) -> Manifest:
             head = _check_head(value, where)
         elif "end" in value:
             if value != {"end": len(entries), "bytes": size, "sha256": digest.hexdigest()}:
-                _refuse(where, number, "the count and hash in its last line do not match the lines before")
+                _refuse(where, number, "the count, bytes or hash in its last line do not match the lines before it")
             is_over = True
         else:
             entry = _check_entry(value, where, number)
@@ -196,7 +202,7 @@ def _lines(chunks: Iterable[bytes], where: str) -> Iterator[bytes]:
     for chunk in chunks:
         total += len(chunk)
         if total > MAX_MANIFEST_BYTES:
-            _refuse(where, number, "it is larger than any manifest")
+            _refuse(where, number, "it is larger than a manifest can be")
         *whole, held = (held + chunk).split(b"\n")
         for line in whole:
             number += 1
@@ -220,7 +226,7 @@ def _parse(line: bytes, where: str, number: int) -> dict[str, Any]:
 
     try:
         value = parse_json(line.decode("utf-8"), object_pairs_hook=once, parse_constant=no_constant)
-        json.dumps(value, ensure_ascii=False).encode()  # json accepts half a surrogate pair as text; nothing else does
+        json.dumps(value, ensure_ascii=False).encode()  # json accepts half a surrogate pair, which is not valid text
     except ValueError as error:
         _refuse(where, number, f"it is not JSON: {error}")
     if not isinstance(value, dict):
@@ -269,7 +275,7 @@ def _check_entry(value: dict[str, Any], where: str, number: int) -> Entry:
     if not 0 <= value["size"] < 1 << 60:
         _refuse(where, number, f"the size is {value['size']}")
     if not SHA256.fullmatch(value["sha256"]) or not re.fullmatch(rf"data/{value['sha256']}(-[1-9])?", value["data"], re.ASCII):
-        _refuse(where, number, "its bytes are not named by their sha256")
+        _refuse(where, number, "its copy is not named after its sha256")
     if not _is_time(value["modified"]):
         _refuse(where, number, f"the time is {value['modified']!r}")
     return entry

@@ -1,7 +1,7 @@
-"""Writes archive status to MLflow: where artifacts were moved, that they were restored, and which runs to delete.
+"""Write the archive's results to MLflow: tags for moved and restored artifacts, and the deletion of pruned runs and experiments.
 
-Belongs here: the choice of items to report, and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call may be
-repeated. A failed write is a note and not an error: only the artifacts and their records count.
+This module chooses the items to report and the wording. `ingest/tracking/mlflow_writer.py` writes to MLflow. Every call can be
+repeated. A failed write becomes a note and not an error, because the artifacts and their records do not depend on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runspend.warehouse.records import Records
 
 @dataclass(frozen=True)
 class Pruned:
-    """The outcome of a run or experiment that was due: pruned, protected (and why), or failed (and why)."""
+    """The outcome for a run or experiment that was due. `state` is pruned, protected or failed; `reason` explains the last two."""
 
     item: Item
     state: str
@@ -31,10 +31,10 @@ class Pruned:
 
 
 def tag_archived(settings: Settings, records: Records) -> list[str]:
-    """Tag everything that is completely archived with its new location, and everything restored as restored.
+    """Tag owners in MLflow: archived artifacts with their new location, restored ones with the date of the restore.
 
-    Skips what an earlier call already wrote. Failed writes are retried on each call. Returns notes on them, one per item, the
-    first time only.
+    Tags that an earlier call wrote are skipped. Failed writes are retried on each call. Returns a note on each item whose write
+    failed, but only the first time.
     """
     writers, reasons = _MlflowWriters(settings), list[str | None]()
     for archive in _newest(ArchiveRecords(records).all()):
@@ -46,9 +46,9 @@ def tag_archived(settings: Settings, records: Records) -> list[str]:
 
 
 def tag_restored(settings: Settings, records: Records, owner: str) -> list[str]:
-    """Report a restored run or model to MLflow: remove the tag, say where the artifacts are, and undelete the run if MLflow still has it.
+    """Tag a restored run or model in MLflow as restored, and undelete the run if MLflow still has it.
 
-    Returns notes on failed writes. `tag_archived` retries them.
+    Returns notes on failed writes. `tag_archived` retries the tags.
     """
     writers, reasons = _MlflowWriters(settings), list[str | None]()
     for archive in _newest(ArchiveRecords(records).all()):
@@ -62,7 +62,7 @@ def tag_restored(settings: Settings, records: Records, owner: str) -> list[str]:
 
 
 def _newest(archives: Sequence[Archive]) -> list[Archive]:
-    """Return for each owner the archive that determines where its artifacts are."""
+    """Return the newest complete archive of each owner. It determines where the owner's artifacts are."""
     return list(
         {
             (a.item.tracking_server, a.item.workspace, a.item.owner_kind, a.item.owner_id): a
@@ -80,7 +80,7 @@ def _write_place(archive: Archive, writer: MlflowWriter, owner: Item) -> str | N
 
 
 def _note_once(records: Records, archive: Archive, reason: str | None) -> str | None:
-    """Record a successful write. Return the reason of a failed one the first time only."""
+    """Record the outcome of a write. Return the reason of a failed write the first time, otherwise None."""
     if reason is None:
         records.create(TAGGED, archive.tagged_key, {"owner": archive.item.name})
         return None
@@ -95,10 +95,10 @@ def prune(
     active: Mapping[str, int],
     progress: Progress = silent,
 ) -> list[Pruned]:
-    """Soft-delete the runs and experiments that are due, runs first.
+    """Soft-delete the runs and experiments that are due, runs first. Return one outcome per item.
 
-    `active`: the number of active runs and experiments per server; `max_percent` is a percentage of it. Raises CapPassed before
-    anything is deleted. An item that cannot be deleted does not stop the others.
+    `active` has the number of active runs and experiments per server; `archive.max_percent` is a percentage of it. Raises CapPassed
+    before anything is deleted. An item that cannot be deleted does not stop the others.
     """
     due = sorted(
         (item for item in items if item.action == "prune"),
@@ -128,7 +128,7 @@ def prune(
 
 
 def count_active(reader: Reader) -> dict[str, int]:
-    """Return the active runs and experiments by tracking server, as last read."""
+    """Return the number of active runs and experiments of each tracking server, as last read."""
     rows = reader.query(
         "select tracking_server, count(*) as held from (select tracking_server from runs where lifecycle_stage = 'active' and purged_at is null"
         " union all select tracking_server from experiments where lifecycle_stage = 'active') as everything group by tracking_server"
@@ -144,7 +144,7 @@ def _check_caps(due: Sequence[Item], settings: Settings, active: Mapping[str, in
         if wanted > allowed:
             raise CapPassed(
                 f"cannot delete {wanted:,} of the {active.get(server, 0):,} runs and experiments in {server}: `archive.max_percent` and `archive.max_objects` allow"
-                f" {allowed:,}. See what is due with `runspend archive plan`; if this is intended, raise the limit. Nothing was deleted.",
+                f" {allowed:,}. `runspend archive plan` shows what is due. If this is intended, raise the limit. Nothing was deleted.",
                 wanted=wanted,
                 allowed=allowed,
             )
@@ -167,6 +167,6 @@ class _MlflowWriters:
 
 
 def _counted(found: Sequence[str | None]) -> list[str]:
-    """Return the first three reasons and a count of the rest."""
+    """Return the first three reasons, and a line with the number of the others."""
     reasons = [text for text in found if text is not None]
     return [*reasons[:3], *([f"and {len(reasons) - 3:,} more that MLflow does not show"] if len(reasons) > 3 else [])]

@@ -1,8 +1,10 @@
-"""`archive`: copy, read back, write the manifest, check protection again, delete conditionally, confirm, record, leave a note.
+"""The action `archive`: copy the objects of an item to the archive, then delete the originals.
 
-No object is deleted before every object of its item was read back from the archive with the sha256 of its source. The
-manifest is read back first as well. Every step checks the current state before it acts, so it may be killed and resumed
-anywhere. Other modules decide which items to move, and whether they may be moved.
+The steps are: copy, read the copies back, write the manifest, check protection again, delete conditionally, confirm each
+delete, record it, leave a note. No object is deleted before every object of its item was read back from the archive with
+the sha256 of its source. The manifest is read back before the first delete as well. Every step checks the current state
+before it acts, so a move can be killed and resumed at any point. Other modules decide which items to move, and whether
+they may be moved.
 """
 
 from __future__ import annotations
@@ -22,18 +24,21 @@ from runspend.core.crash_points import crash_point
 from runspend.core.errors import NotDone, OutcomeUnknown, SourceRefused
 from runspend.storage.objects import StoredObject
 
-COPIES = 3  # attempts, each under its own name, before Runspend gives up on a copy that differs
-GENERATIONS = 1_000  # maximum number of manifests of an archive: each further copy of changed objects writes a new one
-NAMES = 8  # attempts to delete a file while its other names (hard links) are being deleted
+COPIES = 3  # attempts to write bytes that read back differently, each under its own name
+GENERATIONS = 1_000  # an archive has fewer manifests than this: each later copy of changed objects adds one
+NAMES = 8  # attempts to delete a file while its other names (hard links) are deleted at the same time
 
 
 def move(work: Work, archive: Archive) -> Result:
-    """Move an item as far as possible now. Raises SourceError when a store does not answer, LeaseLost when another archiver took over."""
+    """Move an item as far as is possible now, and return the outcome.
+
+    Raises SourceError if a store does not answer. Raises LeaseLost if another archiver has taken over.
+    """
     return _Move(work, archive).run()
 
 
 def manifest_name(generation: int) -> str:
-    """Return the name of a manifest: manifest.jsonl, manifest-2.jsonl, …; the newest counts."""
+    """Return the name of an archive's manifest: manifest.jsonl, manifest-2.jsonl, … The one with the highest number counts."""
     return "manifest.jsonl" if generation == 1 else f"manifest-{generation}.jsonl"
 
 
@@ -47,7 +52,7 @@ class _Move:
         self.watch = work.watch(self.item)
         self.turns: dict[str, Lock] = {}
         self.read_back: dict[str, tuple[str, str]] = {}  # sha256 -> name and etag of a copy that this run read back
-        self.copies: dict[str, tuple[int, str]] = {}  # contents of the archive right before the deletes
+        self.copies: dict[str, tuple[int, str]] = {}  # key below the archive's folder -> size and etag, right before the deletes
 
     def run(self) -> Result:
         for chunk in range(self.archive.chunks):
@@ -82,7 +87,7 @@ class _Move:
         return self._delete()
 
     def _restless(self, entries: list[Entry]) -> Result | None:
-        """End the item as partial if an object changed each time it was read. That object keeps its place."""
+        """End the item as partial if an object changed again and again. That object stays in its place."""
         odd = next((entry for entry in entries if entry.state == "changed"), None)
         if odd is None:
             return None
@@ -92,10 +97,13 @@ class _Move:
     # --- copy -----------------------------------------------------------------------------------------------------------
 
     def _copy(self, entry: Entry) -> Entry:
-        """Return the entry copied and read back. An object that changed is planned again, and copied once more if it is old enough."""
+        """Copy one object, read the copy back, and return the new entry.
+
+        If the object changed since it was planned, it is planned again with its new state, and copied if that state is old enough.
+        """
         obj = entry.at(self.item.prefix)
         if self._is_young(entry.modified):
-            return entry  # it changed since it was planned: the item waits until it is old enough
+            return entry  # it was written after it was planned: the item waits until the object is old enough
         try:
             metadata = self._metadata(obj)
             with held(self.source.read(obj), self.work.scratch) as found:
@@ -104,11 +112,10 @@ class _Move:
                         self.source.uri,
                         f"cannot copy {obj.key!r}: {found.size} bytes arrived instead of {entry.size}. It stays where it is.",
                     )
-                # After a single read, a byte that flipped in transfer would count as correct.
-                # An etag that is a checksum is as good as a second read.
+                # A byte may flip in transfer, and a single read does not show that. So read twice, unless the etag is an md5 that matches.
                 if found.md5 != entry.etag.strip('"') and digest_of(self.source.read(obj)) != found.sha256:
                     raise SourceRefused(self.source.uri, f"cannot copy {obj.key!r}: two reads gave different bytes. It stays where it is.")
-                with self.turns.setdefault(found.sha256, Lock()):  # of equal files one is written; the others find its copy
+                with self.turns.setdefault(found.sha256, Lock()):  # equal files share one copy: the first thread writes it
                     return self._place(replace(entry, metadata=metadata), found)
         except NotDone:
             there = self.source.head(obj.key)
@@ -120,14 +127,17 @@ class _Move:
             return self._copy(again) if again.state == "planned" and not self._is_young(again.modified) else again
 
     def _metadata(self, obj: StoredObject) -> dict[str, str]:
-        """Return the object's metadata. Raises NotDone when the object changed."""
+        """Return the object's metadata. Raises NotDone if the object has changed since it was listed."""
         found = self.source.head(obj.key)
         if found is None or found.etag != obj.etag:
             raise NotDone(self.source.uri, f"cannot copy {obj.key!r}: it has changed since it was listed. It stays where it is.")
         return dict(found.metadata)
 
     def _place(self, entry: Entry, held: Held) -> Entry:
-        """Put the bytes into the archive under their sha256. Only a copy that was read back counts."""
+        """Store the bytes in the archive under their sha256, read the copy back, and return the entry as copied.
+
+        Raises SourceRefused if COPIES attempts all read back differently.
+        """
         for number in range(COPIES):
             data = f"data/{held.sha256}-{number}" if number else f"data/{held.sha256}"
             key = f"{self.archive.folder}/{data}"
@@ -151,7 +161,7 @@ class _Move:
         try:
             return self.target.write(key, parts_of(held), size=held.size, storage_class=storage_class)
         except (NotDone, OutcomeUnknown):
-            found = self.target.head(key)  # written by another process, or by this one without an answer: it is read back in any case
+            found = self.target.head(key)  # another process may have written it, or this one without an answer; `_place` reads it back
             if found is None:
                 raise
             return found
@@ -159,7 +169,10 @@ class _Move:
     # --- manifest -------------------------------------------------------------------------------------------------------
 
     def _put_manifest(self, entries: list[Entry]) -> None:
-        """Write the manifest of everything that was copied, then read it back and parse it. An identical existing manifest is reused."""
+        """Write the manifest of all copied objects, then read it back and parse it. If the same manifest exists already, it is reused.
+
+        Raises SourceRefused if COPIES manifests read back differently, or if the archive has too many manifests.
+        """
         kept = [entry for entry in entries if entry.data is not None]
         archive = self.archive
         lines = write_manifest(archive.archive_id, self.item, archive.planned_at, kept, len(kept), sum(e.size for e in kept))
@@ -176,11 +189,11 @@ class _Move:
                 if odd == COPIES:
                     raise SourceRefused(
                         self.target.uri,
-                        f"{where}: its manifest was read back {COPIES} times and was not what was written. Nothing more was deleted.",
+                        f"{where}: its manifest was written {COPIES} times, and each time other bytes were read back. Nothing more was deleted.",
                     )
         raise SourceRefused(
             self.target.uri,
-            f"{where}: it has {GENERATIONS - 1} manifests, one for each time that its folder had changed. Leave it to the people who write there: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
+            f"{where}: its folder keeps changing, and it has {GENERATIONS - 1} manifests already, the most that are allowed. Exclude it from retention: runspend archive keep {self.item.run_id or self.item.owner_id}. Nothing more was deleted.",
         )
 
     # --- delete ---------------------------------------------------------------------------------------------------------
@@ -191,7 +204,7 @@ class _Move:
             self.archive = self.archive_records.save(replace(self.archive, is_cut=True))
         if self.watch.reason() is None:
             self._prove_conditions()
-        # Folders last: some stores do not delete a folder that is not empty, yet report success.
+        # Delete folders last: some stores report success for a folder that is not empty, but do not delete it.
         for is_folder, chunk in product((False, True), range(self.archive.chunks)):
             self.work.each(
                 self.archive,
@@ -217,7 +230,10 @@ class _Move:
         return Result(self.archive_records.end(self.archive, "archived", self.work.now), "archived")
 
     def _prove_conditions(self) -> None:
-        """Check conditional deletes on an object that has a copy. This needs no test file, so an interruption leaves none behind."""
+        """Check that the store honors the condition of a delete. Raises SourceRefused if it does not.
+
+        The check uses an object whose copy is in the archive. A test file is not needed, so an interruption cannot leave one behind.
+        """
         for entry in self.archive_records.every_entry(self.archive):
             if entry.state == "copied" and not entry.is_folder and self.copies.get(entry.data or "") == (entry.size, entry.copy_etag):
                 found = self.source.head(entry.at(self.item.prefix).key)
@@ -230,13 +246,13 @@ class _Move:
         self.copies = {found.key[len(folder) + 1 :]: (found.size, found.etag) for found in self.target.list(f"{folder}/data")}
 
     def _remove(self, entry: Entry) -> Entry:
-        """Delete an object whose copy is still the one that was read back, and check that it is gone."""
+        """Delete an object if its copy is still the one that was read back, and check that the object is gone. Return the new entry."""
         if self.copies.get(entry.data or "") != (entry.size, entry.copy_etag):
             return replace(entry, state="planned", reason="its copy in the archive is not the one that was read back")
         obj = entry.at(self.item.prefix)
         unknown: str | None = None
         if self.watch.reason() is not None:
-            return entry  # reported once for the whole item
+            return entry  # `_delete` reports the protection once for the whole item
         crash_point("archive.before_delete")
         try:
             obj = self._delete_object(entry)
@@ -254,13 +270,15 @@ class _Move:
             return replace(entry, state="deleted", reason=None)
         if found.etag != entry.etag:
             return replace(entry.seen_as(planned_entry(entry.key, found)), reason="it was written again after it was copied")
-        return replace(entry, reason=unknown or f"{obj.key!r} is still there, although it was deleted")
+        return replace(entry, reason=unknown or f"{obj.key!r} still exists, although it was reported as deleted")
 
     def _delete_object(self, entry: Entry) -> StoredObject:
-        """Delete an object if its state is unchanged; return the state that it had. Raises NotDone, OutcomeUnknown.
+        """Delete an object if its state is unchanged, and return that state.
 
-        Deleting one name of a file (hard link) changes the state of its other names. A name with the same size and time is read
-        once more, and deleted in its new state if its bytes are those that were copied.
+        The names of one file (hard links) share its state: deleting one name changes the etag of the others. If only the etag has
+        changed, the file is read once more, and deleted if its bytes are those that were copied.
+
+        Raises NotDone if the object has changed, OutcomeUnknown if the store did not answer.
         """
         obj = entry.at(self.item.prefix)
         try:
@@ -272,7 +290,7 @@ class _Move:
                     found = self.source.head(obj.key)
                     if found is None or found.etag == obj.etag or (found.size, found.modified) != (obj.size, obj.modified):
                         break
-                    with suppress(NotDone):  # another of its names was deleted meanwhile
+                    with suppress(NotDone):  # another name of the file was deleted meanwhile: look again
                         if digest_of(self.source.read(found)) != entry.sha256 or self.watch.reason() is not None:
                             break
                         self.deleter.delete(found)
@@ -280,7 +298,10 @@ class _Move:
             raise
 
     def _leave_note(self) -> None:
-        """Leave a note that says where the artifacts were moved, in a place that MLflow's page shows. It replaces an older note of Runspend."""
+        """Write a note into the item's folder, where MLflow's page shows it. It states where the artifacts were moved.
+
+        It replaces an older note of Runspend.
+        """
         is_taken = any(entry.key == NOTE_NAME and entry.data is not None for entry in self.archive_records.every_entry(self.archive))
         name = note_name(self.archive.archive_id, is_taken=is_taken)
         key = f"{self.item.prefix}/{name}"
@@ -299,9 +320,9 @@ class _Move:
         yield f"To bring them back:\n\n    runspend archive restore {self.item.run_id or self.item.owner_id}\n"
 
     def _half_gone(self, protection: str) -> str:
-        """Return the protection of the item. If deletions have begun, add how many objects are only in the archive.
+        """Return the reason that protects the item. If deletions have begun, add how many objects are only in the archive.
 
-        The reason that protects the item applies to those objects, too.
+        The reason applies to those objects as well, so the text has the command that restores them.
         """
         if not self.archive.is_cut:
             return protection
@@ -312,7 +333,7 @@ class _Move:
         )
         owner = self.item.run_id or self.item.owner_id
         return (
-            f"{protection}. {gone:,} of its {self.archive.objects:,} objects are in the archive alone: runspend archive restore {owner}"
+            f"{protection}. {gone:,} of its {self.archive.objects:,} objects are only in the archive. To restore them: runspend archive restore {owner}"
             if gone
             else protection
         )
@@ -323,7 +344,10 @@ class _Move:
         return self.work.wait(self.archive, state, reason.strip())
 
     def _written_since(self, entries: list[Entry]) -> str | None:
-        """Name an object that is new or changed since the listing and younger than the margin: the folder is in use."""
+        """Return a sentence on an object that is new or changed since the listing and younger than the margin; None without one.
+
+        Such an object shows that the folder is in use.
+        """
         known, emptied = {entry.key: entry.etag for entry in entries}, folders_above(entry.key for entry in entries)
         for found in self.source.list(self.item.prefix):
             name = found.key[len(self.item.prefix) + 1 :]

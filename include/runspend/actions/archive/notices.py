@@ -1,10 +1,14 @@
-"""Notices: who was notified of which items, and when a mail server accepted the mail. Only the acceptance starts the grace period.
+"""Notices: who was notified of which items, and when a mail server accepted the mail. Only that acceptance starts the grace period.
 
-Belongs here: the records of notices. The code that connects this module with the outbox writes and sends the mail. One notice is one
-mail to one owner with all items that are new to them. Its items are recorded before the mail is written, in records of at
-most 1,000; a notice counts only once its mail was written. So after a kill, the same notice is created again with the same id.
-A notice is valid for one item and one owner. A new owner gets a new notice and grace period. A notice is invalid if its recipient is no
-longer allowed (`config/recipients.py`). Operators get a copy of every notice, and the notices of owners whom Runspend may not mail.
+This module keeps the records of notices. Other code connects it with the outbox, and writes and sends the mail.
+
+One notice is one mail to one owner. It lists all planned items that were not yet announced to that owner. Its items are recorded before
+the mail is written, in records of at most 1,000 items. A notice counts only once its mail was written. So if the process is killed in
+between, the next run creates the same notice with the same id.
+
+A notice is valid for one owner of an item. If the owner changes, the new owner gets a new notice and a new grace period. A notice is
+invalid if Runspend may no longer mail its recipient (`config/recipients.py`). Operators get a copy of every notice, and the notices of
+owners whom Runspend may not mail.
 """
 
 from __future__ import annotations
@@ -25,19 +29,22 @@ from runspend.warehouse.records import Records
 
 KIND = "archive_notices"
 CHUNK_ITEMS = 1_000
-UNKNOWN_OWNER = ""  # in notices from before owners were recorded: matches no name, so the item is announced again
-# Reasons that report a failed read: they protect, but do not withdraw the notice that was sent.
+UNKNOWN_OWNER = ""  # for old records without an owner: it equals no owner, so the item is announced again
+# Reasons that report a failed read. They protect an item, but do not withdraw its notice.
 _UNREAD = re.compile(r"\b(unknown|not known|not certain|no \S.* of it is known)\b")
 REFUSED = "the mail server of its owner refused the last notice"
 
 
 @dataclass(frozen=True)
 class Announcement:
-    """The newest notice of an item. `accepted_at`: when a mail server accepted it; None while it is queued, or if it was refused."""
+    """The newest notice of an item.
+
+    `accepted_at` is when a mail server accepted its mail, or None while the mail is queued, or if it was refused.
+    """
 
     notice_id: str
-    turn: int  # how many notices of the item there were, including this one
-    owner: str | None  # the item's owner, even if another recipient was mailed
+    turn: int  # the number of this notice among the notices of the item, from 1
+    owner: str | None  # the item's owner, even if the mail went to operators
     policy_digest: str
     objects: int
     bytes: int
@@ -46,10 +53,13 @@ class Announcement:
     decided_at: datetime
     accepted_at: datetime | None
     withdrawn_at: datetime | None
-    is_allowed: bool = True  # whether Runspend may still mail any of its recipients
+    is_allowed: bool = True  # whether Runspend may still mail at least one of its recipients
 
     def covers(self, row: Mapping[str, Any]) -> bool:
-        """Whether the notice covers a row of the plan: it has the same policy and owner, and not more files or bytes."""
+        """Whether the notice is valid for a row of the plan: it was mailed, and not refused or withdrawn.
+
+        The row must have the same policy and owner, and at most the announced objects and bytes.
+        """
         same = (
             (self.policy_digest, self.owner) == (row["policy_digest"], row["owner"])
             and row["objects"] <= self.objects
@@ -60,14 +70,14 @@ class Announcement:
 
 @dataclass(frozen=True)
 class Notice:
-    """One mail to be written: rows of the plan that are new to one owner."""
+    """One mail to be written: the rows of the plan that must be announced to the same recipients."""
 
     notice_id: str
-    recipients: tuple[str, ...]  # whose acceptance begins the grace period
+    recipients: tuple[str, ...]  # the grace period begins when a mail server accepts the mail to them
     rows: Sequence[Mapping[str, Any]]
     turns: Mapping[str, int] = field(default_factory=dict)  # by item key
-    copies: tuple[str, ...] = ()
-    reasons: Mapping[str, str] = field(default_factory=dict)  # by item key, why its owner is not mailed; empty for a notice to an owner
+    copies: tuple[str, ...] = ()  # operators who get a copy
+    reasons: Mapping[str, str] = field(default_factory=dict)  # by item key: why its owner is not mailed; empty in a notice to an owner
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,11 @@ class Received:
     """The outcome of a notice's mail."""
 
     accepted_at: datetime | None
-    is_refused: bool  # by all its recipients
+    is_refused: bool  # whether the mail was refused for all its recipients
 
 
 def read_announcements(records: Records, allowed: Recipients) -> dict[str, Announcement]:
-    """Return item key -> its newest notice."""
+    """Return the newest notice of each item, by item key. `allowed` decides whether Runspend may still mail a recipient."""
     found: dict[str, Announcement] = {}
     for value in records.list(KIND).values():
         is_allowed = any(allowed.may_receive(recipient) for recipient in value["recipients"])
@@ -98,7 +108,10 @@ def _order(notice: Announcement) -> tuple[int, bool, datetime, str]:
 
 
 def plan_notices(rows: Iterable[Mapping[str, Any]], announced: Mapping[str, Announcement], settings: Settings) -> list[Notice]:
-    """Return the notices to write: one per owner of planned items without a valid notice. Items without a recipient are left out."""
+    """Return the notices to write: one per owner with planned items that have no valid notice.
+
+    If Runspend may not mail an owner, operators get the notice instead. Without operators, the item is left out.
+    """
     allowed, operators = find_recipients(settings), tuple(dict.fromkeys(settings.mail.operators))
     by_recipients = defaultdict[tuple[str, ...], list[Mapping[str, Any]]](list)
     reasons: dict[str, str] = {}
@@ -123,7 +136,7 @@ def plan_notices(rows: Iterable[Mapping[str, Any]], announced: Mapping[str, Anno
 
 
 def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipients) -> tuple[str | None, str]:
-    """Return the owner's address, or None and why operators are notified instead."""
+    """Return the owner's address and an empty text. If operators must be notified instead, return None and the reason."""
     if (
         before is not None
         and before.is_refused
@@ -137,7 +150,10 @@ def _find_owner(owner: str | None, before: Announcement | None, allowed: Recipie
 
 
 def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], turns: Mapping[str, int]) -> str:
-    """Return the id of a notice: equal for the same items in the same state, until a notice of one of them is mailed or withdrawn."""
+    """Return the id of a notice. The same recipients and items in the same state have the same id.
+
+    Once the notice of an item is mailed or withdrawn, the item's next notice has another id, because its turn increases.
+    """
     items = sorted(
         (row["item_key"], row["policy_digest"], row["owner"], row["objects"], row["bytes"], turns[row["item_key"]]) for row in rows
     )
@@ -145,14 +161,14 @@ def _notice_id(recipients: tuple[str, ...], rows: Sequence[Mapping[str, Any]], t
 
 
 def _turn(before: Announcement | None) -> int:
-    """Return the number of the next notice. A notice that was interrupted before its mail was written keeps its number."""
+    """Return the turn of an item's next notice. If the last notice was interrupted before its mail was written, its turn is reused."""
     if before is None:
         return 1
     return before.turn + (before.is_mailed or before.withdrawn_at is not None)
 
 
 def record_notice(records: Records, notice: Notice, now: datetime) -> None:
-    """Record the items of a notice, before its mail is written."""
+    """Record the items of a notice. The caller writes the mail afterwards."""
     for number, value in enumerate(_chunks(notice, now)):
         records.create(KIND, f"{notice.notice_id}.{number:04}", value)
 
@@ -170,7 +186,10 @@ def _chunks(notice: Notice, now: datetime) -> Iterable[dict[str, Any]]:
 
 
 def record_deliveries(records: Records, received: Callable[[str], Received | None]) -> None:
-    """Record the outcome of each mail: written (`received` knows the notice), accepted by a mail server, refused. Accepted is final."""
+    """Record the outcome of each notice's mail: written, accepted by a mail server, or refused. Acceptance is final.
+
+    `received(notice_id)` returns the outcome, or None if the mail was not written yet.
+    """
     for key, value in records.list(KIND).items():
         if value["accepted_at"] is not None:
             continue
@@ -182,9 +201,10 @@ def record_deliveries(records: Records, received: Callable[[str], Received | Non
 
 
 def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], now: datetime) -> None:
-    """Withdraw the notices of items that are now protected, kept, or no longer selected. If selected again, they start over.
+    """Withdraw the notices of items that are now protected, kept, or no longer selected. If selected again, they need a new notice.
 
-    `states` maps each item key to (state, reason) in the current plan. A failed read does not withdraw a notice.
+    `states` maps each item key to (state, reason) in the current plan. A notice stays valid if its item is protected only because a
+    read failed.
     """
     for key, value in records.list(KIND).items():
         gone = [item for item in value["items"] if item not in value["withdrawn"] and _is_over(states.get(item))]
@@ -193,7 +213,7 @@ def withdraw_notices(records: Records, states: Mapping[str, tuple[str, str]], no
 
 
 def withdraw_notice(records: Records, item_key: str, now: datetime) -> None:
-    """Withdraw the notice of an item that was restored, regardless of its state in the plan: it starts over."""
+    """Withdraw the notices of an item that was restored. If it is selected again, it needs a new notice."""
     for key, value in records.list(KIND).items():
         if item_key in value["items"] and item_key not in value["withdrawn"]:
             _change(records, key, {"withdrawn": {item_key: now.isoformat()}})
@@ -207,8 +227,9 @@ def _is_over(found: tuple[str, str] | None) -> bool:
 
 
 def _change(records: Records, key: str, changed: Mapping[str, Any]) -> None:
-    """Change a record in its current state, also if other processes change it. An accepted mail stays accepted, and a withdrawn item stays
-    withdrawn.
+    """Change a record, even if other processes change it at the same time.
+
+    An accepted mail stays accepted, and a withdrawn item stays withdrawn.
     """
     while (found := records.get(KIND, key)) is not None:
         old = found[0]

@@ -1,4 +1,4 @@
--- One row per owner or registered version whose folder, as `plan.sql` compares them, is spelled irregularly.
+-- One row per owner or registered version whose location is spelled irregularly, so that `plan.sql` cannot compare it.
 select tracking_server, owner_kind, owner_id, label, uri
 from (
   select tracking_server, 'run' as owner_kind, run_id as owner_id, concat('run ', run_id) as label, artifact_uri as uri, {run_location} as location

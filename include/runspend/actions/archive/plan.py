@@ -1,7 +1,8 @@
-"""The archive plan: every folder that retention policies select, its protection, and the savings and cost of a move. Changes nothing.
+"""The archive plan: every folder that retention policies select, its protection, and the savings and cost of a move.
 
-`plan_items` depends only on tables, settings and `now`: the same inputs give the same rows. `plan.sql` selects and protects whole
-sets of rows; this module assembles the query and adds money. `states.py` knows what was announced and what is due.
+This module changes nothing. `plan_items` depends only on tables, settings and `now`: the same inputs give the same rows.
+`plan.sql` selects folders and finds what protects them. This module assembles that query and adds savings and costs.
+`states.py` adds what was announced and what is due.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from runspend.warehouse.sql_files import read_sql
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Rows turned into Python values at a time: a policy may select a million folders.
+# Rows that are converted to Python values at a time. A policy may select a million folders.
 BATCH_ROWS = 20_000
 HERE = Path(__file__).parent
 HELD = {"tier": "held_stored", "archive": "held_stored", "delete": "held_archived", "prune": "held_in_mlflow"}
-# Bytes of noncurrent versions show that a bucket keeps versions. A bucket without any is asked before anything is moved.
+# Noncurrent objects show that a bucket keeps old versions. For a bucket without any, `tier.py` asks the store before it moves anything.
 UNFIT_TO_TIER = f"""case
         when s.only_class = 'LOCAL' then 'a folder of a file system has no storage classes'
         when s.store in (select store from artifact_bytes where valid_to is null and noncurrent_objects > 0) then '{KEEPS_VERSIONS}'
@@ -53,7 +54,10 @@ _PLACE = itemgetter("store", "prefix", "owner_kind", "owner_id")
 
 
 def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
-    """Return rows of `archive_plan` for the month of `now`, planned or protected. Raises ConfigError for a policy that cannot be read."""
+    """Return the rows of `archive_plan` for the month of `now`. Their state is planned or protected.
+
+    Raises ConfigError for a policy that cannot be parsed.
+    """
     import pyarrow as pa
 
     schema = ARCHIVE_PLAN.arrow_schema()
@@ -72,7 +76,7 @@ def plan_items(reader: Reader, settings: Settings, now: datetime) -> pa.Table:
 def policy_rows(
     reader: Reader, settings: Settings, policy: RetentionPolicy, selection: Selection, now: datetime, *, run_id: str
 ) -> list[dict[str, Any]]:
-    """Return the rows of one policy for one run and its models."""
+    """Return the rows of `archive_plan` of one policy, limited to one run and its models."""
     candidates = read_candidates(reader, policy, selection, settings, now, read_odd_folders(reader, settings), run_id)
     return list(_rows(policy, selection, candidates, read_rates(reader, settings, now), settings, now, {}))
 
@@ -86,7 +90,10 @@ def read_candidates(
     odd: OddFolders,
     run_id: str | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the folders that a policy selects, one row per folder and storage class. `reasons` has all protections, one per line."""
+    """Yield the folders that a policy selects, one row per folder and storage class.
+
+    `reasons` has everything that protects the folder, one reason per line. `run_id` limits the rows to one run and its models.
+    """
     sql, parameters = plan_sql(policy, selection, settings, now, run_id=run_id)
     for batch in reader.batches(sql, parameters, rows=BATCH_ROWS):
         for row in batch.to_pylist():
@@ -96,7 +103,7 @@ def read_candidates(
 
 
 def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
-    """Read the owners whose location is spelled irregularly: few, on most servers none."""
+    """Return the owners whose location is spelled irregularly, which `plan.sql` cannot compare. Most servers have none."""
     pieces, parameters = _locations(settings)
     sql = _fill("odd_folders", pieces | {"version_label": read_sql(HERE, "version_label").rstrip()})
     rows = reader.query(sql, _used(sql, parameters | {"stored": STORED, "regular": REGULAR})).to_pylist()
@@ -104,7 +111,10 @@ def read_odd_folders(reader: Reader, settings: Settings) -> OddFolders:
 
 
 def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
-    """Find links into folders of local stores. Reads owners only if such a store and a policy that moves files exist."""
+    """Return the links into folders of local stores.
+
+    The owners are read only if there is a local store and a policy that moves files (archive or tier).
+    """
     moves = any(policy.action in ("archive", "tier") for policy in settings.retention)
     if not moves or all(re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]+:", store.uri) for store in settings.stores):
         return find_local_links(settings.model_copy(update={"stores": []}), [])
@@ -116,7 +126,7 @@ def _read_local_links(reader: Reader, settings: Settings) -> LocalLinks:
 def plan_sql(
     policy: RetentionPolicy, selection: Selection, settings: Settings, now: datetime, *, run_id: str | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return a policy's query and parameters: which folders it selects, and what protects each.
+    """Return the query of a policy, and its parameters. The query finds the folders that the policy selects, and what protects each.
 
     `run_id` limits it to one run and its models.
     """
@@ -155,7 +165,7 @@ def plan_sql(
 
 
 def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
-    """Return SQL for the locations of folders, runs, owners and versions, and its parameters."""
+    """Return the SQL expressions for the locations of folders, runs, owners and model versions, by placeholder, and their parameters."""
     servers = {server.name: server.artifacts for server in settings.tracking if server.artifacts}
     tops = {store.uri: main_folder(store.uri) for store in settings.stores}
     parameters = {f"server{i}": name for i, name in enumerate(servers)} | {
@@ -173,9 +183,9 @@ def _locations(settings: Settings) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 def _location_sql(uri: str, behind: str) -> str:
-    """Return SQL that normalizes a location, so that equal places are equal strings if they are spelled regularly.
+    """Return SQL that normalizes a location. Regularly spelled locations of one folder become equal strings.
 
-    It replaces `mlflow-artifacts:` by the location behind it, and removes `file://` and trailing slashes.
+    It replaces `mlflow-artifacts:` by the server's artifact root, and removes `file://` and trailing slashes.
     """
     if behind:
         path = f"regexp_replace({uri}, '^mlflow-artifacts:(?://[^/]*)?/*', '/')"
@@ -197,9 +207,9 @@ def _used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 def _rows(
     policy: RetentionPolicy, selection: Selection, candidates: Iterator[dict[str, Any]], rates: Rates, settings: Settings, now: datetime, taken: dict[tuple[str, str], str],
 ) -> Iterator[dict[str, Any]]:  # fmt: skip
-    """Yield one row per folder.
+    """Yield one row of `archive_plan` per folder. `candidates` has one row for each storage class of a folder.
 
-    A folder has one candidate for each storage class. If several policies select a folder, the first one acts on it.
+    If several policies select a folder, only the first of them acts on it. `taken` maps the folders to that policy.
     """
     digest = policy_digest(policy, settings)
     target = (policy.to or settings.archive.to) if policy.action == "archive" else policy.to
@@ -211,7 +221,7 @@ def _rows(
         if not reasons and place in taken:
             reasons = [f"policy {taken[place]} acts on it first"]
         money = None
-        if not reasons and policy.action == "prune":  # no byte moves
+        if not reasons and policy.action == "prune":  # moves no bytes, so it has no savings
             taken[place] = policy.name
         elif not reasons:
             parts = [ClassTotal(c["storage_class"], c["class_objects"], c["class_bytes"], c["class_newest_at"]) for c in classes]
@@ -243,7 +253,7 @@ def _rows(
 
 
 def split_reasons(text: str) -> list[str]:
-    """Return the single reasons of the text. A reason that is also the end of an earlier reason is left out."""
+    """Return the lines of `text` as a list of reasons. A reason that is also the end of an earlier one is left out."""
     reasons: list[str] = []
     for reason in text.split("\n") if text else []:
         if not any(earlier.endswith(reason) for earlier in reasons):
@@ -257,7 +267,7 @@ def _why(unused_days: int, size: int, selection: Selection) -> str:
 
 
 def item_of(row: Mapping[str, Any]) -> Item:
-    """Return the item of a row of `archive_plan`."""
+    """Return the item that a row of `archive_plan` describes."""
     return Item(
         row["policy"], row["policy_digest"], row["action"], row["target"], row["tracking_server"] or "", row["workspace"] or "", row["owner_kind"], row["owner_id"],
         row["experiment_id"], row["run_id"], row["artifact_uri"], row["store"], row["prefix"], row["storage_class"], row["objects"], row["bytes"],

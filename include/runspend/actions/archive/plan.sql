@@ -1,4 +1,4 @@
--- One row per folder that a policy selects and storage class in it, as last listed: its properties, and everything that protects it.
+-- One row per folder that a policy selects, and storage class in it, as last listed: its properties, and everything that protects it.
 with recursive
 {held}
 folders as (
@@ -12,7 +12,7 @@ folders as (
   from held
   group by store, prefix, owner_kind, owner_id, tracking_server, workspace, experiment_id
 ),
--- the run that made a model, and at which step
+-- The run that made each model, and the step at which it was logged.
 makers as (
   select tracking_server, workspace, model_id,
     coalesce(min(if(direction = 'source', run_id, null)), min(run_id)) as run_id,
@@ -21,7 +21,7 @@ makers as (
   where direction in ('source', 'output')
   group by tracking_server, workspace, model_id
 ),
--- runs that logged models at steps: those models are checkpoints
+-- Runs that logged models at steps. Their models are checkpoints.
 stepped as (
   select tracking_server, workspace, run_id
   from model_uses
@@ -35,7 +35,7 @@ owned as (
   left join makers m on f.owner_kind = 'logged_model' and m.tracking_server = f.tracking_server and m.workspace = f.workspace and m.model_id = f.owner_id
   left join stepped p on p.tracking_server = m.tracking_server and p.workspace = m.workspace and p.run_id = m.run_id
 ),
--- Kept by `keep`: the best and the last of a run's models or an experiment's runs.
+-- Values for `keep` of a policy: it keeps the best and the last models of a run, or runs of an experiment.
 model_values as (
   select tracking_server, workspace, model_id, value
   from run_metrics
@@ -71,7 +71,7 @@ versions as (
     {version_label} as label
   from model_versions
 ),
--- Runs that a registered version came from, and those whose models they used, through all levels.
+-- Runs that a registered version came from, and the runs that made the models they used, up to ten levels back.
 seeds as (
   select tracking_server, workspace, run_id, min(label) as label
   from (
@@ -157,7 +157,7 @@ selected as (
   from known k
   where {selector}
 ),
--- All owners of folders, to find those whose folder equals, contains or is inside the selected one.
+-- The folders of all owners. The next three parts find owners whose folder equals, is inside, or contains a selected folder.
 claims as (
   select tracking_server, owner_kind, owner_id, label, location, array_length(split(location, '/')) as depth
   from (
@@ -233,7 +233,7 @@ judged as (
       if(s.objects is null or s.bytes is null, 'its bytes are unknown: the listing did not finish', null),
       if(s.used_at is null, 'when it was last used is unknown', null),
       if(s.began_at is null, 'when it began is unknown', null),
-      if(s.newest_at > @margin, concat('its newest file is of ', cast(date(s.newest_at) as string), ', within the margin'), null),
+      if(s.newest_at > @margin, concat('its newest file was written on ', cast(date(s.newest_at) as string), ', within the margin'), null),
       if(s.owner_kind in ('run', 'logged_model') and @best > 0 and (k.best_rank is null or k.is_unmeasured or not coalesce(t.is_measured, false)), concat('no ', @metric, ' of it is known, by which the best are kept'), null),
       if(s.owner_kind in ('run', 'logged_model') and @best > 0 and k.best_rank <= @best and not k.is_unmeasured, concat('among the best ', cast(@best as string), ' by ', @metric), null),
       if(s.owner_kind in ('run', 'logged_model') and @last > 0 and (k.last_rank is null or k.is_undated or k.last_rank <= @last), concat('among the last ', cast(@last as string)), null),

@@ -1,6 +1,7 @@
-"""Protection right before a delete: asks MLflow again, and compares with the last extract.
+"""Protection right before a delete: ask MLflow again, and compare its answers with the last extract.
 
-Belongs here: the data that `ingest/tracking/in_use/server.py` needs from the warehouse. The archive's `plan.sql` protects at plan time.
+This module reads the data that `ingest/tracking/in_use/server.py` needs from the warehouse. `plan.sql` finds what protects a folder
+when the plan is made.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ OF_SERVER = "tracking_server = @server"
 
 
 def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> Callable[[Item], str | None]:
-    """Return a function that says what protects an item, in words, or None.
+    """Return a function that returns what protects an item, in words, or None.
 
-    For an orphan, every server is asked. An item of a server that is not configured is protected.
+    For orphaned artifacts it asks every server. An item of a server that is not configured is protected.
     """
     servers = {server.name: server for server in settings.tracking}
     opened: dict[str, LiveServer | str] = {}
 
     def open_server(name: str) -> LiveServer | str:
         if name not in servers:
-            return f"its tracking server {name} is not in runspend.yaml, so nothing can be asked"
+            return f"its tracking server {name} is not in runspend.yaml, so Runspend cannot ask whether it is in use"
         with warehouse.reader() as reader:
             known = read_known(reader, name, now)
         return f"the runs of {name} were never read: run runspend extract" if known is None else LiveServer(servers[name], known, now)
@@ -53,7 +54,7 @@ def open_protection(warehouse: Warehouse, settings: Settings, now: datetime) -> 
 
 
 def read_known(reader: Reader, server: str, now: datetime) -> LastExtract | None:
-    """Return what the last good extract saw of a server; None when there was none."""
+    """Return what the last successful extract read from a server, or None if there was none."""
 
     def ask(sql: str) -> pa.Table:
         return reader.query(sql, {"server": server} | ({"now": now} if "@now" in sql else {}))
@@ -108,7 +109,10 @@ def _by_workspace(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
 
 
 def _lookup(pairs: pa.Table) -> Callable[[Collection[str]], frozenset[str]]:
-    """Return a function that looks up the values of some keys in the columns: there may be a million, and few are needed."""
+    """Return a function that returns the values of the given keys.
+
+    It searches the columns instead of building a dict, because there may be a million pairs and only a few are needed.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 

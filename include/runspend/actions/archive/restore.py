@@ -1,9 +1,11 @@
-"""Restore archives byte for byte, to their original place or to a folder that MLflow can load. Needs only the archive.
+"""Restore archives byte for byte, to their original place or to a folder that MLflow can load. A restore needs only the archive.
 
-Before the first write Runspend checks the manifests, every name, that every copy exists with its size, and that there is room.
-Bytes are compared with their sha256 before they are written and again afterwards. Existing objects are never overwritten.
-A restore to the original place holds the archive lease (`lease.py`), so nothing is archived meanwhile. It writes each object
-so that an archiver which was interrupted earlier cannot delete it.
+Before the first write, Runspend checks the manifests and every name. It also checks that every copy exists with the right size,
+and, for a restore to a folder, that the disk has room. Bytes are compared with their sha256 before and after they are written.
+Existing objects are never overwritten.
+
+A restore to the original place holds the archive lease (`lease.py`), so nothing is archived meanwhile. Every restored object gets
+an etag other than the archived one, so a pending delete of an interrupted archiver fails.
 """
 
 from __future__ import annotations
@@ -36,13 +38,13 @@ from runspend.warehouse.records import Records
 
 @dataclass
 class Restored:
-    """Result of a restore. `problems` has one sentence for each object that was not restored."""
+    """The result of a restore. `problems` has one sentence for each object that was not restored."""
 
     owner: str  # full id
-    places: list[str] = field(default_factory=list)
-    objects: int = 0
+    places: list[str] = field(default_factory=list)  # stores or the folder to which it was restored
+    objects: int = 0  # written objects
     bytes: int = 0
-    there_already: int = 0
+    there_already: int = 0  # objects that were in place with the same bytes
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -67,12 +69,14 @@ def restore(
     now: datetime | None = None,
     tools: Tools = Tools(),  # noqa: B008 (frozen)
 ) -> Restored:
-    """Restore a run (or logged model, checkpoint, folder) as it was last archived, to its original place or below the new folder `to`.
+    """Restore a run (or logged model, checkpoint, folder) as it was last archived, to its original place or to the new folder `to`.
 
-    This uses the newest archive of each folder, and those objects of older archives that were never restored. If several archives hold
-    an object of the same name, the newest one counts. `archive_id` restores only that archive. `take_damaged` restores the intact part of a
-    damaged archive; without it, nothing is restored.
-    Raises UsageError when there is no such archive, SourceRefused before the first write, LeaseLost while another process archives.
+    Objects come from the newest archive of each folder, and from older archives whose objects were never restored. If several
+    archives have an object of the same name, the newest archive counts. `archive_id` restores only that archive.
+    `take_damaged` restores the intact objects of a damaged archive; without it, nothing of a damaged archive is restored.
+
+    Raises UsageError if there is no such archive. Raises SourceRefused, before the first write, if an archive cannot be restored.
+    Raises LeaseLost while another process archives or restores.
     """
     open_store, progress = tools.open_store, tools.progress
     progress(f"{owner}: look for its archives")
@@ -84,11 +88,11 @@ def restore(
         result = Restored(owner if is_whole else items[0].run_id or items[0].owner_id)
         if older:
             result.notes.append(
-                f"left out, because its restored files were archived again unchanged: {', '.join(found.archive_id for found, _ in older)} (--archive ID brings it back)"
+                f"left out, because its restored files were archived again unchanged: {', '.join(found.archive_id for found, _ in older)}. To restore it: --archive ID"
             )
         if [manifest.planned_at for _, manifest in archives] != sorted(manifest.planned_at for _, manifest in archives):
             result.notes.append(
-                "the times of its manifests show which archive is the newest, but they were planned in a different order. If the store is a copy, check each archive (--archive ID)"
+                "the newest archive is the one whose manifest was written last, but the archives were planned in another order. If the store is a copy, check each archive (--archive ID)"
             )
         wanted = _layout(archives, None if to is None else str(to))
         if to is None:
@@ -114,9 +118,10 @@ def restore(
 def _load(
     owner: str, settings: Settings, archive_id: str | None, open_store: OpenStore, *, take_damaged: bool
 ) -> tuple[list[tuple[Found, Manifest]], list[tuple[Found, Manifest]]]:
-    """Load an owner's archives with their manifests; return those to restore, and older ones that a newer archive replaces.
+    """Return an owner's archives with their manifests: those to restore, and older ones that a newer archive replaces.
 
-    Sorted by when the manifest was written, oldest first: an older plan may hold newer bytes.
+    Both are sorted by the time at which the manifest was written, oldest first. The time of the plan does not show the order: an
+    archive that was planned earlier may contain newer bytes. Raises UsageError if there is no archive, or if several owners match.
     """
     loaded, gone, looked = list[tuple[Found, Manifest]](), list[str](), list[str]()
     for store in readable_stores(settings):
@@ -127,33 +132,39 @@ def _load(
             why, manifest = tombstone_of(found), load_manifest(found)
             if manifest is not None and (
                 why is None or take_damaged or not lacks_copies(found, manifest)
-            ):  # an archive whose deletion was stopped before it began is whole
+            ):  # a tombstone without a deleted copy: the deletion was stopped before it began
                 loaded.append((found, manifest))
             elif why is not None:
                 gone.append(
-                    f"{found.where}: {why}" + ("" if manifest is None else ", or was stopped on its way: --partial restores what is left")
+                    f"{found.where}: {why}"
+                    + ("" if manifest is None else ". If that deletion was stopped halfway, --partial restores the rest")
                 )
     if not loaded:
-        why = "; ".join(gone) or f"none is in {', '.join(looked) or 'any store: `stores` of runspend.yaml is empty'}"
+        why = "; ".join(gone) or f"Runspend looked in {', '.join(looked) or 'no store: `stores` of runspend.yaml is empty'}"
         raise UsageError(f"cannot restore {owner}: it has no archive. {why}. Nothing was restored.")
     if len(owners := sorted({found.owner for found, _ in loaded})) > 1:  # each in a different store
-        raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(owners)}. Give one whole id. Nothing was restored.")
+        raise UsageError(f"cannot choose the archives: {owner} may be {', '.join(owners)}. Give one full id. Nothing was restored.")
     loaded.sort(key=lambda pair: (pair[1].written_at, pair[1].planned_at))
     return leave_out_older(loaded) if archive_id is None else (loaded, [])
 
 
 def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[str, list[_Copy]]:
-    """Map each target store (or the folder `to`) to the copies to write, each key once. Raises SourceRefused for names that conflict."""
+    """Return the copies to write for each target store, or for the folder `to`: each key once, from the newest archive.
+
+    Raises SourceRefused if a target is inside the archive folder, or if a name is both a file and a folder.
+    """
     copies: dict[tuple[str, str], _Copy] = {}
     roots = {manifest.item.prefix for _, manifest in archives if manifest.item.owner_kind == "run"} or {m.item.prefix for _, m in archives}
     for found, manifest in archives:
         item = manifest.item
         if f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
-            raise SourceRefused(found.where, f"cannot restore {found.where}: its place would be the archive itself. Nothing was restored.")
+            raise SourceRefused(
+                found.where, f"cannot restore {found.where}: its original place is inside the archive itself. Nothing was restored."
+            )
         target, below = (item.store, item.prefix) if to is None else (to, _below(item, roots))
         for entry in manifest.entries:
             key = f"{below}/{entry.key}" if below else entry.key
-            if key:  # the marker of the folder itself only means the new folder
+            if key:  # an empty key is the marker of the item's own folder: at the top of `to`, it has no name
                 copies[target, key] = _Copy(found, entry, key)
     wanted: dict[str, list[_Copy]] = {}
     for (target, _), copy in copies.items():
@@ -164,21 +175,24 @@ def _layout(archives: Sequence[tuple[Found, Manifest]], to: str | None) -> dict[
 
 
 def _check_places(archives: Sequence[tuple[Found, Manifest]], settings: Settings) -> None:
-    """Raise SourceRefused where a manifest would write among Runspend's own files.
+    """Raise SourceRefused if a restore would write among Runspend's own files.
 
-    Anyone who can write to the archive may have forged the manifest.
+    Everyone who can write to the archive can forge a manifest, so its folder is not trusted.
     """
     for found, manifest in archives:
         item = manifest.item
         if holds_own_files(settings, find_store(settings, item.store), item.prefix):
             raise SourceRefused(
                 found.where,
-                f"cannot restore {found.where}: Runspend's own files are in its place, {item.prefix!r} of {item.store}. Nothing was restored.",
+                f"cannot restore {found.where}: its original place, {item.prefix!r} of {item.store}, has Runspend's own files. Nothing was restored.",
             )
 
 
 def _below(item: Item, roots: set[str]) -> str:
-    """Return an item's path below the new folder: a run's artifacts at the top, items inside them in place, others in their own folder."""
+    """Return an item's folder below the new folder.
+
+    The artifacts of a run are at the top, and items inside the run's folder keep their path. Other items get a folder of their own.
+    """
     for root in roots if len(roots) == 1 else ():
         if item.prefix == root or item.prefix.startswith(f"{root}/"):
             return item.prefix[len(root) + 1 :]
@@ -186,7 +200,7 @@ def _below(item: Item, roots: set[str]) -> str:
 
 
 def _check_tree(copies: Sequence[_Copy]) -> None:
-    """Raise SourceRefused when a name is both a file and a folder: a bucket allows that, a disk does not."""
+    """Raise SourceRefused if a name is both a file and a folder. A bucket allows that, but a disk does not."""
     files = {copy.key for copy in copies if not copy.key.endswith("/")}
     for copy in copies:
         parts = copy.key.rstrip("/").split("/")
@@ -194,12 +208,12 @@ def _check_tree(copies: Sequence[_Copy]) -> None:
         if both := next((path for path in above if path in files), None):
             raise SourceRefused(
                 copy.found.where,
-                f"cannot restore {copy.found.where} to a folder: {both!r} is a file and a folder. Restore it to its own place. Nothing was restored.",
+                f"cannot restore {copy.found.where} to a folder: {both!r} is both a file and a folder. Restore it to its original place. Nothing was restored.",
             )
 
 
 def _whole(copies: Sequence[_Copy], result: Restored, *, take_damaged: bool) -> list[_Copy]:
-    """Return the copies that exist with the right size. Raises SourceRefused when some do not, unless `take_damaged`."""
+    """Return the copies that exist with the right size. Raises SourceRefused if one does not, unless `take_damaged`."""
     listed: dict[str, dict[str, int]] = {}
     whole, lost = list[_Copy](), list[str]()
     for copy in copies:
@@ -236,16 +250,23 @@ def _restore_to_folder(
     *,
     take_damaged: bool,
 ) -> None:
-    """Restore everything into a new folder, which appears at once and complete. After an error, there is no folder."""
+    """Restore everything to a new folder. The folder appears only when it is complete; after an error, there is no folder.
+
+    Raises UsageError if the folder exists and is not empty, or if another restore writes to it. Raises SourceRefused if the disk
+    lacks room or an object cannot be restored.
+    """
     to = Path(os.path.abspath(to))
     _check_free(to)
     to.parent.mkdir(parents=True, exist_ok=True)
     size, free = sum(copy.entry.size for copy in copies), shutil.disk_usage(to.parent).free
     if size > free:
-        raise SourceRefused(str(to), f"cannot restore to {to}: {size:,} bytes are needed and {free:,} are free. Nothing was restored.")
+        raise SourceRefused(
+            str(to),
+            f"cannot restore to {to}: it needs {size:,} bytes, and {free:,} are free. Name a folder on another disk. Nothing was restored.",
+        )
     growing = to.with_name(f".{to.name}.runspend-restore")
     with _only_one(to, growing.with_name(f"{growing.name}.lock")):
-        _check_free(to)  # another restore may have ended meanwhile
+        _check_free(to)  # another restore may have written it before this one got the lock
         if growing.is_symlink():
             raise UsageError(f"cannot restore to {to}: {growing} is a link. Remove it. Nothing was restored.")
         if growing.exists():
@@ -264,7 +285,7 @@ def _restore_to_folder(
 
 
 def _check_free(to: Path) -> None:
-    """Raise UsageError when something is already at `to`."""
+    """Raise UsageError unless `to` is free or an empty folder."""
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise UsageError(
             f"cannot restore to {to}: it exists and is not an empty folder. Name a new folder, or an empty one. Nothing was restored."
@@ -273,7 +294,10 @@ def _check_free(to: Path) -> None:
 
 @contextmanager
 def _only_one(to: Path, lock: Path) -> Iterator[None]:
-    """Hold a lock, so that no other restore writes to the same folder. A lock file left by a killed restore does not lock."""
+    """Hold a lock while the context lasts, so that no other restore writes to the same folder. Raises UsageError if one does.
+
+    The operating system holds the lock, so the lock file of a killed restore does not block later ones.
+    """
     try:
         file = os.fdopen(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
     except OSError as error:
@@ -290,7 +314,7 @@ def _only_one(to: Path, lock: Path) -> Iterator[None]:
             raise UsageError(
                 f"cannot restore to {to}: {lock} cannot be locked: {error.strerror}. Name a folder on another disk. Nothing was restored."
             ) from error
-        if not is_alone:  # or the lock file was removed by a restore that has just ended
+        if not is_alone:  # another restore has the lock, or has just ended and removed its lock file
             raise UsageError(
                 f"cannot restore to {to}: another restore is writing there. Wait for it, or name another folder. Nothing was restored."
             )
@@ -312,7 +336,8 @@ def _write_all(
 ) -> None:
     """Write all copies to the target and record the outcomes in `result`.
 
-    keeps_times: give files the times of the archived originals. In the original place they get new times, because they are in use.
+    `keeps_times` gives files the modification times of the archived originals. In the original place, files get the current time,
+    because they are in use again.
     """
     scratch = settings.home / "tmp" / "restore"
     for number, (copy, outcome) in enumerate(_tried(partial(_write_one, target, scratch, keeps_times), copies, pool), 1):
@@ -338,9 +363,9 @@ def _tried(write: Callable[[_Copy], bool], copies: Sequence[_Copy], pool: Thread
 
 
 def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Copy) -> bool:
-    """Return True when the object was written, False when the same bytes were already there.
+    """Write one object. Return True if it was written, False if the same bytes were already in place.
 
-    Raises SourceRefused when the bytes differ from those that were archived.
+    Raises SourceRefused if the copy is missing or damaged, if another object is in its place, or if the written bytes differ.
     """
     key = f"{copy.found.folder}/{copy.entry.data}"
     stored = copy.found.store.head(key)
@@ -361,18 +386,20 @@ def _write_one(target: ObjectStore, scratch: Path, keeps_times: bool, copy: _Cop
             if there is None:
                 raise
         if there.size != copy.entry.size or digest_of(target.read(there)) != copy.entry.sha256:
-            raise SourceRefused(target.uri, f"cannot restore {copy.key!r} to {target.uri}: another object is there. It was left as it is")
-        if there.etag == copy.entry.etag:  # change its ETag, so that an interrupted archiver cannot delete it
+            raise SourceRefused(
+                target.uri, f"cannot restore {copy.key!r} to {target.uri}: another object has this name. It was not overwritten"
+            )
+        if there.etag == copy.entry.etag:  # change its etag, so that a pending delete of an interrupted archiver fails
             _check_back(target, target.renew(there), copy)
     return False
 
 
 def _check_back(target: ObjectStore, written: StoredObject, copy: _Copy) -> None:
-    """Raise SourceRefused for an object that differs from what was archived."""
+    """Read a written object back. Raises SourceRefused if it differs from the archived one."""
     if written.size != copy.entry.size or digest_of(target.read(written)) != copy.entry.sha256:
         raise SourceRefused(
             target.uri,
-            f"cannot restore {copy.key!r} to {target.uri}: it was written and read back, and is not what was archived. Remove it, and restore again",
+            f"cannot restore {copy.key!r} to {target.uri}: the object that was read back differs from the archived one. Delete it, and restore again",
         )
 
 
@@ -385,9 +412,9 @@ def _remove_notes(
     *,
     only_in_the_way: bool = False,
 ) -> None:
-    """Delete the notes that say where the artifacts were moved, where deleting is allowed.
+    """Delete the notes that archiving left in the original place. If a note cannot be deleted, `result.notes` states why.
 
-    `only_in_the_way`: delete only notes that occupy the name of an archived user file.
+    `only_in_the_way` deletes only notes that have the name of an archived user file.
     """
     places = dict[tuple[str, str, str], Item]()
     for found, manifest in archives:

@@ -1,7 +1,7 @@
-"""Run the archive once: take the lease, record what is there, check the caps, then act on one item after another.
+"""Run the archive once: take the lease, record the objects of each item, check the caps, then act on one item after another.
 
-Nothing changes in any store before every item is recorded and is within the caps. An item that fails is reported and does not
-stop the others. `states.py` decides which items are due; `move.py`, `tier.py` and `delete.py` act on them.
+No store is changed before the objects of every item are recorded and the total is within the caps. An item that fails is reported
+and does not stop the others. `states.py` decides which items are due; `move.py`, `tier.py` and `delete.py` act on them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from runspend.warehouse.records import Records
 
 @dataclass(frozen=True)
 class StoreTotals:
-    """Totals of a store in the last inventory: `max_percent` is a percentage of them."""
+    """Totals of a store in its last inventory. `archive.max_percent` is a percentage of them."""
 
     objects: int
     bytes: int
@@ -48,12 +48,13 @@ def apply(
     tools: Tools = Tools(),  # noqa: B008 (frozen)
     tell: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Act on due items, and continue deletions that an earlier run began. Returns one result each, in this order.
+    """Act on due items, and continue deletions that an earlier run began. Return one result per item; continued items come first.
 
-    protects(item): what protects it now, in words, or None; asked right before each delete, or at most ANSWER_SECONDS earlier.
-    known(store): the store's totals in an inventory, None when they are unknown. tell(result) is called as soon as an item is
-    finished, so the caller knows the results even if this function raises. Raises CapPassed or SourceRefused before anything is
-    changed, LeaseLost when another archiver is running or takes over.
+    `protects(item)` returns what protects an item now, in words, or None. Its answer is at most ANSWER_SECONDS old at each delete.
+    `known(store)` returns the store's totals in the last inventory, or None if they are unknown.
+    `tell(result)` is called as soon as an item is finished, so the caller knows the results even if this function raises.
+
+    Raises CapPassed or SourceRefused before anything is changed. Raises LeaseLost if another archiver is running or takes over.
     """
     with ThreadPoolExecutor(tools.workers) if tools.workers > 1 else nullcontext() as pool, take_lease(records) as lease:
         archive_records = ArchiveRecords(records, lease.check)
@@ -85,7 +86,10 @@ def _act(work: Work, archive: Archive) -> Result:
 
 
 def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]) -> tuple[list[Archive], dict[str, Result]]:
-    """Return every item as an open archive; items that cannot be archived, or need not be, as results."""
+    """Record the objects of every item. Return the open archives to act on, and a result per item key.
+
+    The result of an item that cannot be acted on, or needs no action, is final. The results of the others have the state `open`.
+    """
     due = {item.key for item in items}
     newest = {archive.item.key: archive for archive in work.archive_records.all()}
     begun = [
@@ -99,7 +103,7 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
         try:
             if archive is not None and archive.state == "open" and _came_back(work, archive):
                 archive = work.archive_records.end(
-                    archive, "partial", work.now, "it was restored to its place before all of it was archived"
+                    archive, "partial", work.now, "it was restored to its original place before all of it was archived"
                 )
                 if item.key not in due:
                     continue
@@ -113,19 +117,20 @@ def _write_down(work: Work, items: Sequence[Item], clock: Callable[[], datetime]
             results[item.key] = opened
         else:
             archives.append(opened)
-            results[item.key] = Result(opened, "open")  # keeps the order; replaced once the item was acted on
+            results[item.key] = Result(opened, "open")  # keeps the place in the order; `apply` replaces it
     return archives, results
 
 
 def _came_back(work: Work, archive: Archive) -> bool:
-    """Return whether everything that an open archive took is in its place again. If so, the item starts over."""
+    """Return whether everything in an open archive was restored to its original place. If so, the item starts over."""
     return archive.to is not None and work.open(archive.to, "read").head(f"{archive.folder}/{RETURNED_NAME}") is not None
 
 
 def _begin_or_go_on(archive: Archive | None, item: Item, to: str | None, moment: datetime) -> Archive:
-    """Return the begun archive, updated to the latest announcement; a new one if there is none, or if the target changed.
+    """Return the unfinished archive of an item, updated to the latest announcement. If there is none, return a new archive.
 
-    An archive whose deletions have begun keeps its target, because part of it is already there.
+    If the target has changed, a new archive begins as well. But an archive whose deletions have begun keeps its target, because
+    some of its objects are only there.
     """
     if (
         archive is None
@@ -141,17 +146,17 @@ def _target(work: Work, item: Item) -> str | None:
 
 
 def _check_place(work: Work, item: Item, to: str | None) -> None:
-    """Raise SourceRefused for an item whose folder must never be acted on."""
+    """Raise SourceRefused if the item's folder must never be acted on."""
     if why := _why_not(work, item, to):
         raise SourceRefused(item.store, f"cannot {item.action} {item.name} in {item.store} ({item.prefix!r}): {why}. Nothing was moved.")
 
 
 def _why_not(work: Work, item: Item, to: str | None) -> str | None:
-    """Return why an item's folder must never be acted on, or None if it may be."""
+    """Return why the item's folder must never be acted on, or None if it may be."""
     store = find_store(work.settings, item.store)
     source = parse_root(store)
     if not item.prefix or item.prefix.endswith("/") or check_key(item.prefix):
-        return "its folder is ambiguous, or is the whole store"
+        return "stores may read the name of its folder differently, or its folder is the whole store"
     if item.action == "delete":
         return None if is_archive_folder(item.prefix) else "only an archive can be deleted by a policy"
     if f"{item.prefix}/".startswith(f"{ARCHIVE_FOLDER.partition('/')[0]}/"):
@@ -173,7 +178,10 @@ def _why_not(work: Work, item: Item, to: str | None) -> str | None:
 
 
 def _list_objects(work: Work, archive: Archive) -> Archive | Result:
-    """Record the objects in an item's folder. An interrupted listing starts over, because nothing was done with it yet."""
+    """Record the objects in an item's folder. Return the open archive, or a result if there is nothing to do or to allow.
+
+    An interrupted listing starts over. That is safe, because nothing is changed before the listing is complete.
+    """
     item, archive_records = archive.item, work.archive_records
     cutoff = work.now - work.settings.archive.retention if item.action == "delete" else work.cutoff
     work.progress(f"{item.name}: list")
@@ -194,17 +202,20 @@ def _list_objects(work: Work, archive: Archive) -> Archive | Result:
         if objects > MAX_ENTRIES:
             raise SourceRefused(
                 item.store,
-                f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them first. Nothing was moved.",
+                f"cannot {item.action} {item.name}: it has more than {MAX_ENTRIES:,} objects. Pack them into fewer files first. Nothing was moved.",
             )
     if not objects:
-        return Result(archive, "nothing", "there is nothing in its folder")
+        return Result(archive, "nothing", "its folder has no objects to act on")
     if more := _beyond_notice(item, files, size):
         return Result(archive, "protected", more)
     return archive_records.save(replace(archive, state="open", chunks=chunks, objects=objects, bytes=size))
 
 
 def _look_again(work: Work, archive: Archive) -> Archive | Result:
-    """Update an archive that an earlier run began to the current content of its folder: plan new and changed objects."""
+    """Compare an unfinished archive with the current content of its folder, and plan new and changed objects.
+
+    Return the updated archive, or a result if the folder is now protected.
+    """
     item, archive_records = archive.item, work.archive_records
     if item.action != "archive":
         return archive
@@ -229,16 +240,19 @@ def _look_again(work: Work, archive: Archive) -> Archive | Result:
 
 
 def _beyond_notice(item: Item, files: int, size: int) -> str | None:
-    """Return a sentence if a folder holds more than was announced. Age alone does not show it: copied files keep their times."""
+    """Return a sentence if a folder has more objects or bytes than were announced, otherwise None.
+
+    The age of the files does not show this: files that were copied there may have kept their old times.
+    """
     if item.action == "delete" or item.objects is None or item.bytes is None or (files <= item.objects and size <= item.bytes):
         return None
-    return f"it holds {files:,} objects ({size:,} bytes), more than the {item.objects:,} ({item.bytes:,} bytes) that were announced: run runspend measure and runspend archive notify"
+    return f"it has {files:,} objects ({size:,} bytes), more than the {item.objects:,} ({item.bytes:,} bytes) that were announced. Run `runspend measure`, then `runspend archive notify`"
 
 
 def _seen_again(entry: Entry, found: Entry | None) -> Entry:
-    """Return the entry unchanged, or planned again if its place holds a different object now.
+    """Return the entry unchanged, or planned again if another object has its name now. `found` is that object, or None.
 
-    A copied object with the same size and time counts as the same; it is read again before it is deleted.
+    A copied object with the same size and time counts as the same, even if its etag differs. It is read again before it is deleted.
     """
     is_same = found is not None and (
         found.etag == entry.etag or (entry.state == "copied" and (found.size, found.modified) == (entry.size, entry.modified))
@@ -249,7 +263,7 @@ def _seen_again(entry: Entry, found: Entry | None) -> Entry:
 
 
 def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
-    """Yield the objects of an item's folder that its action applies to. Raises SourceRefused for a name that could not be restored."""
+    """Yield the objects in an item's folder to which its action applies. Raises SourceRefused for a name that cannot be restored."""
     item = archive.item
     store = work.open(item.store, "read")
     for found in store.list(item.prefix):
@@ -261,7 +275,8 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
         entry = planned_entry(name, found)
         if why := check_entry(entry):
             raise SourceRefused(
-                item.store, f"cannot {item.action} {item.name}: the name {name!r} could not be restored: {why}. Nothing was moved."
+                item.store,
+                f"cannot {item.action} {item.name}: the name {name!r} cannot be restored: {why}. Rename the file. Nothing was moved.",
             )
         yield entry
 
@@ -270,7 +285,10 @@ def _entries(work: Work, archive: Archive) -> Iterator[Entry]:
 
 
 def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], StoreTotals | None]) -> None:
-    """Raise CapPassed when the remaining work exceeds the caps in the settings. Nothing was changed then."""
+    """Raise CapPassed if the objects or bytes still to act on exceed a cap of the settings. Nothing was changed then.
+
+    `max_objects` and `max_bytes` limit all stores together, `max_percent` limits each store. A store of unknown size is refused.
+    """
     caps = work.settings.archive
     by_store: dict[str, list[int]] = {}
     for archive in archives:
@@ -282,8 +300,8 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
         wanted = sum(total[index] for total in by_store.values())
         if wanted > allowed:
             raise CapPassed(
-                f"cannot act on {wanted:,} {what}: `archive.max_{what}` is {allowed:,}. See what is due with `runspend archive plan`; "
-                "if this is intended, raise the limit. Nothing was moved or deleted.",
+                f"cannot act on {wanted:,} {what}: `archive.max_{what}` is {allowed:,}. `runspend archive plan` shows what is due. "
+                "If this is intended, raise the limit. Nothing was moved or deleted.",
                 wanted=wanted,
                 allowed=allowed,
             )
@@ -299,15 +317,18 @@ def _check_caps(work: Work, archives: Sequence[Archive], known: Callable[[str], 
             allowed = int(of * caps.max_percent)
             if wanted > allowed:
                 raise CapPassed(
-                    f"cannot act on {wanted:,} of {of:,} {what} in {store}: `archive.max_percent` allows {allowed:,}. See what is due with "
-                    "`runspend archive plan`; if this is intended, raise the limit. Nothing was moved or deleted.",
+                    f"cannot act on {wanted:,} of {of:,} {what} in {store}: `archive.max_percent` allows {allowed:,}. `runspend archive plan` "
+                    "shows what is due. If this is intended, raise the limit. Nothing was moved or deleted.",
                     wanted=wanted,
                     allowed=allowed,
                 )
 
 
 def _check_clocks(work: Work, archives: Sequence[Archive], clock: Callable[[], datetime]) -> None:
-    """Raise SourceRefused when this machine's clock and a store's differ, or when `now` is later than both: due items depend on `now`."""
+    """Raise SourceRefused if the clocks of this machine and of a store differ, or if `now` is later than the store's clock.
+
+    A difference up to `archive.clock_skew` is allowed. The check is needed because `now` decides which items are due.
+    """
     skew = work.settings.archive.clock_skew
     for uri in {archive.item.store for archive in archives} | {archive.to for archive in archives if archive.to is not None}:
         try:

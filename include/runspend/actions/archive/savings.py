@@ -1,7 +1,8 @@
-"""Monthly savings and one-time cost of moving a folder, at the bill's own rates where it has them, otherwise at list prices.
+"""Monthly savings and one-time cost of moving a folder, at the bill's own rates if it has them, otherwise at list prices.
 
-Belongs here: money of the archive plan, as exact decimals. `storage_rates.csv` has request, retrieval and early-deletion prices, each
-with its source page; `rates.storage` of the settings overrides them. `plan.sql` selects and protects.
+This module computes the money of the archive plan, as exact decimals. `storage_rates.csv` has the list prices of storage, requests,
+retrieval and early deletion, each with its source page. `rates.storage` of the settings overrides them. `plan.sql` selects the folders
+and finds what protects them.
 """
 
 from __future__ import annotations
@@ -29,28 +30,29 @@ PROVIDERS = {"s3": "s3", "gs": "gs", "abfss": "azure", "abfs": "azure", "az": "a
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates in one currency: billed monthly cost of a byte, and list prices.
+    """Rates in one currency: the billed cost of one byte for one month, and list prices.
 
-    Billed rates are effective cost, by (bucket, class) and by storage class. List prices are by (provider, class).
+    Billed rates are effective cost. `by_bucket` has them by (bucket, storage class). `by_class` has the lowest rate of each storage
+    class. `listed` has list prices by (provider, storage class).
     """
 
     by_bucket: Mapping[tuple[str, str], Decimal]
     by_class: Mapping[str, Decimal]
     listed: Mapping[tuple[str, str], StorageRate]
     currency: str
-    archive_class: str | None = None  # of copies in the archive store, where it is set
+    archive_class: str | None = None  # storage class of copies in the archive store, if `archive.storage_class` is set
 
     def billed_where_written(self, store: str) -> Decimal | None:
-        """Return the rate of a byte newly written to the store: of class STANDARD, or of the only class billed in it."""
+        """Return the billed rate of a new object in the store: that of class STANDARD, or of the only class billed in its bucket."""
         found = {storage_class: rate for (bucket, storage_class), rate in self.by_bucket.items() if bucket == bucket_of(store)}
         return found.get("STANDARD", next(iter(found.values())) if len(found) == 1 else None)
 
     def billed(self, store: str, storage_class: str) -> Decimal | None:
-        """Return the rate of a byte of a class in a store: of its own bucket, otherwise the lowest rate of the buckets with that class."""
+        """Return the billed rate of a storage class in a store: that of its bucket, otherwise the lowest rate of all buckets."""
         return self.by_bucket.get((bucket_of(store) or "", storage_class), self.by_class.get(storage_class))
 
     def list_price(self, store: str, storage_class: str) -> StorageRate | None:
-        """Return the list prices of a class at the store's provider; None for folders and unknown classes."""
+        """Return the list prices of a storage class at the store's provider; None for folders and unknown classes."""
         return self.listed.get((PROVIDERS.get(urlsplit(store).scheme, ""), storage_class.upper()))
 
 
@@ -66,7 +68,7 @@ class ClassTotal:
 
 @dataclass(frozen=True)
 class Money:
-    """Money of one item, in `currency`: None where a rate is not known."""
+    """Savings and cost of one item, in `currency`. A value is None if a rate is not known."""
 
     monthly_saving: Decimal | None
     action_cost: Decimal | None
@@ -74,14 +76,17 @@ class Money:
 
     @property
     def payback_months(self) -> float | None:
-        """Months until the saving has paid for the move, for display. None if it never does, or if it is not known."""
+        """Months until the saving has paid for the move, for display. None if it never does, or if a value is not known."""
         if self.monthly_saving is None or self.action_cost is None or self.monthly_saving <= 0:
             return None
         return float(EXACT.divide(self.action_cost, self.monthly_saving))
 
 
 def price_item(action: str, to: str | None, store: str, parts: Sequence[ClassTotal], rates: Rates, now: datetime) -> Money:
-    """Return saving and cost of moving all parts of a folder. `to` is the storage class (tier) or the archive store (archive)."""
+    """Return the monthly saving and the one-time cost of moving all parts of a folder.
+
+    `to` is the new storage class for `tier`, and the URI of the archive store for `archive`.
+    """
     saving: Decimal | None = Decimal(0)
     cost: Decimal | None = Decimal(0)
     sources: set[str] = set()
@@ -110,7 +115,10 @@ def _rate_here(store: str, storage_class: str, rates: Rates) -> tuple[Decimal | 
 
 
 def _cost_there(action: str, to: str | None, store: str, part: ClassTotal, rates: Rates) -> tuple[Decimal | None, str | None]:
-    """Return the monthly cost of the part at its target, and the source of the rate. Small objects count at the billed minimum size."""
+    """Return the monthly cost of the part at its target, and the source of the rate.
+
+    Small objects count with the minimum size that the provider bills, and every object with its overhead.
+    """
     if action == "delete":
         return Decimal(0), None
     if action == "archive" and rates.archive_class is None:
@@ -126,7 +134,10 @@ def _cost_there(action: str, to: str | None, store: str, part: ClassTotal, rates
 
 
 def _cost_of_moving(action: str, to: str | None, store: str, part: ClassTotal, rates: Rates, now: datetime) -> Decimal | None:
-    """Return the cost of early deletion, requests and retrieval. Early deletion is an upper bound: all objects as young as the newest."""
+    """Return the one-time cost of moving a part: early deletion, requests and retrieval. None if a price is not known.
+
+    The cost of early deletion is an upper bound: it takes all objects as young as the newest one.
+    """
     if "://" not in store or store.startswith("file:"):
         return Decimal(0) if action == "delete" else _copies(to or "", part, rates)
     here = rates.list_price(store, part.storage_class)
@@ -142,7 +153,7 @@ def _cost_of_moving(action: str, to: str | None, store: str, part: ClassTotal, r
 
 
 def _copies(store: str, part: ClassTotal, rates: Rates) -> Decimal | None:
-    """Return the cost of writing every object to the archive and reading it back, which some classes charge for. A folder is free."""
+    """Return the cost of writing every object to the archive store and reading it back. Requests to a folder cost nothing."""
     provider = PROVIDERS.get(urlsplit(store).scheme)
     if provider is None:
         return Decimal(0)
@@ -167,9 +178,9 @@ def _tick(money: Decimal | None) -> Decimal | None:
 
 
 def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
-    """Read the rates of a plan, all in `currency`: monthly cost of a byte by the bill (see `storage_rates`), and list prices.
+    """Return the rates of a plan, all in `currency`: billed rates (see `billed_rates`) and list prices.
 
-    A storage class without a bill in its own bucket gets the lowest rate of the buckets with that class.
+    If a bucket has no billed rate for a storage class, the lowest billed rate of that class counts.
     """
     by_bucket: dict[tuple[str, str], Decimal] = {}
     by_class: dict[str, Decimal] = {}
@@ -181,7 +192,10 @@ def read_rates(reader: Reader, settings: Settings, now: datetime) -> Rates:
 
 
 def list_prices(settings: Settings, day: date) -> dict[tuple[str, str], StorageRate]:
-    """Return list prices in `currency`; `rates.storage` overrides the built-in ones. Prices that cannot be converted are left out."""
+    """Return list prices by (provider, storage class), in `currency`. `rates.storage` overrides the built-in prices.
+
+    Prices in a currency without an exchange rate on `day` are left out.
+    """
     written = {(rate.provider, rate.storage_class.upper()): rate for rate in (*_ours(), *settings.rates.storage)}
     factors = {rate.currency: _factor(settings.rates.exchange, rate.currency, settings.currency, day) for rate in written.values()}
     return {key: _converted(rate, factor) for key, rate in written.items() if (factor := factors[rate.currency]) is not None}
@@ -205,6 +219,6 @@ def _converted(rate: StorageRate, factor: tuple[int, int]) -> StorageRate:
 
 
 def bucket_of(store: str) -> str | None:
-    """Return the bucket if the root URI is a whole bucket; None for folders, and for roots inside a bucket."""
+    """Return the bucket of a store whose root is the whole bucket. Return None for other roots: a bill cannot be assigned to them."""
     parts = urlsplit(store)
     return parts.netloc if parts.scheme in ("s3", "gs") and parts.netloc and parts.path in ("", "/") else None

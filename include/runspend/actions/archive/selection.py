@@ -1,6 +1,6 @@
-"""The selection of a retention policy, as a condition over folders, runs and experiments. Pure: reads no table.
+"""The selection of a retention policy, as an SQL condition on folders, runs and experiments.
 
-Belongs here: how `select` becomes SQL. `plan.sql` protects folders; `savings.py` prices moves.
+This module translates `select` to SQL and does not read tables. `plan.sql` finds what protects folders; `savings.py` computes savings.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KIND_CONDITIONS = {
 
 @dataclass(frozen=True)
 class Selection:
-    """A policy's `select`, parsed."""
+    """The parsed `select` of a policy."""
 
     kinds: Sequence[str]
     must: Selector
@@ -47,12 +47,16 @@ class Selection:
 
     @property
     def kinds_sql(self) -> str:
-        """Condition on `owned o` for the kinds of owners that the policy acts on."""
+        """SQL condition on `owned o` of `plan.sql`: the kinds of owners on which the policy acts."""
         return f"({' or '.join(KIND_CONDITIONS[kind] for kind in self.kinds)})"
 
 
 def parse_select(policy: RetentionPolicy) -> Selection:
-    """Parse a policy's conditions. Raises ConfigError with the policy's name, even for input that the configuration should have refused."""
+    """Return the parsed conditions of a policy.
+
+    Raises ConfigError with the name of the policy for an invalid condition. Settings refuse such conditions as well; this is a second
+    check.
+    """
     given = policy.select
     try:
         if not narrows(given):
@@ -79,7 +83,10 @@ def parse_select(policy: RetentionPolicy) -> Selection:
 
 
 def selection_sql(selection: Selection, now: datetime) -> tuple[str, dict[str, Any]]:
-    """Return the conditions over `known k` as GoogleSQL, and their parameters. Rows with unknown values stay: they show as protected."""
+    """Return the conditions on `known k` of `plan.sql` as GoogleSQL, and their parameters.
+
+    Rows whose age, size or last use is unknown are selected as well. `plan.sql` then shows them as protected.
+    """
     parameters: dict[str, Any] = {}
 
     def bind(value: object) -> str:
@@ -113,7 +120,7 @@ def _condition(key: str, patterns: Sequence[str], bind: Callable[[object], str])
 
 
 def policy_digest(policy: RetentionPolicy, settings: Settings) -> str:
-    """Return a digest of everything that decides what the policy does. A notice with another digest is not valid for it."""
+    """Return a digest of all settings that decide what a policy does. A notice with another digest is not valid for the policy."""
     decides = (
         f"{policy.model_dump_json(exclude={'name'})}|{settings.archive.to if policy.action == 'archive' and policy.to is None else ''}"
     )

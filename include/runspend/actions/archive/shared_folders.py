@@ -1,6 +1,6 @@
-"""Find other owners of a folder by URIs with irregular spellings. `plan.sql` compares regular spellings.
+"""Find the other owners of a folder whose URIs are spelled irregularly. `plan.sql` compares URIs with regular spellings.
 
-`ingest/tracking/artifact_folders.py` knows what a spelling means.
+`ingest/tracking/artifact_folders.py` decides which folders a spelling may mean.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 from runspend.actions.archive.local_links import LocalLinks
 from runspend.ingest.tracking.artifact_folders import find_folders
 
-# Locations that a configured store can hold. They need a second check if they are spelled irregularly.
+# Locations that may be in a configured store. If one is spelled irregularly, `plan.sql` cannot compare it, and this module does.
 STORED = r"^(?i:(?:s3[an]?|gs|abfss?|wasbs?|https|file):|[^:/]*(?:/|$))"
 
 
 class OddFolders:
-    """Owners and registered versions with irregular URIs, by the folders that these may name.
+    """Owners and registered versions with irregular URIs, by the folders that the URIs may mean.
 
-    rows: tracking_server, owner_kind ('version' for a version), owner_id, label and uri of each. behind: the location behind
-    `mlflow-artifacts:`, by server. links: paths outside that lead into folders of local stores.
+    `rows` has tracking_server, owner_kind ('version' for a registered version), owner_id, label and uri of each. `behind` has the
+    artifact root of each server, which `mlflow-artifacts:` means. `links` has other paths into folders of local stores.
     """
 
     def __init__(self, rows: Iterable[Mapping[str, Any]], behind: Mapping[str, str | None], links: LocalLinks | None = None) -> None:
@@ -32,7 +32,7 @@ class OddFolders:
         self._folders = sorted(self._at)
 
     def reasons(self, row: Mapping[str, Any], folder: str) -> list[str]:
-        """Return why a plan row with this folder must stay, in the words of `plan.sql`, each reason once."""
+        """Return why a plan row with this folder must stay in its place, each reason once, with the wording of `plan.sql`."""
         if not self._at:
             return []
         found: dict[str, None] = {}

@@ -1,8 +1,9 @@
-"""The plan with the state of each item: planned, announced, due, kept, or already moved. Joins the tables with the records.
+"""The archive plan with the state of each item: planned, announced, due, kept, or already moved.
 
-A single clock is not trusted. A grace period counts only witnessed time: each check of the plan is recorded, and the time between
-two checks counts for at most half the grace period. So a clock that jumps a year makes nothing due, and neither does
-a machine that was off: the rest must still pass. Items whose sources were read too long ago, or in the future, are not due either.
+This module joins the plan with the records. It does not trust a single clock. A grace period counts only witnessed time: each check
+of the plan is recorded, and the time between two checks counts for at most half the grace period. So nothing becomes due because a
+clock jumped by a year, or because the machine was off. The other half must still pass. An item is not due either if its sources
+were read too long ago, or at a time in the future.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CLOCK = "archive_clock"
-LOOKS_KEPT = 400
-LOOK_APART = timedelta(hours=6)
-STALE = timedelta(days=8)  # a server or store not read for so long may have changed
+LOOKS_KEPT = 400  # recorded checks of the plan; older ones are dropped
+LOOK_APART = timedelta(hours=6)  # minimum time between two recorded checks
+STALE = timedelta(days=8)  # a server or store that was not read for longer may have changed
 DONE = ("archived", "tiered", "deleted")
 
 
@@ -40,7 +41,7 @@ class History:
     announced: Mapping[str, Announcement]
     keeps: Mapping[tuple[str, str, str, str], Keep]
     archives: Mapping[tuple[str, str, str], Archive]  # (action, store, folder) -> the newest
-    looks: Sequence[datetime]
+    looks: Sequence[datetime]  # when the plan was checked
     read_at: Mapping[tuple[str, str], datetime | None]  # (kind, source) -> last good read
     graces: Mapping[str, timedelta]  # by policy
     servers: Sequence[str]
@@ -48,7 +49,7 @@ class History:
 
 
 def current_plan(reader: Reader, records: Records, settings: Settings, now: datetime) -> pa.Table:
-    """Return rows of `archive_plan` for the month of `now`, with their states."""
+    """Return the rows of `archive_plan` for the month of `now`, each with its state."""
     import pyarrow as pa
 
     plan = plan_items(reader, settings, now)
@@ -61,7 +62,7 @@ def current_plan(reader: Reader, records: Records, settings: Settings, now: date
 
 
 def read_history(reader: Reader, records: Records, settings: Settings, now: datetime) -> History:
-    """Read everything that `judge` needs in addition to the plan."""
+    """Return everything that `judge` needs in addition to the plan."""
     sources = reader.query("select kind, source, last_good_at from sources").to_pylist()
     seen = records.get(CLOCK, "looks")
     return History(
@@ -84,7 +85,7 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
             return {
                 **row,
                 "state": "protected",
-                "reason": f"restored on {archive.restored_at[:10]}, and not measured since",
+                "reason": f"restored on {archive.restored_at[:10]}, and its store was not measured since",
                 "monthly_saving": None,
                 "action_cost": None,
             }
@@ -112,9 +113,10 @@ def judge(row: dict[str, Any], history: History, now: datetime) -> dict[str, Any
 
 
 def _nothing_came_since(row: Mapping[str, Any], archive: Archive, history: History) -> bool:
-    """Whether nothing new is known about the folder: the store was not measured since, or the folder holds only the note.
+    """Whether no new objects are known in a folder since it was moved.
 
-    The note is one file, and its size differs from the archive's.
+    That is so if its store was not measured since, or if the folder has only the note. The note is one file of another size than the
+    archive.
     """
     if row["action"] == "delete" or not _is_measured_since(row, archive.ended_at or archive.planned_at, history):
         return True
@@ -130,7 +132,7 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
     if now < announced_at + grace:
         return f"due from {announced_at + grace:%Y-%m-%d}"
     if (witnessed := witnessed_time(history.looks, announced_at, now, grace)) < grace:
-        return f"the clock jumped, or Runspend did not run for a long time: {witnessed.days} of {grace.days} days since the notice count"
+        return f"the clock jumped, or Runspend did not run for a long time: only {witnessed.days} of the {grace.days} days since the notice count"
     needed = [("tracking", name) for name in ([row["tracking_server"]] if row["tracking_server"] else history.servers)]
     needed += [("store", row["store"])] if row["action"] not in ("delete", "prune") else []
     for kind, name in needed:
@@ -143,13 +145,16 @@ def _why_not_due(row: Mapping[str, Any], announced_at: datetime, grace: timedelt
 
 
 def witnessed_time(looks: Sequence[datetime], since: datetime, now: datetime, grace: timedelta) -> timedelta:
-    """Return the witnessed time since then. The time between two checks of the plan counts for at most half the grace period."""
+    """Return the witnessed time from `since` to `now`. `looks` are the times at which the plan was checked.
+
+    The time between two checks counts for at most half the grace period.
+    """
     moments = [since, *sorted(look for look in looks if since < look < now), now]
     return sum((min(later - earlier, grace / 2) for earlier, later in pairwise(moments)), timedelta())
 
 
 def record_look(records: Records, now: datetime) -> None:
-    """Record that the plan was checked now."""
+    """Record that the plan was checked now, unless a check within LOOK_APART is recorded already."""
     while True:
         found = records.get(CLOCK, "looks")
         looks = [] if found is None else [datetime.fromisoformat(moment) for moment in found[0]["looks"]]
@@ -161,7 +166,7 @@ def record_look(records: Records, now: datetime) -> None:
 
 
 def archives_table(records: Records) -> pa.Table:
-    """Build the table `archives` from the records: everything that was ever acted on."""
+    """Return the table `archives`, built from the records: one row for each action that ever began."""
     import pyarrow as pa
 
     found = ArchiveRecords(records).all()
@@ -180,7 +185,7 @@ def archives_table(records: Records) -> pa.Table:
 
 
 def objects_table(records: Records) -> pa.Table:
-    """Build the table `archive_objects` from the records: every object that was ever acted on, with its progress."""
+    """Return the table `archive_objects`, built from the records: one row for each object of these actions, with its progress."""
     import pyarrow as pa
 
     archive_records = ArchiveRecords(records)
@@ -197,6 +202,6 @@ def objects_table(records: Records) -> pa.Table:
 
 
 def plan_states(plan: pa.Table) -> dict[str, tuple[str, str]]:
-    """Return item key -> (state, reason)."""
+    """Return (state, reason) of each item, by item key."""
     columns = (plan.column(name).to_pylist() for name in ("item_key", "state", "reason"))
     return {key: (state, reason) for key, state, reason in zip(*columns, strict=True)}

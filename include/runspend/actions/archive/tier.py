@@ -1,7 +1,7 @@
-"""`tier`: change the storage class of every object of an item, in place, if the object is still the one that was listed.
+"""The action `tier`: change the storage class of every object of an item, in place, if the object is unchanged since it was listed.
 
-The store copies its own bytes; afterwards size and class are compared. Nothing is deleted or downloaded: a retrieval would
-cost what tiering is meant to save.
+The store copies the bytes itself. Afterwards Runspend compares the size and the storage class. Nothing is deleted or downloaded: a
+download would cost the money that `tier` is meant to save.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from runspend.core.errors import NotDone, OutcomeUnknown
 
 
 def tier(work: Work, archive: Archive) -> Result:
-    """Change an item's objects to the class named in its policy. Raises SourceError, LeaseLost."""
+    """Change the objects of an item to the storage class of its policy, as far as is possible now, and return the outcome.
+
+    Raises SourceError if a store does not answer. Raises LeaseLost if another archiver has taken over.
+    """
     item, archive_records = archive.item, work.archive_records
     store, wanted, watch = work.open(item.store, "archive"), item.to or "", work.watch(item)
 
@@ -41,7 +44,9 @@ def tier(work: Work, archive: Archive) -> Result:
             found = looked
         crash_point("archive.after_tier")
         if (found.size, found.storage_class) != (entry.size, wanted):
-            return replace(entry, reason=f"{obj.key!r} is {found.size} bytes of {found.storage_class} now, not {entry.size} of {wanted}")
+            return replace(
+                entry, reason=f"{obj.key!r} has {found.size} bytes of class {found.storage_class} now, not {entry.size} of class {wanted}"
+            )
         return replace(entry, state="tiered", reason=None)
 
     for chunk in range(archive.chunks):
@@ -50,6 +55,6 @@ def tier(work: Work, archive: Archive) -> Result:
             return work.wait(archive, "protected", watch.found)
     left = [entry for entry in archive_records.every_entry(archive) if not entry.is_settled]
     if left:
-        reason = f"{len(left)} of {archive.objects} objects are not of class {wanted}. {left[0].reason or ''}".strip()
+        reason = f"{len(left)} of {archive.objects} objects do not have the class {wanted} yet. {left[0].reason or ''}".strip()
         return work.wait(archive, "partial", reason)
     return Result(archive_records.end(archive, "tiered", work.now), "tiered")

@@ -1,7 +1,7 @@
-"""Verify archives: list every copy and compare it with its manifest; read and hash a sample, or all copies.
+"""Verify archives: list every copy and compare it with its manifest, then read and hash a sample of the copies, or all of them.
 
-Each run draws a new sample. If a given share of the copies is damaged, the sample holds one of them with a given probability. Some stores
-charge for reads: `price_of_reading` returns the price before anything is read.
+Each verification draws a new random sample. It is so large that it finds damage in a given share of the copies with a given
+probability. Some stores charge for reads: `price_of_reading` returns the price before anything is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from runspend.warehouse.records import Records
 
 CONFIDENCE, SHARE = 0.95, 0.01
 KIND = "archive_verifications"
-COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # storage classes that a store can read only hours after a retrieval request
+COLD = ("GLACIER", "DEEP_ARCHIVE", "ARCHIVE")  # storage classes that can be read only hours after a retrieval request
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a full read would transfer, and its price at the store's list prices: None where they are not known."""
+    """The objects and bytes of a full read, and its price at list prices. The price is None if a list price is not known."""
 
     objects: int
     bytes: int
@@ -45,15 +45,18 @@ class Reading:
 
 @dataclass
 class Verification:
-    """Counts of the checked files, and the problems: one sentence per damaged copy and per archive that could not be judged."""
+    """The result of a verification: counts, and problems.
+
+    `damaged` has one sentence per damaged copy. `unknown` has one for each archive or store that could not be checked.
+    """
 
     archives: int = 0
-    objects: int = 0  # copies; equal files have one copy in an archive
+    objects: int = 0  # copies; equal files share one copy in an archive
     bytes: int = 0
     read: int = 0
     read_bytes: int = 0
-    not_readable: int = 0  # in a class that must be retrieved first
-    left_over: int = 0  # copies in no manifest: from unfinished archives, or failed copies
+    not_readable: int = 0  # in a storage class that must be retrieved first
+    left_over: int = 0  # copies that no manifest names: from unfinished archives, or from failed attempts to copy
     left_over_bytes: int = 0
     damaged: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Verification:
         listed = f"{counted(self.archives, 'archive')}, {counted(self.objects, 'object')}, {self.bytes:,} bytes listed"
         checked = f"{listed}; {counted(self.read, 'object')} read"
         if self.damaged or self.unknown:
-            return f"{checked}; {len(self.damaged)} damaged, {len(self.unknown)} archives unknown"
+            return f"{checked}; {len(self.damaged)} damaged, {len(self.unknown)} could not be checked"
         if not self.archives:
             return "nothing is archived"
         if self.read == self.objects:
@@ -88,12 +91,16 @@ class _Copy:
 
 
 def sample_size(confidence: float, share: float) -> int:
-    """Return how many copies to read so that damage in `share` of them is found with `confidence`, for any number of copies."""
+    """Return how many copies to read.
+
+    If at least `share` of all copies are damaged, a sample of this size contains a damaged copy with probability `confidence`. That
+    holds for any number of copies.
+    """
     return math.ceil(math.log(1 - confidence) / math.log(1 - share))
 
 
 def price_of_reading(settings: Settings, *, now: datetime, open_store: OpenStore = open_objects, progress: Progress = silent) -> Reading:
-    """Return what `verify` with `full` would read. Only lists objects."""
+    """Return what `verify` with `full` would read, and its price. This only lists objects; it reads none."""
     seen = Verification()
     prices = list_prices(settings, now.date())
     objects, size = 0, 0
@@ -127,7 +134,11 @@ def verify(
     chance: random.Random | None = None,
     tools: Tools = Tools(),  # noqa: B008 (frozen)
 ) -> Verification:
-    """Compare every archive of every store with its manifest, and read a sample or (`full`) all. Nothing is changed in any store."""
+    """Compare every archive of every store with its manifest, and read a sample of the copies, or all of them (`full`).
+
+    Changes nothing in any store, and records the result under home. `confidence` and `share` set the size of the sample, see
+    `sample_size`. Copies that were written again since they were archived are read in addition, because they are most likely damaged.
+    """
     open_store, progress = tools.open_store, tools.progress
     chance = chance or random.SystemRandom()
     result = Verification(confidence=confidence, share=share)
@@ -137,7 +148,7 @@ def verify(
         if full:
             chosen.append(copy)
         elif copy.stored.etag != copy.entry.copy_etag:
-            odd.append(copy)  # written after it was archived, so most likely to be damaged
+            odd.append(copy)  # written again since it was archived: read these in addition to the sample
         elif len(chosen) < size:
             chosen.append(copy)
         elif (at := chance.randrange(number + 1)) < size:
@@ -145,7 +156,7 @@ def verify(
     chosen += odd[:size]
     if odd[size:]:
         result.unknown.append(
-            f"{len(odd) - size:,} more copies were written since they were archived, and not read. Run runspend archive verify --full."
+            f"{len(odd) - size:,} more copies were written again since they were archived. They were not read. To read them: runspend archive verify --full"
         )
     with ThreadPoolExecutor(tools.workers) as pool:
         for number, (copy, problem) in enumerate(pool.map(_read, chosen), 1):
@@ -163,13 +174,13 @@ def verify(
 
 
 def was_whole(records: Records, month: str) -> bool:
-    """Whether a verification in that month (2026-11) found no damage and no unknown archive."""
+    """Whether a verification in `month` ("2026-11") found no damage and could check every archive."""
     looks = records.list(KIND).values()
     return any(look["at"].startswith(month) and not look["damaged"] and not look["unknown"] for look in looks)
 
 
 def _listed(settings: Settings, result: Verification, open_store: OpenStore, progress: Progress) -> Iterator[_Copy]:
-    """Yield every copy that exists with the right size; record the others in `result`."""
+    """Yield every copy that exists with the right size. Record the others, and archives that cannot be listed, in `result`."""
     for store in readable_stores(settings):
         opened = open_store(store, "read")
         try:
@@ -181,14 +192,16 @@ def _listed(settings: Settings, result: Verification, open_store: OpenStore, pro
             progress(f"{result.archives:,} archives listed")
             try:
                 manifest = load_manifest(found)
-                if tombstone_of(found) is None or (manifest is not None and not lacks_copies(found, manifest)):  # its deletion never began
+                if tombstone_of(found) is None or (
+                    manifest is not None and not lacks_copies(found, manifest)
+                ):  # its deletion has not begun
                     yield from _compared(found, manifest, result, settings, open_store)
             except SourceError as error:
                 result.unknown.append(str(error))
 
 
 def _compared(found: Found, manifest: Manifest | None, result: Verification, settings: Settings, open_store: OpenStore) -> Iterator[_Copy]:
-    """Yield the copies of one archive, each once."""
+    """Yield each copy of one archive that exists with the right size. Record the others in `result`."""
     folder = found.folder
     held = {stored.key[len(folder) + 1 :]: stored for stored in found.store.list(f"{folder}/data")}
     named = {} if manifest is None else {entry.data or "": entry for entry in manifest.entries}
@@ -208,7 +221,7 @@ def _compared(found: Found, manifest: Manifest | None, result: Verification, set
 
 
 def _read(copy: _Copy) -> tuple[_Copy, str | None]:
-    """Return None for an intact copy, "?" for a copy that cannot be read now, otherwise the problem."""
+    """Read a copy, and return it with its problem: None if it is intact, "?" if it must be retrieved first, otherwise a text."""
     try:
         sha256 = digest_of(copy.found.store.read(copy.stored))
     except SourceError as error:
@@ -218,7 +231,7 @@ def _read(copy: _Copy) -> tuple[_Copy, str | None]:
 
 
 def _describe(found: Found, manifest: Manifest, entry: Entry, what: str, settings: Settings, open_store: OpenStore) -> str:
-    """Describe a damaged copy, and say where else its bytes are."""
+    """Return sentences on a damaged copy: its problem, the files that it belongs to, and where else its bytes are."""
     item = manifest.item
     names = [other.key for other in manifest.entries if other.data == entry.data]
     also = f" (and {len(names) - 1} equal files)" if len(names) > 1 else ""
@@ -229,12 +242,12 @@ def _describe(found: Found, manifest: Manifest, entry: Entry, what: str, setting
 
 
 def _elsewhere(found: Found, prefix: str, store: str, entry: Entry, settings: Settings, open_store: OpenStore) -> str:
-    """Say where else the same bytes are: in their original place, or in another archive of the same store."""
+    """Return a sentence on where else the same bytes are: in their original place, or in another archive of the same store."""
     try:
         source = open_store(find_store(settings, store), "read")
         there = source.head(f"{prefix}/{entry.key}")
         if there is not None and there.size == entry.size and digest_of(source.read(there)) == entry.sha256:
-            return "The same bytes are in their own place."
+            return "The same bytes are still in their original place."
         for other in find_archives(found.store):
             if other.archive_id != found.archive_id and _holds(found.store, other, entry):
                 return f"The same bytes are in {other.where}."

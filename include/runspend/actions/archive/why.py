@@ -1,6 +1,6 @@
-"""Explain where a run's files are, and why: protection, objections, policies and archives.
+"""Explain where a run's files are, and why: what protects them, which policies select them, and where they were archived.
 
-Belongs here: the explanation of one run. It uses the query of `plan.sql` without a policy's conditions.
+This uses the query `plan.sql`, limited to one run and without the conditions of a policy.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ EVERYTHING = Selection(("run", "model", "trace", "orphan"), {}, {}, None, None, 
 
 @dataclass(frozen=True)
 class Why:
-    """Sentences on a run, each with its label: kept, archived, policy, free, or unknown."""
+    """What is known about the files of one run."""
 
     run_id: str
     run_name: str | None
-    lines: list[tuple[str, str]]
+    lines: list[tuple[str, str]]  # (label, sentence); labels are for example kept, archived, policy, free and unknown
 
 
 def explain_why(reader: Reader, records: Records, settings: Settings, run: str, now: datetime) -> Why:
-    """Explain everything known about the files of one run (its id, or a prefix of at least six characters).
+    """Return everything that is known about the files of one run. `run` is its id, or a prefix of at least six characters.
 
-    Raises UsageError if there is no such run.
+    Raises UsageError if no run or several runs match.
     """
     run_id, name = _find_run(reader, run)
     history = read_history(reader, records, settings, now)
@@ -54,7 +54,7 @@ def explain_why(reader: Reader, records: Records, settings: Settings, run: str, 
     policies = [line for policy in settings.retention for line in _policy_lines(reader, settings, policy, run_id, history, now)]
     lines += policies
     if not facts:
-        lines.append(("unknown", "no store in `stores` has artifacts of this run: it has none, or they were not measured"))
+        lines.append(("unknown", "no store in `stores` has artifacts of this run. The run has none, or they were not measured"))
     elif not kept and not policies:
         lines.append(("free", "nothing protects it, and no policy selects it: it stays where it is"))
     return Why(run_id, name, lines)
@@ -73,7 +73,7 @@ def _find_run(reader: Reader, run: str) -> tuple[str, str | None]:
 
 
 def _facts(reader: Reader, settings: Settings, run_id: str, now: datetime) -> list[dict[str, Any]]:
-    """Return what protects the folders of the run and its models, regardless of policies; one row per folder."""
+    """Return one row for each folder of the run and its models, with everything that protects it, independent of policies."""
     anything = RetentionPolicy.model_construct(name="", select={}, keep=None, action="archive", to="", grace=timedelta(days=30))
     rows = read_candidates(reader, anything, EVERYTHING, settings, now, read_odd_folders(reader, settings), run_id)
     return list({(row["store"], row["prefix"], row["owner_kind"], row["owner_id"]): row for row in rows}.values())
@@ -87,7 +87,7 @@ def _policy_lines(
     ]
     found = [
         row for planned, row in selected if "protected" not in (planned, row["state"]) or planned != row["state"]
-    ]  # protections are listed already
+    ]  # `_facts` lists the protections of the plan already
     return [("policy", f"{policy.name} ({policy.action}) selects {item_of(row).name}: {row['state']}, {row['reason']}") for row in found]
 
 
@@ -111,9 +111,9 @@ def _archived(archive: Archive) -> list[tuple[str, str]]:
 
 
 def _tagged(archive: Archive, records: Records) -> list[tuple[str, str]]:
-    """Return why MLflow does not show it: an apply reports this only once."""
+    """Return the reason why MLflow does not have the archive's tag, if that is so. `runspend archive apply` reports it only once."""
     found = None if records.get(TAGGED, archive.tagged_key) else records.get(NOT_TAGGED, archive.tagged_key)
-    return [] if found is None else [("not in MLflow", f"{found[0]['reason']}; every apply tries again")]
+    return [] if found is None else [("not in MLflow", f"{found[0]['reason']}; each `runspend archive apply` tries again")]
 
 
 def _whose(row: dict[str, Any], run_id: str) -> str:

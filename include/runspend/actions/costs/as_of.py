@@ -1,7 +1,7 @@
-"""The bill as it was known on an earlier day: `runspend costs --as-of DATE`, from the changes of each version.
+"""The bill as it was known on an earlier day, for `runspend costs --as-of DATE`.
 
-Earlier versions keep only the totals per charge date, service and account, not the lines. So this module cannot tell which runs used
-the money. Current costs belong in `query.py`.
+The table `bill_changes` has the changes that each version of a bill made, by charge date, service and account. Lines of earlier versions
+are not kept, so the costs of an earlier day cannot be split by run. `query.py` has the current costs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from runspend.warehouse.sql_files import read_sql
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Dimensions of earlier versions, and their columns of bill_changes.
+# Dimension of earlier bill versions -> its column in bill_changes.
 KEYS = {"source": "source", "period": "billing_period", "service": "service_name", "account": "sub_account_id", "day": "charge_date"}
 DEFAULT_KEYS = ("source", "period", "service", "account")
 VERSIONS = read_sql(Path(__file__).parent, "versions_as_of")
@@ -27,10 +27,12 @@ DIFFERENCES = read_sql(Path(__file__).parent, "differences_as_of").replace("{ver
 
 
 def bill_as_of(reader: Reader, until: datetime, by: Sequence[str], chosen: Selection, *, top: int, measure: str) -> pa.Table:
-    """Return the bill by the versions loaded before `until`, largest first: the keys, `billing_currency` and one cost.
+    """Return the costs of the bill versions that were loaded before `until`, highest first.
 
-    Raises UsageError for a key that earlier versions do not have, or if nothing had been loaded. Raises CheckFailed if the
-    changes do not add up to the totals noted when each version was loaded.
+    A row has the dimensions in `by`, `billing_currency` and the cost of `measure`. `top` is the maximum number of rows.
+
+    Raises UsageError for a dimension that earlier versions do not have, or if no bill was loaded before `until`. Raises CheckFailed if
+    the changes do not add up to the totals that were recorded when each version was loaded.
     """
     columns = [_column(key.strip()) for key in by]
     for key in chosen.where:

@@ -1,4 +1,4 @@
--- Bills whose changes up to a day do not add up to the totals of the version of that day.
+-- Bills for which the changes up to a day do not add up to the totals of the newest version of that day. No rows means no error.
 with {versions},
 newest as (
   select source, billing_period, max(version_number) as version_number from versions group by source, billing_period

@@ -1,6 +1,7 @@
--- The cost of an hour of a machine on the bills since @since: the median by type, region, purchase option and currency. Time counts as
--- billed: a machine that ran for 20 minutes of an hour costs three times its line, each of four machines on one line a quarter of it. Unused
--- reservations and support are left out. The lower of two middle values: a price that was charged, not one in between.
+-- The cost of one machine hour on the bills since @since: the median by instance type, region, purchase option and currency.
+-- The price counts billed time. If a machine was billed for 20 minutes of an hour, its price is three times the cost of its line. If one
+-- line has four machines, the price of each is a quarter of the cost. Unused reservations and support are left out.
+-- Of two middle values, the lower one is the median: it is a price that was actually charged, not one in between.
 with skus as (
   select
     source, resource_key, charge_period_start, charge_period_end, billing_currency,

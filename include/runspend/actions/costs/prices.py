@@ -1,6 +1,6 @@
-"""The price list for training jobs: what an hour of each machine type cost recently, and what runs of each experiment cost.
+"""The price list for training jobs: what an hour of each instance type cost recently, and what runs of each experiment cost.
 
-`interfaces/identify/live_costs.py` reads it where runs train.
+Training jobs read it with `interfaces/identify/live_costs.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PRICE_DAYS = 30
 
 
 def is_price_list(file: Path) -> bool:
-    """Whether a file is a price list, of any version."""
+    """Whether a file is a price list of any version."""
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError):
@@ -28,7 +28,7 @@ def is_price_list(file: Path) -> bool:
 
 
 def list_prices(reader: Reader, now: datetime) -> dict[str, Any]:
-    """Return the price list as plain values. Amounts are strings: of an hour with four decimals, of a run in cents."""
+    """Return the price list as values for JSON. Amounts are strings: the cost of an hour with four decimals, that of a run with two."""
     folder = Path(__file__).parent
     prices = reader.query(read_sql(folder, "hour_prices"), {"since": now - timedelta(days=PRICE_DAYS), "now": now}).to_pylist()
     typical = reader.query(

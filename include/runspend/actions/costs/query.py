@@ -1,6 +1,6 @@
-"""Queries of the command line: costs by dimension, the list of tables, the status of sources.
+"""Queries of the command line: costs by dimension, the list of tables, and the status of sources.
 
-Holds SQL over the published tables and text for a terminal. Writes nothing.
+This module builds SQL over the published tables and text for a terminal. It writes nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from runspend.warehouse.factory import open_warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Dimensions of `--by` and `--where`, and their columns of cost_daily.
+# Dimension of `--by` and `--where` -> its column in cost_daily.
 COST_KEYS = {
     "team": "team",
     "project": "project",
@@ -51,23 +51,26 @@ COST_KEYS = {
     "period": "billing_period",
 }
 
-BEYOND = "outside the years 1 to 9999"
+BEYOND = "outside the years 1 to 9999"  # text for dates that Python cannot represent
 
 NEWEST_CHARGE = "select coalesce(max(case when is_spread then null else charge_date end), max(charge_date)) as newest from cost_daily"
 
-# Dimensions that people give to runs. Tables for people show a missing value as "untagged".
+# Tables for people show this for a missing value of a dimension in DIMENSION_NAMES, such as team.
 UNTAGGED = "untagged"
 
-# Cost without a run never has these, except DIMENSION_NAMES where the bill names them.
+# Dimensions that only runs have. Cost without a run has no value here, except a value of DIMENSION_NAMES that the bill itself states.
 OF_RUNS = (*DIMENSION_NAMES, "experiment_name", "user_name", "tracking_server")
 
 
-# `--where` has no days and months: `--period`, `--since` and `--until` select them.
+# `--where` does not accept days and periods: `--period`, `--since` and `--until` select those.
 WHERE_KEYS = tuple(key for key in COST_KEYS if key not in ("day", "period"))
 
 
 class NoRate(SourceError):
-    """Costs cannot be shown in one currency, because an exchange rate is missing. `currencies`: those of the charges."""
+    """Raised if costs cannot be shown in one currency, because an exchange rate is missing.
+
+    `currencies` are the other currencies of the selected charges.
+    """
 
     def __init__(self, source: str, message: str, currencies: Sequence[str]) -> None:
         super().__init__(source, message)
@@ -76,7 +79,11 @@ class NoRate(SourceError):
 
 @dataclass(frozen=True)
 class Selection:
-    """The charges to count: a billing period, days of charges (`until` is the day after the last), and values by dimension; "" is none."""
+    """The charges to count. `None` for a period or day means no limit.
+
+    `period` is the first day of a billing period. `since` is the first day of charges, and `until` is the day after the last.
+    `where` has the allowed values of each dimension; "" means a missing value.
+    """
 
     period: date | None = None
     since: date | None = None
@@ -85,7 +92,10 @@ class Selection:
 
     @classmethod
     def of(cls, *, period: str | None = None, since: date | None = None, until: date | None = None, where: Sequence[str] = ()) -> Selection:
-        """Return what a person typed: `period` as YYYY-MM, `where` as KEY=VALUE. Raises UsageError for an unknown dimension."""
+        """Return the selection for command-line values: `period` is YYYY-MM, `where` is KEY=VALUE.
+
+        Raises UsageError for an unknown dimension, for a value that is not KEY=VALUE, and if `until` is not after `since`.
+        """
         if since and until and until <= since:
             raise UsageError(f"cannot show costs: --until ends on {until - timedelta(days=1)}, before --since, {since}. Swap them.")
         values: dict[str, list[str]] = {}
@@ -105,11 +115,11 @@ class Selection:
 
     @property
     def has_days(self) -> bool:
-        """Whether it says which months or days. If not, `runspend costs` shows the newest month."""
+        """Whether it limits the months or days. If not, `runspend costs` shows the newest month."""
         return any((self.period, self.since, self.until))
 
     def condition(self, columns: Mapping[str, str] = COST_KEYS) -> tuple[str, dict[str, Any]]:
-        """Return a condition in SQL and its parameters. `columns` names the column of each dimension."""
+        """Return an SQL condition and its parameters. `columns` maps each dimension to its column."""
         days = {
             "period": ("billing_period =", self.period),
             "since": ("charge_date >=", self.since),
@@ -132,7 +142,7 @@ def _nearest(key: str, known: Iterable[str]) -> str:
 
 
 def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -> tuple[str, dict[str, Any]]:
-    """Return the statement of `runspend costs` and its parameters. An unknown key raises an error that lists the known ones."""
+    """Return the SQL statement of `runspend costs` and its parameters. Raises UsageError for an unknown key of `by`."""
     columns = []
     for key in (k.strip() for k in by):
         if key not in COST_KEYS:
@@ -140,7 +150,8 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
         columns.append(COST_KEYS[key])
     grouped = ", ".join(dict.fromkeys([*columns, "billing_currency"]))
     names = ", ".join(columns)
-    # Show cost without a run by its target, not under an empty name, unless the bill itself names its team, project, and so on.
+    # Cost without a run shows its target in parentheses instead of an empty name, such as (idle).
+    # If the bill itself names the team, project and so on, it shows that name.
     shown = ", ".join(
         f"case when allocated_to = 'run'{f' or {c} is not null' if c in DIMENSION_NAMES else ''} then {c} else concat('(', allocated_to, ')') end as {c}"
         if c in OF_RUNS
@@ -157,27 +168,34 @@ def costs_sql(by: Sequence[str], chosen: Selection, *, top: int, measure: str) -
 
 
 def _condition(chosen: Selection) -> tuple[str, dict[str, Any]]:
-    """Return the condition on cost_daily. Without months or days, it selects the newest month."""
+    """Return the SQL condition on cost_daily and its parameters. If `chosen` has no months or days, it selects the newest month."""
     where, parameters = chosen.condition()
     newest = f"cast(date_trunc(charge_date, month) as date) = (select cast(date_trunc(newest, month) as date) from ({NEWEST_CHARGE}))"
     return " and ".join(part for part in (where, "" if chosen.has_days else newest) if part), parameters
 
 
 def costs(settings: Settings, by: Sequence[str], chosen: Selection, *, top: int, measure: str, is_exchanged: bool = True) -> pa.Table:
-    """Return the rows of `runspend costs`, in the configured currency. A missing rate is an error. Without `is_exchanged`, by currency."""
+    """Return the rows of `runspend costs`, converted to the configured currency.
+
+    If `is_exchanged` is false, each currency has its own rows, as billed. Raises NoRate if an exchange rate is missing.
+    """
     statement = costs_sql(by, chosen, top=top, measure=measure)
     with open_warehouse(settings).reader() as reader:
         return read_costs(in_one_currency(reader, settings, chosen) if is_exchanged else reader, statement)
 
 
 def read_costs(reader: Reader, statement: tuple[str, dict[str, Any]]) -> pa.Table:
-    """Return the rows of a statement of `costs_sql`."""
+    """Return the rows of a statement that `costs_sql` built."""
     sql, parameters = statement
     return reader.query(sql, parameters)
 
 
 def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Reader:
-    """Return the reader, or one that shows charges in other currencies in the configured one. Charges selected by currency stay as billed."""
+    """Return a reader that converts costs to the configured currency.
+
+    Returns the same reader if all selected charges are in that currency, or if they are selected by currency: those stay as billed.
+    Raises NoRate if an exchange rate is missing.
+    """
     if "currency" in chosen.where:
         return reader
     where, parameters = _condition(chosen)
@@ -193,20 +211,24 @@ def in_one_currency(reader: Reader, settings: Settings, chosen: Selection) -> Re
 
 
 def no_charges(settings: Settings) -> str:
-    """Explain why there are no rows."""
+    """Return a sentence that explains why no charges match."""
     with open_warehouse(settings).reader() as reader:
         newest = newest_day(reader)
     return "No charges match: no bill has been loaded yet." if newest is None else f"No charges match. The newest charge is from {newest}."
 
 
 def newest_day(reader: Reader) -> date | None:
-    """Return the day of the newest charge. A charge that is spread over a year, to its end, says nothing about how new the bill is."""
+    """Return the day of the newest charge, or None without charges.
+
+    Charges that were spread over several days count only if there are no others. Such a charge may last to the end of a year, so its
+    last day does not show how new the bill is.
+    """
     newest: date | None = reader.query(NEWEST_CHARGE)["newest"][0].as_py()
     return newest
 
 
 def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) -> list[str]:
-    """Return one line per requested dimension: the share of allocated cost that has it, by source."""
+    """Return one line per dimension in `by`: the share of allocated cost that has a value for it, by the source of the value."""
     from runspend.actions.report.labels import coverage_words
 
     names = [key.strip() for key in by if key.strip() in diagnostics.DIMENSIONS]
@@ -228,7 +250,7 @@ def coverage_footer(settings: Settings, by: Sequence[str], chosen: Selection) ->
 
 
 def tables_text(name: str | None = None) -> str:
-    """Describe the tables with their grain, or the columns of one named table."""
+    """Return a text with the grain of each table, or with the columns of one named table. Raises UsageError for an unknown name."""
     if name is not None:
         return _columns_text(_table(name))
     lines = []
@@ -239,7 +261,7 @@ def tables_text(name: str | None = None) -> str:
 
 
 def tables_rows(name: str | None = None) -> pa.Table:
-    """Return one row for each table, or for each column of one named table."""
+    """Return one row for each table, or one row for each column of a named table. Raises UsageError for an unknown name."""
     import pyarrow as pa
 
     if name is not None:
@@ -265,7 +287,10 @@ def _columns_text(table: Table) -> str:
 
 
 def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[str, Any]]]:
-    """Return (exit code, one line, rows of `sources`). The code is 0 if every configured source was read well and in time."""
+    """Return (exit code, one line of text, rows of `sources`).
+
+    The code is 0 if the last read of every configured source succeeded and its data is not late.
+    """
     with open_warehouse(settings).reader() as reader:
         rows = reader.query("select * from sources order by source").to_pylist()
         spared = reader.query(
@@ -292,13 +317,13 @@ def status_of(settings: Settings, now: datetime) -> tuple[int, str, list[dict[st
 
 
 def as_values(rows: pa.Table) -> list[dict[str, Any]]:
-    """Return rows as Python values. A second column of the same name becomes `name_1`, as in a DuckDB subquery: none is lost."""
+    """Return rows as dicts of Python values. If two columns have the same name, the second one is named `name_1`, as in DuckDB."""
     names, cells = distinct_names(rows.column_names), [_column_values(column) for column in rows.columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
 
 
 def distinct_names(names: Sequence[str]) -> list[str]:
-    """Return unique names of columns, for the keys of `as_values`."""
+    """Return the column names, made unique: repeated names get a number, such as `name_1`."""
     found: dict[str, None] = {}
     for name in names:
         one, number = name, 0
@@ -310,7 +335,10 @@ def distinct_names(names: Sequence[str]) -> list[str]:
 
 
 def _column_values(column: pa.ChunkedArray) -> list[Any]:
-    """Return one column as Python values. Dates before year 1 or after 9999, and `infinity`, become text: Python lacks them."""
+    """Return one column as Python values.
+
+    Python cannot represent dates before year 1 or after year 9999, or `infinity`. They become the text BEYOND.
+    """
     try:
         values: list[Any] = column.to_pylist()
     except (OverflowError, ValueError):
@@ -326,7 +354,10 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 def csv_text(rows: pa.Table, *, guard: Callable[[str], str] = str) -> str:
-    """Return rows as CSV with exact values. Null is empty. `guard` may change strings, such as those that a spreadsheet would run."""
+    """Return rows as CSV with exact values. A null is an empty field.
+
+    `guard` is applied to strings and column names, for example to disarm text that a spreadsheet would run as a formula.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([guard(name) for name in distinct_names(rows.column_names)])
@@ -347,8 +378,10 @@ def _exact(value: Any, guard: Callable[[str], str]) -> str:
 
 
 def table_text(rows: pa.Table, *, is_money: bool = False) -> str:
-    """Return rows as aligned text, numbers to the right. Decimals have all their digits, at least two; two if `is_money`, more if all are
-    below 1.
+    """Return rows as aligned text, with numbers aligned to the right.
+
+    Decimals have all their digits, at least two. With `is_money`, a column of decimals is rounded to two digits, or to six if all
+    its amounts are below 1.
     """
     if rows.num_rows == 0:
         return "no rows\n"
@@ -376,5 +409,5 @@ def _cell(value: Any) -> str:
         return f"{whole}.{digits.rstrip('0'):0<2}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
-    # Users choose names: nothing in them may move the cursor.
+    # Users choose the names. Replace control characters, because they could move the cursor.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

@@ -1,6 +1,7 @@
-"""Computes the cost of active runs so far, and per hour: from bills, estimates, and the time since the last pipeline run.
+"""Compute what active runs have cost so far, and what they cost per hour.
 
-A run that no bill and no estimate has yet gets the last price of its machines, otherwise of the type that it states.
+The cost comes from bills and estimates, plus the cost per hour for the time since then. A run that is not billed or estimated yet gets
+the last price of its machines. If that is not known, it gets the price of the instance type that it states.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ PLACES = Decimal("0.0001")
 
 @dataclass(frozen=True)
 class RunningRun:
-    """A run without an end, in one currency. `cost`: the approximate cost until now; None if nothing shows a price.
+    """An active run, in one currency.
 
-    `cost` is the billed and estimated cost up to `known_until`, plus `hour_cost` for each hour since then.
-    `priced_by`: the source of the price of a run without a bill or estimate yet, or why there is no price; None for others.
-    `runs_like`: finished runs of the same experiment, on the same server and in the same currency; None without any.
+    `cost` is the approximate cost until now: the billed and estimated cost up to `known_until`, plus `hour_cost` for each hour since
+    then. It is None if no price is known.
+    `priced_by` is set only for a run that is not billed or estimated yet. It is the source of its price, or why there is none.
+    `runs_like` has the finished runs of the same experiment, server, workspace and currency, or None if there are none.
     """
 
     tracking_server: str
@@ -48,7 +50,10 @@ class RunningRun:
 
 
 def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: str = "") -> list[RunningRun]:
-    """Return active runs, the most expensive first. `run`: the start of its id, or its name. The cost per hour does not include token costs."""
+    """Return the active runs, most expensive first. The cost per hour does not include token costs.
+
+    `run` limits the result to runs with this name, or with an id that begins with it. `experiment` limits it to one experiment.
+    """
     rows = reader.query(read_sql(Path(__file__).parent, "running_runs"), {"now": now, "run": run, "experiment": experiment}).to_pylist()
     like: dict[str, list[RunsLike]] = {
         name: read_runs_like(reader, name, {}, now) for name in sorted({row["experiment_name"] for row in rows} - {None})
@@ -60,7 +65,11 @@ def find_running(reader: Reader, now: datetime, *, run: str = "", experiment: st
 
 @dataclass(frozen=True)
 class _NewPrice:
-    """The cost of an hour of a run now, and the average over its time so far. `hours`: its time without that of its nested runs."""
+    """The price of a run that is not billed or estimated yet.
+
+    `hour_cost` is the cost of an hour now: 0 while a nested run is active, because the nested run pays. `past_hour_cost` is the cost
+    of an hour so far. `hours` is the run's time so far, without the time of its nested runs.
+    """
 
     billing_currency: str | None
     hour_cost: float
@@ -70,7 +79,7 @@ class _NewPrice:
 
 
 def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetime) -> dict[tuple[str, str, str], _NewPrice]:
-    """Return prices of runs without a billed or estimated hour."""
+    """Return the prices of the runs in `rows` that are not billed or estimated yet, by (tracking server, workspace, run id)."""
     new = sorted({row["run_id"] for row in rows if row["billing_currency"] is None})
     if not new:
         return {}
@@ -85,7 +94,10 @@ def _price_new_runs(reader: Reader, rows: Sequence[dict[str, Any]], now: datetim
 
 
 def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]], listed: Sequence[dict[str, Any]]) -> _NewPrice:
-    """`machines`: one row for each machine of a run. A machine costs its own last price, or else the price of the type that the run states."""
+    """Return the price of one run. `machines` has a row for each of its machines, or one row if it states none.
+
+    A machine costs its own last price, or else the price of the instance type that the run states.
+    """
     run = machines[0]
     kind, region, option = run["instance_type"] or "", run["region_id"] or "", run["purchase_option"] or ""
     of_type = choose_price(of_types, kind, region, option) or choose_price(listed, kind, region, option)
@@ -101,9 +113,9 @@ def _price(machines: Sequence[dict[str, Any]], of_types: Sequence[dict[str, Any]
     if len(costs) != 1:
         shown = cut(", ".join(machine["resource_key"] for machine in machines if machine["resource_key"]), 200)
         kind = cut(kind, 60)
-        why = f"no bill or price shows {shown or kind}" if shown or kind else "it states neither a machine nor an instance type"
+        why = f"no bill or price list has {shown or kind}" if shown or kind else "it states neither a machine nor an instance type"
         if shown and kind:
-            why += f", or an hour of {kind}"
+            why += f", or a price of {kind}"
         return _NewPrice(None, 0, 0, 0, why if not costs else "its machines are billed in several currencies")
     [(currency, cost)] = costs.items()
     by = (
@@ -139,7 +151,7 @@ def _running(row: dict[str, Any], now: datetime, prices: dict[tuple[str, str, st
 
 
 def say_what_runs(found: Sequence[RunningRun]) -> Iterator[str]:
-    """Yield a sentence per run and currency, with the tracking server if there are several."""
+    """Yield one sentence per run and currency. It names the tracking server if there are several."""
     has_several = len({run.tracking_server for run in found}) > 1
     for run in found:
         where = f" on {run.tracking_server}" if has_several else ""
@@ -148,7 +160,7 @@ def say_what_runs(found: Sequence[RunningRun]) -> Iterator[str]:
 
 
 def say_nothing_runs(reader: Reader, *, run: str = "", experiment: str = "") -> Iterator[str]:
-    """Yield why there is nothing to show: when each tracking server was last read, and how to read it again."""
+    """Yield why there are no active runs to show: when each tracking server was last read, and how to read it again."""
     what = " ".join(
         ["No run", *([f"named {run}, or with an id that begins with it,"] if run else []), *([f"of {experiment}"] if experiment else [])]
     )
@@ -162,7 +174,7 @@ def say_nothing_runs(reader: Reader, *, run: str = "", experiment: str = "") -> 
 
 def _say_cost(run: RunningRun) -> str:
     if run.cost is None:
-        return f"its cost is not known: {run.priced_by or 'no bill or price shows its machine'}. `runspend explain` says more"
+        return f"its cost is not known: {run.priced_by or 'no bill or price list has its machine'}. For details: runspend explain {run.run_id[:8]}"
     text = f"has cost about {small_money(run.cost)} {run.billing_currency}"
     if run.hour_cost is not None:
         text += f", {small_money(run.hour_cost)} an hour"
@@ -175,7 +187,7 @@ def _say_cost(run: RunningRun) -> str:
 
 
 def running_as_json(found: Sequence[RunningRun]) -> list[dict[str, Any]]:
-    """Return the runs as plain values; amounts are strings, times are ISO 8601."""
+    """Return the runs as values for JSON: amounts as strings with all their digits, times as ISO 8601."""
     return [{key: _plain(value) for key, value in vars(run).items()} for run in found]
 
 

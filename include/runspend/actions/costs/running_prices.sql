@@ -1,6 +1,6 @@
--- Active runs of @runs and the machines they state: the last price of each on its bill, and the part of it that the run pays now. One row
--- per run, machine and currency; a run without a machine has one row without a price. Runs that overlap share the price as in the ledger:
--- by GPUs if all state them, otherwise equally. A run pays nothing while a nested run is active.
+-- Active runs of @runs and the machines that they state: the last billed price of each machine, and the share of it that the run pays now.
+-- One row per run, machine and currency. A run without a machine has one row without a price. Runs on the same machine share its price
+-- like in the ledger: by GPUs if all of them state their GPUs, otherwise equally. A run pays nothing while a nested run is active.
 with active as (
   select
     r.tracking_server, r.workspace, r.run_id, r.parent_run_id, r.start_time, r.instance_type, r.num_nodes, r.region_id, r.purchase_option, r.gpu_count
@@ -32,7 +32,7 @@ shares as (
     end as share
   from stated
 ),
--- Nested runs pay for the time they cover; the parent pays for the rest.
+-- Nested runs pay for the time that they cover. The parent run pays for the rest of its time.
 nested as (
   select
     c.tracking_server, c.workspace, c.parent_run_id as run_id, c.start_time, least(coalesce(c.end_time, @now), @now) as end_time,
@@ -82,7 +82,8 @@ select
   (timestamp_diff(@now, a.start_time, microsecond) - coalesce(c.microseconds, 0)) / 3600000000 as own_hours,
   s.resource_key, s.share, p.billing_currency,
   p.machine_cost * case
-    -- Of a cluster or scale set, a run has its nodes. Of anything else that bills several machines on one line, such as a job, it has all.
+    -- In a cluster or scale set, a run uses only its own nodes. Other resources may bill several machines on one line, such as a job:
+    -- there, the run uses all machines.
     when is_machine_set(s.resource_key) then least(coalesce(a.num_nodes, 1) / s.share, p.machines)
     else p.machines
   end as hour_cost

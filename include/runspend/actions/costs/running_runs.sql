@@ -1,6 +1,6 @@
 -- Runs that were active when their tracking server was last read: their cost up to `known_until`, and the cost of one hour. One row per run
--- and currency. An hour costs what the last estimated hour of the run costs; if its bill has no estimates, the average cost of its billed
--- hours. `running_prices.sql` has the prices of runs without either.
+-- and currency. The cost of an hour is that of the run's last estimated hour. If its bill has no estimates, it is the average of the run's
+-- billed hours. `running_prices.sql` has the prices of runs that are neither billed nor estimated.
 with active as (
   select r.tracking_server, r.workspace, r.run_id, r.run_name, r.experiment_name, r.user_name, r.start_time, r.parent_run_id is not null as is_nested, r.num_nodes
   from runs r
@@ -9,7 +9,7 @@ with active as (
     and coalesce(r.last_sign_at, r.start_time) >= timestamp_sub(s.covered_until, interval 6 hour)
     and (@run = '' or starts_with(r.run_id, @run) or r.run_name = @run) and (@experiment = '' or r.experiment_name = @experiment)
 ),
--- Every bill is estimated up to the same hour. A run without a row in that hour no longer pays: a nested run does.
+-- Every bill is estimated up to the same hour. If a run has no row in that hour, it no longer pays, because a nested run pays.
 hours as (
   select
     e.tracking_server, e.workspace, e.run_id, e.billing_currency, e.effective_cost, e.cost_kind, e.estimated_from,
@@ -31,7 +31,8 @@ machines as (
   from run_resources
   group by tracking_server, workspace, run_id
 ),
--- How far the bills of a run reach, and the estimates after them. A run without an estimate no longer pays if its bill has later estimates.
+-- The time to which the bills of a run are complete, and the time to which they are estimated. If a bill has later estimates, but none for
+-- the run, the run no longer pays.
 reached as (
   select d.tracking_server, d.workspace, d.run_id, d.billing_currency, min(s.covered_until) as covered_until, max(f.estimated_until) as estimated_until
   from run_costs_daily d
@@ -74,7 +75,8 @@ select
   case
     when e.last_microseconds > 0 then cast(cast(e.last_cost as string) as float64) * 3600000000 / e.last_microseconds
     when b.is_waiting then 0.0
-    -- A bill may reach past @now: then its cost is of more time than has passed. Machines that are shared count less time than passed.
+    -- Divide by the longer of two times. A bill may reach past @now: then it covers more time than has passed. A run on a shared machine
+    -- has less machine time than has passed.
     when b.cost is not null and (b.billed_microseconds > 0 or least(b.known_until, @now) > a.start_time)
       then cast(cast(b.cost as string) as float64) * 3600000000
         / greatest(coalesce(b.billed_microseconds, 0), timestamp_diff(least(b.known_until, @now), a.start_time, microsecond))

@@ -1,4 +1,7 @@
-"""The table `run_costs` for programs: each run over its whole life, by its start. Summing costs does not belong here."""
+"""Read the table `run_costs` for programs: the total cost of each run, ordered by the run's start.
+
+Sums over several runs do not belong here.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ ORDER = "start_time, tracking_server, workspace, run_id, billing_currency"
 
 @dataclass(frozen=True)
 class ChosenRuns:
-    """Which rows: days of the start (`until` is the day after the last), or one run; at most `limit` of them, after the first `offset`."""
+    """The rows to read: runs by the day of their start, or one run.
+
+    `since` is the first day of the start, and `until` is the day after the last. `limit` is the maximum number of rows, after `offset`
+    rows were skipped.
+    """
 
     since: date | None = None
     until: date | None = None
@@ -30,7 +37,10 @@ class ChosenRuns:
 
     @classmethod
     def of(cls, since: date | str | None, until: date | str | None, *, limit: int | None = None, offset: int = 0) -> ChosenRuns:
-        """Return what a person gave: days or months, inclusive. Raises UsageError."""
+        """Return the rows for `since` and `until`, each a day or a month, both inclusive.
+
+        Raises UsageError for other text, and if `until` is before `since`.
+        """
         first = None if since is None else day_or_month(since)[0]
         after = None if until is None else day_or_month(until)[1]
         if first is not None and after is not None and after <= first:
@@ -39,7 +49,7 @@ class ChosenRuns:
 
 
 def read_run_costs(reader: Reader, chosen: ChosenRuns) -> pa.Table:
-    """Return rows of `run_costs`, ordered by start and key. A run with bills in several currencies has a row for each."""
+    """Return rows of `run_costs`, ordered by start, key and currency. A run that is billed in several currencies has a row for each."""
     parameters: dict[str, Any] = {}
     conditions = ["true"]
     if chosen.run is not None:
@@ -56,13 +66,13 @@ def read_run_costs(reader: Reader, chosen: ChosenRuns) -> pa.Table:
 
 
 def newest_build(reader: Reader) -> datetime | None:
-    """Return when the cost tables were last built. If two calls return the same time, the tables are the same."""
+    """Return when the cost tables were last built, or None if never. If two calls return the same time, the tables are the same."""
     built: datetime | None = reader.query("select max(built_at) as built_at from builds")["built_at"][0].as_py()
     return built
 
 
 def billing_period(given: str | None) -> str | None:
-    """Return a billing period as given. Raises UsageError for other text."""
+    """Return `given` unchanged if it is a billing period (YYYY-MM) or None. Raises UsageError for other text."""
     try:
         if given is None or (len(f"{given}") == len("2026-11") and day_or_month(given)):
             return given
@@ -72,7 +82,7 @@ def billing_period(given: str | None) -> str | None:
 
 
 def day_or_month(given: date | str) -> tuple[date, date]:
-    """Return the first day of a day or month, and the day after its last. Raises UsageError."""
+    """Return the first day of a day or month, and the day after its last day. Raises UsageError for other text."""
     if isinstance(given, datetime):
         given = (given.astimezone(timezone.utc) if given.tzinfo else given).date()
     if isinstance(given, date):

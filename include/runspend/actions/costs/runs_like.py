@@ -1,4 +1,4 @@
-"""Estimates a future run from an experiment's ended runs: the median of their costs, and the range of the middle 80%."""
+"""Estimate the cost of a future run from the ended runs of its experiment: the median, and the range of the middle 80%."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
 DAYS = 365
-ENOUGH = 10  # runs for an interval; with fewer, the least and the most are shown
+ENOUGH = 10  # runs for a range of the middle 80%; with fewer, the range is from the lowest to the highest cost
 _KEY = re.compile(r"[\w./: -]{1,250}")
 
 
 @dataclass(frozen=True)
 class RunsLike:
-    """Ended runs of an experiment on one server, with one currency and outcome. Costs include those of nested runs.
+    """Ended runs of an experiment in one workspace of a server, with one currency and one outcome.
 
-    `low`, `high`: the range of the middle 80% of the runs' costs, or of all if there are fewer than ENOUGH.
-    `has_nested`: some of the runs have nested runs with a cost of their own.
+    Costs include those of nested runs. `low` and `high` are the range of the middle 80% of the costs.
+    `has_nested` states whether any of the runs has nested runs with a cost of their own.
     """
 
     tracking_server: str
@@ -41,9 +41,9 @@ class RunsLike:
 
 
 def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
-    """Return what the runs of an experiment with these params cost in the last year.
+    """Return what the runs of an experiment with these params cost in the last year, one item per server, currency and outcome.
 
-    Raises UsageError for an unknown experiment, or a param that was never copied.
+    Raises UsageError for an unknown experiment, or for a param that no run of it has in the warehouse.
     """
     found = read_runs_like(reader, experiment, params, now)
     if not found:
@@ -54,7 +54,7 @@ def find_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], n
 
 
 def read_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], now: datetime) -> list[RunsLike]:
-    """Return what similar runs cost, one item per currency; an empty list if no such run was billed."""
+    """Return what similar runs cost, like `find_runs_like`. Return an empty list if no such run was billed."""
     given = {"experiment": experiment, "since": now - timedelta(days=DAYS), "now": now}
     values = {f"param_{number}": value for number, value in enumerate(params.values())}
     conditions = "".join(f" and {_param(key)} = @{name}" for key, name in zip(params, values, strict=True))
@@ -63,15 +63,15 @@ def read_runs_like(reader: Reader, experiment: str, params: Mapping[str, str], n
 
 
 def say_what_it_costs(experiment: str, found: Sequence[RunsLike]) -> list[str]:
-    """Return the answer in sentences."""
+    """Return one sentence per item."""
     if not found:
-        return [f"No run like this in {experiment} ended in the last {DAYS} days and was billed."]
+        return [f"No similar run of {experiment} ended in the last {DAYS} days and was billed."]
     several = len({(one.tracking_server, one.workspace) for one in found}) > 1
     return [_say(one, f" on {one.tracking_server}/{one.workspace}" if several else "") for one in found]
 
 
 def as_json(found: Sequence[RunsLike]) -> list[dict[str, Any]]:
-    """Return the answer as plain values; amounts are strings with all their digits."""
+    """Return the items as values for JSON. Amounts are strings with all their digits."""
     return [{key: plain(value) if isinstance(value, Decimal) else value for key, value in asdict(one).items()} for one in found]
 
 
@@ -89,9 +89,9 @@ def _say_time(hours: float) -> str:
 
 
 def _param(key: str) -> str:
-    """Return SQL for a param of a run. The key is checked, because a path of JSON must be a literal."""
+    """Return the SQL expression for a param of a run. A JSON path must be a literal in the SQL, so the key is checked first."""
     if not _KEY.fullmatch(key):
-        raise UsageError(f"cannot use the param {key!r}: a name has only letters, digits, spaces and _ - . / :")
+        raise UsageError(f"cannot use the param {key!r}: a name can have only letters, digits, spaces and _ - . / :")
     return f"json_value(r.params, '$.\"{key}\"')"
 
 

@@ -1,5 +1,6 @@
--- The cost of ended runs of an experiment, with all their children: one row per server, workspace, currency and outcome.
--- Quantiles are costs that a run had (nearest rank), so both engines agree. Runs whose costs are provisional count too: they have ended.
+-- The cost of the ended top-level runs of an experiment, including their child runs: one row per server, workspace, currency and outcome.
+-- Each quantile is the cost of one of the runs (nearest rank), so both engines return the same value. Runs with provisional costs count too,
+-- because they have ended.
 with ended as (
   select
     c.tracking_server, c.workspace, c.billing_currency, c.run_status = 'FINISHED' as is_finished, c.cost_with_children as cost,

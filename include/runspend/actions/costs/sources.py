@@ -1,4 +1,4 @@
-"""The sources of the pipeline for programs: how fresh each is, which of its data are loaded, and what could not be read."""
+"""Read the sources of the pipeline for programs: how fresh each one is, what was loaded, and how many rows could not be read."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def read_sources(reader: Reader) -> pa.Table:
-    """Return one row per source. `newest_charge_date`, `last_loaded_at` and `quarantined_rows` are those of bills, null for others."""
+    """Return one row per source. `newest_charge_date`, `last_loaded_at` and `quarantined_rows` are null for sources other than bills."""
     return reader.query(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8"))

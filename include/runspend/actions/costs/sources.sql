@@ -1,6 +1,6 @@
--- One row per source: its freshness, and for bills the newest charge, the last load and the rows that could not be read.
+-- One row per source: its freshness, and for a bill also the newest charge, the last load and the number of rows that could not be read.
 with newest as (
-  -- a charge of a whole month, spread to its end, says nothing about how new the bill is
+  -- A charge that was spread over a month reaches to the end of the month, so it does not show how new the bill is.
   select source, coalesce(max(case when is_spread then null else charge_date end), max(charge_date)) as newest_charge_date
   from cost_daily
   group by source

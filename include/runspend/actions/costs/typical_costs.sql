@@ -1,5 +1,5 @@
--- The cost of finished top-level runs of each experiment since @since, with all their children: the middle 80%, or all of fewer than
--- @enough. Servers and workspaces may have experiments of the same name.
+-- The range of costs of the finished top-level runs of each experiment since @since, including their child runs. It is the range of the
+-- middle 80%, or of all runs if there are fewer than @enough. Servers and workspaces may have experiments of the same name.
 with ended as (
   select tracking_server, workspace, experiment_id, experiment_name, billing_currency, cost_with_children as cost
   from run_costs

@@ -1,4 +1,4 @@
--- The versions of each bill that were loaded by a day, and their changes.
+-- The versions of each bill that were loaded before a time, and the changes that they made.
 versions as (
   select source, billing_period, version_number
   from billing_loads

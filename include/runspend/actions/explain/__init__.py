@@ -1,8 +1,8 @@
 """Explain the cost of a run, a resource or a bill line, down to the charges and the runs that share them.
 
 `find.py` finds the run. `run.py` and `resource_and_line.py` read the tables into the values of `figures.py`. `no_cost.py` finds the
-reason for a missing cost. `layout.py` rounds and arranges, and `as_text.py`, `as_json.py` and `page.py` write. Nothing here decides
-where a charge belongs: the cost tables do.
+reason for a missing cost. `layout.py` rounds and arranges the values, and `as_text.py`, `as_json.py` and `page.py` write them. This
+package does not decide to which run a charge belongs: it reads that from the cost tables.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Explanations for programs: all values, with costs as exact decimal strings and times as ISO 8601 in UTC."""
+"""Write explanations as JSON for programs: all values, with costs as exact decimal strings and times as ISO 8601 in UTC."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runspend.core.amounts import iso_utc, plain
 def explanation_as_json(e: RunExplanation | ResourceExplanation | LineExplanation) -> dict[str, Any]:
     """Return an explanation as one JSON object.
 
-    It also has `difference`: the sum of the charges minus the total from `run_costs`.
+    Each currency of a run also has `difference`: the sum of its charges minus the total from `run_costs`.
     """
     kinds = {RunExplanation: "run", ResourceExplanation: "resource", LineExplanation: "line"}
     return {"explains": kinds[type(e)], **_plain(e)}

@@ -1,6 +1,6 @@
-"""Write explanations for a terminal: aligned text, at most one screen wide, and as long as needed.
+"""Write explanations for a terminal, as aligned text.
 
-`layout.py` decides the content. Outside names are already cleaned. JSON is in `as_json.py`.
+`layout.py` decides the content of an explanation of a run. `as_json.py` writes JSON.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ MOST_USERS = 25
 
 
 def run_as_text(e: RunExplanation, *, full: bool = False, history: bool = False) -> str:
-    """Return the whole explanation of a run."""
+    """Return the explanation of a run as text.
+
+    `full` shows every charge, even if there are many. `history` lists the changes that later bill versions made.
+    """
     title = [
         "RUN ",
         e.key.run_id,
@@ -84,7 +87,7 @@ def _widths(block: BlockView) -> list[int]:
 
 
 def _row_margin(block: BlockView) -> int:
-    """Return the column where the amounts begin."""
+    """Return the column at which the amounts of a block begin."""
     if block.rows:
         return 2 + sum(_widths(block)) + 2 * 5
     return 2 + max((len(f"{t.label}, {t.lines}") for t in block.attached), default=0) + 2
@@ -119,7 +122,10 @@ def _history_lines(e: RunExplanation) -> Iterable[str]:
 
 
 def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
-    """Return a machine by hour: its billed cost, its users, and its idle cost."""
+    """Return the explanation of a resource as text: its targets with their total cost, then each billed hour.
+
+    `full` shows every hour, even if there are many.
+    """
     places = places_of(e.effective_cost)
     lines = [
         f"RESOURCE  {clean(e.resource_id)}{f'  {clean(e.instance_type)}' if e.instance_type else ''}",
@@ -145,7 +151,7 @@ def resource_as_text(e: ResourceExplanation, *, full: bool = False) -> str:
 
 
 def line_as_text(e: LineExplanation) -> str:
-    """Return a bill line: its delivered values, the values determined at loading, and the target of each part."""
+    """Return the explanation of a bill line as text: the delivered values, the values derived at loading, and the targets."""
     places = places_of(e.summed.effective_cost)
     lines = [f"CHARGE  {clean(e.line_id)}", f"{PAD}bill {e.source} · {e.period}", "", "AS DELIVERED"]
     lines += _facts(e.facts)

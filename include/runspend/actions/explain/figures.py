@@ -1,7 +1,7 @@
 """The values of an explanation: exact, not rounded, without layout.
 
-Costs are exact decimals in the currency given with them. Times are UTC. Reading an explanation from the tables belongs in `run.py`,
-writing it in `as_text.py` and `page.py`.
+Costs are exact decimals, each in the currency that is given with it. Times are UTC. `run.py` reads the values from the tables;
+`as_text.py` and `page.py` write them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEASURES = ("effective_cost", "list_cost", "contracted_cost", "billed_cost")
 
 @dataclass(frozen=True)
 class Costs:
-    """The four measures of one thing."""
+    """The four cost measures of one charge, part or sum."""
 
     effective_cost: Decimal
     list_cost: Decimal
@@ -28,7 +28,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class RunKey:
-    """The key of a run, as everywhere in Runspend."""
+    """The key of a run in every table: tracking server, workspace and run id."""
 
     tracking_server: str
     workspace: str
@@ -36,7 +36,7 @@ class RunKey:
 
     @property
     def target_id(self) -> str:
-        """The run's id as in `cost_allocations`."""
+        """The run's `target_id` in `cost_allocations`."""
         return f"{self.tracking_server}/{self.workspace}/{self.run_id}"
 
 
@@ -53,12 +53,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Share:
-    """One target's part of a charge: a run, or idle, unallocated and the like."""
+    """One target's part of a charge. The target is a run, or for example `idle` or `unallocated`."""
 
     allocated_to: str
     run: RunKey | None
     run_name: str | None
-    asked: str | None  # the run's request, in the kind that the runs were weighted by
+    asked: str | None  # the run's request for the resource by which the runs are weighted, such as "2 GPUs"
     ratio: float
     effective_cost: Decimal
 
@@ -90,21 +90,21 @@ class RunPart:
     billed_seconds: float | None
     ran_seconds: float | None  # seconds that the run was on the machine during the charge; null if unknown
     ratio: float
-    charge_cost: Decimal  # effective, of the whole charge
+    charge_cost: Decimal  # effective cost of the whole charge
     costs: Costs
     unused_cost: Decimal | None
     overhead_cost: Decimal | None
     match_method: str
     confidence: str | None
-    # For charges of a run: other_time, other_account, other_region, incomplete_inventory or the policy of `sharing`.
+    # other_time, other_account, other_region, ambiguous_name, incomplete_inventory, or the policy of `sharing`; often null.
     reason: str | None
     weight_kind: str | None
     run_end_rule: str | None
     is_scaled: bool
     cost_status: str | None
     shared: tuple[Share, ...]  # the other targets' parts of the charge; empty for pooled charges
-    other_runs: int  # number of other runs with a part
-    nobodys: Decimal  # the part of the charge without a run
+    other_runs: int  # number of other runs that have a part of the charge
+    nobodys: Decimal  # effective cost of the charge that was allocated to no run
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,10 @@ class Block:
 
 @dataclass(frozen=True)
 class CurrencyCost:
-    """The cost of a run in one currency: the parts, and the total from `run_costs` (null: it has no row)."""
+    """The cost of a run in one currency: its parts by rule, their sum, and the total from `run_costs`.
+
+    `stated` is that total, or None if `run_costs` has no row for the run.
+    """
 
     currency: str
     blocks: tuple[Block, ...]
@@ -129,7 +132,7 @@ class CurrencyCost:
     cost_status: str | None
     confidence: str | None
     cost_with_children: Decimal | None
-    idle_beside: Decimal  # idle cost of the same machines on those days
+    idle_beside: Decimal  # idle cost of the run's machines on the days of its charges; not part of the run's cost
     idle_hours: int  # number of billed windows with that idle cost
 
     @property
@@ -154,7 +157,7 @@ class NoCost:
 
 @dataclass(frozen=True)
 class BillState:
-    """The version of a bill behind the figures."""
+    """The version of a bill on which the explanation is based."""
 
     source: str
     billing_period: date
@@ -164,7 +167,10 @@ class BillState:
 
 @dataclass(frozen=True)
 class BillChange:
-    """A change by a version of a bill for the services and days of the run. It includes the money of all runs and of idle time."""
+    """A cost change by a later version of a bill, for one service and day of the run.
+
+    It is the change of the whole service on that day, for all runs and idle time, not only for this run.
+    """
 
     source: str
     billing_period: date
@@ -177,7 +183,7 @@ class BillChange:
 
 @dataclass(frozen=True)
 class Stored:
-    """Artifacts of the run in one storage class, as last measured."""
+    """The run's artifacts of one storage class in one folder, as last measured."""
 
     where: str
     storage_class: str
@@ -189,7 +195,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class Dimension:
-    """A dimension that people group by, and its source."""
+    """A dimension of the run, such as its team, and where the value came from."""
 
     name: str
     value: str
@@ -198,7 +204,7 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Use:
-    """One target's share of one window of one machine, for the picture and the table of a machine's hours."""
+    """One target's share of one billed window of one machine, for the timeline of the page."""
 
     starts_at: datetime
     ends_at: datetime
@@ -211,7 +217,7 @@ class Use:
 
 @dataclass(frozen=True)
 class Siblings:
-    """The runs of the same experiment that have a cost, including this one: their number and median cost."""
+    """The number and the median cost of the experiment's runs that have a cost, including this run."""
 
     currency: str
     runs: int
@@ -220,7 +226,7 @@ class Siblings:
 
 @dataclass(frozen=True)
 class RunExplanation:
-    """Everything behind a run's cost."""
+    """The explanation of a run's cost: the run, its costs by currency and rule, and the bills and machines behind them."""
 
     key: RunKey
     run_name: str | None
@@ -231,7 +237,7 @@ class RunExplanation:
     lifecycle_stage: str | None
     start_time: datetime | None
     end_time: datetime | None
-    future_end_time: datetime | None  # the end in MLflow, if `end_time` replaces it
+    future_end_time: datetime | None  # the end in MLflow, if it was in the future; `end_time` then replaces it
     gaps: tuple[tuple[datetime, datetime], ...]  # intervals in which it was stopped
     parent_run_id: str | None
     link: str | None
@@ -243,9 +249,9 @@ class RunExplanation:
     bills: tuple[BillState, ...]
     artifacts: tuple[Stored, ...]
     changes: tuple[BillChange, ...]
-    uses: tuple[Use, ...]  # of the run's machines, on the days it was charged
+    uses: tuple[Use, ...]  # of the run's machines, on the days of its charges
     siblings: tuple[Siblings, ...] = ()
-    claimed_hours: tuple[ClaimedHours, ...] = ()  # of the instance types whose machines were allocated to it by type
+    claimed_hours: tuple[ClaimedHours, ...] = ()  # of the types from which it got cost by type
 
 
 @dataclass(frozen=True)
@@ -256,12 +262,12 @@ class MachineHour:
     ends_at: datetime
     lines: int
     effective_cost: Decimal
-    shares: tuple[Share, ...]  # one per target with lines added up; ratio is its part of the money
+    shares: tuple[Share, ...]  # one per target, its charges summed; `ratio` is its part of the window's cost
 
 
 @dataclass(frozen=True)
 class User:
-    """A target's money on a resource over the whole period."""
+    """A target's cost on a resource in the whole billing period."""
 
     share: Share
     windows: int
@@ -283,7 +289,7 @@ class ResourceExplanation:
 
 @dataclass(frozen=True)
 class Target:
-    """The target of a part of a charge."""
+    """One target of a charge: its share and cost, and the rule that found it."""
 
     allocated_to: str
     run: RunKey | None
@@ -301,16 +307,16 @@ class Target:
 
 @dataclass(frozen=True)
 class LineExplanation:
-    """A bill line as it was delivered, and the target of each of its parts, or of each part of its pooled charge."""
+    """A bill line as it was delivered, and the targets of its parts. For a pooled line, these are the parts of the pooled charge."""
 
     source: str
     period: str
     line_id: str
     facts: tuple[tuple[str, str], ...]  # FOCUS columns that have a value
-    settled: tuple[tuple[str, str], ...]  # values determined when the bill was loaded
-    charge_id: str | None  # null: the line is in a sum of out-of-scope money
+    settled: tuple[tuple[str, str], ...]  # values that Runspend derived when it loaded the bill
+    charge_id: str | None  # null if the line is out of scope: it counts only in totals
     lines_in_charge: int
     currency: str
-    line_costs: Costs | None  # null if the id is a charge's
+    line_costs: Costs | None  # null if the id is that of a pooled charge
     targets: tuple[Target, ...]
     summed: Costs

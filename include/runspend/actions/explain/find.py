@@ -1,6 +1,6 @@
-"""Find the run that a person means: by a whole id, the beginning of one, its address in MLflow, or server/workspace/id.
+"""Find the run that a person means: by its id, the beginning of its id, its address in MLflow, or server/workspace/id.
 
-This module reads only `runs`. An unknown or ambiguous id is an error that lists possible runs.
+This module reads only the table `runs`. An unknown or ambiguous id raises an error that lists possible runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LAST = "\uffff"  # sorts after any character of an id
 
 
 class UnknownName(UsageError):
-    """The name is not in the warehouse. `candidates` are similar names."""
+    """Raised if the warehouse does not have the name. `candidates` are runs with a similar id or name."""
 
     def __init__(self, message: str, candidates: Sequence[Candidate] = ()) -> None:
         super().__init__(message)
@@ -32,17 +32,21 @@ class UnknownName(UsageError):
 
 
 class AmbiguousName(UnknownName):
-    """Several runs, or several bill lines, have this name."""
+    """Raised if several runs, or several bill lines, match. `candidates` are the matching runs."""
 
 
 def ask(reader: Reader, name: str, **parameters: Any) -> list[dict[str, Any]]:
-    """Return the rows of one of the queries in `sql/`."""
+    """Run the query `sql/NAME.sql` with these parameters, and return its rows."""
     rows: list[dict[str, Any]] = reader.query((SQL / f"{name}.sql").read_text(encoding="utf-8"), parameters).to_pylist()
     return rows
 
 
 def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
-    """Return the one run that `text` names. Raises UnknownName with near matches, or AmbiguousName with the list."""
+    """Return the one run that `text` names.
+
+    Raises UnknownName with similar runs if none matches, AmbiguousName with the matches if several do, and UsageError if the id is too
+    short.
+    """
     wanted, servers = run_id_in(text, settings)
     server, workspace, run_id = _split(wanted)
     if len(run_id) < SHORTEST:
@@ -57,7 +61,7 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
     hides = settings.mail.people != "show"
     if len(found) > 1:
         raise AmbiguousName(
-            f"cannot tell which run {clean(text)!r} is: {'more than ' if len(found) >= 200 else ''}{len(found)} match. Give more of the id, or server/workspace/id:\n{listed(found, hides)}",
+            f"cannot tell which run {clean(text)!r} is: {len(found)} {'or more ' if len(found) >= 200 else ''}match. Give more of the id, or server/workspace/id:\n{listed(found, hides)}",
             found,
         )
     if not found:
@@ -72,7 +76,10 @@ def find_run(reader: Reader, text: str, settings: Settings) -> Candidate:
 
 
 def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
-    """Return the id in an MLflow address, otherwise the text itself, and the configured servers that the address may belong to."""
+    """Return the run id and the names of the configured servers to which the address in `text` may belong.
+
+    If `text` is not an MLflow address, return the text itself and an empty set.
+    """
     text = text.strip()
     found = re.search(r"/runs/([^/?#]+)", text) or re.match(r"runs:/+([^/?#]+)", text)
     if found is None:
@@ -83,7 +90,7 @@ def run_id_in(text: str, settings: Settings) -> tuple[str, frozenset[str]]:
 
 
 def _host(address: str) -> str:
-    """Return the host and port of an address; "" if it has none or cannot be parsed (`http://[`)."""
+    """Return the host and port of an address, or "" if it has none or cannot be parsed, such as `http://[`."""
     try:
         return urlsplit(address).netloc.rpartition("@")[2]
     except ValueError:
@@ -91,13 +98,13 @@ def _host(address: str) -> str:
 
 
 def near_runs(reader: Reader, run_id: str) -> list[Candidate]:
-    """Return runs whose id begins similarly, most similar first, or whose name contains the text."""
+    """Return at most five runs whose id has the same first four characters, or whose name contains the text; most similar id first."""
     rows = [_candidate(r) for r in ask(reader, "near_runs", begins=run_id[:4], part=run_id.lower())]
     return sorted(rows, key=lambda c: -difflib.SequenceMatcher(None, run_id, c.key.run_id[: max(len(run_id), 8)]).ratio())[:5]
 
 
 def listed(candidates: Sequence[Candidate], hides_people: bool = False) -> str:
-    """List the candidates, one per line. `hides_people`: without names of people in experiments' names."""
+    """Return the candidates as text, one per line, at most ten. `hides_people` removes the names of people from experiment names."""
     experiments = [(without_person(c.experiment_name) if hides_people else c.experiment_name) or "" for c in candidates]
     shown = [
         f"  {c.key.target_id}  {clean(c.run_name or '')}  {clean(experiment)}  {f'{c.start_time:%Y-%m-%d %H:%M}' if c.start_time else 'no start'}".rstrip()
@@ -107,7 +114,7 @@ def listed(candidates: Sequence[Candidate], hides_people: bool = False) -> str:
 
 
 def clean(text: str) -> str:
-    """Replace characters that would move a terminal's cursor: names come from people."""
+    """Return the text with unprintable characters replaced. People choose the names, and such a character could move the cursor."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -1,7 +1,7 @@
 """Arrange an explanation as rows of text, for both the terminal and the page.
 
-Money is rounded only here, for all parts of a currency together, so that the printed parts add up to the printed sums. Colors,
-widths and tags do not belong here.
+Only this module rounds money. It rounds all parts of a currency together, so that the printed parts add up to the printed sums.
+Colors, widths and HTML tags do not belong here.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from runspend.actions.explain.find import clean
 from runspend.core.amounts import add, change, instant, money, percent, round_parts, size
 from runspend.core.text import counted
 
-MOST_ROWS = 60  # of a block; with more, its hours are grouped by day
+MOST_ROWS = 60  # a block with more rows is grouped by day
 MOST_SHARED = 3  # maximum number of runs named next to an hour
 HOUR = timedelta(hours=1)
-# Reasons why the rest of the bill does not confirm a tag -> words.
+# Reason why the rest of the bill does not confirm a run's tag -> the words to print.
 STRANGE = {
     "other_time": "for times when it did not run",
     "other_account": "in an account without its machines",
@@ -44,7 +44,7 @@ TITLES = {
     "attached": ("ATTACHED", "attached to its machines, split like them"),
     "artifact_bytes": ("ARTIFACTS", "bytes x time in the artifact store"),
     "pool_time": ("POOL", "the pool's cost, split by the time of its runs"),
-    "instance_type_time": ("INSTANCE TYPE", "machines of the type it requested, in its hours"),
+    "instance_type_time": ("INSTANCE TYPE", "machines of the type that it requested, while it ran"),
     "llm_identity": ("LLM CALLER", "calls of the IAM principal it states, by token cost or time"),
     "llm_cost": ("LLM", "in proportion to the token cost on its traces"),
     "sharing": ("SHARED COST", "its part of the shared and idle cost that `sharing` distributes"),
@@ -56,9 +56,10 @@ UNIT_NAMES = {"gpu": "GPUs", "cpu": "cores", "memory": "memory"}
 
 @dataclass(frozen=True)
 class ChargeRow:
-    """One charge, or a day of charges. The first row of each machine has `machine`, and `resource_id` if it is one resource of the bill.
+    """One charge, or the charges of one day.
 
-    `line_id` is the whole id, if the row is one bill line.
+    Only the first row of each machine has `machine`. `resource_id` is set if the charge has a single resource of the bill.
+    `line_id` is the full id, if the row is one bill line.
     """
 
     machine: str
@@ -76,7 +77,7 @@ class ChargeRow:
 
 @dataclass(frozen=True)
 class AttachedResource:
-    """Total charges of one resource that is attached to the run."""
+    """The total of one resource, for a rule whose charges are not shown by hour."""
 
     label: str
     lines: str
@@ -85,7 +86,7 @@ class AttachedResource:
 
 @dataclass(frozen=True)
 class BlockView:
-    """The charges of one rule."""
+    """The printed charges of one rule, with their total."""
 
     title: str
     rule: str
@@ -97,7 +98,7 @@ class BlockView:
 
 @dataclass(frozen=True)
 class CurrencyView:
-    """One currency of a run's cost."""
+    """The printed values of a run's cost in one currency."""
 
     currency: str
     costs: tuple[tuple[str, str], ...]
@@ -111,25 +112,28 @@ class CurrencyView:
 
 
 def currency_views(e: RunExplanation, *, full: bool = False) -> list[CurrencyView]:
-    """Return the printed values of each currency."""
+    """Return the values to print, one view per currency."""
     return [_currency_view(e, c, full) for c in e.currencies]
 
 
 def header_lines(e: RunExplanation) -> list[str]:
-    """Describe the run and its time in two or three sentences."""
+    """Return the lines below the title: the run's names and time span, then notes on its time."""
     names = [f"{text} ({origin})" if origin else text for text, origin in named_facts(e)]
     return [" · ".join([*names, span_text(e.start_time, e.end_time)]), *time_lines(e)]
 
 
 def named_facts(e: RunExplanation) -> list[tuple[str, str]]:
-    """Return the names that people use for the run, each with its origin, such as `experiment.tag.team`; empty where MLflow itself has it."""
+    """Return the names that people group the run by, each with its origin, such as `experiment.tag.team`.
+
+    The origin of the experiment and of the user is an empty string: MLflow itself states them.
+    """
     facts = [(f"experiment {clean(e.experiment_name)}", "")] if e.experiment_name else []
     facts += [(f"{d.name.replace('_', ' ')} {clean(d.value)}", clean(d.came_from or "")) for d in e.dimensions]
     return facts + ([(f"user {clean(e.user_name)}", "")] if e.user_name else [])
 
 
 def time_lines(e: RunExplanation) -> list[str]:
-    """Return notes on the run's time, and its requested resources."""
+    """Return notes on the run's time, its requested resources, its parent run and the selected billing period."""
     lines = []
     if e.future_end_time:
         until = instant(e.end_time) if e.end_time else "its last logged activity"
@@ -148,7 +152,7 @@ def time_lines(e: RunExplanation) -> list[str]:
 
 
 def span_text(start: datetime | None, end: datetime | None) -> str:
-    """Format a time span: 18 Nov 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s."""
+    """Return a time span as text: 18 Nov 2026 08:14:10 → 13:44:40 UTC, 5 h 30 min 30 s."""
     if start is None:
         return "no start time"
     begin = f"{start.day} {start:%b %Y %H:%M:%S}"
@@ -159,31 +163,31 @@ def span_text(start: datetime | None, end: datetime | None) -> str:
 
 
 def length_text(seconds: float) -> str:
-    """Format a duration: 5 h 30 min 30 s."""
+    """Return a duration as text: 5 h 30 min 30 s."""
     sign, whole = ("-", -round(seconds)) if seconds < 0 else ("", round(seconds))
     parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
     return sign + (" ".join(f"{n:,} {unit}" for n, unit in parts if n) or "0 s")
 
 
 def clock(seconds: float) -> str:
-    """Format a duration as 45:50, or as 5:30:30 above one hour."""
+    """Return a duration as text: 45:50, or 5:30:30 above one hour."""
     whole = round(seconds)
     return f"{whole // 60}:{whole % 60:02d}" if whole <= 3600 else f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def places_of(total: Decimal) -> int:
-    """Return the number of decimals to print: four, more for small sums."""
+    """Return the number of decimals to print: four, six below 1, ten below 0.01."""
     amount = abs(total)
     return 4 if amount >= 1 or not amount else 6 if amount >= Decimal("0.01") else 10
 
 
 def short(text: str) -> str:
-    """Return the end of a long id, which `runspend explain --line` accepts."""
+    """Return an id, shortened to its last characters if it is long. `runspend explain --line` accepts the short form."""
     return clean(text if len(text) <= 12 else f"…{text[-6:]}")
 
 
 def run_text(share: Share) -> str:
-    """Return a short name for a target."""
+    """Return a short name for the target of a share."""
     if share.run is None:
         return share.allocated_to.replace("_", " ")
     return f"{share.run.run_id[:8]}{f' {clean(share.run_name)}' if share.run_name else ''}"
@@ -192,7 +196,7 @@ def run_text(share: Share) -> str:
 def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyView:
     places = places_of(c.summed.effective_cost)
     grouped = [_groups(block, full) for block in c.blocks]
-    # Rounding applies to the printed units: hours, days or resources, all of them together.
+    # Round the amounts of all printed rows together: they are hours, days or resources.
     rounded = iter(round_parts([add([p.costs.effective_cost for p in group]) for groups in grouped for group in groups], places))
     blocks = tuple(
         _block_view(block, [(group, next(rounded)) for group in groups], places, e) for block, groups in zip(c.blocks, grouped, strict=True)
@@ -220,7 +224,10 @@ def _currency_view(e: RunExplanation, c: CurrencyCost, full: bool) -> CurrencyVi
 
 
 def _groups(block: Block, full: bool) -> list[list[RunPart]]:
-    """Group parts by printed row: one charge, a machine's day if there are many, or all charges of a resource."""
+    """Return the parts grouped by printed row.
+
+    A row is one charge, or one day of a machine if there are many charges. For rules in SUMMED_UP, it is all charges of a resource.
+    """
     parts = sorted(block.parts, key=lambda p: (_place(p), p.starts_at, p.charge_id))
     if block.match_method in SUMMED_UP:
         things = [list(found) for _, found in groupby(sorted(parts, key=_label), key=_label)]
@@ -243,7 +250,7 @@ def _check(c: CurrencyCost, places: int, table: str) -> tuple[str, bool]:
 
 
 def _beside_siblings(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
-    """Compare the run with the runs of its experiment, if there are enough."""
+    """Yield a comparison with the median run of the experiment, if the experiment has enough runs with a cost."""
     for one in e.siblings:
         if one.currency == c.currency and one.runs >= FEWEST_SIBLINGS and c.summed.effective_cost > 0:
             times = float(c.summed.effective_cost / one.median)
@@ -272,7 +279,7 @@ def _notes(c: CurrencyCost, places: int) -> Iterable[str]:
 
 
 def _missing_hours(e: RunExplanation, c: CurrencyCost) -> Iterable[str]:
-    """Describe hours of the run that the bills behind the figure do not cover yet."""
+    """Yield a note if the run ended after the time that its bills cover."""
     sources = {p.source for p in c.parts}
     reached = max((b.covered_until for b in e.bills if b.source in sources and b.covered_until), default=None)
     if reached is not None and e.end_time is not None and e.end_time > reached:
@@ -381,7 +388,7 @@ def _day_row(found: Sequence[RunPart], amount: Decimal, places: int) -> ChargeRo
 
 @dataclass(frozen=True)
 class HourRow:
-    """A window of a machine, or a day of windows."""
+    """One billed window of a machine, or all windows of one day."""
 
     when: str
     lines: str
@@ -390,7 +397,7 @@ class HourRow:
 
 
 def hour_rows(e: ResourceExplanation, *, full: bool) -> tuple[list[HourRow], str]:
-    """Return a machine's windows, and a note if they are grouped by day because there are many."""
+    """Return the rows of a machine's windows. If there are many, rows are grouped by day and the second value is a note about it."""
     rounded = round_parts([h.effective_cost for h in e.hours], places_of(e.effective_cost))
     pairs = list(zip(e.hours, rounded, strict=True))
     if len(pairs) <= MOST_ROWS or full:

@@ -1,6 +1,6 @@
-"""Find why a run has no cost: one of a few reasons, checked in a fixed order, each with one action to take.
+"""Find why a run has no cost. The reasons are checked in a fixed order, and each has one action to take.
 
-Used only for a run without a charge. Reads the run's machines, the bills' lines for them, and the freshness of the sources.
+This is used only for a run without a charge. It reads the run's machines, their bill lines, and the freshness of the sources.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ IDENTIFY = "docs/identify.md"
 def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now: datetime, resources: Sequence[Row]) -> NoCost:
     """Return the first reason that applies.
 
-    `rows` is the run from `sql/run.sql`. `resources` are the machines that it or an ancestor states.
+    `rows` has the rows of the run from `sql/run.sql`. `resources` are the machines that the run or its nearest ancestor states.
     """
     run = rows[0]
     start, end = run["start_time"], run["end_time"]
@@ -40,8 +40,8 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
         )
         return NoCost(
             "zero_length",
-            f"It gets no cost by time: {words}.",
-            f"If it did cost something, tag its machine with the run's id ({IDENTIFY}).",
+            f"It has no duration, so it gets no cost by time: {words}.",
+            f"If it used a machine, tag that machine with the run's id ({IDENTIFY}).",
         )
     keys = sorted({r["resource_key"] for r in resources if r["resource_key"]})
     if not keys and not run["job_key"] and not run["pool_key"]:
@@ -49,7 +49,7 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
             return of_bills
         stated = [str(run[c]).replace("_", " ") for c in ("purchase_option", "availability_zone", "region_id", "sub_account_id") if run[c]]
         place = f" ({clean(', '.join(stated))})" if stated else ""
-        agree = " that agrees" if stated else " of that type"
+        agree = " that matches" if stated else " of that type"
         kind = (
             f". Only its instance type {clean(run['instance_type'])}{place} is known, and no unused charge{agree} is left"
             if run["instance_type"]
@@ -64,7 +64,7 @@ def why_no_cost(reader: Reader, settings: Settings, rows: Sequence[Row], *, now:
 
 
 def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | None:
-    """Return a reason that concerns the bills: none is configured, they do not reach the run yet, or one was not read."""
+    """Return a reason from the bills: none is configured, none covers the run's start yet, or one could not be read. Otherwise None."""
     if not settings.billing and not ask(reader, "bills"):
         return NoCost("no_bill", "No bill is configured.", "Add one under `billing:` in runspend.yaml.")
     reached: dict[str, datetime | None] = {}
@@ -96,7 +96,7 @@ def _of_bills(reader: Reader, settings: Settings, start: datetime) -> NoCost | N
 
 
 def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, end: datetime) -> NoCost:
-    """Return a reason that concerns the bill's lines for the run's machines."""
+    """Return a reason from the cost tables, or from the bill lines of the run's machines."""
     if run["cost_with_children"]:
         family = f"{plain(run['cost_with_children'])} {run['billing_currency']}"
         return NoCost("children", f"Its child runs cover all of its time and get its cost: together {family}.", "Explain its child runs.")
@@ -138,15 +138,15 @@ def _of_lines(reader: Reader, run: Row, keys: Sequence[str], start: datetime, en
         )
     return NoCost(
         "unknown",
-        "The bill has its machine in its hours, but no charge was allocated to the run.",
+        "The bill has charges for its machine at that time, but none was allocated to the run.",
         "Run: runspend explain --resource " + clean(then[0]["resource_id"]),
     )
 
 
 def _of_month(reader: Reader, start: datetime) -> NoCost:
-    """Return the reason for cost tables older than the run.
+    """Return the reason for a run that is newer than the cost tables.
 
-    Either the next pipeline run builds them, or the month is closed. Then only a changed bill or an explicit command rebuilds them.
+    The next pipeline run builds the tables, unless the month is closed. Then only a changed bill or an explicit command rebuilds them.
     """
     month = f"{start:%Y-%m}"
     states = reader.query(
@@ -155,7 +155,7 @@ def _of_month(reader: Reader, start: datetime) -> NoCost:
     if states.num_rows:
         return NoCost(
             "not_allocated",
-            f"{month} was closed before Runspend read the run, so it does not change.",
+            f"{month} was closed before Runspend read the run, so its costs no longer change.",
             f"Run: runspend allocate --period {month}",
         )
     return NoCost("not_allocated", "The cost tables are older than the run.", "Run: runspend allocate")
@@ -174,7 +174,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _near(reader: Reader, key: str) -> str:
-    """Return machines of the bill whose name contains a part of this name."""
+    """Return a remark with the machines of the bill whose name contains the last part of this name, or an empty text."""
     part = max((key.rpartition(mark)[2] for mark in "/:."), key=lambda p: (p != key, len(p))).lower()
     found: Sequence[Mapping[str, Any]] = ask(reader, "near_resources", part=part) if len(part) > 2 else []
     return f" (it has {', '.join(clean(r['resource_key']) for r in found[:3])})" if found else ""

@@ -1,6 +1,6 @@
-"""Write a run's explanation as a page: the same rows as in the terminal, and a timeline of its machines.
+"""Write the explanation of a run as an HTML page: the same rows as in the terminal, and a timeline of its machines.
 
-Style sheet and frame are the report's. The page asks its server for the script of live pages, and works without it.
+The page uses the style sheet and the frame of the report. It loads the script of live pages from its server, but works without it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user", currency: str | None = None) -> str:
     """Return one HTML page, to be served as `run/ID`.
 
-    `by`: the dimension in which the links to the run's experiment open. `currency`: what other pages convert costs to.
+    `today` is the current day: links to past months have an end date. `by` is the dimension by which the linked view of the experiment
+    groups its costs. `currency` is the currency to which other pages convert costs.
     """
     style = report.live_style()
     template = _environment().get_template("run.html.j2")
@@ -50,12 +51,12 @@ def run_as_page(e: RunExplanation, *, today: date | None = None, by: str = "user
 
 
 def _own_experiment(e: RunExplanation) -> str | None:
-    """Return the name of the run's experiment. None if the name hides a person, because no page has that name."""
+    """Return the name of the run's experiment, or None if the name of a person was removed from it: no page has such a name."""
     return e.experiment_name if e.experiment_name and "/…" not in e.experiment_name else None
 
 
 def _ways(e: RunExplanation, today: date | None, by: str) -> list[tuple[str, str]]:
-    """Return (name, query string) of the explorer views that include this run, in the months in which it ran."""
+    """Return (name, query string) of the explorer views that include this run. Their period is the months in which it ran."""
     named = [(d.name, d.value) for d in e.dimensions if d.name in ("team", "project")]
     if own := _own_experiment(e):
         named.append(("experiment", own))
@@ -63,7 +64,7 @@ def _ways(e: RunExplanation, today: date | None, by: str) -> list[tuple[str, str
     if e.start_time is not None:
         months["from"] = e.start_time.date().replace(day=1)
         last = None if e.end_time is None else month_after(e.end_time.date(), 1) - timedelta(days=1)
-        if last is not None and today is not None and last < today:  # else up to the newest charge
+        if last is not None and today is not None and last < today:  # otherwise, the view ends at the newest charge
             months["to"] = last
     return [
         (f"{key} {clean(value)}", urlencode({**months, "by": "experiment" if key != "experiment" else by, key: value}))

@@ -1,6 +1,6 @@
-"""Explain a resource by hour, or a bill line and its targets. Also suggests the option for a name that is not a run.
+"""Explain a resource by hour, or a bill line and its targets. If a name is not a run, suggest the option that explains it.
 
-This module only reads. An unknown name is an error that lists similar names. Values are in `figures.py`.
+This module only reads. An unknown name raises an error that lists similar names. `figures.py` defines the values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ EARLIEST, LATEST = date(1970, 1, 1), date(9999, 1, 1)
 
 
 def explain_named(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
-    """Explain a run to a person at a terminal. If `text` is a resource or a bill line, the error names the option for it."""
+    """Return the explanation of the run that `text` names, for a person at a terminal.
+
+    Raises UnknownName if `text` is a resource or a bill line instead; the message has the command that explains it. Raises
+    AmbiguousName if several runs match, and UsageError or UnknownName if none does.
+    """
     try:
         return explain_run(reader, text, settings, now=now, period=period)
     except AmbiguousName:
@@ -63,9 +67,10 @@ def _is_line(reader: Reader, text: str) -> bool:
 
 
 def explain_resource(reader: Reader, text: str, *, period: str | None = None) -> ResourceExplanation:
-    """Explain a resource of a bill by hour of one billing period.
+    """Return the explanation of a resource by hour of one billing period: `period` ("YYYY-MM"), or its newest one.
 
-    `text` is its ResourceId, the normalized form used to compare machines, or the end of that form.
+    `text` is the resource's ResourceId, its normalized form (`resource_key`), or the last parts of that form. Raises UnknownName if
+    no charge of the resource was found or allocated, and UsageError if it is billed in several currencies.
     """
     rows = find_resource(reader, text)
     periods = sorted({f"{r['billing_period']:%Y-%m}" for r in rows})
@@ -82,7 +87,9 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
         raise not_allocated(text, chosen)
     currencies = sorted({r["billing_currency"] for r in found})
     if len(currencies) > 1:
-        raise UsageError(f"cannot explain resource {clean(text)!r}: it is billed in {' and '.join(currencies)}. Use: runspend sql")
+        raise UsageError(
+            f"cannot explain resource {clean(text)!r}: it is billed in {' and '.join(currencies)}. To see each currency, use `runspend sql`."
+        )
     names = Names(reader, {key for key in map(run_key_of, found) if key is not None})
     hours = hours_of(found, names)
     return ResourceExplanation(
@@ -98,18 +105,21 @@ def explain_resource(reader: Reader, text: str, *, period: str | None = None) ->
 
 
 def not_billed_in(text: str, period: str, periods: Sequence[str]) -> UnknownName:
+    """Return the error for a resource that has no charge in this billing period."""
     return UnknownName(f"cannot find resource {clean(text)!r} in {period}: it is billed in {', '.join(periods)}. Name one of them.")
 
 
 def not_allocated(text: str, period: str) -> UnknownName:
+    """Return the error for a resource whose charges were not allocated in this billing period."""
     return UnknownName(
-        f"cannot explain resource {clean(text)!r} in {period}: its charges are out of scope, or the month is not allocated. Check `scope:`, or run: runspend allocate"
+        f"cannot explain resource {clean(text)!r} in {period}: its charges are out of scope, or the month was not allocated yet. Check `scope:` in runspend.yaml, or run: runspend allocate"
     )
 
 
 def find_resource(reader: Reader, wanted: str) -> list[Row]:
-    """Return what bills have of the one resource that a string names: a row per spelling, billing period and month of charges. Raises
-    UnknownName.
+    """Return the rows of the one resource that a string names: one per spelling, billing period and month of its charges.
+
+    Raises UnknownName if no resource matches, or if several do.
     """
     rows = ask(reader, "resource_ids", resource=wanted)
     if not rows and wanted != wanted.strip():
@@ -128,7 +138,7 @@ def find_resource(reader: Reader, wanted: str) -> list[Row]:
 
 
 def hours_of(rows: Sequence[Row], names: Names) -> tuple[MachineHour, ...]:
-    """Return the windows of a resource's charges, with the targets of each."""
+    """Return the billed windows of a resource in order of time, each with its cost and its targets."""
     windows: dict[tuple[datetime, datetime], list[Row]] = defaultdict(list)
     for row in rows:
         windows[row["charge_period_start"], row["charge_period_end"]].append(row)
@@ -150,7 +160,7 @@ def _hour(start: datetime, end: datetime, rows: Sequence[Row], names: Names) -> 
 
 
 def users_of(hours: Sequence[MachineHour]) -> tuple[User, ...]:
-    """Return the targets of all windows, the one with the highest cost first."""
+    """Return the targets of all windows, highest cost first. Each has its total cost and its number of windows."""
     grouped: dict[tuple[str, Any], list[Share]] = defaultdict(list)
     for hour in hours:
         for share in hour.shares:
@@ -167,10 +177,14 @@ def users_of(hours: Sequence[MachineHour]) -> tuple[User, ...]:
 
 
 def explain_line(reader: Reader, text: str, *, period: str | None = None) -> LineExplanation:
-    """Explain a bill line, or a charge of several lines. `text` is its whole id, or at least six characters of its beginning or end."""
+    """Return the explanation of a bill line, or of a charge that combines several lines.
+
+    `text` is the full id, or at least six characters of its beginning or end. `period` ("YYYY-MM") limits the search to one billing
+    period. Raises UsageError if `text` is too short, UnknownName if no line matches, and AmbiguousName if several do.
+    """
     wanted = text.strip().removeprefix("…")
     if len(wanted) < SHORTEST_LINE:
-        raise UsageError(f"cannot find line {clean(wanted)!r}: it is too short. Give at least {SHORTEST_LINE} characters.")
+        raise UsageError(f"cannot find line {clean(wanted)!r}: the id is too short. Give at least {SHORTEST_LINE} characters.")
     first, last = (first_day(period),) * 2 if period else (EARLIEST, LATEST)
     rows = ask(reader, "find_lines", id=wanted, first_period=first, last_period=last)
     rows = [r for r in rows if r["line_id"] == wanted] or rows
@@ -229,12 +243,12 @@ def _targets(reader: Reader, rows: Sequence[Row]) -> tuple[Target, ...]:
 
 
 def _focus_name(column: str) -> str:
-    """Return a column name as FOCUS writes it: BilledCost for billed_cost."""
+    """Return the FOCUS name of a column: BilledCost for billed_cost."""
     return "".join(word.capitalize() for word in column.split("_"))
 
 
 def _text(value: Any) -> str:
-    """Format a value for people, without rounding."""
+    """Return a value as text for people, not rounded."""
     if isinstance(value, Decimal):
         return plain(value)
     if isinstance(value, datetime):

@@ -1,8 +1,8 @@
 """Explain a run's cost: every charge behind it, the run's share, the rule, and the other sharers.
 
-`explain_run` only reads, and only the rows it needs. Each query names its days, run or machines, so that the warehouse can
-skip most of the files. Arithmetic on costs is exact. The values are in `figures.py`, and reasons for a missing cost in
-`no_cost.py`. Layout does not belong here.
+`explain_run` only reads, and only the rows it needs. Each query filters by day, run or machine, so that the warehouse can
+skip most of its files. Sums of costs are exact. `figures.py` defines the values, `no_cost.py` explains a missing cost, and
+`layout.py` arranges the text.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ RULES = (
 )
 ZERO = Decimal(0)
 SILENT = timedelta(hours=24)
-DEEPEST = 50  # maximum number of links followed from child to parent, as in the ledger
+DEEPEST = 50  # maximum number of parent links to follow, the same as in the ledger
 
 
 def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime, period: str | None = None) -> RunExplanation:
-    """Explain the cost of the run that `text` names. With `period` ("YYYY-MM"), explain only that billing period."""
+    """Return the explanation of a run's cost. `text` names the run; `period` ("YYYY-MM") limits the costs to one billing period."""
     found = find_run(reader, text, settings)
     key = found.key
     rows = _run_rows(reader, found)
@@ -115,7 +115,7 @@ def explain_run(reader: Reader, text: str, settings: Settings, *, now: datetime,
 
 
 def _siblings(reader: Reader, key: RunKey, experiment_id: str | None) -> tuple[Siblings, ...]:
-    """Return what the runs of the same experiment cost, by currency."""
+    """Return the number and the median cost of the experiment's runs, one item per currency."""
     if experiment_id is None:
         return ()
     rows = ask(reader, "siblings", server=key.tracking_server, workspace=key.workspace, experiment=experiment_id)
@@ -129,14 +129,14 @@ def gaps_of(run: Mapping[str, Any]) -> tuple[tuple[datetime, datetime], ...]:
 
 
 def _claimed_hours(reader: Reader, parts: Sequence[RunPart]) -> tuple[ClaimedHours, ...]:
-    """Return how many hours of its instance type runs claim, if that rule allocated cost to the run."""
+    """Return the hours that runs claim of an instance type, for each type from which `instance_type_time` allocated cost to this run."""
     keys = {(p.billing_period, p.pool_key) for p in parts if p.match_method == "instance_type_time"}
     rows = ask(reader, "claimed_hours", periods=sorted({period for period, _ in keys})) if keys else []
     return tuple(one for one in with_open_prices(rows) if (one.billing_period, one.pool_key) in keys)
 
 
 def asked_for(run: Mapping[str, Any]) -> str | None:
-    """Describe the resources that a run requested. None if it states nothing."""
+    """Return a description of the resources that a run requested, or None if it states none."""
     words = []
     if run["gpu_count"] is not None:
         words.append(f"{run['gpu_count']:g} GPU{'s' if run['gpu_count'] != 1 else ''}{' ' + run['gpu_type'] if run['gpu_type'] else ''}")
@@ -158,18 +158,18 @@ def asked_for(run: Mapping[str, Any]) -> str | None:
 
 
 def costs_of(row: Mapping[str, Any]) -> Costs:
-    """Return the four measures of a row. Null on the bill counts as 0 in sums."""
+    """Return the four measures of a row. A measure that is null becomes 0."""
     return Costs(*(row[m] if row[m] is not None else ZERO for m in MEASURES))
 
 
 def summed(costs: Iterable[Costs]) -> Costs:
-    """Sum each measure exactly."""
+    """Return the exact sum of each measure."""
     all_costs = list(costs)
     return Costs(*(add([getattr(c, m) for c in all_costs]) for m in MEASURES))
 
 
 def charge_of(row: Mapping[str, Any]) -> ChargeKey:
-    """Return the key of a row's charge. Ids of pooled charges may recur in another period or bill, so the key includes both."""
+    """Return the key of a row's charge. It includes the bill and the period, because the id of a pooled charge may occur in several."""
     return row["source"], row["billing_period"], row["charge_id"]
 
 
@@ -179,7 +179,7 @@ def run_key_of(row: Mapping[str, Any]) -> RunKey | None:
 
 
 class Names:
-    """Names of runs and the resources they requested, read once for all of them."""
+    """Names and requested resources of a set of runs, read with one query."""
 
     def __init__(self, reader: Reader, keys: Iterable[RunKey]) -> None:
         ids = sorted({k.run_id for k in keys})
@@ -187,11 +187,14 @@ class Names:
         self._rows = {RunKey(r["tracking_server"], r["workspace"], r["run_id"]): r for r in rows}
 
     def name(self, key: RunKey | None) -> str | None:
-        """Return MLflow's name of the run."""
+        """Return the run's name in MLflow, or None if it is unknown."""
         return self._rows.get(key, {}).get("run_name") if key is not None else None
 
     def asked(self, key: RunKey | None, weight_kind: str | None) -> str | None:
-        """Return the run's request for the kind of resource that a machine's runs are weighted by."""
+        """Return the run's request for one kind of resource, such as "2 GPUs", or None if it has none.
+
+        `weight_kind` is the kind that weights the runs of a shared machine: gpu, cpu or memory.
+        """
         row = self._rows.get(key) if key is not None else None
         if row is None:
             return None
@@ -206,20 +209,20 @@ class Names:
 
 @dataclass
 class RunContext:
-    """Data needed next to a run's parts, read once for all of them."""
+    """The data that `_part` needs in addition to a run's parts, read once for all parts."""
 
     run: Row
     names: Names
-    line_counts: dict[ChargeKey, int] = field(default_factory=dict)  # of charges that cover several bill lines
+    line_counts: dict[ChargeKey, int] = field(default_factory=dict)  # bill lines of each pooled charge
     machine_rows: list[Row] = field(default_factory=list)  # every target of the run's machines on its days
     by_charge: dict[ChargeKey, list[Row]] = field(default_factory=dict)
     totals: dict[ChargeKey, Row] = field(default_factory=dict)  # of charges without a machine of their own
     lines: dict[str, Row] = field(default_factory=dict)
-    resources: list[Row] = field(default_factory=list)  # machines that the run states, or its nearest ancestor that states any
+    resources: list[Row] = field(default_factory=list)  # stated machines, see `stated_resources`
 
 
 def _run_rows(reader: Reader, found: Candidate) -> list[Row]:
-    """Return the run, once for each currency of its bills. A run that no bill covers is returned once, with nulls."""
+    """Return one row of the run for each billing currency. A run without a cost has one row, with nulls."""
     key = found.key
     return ask(reader, "run", month=found.start_month, run_id=key.run_id, server=key.tracking_server, workspace=key.workspace)
 
@@ -234,7 +237,7 @@ def _parts(reader: Reader, key: RunKey, rows: Sequence[Row], period: str | None)
 
 
 def stated_resources(reader: Reader, run: Mapping[str, Any]) -> list[Row]:
-    """Return the machines that a run states. If it states none, use its nearest ancestor that does, as in the ledger."""
+    """Return the machines that a run states or, if it states none, those of its nearest ancestor that states any, as in the ledger."""
     server, run_id, parent, seen = run["tracking_server"], run["run_id"], run["parent_run_id"], set[str]()
     while len(seen) < DEEPEST:
         found = ask(reader, "resources", runs=[run_id], server=server)
@@ -249,7 +252,7 @@ def stated_resources(reader: Reader, run: Mapping[str, Any]) -> list[Row]:
 
 
 def _read_context(reader: Reader, run: Row, parts: Sequence[Row]) -> RunContext:
-    """Read this data with a few queries, each limited to these charges, machines and days."""
+    """Return the context of a run's parts. A few queries read it, each limited to the charges, machines and days of these parts."""
     if not parts:
         return RunContext(run, Names(reader, ()))
     counts = {charge_of(r): r["line_count"] for r in ask(reader, "charge_lines", charges=sorted({p["charge_id"] for p in parts}))}
@@ -283,7 +286,7 @@ def _read_context(reader: Reader, run: Row, parts: Sequence[Row]) -> RunContext:
 
 
 def _part(row: Row, context: RunContext) -> RunPart:
-    """Return the run's part of one charge, and the parts of the others."""
+    """Return the run's part of one charge, together with the other targets' parts of it."""
     charge = context.by_charge.get(charge_of(row), [])
     is_pooled = charge_of(row) in context.line_counts
     line = context.lines.get(row["charge_id"], {})
@@ -296,7 +299,8 @@ def _part(row: Row, context: RunContext) -> RunPart:
                 key=lambda s: (s.run is None, -s.ratio, s.allocated_to, str(s.run)),
             )
         )
-        # If a pool or type also uses the machine, the charge is only the part of the line for runs that state the machine.
+        # The bill line has the whole cost. The rows of this charge may have less of it: if the machine also belongs to a pool or an
+        # instance type, they cover only the runs that state the machine.
         charge_cost = line["effective_cost"] or ZERO if "effective_cost" in line else add([r["effective_cost"] or ZERO for r in charge])
         other_runs, nobodys = sum(s.run is not None for s in shared), add([s.effective_cost for s in shared if s.run is None])
     else:
@@ -321,7 +325,7 @@ def _part(row: Row, context: RunContext) -> RunPart:
         is_pooled=is_pooled,
         description=line.get("charge_description"),
         pricing_category=line.get("pricing_category"),
-        billed_seconds=None if billed is None or billed < 0 else billed / 1e9,  # of a reversal, the charge period
+        billed_seconds=None if billed is None or billed < 0 else billed / 1e9,  # negative in a reversal: not a time
         ran_seconds=_ran_seconds(row, line.get("resource_key"), context),
         ratio=row["allocated_ratio"] if row["allocated_ratio"] is not None else 1.0,
         charge_cost=charge_cost,
@@ -354,15 +358,15 @@ def _share(row: Row, weight_kind: str | None, names: Names) -> Share:
 
 
 def _ran_seconds(row: Row, resource_key: str | None, context: RunContext) -> float | None:
-    """Return the seconds that the run was on the charge's machine during the charge, by the run's own clock.
+    """Return how many seconds the run was on the charge's machine during the charge, by the run's own clock.
 
-    None if the run does not state the machine.
+    Returns None if the run does not state the machine.
     """
     run = context.run
     seconds, is_known = 0.0, False
     last = (resource_key or "").rpartition("/")[2]
     mine = [stated for stated in context.resources if stated["resource_key"] == resource_key]
-    # The bill may use a longer or shorter name for it.
+    # The bill may name the machine with a longer or shorter path, so compare the last part as well.
     for stated in mine or [stated for stated in context.resources if (stated["resource_key"] or "").rpartition("/")[2] == last]:
         began, ended = stated["used_from"] or run["start_time"], stated["used_to"] or _end_of(run, row)
         if began is None or ended is None:
@@ -375,7 +379,7 @@ def _ran_seconds(row: Row, resource_key: str | None, context: RunContext) -> flo
 
 
 def _end_of(run: Row, row: Row) -> datetime | None:
-    """Return the run's end as the ledger determined it."""
+    """Return the run's end as the ledger determined it, or None if it is unknown."""
     if run["end_time"] is not None or run["start_time"] is None:
         end: datetime | None = run["end_time"]
         return end
@@ -420,7 +424,10 @@ def _currency(currency: str, parts: Sequence[RunPart], stated: Costs | None, row
 
 
 def _uses(context: RunContext) -> tuple[Use, ...]:
-    """Return who used the machines and when. Each window uses the most expensive charge for the machine itself."""
+    """Return who used the run's machines and when.
+
+    If a window has several charges for the machine itself, the shares come from the most expensive one.
+    """
     dearest: dict[tuple[str, datetime], tuple[Decimal, ChargeKey]] = {}
     for key_of_charge, charge in context.by_charge.items():
         first = charge[0]
@@ -466,7 +473,7 @@ def _artifacts(reader: Reader, key: RunKey) -> tuple[Stored, ...]:
 
 
 def _changes(reader: Reader, parts: Sequence[Row], first: date, last: date) -> tuple[BillChange, ...]:
-    """Return the changes that later versions of the bills made for the services, accounts and days of the run's charges."""
+    """Return the changes that later bill versions made to the services and accounts of the run's charges, on the same days."""
     touched = {(p["source"], p["charge_date"], p["service_name"] or "", p["sub_account_id"] or "") for p in parts}
     rows = ask(reader, "changes", first_date=first, last_date=last, services=sorted({service for _, _, service, _ in touched}))
     return tuple(

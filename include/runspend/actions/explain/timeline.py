@@ -1,6 +1,6 @@
-"""Draw the timeline of a run's machines, hour by hour, with all targets. It is one `<svg>`, colored by the page's style sheet.
+"""Draw the timeline of a run's machines by hour (by day for a long run), with all targets of their cost.
 
-Floats are for drawing only. Every number is in the page's tables.
+It is one `<svg>`; the page's style sheet colors it. Only the drawing uses floats: the page's tables have the exact numbers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ OTHERS = ("c2", "c3", "c4")
 
 
 def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
-    """Draw the run's machines from its first charged day to its last, with the run in its own color. Empty without machines."""
+    """Return the drawing of the run's machines, from the first day of its charges to the last. Empty if no machine is known.
+
+    The run has a color of its own. `width` is in pixels; `css` is the class of the `<svg>`.
+    """
     if not e.uses:
         return Markup()
     begin = min(u.starts_at for u in e.uses).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -42,7 +45,7 @@ def machine_strip(e: RunExplanation, width: int, css: str) -> Markup:
     if len(machines) > len(shown):
         body.append(_text(0, height + 10, f"and {len(machines) - len(shown)} more machines"))
         height += 16
-    label = "The run's machines by hour and user; the tables have the numbers"
+    label = "The run's machines by hour, with the runs that used them; the tables below have the numbers"
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="{}">{}</svg>').format(
         width, height, label, css, Markup("").join(body)
     )
@@ -54,9 +57,9 @@ def _fitting(text: str, width: int) -> str:
 
 
 def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
-    """Draw a line and a date at each day's start, with as many dates as fit."""
+    """Draw a line and a date at the start of each day, or of every few days if they do not all fit. Short spans also show hours."""
     days = round((end - begin) / timedelta(days=1))
-    hours = next((n for n in (1, 2, 3, 6, 12) if days * 24 / n * 44 <= width), 24)  # between two marks that fit
+    hours = next((n for n in (1, 2, 3, 6, 12) if days * 24 / n * 44 <= width), 24)  # the shortest distance of marks that fit
     if hours < 24:
         return _hour_axis(begin, days, hours, width, bottom)
     every = max(1, -(-days * 60 // width))
@@ -70,7 +73,7 @@ def _axis(begin: datetime, end: datetime, width: int, bottom: float) -> Markup:
 
 
 def _hour_axis(begin: datetime, days: int, hours: int, width: int, bottom: float) -> Markup:
-    """Draw a line and the time (UTC) every few hours; midnight has the date."""
+    """Draw a line and the time (UTC) every few hours. At midnight, draw the date instead of the time."""
     marks = []
     for number in range(0, days * 24, hours):
         x, at = number * width / (days * 24), begin + timedelta(hours=number)
@@ -80,7 +83,7 @@ def _hour_axis(begin: datetime, days: int, hours: int, width: int, bottom: float
 
 
 def _machine(uses: Sequence[Use], me: RunKey, begin: datetime, end: datetime, step: timedelta, width: int, top: float) -> Markup:
-    """Draw one machine: a column for each hour (or day), stacked by share. Time without a bill stays empty."""
+    """Draw one machine: a column for each hour (or day), with the shares of its targets stacked. Hours without a charge stay empty."""
     colors = {
         key: OTHERS[i % len(OTHERS)]
         for i, key in enumerate(sorted({u.run for u in uses if u.run is not None and u.run != me}, key=lambda k: k.target_id))

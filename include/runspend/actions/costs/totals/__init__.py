@@ -1,4 +1,4 @@
-"""The warehouse's data for each asset that the DAGs emit: a few rows of totals, for readers of Airflow's events."""
+"""A few rows of totals for each asset that the DAGs emit, for programs that read Airflow's asset events."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ TOTALS = ("runs", "bills", "artifact_bytes", "costs")
 
 
 def read_totals(reader: Reader, asset: str) -> pa.Table:
-    """Return the totals of one of TOTALS, by period, newest first, 100 rows at most."""
+    """Return the totals of an asset: at most 100 rows, newest period first. `asset` is one of TOTALS."""
     return reader.query((Path(__file__).parent / f"{asset}.sql").read_text(encoding="utf-8"))
 
 
 def as_json(totals: pa.Table) -> list[dict[str, Any]]:
-    """Return the rows for JSON: amounts as strings with all their digits, months as YYYY-MM."""
+    """Return the rows as values for JSON: amounts as strings with all their digits, months as YYYY-MM."""
     return [
         {name: value if isinstance(value, (str, int)) or value is None else _text(value) for name, value in row.items()}
         for row in totals.to_pylist()

@@ -1,4 +1,4 @@
--- Objects and bytes of every store, as last measured.
+-- One row per store: its objects and bytes, as last measured.
 with newest as (
   select store, max(month) as month
   from artifact_bytes

@@ -1,4 +1,4 @@
--- Lines and cost of the current version of every bill.
+-- One row per bill, period and currency: the lines and the cost of its current version.
 select billing_period as period, source, billing_currency, sum(row_count) as bill_lines, sum(billed_cost) as billed_cost, sum(effective_cost) as effective_cost
 from billing_loads
 where state = 'current'

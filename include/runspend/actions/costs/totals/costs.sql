@@ -1,4 +1,4 @@
--- Effective cost by billing period and what it was allocated to.
+-- Effective cost by billing period, currency and target.
 select billing_period as period, billing_currency, allocated_to, sum(effective_cost) as effective_cost
 from cost_daily
 group by billing_period, billing_currency, allocated_to

@@ -1,4 +1,4 @@
--- Runs by start month and tracking server.
+-- The number of runs by start month and tracking server.
 select start_month as period, tracking_server, count(*) as runs
 from runs
 group by start_month, tracking_server

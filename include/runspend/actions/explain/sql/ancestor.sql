@@ -1,2 +1,2 @@
--- One row: a run of the same server, and its parent.
+-- One row: a run of the given server, and the id of its parent run.
 select run_id, parent_run_id from runs where run_id = @run_id and tracking_server = @server

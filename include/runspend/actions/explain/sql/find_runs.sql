@@ -1,4 +1,4 @@
--- One row per run whose id is in a range of strings: all ids with the same beginning.
+-- One row per run whose id begins with the given text. The range of ids lets the warehouse skip files.
 select tracking_server, workspace, run_id, start_month, run_name, experiment_name, start_time
 from runs
 where run_id >= @first_id and run_id < @after_id

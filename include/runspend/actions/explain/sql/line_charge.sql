@@ -1,4 +1,4 @@
--- One row per line of the charge that a line is part of, or that an id names.
+-- One row per line of a combined charge. The given id is that of the charge or of one of its lines.
 select charge_id, line_id
 from charge_lines
 where source = @source and billing_period = @period

@@ -1,5 +1,5 @@
--- One row per machine that a run states: its first and last time on the bill, and its bill lines during the run. A machine that pods share
--- has the bill lines of its pods too: `pod_lines_then`.
+-- One row per machine that a run states: its first and last time on the bill, and the number of its bill lines during the run.
+-- If pods share the machine, the bill lines of its pods count too; `pod_lines_then` is their number.
 with lines as (
   select
     case when resource_key in unnest(@keys) then resource_key else node_key end as machine_key,

@@ -1,4 +1,4 @@
--- One row per charge and target of these resources on these days: the runs that share a charge, and its idle part.
+-- One row per charge of these resources on these days, and target: the runs that share the charge, and its idle part.
 select
   source, billing_period, charge_id, target_id, charge_date, charge_period_start, charge_period_end, resource_id, service_name, charge_category, cost_kind,
   allocated_to, tracking_server, workspace, run_id, allocated_ratio, effective_cost, billing_currency, match_method, reason

@@ -1,4 +1,4 @@
--- One row per currency: the run as MLflow has it, with its whole cost. Without a bill, one row with nulls.
+-- One row per billing currency: the run as MLflow has it, with its total cost. A run without a cost has one row, with nulls.
 select
   r.tracking_server, r.workspace, r.run_id, r.start_month, r.run_name, r.experiment_id, r.experiment_name, r.user_name, r.run_status, r.lifecycle_stage,
   r.start_time, r.end_time, r.future_end_time, r.last_sign_at, r.gaps, r.parent_run_id,

@@ -1,4 +1,4 @@
--- One row per currency: how many runs of an experiment have a cost, and the cost of the middle one (nearest rank).
+-- One row per currency: the number of the experiment's runs that have a cost, and their median cost (nearest rank).
 with placed as (
   select
     billing_currency, effective_cost, row_number() over (partition by billing_currency order by effective_cost) as place,
