@@ -1,1 +1,1 @@
-"""The inputs: runs from MLflow, artifact sizes from stores, bills from clouds."""
+"""The inputs: runs from MLflow, artifact sizes from artifact stores, and bills from clouds."""

@@ -1,7 +1,7 @@
 """Loads bills: finds, verifies and reads delivered files, normalizes their rows, and decides which version of a period counts.
 
-`load_source` is the entry point. It never touches the warehouse. For each billing period it returns the files and tables that
-replace the ones in place, or the reason why they stay. A format is one module and one SQL file in `ingest/billing/formats/`.
+`load_source` is the entry point. It does not access the warehouse itself. For each billing period, it returns the files and tables that
+replace those in place, or the reason why they stay. A format is a module in `ingest/billing/formats/`, in most cases with a SQL file.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
--- One row per line of GPUs that Google attaches to a machine of any size: how many the machine has in that charge period.
--- 0.05: rounding and a local day of 25 hours do not count as one more.
+-- For each line of GPUs that Google attaches to a machine: the number of GPUs that the machine has in that charge period.
+-- 0.05 is subtracted so that rounding, or a local day of 25 hours, does not add one GPU.
 with skus as (
   select
     resource_key, charge_period_start, charge_period_end, sku_id, sum(billed_nanoseconds) as machine_time,

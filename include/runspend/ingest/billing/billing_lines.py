@@ -1,6 +1,6 @@
 """Writes the rows of one billing period as `billing_lines`: one sorted Parquet file.
 
-Belongs here: how lines are chosen, ordered and written. Their content is decided before.
+Belongs here: how lines are chosen, ordered and written. Their content is already complete.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_GROUP = 122_880
-# A text column with more distinct values is written without a dictionary, because every row group would contain the whole dictionary.
+# A text column with more distinct values gets no dictionary, because every row group would contain the whole dictionary.
 FEW_VALUES = 4000
 SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_period")
 
@@ -38,7 +38,7 @@ SKIPPED_BY = (*BILLING_LINES.sort, "charge_period_end", "charge_date", "billing_
 def write_lines(
     staged: Staged, source: str, period: str, file_indexes: Sequence[int], load_id: str, path: Path, *, is_scoped: bool
 ) -> None:
-    """Write the period's `billing_lines`. Lines that an explicit scope leaves out become sums."""
+    """Write the `billing_lines` of a period to `path`. Lines that an explicit scope leaves out are replaced with sums."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -60,7 +60,7 @@ def write_lines(
     schema = _take(staged, table, ids, positions, order.slice(0, 0)).schema
     taken = map(partial(_take, staged, table, ids, positions), groups)
     with pq.ParquetWriter(path, schema, **_layout(table, schema)) as writer, _reaching_disk(path) as reach_disk, ExitStack() as stack:
-        # One row group is assembled while the one before it is written. A bill too large for memory has no room for two.
+        # The next row group is assembled while one is written. If the bill is too large for memory, there is no room for two.
         for group in taken if staged.is_mapped else stack.enter_context(closing(Ahead(taken))):
             writer.write_table(group, row_group_size=ROW_GROUP)
             reach_disk()
@@ -68,7 +68,10 @@ def write_lines(
 
 
 def _is_chosen(staged: Staged, period: str, file_indexes: Sequence[int]) -> pa.Array:
-    """Return which rows become lines of their own: good rows of these files and this period that no scope leaves out."""
+    """Return a boolean array: whether each row becomes a line.
+
+    These are the rows of the files and the period that are not quarantined and not out of scope.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -80,7 +83,7 @@ def _is_chosen(staged: Staged, period: str, file_indexes: Sequence[int]) -> pa.A
 
 @contextmanager
 def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
-    """Yield a function that flushes the file so far to disk in the background: publishing waits for data that is not on disk yet."""
+    """Yield a function that starts to flush the file to disk in the background. So publishing does not have to wait for all of the data."""
     descriptor = os.open(path, os.O_RDONLY)
     with ThreadPoolExecutor(1) as beside:
         bringing = [beside.submit(os.fsync, descriptor)]
@@ -99,18 +102,18 @@ def _reaching_disk(path: Path) -> Iterator[Callable[[], None]]:
 
 
 def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
-    """Return how the file is written. It stores no Arrow schema, so readers see strings, coded or not."""
+    """Return the options of the Parquet writer. The Arrow schema is not stored, so readers see plain strings."""
     import pyarrow as pa
 
     texts = [field.name for field in BILLING_LINES.arrow_schema() if pa.types.is_string(field.type) and field.name != "line_id"]
-    # A column with one value in all rows is a few bytes. Compressing those takes as long as compressing many.
+    # A column with the same value in all rows takes only a few bytes, but compressing it would take as long as compressing a large one.
     paths = [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in schema]
     packed = [path for path in paths if path not in table.column_names or not _is_same(combine_chunks(table.column(path)))]
     return {
         "use_dictionary": texts,
         "store_schema": False,
-        "write_batch_size": ROW_GROUP,  # most columns are small: writing a thousand rows at a time takes a twentieth longer
-        # Minimum and maximum of columns take a third of the writing: they are kept only for columns that readers skip by.
+        "write_batch_size": ROW_GROUP,  # most columns are small, so batches of a thousand rows would take 5% longer
+        # Statistics of all columns would take a third of the writing time. Readers skip row groups only by these columns.
         "write_statistics": list(SKIPPED_BY),
         "compression": {path: "ZSTD" if path in packed else "NONE" for path in paths},
         "compression_level": dict.fromkeys(packed, 1),
@@ -118,7 +121,7 @@ def _layout(table: pa.Table, schema: pa.Schema) -> dict[str, Any]:
 
 
 def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
-    """Return `line_id` of the chosen rows, as LINE_ID defines it."""
+    """Return the `line_id` of the chosen rows, as LINE_ID defines it."""
     if staged.column("ordinal").null_count == staged.rows.num_rows:
         hashes = staged.column("row_hash")
         return _hex_texts(hashes if positions is None else hashes.take(positions))
@@ -127,7 +130,7 @@ def _ids(staged: Staged, positions: pa.Array | None) -> pa.Array:
 
 
 def _hex_texts(numbers: pa.Array) -> pa.Array:
-    """Return 64-bit integers as 16 hexadecimal digits each. SQL takes six times as long."""
+    """Return 64-bit integers as texts of 16 hexadecimal digits. SQL would take six times as long."""
     import pyarrow as pa
 
     count = len(numbers)
@@ -139,7 +142,10 @@ def _hex_texts(numbers: pa.Array) -> pa.Array:
 
 
 def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Array | None) -> tuple[pa.Array, pa.Array]:
-    """Return ids of the chosen rows, and their order. If no two rows are equal, ids sort like their hashes, so both are made at once."""
+    """Return the ids of the chosen rows, and their order.
+
+    If no two rows are equal, ids sort like the hashes of the rows. Then both results are computed at the same time.
+    """
     hashes = staged.column("row_hash")
     if staged.column("ordinal").null_count < len(hashes):
         ids = _ids(staged, positions)
@@ -150,7 +156,7 @@ def _ids_and_order(staged: Staged, lines: dict[str, pa.Array], positions: pa.Arr
 
 
 def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
-    """Return every column of `billing_lines` except `line_id`, for every staged row, chosen or not."""
+    """Return every column of `billing_lines` except `line_id`, for all staged rows, also those that are not chosen."""
     import pyarrow as pa
 
     rows = staged.rows.num_rows
@@ -164,7 +170,7 @@ def _lines(staged: Staged, source: str, load_id: str) -> dict[str, pa.Array]:
 
 
 def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Array], ids: pa.Array) -> tuple[dict[str, pa.Array], pa.Array]:
-    """Return the lines and their ids, with sums of the lines that the scope leaves out."""
+    """Return the lines and their ids, followed by sums of the lines that the scope leaves out."""
     import pyarrow as pa
 
     staged.con.execute(f"set variable source = {sql_text(source)}")
@@ -187,9 +193,9 @@ def _add_sums(staged: Staged, source: str, load_id: str, lines: dict[str, pa.Arr
 
 
 def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None) -> pa.Array:
-    """Return the order of BILLING_LINES.sort among the chosen lines; nulls last, strings by their bytes.
+    """Return the positions of the chosen lines in the order of BILLING_LINES.sort. Nulls are last; strings are sorted by their bytes.
 
-    `ids` are the lines' ids, or any values that sort like them.
+    `ids` are the ids of the lines, or other values that sort like them.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -203,7 +209,7 @@ def _order(lines: dict[str, pa.Array], ids: pa.Array, positions: pa.Array | None
 
 
 def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | None, order: pa.Array) -> pa.Table:
-    """Return chosen lines in order. A text column with many distinct values loses its dictionary, because every row group would contain all of it."""
+    """Return the chosen lines at the positions `order`. A text column with more than `FEW_VALUES` distinct values loses its dictionary."""
     import pyarrow as pa
 
     at = order if positions is None else positions.take(order)
@@ -219,7 +225,7 @@ def _take(staged: Staged, table: pa.Table, ids: pa.Array, positions: pa.Array | 
 
 
 def _is_same(column: pa.Array) -> bool:
-    """Return whether all rows have the same value, so that nothing needs ordering or compression."""
+    """Return whether all rows have the same value. Such a column does not have to be sorted or compressed."""
     import pyarrow as pa
 
     is_coded = pa.types.is_dictionary(column.type)

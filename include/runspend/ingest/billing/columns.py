@@ -1,7 +1,7 @@
-"""Handles text columns as Arrow dictionaries: a result per distinct value, or combination of values, is spread over the rows.
+"""Handles text columns as Arrow dictionaries: an integer code per row, and a list of distinct strings.
 
-Belongs here: the arithmetic of codes, which does not know bills. A bill has millions of lines and thousands of distinct strings. So SQL
-handles each distinct text once, and rows are handled only as integers.
+Belongs here: operations on codes, which do not know bills. A bill has millions of lines and thousands of distinct strings. So SQL
+handles each distinct string or combination once, and the results are spread over the rows by their codes.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow as pa
 
-LEAST_PLAIN = 50_000  # strings; below it, finding equal ones costs nothing
-SAMPLE = 20_000
-MOST = 0.98
-MOST_NUMBERS = 2**62
+LEAST_PLAIN = 50_000  # for fewer values, dictionary coding costs almost nothing
+SAMPLE = 20_000  # values that are compared
+MOST = 0.98  # share of distinct values in the sample above which nearly all values differ
+MOST_NUMBERS = 2**62  # codes are mixed into one 64-bit integer up to this limit
 
 
 def text_type() -> pa.DataType:
@@ -26,9 +26,9 @@ def text_type() -> pa.DataType:
 
 
 class Nulls:
-    """Columns without values, all with the same number of rows. There is one per type, because no column is ever changed in place.
+    """Columns of nulls, all with the same number of rows. One column per type is enough, because columns are never changed in place.
 
-    Most columns of a bill are empty, and a separate empty column takes as much time and memory as one with values.
+    Most columns of a bill are empty, and each new empty column would take as much time and memory as one with values.
     """
 
     def __init__(self, rows: int) -> None:
@@ -36,7 +36,7 @@ class Nulls:
         self._made: dict[pa.DataType, pa.Array] = {}
 
     def of(self, kind: pa.DataType) -> pa.Array:
-        """Return the column of a type."""
+        """Return the column of nulls of this type."""
         import pyarrow as pa
 
         if kind not in self._made:
@@ -45,7 +45,7 @@ class Nulls:
 
 
 def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
-    """Return whether any of these strings is among the values of a string column."""
+    """Return whether any of these strings is in the dictionary of a text column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -55,8 +55,8 @@ def has_any(column: pa.DictionaryArray, texts: Sequence[str]) -> bool:
 def nearly_all_differ(values: pa.Array) -> bool:
     """Return whether a column has too many distinct values for dictionary coding to pay off.
 
-    The sample follows no pattern, because equal values may be neighbors. The dictionary of such a column may hold a value several times,
-    each with its own code. All functions here allow that.
+    A sample decides. It is spread irregularly over the column, because equal values may be neighbors. The dictionary of such a column may
+    contain a value several times, each with its own code. All functions here allow that.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -70,7 +70,7 @@ def nearly_all_differ(values: pa.Array) -> bool:
 
 
 def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.DictionaryArray:
-    """Join columns into one. `texts` are their dictionaries, one after the other."""
+    """Return the columns joined into one. `texts` are their dictionaries, one after the other."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -82,7 +82,7 @@ def end_to_end(pieces: Sequence[pa.DictionaryArray], texts: pa.Array) -> pa.Dict
 
 
 def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array; strings get one dictionary."""
+    """Return a column as one array. A dictionary-coded column gets one dictionary."""
     import pyarrow as pa
 
     if column.num_chunks == 1:
@@ -100,7 +100,7 @@ def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
 
 
 def constant(value: str | None, rows: int) -> pa.DictionaryArray:
-    """Return a text column of one value."""
+    """Return a text column with the same value, or null, in every row."""
     import pyarrow as pa
 
     if value is None:
@@ -109,19 +109,19 @@ def constant(value: str | None, rows: int) -> pa.DictionaryArray:
 
 
 def matching(column: pa.DictionaryArray, pattern: str) -> pa.Array:
-    """Return which rows of a text column match a regular expression anywhere. Null matches none."""
+    """Return a boolean array: whether a part of each row's text matches a regular expression. It is false for null."""
     import pyarrow.compute as pc
 
     return pc.fill_null(spread(column.indices, pc.match_substring_regex(column.dictionary, pattern)), False)
 
 
 def remap(column: pa.DictionaryArray, values: pa.Array) -> pa.DictionaryArray:
-    """Return the column with other strings. `values` has one for every dictionary value, in order, and may repeat or be null."""
+    """Return the column with its dictionary replaced. `values` has one string or null per dictionary value, in order, and may repeat."""
     return spread(column.indices, values)
 
 
 def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
-    """Spread `values` (of any type), one per code, over the rows that have the codes; strings stay coded."""
+    """Return the value of each row's code. `values` has one value of any type per code. Strings become a dictionary-coded column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -140,14 +140,14 @@ def spread(codes: pa.Array, values: pa.Array) -> pa.Array:
 
 
 def _coded(codes: pa.Array, texts: pa.Array) -> pa.DictionaryArray:
-    """Return a text column without checking its codes, which come from checked columns. Checks at each step take a fiftieth of a load."""
+    """Return a text column without checking its codes, which come from checked columns. Checking at each step would take 2% of a load."""
     import pyarrow as pa
 
     return pa.DictionaryArray.from_arrays(codes, texts, safe=False)
 
 
 def first_of(columns: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
-    """Return, row by row, the first of several text columns that has a value."""
+    """Return, for each row, the value of the first of several text columns that has one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -162,7 +162,7 @@ def first_of(columns: Sequence[pa.DictionaryArray]) -> pa.DictionaryArray:
 
 
 def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Return the text column where `kept` is true, and null elsewhere."""
+    """Return the text column with null where `kept` is not true."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -170,7 +170,7 @@ def only_where(kept: pa.Array, column: pa.DictionaryArray) -> pa.DictionaryArray
 
 
 def count_values(column: pa.DictionaryArray) -> dict[str, int]:
-    """Return the number of rows per value of the dictionary; 0 for values that no row has now."""
+    """Return the number of rows per dictionary value: 0 for values that no row has."""
     import pyarrow.compute as pc
 
     rows = {pair["values"]: pair["counts"] for pair in pc.value_counts(column.indices).to_pylist()}
@@ -181,9 +181,10 @@ def count_values(column: pa.DictionaryArray) -> dict[str, int]:
 
 
 def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tuple[pa.Array, pa.Table]:
-    """Return (the code of every row's combination of values, never null; the distinct combinations, one row per code).
+    """Return (the code of every row's combination of values, never null; a table of the distinct combinations, one row per code).
 
-    Codes become digits of one number. Numbers are encoded only when no further digit fits, so rows are hashed once for many columns.
+    The codes of a row become the digits of one number. These numbers are encoded only when no further digit fits, so the rows are hashed
+    once for many columns.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -209,7 +210,10 @@ def combine(columns: Sequence[pa.DictionaryArray], names: Sequence[str]) -> tupl
 
 
 def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int]) -> tuple[pa.Array, list[pa.Array]]:
-    """Return (the code of every number; per column its digit for each code). `digits` are those of earlier columns, and `sizes` are the sizes of the last ones."""
+    """Encode mixed numbers. Return (the code of every number; for each column, its digit for each code).
+
+    `digits`: the digits of columns that were encoded before. `sizes`: the sizes of the columns that were mixed in since then.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -223,7 +227,7 @@ def _tell_apart(mixed: pa.Array, digits: Sequence[pa.Array], sizes: Sequence[int
 
 
 def texts(values: Iterable[str | None]) -> pa.Array:
-    """Return an Arrow array of plain strings, without codes."""
+    """Return an Arrow array of plain strings, without a dictionary."""
     import pyarrow as pa
 
     return pa.array(list(values), pa.string())

@@ -1,13 +1,21 @@
-"""Splits the lines of a machine that several pods or tasks shared into one line per part, by weights that add up to the line exactly.
+"""Splits the lines of a machine that several pods or tasks shared: each line becomes one line per part, in proportion to weights.
 
-Belongs here: how weights meet lines and how a line is cut. Weights come from the formats (`splits_sql` of a `FileKind`, `opencost.py`). Who
-pays for a part is decided in the models. The bill's total never changes: parts replace their line and share all of its measures, to
-the last of 22 decimals, for any weights.
+Belongs here: how weights are matched to lines, and how a line is split. Weights come from the formats (`splits_sql` of a `FileKind`,
+`opencost.py`). The models decide who pays for a part. The bill's total never changes. The parts replace their line, and their measures
+add up to those of the line exactly, to 22 decimals.
 
-A weight is a part's claim on a machine from one time to another, never money. Rows of a format's `splits_sql`:
-resource, resource_name (what bills may call the machine), part_id, part_name, part_tags (JSON), from_time, to_time (UTC, half-open),
-weight (a decimal, none below zero), is_idle, billing_period (of a bill's own weights), skip_reason (why a row is not a weight). Sources
-whose files may hold the same weights twice also select cluster, step_from and step_to. A column that a query does not select is null.
+A weight states how much of a machine a part claims between two times. It is never an amount of money. A `splits_sql` selects:
+
+* `resource`, `resource_name`: names that bills may use for the machine;
+* `part_id`, `part_name`, `part_tags` (JSON): the pod or task;
+* `from_time`, `to_time`: the time for which the weight counts, in UTC and half-open;
+* `weight`: a decimal, not negative;
+* `is_idle`: whether this is the unused part of the machine;
+* `billing_period`: only for a bill's own weights;
+* `skip_reason`: why a row is not a weight, or null;
+* `cluster`, `step_from`, `step_to`: only for sources whose files may contain the same weights twice.
+
+A column that a query does not select is null.
 """
 
 from __future__ import annotations
@@ -34,8 +42,8 @@ MEASURES = (
     "billed_cost", "effective_cost", "list_cost", "contracted_cost", "pricing_currency_effective_cost", "pricing_quantity", "consumed_quantity",
     "commitment_discount_quantity",
 )  # fmt: skip
-OWN = "split_rows"  # the table of a bill's own weights, kept aside while its files are read
-INFORMATIONAL = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # findings that need no attention
+OWN = "split_rows"  # the lookup table of a bill's own weights, filled while its files are read
+INFORMATIONAL = ("lines_split_among_pods_or_tasks", "parts_they_were_split_into")  # findings that do not need attention
 OWN_METHOD = "aws-split-cost-allocation"
 WEIGHT_COLUMNS = {
     "resource": "varchar", "resource_name": "varchar", "part_id": "varchar", "part_name": "varchar", "part_tags": "varchar",
@@ -46,12 +54,11 @@ WEIGHT_COLUMNS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights that one source, apart from the bill, has for machines.
+    """The weights of one source other than the bill.
 
-    With `lines`, all lines they match are one pool, and no row names a machine.
-
-    `idle`: `keep` the unused part as its own part, or let the parts `share` it. `rows`: columns as in WEIGHT_COLUMNS.
-    `digests`: billing period -> digest of the rows that count for it.
+    `rows`: the weights, with the columns of WEIGHT_COLUMNS. `digests`: billing period -> digest of the rows that count for it. `lines`: if
+    set, all lines that match it are one pool, and the rows do not name machines. `idle`: "keep" the unused part as a part of its own, or
+    let the other parts "share" it.
     """
 
     source: str
@@ -62,16 +69,19 @@ class Weights:
     idle: str = "keep"
 
     def digest_of(self, period: str) -> str:
-        """Return a string that changes when a period would be split differently than before."""
+        """Return a string that changes when the weights that count for a billing period change."""
         return f"{self.source} {self.digests.get(period, '')}"
 
     def fingerprint(self) -> list[Any]:
-        """Return the configuration in a form that can be compared."""
+        """Return the configuration as plain values that can be compared with those of another load."""
         return [self.source, self.method, self.lines, self.idle]
 
 
 def digest_rows(rows: pa.Table) -> dict[str, str]:
-    """Map each billing period to the digest of its weights: those within the month, the month before and one day after (`splits.sql`)."""
+    """Return billing period -> digest of the weights that count for it.
+
+    Weights count if they overlap the month, the month before it, or the day after it. `splits.sql` uses the same bounds.
+    """
     import duckdb
 
     names = ", ".join(WEIGHT_COLUMNS)
@@ -89,14 +99,17 @@ def digest_rows(rows: pa.Table) -> dict[str, str]:
 
 
 def keep_weights(staged: Staged, file_index: int, query: str) -> dict[str, int]:
-    """Keep the rows that a format's `splits_sql` selects, for the lines of the same bill. Returns why others were left out, counted."""
+    """Keep the rows that a format's `splits_sql` selects, for the lines of the same bill.
+
+    Return the number of rows that are not weights, by reason.
+    """
     found = staged.con.sql(_typed_sql(staged, query)).to_arrow_table()
     staged.keep_aside(OWN, file_index, found)
     return count_left_out(staged, found)
 
 
 def _typed_sql(staged: Staged, query: str) -> str:
-    """Return a query of weights with every column of WEIGHT_COLUMNS in its type."""
+    """Return SQL for the weights of a query, with every column of WEIGHT_COLUMNS in its type."""
     there = {str(row[0]) for row in staged.con.execute(f"describe {query}").fetchall()}
     selected = {name: f"try_cast({name if name in there else 'null'} as {kind}) as {name}" for name, kind in WEIGHT_COLUMNS.items()}
     selected["part_tags"] = "case when json_valid(part_tags) and json_type(part_tags) = 'OBJECT' then part_tags end as part_tags"
@@ -104,7 +117,7 @@ def _typed_sql(staged: Staged, query: str) -> str:
 
 
 def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
-    """Map each reason why rows are not weights to the number of rows."""
+    """Return the number of rows that are not weights, by reason."""
     staged.con.register("weights_found", rows)
     counts = staged.con.execute(
         "select skip_reason, count(*) from weights_found where skip_reason is not null group by 1 order by 1"
@@ -114,17 +127,17 @@ def count_left_out(staged: Staged, rows: pa.Table) -> dict[str, int]:
 
 
 def has_weights(staged: Staged, others: Sequence[Weights], *, has_own: bool) -> bool:
-    """Return whether any line can be split. `has_own`: whether the bill's own weights count."""
+    """Return whether there are weights to split lines by. `has_own`: whether the bill's own weights count."""
     return bool(others) or (has_own and OWN in staged.aside)
 
 
 def split_lines(
     staged: Staged, others: Sequence[Weights], pools: Mapping[str, pa.Array], found: dict[str, Any], *, is_by_file: bool, has_own: bool
 ) -> None:
-    """Replace every line that has weights by its parts. Lines have `resource_key` and `attached_to`.
+    """Replace every line that has weights with its parts. The columns `resource_key` and `attached_to` must be set before.
 
-    `pools`: the lines that a source with `lines` matches, by source. `is_by_file`: the bill's own weights apply to lines of their file.
-    `has_own`: whether these weights count at all.
+    `others`: weights from other sources than the bill. `pools`: for each source with `lines`, which rows its selector matches.
+    `is_by_file`: whether the bill's own weights apply only to lines of the same file. `has_own`: whether the bill's own weights count.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -158,7 +171,7 @@ def split_lines(
 
 
 def _note_delivered(staged: Staged) -> None:
-    """Once lines are split, compute the bill's digest from the rows before the split and the bill's own weights."""
+    """Make the digest of the bill cover the rows before the split, plus the bill's own weights. Called before lines are replaced."""
     own = f"union all select file_index, billing_period, 1, hash({', '.join(WEIGHT_COLUMNS)})::hugeint, hash({', '.join(WEIGHT_COLUMNS)}) from {OWN}"
     staged.con.execute(
         "create table delivered_rows as select file_index, billing_period, sum(rows) as rows, sum(hash_sum) as hash_sum, bit_xor(hash_xor) as hash_xor "
@@ -168,9 +181,9 @@ def _note_delivered(staged: Staged) -> None:
 
 
 def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) -> bool:
-    """Fill the table `splits` with the weights of every source, the bill's own first; times and weights are integers.
+    """Fill the table `splits` with the weights of every source, the bill's own first. Return whether there are any.
 
-    Returns False if there are none.
+    Times are microseconds since 1970. Weights are integers, in units of 10^-22.
     """
     con = staged.con
     con.execute(
@@ -192,9 +205,10 @@ def _gather_weights(staged: Staged, others: Sequence[Weights], has_own: bool) ->
 
 
 def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
-    """Insert the weights of one source, with the names that identify a machine.
+    """Insert the weights of one source into `splits`, with the names by which bill lines may identify the machine.
 
-    They are its id, the name of a Google instance, the scale set of an Azure instance, and the machine's name.
+    The names are the resource key, the name of a Google instance, the scale set of an Azure instance, and the resource name. `pool`: the
+    name of a pool, which replaces these names.
     """
     scale_set = "case when contains(key, '/virtualmachinescalesets/') then 'r|' || regexp_replace(key, '/virtualmachines/[^/]+$', '') end"
     instance = "case when not contains(key, '/') then 'i|' || key when key like 'projects/%/instances/%' then 'r|' || regexp_extract(key, '[^/]+$') end"
@@ -208,7 +222,7 @@ def _insert(staged: Staged, rank: int, relation: str, pool: str | None) -> None:
 
 
 def _pool_rows(pools: Mapping[str, pa.Array]) -> pa.Table:
-    """Return (position, name) of the lines that sources with `lines` match."""
+    """Return a table with the position of each line that belongs to a pool, and the name of the pool."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -220,7 +234,7 @@ def _pool_rows(pools: Mapping[str, pa.Array]) -> pa.Table:
 
 
 def _count_findings(staged: Staged, found: dict[str, Any]) -> None:
-    """Count what was split, and weights that found no line within the time that the lines cover."""
+    """Count the split lines and their parts. Also count weights that match no line, although the lines cover their time."""
     [(lines, parts, nameless, absent, scaled)] = staged.con.execute(
         "with span as (select min(from_us) as from_us, max(to_us) as to_us from split_candidates), "
         "inside as (select s.* from splits s, span where s.from_us < span.to_us and s.to_us > span.from_us) "
@@ -251,7 +265,7 @@ def _parts(staged: Staged) -> Iterator[pa.Table]:
 
 
 def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
-    """Return each of these lines once per part."""
+    """Return the parts of these lines, in the order of the lines."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -272,7 +286,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
         ("allocated_resource_name", "part_name"), ("allocated_tags", "part_tags"),
     ):  # fmt: skip
         changed[name] = combine_chunks(made.column(source_column).cast(pa.string()).dictionary_encode()).cast(columns.text_type())
-    # A part has a share of a machine, not a time. A pod's time is its own lifetime, at most the machine's; idle lasts as long as the machine.
+    # The billed time of a pod is its own lifetime, at most the machine's billed time. The idle part keeps the machine's billed time.
     life = pc.multiply(combine_chunks(made.column("life_us")), pa.scalar(1000, pa.int64()))
     changed["billed_nanoseconds"] = pc.if_else(
         combine_chunks(made.column("is_idle")), combine_chunks(parts.column("billed_nanoseconds")), life
@@ -284,7 +298,7 @@ def _cut(staged: Staged, lines: pa.Table) -> pa.Table:
 
 
 def _with_scale(column: pa.Array, scale: int) -> pa.Array:
-    """Return the same integers as decimals of another scale, without computing anything."""
+    """Return decimals with the same digits and another scale. The buffers are reused, so nothing is computed."""
     import pyarrow as pa
 
     plain = pa.concat_arrays([column])  # buffers without an offset
@@ -292,7 +306,7 @@ def _with_scale(column: pa.Array, scale: int) -> pa.Array:
 
 
 def _rounding_of_last(parts: pa.Table, made: pa.Table, billed: pa.Array) -> pa.Array:
-    """Return `long_billed_cost` so that the amount that loading rounded off a line is counted once, on its last part."""
+    """Return `long_billed_cost` of the parts. Only the last part of a line has one, which adds the amount that loading rounded off."""
     import pyarrow as pa
 
     long_costs = combine_chunks(parts.column("long_billed_cost"))

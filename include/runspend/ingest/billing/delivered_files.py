@@ -1,6 +1,6 @@
-"""Brings delivered files into the engine: fetches or recognizes them, verifies them, finds their format, stages them.
+"""Fetches delivered files, verifies them, finds their format, and stages their rows. Known files are not fetched again.
 
-Belongs here: what happens to a file before its rows have a period. Which files count for a period is decided in `load.py`.
+Belongs here: what happens to a file before its rows have a period. `load.py` decides which files count for a period.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ VERIFIED_AT_ONCE = 2
 
 @dataclass
 class ArrivedFile:
-    """One whole delivered file on this machine; `staged` is set once its rows are in the engine.
+    """One complete delivered file. `staged` is set when its rows are in the engine.
 
-    With `bring`, the file is not on this machine yet. Its stamp proves that it is unchanged since it was read, and it is fetched only if
-    its rows are needed again.
+    If `bring` is set, the file is not on this machine yet. Its stamp proves that it has not changed since an earlier load. `bring` fetches
+    the file if its rows are needed again.
     """
 
     index: int
@@ -47,10 +47,10 @@ class ArrivedFile:
     verified: VerifiedFile
     path: Path
     format: str = ""
-    label: str | None = None  # the format's name for it: files of several labels complement each other
-    stands_for: str | None = None  # what its name alone says about the charges
+    label: str | None = None  # the format's name for this kind of file; files of different labels complement each other
+    stands_for: str | None = None  # facts about the charges that only the file's name states
     copies: list[str] = field(default_factory=list)  # names of byte-identical files
-    stamps: dict[str, str] = field(default_factory=dict)  # stamps by name, of the file and its copies, if their store vouches for files
+    stamps: dict[str, str] = field(default_factory=dict)  # name of the file or a copy -> its stamp, if the store gives one
     staged: StagedFile | None = None
     bring: Callable[[], tuple[Path, VerifiedFile]] | None = None
 
@@ -64,12 +64,15 @@ class ArrivedFile:
 
     @property
     def digest(self) -> str:
-        """What the file adds to a version: its bytes, and the format and label it is read with."""
+        """The file's part of the version: the hash of its bytes, its label, and the facts that its name states."""
         return " ".join(text for text in (self.verified.sha256, self.label, self.stands_for) if text)
 
 
 def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
-    """Group files by label. Files of two labels complement each other; a file without a label complements none."""
+    """Return one list of files per label. Only files in the same list can have the same charges.
+
+    Files of different labels complement each other. A file without a label complements no other file, so it is in every list.
+    """
     labels: list[str | None] = [*sorted({f.label for f in files if f.label})] or [None]
     return [[f for f in files if f.label in (label, None)] for label in labels]
 
@@ -77,13 +80,13 @@ def rivals_of(files: Sequence[ArrivedFile]) -> list[list[ArrivedFile]]:
 def stage_each(
     context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], beside: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> None:
-    """Stage files one after the other and note refusals. If the next file has the same format, it may be read while one is staged."""
+    """Stage files one after the other, and add refusals to `bad`. While one file is staged, the next of the same format may be read."""
     for file, following in pairwise(files):
         if not following.bring and following.format == file.format:
             staged.following[file.index] = _delivered(context, following, ())
     for file in files:
         stage_or_note(context, staged, file, beside, bad)
-    staged.let_go()  # a file that is staged again later may differ by then
+    staged.let_go()  # discards batches read ahead: a file that is staged again later may have changed
 
 
 def stage_or_note(
@@ -94,7 +97,7 @@ def stage_or_note(
     bad: dict[str, SourceRefused],
     way: str = "stage",
 ) -> None:
-    """Stage a file by a function of its format's module, and note a refusal."""
+    """Stage a file with the function `way` of its format's module. If the file is refused, drop its rows and add the error to `bad`."""
     try:
         _stage(context, staged, file, beside, way)
     except SourceRefused as error:
@@ -110,7 +113,10 @@ def _gone(context: LoadContext, file: ArrivedFile) -> SourceRefused:
 
 
 def stage_alike(context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]) -> None:
-    """Once all files are staged, stage again the files that their format reads differently because of the others (`read_again`)."""
+    """Stage files again if the other files of the load change how their format reads them. `read_again` of the format returns them.
+
+    Called when all files are staged. Refusals are added to `bad`.
+    """
     for name in sorted({f.format for f in files if f.staged}):
         by_index = {f.index: f for f in files if f.staged and f.format == name}
         read_again = offered(format_module(name), "read_again")
@@ -123,7 +129,10 @@ def stage_alike(context: LoadContext, staged: Staged, files: Sequence[ArrivedFil
 
 
 def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callable[[str], None], drawn: Drawn) -> FileSource:
-    """Open the bill's folder, with its format's `open_place` or as a folder or bucket. `drawn`: the power that measured machines drew."""
+    """Open the source of the bill's files: with `open_place` of its format, or as a folder or bucket.
+
+    `drawn`: the measured power of machines.
+    """
     if source.format != "auto" and (open_place := offered(format_module(source.format), "open_place")):
         place: FileSource | None = open_place(source, workdir, now, **({"drawn": drawn} if drawn else {}))
         if place is not None:
@@ -132,7 +141,7 @@ def open_bill(source: BillSource, workdir: Path, now: datetime, progress: Callab
 
 
 def is_data_of(source: BillSource) -> Callable[[str], bool]:
-    """Return a function that recognizes the names of data files."""
+    """Return a function that returns whether a file name is that of a data file."""
     names: Callable[[str], bool] | None = offered(format_module(source.format), "names") if source.format != "auto" else None
     return lambda name: bool(DATA_NAMES.search(name) or (names and names(name)))
 
@@ -140,16 +149,16 @@ def is_data_of(source: BillSource) -> Callable[[str], bool]:
 def verify_all(
     context: LoadContext, folder: FileSource, delivered: Sequence[DeliveredFile], workdir: Path, bad: dict[str, SourceRefused]
 ) -> list[ArrivedFile]:
-    """Fetch and read every file once, except those with a known stamp. Byte-identical files count once.
+    """Fetch and verify every file, except files with a known stamp. Byte-identical files count once.
 
-    Files with equal bytes count as two if manifests or names give them different kinds, or if one manifest lists both. Refusals are noted
-    in `bad`.
+    Files with equal bytes count as two if their labels or their names differ in meaning, or if one manifest lists both. Refusals are added
+    to `bad`.
     """
     by_digest: dict[tuple[str, str | None, str | None], list[ArrivedFile]] = {}
     seen = _seen_before(context)
     with ThreadPoolExecutor(VERIFIED_AT_ONCE) as beside:
         waking = beside.submit(warm_imports)
-        # The next file is fetched while those before it are verified, two at once: unpacking releases the interpreter lock.
+        # While a file is fetched, up to two earlier files are verified at once, because unpacking releases the interpreter lock.
         arriving = [_bring(context, folder, index, item, workdir, seen, beside) for index, item in enumerate(delivered)]
         for file, verifying in arriving:
             try:
@@ -172,7 +181,7 @@ def verify_all(
 
 
 def _are_two_parts(one: DeliveredFile, other: DeliveredFile) -> bool:
-    """Return whether files with the same bytes count as two: parts that one manifest lists, each with its own charges."""
+    """Return whether two files with the same bytes count as two: one manifest lists both, so each part has its own charges."""
     return one.manifest is not None and one.manifest == other.manifest and one.entry.name != other.entry.name
 
 
@@ -185,7 +194,7 @@ def _bring(
     seen: Mapping[tuple[str, str | None], FedFile],
     beside: Executor,
 ) -> tuple[ArrivedFile, Future[VerifiedFile] | None]:
-    """Return a file and its verification, which is under way, or None for a known file."""
+    """Fetch a file and start to verify it. Return the file and its running verification, or None instead of it for a known file."""
     name, unpack_to = item.entry.name, workdir / "unpacked" / f"{index:06d}.csv"
     file = ArrivedFile(index, item, VerifiedFile(Path(), "", 0, ""), Path())
     stamp = _stamp(context.source, item)
@@ -206,15 +215,15 @@ def _bring(
 
 
 def _fetch_late(context: LoadContext, folder: FileSource, item: DeliveredFile, unpack_to: Path) -> tuple[Path, VerifiedFile]:
-    """Fetch and verify a file that was not needed at first."""
+    """Fetch and verify a known file whose rows turned out to be needed."""
     path = folder.fetch(item.entry)
     return path, verify_file(context.source.name, item.entry.name, path, stated_bytes=item.stated_bytes, unpack_to=unpack_to)
 
 
 def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
-    """Return the proof that a file is unchanged and read in the same way, or None if the store does not vouch for files.
+    """Return a text that stays the same as long as a file is unchanged and read in the same way. None if the store gives no stamp.
 
-    It covers the store's stamp and size, the address, and the label in its manifest.
+    It is a hash of the store's stamp, the size, the uri of the bill, and the label in the file's manifest.
     """
     entry = item.entry
     if entry.stamp is None:
@@ -223,14 +232,14 @@ def _stamp(source: BillSource, item: DeliveredFile) -> str | None:
 
 
 def _seen_before(context: LoadContext) -> dict[tuple[str, str | None], FedFile]:
-    """Map (name, stamp) to the files of the versions in place. If the configured format differs now, the file must be read again."""
+    """Return the files of the versions in place by (name, stamp), except files of another format than the configured one."""
     asked = context.source.format
     files = (fed for history in context.histories.values() for fed in history.files if fed.stamp)
     return {(fed.name, fed.stamp): fed for fed in files if asked in ("auto", fed.format)}
 
 
 def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
-    """Return what a file's name says about its charges, if its format has such names."""
+    """Return the facts that a file's name states about its charges, or None if its format has no such names."""
     stands_for = None if format_name == "auto" else offered(format_module(format_name), "stands_for")
     replaced: str | None = stands_for(source, name) if stands_for else None
     return replaced
@@ -239,7 +248,10 @@ def _stands_for(source: BillSource, format_name: str, name: str) -> str | None:
 def recognize(
     context: LoadContext, files: Sequence[ArrivedFile], bad: dict[str, SourceRefused]
 ) -> tuple[list[ArrivedFile], list[ArrivedFile]]:
-    """Return (files of charges, lookup files). Lookup files become part of every version. Refusals are noted in `bad`."""
+    """Find the format of each file. Return (files of charges, lookup files), and add refusals to `bad`.
+
+    Lookup files become part of the version of every period, through `context.settings`.
+    """
     charges: list[ArrivedFile] = []
     aside: list[ArrivedFile] = []
     for file in files:
@@ -254,13 +266,13 @@ def recognize(
         file.stands_for = _stands_for(context.source, file.format, file.name)
         (aside if is_aside else charges).append(file)
     if aside:
-        # The settings are JSON on one line. Text after the first line end comes from an earlier period's files.
+        # The settings are JSON on one line. The text after the first line comes from the lookup files of an earlier period.
         context.settings = "\n".join([context.settings.partition("\n")[0], *sorted(f.verified.sha256 for f in aside)])
     return charges, aside
 
 
 def _recognize_file(context: LoadContext, file: ArrivedFile) -> bool:
-    """Find the format and the label of a file on this machine. Return whether it is a lookup file."""
+    """Set the format and the label of a file on this machine. Return whether it is a lookup file."""
     header = read_header(context.source.name, file.name, file.verified)
     file.format = find_format(context.source, file.name, header)
     if label := offered(format_module(file.format), "label"):
@@ -288,7 +300,7 @@ def _stage(context: LoadContext, staged: Staged, file: ArrivedFile, beside: Sequ
         if now.st_size != file.verified.bytes or (not is_copy and abs(file.modified_at.timestamp() - now.st_mtime) > 0.001):
             raise refused(context, f"{file.name} changed while it was read", None)
     else:
-        file.verified.readable.unlink()  # the engine has its rows, and the disk may be small
+        file.verified.readable.unlink()  # the unpacked copy is no longer needed, and the disk may be small
 
 
 def _delivered(context: LoadContext, file: ArrivedFile, beside: tuple[tuple[str, str | None], ...]) -> Delivered:
@@ -296,9 +308,9 @@ def _delivered(context: LoadContext, file: ArrivedFile, beside: tuple[tuple[str,
 
 
 def combine(staged: Staged, files: Sequence[ArrivedFile]) -> tuple[dict[str, Any], list[FedPeriod]]:
-    """Combine files of several labels into one bill. Returns (warnings, periods of files that have no row left).
+    """Combine files of several labels into one bill. Return (warnings, periods of files that have no rows left).
 
-    Those files still are part of the period's version.
+    Files without rows are still part of the period's version.
     """
     warnings: dict[str, Any] = {}
     before: list[FedPeriod] = []

@@ -1,9 +1,9 @@
-"""Computes a SQL expression once per distinct combination of its inputs, if there are few, and otherwise once per row.
+"""Computes a SQL expression once per distinct combination of its inputs if there are few combinations, and otherwise once per row.
 
-Belongs here: how Runspend finds out what an answer depends on, and how answers get to the rows. Millions of rows of a bill repeat few
-values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If they have
-few combinations, the SQL runs over those alone, and each row gets the number of its answer. All other columns are computed for every
-row. The choice changes only the time it takes.
+Belongs here: how Runspend finds out which columns an answer depends on, and how answers get to the rows. Millions of rows of a bill
+repeat few values: category, service, region, machine, hour. DuckDB's plan shows which columns of a view a selected column needs. If
+these columns have few combinations, the SQL runs once per combination, and each row gets the answer of its combination. All other
+columns are computed for every row. The results are the same in both cases; only the time differs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW_NUMBER = "row_number"
-SHARED = "(shared)"  # the column that holds the number of the values that all columns of a query need
-LEAST_ROWS = 20_000  # for fewer rows, finding out costs more than it saves
+# Some columns of the view are needed by all columns of the query. This column holds a number for each combination of their values.
+SHARED = "(shared)"
+LEAST_ROWS = 20_000  # for fewer rows, finding the combinations takes longer than it saves
 FEW = 8  # combinations are few if each has at least this many rows on average
 FEW_VALUES = 100  # a column has few values if each has at least this many rows on average
 # Steps of a plan that treat each row independently of the other rows.
@@ -48,8 +49,9 @@ def run(
 ) -> pa.Table:
     """Return the columns `derived` and `others` of a query over the view of `rows`, in any row order.
 
-    `derived` are columns that may depend on few others. `others` include ROW_NUMBER, the row's number. `variables` is everything, apart
-    from the query, that decides its dependencies. `known` keeps answers for later rows with the same query.
+    `derived` are columns that may depend on few columns of the view. `others` are computed for every row, and include ROW_NUMBER.
+    `variables` is a text of the variables of the query, which may change what a column depends on. `known` keeps the answers for later
+    batches with the same query.
     """
     con.register(view, rows)
     names = ", ".join([*derived, *others])
@@ -66,7 +68,7 @@ def run(
 
 
 def _ask_once(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
-    """Return the answers for few rows. It uses a table, because a relation plans its query twice, which takes longer than answering."""
+    """Return the result of a query over few rows. It creates a table, because a relation would plan the query twice, which takes longer."""
     con.execute(f"create or replace temp table answers as {query}")
     return con.sql("from answers").to_arrow_table()
 
@@ -74,7 +76,10 @@ def _ask_once(con: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
 def _put_together(
     con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, asked: pa.Table, answers: Mapping[str, pa.Array]
 ) -> pa.Table:
-    """Join the answers per row with what was computed for every row. Rows that became several are computed again as a whole."""
+    """Join the answers of the combinations with the columns that were computed for every row.
+
+    `query` selects all of these columns. If the query returns several rows for one row of the view, they are computed again with it.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -84,15 +89,15 @@ def _put_together(
     if len(at) < rows.num_rows or not at.slice(0, rows.num_rows).equals(whole):
         counts = pc.value_counts(at)
         several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    elif len(several):  # each row is in its place, followed by the additional rows of some
+    elif len(several):  # the first rows are in the order of the view; the rest are additional rows of some of them
         asked, at = asked.slice(0, rows.num_rows), whole
     if len(several):
         single = pc.invert(pc.is_in(at, value_set=several))
         asked, at = asked.filter(single), at.filter(single)
     if len(at) > 1 and not pc.all(pc.less(at.slice(0, len(at) - 1), at.slice(1))).as_py():
-        order = pc.sort_indices(at)  # a join with more lookup rows than rows returns rows in any order
+        order = pc.sort_indices(at)  # a join with a lookup table that is larger than the view returns rows in any order
         asked, at = asked.take(order), at.take(order)
-    is_whole = at.equals(whole)  # nearly always: each row is one
+    is_whole = at.equals(whole)  # nearly always true: each row of the view became one row
     for name, column in answers.items():
         asked = asked.append_column(name, column if is_whole else column.take(at))
     if not len(several):
@@ -105,7 +110,10 @@ def _put_together(
 def _find_needs(
     con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str], variables: str
 ) -> Needs | None:
-    """Return which columns of the view each named column needs, or None if the query does not treat rows one by one. Cached."""
+    """Return the columns of the view that each named column needs, or None if the query does not process rows one by one.
+
+    The result is cached for the query, the names and the variables.
+    """
     key = key_of(query, names, variables)
     if key not in _kept:
         _kept[key] = _ask_needs(con, columns_of_view, query, names)
@@ -113,19 +121,19 @@ def _find_needs(
 
 
 def key_of(query: str, names: Sequence[str], variables: str) -> str:
-    """Return a short key of everything that decides what is needed."""
+    """Return a hash of the query, the names and the variables, which together decide what the named columns depend on."""
     return hashlib.sha256(f"{variables} {','.join(names)} {query}".encode()).hexdigest()[:24]
 
 
 def _ask_needs(con: duckdb.DuckDBPyConnection, columns_of_view: Sequence[str], query: str, names: Sequence[str]) -> Needs | None:
-    """Ask DuckDB, whose plan of each column shows what it reads."""
+    """Return what `_find_needs` returns, from DuckDB's plan for each column. The plan shows which columns of the view it reads."""
     needs: dict[str, frozenset[str]] = {}
     for name in names:
         [(_, text)] = con.execute(f"explain (format json) select {name} from ({query})").fetchall()
         steps = list(_steps(json.loads(text)))
         if not all(_is_row_by_row(step) for step in steps):
             return None
-        # The columns that a scan returns and those it filters by. A name found by accident makes an answer slower, not wrong.
+        # The columns that a scan returns or filters by. A name that is found by accident makes the query slower, not wrong.
         read = " ".join(json.dumps(step.get("extra_info")) for step in steps if "ARROW" in step["name"])
         needs[name] = frozenset(set(re.findall(r"\w+", read)) & set(columns_of_view))
     return needs
@@ -138,7 +146,7 @@ def _steps(plan: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
 
 
 def _is_row_by_row(step: Mapping[str, Any]) -> bool:
-    """Return whether a step treats one row at a time and joins it only with lookup tables."""
+    """Return whether a step of a plan processes each row independently of other rows, and joins rows only with lookup tables."""
     name = str(step["name"]).strip()
     if not name.endswith(ROW_BY_ROW) or "DELIM" in name or name.startswith("POSITIONAL"):
         return False
@@ -147,17 +155,17 @@ def _is_row_by_row(step: Mapping[str, Any]) -> bool:
 
 
 def _reads_rows(step: Mapping[str, Any]) -> bool:
-    """Return whether rows of the view, or rows derived from them, pass through a step."""
+    """Return whether a step of a plan reads rows of the view, or rows derived from them."""
     return any("ARROW" in each["name"] or each["name"].strip() == "CTE_SCAN" for each in _steps([step]))
 
 
 def _ask_few(
     con: duckdb.DuckDBPyConnection, view: str, rows: pa.Table, query: str, names: Sequence[str], needs: Needs, known: KnownAnswers
 ) -> dict[str, pa.Array]:
-    """Return the columns that depend on few combinations, with an answer for every row of the view.
+    """Return the columns that depend on few combinations of values, with an answer for every row of the view.
 
-    The answers hold only if each row of the view becomes exactly one row. Combinations that no earlier batch had are computed in one query
-    for all columns: planning takes longer than answering.
+    The answers are correct only for rows of the view that become exactly one row. One query computes all columns for all combinations
+    that are new in this batch, because planning a query takes longer than running it.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -186,8 +194,9 @@ def _ask_few(
 class _Group:
     """Columns of the query that need the same columns of the view, and the combinations of their values.
 
-    `codes`: the combination of each row. `combinations`: for each combination, the number of the values that all columns need, and the values that only these columns need.
-    `places`: the position of each combination among the known ones, or null.
+    `codes`: the number of each row's combination. `combinations`: one row per combination. Its column SHARED numbers the values that all
+    columns of the query need; its other columns are the values that only this group needs. `places`: the position of each combination
+    among the known ones, or null.
     """
 
     names: tuple[str, ...]
@@ -205,14 +214,17 @@ class _Answered:
 
 
 class KnownAnswers:
-    """The answers to one query, kept for later rows. The values that all of its columns need are numbered."""
+    """The answers to one query, kept for later batches. Combinations of the values that all columns of the query need are numbered."""
 
     def __init__(self) -> None:
-        self._shared: pa.Table | None = None  # one row for each number
+        self._shared: pa.Table | None = None  # the combination of each number
         self._answered: dict[tuple[str, ...], _Answered] = {}
 
     def number(self, combinations: pa.Table) -> pa.Array:
-        """Return the numbers of these combinations of the values that all columns need."""
+        """Return the numbers of these combinations of values that all columns of the query need. New combinations get new numbers.
+
+        If there are more than `MOST_KNOWN`, all known combinations and answers are dropped first.
+        """
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -226,21 +238,21 @@ class KnownAnswers:
         return places
 
     def what_all_need(self, numbers: pa.ChunkedArray) -> dict[str, pa.ChunkedArray]:
-        """Return the columns that all need, for these numbers."""
+        """Return the columns of the view that all columns of the query need, for these numbers."""
         import pyarrow as pa
 
         rows = self._shared.take(numbers.cast(pa.int64())) if self._shared is not None else pa.table({})
         return {name: rows.column(name) for name in rows.column_names}
 
     def places(self, names: tuple[str, ...], combinations: pa.Table) -> pa.Array:
-        """Return the position of each combination; null for an unknown one."""
+        """Return the position of each combination among the known ones of this group, or null for a new one."""
         import pyarrow as pa
 
         before = self._answered.get(names)
         return pa.nulls(combinations.num_rows, pa.int32()) if before is None else _places(combinations, before.combinations)
 
     def add(self, group: _Group, combinations: pa.Table, answers: pa.Table) -> None:
-        """Keep new answers. If there are too many, only the earlier ones that the group needs are kept."""
+        """Keep new answers. If there are more than `MOST_KNOWN` with the earlier ones, keep only the earlier ones that the group needs."""
         import pyarrow as pa
 
         before = self._answered.get(group.names)
@@ -254,13 +266,13 @@ class KnownAnswers:
         group.places = self.places(group.names, group.combinations)
 
     def spread(self, group: _Group) -> dict[str, pa.Array]:
-        """Return the answers of each row."""
+        """Return the answers of the group's columns, one per row."""
         answers = self._answered[group.names].answers
         return {name: columns.spread(group.codes, combine_chunks(answers.column(name)).take(group.places)) for name in group.names}
 
 
 def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
-    """Return the position of each row of strings in a table of the same columns; null if it is not there."""
+    """Return the position of each row of strings in the table `among`, which has the same columns. Null if it is not there."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -270,9 +282,9 @@ def _places(combinations: pa.Table, among: pa.Table) -> pa.Array:
 
 
 def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: KnownAnswers) -> list[_Group]:
-    """Group the columns of the query whose needed columns have few combinations.
+    """Return groups of query columns that need the same columns of the view, if those have few combinations of values.
 
-    Columns of few values are combined first. Combinations of some of them are then found in a much shorter table.
+    All columns with few values are combined once. Combinations of some of these columns are then found in that much shorter table.
     """
     import pyarrow as pa
 
@@ -303,7 +315,10 @@ def _group(rows: pa.Table, names: Sequence[str], needs: Needs, known: KnownAnswe
 
 
 def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) -> tuple[pa.Array, pa.Table]:
-    """Return (the code of every row's combination of these columns, one row per code). Columns with one value or none take no time."""
+    """Return (the number of each row's combination of these columns, a table of the combinations).
+
+    Columns with a single value or without values are not compared, so they take no time.
+    """
     import pyarrow as pa
 
     rows = len(next(iter(coded.values())))
@@ -318,7 +333,7 @@ def _combine(coded: Mapping[str, pa.DictionaryArray], names: Collection[str]) ->
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """Return one array. Strings get the type that is coded."""
+    """Return the column as one array. Large strings and string views become plain strings, which can be dictionary-coded."""
     import pyarrow as pa
 
     piece = combine_chunks(column)

@@ -1,7 +1,7 @@
-"""Lists files and brings them to this machine, from a local folder or a prefix of a bucket.
+"""Lists the files of a local folder or a prefix of a bucket, and copies them to this machine.
 
-Belongs here: listing and copying. Connections to stores are in `storage/google.py`, `storage/azure.py` and `storage/s3.py`. How a provider
-lays out its files is in `manifests.py`.
+Belongs here: listing and copying. Connections to object stores are in `storage/google.py`, `storage/azure.py` and `storage/s3.py`. The
+file layouts of providers are in `manifests.py`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from runspend.storage.s3 import connect_s3
 from runspend.storage.store_errors import CannotReach, StoreError, explain
 
 CHUNK_BYTES = 4 << 20
-# An interrupted copy is resumed where it stopped, this many times. The store's client also retries each request.
+# An interrupted copy is resumed this many times. In addition, the client of the object store retries each request.
 MAX_RESUMES = 3
-# Smaller files arrive quickly. The progress of a larger one is reported at each tenth.
+# The progress of larger files is reported, at each tenth but at most once per this many bytes.
 TELL_EACH_BYTES = 100_000_000
 ALLOWED = (
     "a file, a folder, s3://bucket/prefix, gs://bucket/prefix, abfss://container@account.dfs.core.windows.net/path or az://container/path"
@@ -38,9 +38,9 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Entry:
-    """One file as its folder lists it; `name` is relative to the source's uri, with forward slashes.
+    """One file as its folder or bucket lists it. `name` is relative to the source's uri, with forward slashes.
 
-    `stamp` is the store's proof: a file with the same name, size and stamp has the same bytes. None if the store gives no such proof.
+    A file with the same name, size and `stamp` has the same bytes. `stamp` is None if the store cannot prove that.
     """
 
     name: str
@@ -50,19 +50,19 @@ class Entry:
 
 
 class FileSource(Protocol):
-    """A place with files: the narrow interface to a disk or an object store."""
+    """A folder, a bucket or another source of files. Bills are read only through this interface."""
 
     def entries(self) -> list[Entry]:
-        """Return every file below the source's uri, by name."""
+        """Return every file below the source's uri, sorted by name."""
         ...
 
     def fetch(self, entry: Entry) -> Path:
-        """Return the path of the file on this machine."""
+        """Copy the file to this machine if necessary, and return its path here."""
         ...
 
 
 def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: None) -> FileSource:
-    """Return the folder or bucket of a source's uri. `tell` gets the progress of large files while they are fetched."""
+    """Return the folder or bucket of a source's uri. `tell` is called with the progress of large files while they are fetched."""
     uri = source.uri
     if not uri:
         raise ConfigError(f"cannot load {bill_named(source.name)}: it has no uri. Set billing[].uri to {ALLOWED}.")
@@ -79,7 +79,7 @@ def open_folder(source: BillSource, workdir: Path, tell: Tell = lambda line: Non
 
 @dataclass
 class LocalFolder:
-    """A file, or a folder with everything below it. Hidden files and links that lead outside are not read."""
+    """A file, or a folder with everything below it. Hidden files, and links to files outside the folder, are not read."""
 
     source: str
     root: Path
@@ -107,7 +107,7 @@ class LocalFolder:
 
 
 class Interrupted(Exception):
-    """A store broke off in the middle of a file. `why` is the error for the user if this keeps happening."""
+    """The transfer of a file ended early. `why` is the error for the user, raised if resuming does not help."""
 
     def __init__(self, why: SourceUnreachable) -> None:
         super().__init__(str(why))
@@ -115,9 +115,9 @@ class Interrupted(Exception):
 
 
 class BucketSource(ABC):
-    """Everything below a prefix of a bucket; files are copied into the work folder before they are read.
+    """Everything below a prefix of a bucket. Files are copied into the work folder before they are read.
 
-    Each kind of store has its own `list_objects` and `read_object`. Names and copying are the same for all.
+    Each kind of object store has its own `list_objects` and `read_object`. Names and copying work the same for all.
     """
 
     def __init__(self, source: BillSource, prefix: str, into: Path, tell: Tell) -> None:
@@ -127,11 +127,14 @@ class BucketSource(ABC):
 
     @abstractmethod
     def list_objects(self) -> Iterator[tuple[str, int, datetime, str | None]]:
-        """Yield (key, bytes, last modified, ETag) of every object whose key begins with the prefix, and possibly of others."""
+        """Yield (key, bytes, last modified, ETag) of every object whose key begins with the prefix. Others may be among them."""
 
     @abstractmethod
     def read_object(self, key: str, stamp: str | None, start: int) -> Iterator[bytes | memoryview]:
-        """Yield the object from a byte on, in chunks. Raises Interrupted, or SourceRefused if the object does not have this stamp."""
+        """Yield the bytes of an object from position `start`, in chunks.
+
+        Raises Interrupted if the transfer ends early, and SourceRefused if the object's stamp is no longer `stamp`.
+        """
 
     def entries(self) -> list[Entry]:
         found: dict[str, Entry] = {}
@@ -140,7 +143,7 @@ class BucketSource(ABC):
             if name and not any(part.startswith(".") for part in name.split("/")):
                 self._keys[name] = key
                 found[name] = Entry(name, size, modified.astimezone(timezone.utc), stamp_of(etag))
-        # Azure with folders lists each folder as an empty file, next to the files in it.
+        # Azure storage with a hierarchical namespace lists each folder as an empty file, in addition to the files in it.
         folders = {parent.as_posix() for name in found for parent in PurePosixPath(name).parents}
         return [found[name] for name in sorted(found) if found[name].bytes or name not in folders]
 
@@ -155,7 +158,10 @@ class BucketSource(ABC):
         return path
 
     def _copy(self, entry: Entry, out: IO[bytes]) -> int:
-        """Return the number of bytes copied. An interrupted copy resumes where it stopped if a stamp proves that the file is the same."""
+        """Copy a file and return the number of bytes copied.
+
+        An interrupted copy resumes where it stopped if a stamp proves that the file is unchanged. Otherwise it starts from the beginning.
+        """
         done = resumed = 0
         next_report = step = max(entry.bytes // 10, TELL_EACH_BYTES)
         while done < entry.bytes:
@@ -176,7 +182,10 @@ class BucketSource(ABC):
         return done
 
     def _name(self, key: str) -> str | None:
-        """Return the key relative to the prefix; None for a folder marker or a sibling that only starts with the same letters."""
+        """Return the key relative to the prefix, or None for a folder marker and for a key that is not below the prefix.
+
+        `october` starts with the prefix `oct`, but is not below it.
+        """
         if key.endswith("/"):
             return None
         if key == self.prefix:
@@ -186,19 +195,22 @@ class BucketSource(ABC):
 
 
 def stamp_of(etag: str | None) -> str | None:
-    """Return an ETag in one spelling, because listings have it with and without quotes. A weak ETag (RFC 9110) proves no bytes: None."""
+    """Return an ETag without quotes, because only some listings have them.
+
+    Return None for a weak ETag (RFC 9110), because it does not prove that the bytes are equal.
+    """
     return None if not etag or etag.startswith("W/") else etag.strip('"') or None
 
 
 def changed(source: BillSource, name: str) -> SourceRefused:
-    """Return the refusal of a file that is not the one that was listed."""
+    """Return the refusal of a file that changed after it was listed."""
     return SourceRefused(
         source.name, f"cannot load {name} of {bill_named(source.name)}: it changed while it was copied. Run the load again."
     )
 
 
 class S3Prefix(BucketSource):
-    """Everything below an S3 prefix. `credentials` is a profile of the AWS configuration; without it, the SDK's own chain is used."""
+    """Everything below an S3 prefix. `credentials` is a profile of the AWS configuration. Without it, the SDK finds credentials itself."""
 
     def __init__(self, source: BillSource, uri: str, into: Path, tell: Tell) -> None:
         parts = urlsplit(uri)
@@ -246,7 +258,7 @@ class S3Prefix(BucketSource):
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise boto3's errors as the source's error; their messages carry no keys."""
+        """Raise boto3's errors as SourceUnreachable. Their messages contain no secret keys."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
@@ -263,7 +275,7 @@ class S3Prefix(BucketSource):
 
 
 def open_blobs(source: BillSource, uri: str, into: Path, tell: Tell) -> BucketSource | None:
-    """Return the bucket or container of a Google or Azure address, or None for an address of another kind."""
+    """Return the bucket or container of a Google or Azure address, or None for other addresses."""
     if uri.startswith("gs://"):
         return GooglePrefix(source, uri, into, tell)
     return AzurePrefix(source, uri, into, tell) if is_azure(uri) else None
@@ -276,7 +288,10 @@ class BlobPrefix(BucketSource):
 
     @contextmanager
     def _errors(self, reading: str | None = None) -> Iterator[None]:
-        """Raise the store's errors as the source's error. `reading` is the key of an object whose bytes are coming."""
+        """Raise the store's errors as errors of the source: SourceUnreachable, SourceRefused or Interrupted.
+
+        `reading` is the key of the object if its bytes are being transferred. Only then SourceRefused and Interrupted are raised.
+        """
         try:
             yield
         except CannotReach as error:
@@ -345,7 +360,7 @@ class AzurePrefix(BlobPrefix):
 
 
 def _stamp(found: Any) -> str | None:
-    """Return the MD5 of an object of Google's, which stays if the same bytes are written again; of a composite object its ETag."""
+    """Return the MD5 of a Google object, which stays the same if the same bytes are written again. A composite object has only an ETag."""
     return md5_of(found.md5_hash) or found.etag
 
 

@@ -1,11 +1,12 @@
-"""Stages formats whose rows SQL maps to FOCUS: what a module declares about its files, and how their rows get into `staged`.
+"""Stages the formats that are mapped to FOCUS by a SQL file: how a format describes its files, and how their rows get into `staged`.
 
-Belongs here: what all of these formats share. A format declares how headers spell its columns. Its SQL file reads one view of strings and
-selects FOCUS columns by their names in `schema/tables.py`; a column it does not select is null.
+Belongs here: the code that all of these formats share. A format's module declares how headers spell its columns. Its SQL file reads one
+view of strings and selects FOCUS columns by their names in `schema/tables.py`. A column that it does not select is null.
 
-A cost, quantity or time may stay a string: it is parsed here, and a string that cannot be parsed becomes null and is counted. A row
-without a cost, a currency or its times is quarantined as a whole. A column `reject_reason` states why a row must be quarantined. A column
-`skip_reason` states why it charges nothing and becomes no line; such rows are counted. A row may become none or several.
+The SQL may select a cost, a quantity or a time as a string, which is parsed here. A string that cannot be parsed becomes null and is
+counted. A row without a cost, a currency or its times is quarantined as a whole. The SQL may select `reject_reason`: why a row must be
+quarantined. It may select `skip_reason`: why a row charges nothing and does not become a line; such rows are counted. One row of a file
+may become no row or several rows.
 """
 
 from __future__ import annotations
@@ -33,25 +34,25 @@ if TYPE_CHECKING:
 
     from runspend.ingest.billing.manifests import Delivered
 
-# What exports write for an empty value. Not in gathered columns: a tag whose value is NULL is a tag.
+# The words that exports write for an empty value. They stay in gathered columns: a tag with the value NULL is a tag.
 NULL_TEXTS = ("NULL", "null", "(null)", "nan", "NaN")
 SQL_TYPES = {"STRING": "varchar", "BIGNUMERIC": "decimal(38, 22)", "TIMESTAMP": "timestamptz"}
 FOCUS_NAMES = {c.name: "".join(part.capitalize() for part in c.name.split("_")) for c in FOCUS_COLUMNS}
 OTHERS = ("delivered_instance_type", "iam_principal", "reject_reason", "skip_reason", "long_billed_cost")
-UNREAD = "unread_"  # prefix of a column's name: whether its value could not be read
+UNREAD = "unread_"  # prefix of the columns that state whether the value of a FOCUS column could not be read
 
 
 @dataclass(frozen=True)
 class FileKind:
     """One kind of file of a format.
 
-    `view` is the name under which SQL reads its rows. `columns` are the columns of that view, all strings, each with its spellings in
-    headers: the first spelling with a value wins. `required` columns must be there. `gathered` columns hold a JSON object of all header
-    columns that start with a prefix (tags with a column each).
+    `view` is the name under which SQL reads the rows. `columns` are the columns of that view, all strings, each with its spellings in
+    headers. The first spelling with a value wins. The header must contain all `required` columns. A `gathered` column holds a JSON object
+    of all header columns that start with one of its prefixes, for exports with one column per tag.
 
-    `sql` names a SQL file beside the module: the rows are charges. Without it, the rows are kept aside as a whole, as a lookup table
-    for the SQL of other kinds. `splits_sql` is a SQL file that selects weights from the same rows: who used what of a machine whose
-    line is to be split (`cost_splits.py`). If `splits_of` names a column and values, only rows with these values are weights.
+    `sql` names a SQL file in the folder of the formats, for a kind whose rows are charges. Without it, the rows become a lookup table
+    for the SQL of other kinds. `splits_sql` names a SQL file that selects weights from the same rows: how much each pod used of a machine
+    whose line is split (`cost_splits.py`). If `splits_of` names a column and values, batches without any of these values are skipped.
     """
 
     view: str
@@ -64,8 +65,10 @@ class FileKind:
 
 
 def kind_of(kinds: Sequence[FileKind], header: Sequence[str]) -> FileKind | None:
-    """Return the kind of a header: the first whose required columns are all there, otherwise the best match if it has more than half of
-    them.
+    """Return the kind of file that a header belongs to, or None.
+
+    It is the first kind whose required columns are all in the header. Otherwise it is the kind with the largest share of its required
+    columns, if that share is more than half.
     """
     names = set(header)
 
@@ -84,10 +87,11 @@ def stage(
     variables: Mapping[str, Any] | None = None,
     look: Callable[[pa.Table], None] | None = None,
 ) -> StagedFile:
-    """Put the rows of one verified file into `staged`, or keep them aside. Raises SourceRefused when it does not fit its header.
+    """Put the rows of one verified file into `staged`, as lines or as a lookup table.
 
-    `variables` are the values that the SQL file reads with `getvariable`. `version(header)` names the variant of the format. `look` is
-    called with each batch of rows, in the columns of the view, before they are mapped.
+    `variables` are the values that the SQL file reads with `getvariable`. `version(header)` returns the variant of the format. `look` is
+    called with each batch of rows before it is mapped, in the columns of the view. Raises SourceRefused if the file cannot be read, is of
+    another format, or lacks a required column.
     """
     layout = _lay_out(delivered, kinds)
     for variable, value in (variables or {}).items():
@@ -104,7 +108,7 @@ def stage(
 
 @dataclass(frozen=True)
 class _Layout:
-    """The columns of a file that are read: those of its kind, as its header spells them, and those that are gathered."""
+    """The columns of a file that are read: the columns of its kind, as its header spells them, and the gathered columns."""
 
     kind: FileKind
     header: Sequence[str]
@@ -113,12 +117,12 @@ class _Layout:
 
     @property
     def wanted(self) -> list[str]:
-        """The names in the header."""
+        """The names of these columns in the header, each once."""
         return list(dict.fromkeys([h for names in (*self.spelled.values(), *self.gathered.values()) for h in names]))
 
 
 def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
-    """Return how to read a file by its header. Raises SourceRefused for another format, or if a required column is missing."""
+    """Return which columns to read, from the file's header. Raises SourceRefused for another format, or if a required column is missing."""
     source, name = delivered.source.name, delivered.name
     header = texts.read_header(source, name, delivered.file)
     kind = kind_of(kinds, header)
@@ -135,7 +139,7 @@ def _lay_out(delivered: Delivered, kinds: Sequence[FileKind]) -> _Layout:
 
 
 def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
-    """Create a table for every kind of file that is kept aside, because the SQL of charges may name it. It is empty if no file had rows."""
+    """Create the lookup tables of a format, empty if no file had rows for them. The SQL of charges may read them."""
     for kind in kinds:
         if kind.sql is None and kind.splits_sql is None:
             staged.keep_aside(kind.view, -1, _canonical(staged.con, None, dict.fromkeys(kind.columns, ()), kind.gathered))
@@ -143,7 +147,7 @@ def show_aside(staged: Staged, kinds: Sequence[FileKind]) -> None:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How each batch of one file is processed: its layout, the variables of its SQL, and the function that looks at each batch."""
+    """How each batch of one file is processed: the file's layout, the variables of the SQL, and the function that sees each batch."""
 
     layout: _Layout
     variables: Mapping[str, Any]
@@ -160,10 +164,10 @@ class _Found:
 
 
 def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], plan: _Plan, found: _Found) -> None:
-    """Read a file the fast way, or from the start the slow way if a row is odd.
+    """Read a file the fast way. If the fast way cannot read it, discard its rows and read it from the start the slow way.
 
-    Three batches are processed at a time, each on its own connection: one is read, the one before it is mapped by SQL, the one before that
-    is staged.
+    Three batches are processed at a time, each on its own connection. While one batch is read, SQL maps the one before it, and the batch
+    before that is staged.
     """
     layout, kind = plan.layout, plan.layout.kind
 
@@ -195,16 +199,16 @@ def _read_all(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind], p
 
 
 def _read_quickly(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Iterator[pa.Table]:
-    """Yield the batches of a file. After the last one the next file's reading begins, so that no core waits between two files."""
+    """Yield the batches of a file. After the last batch, start to read the next file, so that no core waits between two files."""
     layout, following = _lay_out(delivered, kinds), staged.following.get(delivered.index)
     with staged.cursor() as reader:
         yield from texts.read_quickly(reader, delivered.file, layout.header, layout.wanted, staged.room)
-    if following is not None and not staged.begun:  # files without rows would begin one another, each with a thread
+    if following is not None and not staged.begun:  # otherwise a chain of files without rows would start one thread each
         staged.begun[following.index] = (kinds, following.file), Ahead(_read_quickly(staged, following, kinds))
 
 
 def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> Ahead[pa.Table]:
-    """Return the batches of a file. The first may already be read, unless the format substitutes another file (SLURM)."""
+    """Return the batches of a file. The first ones may already be read, unless the format replaced the file with another (SLURM)."""
     begun_as, shares = staged.begun.pop(delivered.index, (None, None))
     if shares is not None and begun_as != (kinds, delivered.file):
         shares.close()
@@ -215,7 +219,10 @@ def _begun(staged: Staged, delivered: Delivered, kinds: Sequence[FileKind]) -> A
 def _judged(
     con: duckdb.DuckDBPyConnection, shares: Iterator[pa.Table], plan: _Plan, answers: dict[str, distinct.KnownAnswers]
 ) -> Iterator[tuple[pa.Table, pa.Table | None]]:
-    """Yield each batch as its kind's view, with the result of the format's SQL if it has charges. `answers` are those of earlier files."""
+    """Yield each batch in the columns of its kind's view, and the result of the format's SQL for it.
+
+    The result is None if the kind has no SQL for charges. `answers` has the results for distinct values of earlier files.
+    """
     layout, kind = plan.layout, plan.layout.kind
     for variable, value in plan.variables.items():
         con.execute(f"set variable {variable} = ?", [value])
@@ -237,7 +244,11 @@ def _judged(
 def _canonical(
     con: duckdb.DuckDBPyConnection, share: pa.Table | None, spelled: Mapping[str, Sequence[str]], gathered: Mapping[str, Sequence[str]]
 ) -> pa.Table:
-    """Return the columns under one spelling of their names: the first of several spellings that has a value, and a JSON object for gathered ones."""
+    """Return a batch in the columns of the view.
+
+    `spelled` maps each column to its spellings in the header; per row, the first spelling with a value wins. A column in `gathered` gets a
+    JSON object of several header columns.
+    """
     import pyarrow as pa
 
     rows = 0 if share is None else share.num_rows
@@ -254,7 +265,7 @@ def _canonical(
 
 
 def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
-    """Return the column with the words for an empty value made null."""
+    """Return the column with `NULL_TEXTS` replaced by null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -265,7 +276,7 @@ def _without_nulls(column: pa.DictionaryArray) -> pa.DictionaryArray:
 
 
 def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray], names: Sequence[str]) -> pa.DictionaryArray:
-    """Return one JSON object of the columns that have a value, or null if none has. It is made once per combination of values."""
+    """Return, per row, a JSON object of the columns that have a value, or null if none has. It is built once per combination of values."""
     stated = [(column, name) for column, name in zip(found, names, strict=True) if column.null_count < len(column)]
     if not stated:
         return columns.first_of(found)
@@ -277,7 +288,7 @@ def _gather(con: duckdb.DuckDBPyConnection, found: Sequence[pa.DictionaryArray],
 
 
 def _weigh(staged: Staged, delivered: Delivered, kind: FileKind, view: pa.Table, found: _Found) -> None:
-    """Keep the weights in one batch of rows, for the lines of the bill."""
+    """Keep the weights in one batch of rows. The lines of the bill are split by them later."""
     if kind.splits_of is not None and not columns.has_any(combine_chunks(view.column(kind.splits_of[0])), kind.splits_of[1]):
         return
     staged.con.register(kind.view, view)
@@ -289,7 +300,7 @@ def _weigh(staged: Staged, delivered: Delivered, kind: FileKind, view: pa.Table,
 
 @dataclass(frozen=True)
 class _Asked:
-    """The query for every batch, in the terms of `distinct.run`."""
+    """The query that runs for every batch. The fields are arguments of `distinct.run`."""
 
     query: str
     derived: Sequence[str]
@@ -300,7 +311,10 @@ _asked_for: dict[tuple[str, str, str], _Asked] = {}
 
 
 def _ask_for(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str, variables: Mapping[str, Any]) -> _Asked:
-    """Return the format's SQL with the checks of each row, over the registered view. It is the same for all files with the same variables."""
+    """Return the query of the format's SQL with the checks of each row. The kind's view must be registered.
+
+    The query is built once for all files with the same variables.
+    """
     key = (sql, kind.view, repr(variables))
     if key not in _asked_for:
         _asked_for[key] = _describe_and_ask(con, kind, sql)
@@ -318,16 +332,16 @@ def _describe_and_ask(con: duckdb.DuckDBPyConnection, kind: FileKind, sql: str) 
 
 
 def _may_be_unread(types: Mapping[str, str]) -> list[str]:
-    """Return the columns that the SQL selects as strings and whose value may become null.
+    """Return the columns that the SQL selects as strings, and whose value becomes null if it cannot be parsed.
 
-    The cost and the times are not among them: a row without them is quarantined.
+    The cost and the times are not among them, because a row without them is quarantined.
     """
     needed = (*TIMES, "billed_cost")
     return [c.name for c in FOCUS_COLUMNS if c.type != "STRING" and types.get(c.name) == "VARCHAR" and c.name not in needed]
 
 
 def _stage_judged(staged: Staged, delivered: Delivered, judged: pa.Table, found: _Found) -> None:
-    """Put one batch of rows into `staged`, except those that charge nothing."""
+    """Put one batch of rows into `staged`. Rows with a `skip_reason` charge nothing, so they are only counted."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -373,7 +387,7 @@ def _only(judged: pa.Table, places: pa.Array) -> pa.Table:
 
 
 def _with_trouble(judged: pa.Table) -> pa.Table:
-    """Return the rows with `reject_reason`: the first problem of each row."""
+    """Return the rows with one column `reject_reason`, which holds the first problem of each row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -402,20 +416,20 @@ def _add_counts(counts: dict[str, int], column: pa.ChunkedArray) -> None:
 
 
 def _check_columns(kind: FileKind, types: Mapping[str, str]) -> None:
-    """Require the mandatory FOCUS columns in a format's SQL; reject unknown ones."""
+    """Raise ValueError if a format's SQL lacks a mandatory FOCUS column or selects an unknown column."""
     known = {*SQL_TYPES, *(c.name for c in FOCUS_COLUMNS), *OTHERS, texts.ROW_NUMBER}
     needed = {"billed_cost", "billing_currency", *TIMES, "charge_category", texts.ROW_NUMBER}
     if unknown := sorted(set(types) - known):
-        raise ValueError(f"{kind.sql} selects {', '.join(unknown)}, which FOCUS does not have. Name columns as tables.py does.")
+        raise ValueError(f"{kind.sql} selects {', '.join(unknown)}, which FOCUS does not have. Use the column names of tables.py.")
     if missing := sorted(needed - set(types)):
         raise ValueError(f"{kind.sql} does not select {', '.join(missing)}. Every line of a bill has them.")
 
 
 def _judging_sql(query: str, types: Mapping[str, str]) -> str:
-    """Return SQL for every staged column of what a format's SQL selects, with the checks of each row.
+    """Return SQL that turns the result of a format's SQL into the staged columns, and checks each row.
 
-    It adds what is wrong with each row, by the format's SQL, its times and currency, and its cost. For columns that may become null, it
-    adds whether the value was unreadable.
+    It adds three columns with what is wrong with a row: `reject_reason` by the format's SQL, `odd` for times and currency, `odd_cost` for
+    the cost. For each column of `_may_be_unread`, it adds whether the value could not be read.
     """
     typed = []
     for column in FOCUS_COLUMNS:
@@ -457,7 +471,7 @@ def _judging_sql(query: str, types: Mapping[str, str]) -> str:
 
 
 def _whole_rows_in_trouble(con: Any, delivered: Delivered, judged: pa.Table) -> dict[int, str]:
-    """Map row numbers to the delivered rows as JSON objects, for the rows that are quarantined."""
+    """Return the quarantined rows as delivered: row number -> JSON object with all columns."""
     import pyarrow.compute as pc
 
     if judged.column("reject_reason").null_count == judged.num_rows:

@@ -1,6 +1,6 @@
 """Finds the machine of a line: instance type, GPUs, vCPUs and memory, from the line's own data and a list of common types.
 
-Belongs here: how a description becomes a machine. Which descriptions a bill holds is found in `normalize.py`.
+Belongs here: how a description becomes a machine. `normalize.py` finds the distinct descriptions of a bill.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ from typing import Any
 from runspend.core.outside_json import parse_json
 
 AZURE_SIZE = re.compile(r"(?i)(Standard|Basic)_\w+")
-# Instance types recognized by their form, even if no list has them. Storage account sizes (Standard_LRS) have no digit after the letters.
+# Instance types that are recognized by their form, even if they are not in the list. Azure sizes need a digit after the letters, so
+# Standard_LRS, a storage account type, does not match.
 TYPES = tuple(
     re.compile(pattern)
     for pattern in (
         r"(?:.*[:-])?(ml\.[a-z][a-z0-9-]*\.[a-z0-9]+)(?:-[A-Z][A-Za-z]*)?",  # SageMaker: USE1-Train:ml.g5.xlarge, ml.m5.xlarge-Training
-        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge; a bare type is matched as it is.
+        # AWS writes usage types such as USW2-BoxUsage:p4d.24xlarge. A type without a prefix matches too.
         r"(?:.*(?:Usage|Box|Host)[^:]*:)?([a-z][a-z0-9-]*\.[a-z0-9-]+)",
         r"((?:VM|BM)\.[A-Z][A-Za-z0-9]*(?:\.[A-Za-z0-9-]+)+)",  # Oracle: VM.GPU.A10.1
         r"((?:ct\d\w*|[a-z]\d{1,2}[a-z]?)-(?:standard|high[a-z]+|mega[a-z]+|ultra[a-z]+|hyper[a-z]+|edgegpu|max[a-z]+|custom|micro|small|medium|metal|node)(?:-[a-z0-9]+)*)",
         r"((?:Standard|Basic)_[A-Za-z]{1,3}\d[\w-]*)",
     )
 )
-# A type's disk is not a machine: ml.g5.xlarge's volume is billed as VolumeUsage, an Azure disk as E10 LRS.
+# The names of Azure machines in meters, such as "E10 v4". Only names in the list count, because the name of a disk, such as "E10 LRS", has
+# the same form. SageMaker bills the disk of ml.g5.xlarge as VolumeUsage, which no pattern matches.
 AZURE_SERIES = re.compile(r"[A-Z]{1,3}\d+[a-z]*(?:[ _]\w+)*")
 Machine = tuple[str | None, int | None, int | None, float | None]
 
 
 def describe_machine(details: str | None, resource_type: str | None, stated: str | None, known: dict[str, Machine]) -> Machine:
-    """Return (instance type, GPUs, vCPUs, GiB) by SkuPriceDetails, otherwise the provider's own column, otherwise the type's entry in the
-    list.
+    """Return (instance type, GPUs, vCPUs, GiB of memory) of a machine. Values that cannot be found are None.
+
+    `details` is SkuPriceDetails, and `stated` is the value of the provider's own column. The instance type comes from the first of
+    `details`, `stated` and `resource_type` that names one. The sizes come from `details`, or else from the type's entry in `known`.
     """
     parsed_details: dict[str, Any] = {}
     if not details and stated and stated.startswith("{"):
@@ -51,7 +55,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
         ),
         None,
     )
-    if instance_type is None:  # Azure's "ServiceType" is a VM size, or a name from another service
+    if instance_type is None:  # Azure's "ServiceType" is a VM size, or a text with another meaning in other services
         sizes = (parsed_details.get(k) for k in ("ServiceType", "x_ServiceType"))
         instance_type = next((size for size in sizes if isinstance(size, str) and AZURE_SIZE.fullmatch(size)), None)
     instance_type = named_type(instance_type, known) or instance_type
@@ -70,8 +74,7 @@ def describe_machine(details: str | None, resource_type: str | None, stated: str
 
 
 def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
-    """Return the instance type that a string names: a bare type of any cloud, or one inside an AWS usage type; None for any other text.
-
+    """Return the instance type that a string names, or None. It may be a type of any cloud, or an AWS usage type that contains one.
     Sources: AWS "SageMaker AI pricing" (usage types), Oracle "Compute Shapes", Google "Machine families resource", Azure "VM sizes naming".
     """
     if not text:
@@ -84,7 +87,7 @@ def named_type(text: str | None, known: dict[str, Machine]) -> str | None:
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, or the number that a string such as "16 GiB" starts with."""
+    """Return the number that a value or a string such as "16 GiB" starts with, or None."""
     if isinstance(value, bool) or value is None:
         return None
     match = re.match(r"\s*(\d+(?:\.\d+)?)", str(value))
@@ -96,7 +99,7 @@ def _whole(value: float) -> int | None:
 
 
 def instance_types() -> dict[str, Machine]:
-    """Return common machine types of the clouds by lower-cased name, from instance_types.csv (published by the providers)."""
+    """Return common machine types of the clouds by their names in lower case. instance_types.csv has the values that providers publish."""
     text = files("runspend.ingest.billing").joinpath("instance_types.csv").read_text(encoding="utf-8")
     return {
         row["instance_type"].lower(): (row["instance_type"], int(row["gpus"]), int(row["cpus"]), float(row["memory_gb"]))

@@ -1,8 +1,8 @@
 """Loads one bill: deliveries -> verified files -> staged rows -> one version per period, or a refusal.
 
-Belongs here: which files make which period (by manifest or all together) and which of them are refused. Layouts are in `manifests.py`,
-the handling of a file in `delivered_files.py`, formats in their modules, the rules of versions in `versions.py`, and results in
-`period_results.py`.
+Belongs here: which files make up a period (by manifest, or all files together) and which files are refused. Layouts of deliveries are in
+`manifests.py`, the handling of a file in `delivered_files.py`, and formats in their modules. The rules of versions are in `versions.py`,
+and results in `period_results.py`.
 """
 
 from __future__ import annotations
@@ -72,11 +72,11 @@ def load_source(
     drawn: Drawn | None = None,
     memory: int | None = None,
 ) -> Load:
-    """Load what a bill delivers now. Raises SourceUnreachable, or SourceRefused when no period can be read from it.
+    """Load the current files of a bill. Raises SourceUnreachable, or SourceRefused if no period can be read from them.
 
-    `rules` decide which values are written to the lines. When they change, the version changes too. `accept` holds "SOURCE:YYYY-MM" for
-    refusals that a person has accepted. `drawn` is the power that measured machines drew, for bills that price it. `memory` is the number
-    of bytes that loading may use (`memory_budget.py`).
+    `rules` decide which values are written to the lines. If the rules change, the version changes too. `accept` contains
+    "SOURCE:YYYY-MM" for each refusal that an operator has accepted. `drawn` is the measured power of machines, for bills that price it.
+    `memory` is the number of bytes that loading may use (`memory_budget.py`).
     """
     context = LoadContext(
         source,
@@ -114,9 +114,10 @@ def load_source(
 
 
 def _files_like_bills(found: Deliveries) -> list[str]:
-    """Return ignored files that people may consider part of the bill.
+    """Return the ignored files that a user may expect to be part of the bill.
 
-    These are tables of a kind that Runspend does not read, and data of a month without a manifest while other months have one.
+    These are tables in a file format that Runspend does not read. If manifests decide which files count, they are the data files of months
+    without a manifest.
     """
     if not found.is_by_manifest:
         return [name for name in found.ignored if LIKE_BILLS.search(name) and not MANIFEST_NAMES.search(name)]
@@ -128,7 +129,7 @@ def _files_like_bills(found: Deliveries) -> list[str]:
 
 
 def _load_manifests(context: LoadContext, folder: FileSource, found: Sequence[Delivery]) -> Load:
-    """Load the newest complete manifest of each period. A newer one that is refused is recorded and reported."""
+    """Load each period from its newest complete manifest. If a newer manifest is refused, its refusal is recorded and reported."""
     load = Load(context.source.name, [])
     for delivery in found:
         if delivery.period is None:
@@ -139,7 +140,10 @@ def _load_manifests(context: LoadContext, folder: FileSource, found: Sequence[De
 
 
 def _load_manifest_period(context: LoadContext, folder: FileSource, period: str, exports: Sequence[Sequence[Delivery]]) -> PeriodLoad:
-    """Load the newest delivery of every export. An export at fault falls back to its previous delivery, as long as it has one."""
+    """Load a period from the newest delivery of every export. If a delivery is at fault, the previous one of the same export is tried.
+
+    `exports`: the deliveries of each export, newest first. Deliveries older than the version in place are not tried.
+    """
     history = context.history(period)
     in_place = max((row["delivered_at"] for row in history.current), default=None)
     refusal: PeriodLoad | None = None
@@ -148,7 +152,7 @@ def _load_manifest_period(context: LoadContext, folder: FileSource, period: str,
         tried = [each[i] for each, i in zip(exports, at, strict=True)]
         delivery = together(tried)
         if refusal and in_place is not None and delivery.delivered_at is not None and delivery.delivered_at < in_place:
-            return refusal  # older than the version in place: there is nothing to fall back to
+            return refusal  # this delivery is older than the version in place, which stays
         at_fault = {d.export for d in tried if d.problem}
         outcome = _try_manifest(context, folder, period, delivery, sum(at), at_fault)
         if outcome.state != "refused":
@@ -167,7 +171,7 @@ def _load_manifest_period(context: LoadContext, folder: FileSource, period: str,
 def _try_manifest(
     context: LoadContext, folder: FileSource, period: str, delivery: Delivery, position: int, at_fault: set[str]
 ) -> PeriodLoad:
-    """Load a period from one delivery of each export. Add the exports whose delivery is at fault to `at_fault`."""
+    """Load a period from one delivery of each export. If it is refused, add the exports whose delivery is at fault to `at_fault`."""
     delivered_at = delivery.delivered_at or context.now
     if delivery.problem:
         return refuse_period(context, period, delivery.problem, (f"{f.entry.name} {f.entry.bytes}" for f in delivery.files), delivered_at)
@@ -204,9 +208,9 @@ def _try_manifest(
 
 
 def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFile]) -> str | None:
-    """Return why two exports of one kind overlap, or None. Two exports with the same account's day hold the same charges twice.
+    """Return a text on two exports of one kind that overlap, or None. They overlap if both have charges of one account on one day.
 
-    An example is one export of a subscription and another of all subscriptions.
+    Such charges would count twice. An example is one export of a subscription next to another of all subscriptions.
     """
     for same in rivals_of(files):
         exports = {f.index: f.delivered.export for f in same}
@@ -223,7 +227,7 @@ def _overlapping_exports(staged: Staged, period: str, files: Sequence[ArrivedFil
 
 
 def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delivery]) -> Load:
-    """Load all data files below the uri. Files whose periods are unchanged are verified, but not read again."""
+    """Load all data files below the uri. Files of unchanged periods are verified, but not read again."""
     if not found:
         return Load(context.source.name, [])
     workdir = context.workdir / "files"
@@ -242,14 +246,17 @@ def _load_files(context: LoadContext, folder: FileSource, found: Sequence[Delive
 def _stage_changed(
     context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], known: dict[int, set[str]], bad: dict[str, SourceRefused]
 ) -> set[str]:
-    """Stage new files, and all files of the periods that change. Return these periods."""
+    """Stage new files, and all files of the periods that change. Return the periods that change.
+
+    `known`: file index -> the periods that the file feeds in the versions in place.
+    """
     stage_each(context, staged, [f for f in files if f.index not in known], files, bad)
     touched = read_periods(staged) | _stale_periods(context, files, known)
     left = [f for f in files if f.index in known]
     while again := [f for f in left if known[f.index] & touched]:
         for file in again:
             stage_or_note(context, staged, file, files, bad)
-            touched |= known[file.index]  # the file brings rows of all its periods, so these need all of their files
+            touched |= known[file.index]  # the file has rows of all its periods, so each of these periods needs all of its files
         left = [f for f in left if f not in again]
     stage_alike(context, staged, [f for f in files if f.name not in bad], bad)
     return touched
@@ -263,7 +270,7 @@ def _load_staged(
     touched: set[str],
     bad: dict[str, SourceRefused],
 ) -> Load:
-    """Build the result of every period: those that the staged rows are of, those that no file changes, those of bad files."""
+    """Build the result of every period: periods of staged rows, unchanged periods, and periods of bad files, which are refused."""
     named = {f.index: p for f in files if (p := period_of_name(f.name))}
     warnings, fed_periods = _normalize(context, staged, files, named)
     spoiled = _spoiled_periods(context, bad)
@@ -293,7 +300,7 @@ def _load_period(
     by_index = {f.index: f for f in files}
     feeding = feeding or [f.index for f in files if f.staged and not f.staged.rows and period_of_name(f.name) == period]
     if not feeding:
-        return None  # its files are gone: `missing_periods` reports it
+        return None  # the files of the period are gone, which `missing_periods` reports
     chosen = _choose(context, [by_index[i] for i in feeding])
     delivered_at = max(by_index[i].modified_at for i in chosen)
     has_delivery = "delivery" in context.source.model_fields_set
@@ -309,7 +316,7 @@ def _load_period(
 
 
 def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
-    """Return the files whose rows count: all of them, or for `versions` the newest (of each label that complements others)."""
+    """Return the indexes of the files whose rows count: all of them, or with `delivery: versions` only the newest of each label."""
     if context.source.delivery == "versions":
         return sorted({max(same, key=lambda f: (f.modified_at, f.name)).index for same in rivals_of(feeding)})
     return [f.index for f in feeding]
@@ -318,7 +325,7 @@ def _choose(context: LoadContext, feeding: Sequence[ArrivedFile]) -> list[int]:
 def _overlap(
     staged: Staged, period: str, chosen: Sequence[int], by_index: dict[int, ArrivedFile], fed_periods: Sequence[FedPeriod]
 ) -> str | None:
-    """Return why two files overlap, or None. They may be parts of one bill or the same bill twice: only the user knows which."""
+    """Return a text on two files that overlap, or None. They may be parts of one bill, or the same bill twice: only the user knows."""
     rivals = rivals_of([by_index[i] for i in chosen])
     pair = next((pair for same in rivals if (pair := find_overlap(staged, period, [f.index for f in same]))), None)
     if pair is None:
@@ -340,9 +347,9 @@ def _overlap(
 
 
 def _known_periods(context: LoadContext, files: Sequence[ArrivedFile]) -> dict[int, set[str]]:
-    """Map the files that feed the versions in place (by their bytes) to the periods they feed.
+    """Return the files whose bytes feed versions in place: file index -> the periods that the file feeds.
 
-    A file of a refused version is read again on each load, so that each load reports its refusal.
+    Files of a refused version are left out. They are read again at each load, so that each load reports the refusal.
     """
     periods: dict[str, set[str]] = {}
     refused: set[str] = set()
@@ -354,7 +361,7 @@ def _known_periods(context: LoadContext, files: Sequence[ArrivedFile]) -> dict[i
 
 
 def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: dict[int, set[str]]) -> set[str]:
-    """Return periods in place that the current files would change: a file is gone, or the settings have changed."""
+    """Return the periods whose version would change although no file is new: a file is gone, or the settings have changed."""
     stale = set()
     for period, history in context.histories.items():
         feeding = [f for f in files if period in known.get(f.index, ())]
@@ -366,7 +373,10 @@ def _stale_periods(context: LoadContext, files: Sequence[ArrivedFile], known: di
 
 
 def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused]) -> dict[str, SourceRefused]:
-    """Return the periods that a bad file belongs to, by its path or by its rows in earlier loads. If neither is known, the file's error is raised."""
+    """Return the periods that bad files belong to, with the error of the file.
+
+    The path of a file or its rows in earlier loads show its periods. Raises the error of a file whose periods are unknown.
+    """
     spoiled: dict[str, SourceRefused] = {}
     for name, error in bad.items():
         periods = {history.period for history in context.histories.values() if any(f.name == name for f in history.files)}
@@ -378,13 +388,16 @@ def _spoiled_periods(context: LoadContext, bad: dict[str, SourceRefused]) -> dic
     return spoiled
 
 
-# --- steps both ways share ---------------------------------------------------------------------------------------------
+# --- steps that all deliveries share -----------------------------------------------------------------------------------
 
 
 def _normalize(
     context: LoadContext, staged: Staged, files: Sequence[ArrivedFile], stated: dict[int, str]
 ) -> tuple[dict[str, Any], list[FedPeriod]]:
-    """Normalize the staged rows and return the warnings and what each file feeds. Raises SourceRefused for rows without a billing period."""
+    """Normalize the staged rows. Return the warnings, and the periods that each file feeds.
+
+    `stated`: file index -> the period that the file's manifest or name states. Raises SourceRefused if rows have no billing period.
+    """
     lost = place_unreadable_periods(staged, stated)
     if lost:
         name = next(f.name for f in files if f.index == lost[0])

@@ -1,6 +1,6 @@
-"""Holds what every step of one bill's load needs, and the one way to refuse a bill.
+"""Holds the context that every step of one bill's load needs, and the function that builds a refusal.
 
-Belongs here: what is the same for all files and periods of a load. Its use is in `load.py`.
+Belongs here: values that are the same for all files and periods of a load. `load.py` creates the context.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Previous = Callable[[str, str], "pa.Table | None"]
 
 @dataclass(frozen=True)
 class PublishedBill:
-    """What the warehouse has of a bill before a load. `rows(table, "2026-10")` returns the rows of one unit, or None."""
+    """The data of a bill in the warehouse before a load. `rows(table, "2026-10")` returns a period's rows of a table, or None."""
 
     rows: Previous
     periods: Sequence[str] = ()
-    damaged: Collection[str] = ()  # periods whose rows are damaged: they are read again even if nothing was delivered since
+    damaged: Collection[str] = ()  # periods whose rows are damaged, which are read again even if their files have not changed
 
 
 @dataclass
 class LoadContext:
-    """The arguments of `load_source`, in one place."""
+    """The arguments of `load_source`, and the load histories of the bill's periods."""
 
     source: BillSource
     now: datetime
@@ -50,7 +50,7 @@ class LoadContext:
     damaged: Collection[str] = ()  # periods whose published rows are damaged
 
     def settings_of(self, period: str) -> str:
-        """Return what decides a period's rows, apart from its files: the settings, and other sources' weights that reach into it."""
+        """Return everything except the files that decides the rows of a period: the settings, and the weights of other sources."""
         return "\n".join([self.settings, *(weights.digest_of(period) for weights in self.rules.weights)])
 
     def history(self, period: str) -> LoadHistory:
@@ -59,11 +59,11 @@ class LoadContext:
         return self.histories[period]
 
     def standing(self, period: str) -> str | None:
-        """Return the version whose rows need not be read again: the one in place, unless its rows are damaged."""
+        """Return the version in place, or None if its rows are damaged. A delivery with this version is not read again."""
         return None if period in self.damaged else self.history(period).version
 
     def version_facts(self, period: str, parts: Iterable[str], delivered_at: datetime | None = None) -> VersionFacts:
-        """Return a period's version made of these parts, without rows. It is delivered now if `delivered_at` is None."""
+        """Return the facts of the version that these parts (digests) make, without rows. `delivered_at`: None means now."""
         return VersionFacts(versions.version_of(parts, self.settings_of(period)), delivered_at or self.now, self.now, self.load_id)
 
 

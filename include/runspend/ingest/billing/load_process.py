@@ -1,7 +1,7 @@
-"""Reads one bill, or one source of weights, in its own process, which keeps to `memory` and `load_timeout`.
+"""Reads one bill, or one source of weights, in a separate process, which is limited by `memory` and `load_timeout`.
 
-This module belongs to `pipeline/load.py`. Reading is in `ingest/billing/`; starting and watching a process is in `own_process/`.
-Belongs here: the limits of a bill, and the error when its process is killed, crashes or hangs. Only that bill is refused.
+Belongs here: the limits of a bill, and the error if its process is killed, crashes or hangs. Only that bill is refused. `pipeline/load.py`
+uses this module. Reading is in `ingest/billing/`. Starting and watching processes is in `core/own_process`.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 Found = TypeVar("Found")
 MIB = 1 << 20
 LEAST_MARGIN = 256 * MIB
-IDLE = timedelta(minutes=20)  # without any work or output: no wait for a network lasts that long
+IDLE = timedelta(minutes=20)  # longest time without any work or output; waiting for a network never takes that long
 WARM = "runspend.ingest.billing.load_process:warm"
 
 
 def warm_up(settings: Settings) -> None:
-    """Start the process for bills early, if there are any bills: it imports what they need while other work goes on."""
+    """Start the process for bills early, if there are bills. It imports the libraries that they need while other work continues."""
     if settings.billing:
         own_process.warm_up(WARM)
 
 
 def load_bill(settings: Settings, source: BillSource, rules: Rules, published: PublishedBill, job: ReadJob, **given: Any) -> Load:
-    """Run `billing.load_source` in its own process. Raises its errors, and SourceRefused if the process ends without a result."""
+    """Run `billing.load_source` in a separate process. Raises its errors, and SourceRefused if the process ends without a result."""
     given |= {"rules": rules, "published": published, "job": job, "progress": job.progress}
     found: Load = _read(
         settings, source, "runspend.ingest.billing.load_process:_load_here", f"cannot load {bill_named(source.name)}", **given
@@ -51,13 +51,16 @@ def load_bill(settings: Settings, source: BillSource, rules: Rules, published: P
 
 
 def read_weights(settings: Settings, source: BillSource, **given: Any) -> Read:
-    """Run `billing.read_weights` in the same way."""
+    """Run `billing.read_weights` in a separate process. Raises its errors, and SourceRefused if the process ends without a result."""
     found: Read = _read(settings, source, "runspend.ingest.billing.load_process:_read_weights_here", f"cannot read {source.name}", **given)
     return found
 
 
 def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str, Any]:
-    """Run `billing.probe_source` in the same way. Its work folder is removed even if the process was killed."""
+    """Run `billing.probe_source` in a separate process. Raises its errors, and SourceRefused if the process ends without a result.
+
+    The work folder is removed even if the process was killed.
+    """
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
         found: dict[str, Any] = _read(
             settings,
@@ -72,13 +75,17 @@ def probe_bill(settings: Settings, source: BillSource, **given: Any) -> dict[str
 
 
 def limits_of(settings: Settings) -> Limits:
-    """Return the limits of a bill: its time, and `memory` plus a quarter for what libraries keep and what happens between two checks."""
+    """Return the limits of a bill's process.
+
+    Its memory limit is `memory` plus a margin: a quarter, at least 256 MiB. The margin is for memory that libraries keep, and for growth
+    between two checks.
+    """
     memory = allowed_memory(settings)
     return Limits(memory + max(memory // 4, LEAST_MARGIN), settings.load_timeout.total_seconds(), IDLE.total_seconds())
 
 
 def allowed_memory(settings: Settings) -> int:
-    """Return the bytes that loading a bill may take, by the settings, otherwise by the machine."""
+    """Return the bytes of memory that loading a bill may use: the setting `memory`, or else a share of the machine's memory."""
     from runspend.ingest.billing.memory_budget import machine_memory
 
     return settings.memory or machine_memory()
@@ -101,7 +108,7 @@ def _read(settings: Settings, source: BillSource, function: str, cannot: str, *,
 
 
 def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
-    """Return why a process ended without a result, as text for a person."""
+    """Return why a process ended without a result, as half a sentence for the error message."""
     took = f"{_size(failed.peak_bytes)} of memory"
     if failed.why == "memory":
         allowed, configured = limits.memory_bytes or 0, allowed_memory(settings)
@@ -123,26 +130,26 @@ def _explain(failed: ProcessFailed, settings: Settings, limits: Limits) -> str:
 def _advice(failed: ProcessFailed) -> str:
     stays = "What was loaded before stays"
     if failed.why == "memory":
-        return f"{stays}. Raise `memory` in runspend.yaml, or look at what wrote this bill."
+        return f"{stays}. Raise `memory` in runspend.yaml, or check the program that exports this bill."
     if failed.why == "time":
-        return f"{stays}. Raise `load_timeout` in runspend.yaml, or look at what wrote this bill."
+        return f"{stays}. Raise `load_timeout` in runspend.yaml, or check the program that exports this bill."
     if failed.signal == signal.SIGKILL:
         return f"{stays}. Lower `memory` in runspend.yaml to what the machine can spare, or give the machine more."
     if failed.why == "start":
-        return f"{stays}. Look at the machine's limits of processes and memory."
+        return f"{stays}. Check the machine's limits for processes and memory."
     return f"{stays}. Load it again. If it fails again, check the program that exports this bill."
 
 
 def _size(count: int) -> str:
-    """Return bytes for people: 600 MB, 1.25 GB."""
+    """Format a number of bytes as in the setting `memory`: 600MB, 1.25GB."""
     return f"{count / 1e6:.0f}MB" if count < 1e9 else f"{count / 1e9:.2f}GB"
 
 
-# --- in the process of its own -------------------------------------------------------------------------------------------
+# --- in the separate process ---------------------------------------------------------------------------------------------
 
 
 def warm() -> None:
-    """Import what reading bills needs. A missing package is reported when a bill is read."""
+    """Import the libraries that reading bills needs. If one is missing, the error is raised later, when a bill is read."""
     for name in (
         "runspend.ingest.billing",
         "runspend.ingest.billing.formats.focus",
@@ -187,7 +194,7 @@ def _read_weights_here(source: BillSource, *, memory: int, **given: Any) -> Read
 
 
 class _WithoutPandas:
-    """Blocks the import of pandas. Arrow imports it to recognize its values: half a second per bill, and bills have none."""
+    """Blocks the import of pandas. Arrow would import it to recognize pandas values, which bills do not have. That takes half a second."""
 
     def find_spec(self, name: str, *_: object) -> None:
         if name == "pandas":
@@ -199,7 +206,7 @@ def _do_without_pandas() -> None:
 
 
 def _without_running_out(source: BillSource, cannot: str, read: Callable[[], Found], memory: int) -> Found:
-    """Return the result of `read`. If a library runs out of memory or fails inside, refuse this one bill."""
+    """Return the result of `read`. Raises SourceRefused if a library runs out of memory or has an internal error."""
     import duckdb
     import pyarrow as pa
 

@@ -1,10 +1,10 @@
-"""Finds deliveries: the files of a folder or bucket, grouped as `manifest`, `parts` or `versions`.
+"""Finds deliveries: the files of a folder or bucket, grouped by their manifests or all together.
 
-Belongs here: how providers lay out their deliveries. Locating and copying files is in `file_sources.py`, the check that a file is whole
-in `verify.py`, and the meaning of its content in the format's module.
+Belongs here: how providers lay out their deliveries. `file_sources.py` lists and copies files, and `verify.py` checks that they are
+complete. The format's module knows the meaning of their content.
 
 Layouts: AWS Data Exports ("Understanding export delivery"), AWS legacy Cost and Usage Report, Azure Cost Management
-("Manifest file"). All three list the files of one billing period in one JSON document that is written after them.
+("Manifest file"). In all three, a manifest is a JSON document that lists the files of one billing period. It is written after these files.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ HALF_CHARACTERS = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True)
 class DeliveredFile:
-    """One data file of a delivery, with what its manifest states about it."""
+    """One data file of a delivery, with the facts that its manifest states."""
 
     entry: Entry
     stated_bytes: int | None = None
     stated_rows: int | None = None
-    label: str | None = None  # the manifest's name for files of its kind: "ActualCost"
+    label: str | None = None  # the manifest's name for this kind of file, such as "ActualCost"
     export: str = ""  # the export that its manifest belongs to
     manifest: str | None = None  # the manifest that lists it
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """One whole file on this machine, as a format's module reads it.
+    """One complete file on this machine, as a format's module reads it.
 
-    `label` is the manifest's name for such files ("ActualCost"). `beside` are the names and labels of all files of the load, including
-    this one.
+    `label` is the manifest's name for this kind of file ("ActualCost"). `beside` has the name and label of each file of the load,
+    including this one.
     """
 
     source: BillSource
@@ -63,9 +63,9 @@ class Delivered:
 
 @dataclass(frozen=True)
 class Delivery:
-    """Files that belong together. `period` is None if only the rows show it. `problem` is why the delivery must be refused.
+    """Files that belong together. `period` is None if only the rows show it. `problem` is the reason to refuse the delivery, or None.
 
-    `export` distinguishes exports below one address: each has its own manifest for the same month.
+    `export` distinguishes exports below one address. Each of them has its own manifest for the same month.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Delivery:
     problem: str | None = None
     export: str = ""
     is_unreadable: bool = False  # its manifest cannot be read
-    assembly: str = ""  # the assembly that the manifest of a legacy AWS report names for the month
+    assembly: str = ""  # the id of the month's current assembly, in the manifest of a legacy AWS report
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Deliveries:
 
 
 def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[str], bool]) -> Deliveries:
-    """Return the current deliveries of a source: every manifest, newest first, or without manifests one delivery of all data files.
+    """Return the deliveries of a source: one per manifest, newest first, or without manifests one delivery of all data files.
 
-    `is_data(name)` recognizes data files. `is_by_manifest` decides if `delivery` is not set.
+    `is_data(name)` recognizes data files. The function `is_by_manifest` decides whether manifests count.
     """
     entries = folder.entries()
     if is_by_manifest(source, entries, is_data):
@@ -105,9 +105,9 @@ def find_deliveries(source: BillSource, folder: FileSource, is_data: Callable[[s
 
 
 def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callable[[str], bool]) -> bool:
-    """Return whether manifests decide which files count: as `delivery` states; otherwise they do if there are manifests and data files.
+    """Return whether manifests decide which files count. The setting `delivery` decides; without it, they do if manifests and data exist.
 
-    With a wildcard, a month would count once for each of its executions. So manifests take precedence if providers write them.
+    If all files counted, a month would count once for each execution of its export. So manifests take precedence.
     """
     if source.delivery is not None:
         return source.delivery == "manifest"
@@ -116,7 +116,7 @@ def is_by_manifest(source: BillSource, entries: Sequence[Entry], is_data: Callab
 
 
 def period_of_name(name: str) -> str | None:
-    """Return the billing period a path names (BILLING_PERIOD=2026-10, 20261001-20261101), as "2026-10"."""
+    """Return the billing period that a path names, as "2026-10", or None. Paths name it BILLING_PERIOD=2026-10 or 20261001-20261101."""
     for pattern in PERIOD_NAMES:
         if (match := pattern.search(name)) and 1 <= int(match[2]) <= 12:
             return f"{match[1]}-{match[2]}"
@@ -135,10 +135,10 @@ def _by_manifest(folder: FileSource, entries: list[Entry]) -> Deliveries:
 
 
 def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
-    """Give the assembly that counts a date later than all others of its month.
+    """Make the current assembly of each month its newest delivery.
 
-    A legacy AWS report keeps a month's assemblies in folders of their names. The manifest above them names the one that counts: it is
-    newer than every other, even if copied files have lost their times.
+    A legacy AWS report keeps the assemblies of a month in one folder each. The manifest above these folders names the current assembly.
+    That manifest gets a later time than all other assemblies, even if copied files have lost their times.
     """
     below: dict[PurePosixPath, list[tuple[str, datetime]]] = {}
     for delivery in found:
@@ -157,7 +157,7 @@ def _lift_named_assemblies(found: Sequence[Delivery]) -> list[Delivery]:
 
 
 def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
-    """Group one period's deliveries, newest first, by export. The first good one of each export counts."""
+    """Return one list of deliveries per export, from one period's deliveries. The order stays: newest first, if the input has it."""
     exports: dict[str, list[Delivery]] = {}
     for delivery in found:
         exports.setdefault(delivery.export, []).append(delivery)
@@ -165,7 +165,7 @@ def by_export(found: Sequence[Delivery]) -> list[list[Delivery]]:
 
 
 def together(several: Sequence[Delivery]) -> Delivery:
-    """Merge one delivery of each export into the one that the period is loaded from."""
+    """Return the delivery that a period is loaded from, merged from one delivery of each export."""
     if len(several) == 1:
         return several[0]
     return Delivery(
@@ -178,10 +178,10 @@ def together(several: Sequence[Delivery]) -> Delivery:
 
 
 def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Return (the export a manifest belongs to, its name for its files).
+    """Return (the export that a manifest belongs to, the label of its files or None).
 
-    Azure states the type and the scope. A daily export and one of last month deliver the same, even under different names. Azure's ids
-    vary in case. Other exports are identified by their folder.
+    Azure's manifests state a type and a scope, which identify the export. Its name does not: an export for each day and an export of the
+    last month deliver the same charges under different names. Azure's ids vary in case. Other exports are identified by their folder.
     """
     block = document.get("exportConfig")
     if isinstance(block, dict):
@@ -192,7 +192,7 @@ def _export_of(name: str, document: Mapping[str, Any]) -> tuple[str, str | None]
 
 
 def _folder_of(name: str) -> str:
-    """Return the folder of an export: the one above AWS's `metadata` or above the billing period."""
+    """Return the folder of an export: the parent of AWS's folder `metadata`, or of the billing period's folder."""
     folders = PurePosixPath(name).parts[:-1]
     for depth, folder in enumerate(folders):
         if folder == "metadata" or any(p.search(f"/{folder}/") for p in PERIOD_NAMES):
@@ -201,7 +201,7 @@ def _folder_of(name: str) -> str:
 
 
 def _adopt_unreadable(found: Sequence[Delivery]) -> list[Delivery]:
-    """Assign an unreadable manifest to the export of the other manifests of its folder, so that an older one counts instead."""
+    """Assign unreadable manifests to the export of other manifests in their folder, so that an older manifest counts instead."""
     known = {_folder_of(d.name): d.export for d in reversed(found) if not d.is_unreadable}
     return [replace(d, export=known.get(_folder_of(d.name), d.export)) if d.is_unreadable else d for d in found]
 
@@ -220,7 +220,7 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
     try:
         text = folder.fetch(entry).read_bytes().decode("utf-8-sig")
         document = parse_json(text)
-        if HALF_CHARACTERS.search(text):  # a lone one cannot be stored or shown
+        if HALF_CHARACTERS.search(text):  # half of a surrogate pair without the other half cannot be stored or shown
             json.dumps(document, ensure_ascii=False).encode()
     except ValueError as error:
         return problem(f"is not valid JSON ({error})")
@@ -252,7 +252,7 @@ def _read_manifest(folder: FileSource, entry: Entry, by_name: Mapping[str, Entry
 
 
 def _stated_files(document: Mapping[str, Any]) -> list[tuple[str, int | None, int | None]] | None:
-    """Return (key, bytes, rows) of every file a manifest names, or None if it has no such list."""
+    """Return (key, bytes, rows) of every file that a manifest names, or None if the manifest has no list of files."""
     for key in ("dataFiles", "reportKeys", "blobs"):
         if isinstance(document.get(key), list):
             return [_stated_file(item) for item in document[key]]
@@ -275,9 +275,10 @@ def _stated_file(item: Any) -> tuple[str, int | None, int | None]:
 
 
 def _resolve(stated: list[tuple[str, int | None, int | None]], by_name: Mapping[str, Entry]) -> tuple[list[DeliveredFile], list[str]]:
-    """Find the named files below the source's uri. Returns (the files, the names that are missing).
+    """Return (files of a manifest below the source's uri, names of missing files).
 
-    All names share one prefix that the uri already covers, so a file of the same name elsewhere is never used for a missing one.
+    All names start with one prefix, which the uri already covers. The same number of folders is cut off each name. So a file of the same
+    name in another folder never replaces a missing file.
     """
     paths = [PurePosixPath(unquote(urlsplit(key).path) if "://" in key else key.lstrip("/")).parts for key, _, _ in stated]
     paths = [p[1:] if p and p[0] == "/" else p for p in paths]
@@ -304,14 +305,14 @@ def _stated_time(document: Mapping[str, Any]) -> datetime | None:
     block = document.get("runInfo")
     text = str(block.get("submittedTime", "")) if isinstance(block, dict) else ""
     try:
-        found = datetime.fromisoformat(text)  # Azure writes seven digits of a second; six are kept
+        found = datetime.fromisoformat(text)  # Azure writes seven decimals of a second; Python keeps six
         return found.replace(tzinfo=timezone.utc) if found.tzinfo is None else found.astimezone(timezone.utc)
-    except (ValueError, OverflowError):  # not a time, or one before year 1 or after 9999 in UTC
+    except (ValueError, OverflowError):  # not a time, or a time before year 1 or after year 9999 in UTC
         return None
 
 
 def _run_time(name: str) -> datetime | None:
-    """Return when an export's run began, by its folder name, because copied files have other times.
+    """Return the time in the name of an export's folder: when the export started, in UTC. Copied files lose their own times.
 
     Azure writes 202609301442. AWS Data Exports that keep every execution write 2026-11-01T12:34:56.789Z and an id.
     """

@@ -1,6 +1,6 @@
--- One row per machine and hour, of measured power. A GPU's mean covers all runs of the hour, each weighted by its measured time,
--- because overlapping runs measure the same GPU. It is rounded here to whole milliwatts, once. The measured time is the time that at
--- least one run covers.
+-- The measured power of each machine and hour. The mean of a GPU covers all runs of the hour, each weighted by its measured time, because
+-- overlapping runs measure the same GPU. It is rounded once, to whole milliwatts. The measured time is the time that at least one run
+-- covers.
 with gpus as (
   select
     resource_id, hour_start, gpu,

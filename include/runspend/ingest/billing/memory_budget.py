@@ -1,7 +1,7 @@
-"""Divides the memory that loading a bill may take: `memory` in runspend.yaml.
+"""Divides the memory that loading a bill may use: the setting `memory` in runspend.yaml.
 
-Belongs here: how that number is divided. The interpreter, the libraries and the memory they keep take `FIXED`, even if the rest is small.
-Rows stay in memory up to `kept_bytes`. Further rows are in mapped files, whose pages are released between the steps.
+Belongs here: how that number is divided. The interpreter, the libraries and the memory that they keep always take about `FIXED` bytes.
+Rows stay in memory up to `kept_bytes`. If there are more, they are in mapped files, whose pages are released between the steps of a load.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True)
 class Room:
-    """How a process divides its memory. Larger batches save work only up to a point, so no part is larger than is useful."""
+    """The limits of one process. Larger batches save work only up to a point, so their sizes have a maximum."""
 
-    engine_bytes: int  # DuckDB's limit, beyond which it spills
-    kept_bytes: int  # of staged rows
-    asked_rows: int  # distinct values, or rows, in one SQL query
-    share_rows: int  # rows as strings at once, while two more batches are read and normalized
-    part_bytes: int  # CSV parsed at once, for a format that SQL maps
+    engine_bytes: int  # memory limit of DuckDB; it spills to disk above it
+    kept_bytes: int  # staged rows in memory
+    asked_rows: int  # distinct values or rows in one SQL query
+    share_rows: int  # rows in one batch of strings; two more batches are in progress at the same time
+    part_bytes: int  # bytes of CSV that are parsed at once, for a format that is mapped by SQL
     quick_part_bytes: int  # the same for FOCUS, whose strings are parsed directly into their types
-    is_tight: bool  # so little memory that freed memory kept by libraries matters from the start
+    is_tight: bool  # whether freed memory that libraries keep must be released from the start
 
 
 def machine_memory() -> int:
-    """Return half of the memory of the machine, or of its container: 4 GiB at most."""
+    """Return half of the memory of the machine or its container, in bytes, but at most 4 GiB."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if CGROUP.exists() and (limit := CGROUP.read_text(encoding="ascii").strip()).isdigit():
         there = min(there, int(limit))
@@ -38,7 +38,7 @@ def machine_memory() -> int:
 
 
 def room_of(memory: int | None) -> Room:
-    """Return the parts of this many bytes; None means as much as the machine allows."""
+    """Return the limits for this many bytes. None means as much as the machine allows."""
     memory = machine_memory() if memory is None else memory
     return Room(
         engine_bytes=max(memory * 3 // 4, 256 * MIB),

@@ -1,8 +1,8 @@
-"""Normalizes rows once at load, for every format: canonical strings; the run, job and machine behind a line; pools; scope.
+"""Normalizes the rows of every format once, at load: canonical strings; the run, job and machine of each line; pools; scope.
 
-Belongs here: the order of these steps and the small rules about strings. Tags are read in `tags.py`, resources are identified in
-`core/resource_keys.py`, and coded strings are in `columns.py`. Versions of a bill are in `versions.py`. Results depend only on the line
-and the configuration, never on runs.
+Belongs here: the order of these steps and the small rules about strings. Tags are read in `tags.py`, and resources are identified in
+`core/resource_keys.py`. Dictionary-coded strings are in `columns.py`, and versions of a bill in `versions.py`. The results depend only
+on the line and the configuration, never on runs.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from runspend.schema.tables import DIMENSION_NAMES
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Increase it when normalizing writes other values for the same files: versions then differ, and every bill is loaded again.
+# Increase this number when the code writes different values for the same files. The versions then differ, so every bill is loaded again.
 NORMALIZE_VERSION = 12
-# FOCUS value lists. Producers vary the case. The lists are the same from 1.0 to 1.4.
+# The values that FOCUS allows, the same from 1.0 to 1.4. Producers write them in different cases.
 ENUMERATIONS = {
     "charge_category": ("Usage", "Purchase", "Tax", "Credit", "Adjustment"),
     "charge_class": ("Correction",),
@@ -72,10 +72,10 @@ class Rules:
     keys: KeySettings = field(default_factory=KeySettings)
     weights: Sequence[splits.Weights] = ()  # how machines' lines are split among pods
     is_by_file: bool = False  # each file of the bill is a complete bill
-    pods: str = "split"  # use of split cost allocation rows: "split" their machines, or leave them "whole"
-    only: Selector | None = None  # lines of this bill that count; all others are out of scope
+    pods: str = "split"  # what split cost allocation rows do: "split" their machines' lines among pods, or leave the lines "whole"
+    only: Selector | None = None  # the lines of this bill that count; all others are out of scope
     shared: Sequence[Selector] = ()  # lines of services that the whole platform uses
-    principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> its value by the key of an IAM principal
+    principals: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # dimension -> key of an IAM principal -> value
 
     @classmethod
     def of(
@@ -108,12 +108,12 @@ class Rules:
         return bool(self.only) or (self.scope is not None and bool(self.scope.include or self.scope.exclude))
 
     def line_tags(self, dimension: str) -> list[str]:
-        """Return the line tags that `dimensions` names, in order."""
+        """Return the names of the line tags that `dimensions` lists for a dimension, in order."""
         named = [source for source in getattr(self.dimensions, dimension) if isinstance(source, str)]
         return [source.removeprefix("line.tag.") for source in named if source.startswith("line.tag.")]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return all of these rules in a form that can be compared."""
+        """Return these rules as plain values that can be compared with those of another load."""
         found: dict[str, Any] = {
             "scope": None if self.scope is None else {"include": self.scope.include, "exclude": self.scope.exclude},
             "pools": [[pool.name, pool.lines, list(pool.equal)] for pool in self.pools],
@@ -132,7 +132,7 @@ class Rules:
 
 
 def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
-    """Normalize all staged rows and find what their lines name. Returns counts of the changes, by kind."""
+    """Normalize all staged rows and set the columns that identify what each line paid for. Return the findings for the user, by kind."""
     found: dict[str, Any] = {}
     _normalize_enumerations(staged, found)
     normalize_tags(staged, found)
@@ -141,9 +141,9 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
     _find_resources(staged)
     _find_billed_time(staged)
     if any("instance_type" in (w.lines or {}) for w in rules.weights):
-        _find_machines(staged)  # found again below, to include the parts
+        _find_machines(staged)  # runs again below, because splitting adds rows
     if splits.has_weights(staged, rules.weights, has_own=rules.pods == "split"):
-        find_attached(staged, rules.keys)  # found again below, to include the parts
+        find_attached(staged, rules.keys)  # runs again below, because splitting adds rows
         pools = {w.source: select_rows(staged, w.lines, source) for w in rules.weights if w.lines is not None}
         splits.split_lines(staged, rules.weights, pools, found, is_by_file=rules.is_by_file, has_own=rules.pods == "split")
     with staged.second_connection() as rows, ThreadPoolExecutor(1) as executor:
@@ -162,9 +162,10 @@ def normalize_rows(staged: Staged, source: str, rules: Rules) -> dict[str, Any]:
 
 
 def place_unreadable_periods(staged: Staged, stated: Mapping[int, str]) -> list[int]:
-    """Give a billing period to quarantined rows without a readable one. Returns the files that still have rows without a period.
+    """Set the billing period of quarantined rows, and return the indexes of files that still have rows without a period.
 
-    A row gets the period that its file states, otherwise the most frequent one of the file's good rows, otherwise the month of the charge.
+    A row keeps its own period if it is plausible. A row without a period gets the one in `stated` for its file. Otherwise the row gets the
+    most frequent period of the file's good rows, or else the month of its charge.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -210,7 +211,7 @@ def _normalize_enumerations(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _normalize_json(staged: Staged, found: dict[str, Any]) -> None:
-    """Make values of the other JSON columns null, and count them, if they are not JSON objects. All others keep their text."""
+    """Set values of `JSON_COLUMNS` to null if they are not JSON objects, and count them. JSON objects keep their text."""
     for name in JSON_COLUMNS:
         column = staged.column(name)
         if not len(column.dictionary):
@@ -226,7 +227,7 @@ def _normalize_json(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
-    """Make negative unit prices null, which FOCUS does not allow, and count them. The cost, of either sign, stays."""
+    """Set negative unit prices to null and count them, because FOCUS does not allow them. Costs keep their value, even if negative."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -240,12 +241,12 @@ def _reject_negative_prices(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def _find_repeats(rows: SecondConnection) -> pa.Table:
-    """Return the hashes that several rows of a period have."""
+    """Return the hashes that more than one row of a billing period has."""
     return rows.con.sql("select row_hash from staged group by billing_period, row_hash having count(*) > 1").to_arrow_table()
 
 
 def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
-    """Number the rows that are equal to another row."""
+    """Set `ordinal` of repeated rows: 1 for the second of equal rows in a billing period, 2 for the third. The first keeps null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -264,9 +265,9 @@ def _count_repeats(staged: Staged, repeated: pa.Table) -> None:
 
 
 def _find_model_calls(staged: Staged) -> None:
-    """Give calls of language models their FOCUS category and subcategory, and training the subcategory Machine Learning.
+    """Set the FOCUS category and subcategory of calls to language models. Training gets the subcategory Machine Learning.
 
-    Most exports state no subcategory, and marketplaces state no category. Allocation knows calls by "Generative AI".
+    Most exports state no subcategory, and marketplaces state no category. Allocation recognizes calls by the subcategory "Generative AI".
     """
     import pyarrow.compute as pc
 
@@ -292,7 +293,7 @@ def _find_model_calls(staged: Staged) -> None:
 
 
 def _find_resources(staged: Staged) -> None:
-    """Set `resource_key`, and `resource_job`: the job that the resource itself is."""
+    """Set `resource_key`. Set `resource_job` too, if the resource itself is a job."""
     column = staged.column("resource_id")
     keys, jobs = staged.ask_of("resource_id", "resource_key(resource_id)", resource_job_sql("resource_id"))
     staged.set(resource_key=columns.remap(column, keys), resource_job=columns.remap(column, jobs))
@@ -301,10 +302,10 @@ def _find_resources(staged: Staged) -> None:
 
 
 def _name_instances_of_scale_sets(staged: Staged) -> None:
-    """Make the machine's own path the `resource_key` of a machine in an Azure scale set.
+    """Set the `resource_key` of a machine in an Azure scale set to the machine's own path.
 
-    Its bill line names only the scale set as the resource. The machine is in the details: `AdditionalInfo`, or `x_SkuDetails` of
-    Azure's FOCUS 1.0 exports.
+    The bill line names only the scale set as its resource. The machine is named in the details of the line: `AdditionalInfo`, or
+    `x_SkuDetails` in Azure's FOCUS 1.0 exports.
     """
     import pyarrow.compute as pc
 
@@ -319,7 +320,7 @@ def _name_instances_of_scale_sets(staged: Staged) -> None:
 
 
 def _find_machines(staged: Staged) -> None:
-    """Set instance type, GPUs, vCPUs and memory, found once per distinct description, which many lines share."""
+    """Set instance type, GPUs, vCPUs and memory. They are computed once per distinct description, because many lines share one."""
     import pyarrow as pa
 
     names = ("sku_price_details", "resource_type", "delivered_instance_type")
@@ -334,9 +335,9 @@ def _find_machines(staged: Staged) -> None:
 
 
 def _find_attached_gpus(staged: Staged) -> None:
-    """Set `machine_gpus` of the lines of GPUs that Google attaches to a machine of any size: GPU-hours per hour of the machine.
+    """Set `machine_gpus` on the lines of GPUs that Google attaches to a machine: GPU-hours per hour of the machine.
 
-    The type of such a machine has no GPUs. If no line states the machine's hours, its longest use in a charge period counts.
+    The type of such a machine does not include GPUs. If no line states the machine's hours, its longest use in a charge period counts.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -368,9 +369,10 @@ def _find_attached_gpus(staged: Staged) -> None:
 
 
 def _find_billed_time(staged: Staged) -> None:
-    """Set the billed time in nanoseconds if the unit is a plain time. The time of a reversal is negative: it takes back that of another line.
+    """Set the billed time in nanoseconds if the unit is a plain time. A reversal has a negative time, which cancels that of another line.
 
-    Fargate bills hours of vCPUs, gigabytes and licenses per vCPU, never of the task. AWS' FOCUS sample has the unit "Hours" for them.
+    Fargate lines get no time. They bill hours of vCPUs, of gigabytes and of licenses per vCPU, never hours of the task. AWS' FOCUS sample
+    still gives them the unit "Hours".
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -390,7 +392,7 @@ def _find_billed_time(staged: Staged) -> None:
 
 
 def plain_time(unit: str) -> int | None:
-    """Return the nanoseconds of a plain time unit ("Hours", "h", "100 Hours"); None for GB-Hours, vCPU-Hours and all others."""
+    """Return the nanoseconds in a plain time unit ("Hours", "h", "100 Hours"). Return None for GB-Hours, vCPU-Hours and all other units."""
     match = re.fullmatch(r"\s*(?:(\d{1,7})\s+)?([A-Za-z]+)(?:\(s\))?\s*", unit)
     if not match:
         return None
@@ -399,9 +401,9 @@ def plain_time(unit: str) -> int | None:
 
 
 def _find_principals(staged: Staged, owners: Mapping[str, Mapping[str, str]]) -> None:
-    """Set `principal_key`, and dimensions that the files of `dimensions` give for a principal if no tag of the line has them.
+    """Set `principal_key`. Fill dimensions that no tag of the line states with the values that `owners` has for the line's principal.
 
-    The session's value comes first, then the role's.
+    `owners`: dimension -> key of an IAM principal -> value. The value of the role's session wins over the value of the role.
     """
     import pyarrow as pa
 
@@ -444,7 +446,7 @@ def _find_storage(staged: Staged) -> None:
 
 
 def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
-    """Set `pool_key`. The first pool whose selector matches the line decides, even if a value of `equal` is missing."""
+    """Set `pool_key`. The first pool whose selector matches the line decides, even if the line has no value for a dimension in `equal`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -465,12 +467,13 @@ def _find_pools(staged: Staged, source: str, rules: Rules) -> None:
 
 
 def _normalize_parts(staged: Staged) -> None:
-    """Give the parts of a split machine their keys: runs can name the pod or task, and the unused part keeps the machine's key.
+    """Set the keys of the parts of a split machine. Runs can name the pod or task, and the unused part keeps the machine's key.
 
-    A pod does not belong to the machine's other runs, and it is not a machine of that type. So no key that finds the machine finds a
-    pod. Which machine it is a part of is in `node_key` and the columns beside it, which no rule matches by. Traffic of the machine's group
-    follows none of its parts, since the part that a run states may be a small share of the machine. A pool already decides who pays. In a
-    pool each part counts as its share of a machine, so that all parts add up to the machines that were billed.
+    A pod does not belong to the machine's other runs, and it is not a machine of that type. So a key that finds the machine never finds
+    a pod. The columns `node_key`, `node_instance_type` and `node_gpus` state the machine of a part; no allocation rule matches by them.
+    A part has no group keys, because the part that a run states may be a small share of the machine. So the traffic of the machine's
+    group follows none of the parts. In a pool, the pool already decides who pays. There, each part counts as its share of a machine, so
+    that all parts add up to the machines that were billed.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -509,8 +512,9 @@ def _normalize_parts(staged: Staged) -> None:
 def _normalize_scope(staged: Staged, source: str, rules: Rules, found: dict[str, Any]) -> None:
     """Set the scope from the explicit scope, `only` and `shared`.
 
-    Lines that the first two leave out are "exclude", even if `shared` names them. With `only` alone, the default scope decides about
-    the lines it matches. Of all other lines, those that `shared` names are "shared": in scope, and the platform's own.
+    Lines that the scope or `only` leave out get "exclude", even if `shared` names them. If only `only` is set, the default scope decides
+    about the lines that match it: they get null. Of the remaining lines, those that `shared` names get "shared": they are in scope, and
+    the whole platform uses them.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -538,13 +542,16 @@ def _normalize_scope(staged: Staged, source: str, rules: Rules, found: dict[str,
         codes = pc.if_else(shared, pa.scalar(2, pa.int32()), codes)
         if named.true_count and not shared.true_count:
             lost.append(selector_yaml({key: values[0] if len(values) == 1 else values for key, values in selector.items()}))
-    if lost and inside.true_count:  # of a bill that is out of scope as a whole, nothing is missed
+    if lost and inside.true_count:  # if the whole bill is out of scope, the user expects no shared charges from it
         found["entries of shared.lines whose charges are all out of scope"] = f"{', '.join(lost)}. Include them in `scope`, or remove them"
     staged.set(scope=pa.DictionaryArray.from_arrays(codes, pa.array(["include", "exclude", "shared"])))
 
 
 def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
-    """Return which rows a line selector matches: all its keys must match, each by any of its patterns. Null never matches."""
+    """Return a boolean array: whether a line selector matches each row.
+
+    All keys of the selector must match, each by any of its patterns. Null never matches.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -566,10 +573,10 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
         named: pa.Array | None = None
         for name in held.get(key, ("tags",)):
             values = [name] if key in held else [Tags(staged, name).value_sql([key.partition(".")[2]])]
-            if key in ("instance_type", "meter"):  # clouds and people write it in upper, lower or mixed case
+            if key in ("instance_type", "meter"):  # clouds and people write these in upper, lower or mixed case
                 values, patterns = [f"lower({name})"], [pattern.lower() for pattern in patterns]
             if name == "resource_key":
-                # A pattern may be only a name: of an instance, or of a pod with its namespace. It may also be the scale set of a machine.
+                # A pattern may be just a name: an instance, a pod with its namespace, or the scale set of a machine.
                 values += [f"regexp_extract({name}, '[^/]+$')", f"regexp_extract({name}, '[^/]+/[^/]+$')"]
                 values += [f"regexp_extract({name}, '^(.*/virtualmachinescalesets/([^/]+))/', {part})" for part in (1, 2)]
             mine = staged.rows_where(name, " or ".join(_matching_sql(value, patterns) for value in values))
@@ -579,7 +586,7 @@ def select_rows(staged: Staged, selector: Selector, source: str) -> pa.Array:
 
 
 def _matching_sql(value: str, patterns: Sequence[str]) -> str:
-    """Return the DuckDB condition that a value matches one of the globs; false for null."""
+    """Return the DuckDB condition that a value matches one of the globs. It is false for null."""
     tests = [
         f"regexp_matches({value}, {sql_text(glob_to_regex(p))})" if re.search(r"[*?]", p) else f"{value} = {sql_text(p)}" for p in patterns
     ]

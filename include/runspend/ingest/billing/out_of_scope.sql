@@ -1,7 +1,7 @@
--- Lines that an explicit scope excludes, from the chosen rows of one period: sums per charge day, account, service and category
--- (and per column across which costs are never added). Machines with accelerators are separate, with their types in the description.
--- An ML warehouse does not hold a company's whole bill line by line.
--- {chosen} is the condition that `totals.py` writes for the period and its files.
+-- Sums of the lines that an explicit scope excludes, for the chosen rows of one period. There is one sum per charge day, account, service and
+-- category, and per column whose values must not be added together. Machines with accelerators have separate sums, with their types in the
+-- description. The lines are summed because an ML warehouse does not need the lines of a company's whole bill.
+-- {chosen} is the condition that `totals.py` defines for the period and its files.
 with excluded as (
   select
     * exclude (charge_description), day_of(charge_period_start) as charge_date, coalesce(instance_type, node_instance_type) as machine_type,

@@ -1,7 +1,7 @@
-"""Reads columns of a Parquet file as coded strings, without making a string for every row.
+"""Reads columns of a Parquet file as dictionary-coded strings. A value becomes a string once, not once per row.
 
-Belongs here: the kinds of columns whose distinct values are found before they become strings: strings, numbers, times, and maps of
-strings. If any wanted column is of another kind, `texts.read_slowly` reads the file and gives the same strings.
+Belongs here: the types whose distinct values can be found before they become strings: strings, numbers, times, and maps of strings. If a
+wanted column has another type, `texts.read_slowly` reads the file instead. It returns the same strings.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def can_read(path: Path, wanted: Sequence[str]) -> bool:
 
 
 def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], share: int) -> Iterator[list[pa.Array]]:
-    """Yield the wanted columns of `share` rows at a time; empty strings are null."""
+    """Yield the wanted columns in batches of about `share` rows. Empty strings become null."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -40,7 +40,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
         left = opened.metadata.num_rows
         for batch in _batches(opened, list(dict.fromkeys(wanted)), share):
             held = sum(each.num_rows for each in batches)
-            # A small rest is read with the rows before it: planning a batch's SQL takes as long as answering for 50,000 rows.
+            # A small rest is added to the batch before it, because planning the SQL of a batch takes as long as running it for 50,000 rows.
             if held + batch.num_rows > share and (left - held) * 4 > share:
                 yield _columns_of(con, batches, wanted)
                 batches, left = [], left - held
@@ -50,7 +50,7 @@ def read(con: duckdb.DuckDBPyConnection, path: Path, wanted: Sequence[str], shar
 
 
 def _batches(opened: pq.ParquetFile, wanted: Sequence[str], share: int) -> Iterator[pa.RecordBatch]:
-    """Yield row groups one by one: a reader that continues to the next group keeps all strings of earlier ones."""
+    """Yield the batches of each row group separately. A reader of several groups would keep all strings of earlier groups in memory."""
     for group in range(opened.num_row_groups):
         yield from opened.iter_batches(batch_size=share, columns=wanted, row_groups=[group])
 
@@ -64,7 +64,7 @@ def _columns_of(con: duckdb.DuckDBPyConnection, batches: Sequence[pa.RecordBatch
         with con.cursor() as own:
             return _texts_of(own, combine_chunks(table.column(name)))
 
-    with ThreadPoolExecutor(2) as several:  # each column that is processed takes memory
+    with ThreadPoolExecutor(2) as several:  # not more, because each column in progress takes memory
         return list(several.map(texts_of, wanted))
 
 
@@ -78,7 +78,7 @@ def _is_known(kind: pa.DataType) -> bool:
 
 
 def _texts_of(con: duckdb.DuckDBPyConnection, column: pa.Array) -> pa.DictionaryArray:
-    """Return one column, coded."""
+    """Return one column as a dictionary-coded text column."""
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -94,7 +94,10 @@ def _texts_of(con: duckdb.DuckDBPyConnection, column: pa.Array) -> pa.Dictionary
 
 
 def _objects(con: duckdb.DuckDBPyConnection, column: pa.MapArray) -> pa.DictionaryArray:
-    """Return maps as JSON objects and make each distinct one once: pairs are coded, then each row's first, second … pair is combined."""
+    """Return a column of maps as JSON objects, and build each distinct object once.
+
+    Each distinct pair of key and value gets a code. Then rows with the same codes for all of their pairs share one object.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -114,7 +117,7 @@ def _objects(con: duckdb.DuckDBPyConnection, column: pa.MapArray) -> pa.Dictiona
 
 
 def _ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, expression: str) -> pa.Array:
-    """Run a SQL expression over distinct values."""
+    """Run a SQL expression over a table of distinct values, and return the results as strings."""
     import pyarrow as pa
 
     con.register("distinct_values", distinct)

@@ -1,6 +1,6 @@
-"""Builds the result of a period: a new version, the one in place, or a refusal.
+"""Builds the result of a period: a new version, the version in place, or a refusal.
 
-Belongs here: what is returned for publishing. Whether a version may replace the one in place is decided in `versions.py`.
+Belongs here: the tables that are returned for publishing. `versions.py` decides whether a version may replace the one in place.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class PeriodLoad:
-    """The result for one billing period. `tables` replace the units in place; an empty map leaves them.
+    """The result for one billing period. `tables` replace the period's rows in these tables; other tables keep their rows.
 
-    `unchanged` may carry `billing_loads` alone, when another copy of the same file appeared. `error` means exit code 3 in any
-    state. With `loaded` it means that a still newer version was refused, or that no row of this one can be read.
+    In the state `unchanged`, `tables` may contain only `billing_loads`, for example if a copy of a file appeared. An `error` leads to exit
+    code 3 in any state. In the state `loaded`, it means that an even newer version was refused, or that no row of this one can be read.
     """
 
     period: str
@@ -56,9 +56,9 @@ class PeriodLoad:
 
 @dataclass
 class Load:
-    """The result for one bill. `error` is a refusal that belongs to no period.
+    """The result for one bill. `error` is a refusal that does not belong to a period.
 
-    `covered_until` is the latest end of the bill's Usage lines, once its tables are published.
+    `covered_until` is the latest end of the bill's Usage lines, after its tables are published.
     """
 
     source: str
@@ -78,7 +78,10 @@ def build_period(
     feeding: Sequence[int] | None = None,
     fed_periods: Sequence[FedPeriod] | None = None,
 ) -> PeriodLoad:
-    """Check one period's new version, then write it. A version that is refused or already in place is not written."""
+    """Check the new version of a period, and write its tables. The lines of a version that is refused or already in place are not written.
+
+    `chosen`: indexes of the files whose rows count. `feeding`: indexes of all files with rows of the period; None means `chosen`.
+    """
     history = context.history(period)
     fed_periods = read_fed_periods(staged) if fed_periods is None else fed_periods
     facts = context.version_facts(period, (f.digest for f in files if f.index in chosen), delivered_at)
@@ -101,7 +104,7 @@ def build_period(
         telling = executor.submit(_tell_of_rows, rows, period, chosen) if not staged.is_mapped else None
         lines.write_lines(staged, context.source.name, period, chosen, context.load_id, path, is_scoped=context.rules.is_scoped)
         day_sums, day_facts = telling.result() if telling is not None else _tell_of_rows(rows, period, chosen)
-    is_again = version == history.version  # its rows were damaged: the version is recorded already
+    is_again = version == history.version  # the rows of this version were damaged; it is already recorded
     number = history.current[0]["version_number"] if is_again else history.next_number
     changes = versions.add_changes(
         context.source.name,
@@ -136,12 +139,12 @@ def build_period(
 
 
 def _would_empty(history: versions.LoadHistory, totals: Sequence[Totals], quarantine: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a version has only rows that cannot be read, and the one in place has others."""
+    """Return whether all rows of a version are quarantined although the version in place has lines."""
     return bool(quarantine) and not any(t.row_count for t in totals) and any(row["row_count"] for row in history.current)
 
 
 def unreadable(context: LoadContext, period: str, quarantine: Sequence[Mapping[str, Any]]) -> SourceRefused | None:
-    """Return the error of a version that has only rows that cannot be read, with their most frequent reason. None if there are no such rows."""
+    """Return the error of a version whose rows cannot be read, with their most frequent reason. None if no row is quarantined."""
     if not quarantine:
         return None
     why = f"cannot load {period} of {bill_named(context.source.name)}: {why_unreadable(quarantine)}. See billing_quarantine."
@@ -149,20 +152,20 @@ def unreadable(context: LoadContext, period: str, quarantine: Sequence[Mapping[s
 
 
 def why_unreadable(quarantine: Sequence[Mapping[str, Any]]) -> str:
-    """Return the most frequent reason why these rows cannot be read, and what to check."""
+    """Return the most frequent reason why these rows cannot be read, and advice on what to check."""
     [(reason, _)] = Counter(row["reason"] for row in quarantine).most_common(1)
     rows = "its only row cannot" if len(quarantine) == 1 else f"none of its {len(quarantine):,} rows can"
     return f"{rows} be read: {reason}. Check the columns of the export, and billing[].format"
 
 
 def _tell_of_rows(rows: SecondConnection, period: str, chosen: Sequence[int]) -> tuple[DaySums, dict[str, Any]]:
-    """Return the sums per day that differences are computed from, and the facts reported about the version's lines."""
+    """Return the sums per day, from which `bill_changes` is computed, and facts about the version's lines for the report."""
     choose(rows, period, chosen)
     return read_day_sums(rows), {**read_charge_range(rows), "bill_digest": read_bill_digest(rows)}
 
 
 def _summed(counts: Iterable[dict[str, int]]) -> dict[str, int]:
-    """Return the counts of several files, added up."""
+    """Return the sum of the counts of several files, by key."""
     return dict(sum((Counter(each) for each in counts), Counter()))
 
 
@@ -181,7 +184,7 @@ def fed_by(
 
 
 def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
-    """Return a file and its copies as `billing_loads.files` lists them. With a stamp, the format and label it was read as are added."""
+    """Return a file and its copies as `billing_loads.files` lists them. A file with a stamp is listed with its format and label."""
     listed = []
     for name, its_state in ((file.name, state), *((name, "duplicate") for name in file.copies)):
         stamp = file.stamps.get(name)
@@ -191,7 +194,7 @@ def _fed_file(file: ArrivedFile, rows: int, state: str) -> list[FedFile]:
 
 
 def fed_again(context: LoadContext, period: str, files: Sequence[ArrivedFile]) -> list[FedFile]:
-    """Return the file list of the version in place with current names: files may have been renamed or copied since."""
+    """Return the file list of the version in place, with current names. Files may have been renamed or copied since the last load."""
     by_digest = {f.verified.sha256: f for f in files}
     listed = []
     for fed in context.history(period).files:
@@ -222,7 +225,7 @@ def leave_unchanged(context: LoadContext, period: str, fed: Sequence[FedFile]) -
 
 
 def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: str) -> PeriodLoad:
-    """Record a refused version. The period stays as it was, and each refusal is recorded once."""
+    """Return the result of a refused version. Its refusal is recorded once in `billing_loads`; the lines of the period do not change."""
     history = context.history(period)
     error = refused(context, why, period)
     tables: dict[str, Path | pa.Table] = {}
@@ -234,12 +237,12 @@ def record_refusal(context: LoadContext, period: str, facts: VersionFacts, why: 
 def refuse_period(
     context: LoadContext, period: str, why: str, parts: Iterable[str] = (), delivered_at: datetime | None = None
 ) -> PeriodLoad:
-    """Record the refusal of a version of which no rows are known. `parts` name what was delivered."""
+    """Return the result of a version that is refused before its rows are known. `parts` identify the delivered files."""
     return record_refusal(context, period, context.version_facts(period, [*parts, why], delivered_at), why)
 
 
 def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodLoad]:
-    """Return periods that had files before and have none now. They are kept until someone accepts that they are gone."""
+    """Return the results of periods that had files before and have none now. Their lines stay until an operator accepts the loss."""
     outcomes = []
     for period, history in sorted(context.histories.items()):
         if period in seen or not history.current:
@@ -268,7 +271,7 @@ def missing_periods(context: LoadContext, seen: Collection[str]) -> list[PeriodL
 
 
 def find_covered_until(context: LoadContext, outcomes: Sequence[PeriodLoad]) -> datetime | None:
-    """Return the latest end of Usage lines over all versions that will be in place, new and earlier ones."""
+    """Return the latest end of Usage lines in all versions that will be in place after publishing. None if there is none."""
     tables = ((outcome.period, outcome.tables.get("billing_loads")) for outcome in outcomes)
     made = {period: table.to_pylist() for period, table in tables if table is not None and not isinstance(table, Path)}
     rows = [row for period, history in context.histories.items() for row in made.get(period, history.rows)]

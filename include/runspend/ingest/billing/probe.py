@@ -1,4 +1,4 @@
-"""Looks at a bill without loading it, for `runspend doctor`."""
+"""Reads a bill without loading it, for `runspend doctor`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def probe_source(
     *,
     memory: int | None = None,
 ) -> dict[str, Any]:
-    """Return what a bill holds: format, FOCUS versions, periods, files, rows, sums, coverage. No version is checked.
+    """Return facts about the current files of a bill. Nothing is loaded, and no version is checked.
 
-    `memory`: the bytes that it may take.
+    `memory`: the number of bytes that reading may use.
 
     {"format", "version", "periods": [...], "files", "rows", "quarantined", "quarantined_because": the most frequent reason, "billed": {currency: Decimal},
      "covered_until": datetime | None, "problems": [...],
-     "usage_rows", "with_resource", "with_run", "with_job": usage rows, and how many have a key that finds runs,
-     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {change by normalizing: how often},
+     "usage_rows", "with_resource", "with_run", "with_job": the number of usage rows, and how many of them have a key that finds runs,
+     "accounts": {(billing account, sub-account, "2026-10"), ...}, "warnings": {finding of normalizing: count},
      "skip_reasons": {reason why rows charge nothing: number of rows}}
     """
     with tempfile.TemporaryDirectory(prefix="runspend-probe-") as folder:

@@ -1,7 +1,7 @@
-"""Reads a FOCUS CSV without odd rows the fast way: Arrow's reader codes strings while it parses.
+"""Reads a FOCUS CSV in which every row is valid, the fast way: Arrow's reader dictionary-codes strings while it parses.
 
-Belongs here: what a file must fulfill to be read this way. Failing a condition is not an error: `focus.py` then reads the file again,
-slowly, keeps odd rows, and reports what is wrong with them.
+Belongs here: the conditions for reading a file this way. A file that does not meet them is not refused. `focus.py` then reads it again
+the slow way, keeps invalid rows, and reports what is wrong with them.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FIRST, LAST = datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2101, 1, 1, tzinfo=timezone.utc)
-# A string that Arrow and `instant` of macros.sql both read as the same moment: Arrow takes offsets up to 23:59.
+# Texts that Arrow and the macro `instant` of macros.sql read as the same time. Arrow alone would also accept offsets up to 23:59.
 PLAIN_TIME = r"^2[01]\d\d-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-3])(:?[0-5]\d)?|[+-]14(:?00)?)$"
 PROVIDERS = ("service_provider_name", "host_provider_name", "publisher_name", "provider_name")
 
 
 def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_index: int) -> int | None:
-    """Stage the rows and return their number, or None if any row must be checked by the slow reader (nothing is staged then)."""
+    """Stage the rows and return their number. If any row needs the slow reader, stage nothing and return None."""
     rows = 0
     for part in texts.parts_of(path, staged.room.quick_part_bytes):
         delivered = _parse(part, header)
@@ -44,10 +44,11 @@ def read(staged: Staged, path: Path, header: Sequence[str], lines: int, file_ind
 
 
 def _parse(part: texts.LineRange, header: Sequence[str]) -> dict[str, pa.Array] | None:
-    """Return the columns that are read, under the names of `billing_lines`. Strings are coded. Money is exact to 22 decimals, or refused.
+    """Return the columns of a part of the file, under the names of `billing_lines`. Return None if Arrow cannot read it exactly.
 
-    Every record must be one line of the file: that parses a fifth faster. A misplaced quote would swallow lines, because Arrow ignores
-    text after a closing quote.
+    Strings are dictionary-coded. Amounts have up to 22 decimals. Every record must be one line of the file, because that parses a fifth
+    faster. A misplaced quote would make Arrow skip lines, because it ignores text after a closing quote. So `read` compares the number of
+    rows with the number of lines.
     """
     import pyarrow as pa
     import pyarrow.csv as arrow_csv
@@ -84,7 +85,7 @@ def _parse(part: texts.LineRange, header: Sequence[str]) -> dict[str, pa.Array] 
 
 
 def _read_times(column: pa.DictionaryArray) -> pa.Array | None:
-    """Return strings as moments, each distinct one read once; None if one is not in the usual form of bills."""
+    """Return texts as times. Each distinct text is parsed once. Return None if a text does not have the form of PLAIN_TIME."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -107,7 +108,10 @@ def _is_sound(delivered: dict[str, pa.Array]) -> bool:
 
 
 def _complete(staged: Staged, delivered: dict[str, pa.Array], file_index: int) -> pa.Table | None:
-    """Return the rows with derived columns: currency, providers, instance type, billing period. None for an unknown currency."""
+    """Return the rows in the columns of `delivered_fields`, or None if a currency is unknown.
+
+    Currency, providers, instance type and billing period are computed from the delivered columns.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 

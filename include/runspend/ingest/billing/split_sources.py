@@ -1,6 +1,6 @@
-"""Reads sources that are not bills but decide how lines of bills are split: from their address to `Weights`, or a refusal.
+"""Reads sources of weights, which are not bills but decide how lines of bills are split. The result is `Weights` or a refusal.
 
-Belongs here: which files count and what must not be counted twice. Reading a file is in its format; using weights is in `cost_splits.py`.
+Belongs here: which files count, and which rows must not count twice. The format reads a file, and `cost_splits.py` uses the weights.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Read:
-    """The current content of a source of weights. `skip_reasons`: why rows are not weights -> number of rows."""
+    """The current content of a source of weights. `skip_reasons`: reason why rows are not weights -> number of rows."""
 
     weights: Weights
     files: int
@@ -41,9 +41,9 @@ class Read:
 
 
 def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str], None], memory: int | None = None) -> Read:
-    """Read every file of a source. Raises SourceUnreachable, or SourceRefused if one file cannot be read.
+    """Read every file of a source of weights. Raises SourceUnreachable, or SourceRefused if a single file cannot be read.
 
-    With some weights missing, money would silently move between pods.
+    If some weights were missing, cost would silently move between pods.
     """
     module = format_module(source.format)
     folder = open_folder(source, workdir, progress)
@@ -62,7 +62,7 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
                 source.name, entry.name, folder.fetch(entry), stated_bytes=None, unpack_to=workdir / "unpacked" / f"{index:06d}"
             )
             if seen.setdefault(file.sha256, entry.name) != entry.name:
-                continue  # the same bytes again
+                continue  # a file with the same bytes was read before
             staged_file = module.stage(staged, Delivered(source, entry.name, file, index))
             if odd := next((why for why in staged_file.skip_reasons if why.startswith("unreadable")), None):
                 raise SourceRefused(
@@ -85,9 +85,10 @@ def read_weights(source: BillSource, *, workdir: Path, progress: Callable[[str],
 
 
 def _keep_newest(staged: Staged, order: list[int]) -> int:
-    """Keep the newest of the files that hold the same step of a cluster. Returns how many rows were removed.
+    """Remove the rows of a cluster's step from all files but the newest that has this step. Return the number of removed rows.
 
-    Files that name no common machine are of two clusters with one name: OpenCost gives every cluster the same by default.
+    Files without a common machine belong to different clusters with the same name, so both keep their rows. By default, OpenCost gives
+    every cluster the same name.
     """
     con = staged.con
     con.execute(
@@ -110,7 +111,10 @@ def _keep_newest(staged: Staged, order: list[int]) -> int:
 
 
 def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, int]) -> None:
-    """Refuse pods without a machine if the source has no `lines`: their share would be missing on the machine and would count as idle."""
+    """Raise SourceRefused if pods do not name a machine and the source has no `lines`. Otherwise their share would count as idle cost.
+
+    Rows of idle cost without a machine are removed and counted in `skip_reasons`.
+    """
     if source.lines is not None:
         return
     [(nameless, example, idle)] = staged.con.execute(
@@ -129,7 +133,7 @@ def _check_machines(staged: Staged, source: BillSource, skip_reasons: dict[str, 
 
 
 def _overlap(staged: Staged) -> tuple[Any, ...] | None:
-    """Return the first two steps of a cluster that overlap without being the same."""
+    """Return the times of the first two different steps of a cluster that overlap, or None."""
     found = staged.con.execute(
         "select a.step_from, a.step_to, b.step_from, b.step_to from steps a join steps b on a.cluster is not distinct from b.cluster "
         "and a.step_from < b.step_to and b.step_from < a.step_to and (a.step_from, a.step_to) < (b.step_from, b.step_to) order by all limit 1"
@@ -146,7 +150,7 @@ def _overlapping(name: str, *times: datetime) -> str:
 
 
 def _read(staged: Staged, source: BillSource, method: str, files: int, skip_reasons: Mapping[str, int]) -> Read:
-    """Return the remaining weights in an order that does not depend on the order of files or rows."""
+    """Return the remaining weights. Their order does not depend on the order of files or rows."""
     names = ", ".join(WEIGHT_COLUMNS)
     rows: pa.Table = staged.con.sql(f"select {names} from {OWN} where skip_reason is null order by all").to_arrow_table()
     staged.con.register("kept", rows)

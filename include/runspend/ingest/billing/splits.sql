@@ -1,14 +1,16 @@
--- Shares of bill lines: from `splits` (weights) and `staged` to `split_parts` (the parts of each group of lines, laid end to end)
--- and `split_lines` (the group of each line). Times are microseconds since 1970; weights are whole units of 10^-22.
+-- Computes how bill lines are split, from `splits` (the weights) and `staged` (the lines). The results are `split_parts` (the parts of each
+-- group of lines, with cumulative weights) and `split_lines` (the group of each line).
+-- Times are microseconds since 1970. Weights are integers in units of 10^-22.
 
--- Lines of a machine, of what is attached to it, or of a cluster's pool, that last a day at most: the ledger splits the same ones by time.
+-- The lines that may be split: lines of a machine, of a resource that is attached to it, or of a pool. They last 25 hours at most. The
+-- ledger splits the same lines by time.
 create or replace temp table split_candidates as
 select
   l.position, l.row_hash, l.sku_id, l.charge_class, l.resource_key, l.resource_name, l.attached_to, l.charge_category, l.billing_currency, l.billing_period,
   l.file_index,
-  -- Cost of the machine itself: pods are weighted by its CPU, GPU and memory, not by traffic and disks.
+  -- The cost of the machine itself. The weights of pods are for its CPU, GPU and memory, not for traffic and disks.
   case when l.charge_category = 'Usage' and coalesce(l.service_category, '') not in ('Networking', 'Storage') then coalesce(l.effective_cost, 0) else 0 end as used_cost,
-  -- The time it bills, by the ledger's rule (`machine_slots.sql`).
+  -- The time that the line bills, by the rule of the ledger (`machine_slots.sql`).
   case when l.charge_category = 'Usage' and l.charge_class is null and l.billed_nanoseconds > 0 then l.billed_nanoseconds // 1000 end as billed_us,
   epoch_us(l.charge_period_start) as from_us, epoch_us(l.charge_period_end) as to_us
 from (select row_number() over () - 1 as position, * from staged) l
@@ -18,14 +20,15 @@ where l.reject_reason is null and l.charge_category in ('Usage', 'Credit', 'Adju
   and epoch_us(l.charge_period_end) - epoch_us(l.charge_period_start) <= 90000000000
   and (l.billed_cost <> 0 or l.effective_cost <> 0 or l.list_cost <> 0 or l.contracted_cost <> 0);  -- no cost, nothing to split
 
--- The names a line may be found by: its resource, the resource's name, those of the machine it is attached to, a pool.
+-- The names by which weights may find a line: its resource, the name of the resource, the names of the machine that it is attached to,
+-- and its pool.
 create or replace temp table split_names as
 with machines as (
   select position, 'r|' || resource_key as name from split_candidates where resource_key is not null
   union all
   select position, 'n|' || resource_name from split_candidates where resource_name is not null
   union all
-  -- An instance of Google by its name alone, if no other project or zone of the bill has that name.
+  -- A Google instance can be found by its name alone, if the bill has only one instance with that name.
   select c.position, 'i|' || i.last_part
   from split_candidates c
   join (
@@ -39,7 +42,7 @@ with machines as (
 found as (
   select position, name, false as is_attached from machines
   union
-  -- Only with a line of the machine itself does the window say how much of the machine no pod had.
+  -- An attached line is split only if the machine has a line in the same window. Otherwise the unused part of the machine is unknown.
   select a.position, n.name, true
   from split_candidates a
   join split_candidates m
@@ -51,7 +54,7 @@ select position, name, is_attached from found
 union all
 select c.position, p.name, false from split_pools p join split_candidates c on c.position = p.position;
 
--- the first name of a machine that is on the bill
+-- For each machine of the weights, the first of its names that is on the bill.
 create or replace temp table split_machines as
 with machines as (
   select distinct rank, names from splits
@@ -64,7 +67,7 @@ from places p
 where p.name in (select name from split_names)
 qualify row_number() over (partition by p.rank, p.names order by p.place) = 1;
 
--- Lines with the same split: one machine and charge period, or one pool and day.
+-- Groups of lines that are split in the same way: the lines of one machine and charge period, or of one pool and day.
 create or replace temp table split_groups as
 with targets as (
   select n.position, n.is_attached, m.rank, m.name
@@ -77,7 +80,7 @@ windows as (
     case when getvariable('split_by_file') then c.file_index end as file_index,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 else c.from_us end as from_us,
     case when starts_with(t.name, 'p|') then c.from_us // 86400000000 * 86400000000 + 86400000000 else c.to_us end as to_us,
-    -- What is attached is neither the machine nor its time.
+    -- An attached line adds neither cost nor time to the machine.
     c.sku_id, case when t.is_attached then 0 else c.used_cost end as used_cost, case when not t.is_attached then c.billed_us end as billed_us
   from targets t
   join split_candidates c on c.position = t.position
@@ -92,9 +95,9 @@ skus as (
 select
   row_number() over () as group_number,
   rank, name, billing_period, billing_currency, file_index, from_us, to_us, used_cost, positions,
-  -- No pod lives longer than its machine was billed. A pool has many machines.
+  -- The lifetime of a pod is at most the billed time of its machine. A pool has many machines, so it has no such limit.
   case when not starts_with(name, 'p|') then billed_us end as billed_us,
-  -- Weights from another source than the bill count for bills within a month of their period, so that they alone define a version.
+  -- Bounds for weights of other sources. The digest of a period covers the weights within these bounds, so it changes with every weight used.
   epoch_us(billing_period::timestamp - interval 1 month) as earliest_us, epoch_us(billing_period::timestamp + interval 1 month + interval 1 day) as latest_us
 from (
   select
@@ -104,13 +107,14 @@ from (
   group by all
 );
 
--- the pods, as numbers in the order of their ids: weights are many, their strings few
+-- Pods get numbers in the order of their ids, because many weights share few strings.
 create or replace temp table split_pods as
 select
   row_number() over (order by part_id, part_name, part_tags) as pod, dense_rank() over (order by part_id) as part, part_id, part_name, part_tags
 from (select distinct part_id, part_name, part_tags from splits);
 
--- each part's weight in a group, by the time its own window shares with the group's: floor(units x shared / whole), exactly
+-- The weight of each part in a group. A weight counts in proportion to the time that its window shares with that of the group:
+-- floor(units x shared / whole), computed exactly.
 create or replace temp table split_weights as
 with hours_of_groups as (
   select *, unnest(range(from_us // 3600000000, (to_us - 1) // 3600000000 + 1)) as hour from split_groups
@@ -137,7 +141,7 @@ shared as (
     and (g.file_index is null or s.file_index is null or s.file_index = g.file_index)
 ),
 lives as (
-  -- A pod of the same name may have lived several times: the time in between is not its own.
+  -- A pod of the same name may have lived several times. The time in between does not count as its lifetime.
   select
     *,
     max(shared_to_us) over (
@@ -151,7 +155,7 @@ select
 from lives
 group by group_number, part, is_idle;
 
--- whole-number weights, laid end to end: idle last
+-- The parts of each group with integer weights and their cumulative sums. The idle part is last.
 create or replace temp table split_parts as
 with found as (
   select
@@ -160,7 +164,8 @@ with found as (
   group by group_number
 ),
 idle as (
-  -- Stated by the weights; or the part of the machine's cost that they leave; or nothing, if parts fill the machine or share idle cost.
+  -- The weight of the idle part: zero if the parts fill the machine or share idle cost. Otherwise it is the stated weight, or else the
+  -- cost of the machine minus the weights of its parts.
   select
     f.group_number, f.part_units,
     case
@@ -182,7 +187,8 @@ weighed as (
   select group_number, true, null, null, idle_units from idle where idle_units > 0
 ),
 whole as (
-  -- Together below 10^18, by dropping decimals. Round weights keep their value, and nothing below exceeds 2^127.
+  -- Last digits are dropped until the sum of a group is below 10^18, so that no product in `splits_share.sql` exceeds 2^127.
+  -- Round weights keep their proportions.
   select
     *,
     units // cast('1' || repeat('0', greatest(0, length(cast(sum(units) over (partition by group_number)::hugeint as varchar)) - 18)) as hugeint)
@@ -199,7 +205,7 @@ where w.weight > 0;
 
 drop table split_weights;
 
--- one group per line: the bill's own weights first, then other sources in their order
+-- One group per line. The bill's own weights come first, then the other sources in their order.
 create or replace temp table split_lines as
 with placed as (
   select unnest(g.positions) as position, g.group_number, g.rank, g.name, p.parts
@@ -212,7 +218,7 @@ chosen as (
 )
 select
   c.position, c.group_number, c.parts, (sum(c.parts) over (order by c.position) - 1) // getvariable('split_share') as share,
-  -- The time of a pod is counted once, even if several lines charge the machine's time.
+  -- The lifetime of a pod counts once, even if several lines charge for the time of the machine.
   l.charge_category = 'Usage' and l.charge_class is null
     and row_number() over (partition by c.group_number, l.charge_category, l.charge_class, l.sku_id order by l.row_hash) = 1 as tells_time
 from chosen c

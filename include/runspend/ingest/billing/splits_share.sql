@@ -1,6 +1,8 @@
--- The parts of one share of the lines: every measure by bounds. With the line's amount u in whole units of 10^-22, the first c of C weights
--- end at floor(|u| x c / C) with u's sign; a part is the difference of its two ends, and the last end is the line's amount itself. u x c
--- may pass 2^127, so in two limbs, |u| = a x 2^64 + b: C is below 10^18, so no product below passes 2^125. All values are whole numbers.
+-- Splits one batch of lines into parts. Every measure is split by cumulative weights, so that the parts add up exactly.
+-- u is the amount of the line in units of 10^-22, c the cumulative weight, and C the sum of the weights of the group. The parts up to c end at
+-- floor(|u| x c / C), with the sign of u. A part is the difference between its end and the end before it. The last end is u itself.
+-- u x c may exceed 2^127, so u is divided into two limbs: |u| = a x 2^64 + b. C is below 10^18, so no product exceeds 2^125.
+-- All values are integers.
 create or replace temp macro end_of(u, c, total) as sign(u)::hugeint * (
   ((abs(u) >> 64) * c // total << 64)
   + (((abs(u) >> 64) * c % total << 64) + (abs(u) & 18446744073709551615::hugeint) * c) // total
@@ -21,7 +23,7 @@ cut as (
     l.place, p.is_idle, p.pod, case when l.tells_time then least(p.life_us, coalesce(g.billed_us, p.life_us)) end as life_us, p.upto = p.total as is_last, p.is_scaled,
     r.source, r.method,
     part_of(l.effective_cost, p.weight, p.upto, p.total) as effective_cost,
-    -- usually equal to effective_cost, so only other amounts are computed
+    -- Other costs are usually equal to effective_cost. They are computed only if they differ.
     case when l.billed_cost is distinct from l.effective_cost then part_of(l.billed_cost, p.weight, p.upto, p.total) end as other_billed_cost,
     case when l.list_cost is distinct from l.effective_cost then part_of(l.list_cost, p.weight, p.upto, p.total) end as other_list_cost,
     case when l.contracted_cost is distinct from l.effective_cost then part_of(l.contracted_cost, p.weight, p.upto, p.total) end as other_contracted_cost,

@@ -1,7 +1,7 @@
 """Holds the rows of a load between reading and writing: Arrow columns in memory, which SQL sees as the view `staged`.
 
-Belongs here: the engine, the columns that every format's module fills, and how SQL is run over distinct values. The questions themselves
-belong to the modules that ask them, and the reading of files to the formats.
+Belongs here: the engine, the columns that every format's module fills, and how SQL is run over distinct values. The SQL expressions
+themselves belong to the modules that need them. The formats read the files.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
     from runspend.ingest.billing import distinct
     from runspend.ingest.billing.manifests import Delivered
 
-# Equal rows are separate lines, never one line twice: from the second on, their id carries a number.
+# Equal rows are separate lines, not duplicates of one line. The id of the second and later ones ends in a number.
 LINE_ID = "printf('%016x', row_hash) || coalesce('-' || ordinal, '')"
 
 
 def arrow_type(kind: str) -> pa.DataType:
-    """Return the Arrow type of a delivered column, by its FOCUS type, while it is staged."""
+    """Return the Arrow type that a column of this FOCUS type has while it is staged."""
     import pyarrow as pa
 
     return {"BIGNUMERIC": pa.decimal128(38, 22), "TIMESTAMP": pa.timestamp("us", "UTC")}.get(kind) or columns.text_type()
 
 
 def delivered_fields() -> list[pa.Field]:
-    """Return the columns that the module of a format fills: all except the two that `Staged` computes."""
+    """Return the columns that the module of a format fills: all except `row_hash` and `ordinal`, which are computed later."""
     return [field for field in staged_schema() if field.name not in ("row_hash", "ordinal")]
 
 
 def staged_schema() -> pa.Schema:
-    """Return the schema of staged rows: the FOCUS columns, the problems of unreadable rows, and what identifies a row."""
+    """Return the schema of staged rows: the FOCUS columns, the problems of unreadable rows, and the columns that identify a row."""
     import pyarrow as pa
 
     text = columns.text_type()
@@ -66,7 +66,7 @@ def staged_schema() -> pa.Schema:
             ("row_number", pa.int64()),
             ("file_index", pa.int32()),
             ("row_hash", pa.uint64()),
-            ("ordinal", pa.int64()),  # number among equal rows, once `normalize_rows` has counted; null for the first
+            ("ordinal", pa.int64()),  # 1 for the second of equal rows, 2 for the third, set by `normalize_rows`; null for the first
         ]
     )
 
@@ -75,18 +75,18 @@ def staged_schema() -> pa.Schema:
 class StagedFile:
     """What a format's module reports about one file it staged."""
 
-    focus_version: str  # or the variant, for other formats
+    focus_version: str  # of a format other than FOCUS: the variant of the format
     rows: int  # delivered rows
     dropped_columns: tuple[str, ...] = ()
     unreadable: dict[str, int] = field(default_factory=dict)  # column -> values that became null
-    is_aside: bool = False  # holds no charges, only data that the SQL of other files looks up
-    skip_reasons: dict[str, int] = field(default_factory=dict)  # reason why rows charge nothing and become no line -> number of rows
-    reading: str | None = None  # which of its format's reading modes was used, if other files of the load may require another one
+    is_aside: bool = False  # whether the file has no charges, only data that the SQL of other files looks up
+    skip_reasons: dict[str, int] = field(default_factory=dict)  # reason why rows charge nothing and do not become lines -> number of rows
+    reading: str | None = None  # the reading mode that the format used, if other files of the load may require a different one
 
 
 @dataclass(frozen=True)
 class SecondConnection:
-    """A separate connection to the staged rows; its view `staged` shows them."""
+    """A separate connection whose view `staged` shows the staged rows."""
 
     con: duckdb.DuckDBPyConnection
     delivered_rows: str
@@ -102,7 +102,7 @@ class Staged:
         self._engine = open_engine(workdir, memory)
         self._con = self._engine.__enter__()
         self._is_shown = False
-        # Arrow's usual allocator returns every block of parsing to the system at once, which takes a fifth of a load.
+        # Arrow's default allocator returns every block that parsing frees to the system at once. That costs a fifth of a load's time.
         self._memory = pa.default_memory_pool()
         if "jemalloc" in pa.supported_memory_backends():
             pa.set_memory_pool(pa.jemalloc_memory_pool())
@@ -112,9 +112,9 @@ class Staged:
         self._maps: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._aside: set[str] = set()
         self.following: dict[int, Delivered] = {}  # file index -> the file that is staged next
-        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # file index -> what it is read as, its early reading
-        self.answers: dict[str, distinct.KnownAnswers] = {}  # SQL answers for earlier files, until the lookup tables change
-        # The bill's digest is computed from this: rows as delivered, before any was replaced by its parts.
+        self.begun: dict[int, tuple[object, Ahead[pa.Table]]] = {}  # file index -> how the file is read, and its batches read ahead
+        self.answers: dict[str, distinct.KnownAnswers] = {}  # SQL results of earlier files, until the lookup tables change
+        # SQL for the digest of the bill. It covers the rows as delivered, before any of them is replaced by its parts.
         self.delivered_rows = (
             "(select file_index, billing_period, 1 as rows, row_hash::hugeint as hash_sum, row_hash as hash_xor from staged)"
         )
@@ -125,7 +125,7 @@ class Staged:
 
     @property
     def con(self) -> duckdb.DuckDBPyConnection:
-        """The engine, for the thread that stages. Its view `staged` shows the current rows: ask for `con` again after changing them."""
+        """The engine, for the thread that stages. Its view `staged` shows the current rows. Get `con` again after the rows change."""
         if not self._is_shown:
             self._con.register("staged", self._rows)
             self._is_shown = True
@@ -150,19 +150,19 @@ class Staged:
         pa.set_memory_pool(self._memory)
 
     def let_go(self) -> None:
-        """Stop reading files early, and discard what was read early of files that nothing asked for."""
+        """Stop reading files ahead, and discard the batches that were read ahead and not used."""
         self.following.clear()
-        while self.begun:  # a reading that ends may just be starting the next one
+        while self.begun:  # a loop, because a reading that ends may start the next one at this moment
             _, (_, reading) = self.begun.popitem()
             reading.close()
 
     @property
     def rows(self) -> pa.Table:
-        """All rows: files in the order of arrival, rows in the order of their file."""
+        """All rows: files in the order in which they were added, rows in the order of their file."""
         return self._rows
 
     def add(self, file_index: int, table: pa.Table) -> None:
-        """Add rows of one file, in the columns of `staged_schema` except the last two, which are computed here."""
+        """Add rows of one file. The table has the columns of `staged_schema`, except `row_hash` and `ordinal`, which are added here."""
         import pyarrow as pa
 
         whole = self._with_hash(table).append_column("ordinal", pa.nulls(table.num_rows, pa.int64()))
@@ -174,7 +174,7 @@ class Staged:
     def _with_hash(self, table: pa.Table) -> pa.Table:
         """Return the rows with `row_hash`, the hash of the FOCUS columns."""
         self._con.register("hashed", table)
-        # A constant null hashes like a null in every row, and takes no time.
+        # For an empty column, the query hashes a constant null. The hash is the same, and takes no time.
         is_empty = {c.name: table.column(c.name).null_count == table.num_rows for c in FOCUS_COLUMNS}
         names = ", ".join(f"cast(null as {DUCKDB_TYPES[c.type]})" if is_empty[c.name] else c.name for c in FOCUS_COLUMNS)
         hashes = self._con.sql(f"select hash({names}) as row_hash from hashed").to_arrow_table()
@@ -182,7 +182,7 @@ class Staged:
         return table.append_column("row_hash", columns.combine_chunks(hashes.column(0)))
 
     def replace(self, is_kept: pa.Array, parts: Iterable[pa.Table]) -> None:
-        """Replace the rows for which `is_kept` is false by `parts`, in the columns of `rows`. Each new row gets its own hash."""
+        """Replace the rows for which `is_kept` is false with `parts`, tables with the columns of `rows`. Each new row gets its own hash."""
         names = self._rows.column_names
         made: list[pa.Table] = []
         for table in parts:
@@ -195,11 +195,11 @@ class Staged:
 
     @property
     def aside(self) -> frozenset[str]:
-        """The names of the lookup tables that are kept aside."""
+        """The names of the lookup tables: rows that are not charges, kept for the SQL of rows that are."""
         return frozenset(self._aside)
 
     def keep_aside(self, name: str, file_index: int, table: pa.Table) -> None:
-        """Keep rows that are not charges as the table `name` (all strings, and `file_index`), for the SQL of rows that are."""
+        """Add rows that are not charges to the lookup table `name`, for the SQL of charges. All columns but `file_index` are strings."""
         self._con.register("aside", table)
         self._con.execute(
             f"create table if not exists {name} as select *, {file_index} as file_index from aside limit 0; "
@@ -210,7 +210,7 @@ class Staged:
         self.answers.clear()
 
     def drop(self, file_index: int) -> None:
-        """Forget the rows of one file."""
+        """Remove the rows of one file, also from the lookup tables."""
         for name in self._aside:
             self._con.execute(f"delete from {name} where file_index = {file_index}")
             self.answers.clear()
@@ -238,10 +238,10 @@ class Staged:
         return columns.combine_chunks(self._rows.column(name))
 
     def ask(self, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
-        """Run SQL expressions over a table of distinct values and return the answers in its order.
+        """Run SQL expressions over a table of distinct values. Return one array per expression, in the order of the table.
 
-        Large tables are asked one part at a time. For a string that differs in every row, the question, the answer and the copy that joins
-        the answers are each as large as a bill.
+        A large table is processed one part at a time, to save memory. If a string differs in every row, the input, the result and the
+        joined copy would each be as large as the bill.
         """
         import pyarrow as pa
 
@@ -255,16 +255,16 @@ class Staged:
         return [pa.concat_arrays(pieces) for pieces in zip(*parts, strict=True)]
 
     def ask_of(self, name: str, *expressions: str) -> list[pa.Array]:
-        """Run SQL expressions that return text over the distinct values of one text column."""
+        """Run SQL expressions that return text over the dictionary of one text column. Return one array per expression."""
         import pyarrow as pa
 
         values = self.column(name).dictionary
-        if not len(values):  # only planning them would take 2 to 15 ms
+        if not len(values):  # planning the query alone would take 2 to 15 ms
             return [columns.texts([])] * len(expressions)
         return self.ask(pa.table({name: values}), *expressions)
 
     def rows_where(self, name: str, condition: str) -> pa.Array:
-        """Return which rows fulfill a SQL condition on one text column. Null never does."""
+        """Return a boolean array: whether a SQL condition on one text column is true for each row. It is false for null."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -275,12 +275,12 @@ class Staged:
         return pc.fill_null(columns.spread(column.indices, fits), False)
 
     def ask_rows(self, expression: str) -> pa.Array:
-        """Run a SQL expression over every row and return the answers in order."""
+        """Run a SQL expression over every row. Return its values in the order of the rows."""
         [answer] = self.ask(self._rows, expression)
         return answer
 
     def ask_values(self, found: Mapping[str, pa.Array], expression: str) -> pa.Array:
-        """Run a SQL expression over numeric columns of equal length, once per combination if there are few combinations."""
+        """Run a SQL expression over numeric columns of equal length. It runs once per combination of values if these are few."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -298,13 +298,13 @@ class Staged:
         self._show(tables[0] if len(tables) == 1 else pa.concat_tables(tables))
 
     def _show(self, table: pa.Table) -> None:
-        if self._is_shown:  # otherwise the engine keeps holding the rows
+        if self._is_shown:  # otherwise the engine would keep the old rows in memory
             self._con.unregister("staged")
             self._is_shown = False
         self._rows = table
 
     def keep(self, kept: pa.Array) -> None:
-        """Forget the rows for which `kept` is false. Called once all files are staged."""
+        """Remove the rows for which `kept` is false. Called when all files are staged."""
         import pyarrow as pa
 
         if kept.true_count < len(kept):
@@ -314,7 +314,7 @@ class Staged:
             )
 
     def join_up(self) -> None:
-        """Turn every column into one array. Called once, when all files are staged."""
+        """Turn every column into one array. Called when all files are staged. Files can no longer be dropped one by one after it."""
         import pyarrow as pa
 
         table = self._rows
@@ -324,7 +324,7 @@ class Staged:
         names = table.column_names
         nulls = columns.Nulls(table.num_rows)
         is_large = table.get_total_buffer_size() > self.room.kept_bytes
-        # The pieces of a column are freed as soon as it is joined: nothing else may hold them.
+        # The pieces of a column are freed as soon as the column is joined. So nothing else may refer to them.
         pieces = {name: table.column(name) for name in names}
         del table
         self._show(staged_schema().empty_table())
@@ -346,7 +346,7 @@ class Staged:
             self._show(pa.table(list(several.map(joined, names)), names=names))
 
     def _keep(self, table: pa.Table) -> pa.Table:
-        """Return the table to keep. Once rows exceed their share of memory, all tables become mapped files, so large bills fit."""
+        """Return the table, or its copy in a mapped file. If rows exceed their share of memory, all tables become mapped files."""
         if self._rows.get_total_buffer_size() + table.get_total_buffer_size() <= self.room.kept_bytes or not self._files:
             return table
         if not self._maps:
@@ -366,7 +366,7 @@ class Staged:
             writer.write_table(written)
         with path.open("rb") as file:
             bytes_of_file = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        path.unlink()  # the map keeps the file until its last reader is gone
+        path.unlink()  # the data stays readable through the map until the map is freed
         self._maps.add(bytes_of_file)
         mapped = pa.ipc.open_file(pa.py_buffer(bytes_of_file)).read_all()
         return pa.table({name: mapped.column(name) if name in filled else table.column(name) for name in table.column_names})
@@ -382,9 +382,9 @@ class Staged:
             bytes_of_file.madvise(mmap.MADV_DONTNEED)
 
     def release_memory(self) -> None:
-        """Release the pages of mapped rows, and freed memory that libraries keep, if the bill may not fit in memory.
+        """Release memory between the steps of a load, if rows are in mapped files or memory is scarce.
 
-        Called between the steps of a load.
+        It releases the pages of mapped rows, and freed memory that libraries keep.
         """
         import pyarrow as pa
 
@@ -395,10 +395,10 @@ class Staged:
 
 
 def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -> list[pa.Array]:
-    """Run `Staged.ask` on a given connection."""
+    """Run SQL expressions over a table, on this connection. Return one array per expression, in the order of the table."""
     import pyarrow as pa
 
-    # A join, and so `in (select …)`, returns rows of large tables in the order its threads finish.
+    # Positions restore the order: a join, and so `in (select …)`, returns rows of large tables in the order in which its threads finish.
     con.register("asked_rows", distinct.append_column("asked_at", pa.arange(0, distinct.num_rows)))
     names = ", ".join(f"{e} as a{i}" for i, e in enumerate(expressions))
     answer = con.sql(f"select asked_at, {names} from asked_rows").to_arrow_table()
@@ -407,7 +407,7 @@ def ask(con: duckdb.DuckDBPyConnection, distinct: pa.Table, *expressions: str) -
 
 
 def _in_order(answer: pa.Table) -> list[pa.Array]:
-    """Return the answer's columns without the first, which holds each row's position, in the order of these positions."""
+    """Return the columns after the first, sorted by the first, which is the position of each row."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -419,7 +419,7 @@ def _in_order(answer: pa.Table) -> list[pa.Array]:
 
 
 def give_back() -> None:
-    """Give freed memory that the C library keeps for each thread back to the system, if the platform can."""
+    """Return freed memory that the C library keeps for each thread to the system, on platforms with `malloc_trim`."""
     import ctypes
 
     if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
@@ -427,9 +427,9 @@ def give_back() -> None:
 
 
 def warm_imports() -> None:
-    """Import what reading needs while other work leaves the interpreter idle.
+    """Import the libraries that reading needs, while other work leaves the interpreter idle.
 
-    All imports take a second. If pandas is installed, most of that second is Arrow's search for pandas at its first Python value.
+    The imports take a second together. If pandas is installed, most of that second is Arrow's search for pandas at its first Python value.
     """
     import pyarrow as pa
     import pyarrow.compute
@@ -443,7 +443,7 @@ def warm_imports() -> None:
 def open_engine(workdir: Path, memory: int | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Open an in-memory DuckDB with the macros of the SQL files. It spills into the work folder and keeps rows in order.
 
-    No setting belongs to one connection: a thread with its own cursor has the same macros, tables and time zone.
+    All settings apply to all connections. So a thread with its own cursor has the same macros, tables and time zone.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     with borrow_connection("bills", _make_engine, workdir / "spill", memory=f"{room_of(memory).engine_bytes}B") as con:
@@ -458,7 +458,7 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
         raise MissingExtra("duckdb", "pipeline") from error
     con = duckdb.connect(":memory:", config={"allow_unsigned_extensions": "false", "autoinstall_known_extensions": "false"})
     con.execute("set global TimeZone = 'UTC'")
-    # A lookup without a join, because DuckDB returns joined rows in the order its threads finish.
+    # A lookup without a join, because DuckDB returns joined rows in the order in which its threads finish.
     con.execute(f"create macro is_currency(code) as length(code) = 3 and contains('|{'|'.join(currencies())}|', '|' || code || '|')")
     for name in ("exact_decimals.sql", "macros.sql"):
         con.execute(files("runspend.ingest.billing").joinpath(name).read_text(encoding="utf-8"))
@@ -467,5 +467,5 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
 
 
 def currencies() -> list[str]:
-    """Return ISO 4217 codes of national currencies and funds in use, and those replaced since 2020 that old bills still carry."""
+    """Return the ISO 4217 codes of national currencies and funds in use, and of those replaced since 2020 that old bills still use."""
     return files("runspend.ingest.billing").joinpath("currencies.csv").read_text(encoding="utf-8").split()[1:]

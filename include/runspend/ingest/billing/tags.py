@@ -1,7 +1,7 @@
-"""Reads the tags of a bill's lines: the run, the job and the machine behind a line, groups and dimensions.
+"""Reads the tags of a bill's lines: the run, the job and the machine that a line belongs to, its groups and its dimensions.
 
-Belongs here: how tag keys are found and read. The keys to look for come from the configuration. Their forms are in
-`core/resource_keys.py`, and other normalization at load is in `normalize.py`.
+Belongs here: how tag keys are found and read. The keys to look for come from the configuration. Their spellings are in
+`core/resource_keys.py`. Other normalization at load is in `normalize.py`.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 _CLUSTER = "^[0-9]{4}-[0-9]{6}-[0-9a-z]+$"
 PROVIDERS = ("host_provider_name", "service_provider_name")
 AZURE = {"Microsoft", "Azure", "Microsoft Azure"}
-# A flat object of strings, as most bills write tags. Anything else is read value by value.
+# A flat JSON object of strings, as most bills write tags. Python parses all other values one by one.
 PLAIN_TAGS = r'\{\s*("[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*(,\s*"[^"\\\x00-\x1f]*"\s*:\s*"[^"\\\x00-\x1f]*"\s*)*)?\}'
 
 
 def normalize_tags(staged: Staged, found: dict[str, Any]) -> None:
-    """Make tags a JSON object of strings, or null."""
+    """Turn tags into JSON objects of strings. Set tags that cannot be read to null, and count them."""
     column = staged.column("tags")
     if not len(column.dictionary):
         return
@@ -63,9 +63,10 @@ def normalize_tags(staged: Staged, found: dict[str, Any]) -> None:
 
 
 def canonical_tags(text: str) -> str | None:
-    """Return tags as a flat JSON object of strings and nulls; None if they are not one (nested, a repeated key, invalid JSON).
+    """Return tags as a flat JSON object of strings and nulls. Return None for nested values, repeated keys and invalid JSON.
 
-    A tag without a value is `true` in FOCUS and stays the text "true"; numbers keep their digits. Azure writes some tags without braces.
+    FOCUS writes a tag without a value as `true`, which becomes the text "true". Numbers keep their digits. Azure writes some tags without
+    braces, which are added.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -82,23 +83,23 @@ def canonical_tags(text: str) -> str | None:
     if not isinstance(tags, dict) or any(isinstance(v, (dict, list)) for v in tags.values()):
         return None
     if any("\ud800" <= c <= "\udfff" or c == "\0" for pair in tags.items() for part in pair if isinstance(part, str) for c in part):
-        return None  # an incomplete character, or one that no database stores
+        return None  # half of a surrogate pair, or a null character, which databases do not store
     return json.dumps(
         {k: ("true" if v else "false") if isinstance(v, bool) else v for k, v in tags.items()}, ensure_ascii=False, separators=(",", ":")
     )
 
 
 def find_attached(staged: Staged, keys: KeySettings) -> None:
-    """Set `attached_to`: the machine that tags of another resource name."""
+    """Set `attached_to`: the machine that the tags of another resource name."""
     tags = Tags(staged, "tags")
     [machine] = staged.ask_of("tags", f"resource_key({tags.value_sql(keys.attached_to)})")
     staged.set(attached_to=_of_another(staged, columns.remap(staged.column("tags"), machine)))
 
 
 def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequence[str]], found: dict[str, Any]) -> None:
-    """Set what tags name: the run, the job, the machine a line is attached to, and the groups it shares with machines.
+    """Set the columns that come from tags: the run, the job, the machine that a line is attached to, its groups, and its dimensions.
 
-    `dimensions`: the tags that each dimension is read from, in order.
+    `dimensions`: for each dimension, the tags that it is read from, in order.
     """
     column = staged.column("tags")
     tags = Tags(staged, "tags")
@@ -118,7 +119,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
         groups,
         *(tags.value_sql(names) for names in dimensions.values()),
     )
-    allocated = staged.column("allocated_tags")  # tags of the pod or task that a part of the resource's cost is allocated to
+    allocated = staged.column("allocated_tags")  # the tags of the pod or task, on lines that are parts of a split line
     part_run = part_job = columns.texts([])
     if len(allocated.dictionary):
         parts = Tags(staged, "allocated_tags")
@@ -140,7 +141,7 @@ def read_tags(staged: Staged, keys: KeySettings, dimensions: Mapping[str, Sequen
 
 
 def _job_sql(tags: Tags, keys: KeySettings) -> str:
-    """Return SQL for the job that tags name. A SLURM job gets the cluster that numbers it, if a tag names the cluster."""
+    """Return SQL for the job that tags name. The number of a SLURM job is prefixed with its cluster, if a tag names the cluster."""
     job = job_key_sql(tags.value_sql(keys.job))
     if not tags.has(keys.job, SLURM_JOB_KEYS):
         return job
@@ -150,14 +151,14 @@ def _job_sql(tags: Tags, keys: KeySettings) -> str:
 
 
 def _job_run_sql(tags: Tags, keys: KeySettings) -> str:
-    """Return SQL for the job run that Databricks' own tag names; null if an earlier one of the keys names the job."""
+    """Return SQL for the job run that Databricks' own tag names. It is null if a key before it in `keys.job` has a value."""
     earlier = list(takewhile(lambda key: key not in DATABRICKS_JOB_KEYS, keys.job))
     own = [key for key in keys.job if key in DATABRICKS_JOB_KEYS]
     return f"case when {tags.value_sql(earlier)} is null then {job_key_sql(tags.value_sql(own))} end"
 
 
 class Tags:
-    """SQL for the values of tags, over the distinct strings of the bill. Keys that the bill does not have cost nothing."""
+    """SQL for the values of tags, over the distinct tag strings of the bill. Keys that the bill does not have are left out of the SQL."""
 
     def __init__(self, staged: Staged, name: str) -> None:
         import pyarrow as pa
@@ -177,25 +178,28 @@ class Tags:
         return any(self.forms_of(name) for name in names if name in among)
 
     def forms_of(self, name: str) -> list[str]:
-        """Return the bill's keys that match this one, closest spelling first. On Azure the case of a key has no meaning."""
+        """Return the bill's keys that match this name, closest spelling first. On Azure, the case of a key does not matter."""
         forms = [form for form in tag_forms(name) if form in self.keys]
         if self._is_azure:
             folded = {form.lower() for form in tag_forms(name)}
             return list(dict.fromkeys([*forms, *(key for key in self.keys if key.lower() in folded)]))
-        # if the key itself is on the bill, one that differs in case or signs is another key
+        # If the bill has the key itself, a key that differs in case or punctuation is a different key.
         return forms or [form for form in label_forms(name) if form in self.keys]
 
     def value_sql(self, names: Sequence[str]) -> str:
-        """Return SQL for the first of these keys that has a value, in any form that exports write; trimmed, null when empty."""
+        """Return SQL for the first value of these keys, in any spelling that exports use. It is trimmed, and null if empty."""
         return self.first_sql(form for name in names for form in self.forms_of(name))
 
     def first_sql(self, keys: Iterable[str]) -> str:
-        """Return SQL for the first of these keys of the bill that has a value; trimmed, null when empty."""
+        """Return SQL for the first value of these keys, spelled as in the bill. It is trimmed, and null if empty."""
         values = [f"nullif(trim(json_extract_string({self.name}, {sql_text(json_path(key))})), '')" for key in dict.fromkeys(keys)]
         return f"coalesce({', '.join([*values, 'null::varchar'])})"
 
     def closest(self, names: Sequence[str]) -> dict[str, list[str]]:
-        """Map each name to the bill's keys that match it and are not closer to another of the names: `cluster_id` is not `ClusterId`."""
+        """Return, for each name, the bill's keys that match it better than any other of the names.
+
+        With the names `cluster_id` and `ClusterId`, the bill's key `cluster_id` belongs only to the first.
+        """
         forms = {name: self.forms_of(name) for name in names}
         ranks = {name: {form: rank for rank, form in enumerate((*tag_forms(name), *label_forms(name)))} for name in forms}
         owner = {
@@ -205,9 +209,9 @@ class Tags:
         return {name: [key for key in found if owner[key] == name] for name, found in forms.items()}
 
     def collisions(self, keys: KeySettings) -> list[str]:
-        """Return keys that differ only in case or signs ("Team and team"). Each is read as its own key, and operators are informed.
+        """Return keys that differ only in case or punctuation, as texts such as "Team and team". They are reported to operators.
 
-        Forms of one configured key are not collisions: Runspend searches for them on purpose.
+        Each of them is read as its own key. Spellings of a configured key are not collisions, because Runspend searches for them.
         """
         wanted = (*keys.run_id, *keys.job, *keys.attached_to, *keys.groups)
         meant = {key for name in wanted for key in self.forms_of(name)}
@@ -219,7 +223,7 @@ class Tags:
 
 
 def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
-    """Return the Azure ML jobs that a tag names, completed with the workspace of their line."""
+    """Return the jobs that tags name, with the workspace of their line added to Azure ML jobs."""
     if not is_azure or jobs.null_count == len(jobs):
         return jobs
     codes, distinct = columns.combine([jobs, staged.column("resource_key")], ["job", "resource"])
@@ -229,7 +233,7 @@ def _in_workspaces(staged: Staged, jobs: pa.Array, is_azure: bool) -> pa.Array:
 
 
 def _in_databricks_workspaces(staged: Staged, jobs: pa.Array, job_runs: pa.Array) -> pa.Array:
-    """Return the jobs that tags name; where the job is a Databricks job run, completed with the workspace of its line."""
+    """Return the jobs that tags name, with the workspace of their line added to Databricks job runs."""
     if job_runs.null_count == len(job_runs):
         return jobs
     held = ("sub_account_type", "sub_account_id")
@@ -240,7 +244,7 @@ def _in_databricks_workspaces(staged: Staged, jobs: pa.Array, job_runs: pa.Array
 
 
 def _number_resources(staged: Staged) -> None:
-    """Prefix numeric SLURM resources with their cluster, as their jobs are: two clusters have the same numbers."""
+    """Prefix numeric SLURM resources with their cluster, like their jobs, because two clusters may use the same numbers."""
     codes, distinct = columns.combine([staged.column("resource_key"), staged.column("job_key")], ["resource", "job"])
     is_number = "regexp_matches(resource, '^[0-9]+([_+][0-9]+)?$') and regexp_matches(job, '^[^/]+/[0-9]+([_+][0-9]+)?$')"
     [keys] = staged.ask(distinct, f"case when {is_number} then split_part(job, '/', 1) || '/' || resource else resource end")
@@ -248,10 +252,10 @@ def _number_resources(staged: Staged) -> None:
 
 
 def place_instances(staged: Staged, name: str) -> None:
-    """Give Compute Engine instances in a column of names the line's project and zone, if the line names them without.
+    """Add the line's project and zone to the names of Compute Engine instances in a column, if the names lack them.
 
-    A Databricks cluster id, which the cluster's virtual machines carry, is not an instance: it is MMDD-HHMMSS-NAME ("Cluster
-    information").
+    A Databricks cluster id is not changed, because it is not an instance. The cluster's virtual machines carry it in the form
+    MMDD-HHMMSS-NAME (Databricks documentation, "Cluster information").
     """
     services = staged.column("service_name")
     names = staged.column(name)
@@ -267,7 +271,7 @@ def place_instances(staged: Staged, name: str) -> None:
 
 
 def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
-    """Return the machine that the line of another resource names. A machine's own id in its tags adds nothing."""
+    """Return the machine that each line names, or null if the line's own resource is that machine."""
     if machines.null_count == len(machines):
         return machines
     staged.set(attached_to=machines)
@@ -279,11 +283,11 @@ def _of_another(staged: Staged, machines: pa.Array) -> pa.Array:
 
 
 def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], jobs: pa.Array) -> pa.Array:
-    """Return lists of account|key|value, closest first.
+    """Return the groups of each line: a list of texts account|key|value, in the order of the configured keys, closest group first.
 
-    If a key in `placed_keys` names a job, the value is the whole job, with its cluster or workspace.
-
-    A node group belongs to its cluster, if the line names it: account@CLUSTER|key|value.
+    `texts`: the groups that the tags of each line name, as key|value, separated by `chr(31)`. If a key in `placed_keys` names a job, the
+    value is the complete job, with its cluster or workspace. If a line names the cluster of a node group, the text is
+    account@CLUSTER|key|value.
     """
     import pyarrow as pa
 
@@ -310,5 +314,5 @@ def _group_keys(staged: Staged, texts: pa.Array, placed_keys: Sequence[str], job
 
 
 def json_path(key: str) -> str:
-    """Return the JSON path of a top-level key, with any characters."""
+    """Return the JSON path of a top-level key. The key may contain any characters."""
     return '$."' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

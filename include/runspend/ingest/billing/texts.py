@@ -1,10 +1,10 @@
 """Reads the rows of verified files as strings, from CSV, Parquet or JSON.
 
-Belongs here: how files are parsed, with every dialect fixed, and the errors for files that cannot be parsed. The meaning of columns
-belongs to the formats; `quick_csv.py` has the fast path for FOCUS.
+Belongs here: how files are parsed, with every option of the parser fixed, and the errors for files that cannot be parsed. The formats
+know the meaning of the columns. `quick_csv.py` has the fast path for FOCUS.
 
-Columns have the names of the header. A field of a struct or of a JSON object is named with dots (`service.id`). Lists and maps are
-JSON strings. A number of a Parquet file becomes the shortest text that reads back as the same number.
+Columns have the names of the header. A field of a struct or of a JSON object is named with dots (`service.id`). Lists and maps become
+JSON strings. A number in a Parquet file becomes the shortest text that reads back as the same number.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ JSON_NUMBER = "-?[0-9]+(?:[.][0-9]+)?(?:[eE][-+]?[0-9]+)?"
 
 
 def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
-    """Return a file's column names, without a byte order mark in the first. Raises SourceRefused."""
+    """Return a file's column names, without a byte order mark. Raises SourceRefused if they cannot be read, or if there are too many."""
     if file.kind == "parquet":
         try:
             return _checked_width(source, name, list(_parquet_leaves(file.readable)))
         except RecursionError as error:
-            raise refused(source, name, "its columns are nested deeper than in any bill. Check what wrote it") from error
+            raise refused(source, name, "its columns are nested deeper than in any bill. Check the export that wrote it") from error
     if file.kind == "json":
         return _checked_width(source, name, list(_json_leaves(source, name, file.readable)))
     try:
@@ -58,24 +58,24 @@ def read_header(source: str, name: str, file: VerifiedFile) -> list[str]:
 
 
 def _checked_width(source: str, name: str, header: list[str]) -> list[str]:
-    """Return the header if its width is plausible for a bill: with a hundred thousand columns, reading would take minutes."""
+    """Return the header. Raises SourceRefused if it has more than `MAX_COLUMNS` columns: reading 100,000 columns would take minutes."""
     if len(header) > MAX_COLUMNS:
-        raise refused(source, name, f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
+        raise refused(source, name, f"it has {len(header):,} columns, more than {MAX_COLUMNS:,}. Check the export that wrote it")
     return header
 
 
 def repeated_in(header: Sequence[str]) -> list[str]:
-    """Return the names that a header has more than once."""
+    """Return the names that are more than once in a header, sorted."""
     return sorted(name for name, count in Counter(header).items() if count > 1)
 
 
 def delimiter_of(line: str) -> str:
-    """Return the delimiter of a header line. Rows are not read, so no row can change the delimiter."""
+    """Return the delimiter of a header line: the most frequent of `DELIMITERS`. Only the header decides, so no row can change it."""
     return max(DELIMITERS, key=lambda d: (line.count(d), -DELIMITERS.index(d)))
 
 
 class NotPlain(Exception):
-    """The fast path cannot read this file. It may still be correct."""
+    """The fast path cannot read this file. The file may still be correct."""
 
 
 def read_quickly(
@@ -83,8 +83,8 @@ def read_quickly(
 ) -> Iterator[pa.Table]:
     """Yield the wanted columns a batch at a time, as dictionary-coded strings, with null for empty. The last column is `row_number`.
 
-    It reads a CSV in which every record is one line, or a Parquet file of plain columns and maps. Raises NotPlain, perhaps after some
-    batches: discard those, and read the file with `read_slowly`.
+    It reads a CSV in which every record is one line, or a Parquet file of plain columns and maps. Raises NotPlain for other files,
+    perhaps after some batches. Then discard these batches, and read the file with `read_slowly`.
     """
     import pyarrow as pa
 
@@ -134,7 +134,7 @@ def read_slowly(
     wanted: Sequence[str],
     share_rows: int,
 ) -> Iterator[pa.Table]:
-    """Yield the same batches as `read_quickly`, for any file. Raises SourceRefused if the file does not fit its header."""
+    """Yield the same columns as `read_quickly`, for any file. Raises SourceRefused if the file does not fit its header."""
     import duckdb
 
     try:
@@ -146,13 +146,13 @@ def read_slowly(
 
 
 def _unread(source: str, name: str, error: Exception) -> SourceRefused:
-    return refused(source, name, f"{explain(str(error))}. Deliver it again, or fix what writes it")
+    return refused(source, name, f"{explain(str(error))}. Deliver it again, or fix the export that writes it")
 
 
 def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, numbers: Sequence[int]) -> dict[int, str]:
-    """Return a few rows with every column, as JSON objects, because quarantined rows are kept whole.
+    """Return a few rows with all their columns: row number -> JSON object. Quarantined rows are kept in this form.
 
-    Raises SourceRefused if the file is damaged after them.
+    Raises SourceRefused if the file cannot be read to its end.
     """
     import duckdb
 
@@ -173,7 +173,7 @@ def read_whole_rows(con: duckdb.DuckDBPyConnection, source: str, name: str, file
 
 
 class LineRange(io.RawIOBase):
-    """A run of whole lines of a file."""
+    """A readable range of complete lines of a file, from byte `start` to byte `end`."""
 
     def __init__(self, path: Path, start: int, end: int) -> None:
         self._file = path.open("rb", buffering=0)
@@ -212,7 +212,7 @@ def parts_of(path: Path, part_bytes: int) -> Iterator[LineRange]:
 
 
 def ends_whole(path: Path, width: int) -> bool:
-    """Return whether the last line is a complete record. In a file cut inside a quoted field it is not."""
+    """Return whether the last line is a complete record of `width` fields. It is not if the file was cut inside a quoted field."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(max(0, size - MAX_LINE_BYTES))
@@ -235,7 +235,10 @@ def _blank_lines_at_end(path: Path) -> int:
 
 
 def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: str = ",") -> str:
-    """Return SQL for DuckDB's CSV reader with every option fixed: sniffing once read a ragged file as one column, without an error."""
+    """Return SQL for DuckDB's CSV reader with every option fixed.
+
+    Automatic detection is off: it once read a file with rows of different lengths as one column, without an error.
+    """
     named = ", ".join(f"'c{i}': '{t}'" for i, t in enumerate(types))
     return (
         f"read_csv({sql_text(str(path))}, auto_detect = false, header = true, delim = {sql_text(delimiter)}, quote = '\"', escape = '\"', "
@@ -245,10 +248,10 @@ def csv_sql(path: Path, types: Sequence[str], nulls: Sequence[str], delimiter: s
 
 
 def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
-    """Write the same rows, each ended by a line feed, to a file in `folder`. Return None if it is not CSV with that many columns.
+    """Write a copy of the file to `folder`, in which every row ends in a line feed. Return None if it is not CSV with `width` columns.
 
-    Rows that end one way and hold the other kind of line break inside quotes are valid CSV (Python's own writer makes them).
-    DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, so the result is None.
+    Rows may end in one kind of line break and contain the other kind inside quotes. Such files are valid CSV, and Python's own writer
+    makes them, but DuckDB 2.0 refuses to read them. A stray carriage return makes a short row, so the result is None.
     """
     target = folder / f"{path.name}.even"
     csv.field_size_limit(MAX_LINE_BYTES)
@@ -266,10 +269,10 @@ def even_row_ends(path: Path, width: int, folder: Path) -> Path | None:
 
 
 def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int, delimiter: str) -> None:
-    """Raise SourceRefused if a row has too many fields: DuckDB silently drops one extra empty field at a row's end,
+    """Raise SourceRefused if a row has too many fields, even if the last one is empty.
 
-    even if a stray delimiter shifted the fields before it. Lines that end in a delimiter and have too many are found by
-    counting. The CSV module, slow and exact, then decides.
+    DuckDB silently drops one extra empty field at the end of a row, even if a stray delimiter shifted the fields before it. A query first
+    counts the delimiters of lines that end in one. If a line has too many, Python's CSV module, which is slow and exact, decides.
     """
     [row] = con.execute(
         "select count(*) from (select regexp_replace(line, '\"[^\"]*\"', '', 'g') as line from read_csv("
@@ -292,7 +295,7 @@ def check_row_ends(con: duckdb.DuckDBPyConnection, source: str, name: str, path:
 
 
 def find_delimiter(path: Path) -> str:
-    """Return the delimiter of a CSV file, by its header line."""
+    """Return the delimiter of a CSV file, found in its header line."""
     with path.open(encoding="utf-8-sig", errors="replace", newline="") as opened:
         return delimiter_of(opened.readline(MAX_LINE_BYTES))
 
@@ -303,7 +306,7 @@ def find_delimiter(path: Path) -> str:
 def _relation(
     con: duckdb.DuckDBPyConnection, source: str, name: str, file: VerifiedFile, header: Sequence[str], wanted: Sequence[str]
 ) -> str:
-    """Return SQL for the wanted columns as strings, and for `row_number`, which starts at 1."""
+    """Return SQL that selects the wanted columns as strings, and `row_number`, which starts at 1."""
     if file.kind == "parquet":
         path = narrowed(file.readable, work_folder(con))
         leaves = _parquet_leaves(path)
@@ -322,13 +325,13 @@ def _relation(
 
 
 def work_folder(con: duckdb.DuckDBPyConnection) -> Path:
-    """Return the folder the engine may write to, which is never the folder of a user's file."""
+    """Return the folder that the engine may write to. It never contains a user's files."""
     [(spill,)] = con.execute("select current_setting('temp_directory')").fetchall()
     return Path(spill).parent
 
 
 def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Path, width: int) -> str:
-    """Return `csv_sql` of the file, or of a copy with even row ends if DuckDB cannot read the file's own."""
+    """Return `csv_sql` of the file, or of its copy by `even_row_ends` if DuckDB cannot read the line breaks of the file."""
     import duckdb
 
     delimiter = find_delimiter(path)
@@ -345,21 +348,21 @@ def _sound_csv(con: duckdb.DuckDBPyConnection, source: str, name: str, path: Pat
 
 
 def _shares(con: duckdb.DuckDBPyConnection, query: str, wanted: Sequence[str], share_rows: int) -> Iterator[pa.Table]:
-    """Yield the rows of a query a batch at a time, with coded strings."""
+    """Yield the rows of a query a batch at a time, with dictionary-coded strings."""
     import pyarrow as pa
 
     con.execute(f"create or replace temp table texts as {query}")
     [(rows,)] = con.execute("select count(*) from texts").fetchall()
     for start in range(0, rows, share_rows):
         share = con.sql(f"from texts where rowid >= {start} and rowid < {start + share_rows} order by rowid").to_arrow_table()
-        # By position: DuckDB renames columns whose names differ only in case.
+        # Columns are read by position, because DuckDB renames columns whose names differ only in case.
         coded = [combine_chunks(column).cast(pa.string()).dictionary_encode() for column in share.columns[:-1]]
         yield pa.table([*coded, combine_chunks(share.column(ROW_NUMBER))], names=[*wanted, ROW_NUMBER])
     con.execute("drop table texts")
 
 
 def _parquet_leaves(path: Path) -> dict[str, str]:
-    """Map each column to the SQL for its text."""
+    """Return the columns of a Parquet file, with the SQL that reads each one as text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -380,14 +383,14 @@ def _parquet_leaves(path: Path) -> dict[str, str]:
 
 
 def exact_json_sql(path: Path) -> str:
-    """Return SQL for the objects of a JSON file that keeps every digit of a number.
+    """Return SQL that reads the objects of a JSON file and keeps every digit of a number.
 
-    DuckDB reads a number with a decimal point or an exponent as a double, which keeps only 15 digits reliably. If an object has a
-    longer number, its numbers outside of strings become strings. All other objects stay as they are, which is much faster.
+    DuckDB reads a number with a decimal point or an exponent as a double, which keeps only 15 digits reliably. In an object with a
+    longer number, all numbers become strings. All other objects stay unchanged, which is much faster.
     """
     objects = f"read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
     pieces = f"regexp_extract_all(written, {sql_text(JSON_PIECES)})"
-    # Most objects have no run of digits that long: only those that do are counted.
+    # Most objects have no sequence of 16 digits. The digits of a number are counted only in the others.
     is_long = (
         "case when regexp_matches(written, '[0-9.]{16}') then coalesce(list_max(list_transform("
         "regexp_extract_all(written, '[0-9]+(?:[.][0-9]+)?'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 15, false) else false end"
@@ -401,10 +404,10 @@ def exact_json_sql(path: Path) -> str:
 
 
 def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
-    """Map each field to the SQL for its text, over all objects of a file of JSON lines or of one JSON list."""
+    """Return the fields of all objects in a file of JSON lines or of one JSON list, with the SQL that reads each one as text."""
     import duckdb
 
-    # Grouping the structures directly would keep every row's in memory. Most rows have one of a few.
+    # Grouping the structures as JSON would keep the structure of every row in memory. As text, most rows share one of a few.
     query = (
         "select distinct cast(json_structure(json) as varchar), case when len(json_keys(json)) <> len(list_distinct(json_keys(json))) then json_keys(json) end "
         f"from read_json_objects({sql_text(str(path))}, maximum_object_size = {MAX_LINE_BYTES})"
@@ -415,7 +418,7 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     except duckdb.Error as error:
         raise refused(source, name, f"it is not JSON ({str(error).splitlines()[0]}). Deliver it again") from error
     if repeated := sorted({key for _, keys in found for key in keys or () if keys.count(key) > 1}):
-        raise refused(source, name, f"an object of it names {', '.join(repeated)} more than once. Export each column once")
+        raise refused(source, name, f"one of its objects names {', '.join(repeated)} more than once. Export each column once")
     leaves: dict[str, str] = {}
 
     def add(name: str, pointer: str, kind: Any) -> None:
@@ -428,12 +431,15 @@ def _json_leaves(source: str, name: str, path: Path) -> dict[str, str]:
     try:
         add("", "", reduce(_merge_structures, [parse_json(text) for text, _ in found], {}))
     except (ValueError, RecursionError) as error:
-        raise refused(source, name, "its objects are nested deeper than in any bill. Check what wrote it") from error
+        raise refused(source, name, "its objects are nested deeper than in any bill. Check the export that wrote it") from error
     return leaves
 
 
 def _merge_structures(one: Any, other: Any) -> Any:
-    """Merge two structures. A field is an object if it is an object in one and null or empty ({}, which DuckDB calls JSON) in the other."""
+    """Merge the JSON structures of two objects.
+
+    A field is an object if it is an object in one and null or empty in the other. DuckDB's name for an empty object is JSON.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         return {key: _merge_structures(one.get(key, "NULL"), other.get(key, "NULL")) for key in {**one, **other}}
     if other in ("NULL", "JSON") or one == other:
@@ -442,7 +448,7 @@ def _merge_structures(one: Any, other: Any) -> Any:
 
 
 def explain(message: str) -> str:
-    """Return DuckDB's CSV error as half a sentence: the line, and the fields found and expected."""
+    """Return the cause of DuckDB's CSV error as half a sentence: the line, and the numbers of fields found and expected."""
     line = re.search(r"on Line: (\d+)", message)
     place = f"line {line[1]}: " if line else ""
     if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):

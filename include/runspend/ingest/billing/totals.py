@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 from runspend.core.amounts import EXACT
 from runspend.ingest.billing.staging import LINE_ID, SecondConnection, Staged
 
-# How far a bill reaches. A line of a whole month (a DNS zone, a license) exists from the 1st and ends in the future, so it does not
-# show which days are covered. It is used only if the bill has no other lines. A line of a whole day (a bucket) shows in the same way
-# only that its day has begun, unless the whole bill is by the day.
+# SQL for the time until which a bill has charges. A line of a whole month (a DNS zone, a license) does not show which days the bill covers,
+# because it ends in the future. It counts only if the bill has no shorter lines. A line of a whole day (a bucket) shows only that its day
+# has begun. So its start counts if the bill also has lines of less than a day. Otherwise its end counts.
 USAGE = "charge_category = 'Usage' and reject_reason is null"
 SPAN = "charge_period_end - charge_period_start"
 REACH = (
@@ -30,7 +30,7 @@ COSTS = ("list_cost", "contracted_cost", "effective_cost", "billed_cost")
 
 
 def choose(staged: Staged | SecondConnection, period: str, file_indexes: Sequence[int]) -> None:
-    """Choose the rows that later questions on this connection cover: those of a period in some files."""
+    """Set the rows that `CHOSEN` selects on this connection: the rows of a period in these files."""
     staged.con.execute(f"set variable period = date '{period}-01'")
     staged.con.execute("create or replace temp table chosen_files as select unnest(?)::integer as file_index", [list(file_indexes)])
 
@@ -54,7 +54,7 @@ class Totals:
 
 
 def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[Totals]:
-    """Return totals per currency of the rows that `write_lines` writes for the same arguments."""
+    """Return the totals, per currency, of the rows that `write_lines` writes for the same arguments, as lines or in sums."""
     choose(staged, period, file_indexes)
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
@@ -67,7 +67,10 @@ def read_totals(staged: Staged, period: str, file_indexes: Sequence[int]) -> lis
 
 
 def _rounded(staged: Staged) -> dict[str, Decimal]:
-    """Return, per currency, the exact sum of delivered minus loaded BilledCost over strings with more than 22 decimals."""
+    """Return the amount that loading rounded off, per currency: the exact sum of delivered minus loaded BilledCost.
+
+    Only values with more than 22 decimals are rounded.
+    """
     sums: dict[str, Decimal] = {}
     for currency, text, loaded, rows in staged.con.execute(
         "select billing_currency, long_billed_cost, billed_cost, count(*) from staged "
@@ -83,7 +86,7 @@ def _rounded(staged: Staged) -> dict[str, Decimal]:
 
 @dataclass(frozen=True)
 class FedPeriod:
-    """What one file holds for one period and billing account."""
+    """The rows and the cost that one file has for one period, billing account and currency."""
 
     file_index: int
     period: str
@@ -95,7 +98,7 @@ class FedPeriod:
 
 
 def read_fed_periods(staged: Staged) -> list[FedPeriod]:
-    """Return which files feed which periods of which accounts, with their amounts."""
+    """Return the number of rows and the billed cost of each file by period, billing account and currency."""
     rows = staged.con.execute(
         "select file_index, strftime(billing_period, '%Y-%m'), coalesce(billing_account_id, ''), coalesce(billing_currency, ''), "
         "count(*) filter (reject_reason is null), count(*) filter (reject_reason is not null), coalesce(sum(billed_cost) filter (reject_reason is null), 0)::decimal(38, 22) "
@@ -105,7 +108,7 @@ def read_fed_periods(staged: Staged) -> list[FedPeriod]:
 
 
 def read_periods(staged: Staged) -> set[str]:
-    """Return the billing periods of the rows."""
+    """Return the billing periods of all rows, such as "2026-10"."""
     import pyarrow.compute as pc
 
     months = pc.strftime(staged.rows.column("billing_period").unique().drop_null(), format="%Y-%m")
@@ -113,7 +116,7 @@ def read_periods(staged: Staged) -> set[str]:
 
 
 def read_evidence(staged: Staged) -> dict[str, Any]:
-    """Return the evidence for finding runs: usage rows, how many name a resource, a run or a job, and the bill's accounts."""
+    """Return counts that show how well runs can be found: usage rows, how many of them name a resource, a run or a job; and accounts."""
     [(usage, resources, runs, jobs)] = staged.con.execute(
         "select count(*), count(resource_key), count(run_tag), count(job_key) from staged where reject_reason is null and charge_category = 'Usage'"
     ).fetchall()
@@ -125,7 +128,7 @@ def read_evidence(staged: Staged) -> dict[str, Any]:
 
 
 def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the period's quarantined rows as a whole."""
+    """Return the quarantined rows of a period, with all delivered values in `raw`."""
     if not staged.has("reject_reason"):
         return []
     choose(staged, period, file_indexes)
@@ -139,7 +142,7 @@ def read_quarantine(staged: Staged, period: str, file_indexes: Sequence[int]) ->
 
 
 def read_day_sums(staged: Staged | SecondConnection) -> DaySums:
-    """Map (charge date, service, sub-account, currency) of the chosen rows to the four costs, in the order of COSTS."""
+    """Return (charge date, service, sub-account, currency) -> the sums of the four costs of the chosen rows, in the order of COSTS."""
     sums = ", ".join(f"coalesce(sum({c}), 0)::decimal(38, 22)" for c in COSTS)
     rows = staged.con.execute(
         f"select day_of(charge_period_start), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency, {sums} "
@@ -149,7 +152,7 @@ def read_day_sums(staged: Staged | SecondConnection) -> DaySums:
 
 
 def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tuple[int, int, str, date] | None:
-    """Return the first (file, file, billing account, charge day) that two files both hold."""
+    """Return the first overlap of two files, or None: (file, file, billing account, charge day)."""
     choose(staged, period, file_indexes)
     pairs = staged.con.execute(
         f"select min(file_index), max(file_index), coalesce(billing_account_id, ''), day_of(charge_period_start) from staged where reject_reason is null and {CHOSEN} "
@@ -159,14 +162,14 @@ def find_overlap(staged: Staged, period: str, file_indexes: Sequence[int]) -> tu
 
 
 def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, str]) -> tuple[str, str, str, date] | None:
-    """Return the first (export, export, account, charge day) that files of two exports both hold."""
+    """Return the first overlap of two exports, or None: (export, export, account, charge day)."""
     choose(staged, period, list(exports))
     staged.con.execute(
         "create or replace temp table exports as select unnest(?)::integer as file_index, unnest(?) as export",
         [list(exports), list(exports.values())],
     )
     pairs = staged.con.execute(
-        # The last part of a path, in one case: Azure's FOCUS exports name a subscription by its path, its cost exports by its id.
+        # Azure's FOCUS exports state the path of a subscription, its cost exports only the id. So the last part in lower case is compared.
         "select min(export), max(export), lower(regexp_extract(coalesce(sub_account_id, billing_account_id, ''), '[^/]*$')), "
         "day_of(charge_period_start) from staged "
         f"join exports using (file_index) where reject_reason is null and {CHOSEN} "
@@ -176,7 +179,7 @@ def find_overlap_of_exports(staged: Staged, period: str, exports: Mapping[int, s
 
 
 def read_charge_range(staged: Staged | SecondConnection) -> dict[str, str | None]:
-    """Return the first and last instant that the chosen lines charge for, as ISO strings. Only runs within them can overlap the lines."""
+    """Return the earliest start and the latest end of the chosen lines, as ISO strings. Only runs in this time can overlap the lines."""
     [(first, last)] = staged.con.execute(
         f"select min(charge_period_start), max(charge_period_end) from staged where reject_reason is null and {CHOSEN}"
     ).fetchall()
@@ -184,9 +187,9 @@ def read_charge_range(staged: Staged | SecondConnection) -> dict[str, str | None
 
 
 def read_bill_digest(staged: Staged | SecondConnection) -> str:
-    """Return a digest of the chosen rows as delivered, which is equal as long as the bill is.
+    """Return a digest of the chosen rows as delivered. It changes only if the bill itself changes.
 
-    It does not depend on the files, their order, the settings, or how weights of other sources split lines.
+    It does not depend on the files, their order, the settings, or the weights of other sources that split lines.
     """
     [row] = staged.con.execute(
         f"select coalesce(sum(rows), 0), coalesce(sum(hash_sum), 0), coalesce(bit_xor(hash_xor), 0) from {staged.delivered_rows} where {CHOSEN}"

@@ -1,7 +1,7 @@
-"""Verifies delivered files before any row is read: size, checksum, full gzip CRC, limits.
+"""Verifies delivered files before any row is read: size, digest, every gzip checksum, limits.
 
-Belongs here: checks that do not need the columns of a format. A reader that trusts a damaged file misses parts: DuckDB reads a
-gzip with a flipped byte without an error. The meaning of rows does not belong here.
+Belongs here: checks that do not need the columns of a format. They are necessary because DuckDB reads a gzip with a flipped byte without
+an error, and then misses parts of it. The meaning of rows does not belong here.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from runspend.core.errors import SourceRefused, bill_named
 
 CHUNK_BYTES = 1 << 20
-# A longer line is not a bill line. DuckDB gets the same limit, for lines inside quotes.
+# Bills do not have longer lines. DuckDB gets the same limit, which also applies to records with line breaks inside quotes.
 MAX_LINE_BYTES = 16 << 20
-# Bills compress 8 to 40 times. A small file may have any ratio; it is checked from `RATIO_FROM_BYTES` of text on.
+# Bills become 8 to 40 times smaller by compression. The ratio is checked only if a file has more than `RATIO_FROM_BYTES` of text.
 MAX_RATIO = 250
 RATIO_FROM_BYTES = 64 << 20
 MAX_TEXT_BYTES = 200 << 30
@@ -28,17 +28,17 @@ MAX_COLUMNS = 5_000  # the widest real export known has fewer than 1,000: a lega
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file that is whole. `readable` is plain text or Parquet (a gzip was unpacked into the work folder)."""
+    """A file that is complete. `readable` is plain text or Parquet; a gzip was unpacked into the work folder."""
 
     readable: Path
     kind: str  # csv, json or parquet
     bytes: int
     sha256: str
-    lines: int = 0  # of text; a last line without a line end counts
+    lines: int = 0  # lines of text, including a last line without a line break
 
 
 def verify_file(source: str, name: str, path: Path, *, stated_bytes: int | None, unpack_to: Path) -> VerifiedFile:
-    """Read the whole file once. Raises SourceRefused with the file's name and what is wrong with it."""
+    """Read a whole file once, and return its readable form and digest. Raises SourceRefused if it is damaged, unreadable or too large."""
     try:
         return _verify(source, name, path, stated_bytes, unpack_to)
     except FileNotFoundError as error:
@@ -60,7 +60,7 @@ def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack
         return VerifiedFile(unpack_to, kind, size, digest, lines)
     hashed = hashlib.sha256()
     text = _LineGuard(source, name)
-    with ThreadPoolExecutor(1) as beside:  # hashing releases the interpreter lock: the next piece is read and checked meanwhile
+    with ThreadPoolExecutor(1) as beside:  # hashing releases the interpreter lock, so the next piece is read and checked meanwhile
         hashing = beside.submit(hashed.update, b"")
         for chunk in _chunks(path):
             text.take(chunk)
@@ -71,7 +71,7 @@ def _verify(source: str, name: str, path: Path, stated_bytes: int | None, unpack
 
 
 class _LineGuard:
-    """Refuses text that no CSV of a bill contains: NUL bytes, endless lines, an empty file."""
+    """Counts lines of text. Raises SourceRefused for text that is not in any bill: NUL bytes, very long lines, or nothing at all."""
 
     def __init__(self, source: str, name: str) -> None:
         self.source, self.name = source, name
@@ -82,25 +82,28 @@ class _LineGuard:
     def take(self, chunk: bytes) -> None:
         self.bytes += len(chunk)
         if self.bytes > MAX_TEXT_BYTES:
-            raise refused(self.source, self.name, f"it holds more than {MAX_TEXT_BYTES} bytes of text. Split the export")
+            raise refused(self.source, self.name, f"it has more than {MAX_TEXT_BYTES} bytes of text. Split the export")
         if b"\0" in chunk:
             raise refused(self.source, self.name, "it contains a NUL byte, so it is not UTF-8 CSV. Export it as UTF-8")
         first = chunk.find(b"\n")
         self.newlines += chunk.count(b"\n")
         longest = self.since_newline + (len(chunk) if first < 0 else first)
         if longest > MAX_LINE_BYTES:
-            raise refused(self.source, self.name, f"it has a line of more than {MAX_LINE_BYTES} bytes. Check what wrote it")
+            raise refused(self.source, self.name, f"it has a line of more than {MAX_LINE_BYTES} bytes. Check the export that wrote it")
         self.since_newline = longest if first < 0 else len(chunk) - chunk.rfind(b"\n") - 1
 
     def finish(self) -> int:
-        """Return the number of lines."""
+        """Return the number of lines. Raises SourceRefused if there was no text."""
         if not self.bytes:
             raise refused(self.source, self.name, "it is empty: it does not even have a header. Deliver it again")
         return self.newlines + (self.since_newline > 0)
 
 
 def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, int]:
-    """Unpack a gzip of one or more members; zlib checks every CRC. Returns the digest of the packed bytes and the lines of text."""
+    """Unpack a gzip of one or more members. Return (the SHA-256 of the packed bytes, the number of lines of text).
+
+    zlib checks the checksum of every member.
+    """
     digest = hashlib.sha256()
     text = _LineGuard(source, name)
     packed = path.stat().st_size
@@ -111,16 +114,16 @@ def _unpack(source: str, name: str, path: Path, unpack_to: Path) -> tuple[str, i
     def keep(plain: bytes) -> None:
         text.take(plain)
         if text.bytes > RATIO_FROM_BYTES and text.bytes > MAX_RATIO * packed:
-            raise refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check what wrote it")
+            raise refused(source, name, f"it unpacks to more than {MAX_RATIO} times its {packed} bytes. Check the export that wrote it")
         out.write(plain)
 
-    with unpack_to.open("wb") as out, ThreadPoolExecutor(1) as beside:  # one piece is kept while the next is unpacked
+    with unpack_to.open("wb") as out, ThreadPoolExecutor(1) as beside:  # one piece is written while the next is unpacked
         keeping = beside.submit(keep, b"")
         for chunk in _chunks(path):
             digest.update(chunk)
             while chunk:
                 if not is_open:
-                    chunk = chunk.lstrip(b"\0")  # padding between and after members is legal
+                    chunk = chunk.lstrip(b"\0")  # gzip allows padding between and after members
                     if not chunk:
                         break
                     member, is_open = zlib.decompressobj(wbits=31), True
@@ -152,10 +155,10 @@ def _check_parquet(source: str, name: str, path: Path) -> str:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise refused(source, name, f"its Parquet cannot be opened ({error}). Deliver it again") from error
     if metadata.num_columns > MAX_COLUMNS:
-        raise refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check what wrote it")
+        raise refused(source, name, f"it has {metadata.num_columns:,} columns, more than {MAX_COLUMNS:,}. Check the export that wrote it")
     unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     if unpacked > MAX_TEXT_BYTES or (unpacked > RATIO_FROM_BYTES and unpacked > MAX_RATIO * path.stat().st_size):
-        raise refused(source, name, f"it unpacks to {unpacked} bytes. Check what wrote it")
+        raise refused(source, name, f"it unpacks to {unpacked} bytes. Check the export that wrote it")
     return digest.hexdigest()
 
 
@@ -166,10 +169,10 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free space where files are unpacked, which also limits how much DuckDB may spill there."""
+    """Return the free bytes on the disk of the work folder. They also limit how much DuckDB may spill there."""
     return shutil.disk_usage(folder).free
 
 
 def refused(source: str, name: str, why: str) -> SourceRefused:
-    """Return the error of a file that cannot be loaded."""
+    """Return the error for a file that cannot be loaded."""
     return SourceRefused(source, f"cannot load {name} of {bill_named(source)}: {why}. The period did not change.")

@@ -1,7 +1,7 @@
-"""Decides about versions of a bill: which files make one, whether it may replace the one in place, and what it changed.
+"""Identifies versions of a bill, decides whether one may replace the version in place, and computes what it changes.
 
-Belongs here: the rows of `billing_loads` and `bill_changes` and the rules that refuse a version. Reading and normalizing rows does not
-belong here; this module opens no file.
+Belongs here: the rows of `billing_loads` and `bill_changes`, and the rules that refuse a version. Reading and normalizing rows does not
+belong here. This module does not open files.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True)
 class FedFile:
-    """One file's part in a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file won).
+    """One file of a version. `state` is read, duplicate (another file has the same bytes) or older (a newer file replaced it).
 
-    `stamp` proves that a file of this name is the same one, if its store vouches for files (`Entry.stamp`): then it is not fetched
-    again. `format` and `label` are those it was read with.
+    A file with the same name and `stamp` is unchanged and is not fetched again. The stamp is None if the object store does not give one
+    (`Entry.stamp`). `format` and `label` are those with which the file was read.
     """
 
     name: str
@@ -55,7 +55,7 @@ class LoadHistory:
 
     @property
     def current(self) -> list[dict[str, Any]]:
-        """The rows of the version in place, one per currency; empty if no version was ever good."""
+        """The rows of the version in place, one per currency. Empty if no version was ever accepted."""
         return [row for row in self.rows if row["state"] == "current"]
 
     @property
@@ -69,7 +69,7 @@ class LoadHistory:
 
     @property
     def refused_digests(self) -> set[str]:
-        """SHA-256 of every file of a refused version."""
+        """The SHA-256 digests of all files of refused versions."""
         return {item["sha256"] for row in self.rows if row["state"] == "refused" for item in json.loads(row["files"] or "[]")}
 
     @property
@@ -83,20 +83,26 @@ def read_history(source: str, period: str, loads: pa.Table | None) -> LoadHistor
 
 
 def settings_key(format_name: str, rules: Rules, source: BillSource) -> str:
-    """Return the facts, other than the files, that decide the rows. It is part of the version: a changed configuration makes a new version."""
+    """Return everything but the files that decides the rows, as JSON. It is part of the version, so changed settings change the version."""
     own = source.model_dump(mode="json", include={"only", "currency", "prices", "slurm"}, exclude_none=True)
     return json.dumps([NORMALIZE_VERSION, format_name, rules.fingerprint(), *([own] if own else [])], sort_keys=True)
 
 
 def version_of(digests: Iterable[str], settings: str) -> str:
-    """Return the version of a set of files (by their SHA-256); names and order do not matter. Two parts with the same bytes count twice."""
+    """Return the version of a set of files, computed from their digests and the settings.
+
+    The names and the order of the files do not matter. Two parts with the same bytes count twice.
+    """
     return hashlib.sha256("\n".join([*sorted(digests), settings]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def refusal(
     source: BillSource, history: LoadHistory, delivered_at: datetime, totals: Sequence[Totals], accept: Collection[str]
 ) -> str | None:
-    """Return why a version must not replace the one in place, or None if it may. `accept` names refusals that a person accepted."""
+    """Return why a version must not replace the one in place, or None if it may.
+
+    `accept` contains "SOURCE:YYYY-MM" for each refusal that an operator has accepted.
+    """
     key = f"{source.name}:{history.period}"
     if not history.current or key in accept:
         return None
@@ -134,8 +140,11 @@ class VersionFacts:
 
 
 def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -> list[dict[str, Any]]:
-    """Return the history's rows with this version: current (the previous one becomes replaced), or refused with the reason."""
-    # A version that returns after another gets new rows, so that `--as-of` finds what was in place at any time.
+    """Return the rows of the history plus those of this version: refused if there is a `reason`, otherwise current.
+
+    A current version changes the state of the previous one to replaced.
+    """
+    # A version that comes back after another one gets new rows, so that `--as-of` finds the version of any time.
     kept = [row for row in history.rows if row["version"] != facts.version or row["state"] != "refused"]
     if reason is None:
         kept = [{**row, "state": "replaced"} if row["state"] == "current" else row for row in kept]
@@ -153,7 +162,7 @@ def add_version(history: LoadHistory, facts: VersionFacts, reason: str | None) -
             "delivered_at": facts.delivered_at,
             "files": files_json(facts.files),
             "row_count": t.row_count,
-            # Rows whose currency cannot be read belong to no currency: they are counted with the first.
+            # Quarantined rows may have no readable currency, so all of them are counted with the first currency.
             "quarantined_count": facts.quarantined if t is totals[0] else 0,
             **dict(zip(COSTS, t.costs, strict=True)),
             "null_list_count": t.null_list_count,
@@ -177,7 +186,7 @@ def files_json(files: Sequence[FedFile]) -> str:
 
 
 def is_recorded(history: LoadHistory, version: str, reason: str) -> bool:
-    """Return whether the history already has this refusal, so that a load that changes nothing writes nothing."""
+    """Return whether the history already has this refusal. Then it is not written again."""
     return any(row["version"] == version and row["state"] == "refused" and row["reason"] == reason for row in history.rows)
 
 
@@ -187,9 +196,9 @@ DaySums = Mapping[tuple[Any, str, str, str], tuple[Decimal, ...]]
 def add_changes(
     source: str, period: str, before: pa.Table | None, sums: DaySums, version: str, number: int, load_id: str
 ) -> list[dict[str, Any]]:
-    """Return `bill_changes` with the changes of this version. The first version's changes are all of its costs.
+    """Return the rows of `bill_changes` plus the changes of this version. For the first version, the changes are all of its costs.
 
-    So all rows of a period sum to the bill in place, and the rows before a version sum to the bill before it.
+    So all rows of a period add up to the bill in place. The rows of the versions before a version add up to the bill before it.
     """
     rows = [] if before is None else before.to_pylist()
     in_place: dict[tuple[Any, str, str, str], list[Decimal]] = {}
@@ -219,19 +228,19 @@ def add_changes(
 
 
 def plain(amount: Decimal) -> str:
-    """Return a decimal without exponent or trailing zeros, with at least two decimal places."""
+    """Format a decimal with at least two decimal places, without an exponent and without further trailing zeros."""
     text = f"{amount:f}"
     whole, _, places = text.partition(".")
     return f"{whole}.{places.rstrip('0').ljust(2, '0')}"
 
 
 def loads_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return rows of `billing_loads` as Arrow."""
+    """Return rows of `billing_loads` as an Arrow table."""
     return _table(BILLING_LOADS.arrow_schema(), rows)
 
 
 def changes_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return rows of `bill_changes` as Arrow."""
+    """Return rows of `bill_changes` as an Arrow table."""
     return _table(BILL_CHANGES.arrow_schema(), rows)
 
 

@@ -1,6 +1,6 @@
-"""Converts Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC, which the engine would read as doubles.
+"""Converts Parquet files with decimals of more than 38 digits, such as BigQuery's BIGNUMERIC. The engine would read them as doubles.
 
-Belongs here: how such a file becomes one that the engine reads exactly: its wide decimals become strings, at any depth of a structure.
+Belongs here: how such a file becomes one that the engine reads exactly. Wide decimals become strings, also inside structs and lists.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ BATCH_ROWS = 65_536
 
 
 def narrowed(path: Path, folder: Path) -> Path:
-    """Return the file itself, or if it has wide decimals, a copy in `folder` with strings in their place."""
+    """Return the path of the file, or if it has wide decimals, of a copy in `folder` with strings instead of them."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -33,7 +33,7 @@ def narrowed(path: Path, folder: Path) -> Path:
 
 
 def _narrow(kind: pa.DataType) -> pa.DataType:
-    """Return a type with strings in the place of wide decimals."""
+    """Return the type with strings instead of wide decimals."""
     import pyarrow as pa
 
     if pa.types.is_decimal256(kind):

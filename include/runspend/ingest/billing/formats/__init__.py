@@ -1,24 +1,25 @@
 """The formats of bills: one module and one SQL file each in this folder.
 
-A format's module has
+The module of a format has these functions:
 
-* `matches(header)`: whether a header is of this format (`stage` checks that it has all required columns);
-* `stage(staged, delivered)`: puts the rows of one file into `staged`, in FOCUS columns (`format_spec.stage` does it with the SQL file);
-* optional `names(name)`: whether a file of that name may be read, if that is more than CSV, Parquet and JSON lines;
-* optional `stands_for(source, name)`: what a file's name alone says about its charges (the month of a list of jobs), or None. Two
-  files with equal bytes are copies only if this answer is equal too. If the answer changes, the bill gets a new version;
-* optional `is_aside(header)`: whether a file holds no charges but data that the SQL of others looks up (prices, jobs). Such files
-  are read first and are part of every version;
-* optional `label(place, stated, header)`: the label of a file if files of several labels complement each other (Azure's actual and
-  amortized cost), from its path, its manifest or its header; None for a file that complements none;
-* optional `combine(staged, labels)`: keeps the rows that count of such files, once all are staged (`Staged.keep`), and returns
-  warnings by kind;
-* optional `read_again(staged, files)`: the indexes of files that must be read differently because of the other files, once all are
-  staged; `stage_again(staged, delivered)` then reads each of them;
-* optional `open_place(source, workdir, now)`: a `FileSource` for an address that is not a folder or bucket, or for a bill that is made
-  here; None for every other address. A bill that prices measured watts also gets `drawn`: the power that its machines drew.
+* `matches(header)` returns whether a header is of this format. `stage` then checks that it has all required columns.
+* `stage(staged, delivered)` puts the rows of one file into `staged`, in FOCUS columns. Most formats call `format_spec.stage`, which uses
+  the SQL file.
+* `names(name)`, optional, returns whether a file of that name may be read. It is needed for names other than CSV, Parquet and JSON lines.
+* `stands_for(source, name)`, optional, returns the facts about the charges that only the file's name states, such as the month of a list
+  of jobs, or None. Two files with equal bytes are copies only if these facts are equal too. If they change, the bill gets a new version.
+* `is_aside(header)`, optional, returns whether a file has no charges, only data that the SQL of other files looks up (prices, jobs). Such
+  files are read first and are part of every version.
+* `label(place, stated, header)`, optional, returns the label of a file, if files of different labels complement each other (Azure's actual
+  and amortized cost). It uses the file's path, manifest or header. None means that the file complements no other file.
+* `combine(staged, labels)`, optional, keeps only the rows of such files that count (`Staged.keep`), and returns warnings by kind. It is
+  called when all files are staged.
+* `read_again(staged, files)`, optional, returns the indexes of files that must be read differently because of the other files. It is
+  called when all files are staged. `stage_again(staged, delivered)` then reads each of these files.
+* `open_place(source, workdir, now)`, optional, returns a `FileSource` for an address that is not a folder or bucket, or for a bill that
+  Runspend makes itself. It returns None for all other addresses. A bill that prices measured power also gets `drawn`, the measured power.
 
-`docs/new-format.md` shows a complete one. `opencost` is not a bill: it has no charges but weights that split the lines of bills, so
+`docs/new-format.md` shows a complete format. `opencost` is not a bill. Its files have weights that split the lines of bills, so
 `split_sources.py` calls it instead. It has `METHOD`, `NAMES` (of its files) and `stage`.
 """
 
@@ -34,15 +35,15 @@ from runspend.core.errors import SourceRefused, bill_named
 
 
 def format_module(name: str) -> ModuleType:
-    """Return the module of a format by its name in `billing[].format`."""
+    """Return the module of a format. `name` is a value of `billing[].format`."""
     return import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
 def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> str:
-    """Return the format a source states, or with `auto` the format of a header. Raises SourceRefused for an unknown format."""
+    """Return the format that a source states, or with `auto` the format of a header. Raises SourceRefused if no format matches."""
     if source.format != "auto":
         return source.format
-    # Plain FOCUS last: other formats have its columns and some of their own.
+    # Plain FOCUS is last, because other formats have its columns plus some of their own.
     for name in sorted(BILL_FORMATS, key=lambda name: name == "focus"):
         if format_module(name).matches(header):
             return name
@@ -54,9 +55,12 @@ def find_format(source: BillSource, file_name: str, header: Sequence[str]) -> st
 
 
 def _closest(header: Sequence[str]) -> str:
-    """Return which format has most of its required columns in a header, and which it lacks; empty if none has two of them."""
-    names, most, closest = set(header), 1, ""  # one column alone may be chance
-    for name in sorted(BILL_FORMATS, key=lambda name: name != "focus"):  # plain FOCUS first: Google's has the same columns
+    """Return a sentence with the format that has the most required columns in a header, and the columns that it lacks.
+
+    Return an empty string if no format has at least two of its required columns.
+    """
+    names, most, closest = set(header), 1, ""  # a single column may be a coincidence
+    for name in sorted(BILL_FORMATS, key=lambda name: name != "focus"):  # plain FOCUS wins over Google's FOCUS, which has the same columns
         module = format_module(name)
         kinds = [{kind.columns[key][0]: kind.columns[key] for key in kind.required} for kind in getattr(module, "KINDS", ())]
         for required in [*kinds, getattr(module, "REQUIRED_SPELLINGS", {})]:

@@ -1,4 +1,4 @@
-"""Shares the macros of `_google.sql` between Google's formats. They are in the engine before the SQL of a format is read."""
+"""Adds the macros of `_google.sql`, which Google's formats share, to the engine. The SQL of a format needs them."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def add_macros(staged: Staged) -> None:
-    """Add macros for the SQL of a format: lists of structs as strings, tags, and service categories."""
+    """Create the macros of `_google.sql`: for lists of structs as strings, tags, machines and service categories."""
     staged.con.execute(files("runspend.ingest.billing.formats").joinpath("_google.sql").read_text(encoding="utf-8"))

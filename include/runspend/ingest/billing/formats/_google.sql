@@ -1,6 +1,7 @@
--- SQL shared by Google's formats: lists of structs that come as text, tags, and the FOCUS category of a service.
+-- Macros that Google's formats share: for lists of structs that are delivered as text, for tags, for machines, and for the FOCUS category
+-- of a service.
 
--- The tokens of a list that is JSON, or the text Python gives of one: koku and nise write `[{'amount': -5e-06, 'full_name': None}]`.
+-- The tokens of a list that is JSON or the text of a Python list. koku and nise write `[{'amount': -5e-06, 'full_name': None}]`.
 create or replace macro google_tokens(list_text) as regexp_extract_all(
   list_text,
   '''(?:[^''\\]|\\.)*''|"(?:[^"\\]|\\.)*"|-?[0-9]+(?:[.][0-9]*)?(?:[eE][-+]?[0-9]+)?|None|True|False|null|true|false|[][{},:]|\s+'
@@ -10,15 +11,15 @@ create or replace macro google_json_token(token) as case
   when token = 'None' then 'null'
   when token = 'True' then 'true'
   when token = 'False' then 'false'
-  -- Between single quotes, Python leaves " as it is. In a string with both kinds of quotes, it escapes the '.
+  -- Python does not escape " inside single quotes. In a string with both kinds of quotes, it escapes the '.
   when token[1] = '''' then '"' || replace(replace(token[2:-2], '\''', ''''), '"', '\"') || '"'
-  -- Money: JSON readers turn numbers into doubles.
+  -- Numbers become strings, because JSON readers would turn amounts into doubles.
   when regexp_matches(token, '^[-0-9]') then '"' || token || '"'
   else token
 end;
 
--- Nothing between two tokens is ever skipped: a partly understood text counts as unreadable. (A macro is expanded wherever
--- it is used, so expensive expressions are passed to a lambda and computed once.)
+-- The list with its tokens rewritten as JSON. Null if the tokens do not cover the whole text: such a text is unreadable.
+-- DuckDB expands a macro wherever it is used. So expensive expressions are passed to a lambda and computed once.
 create or replace macro google_rewritten(list_text) as list_transform(
   [google_tokens(list_text)],
   lambda tokens: case
@@ -30,8 +31,8 @@ create or replace macro google_has_long_number(list_text) as regexp_matches(list
   list_max(list_transform(regexp_extract_all(list_text, '[0-9]+[.][0-9]+'), lambda number: length(ltrim(replace(number, '.', ''), '0')))) > 17, false
 );
 
--- The list as JSON, null if the text is not a list. JSON with short numbers is used as it is: DuckDB's double of a
--- short text is the same number. All other lists have strings for numbers.
+-- The list as JSON, or null if the text is not a list. JSON with only short numbers is used unchanged, because DuckDB reads a short number
+-- exactly as a double. In all other lists, numbers become strings.
 create or replace macro google_json(list_text) as list_transform(
   [case when not google_has_long_number(list_text) and json_valid(list_text) then list_text else google_rewritten(list_text) end],
   lambda found: case
@@ -40,8 +41,8 @@ create or replace macro google_json(list_text) as list_transform(
   end
 )[1];
 
--- Keys and values of a list of labels (its JSON, and where each has its key and its value); null where one has no key, or a value
--- that is not a string.
+-- The keys and values of a list of labels, from its JSON and the paths of key and value in each entry. Null if an entry has no key, no
+-- value, or a nested key or value.
 create or replace macro google_labels(list_json, key_path, value_path) as case
   when len(json_extract_string(list_json, key_path)) = json_array_length(list_json)
     and len(json_extract_string(list_json, value_path)) = json_array_length(list_json)
@@ -53,7 +54,7 @@ create or replace macro google_labels(list_json, key_path, value_path) as case
     )
 end;
 
--- Google's own labels. Users' keys have no colon, so they cannot be confused with these.
+-- Google's own labels, with the prefix `goog:`. Keys of users cannot contain a colon, so the two cannot be confused.
 create or replace macro google_own(labels) as list_transform(
   labels, lambda label: {'key': case when starts_with(label.key, 'goog-') then label.key else 'goog:' || label.key end, 'value': label.value}
 );
@@ -64,7 +65,7 @@ create or replace macro google_beside(labels, more) as case
   else list_concat(labels, list_filter(more, lambda label: not list_contains(list_transform(labels, lambda other: other.key), label.key)))
 end;
 
--- Labels as the text of a JSON object. A key that is twice in one list is twice in it; `tags.py` drops and counts such tags.
+-- Labels as the text of a JSON object. If a key is twice in a list, it is twice in the object. `tags.py` drops and counts such tags.
 create or replace macro google_tags(labels) as case
   when labels is null then 'no list of labels'
   when len(labels) > 0 then '{' || array_to_string(
@@ -75,7 +76,7 @@ end;
 create or replace macro google_label_value(labels, name) as
   list_filter(labels, lambda label: label.key = 'goog:compute.googleapis.com/' || name)[1].value;
 
--- The properties of a machine, with their FOCUS names in SkuPriceDetails. Google states memory in MB.
+-- The properties of a machine, with the names that FOCUS uses in SkuPriceDetails. Google states memory in MB.
 create or replace macro google_machine(labels) as case
   when google_label_value(labels, 'machine_spec') is not null then json_object(
     'InstanceType', google_label_value(labels, 'machine_spec'),
@@ -84,8 +85,8 @@ create or replace macro google_machine(labels) as case
   )
 end;
 
--- The machine's clock. SKUs of cores and GPUs bill core-hours and GPU-hours, which give the running time only if the
--- number of cores is known. For a shared-core machine, they bill only a part of the core. Autopilot's pods bill thousandths of a core.
+-- The running time of a machine. SKUs of cores and GPUs bill core-hours and GPU-hours, which give the running time only if the number of
+-- cores is known. For a shared-core machine, they bill only a part of the core. Pods of Autopilot are billed in thousandths of a core.
 create or replace macro google_is_clock(unit) as coalesce(regexp_full_match(lower(unit), '(second|minute|hour|day)s?'), false);
 create or replace macro google_is_of_cores(sku) as coalesce(regexp_matches(sku, '(?i)\b(core|v?cpu)s?\b'), false);
 create or replace macro google_whole_cores(labels) as case
@@ -103,15 +104,16 @@ create or replace macro google_clock_unit(unit, sku, cores) as case
   else unit
 end;
 
--- The fee of a commitment, by the hour: "Commitment v1: A2 Cpu in Americas for 1 Year", "Commitment - dollar based v1: GCE for 1 year".
--- Google states no other kind for it than usage.
+-- Whether a SKU is the hourly fee of a commitment, such as "Commitment v1: A2 Cpu in Americas for 1 Year" or "Commitment - dollar based v1:
+-- GCE for 1 year". Google's cost type does not distinguish such a fee from usage.
 create or replace macro google_is_commitment_fee(sku) as coalesce(regexp_matches(sku, '(?i)^commitment\b'), false);
 
--- A correction changes a month that is closed. Invoice months are in Los Angeles time.
+-- Whether a charge is for a month before its invoice month. In FOCUS, a correction changes a month that is already invoiced. Invoice months
+-- are in Los Angeles time.
 create or replace macro google_is_of_earlier_month(usage_start, month) as
   strftime(timezone('America/Los_Angeles', instant(usage_start)), '%Y%m') < month;
 
--- FOCUS has a category for every service, Google's export has none. The first pattern that matches applies; everything else is Other.
+-- The FOCUS category of a service, which Google's export does not state. The first pattern that matches applies. All others are Other.
 create or replace macro google_service_category(service) as case
   when regexp_matches(service, '(?i)(vertex|gemini|\bAI\b|machine learning|\bML\b|dialogflow|generative|natural language|vision api|speech|translation|automl|notebooks|\bTPU\b|recommendations|document ai|agent)')
     then 'AI and Machine Learning'

@@ -1,7 +1,7 @@
-"""Reads AWS Cost and Usage Reports, CUR 2.0 and legacy, CSV or Parquet, through `aws_cur.sql`.
+"""Reads AWS Cost and Usage Reports, CUR 2.0 and legacy, as CSV or Parquet.
 
-Belongs here: how the reports spell their columns and which costs are read: all of them net of private discounts, or none. The meaning of
-line item types is in the SQL.
+Belongs here: how the reports spell their columns, and whether costs are read net of private discounts. `aws_cur.sql` maps the line item
+types to FOCUS.
 
 Sources: AWS "Cost and Usage Report (CUR) 2.0" table dictionary, "Cost and Usage Report data dictionary", "Running Amazon Athena
 queries" (how Athena spells legacy columns).
@@ -22,8 +22,8 @@ from runspend.ingest.billing.staging import Staged, StagedFile
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Column of CUR 2.0 -> how the legacy report spells it. Legacy Parquet and Athena mostly use the spelling of CUR 2.0. If they do not,
-# their spelling is the third.
+# Column of CUR 2.0 -> its spellings in the legacy report. Legacy Parquet and Athena mostly spell columns as CUR 2.0 does. If they do not,
+# their spelling comes last.
 SPELLINGS: dict[str, tuple[str, ...]] = {
     "bill_invoice_id": ("bill/InvoiceId",),
     "bill_invoicing_entity": ("bill/InvoicingEntity",),
@@ -87,7 +87,7 @@ SPELLINGS: dict[str, tuple[str, ...]] = {
     "resource_tags": (),
     "tags": (),  # newer than `resource_tags`; on one row either may be empty ("{}") while the other is not
 }
-# Cost columns -> the same costs net of private discounts.
+# Cost column -> column with the same cost net of private discounts.
 NET_OF = {
     "line_item_unblended_cost": "line_item_net_unblended_cost",
     "reservation_effective_cost": "reservation_net_effective_cost",
@@ -96,7 +96,7 @@ NET_OF = {
     "savings_plan_savings_plan_effective_cost": "savings_plan_net_savings_plan_effective_cost",
 }
 NET_COLUMNS = (*NET_OF.values(), "split_line_item_net_split_cost", "split_line_item_net_unused_cost")
-# The unused part of a commitment is on the row of its fee. Without these columns it is in no sum.
+# Line item type of a fee -> columns that state the unused part of the commitment. Without them, no sum contains the unused part.
 UNUSED_OF = {
     "SavingsPlanRecurringFee": ("savings_plan_total_commitment_to_date", "savings_plan_used_commitment"),
     "RIFee": ("reservation_unused_recurring_fee",),
@@ -119,12 +119,12 @@ KINDS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header is of a Cost and Usage Report in any spelling."""
+    """Return whether a header is that of a Cost and Usage Report, in any spelling."""
     return _spelled("line_item_line_item_type", header) is not None and _spelled("line_item_unblended_cost", header) is not None
 
 
 def cur_version(header: Sequence[str]) -> str:
-    """Return "CUR 2.0" if a snake-case header has a column of that version, such as `resource_tags` or `product`, else "CUR legacy"."""
+    """Return "CUR 2.0" if a header has a column that only this version has, such as `resource_tags`. Otherwise return "CUR legacy"."""
     if "lineItem/LineItemType" in header:
         return "CUR legacy"
     return "CUR 2.0" if {"resource_tags", "tags", "product", "bill_payer_account_name"} & set(header) else "CUR legacy"
@@ -134,15 +134,15 @@ NET, ZEROS = "net", "zeros"
 
 
 class _NetCosts(Exception):
-    """The file has costs net of private discounts."""
+    """Raised while a file is read without net costs, if it has net costs (net of private discounts) other than zero."""
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the rows of one file as charges. Raises SourceRefused when the file does not fit its header.
+    """Stage the rows of one file as charges. Raises SourceRefused if the file does not fit its header.
 
-    Either all of its costs are read net of private discounts, or none: net values in only some columns would bill one price and amortize
-    another. Payers with such a discount have net columns. They are used if each cost column in the file has its net sibling, and the net
-    columns hold any amount but zero. If they hold only zeros, the other files of the month decide (`read_again`).
+    Either all costs of a file are read net of private discounts, or none. Otherwise one price would be billed and another amortized.
+    Reports of payers with private discounts have net columns. They are used if each cost column in the file has its net column, and if
+    the net columns have an amount other than zero. If they have only zeros, the other files of the month decide (`read_again`).
     """
     zeros = False
 
@@ -156,7 +156,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     has_siblings = all(_spelled(net, header) for column, net in NET_OF.items() if _spelled(column, header))
     try:
-        # Most files have no net costs, which shows while they are read. A file that has them shows this early, and is then read again.
+        # Most files have no net costs, so every file is first read without them. The first net cost stops this, and the file is read again.
         found = _stage(staged, delivered, header, look if has_siblings else None)
         return replace(found, reading=ZEROS if zeros else None)
     except _NetCosts:
@@ -164,7 +164,7 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Replace the rows of one file by its rows with net costs."""
+    """Stage the rows of one file again, with net costs."""
     staged.drop(delivered.index)
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     return replace(_stage(staged, delivered, header, None, is_net=True), reading=NET)
@@ -173,9 +173,9 @@ def stage_again(staged: Staged, delivered: Delivered) -> StagedFile:
 def _stage(
     staged: Staged, delivered: Delivered, header: Sequence[str], look: Callable[[pa.Table], None] | None, *, is_net: bool = False
 ) -> StagedFile:
-    """Stage the rows of one file, with net costs or without.
+    """Stage the rows of one file, with or without net costs. `look` is called with each batch of rows.
 
-    Fees are counted as unreadable if the file lacks columns for their unused part.
+    If the file lacks a column for the unused part of commitments, the fees are counted as unreadable values of that column.
     """
     lacking = {
         kind: lacked for kind, needed in UNUSED_OF.items() if (lacked := next((c for c in needed if _spelled(c, header) is None), None))
@@ -186,7 +186,7 @@ def _stage(
         if look is not None:
             look(rows)
         if rows.num_rows and rows.column(texts.ROW_NUMBER)[0].as_py() == 1:
-            fees.clear()  # a file may be read from its start again
+            fees.clear()  # the file is read again from its start
         for kind, count in (
             columns.count_values(rows.column("line_item_line_item_type").chunk(0)).items() if rows.num_rows and lacking else ()
         ):
@@ -198,7 +198,7 @@ def _stage(
 
 
 def read_again(staged: Staged, files: Mapping[int, StagedFile]) -> list[int]:
-    """Return files whose net costs are all zero while other files of the month have net costs: these files do cost zero."""
+    """Return the indexes of files whose net costs are all zero, if other files of the month have net costs. Zero is their true cost."""
     net, zeros = ([index for index, file in files.items() if file.reading == reading] for reading in (NET, ZEROS))
     if not net or not zeros:
         return []

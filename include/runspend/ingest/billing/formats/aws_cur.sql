@@ -1,12 +1,12 @@
 -- One row per line item that charges something, plus one per commitment fee for the unused part of the commitment.
--- View `cur`, columns by their CUR 2.0 names. Every amount is that of one view of the costs: net of private discounts or not.
+-- Reads the view `cur`, whose columns have their CUR 2.0 names. All amounts of a file are net of private discounts, or none is.
 -- Sources: AWS, "Line item details", "Savings Plans details", "Reservation details", "Monitoring your On-Demand capacity reservations",
 -- "Understanding split cost allocation data".
 with in_one_view as (
   select
     *,
     coalesce(line_item_line_item_type, 'none') as line_type,
-    -- An amount without a net amount next to it has no discount.
+    -- An amount without a net amount has no discount.
     coalesce(if(is_net, line_item_net_unblended_cost, null), line_item_unblended_cost) as cost,
     coalesce(if(is_net, savings_plan_net_savings_plan_effective_cost, null), savings_plan_savings_plan_effective_cost) as plan_cost,
     coalesce(if(is_net, reservation_net_effective_cost, null), reservation_effective_cost) as reservation_cost,
@@ -17,14 +17,14 @@ with in_one_view as (
     coalesce(if(is_net, reservation_net_unused_recurring_fee, null), reservation_unused_recurring_fee) as unused_recurring_fee
   from (select *, getvariable('is_net') as is_net from cur)
 ),
--- The meaning of a line item type: the kind of charge, and the commitment behind it.
+-- The meaning of a line item type: the kind of charge, and the kind of commitment that it belongs to.
 meant as (
   select
     *,
     coalesce(bill_billing_entity = 'AWS Marketplace', false) as is_marketplace,
     line_item_operation in ('EKSPod-EC2', 'ECSTask-EC2') is true as is_split,
-    -- On-demand capacity reservations: their unused part (UnusedBox, UnusedDed), and all of their hours, which cost nothing (Reservation,
-    -- DedicatedRes).
+    -- Lines of on-demand capacity reservations: the unused part (UnusedBox, UnusedDed), and all reserved hours, which cost nothing
+    -- (Reservation, DedicatedRes).
     regexp_extract(line_item_usage_type, '(?:^|-)(UnusedBox|UnusedDed|Reservation|DedicatedRes)(?::|$)', 1) as reserved,
     line_type in ('Usage', 'SavingsPlanCoveredUsage', 'DiscountedUsage', 'FlatRateSubscription') as is_measured,
     case
@@ -42,7 +42,7 @@ meant as (
       when line_type = 'Refund' or ends_with(line_type, 'Discount') then 'Usage'
       else 'Adjustment'
     end as category,
-    -- If an amount is not a number, the unused part is unknown. So is the fee's effective cost, and this is reported.
+    -- The first amount that is not a number. It makes the unused part and the effective cost of the fee unknown, which is reported.
     case
       when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_total_commitment_to_date) is null then savings_plan_total_commitment_to_date
       when line_type = 'SavingsPlanRecurringFee' and number(savings_plan_used_commitment) is null then savings_plan_used_commitment
@@ -58,7 +58,7 @@ charges as (
     case
       when line_type = 'SavingsPlanCoveredUsage' then plan_cost
       when line_type = 'DiscountedUsage' then reservation_cost
-      when commitment is not null then coalesce(odd_unused, '0')  -- a fee is spread over what it covers
+      when commitment is not null then coalesce(odd_unused, '0')  -- the fee is in the effective cost of the usage that it covers
       else cost
     end as effective,
     case
@@ -70,7 +70,7 @@ charges as (
     false as is_unused
   from meant
   union all by name
-  -- The part of a commitment that was paid for but not used. AWS has no net version of the two amounts of Savings Plans.
+  -- The part of a commitment that was paid for but not used. For Savings Plans, AWS has no net version of the two amounts.
   select *, '0' as billed, unused as effective, '0' as list, '0' as contracted, true as is_unused
   from (
     select
@@ -93,7 +93,7 @@ named as (
     line_type in ('Fee', 'RIFee', 'SavingsPlanRecurringFee', 'SavingsPlanUpfrontFee') and commitment is not null as is_commitment,
     case commitment when 'Spend' then savings_plan_savings_plan_a_r_n when 'Usage' then reservation_reservation_a_r_n end as commitment_id,
     coalesce(product_name, json_extract_string(product, '$.product_name')) as stated_service,
-    -- AWS's name of a service, and its category. A table lookup would be a join, after which the row order is undefined.
+    -- The name that AWS uses for a service, and its FOCUS category. This is a map because a join would make the order of rows undefined.
     map {
       'AmazonSageMaker': ['Amazon SageMaker', 'AI and Machine Learning'],
       'AmazonBedrock': ['Amazon Bedrock', 'AI and Machine Learning'],
@@ -198,7 +198,7 @@ select
     when category <> 'Usage' then null
     when commitment is not null then 'Committed'
     when not is_measured then 'Other'
-    -- SpotUsage of EC2 and Fargate; other services have Spot at another position.
+    -- EC2 and Fargate write SpotUsage. Other services have the word Spot at another position.
     when regexp_matches(line_item_usage_type, '(?i)(^|[^a-z])spot') then 'Dynamic'
     else 'Standard'
   end as pricing_category,
@@ -215,9 +215,9 @@ select
   end as commitment_discount_status,
   coalesce(nullif(resource_tags, '{}'), nullif(named.tags, '{}'), tag_columns) as tags,
   case
-    when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- reverses the price that covered usage states
-    when reserved in ('Reservation', 'DedicatedRes') and number(cost) = 0 then 'capacity reservation'  -- the used and unused machines have the cost
-    when is_split then 'split cost allocation'  -- a container's part of a charge that has a line of its own
+    when line_type = 'SavingsPlanNegation' then 'SavingsPlanNegation'  -- cancels the on-demand cost on lines of covered usage
+    when reserved in ('Reservation', 'DedicatedRes') and number(cost) = 0 then 'capacity reservation'  -- other lines have the cost of its used and unused machines
+    when is_split then 'split cost allocation'  -- the part of a container in a charge that has its own line
   end as skip_reason,
   case
     when is_split and number(cost) <> 0

@@ -1,5 +1,6 @@
--- One row per row of split cost allocation data: a pod's or task's part of its instance in an hour or day, for CPU and for memory.
--- View `cur`, columns by their CUR 2.0 names. The weight is the part of the instance's amortized cost that AWS gives the pod: used and unused.
+-- One row per row of split cost allocation data. It states how much of an instance a pod or task had in an hour or day, for CPU or memory.
+-- Reads the view `cur`, whose columns have their CUR 2.0 names. The weight is the part of the instance's amortized cost that AWS allocates
+-- to the pod. It is the used part plus a share of the unused part.
 -- Source: AWS, "Understanding split cost allocation data".
 with parts as (
   select

@@ -1,11 +1,11 @@
-"""Reads exports of Azure Cost Management: actual and amortized cost together, and its FOCUS exports.
+"""Reads exports of Azure Cost Management: actual and amortized cost, separately or together, and FOCUS exports.
 
-Belongs here: how the versions of the export spell their columns, which file is of which kind, and which rows of the two kinds count. The
+Belongs here: how the versions of the export spell their columns, which kind a file is of, and which rows of the two kinds count. The
 mapping of a row is in azure.sql.
 
-Amortized cost holds what commitments cover and leave unused, at its share of their fee. Actual cost holds the fee. So if both
-describe a month, actual cost contributes only purchases and returns of commitments. Without amortized cost, actual cost is used as a
-whole: effective and billed cost are then the same.
+Amortized cost has the usage that commitments cover, and their unused part, each with its share of the fee. Actual cost has the fee
+itself. So if a month has both, only purchases and returns of commitments count from actual cost. Without amortized cost, all rows of
+actual cost count, and effective cost equals billed cost.
 
 Source: Microsoft, "Understand cost details fields", "Convert Cost Management data to FOCUS", "Tutorial: Create and manage exported data".
 """
@@ -24,16 +24,16 @@ from runspend.ingest.billing.staging import Staged, StagedFile
 from runspend.ingest.billing.verify import refused
 
 ACTUAL, AMORTIZED = "ActualCost", "AmortizedCost"
-# Names in paths, for files without a manifest. The last match in a path decides: the folder closest to the file.
+# The kind of a file in its path, for files without a manifest. The last match decides, because its folder is closest to the file.
 KIND_NAMES = re.compile(r"(?i)(amorti[sz]ed)|(?<![a-z])(?:actual)|(?-i:Actual)")
 
 
 def _cased(*names: str) -> tuple[str, ...]:
-    """Return the spellings of each name: of Enterprise Agreements, of Customer Agreements (camelCase), and all in lower case."""
+    """Return the spellings of each name: as in Enterprise Agreements, as in Customer Agreements (camelCase), and in lower case."""
     return tuple(spelling for name in names for spelling in (name, name[0].lower() + name[1:], name.lower()))
 
 
-# Our column -> its spellings. Localized files have the word of their language and, in parentheses, the column's name.
+# Column of the view -> its spellings. Localized files have a translated word, followed by the name of the column in parentheses.
 COLUMNS: Mapping[str, Sequence[str]] = {
     "day": (*_cased("Date", "UsageDateTime", "UsageDate"), "UsageDateTime (UsageDateTime)"),
     "localised_day": ("UsageDateTime (UsageDateTime)",),
@@ -83,13 +83,13 @@ KINDS = (FileKind(view="azure", columns=COLUMNS, required=("day", "cost"), sql="
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header is of a cost export that is not a FOCUS export."""
+    """Return whether a header is that of an Azure cost export, but not of a FOCUS export."""
     names = set(header)
     return not focus.matches(header) and all(names & set(COLUMNS[c]) for c in ("day", "cost", "meter_category", "consumed_service"))
 
 
 def variant(header: Sequence[str]) -> str:
-    """Return which agreement's export a header is of, as `billing_loads` records it."""
+    """Return the kind of agreement whose export has this header, for `billing_loads.focus_version`."""
     names = set(header)
     if "UsageDateTime (UsageDateTime)" in names or "Maßeinheit (UnitOfMeasure)" in names:
         return "pay-as-you-go, localised"
@@ -99,7 +99,10 @@ def variant(header: Sequence[str]) -> str:
 
 
 def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
-    """Return ActualCost or AmortizedCost, by the manifest (`stated`), otherwise by the path, otherwise actual; None for a FOCUS file."""
+    """Return ActualCost or AmortizedCost, or None for a FOCUS file. The manifest (`stated`) decides, or else the path `place`.
+
+    If neither names a kind, the file has actual cost.
+    """
     if focus.matches(header):
         return None
     if stated is not None:
@@ -109,7 +112,7 @@ def label(place: str, stated: str | None, header: Sequence[str]) -> str | None:
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the rows of one file as charges. Raises SourceRefused if neither the file nor the source names the currency."""
+    """Stage the rows of one file as charges. Raises SourceRefused if neither the file nor the source states a currency."""
     header = texts.read_header(delivered.source.name, delivered.name, delivered.file)
     if focus.matches(header):
         return focus.stage(staged, delivered)
@@ -137,8 +140,8 @@ SUBSCRIPTION = "lower(coalesce(sub_account_id, ''))"
 def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
     """Keep only fees and returns of commitments from actual cost, in months and subscriptions that amortized cost describes.
 
-    `labels` are the kinds of the files. A subscription that only actual cost names keeps its rows, so that exports of different scopes
-    lose nothing. Returns the months for which only one of the two kinds was used.
+    `labels`: file index -> kind. A subscription that only actual cost names keeps all its rows, so no charge of exports with different
+    scopes is lost. Return the months in which one kind was used without the other, by problem.
     """
     con = staged.con
     for name, wanted in (("actual_files", ACTUAL), ("amortized_files", AMORTIZED)):
@@ -167,7 +170,7 @@ def combine(staged: Staged, labels: Mapping[int, str | None]) -> dict[str, Any]:
 
 
 def _months(staged: Staged, condition: str) -> list[str]:
-    """Return billing months that have rows of a condition."""
+    """Return the billing months with good rows that fulfill a SQL condition, such as "2026-10"."""
     found = staged.con.execute(
         f"select distinct strftime(billing_period, '%Y-%m') from staged where reject_reason is null and {condition} order by 1"
     ).fetchall()

@@ -1,4 +1,4 @@
--- One row per delivered row of an Azure cost export, actual or amortised (getvariable('is_amortized')).
+-- One row per delivered row of an Azure cost export, of actual cost or of amortized cost (getvariable('is_amortized')).
 with service_categories(meter, category, subcategory) as (
   values
     ('virtual machines', 'Compute', 'Virtual Machines'),
@@ -85,8 +85,8 @@ with service_categories(meter, category, subcategory) as (
     ('azure site recovery', 'Migration', null),
     ('media services', 'Media', null)
 ),
--- Exports write days as 2026-02-28 or as 02/28/2026, month first in every language. Localized files may separate days with
--- points, day first. The form of a string shows its order, so values are never used to guess; all other strings are quarantined.
+-- Exports write days as 2026-02-28, or as 02/28/2026 with the month first in every language. Localized files may also write 28.02.2026,
+-- with the day first. The separator shows the order, so the order is never guessed from values. All other strings are quarantined.
 dated as (
   select
     * replace (
@@ -101,7 +101,8 @@ dated as (
     case when json_valid(json_braces(additional_info)) then json_braces(additional_info) end as details
   from azure
 ),
--- "100 Hours", "10K", "1/Month", "1 GB/Month": the size of a block of units, and the unit. Few distinct strings, each in many rows.
+-- The size of a block of units, and the unit, from strings such as "100 Hours", "10K", "1/Month" or "1 GB/Month". Each distinct string is
+-- parsed once, because many rows share a few strings.
 blocks as materialized (
   select
     unit,
@@ -123,7 +124,7 @@ units as materialized (
     end as single_unit
   from blocks
 ),
--- Microsoft: "Quantity in Cost Management is the consumed quantity", in single units; prices are for blocks of them.
+-- Quantities are in single units, prices are for blocks of units. Microsoft: "Quantity in Cost Management is the consumed quantity".
 measured as (
   select
     *,
@@ -131,26 +132,26 @@ measured as (
     number(quantity) as amount,
     number(payg_price) as payg_amount,
     number(unit_price) as unit_amount,
-    -- Without a unit, a price is for one unit.
+    -- If no unit is stated, a price is for one unit.
     case when unit is null then cast(1 as decimal(38, 22)) else per_block end as per_unit,
     charge_type in ('usage', 'unusedreservation', 'unusedsavingsplan') as is_usage,
     charge_type in ('unusedreservation', 'unusedsavingsplan') as is_unused,
     charge_type in ('purchase', 'refund') as is_bought,
     coalesce(benefit_id, reservation_id) as commitment_id,
-    -- Exports of older agreements leave PricingModel empty: amortised usage with a commitment's id is covered by it.
+    -- Exports of older agreements leave PricingModel empty. In amortized cost, usage with the id of a commitment is covered by it.
     pricing_model in ('reservation', 'savingsplan') or charge_type in ('unusedreservation', 'unusedsavingsplan')
       or (charge_type in ('purchase', 'refund') and coalesce(benefit_id, reservation_id) is not null)
       or (getvariable('is_amortized') and pricing_model = '' and charge_type = 'usage' and coalesce(benefit_id, reservation_id) is not null)
       as is_committed,
     pricing_currency is null or upper(trim(pricing_currency)) = upper(trim(currency)) as is_priced_in_currency,
     lower(publisher_type) = 'marketplace' as is_marketplace,
-    -- If no price is known, Azure writes 0.
+    -- Azure writes 0 if it does not know the price.
     nullif(number(payg_cost), 0) as payg_cost_amount
   from dated
   left join units on unit_text = unit
 ),
--- A product uses its arguments many times, and DuckDB shares them only outside of a case. Hence one step each, and
--- no multiplication where none is needed.
+-- exact_product uses its arguments many times, and DuckDB computes them once only outside of a case expression. So each product is a
+-- separate step, and factors that are not needed are null.
 asked as (
   select
     *,
@@ -174,7 +175,7 @@ select
   row_number,
   case when is_unused or (getvariable('is_amortized') and charge_type = 'usage' and is_committed) then '0' else cost end as billed_cost,
   case when getvariable('is_amortized') and is_bought and is_committed then '0' else cost end as effective_cost,
-  -- A fee is its own price. Usage without any known price is free if it costs nothing and no commitment covers it.
+  -- The list cost of a fee is the fee itself. Usage without a known price is free if it costs nothing and no commitment covers it.
   case
     when is_unused then null
     when not is_usage then cost_amount
@@ -220,7 +221,7 @@ select
   case when is_usage and not is_unused and is_priced_in_currency and unit_amount > 0 then unit_amount end as contracted_unit_price,
   case
     when is_committed then 'Committed'
-    -- Low-priority machines are an older form of spot, priced as on demand, but on another meter.
+    -- Low-priority machines are an older form of spot machines. Their pricing model is on demand, but they have their own meters.
     when pricing_model = 'spot' or (is_usage and regexp_matches(meter_name, '(?i)\b(spot|low priority)\b')) then 'Dynamic'
     when pricing_model = 'ondemand' then 'Standard'
   end as pricing_category,

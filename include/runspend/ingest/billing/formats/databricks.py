@@ -1,9 +1,10 @@
 """Reads Databricks system tables of usage and prices, as exported files or in place through a SQL warehouse.
 
-The lines are `system.billing.usage`, with every record as delivered. A correction cancels the old record (RETRACTION, a negative
-quantity) and states it again (RESTATEMENT), so the sum is right. Usage contains no money: its price is looked up in
-`system.billing.account_prices` and `list_prices`. `system.lakeflow.job_task_run_timeline` and `job_run_timeline` map the id of a
-task's run to its job run.
+The lines are the records of `system.billing.usage`, as delivered. A correction cancels the old record (RETRACTION, with a negative
+quantity) and states it again (RESTATEMENT), so the sum is correct. Usage records have quantities but no costs. Their prices are looked
+up in `system.billing.account_prices` and `list_prices`. The tables `job_task_run_timeline` and `job_run_timeline` of `system.lakeflow`
+map the id of a task's run to its job run.
+
 Sources: Databricks, "Billable usage system table reference", "Pricing system table reference", "Jobs system table reference".
 """
 
@@ -29,7 +30,7 @@ METADATA = (
     "dlt_pipeline_id", "endpoint_id", "endpoint_name", "run_name", "app_id", "app_name", "database_instance_id", "usage_policy_id",
     "source_region",
 )  # fmt: skip
-RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # its name until 2025
+RENAMED = {"usage_policy_id": ("usage_metadata.budget_policy_id",)}  # the name until 2025
 
 USAGE = FileKind(
     view="databricks_usage",
@@ -46,7 +47,7 @@ USAGE = FileKind(
     },
     required=("account_id", "sku_name", "cloud", "usage_start_time", "usage_end_time", "usage_unit", "usage_quantity"),
     sql="databricks.sql",
-    gathered={"tag_columns": ("custom_tags.",)},  # JSON lines have a field per tag
+    gathered={"tag_columns": ("custom_tags.",)},  # JSON lines have one field per tag
 )  # fmt: skip
 PRICES = FileKind(
     view="databricks_prices",
@@ -58,7 +59,7 @@ PRICES = FileKind(
         "currency_code": ("currency_code",),
         "price_start_time": ("price_start_time",),
         "price_end_time": ("price_end_time",),
-        "price": ("pricing.default", "pricing"),  # a CSV has the struct as JSON
+        "price": ("pricing.default", "pricing"),  # a CSV has the whole struct as JSON
         "effective_price": ("pricing.effective_list.default",),
         "price_table": ("price_table",),
     },
@@ -84,20 +85,23 @@ def matches(header: Sequence[str]) -> bool:
 
 
 def is_aside(header: Sequence[str]) -> bool:
-    """Return whether a file holds no charges: prices and timelines."""
+    """Return whether a file has prices or timelines, which are lookup tables and not charges."""
     kind = format_spec.kind_of(KINDS, header)
     return kind is not None and kind.sql is None
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> FileSource | None:
-    """Return the system tables themselves, at `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`."""
+    """Return the system tables at an address `databricks://PROFILE_OR_HOST/sql/1.0/warehouses/ID`, or None for other addresses."""
     if source.uri and source.uri.startswith(databricks_warehouse.SCHEME):
         return databricks_warehouse.SystemTables(source, workdir / "fetched")
     return None
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the rows of one file, as charges or kept aside. Raises SourceRefused for overlapping prices, and for usage without prices."""
+    """Stage the rows of one file, as charges or as a lookup table.
+
+    Raises SourceRefused for overlapping or unreadable prices, and for usage without prices.
+    """
     settings = delivered.source.prices or DatabricksPrices()
     variables = {"prices_from": settings.from_, "prices_else": settings.else_, "discount": str(settings.discount)}
     if format_spec.kind_of(KINDS, texts.read_header(delivered.source.name, delivered.name, delivered.file)) is USAGE:
@@ -111,23 +115,23 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def _version(header: Sequence[str]) -> str:
-    """Return the table of a header, for `billing_loads.focus_version`."""
+    """Return the name of the table that a header belongs to, for `billing_loads.focus_version`."""
     kind = format_spec.kind_of(KINDS, header)
     return "" if kind is None else kind.view.replace("_", " ")
 
 
 def _show_prices(staged: Staged) -> None:
-    """Create the view `databricks_price_list` over the existing price lists."""
+    """Create the view `databricks_price_list` over the price lists that are staged."""
     format_spec.show_aside(staged, KINDS)
     query = files(__package__).joinpath("databricks_prices.sql").read_text(encoding="utf-8")
     staged.con.execute(f"create or replace view databricks_price_list as {query}")
 
 
 def _check_prices(staged: Staged, delivered: Delivered) -> None:
-    """Refuse unreadable prices, and two prices for the same time: each would charge the usage of that time again."""
+    """Raise SourceRefused for unreadable prices, and for two prices of the same time, which would charge the usage of that time twice."""
     _show_prices(staged)
     con = staged.con
-    # If a file does not name its table, its file name decides; otherwise the public price beside the price, which only list prices have.
+    # If no column names the table of a price, the file name decides. Otherwise the SQL decides: only list prices have a public price.
     lower = delivered.name.lower()
     named = next((table for table in ("account_prices", "list_prices") if table in lower), None)
     con.execute("update databricks_prices set price_table = ? where price_table is null and file_index = ?", [named, delivered.index])
@@ -135,7 +139,7 @@ def _check_prices(staged: Staged, delivered: Delivered) -> None:
         "select row_number, reject_reason from databricks_price_list where reject_reason is not null order by row_number limit 1"
     ).fetchall()
     if bad:
-        raise _refused(delivered, f"row {bad[0][0]}: {bad[0][1]}. Export the table again, as it is")
+        raise _refused(delivered, f"row {bad[0][0]}: {bad[0][1]}. Export the table again without changes")
     overlaps = con.execute(
         "select a.price_table, a.sku_name, a.cloud, a.usage_unit, a.valid_from, b.valid_from from databricks_price_list a join databricks_price_list b "
         "on a.price_table = b.price_table and a.sku_name = b.sku_name and a.cloud = b.cloud and a.usage_unit = b.usage_unit and a.number < b.number "
@@ -148,7 +152,7 @@ def _check_prices(staged: Staged, delivered: Delivered) -> None:
         raise _refused(
             delivered,
             f"two prices of {sku} ({cloud}, {unit}) apply at the same time: one from {first:%Y-%m-%d %H:%M:%S}, one from {second:%Y-%m-%d %H:%M:%S} UTC. "
-            f"Export system.billing.{table} once, whole, with price_end_time",
+            f"Export the whole table system.billing.{table} once, with price_end_time",
         )
 
 

@@ -1,4 +1,4 @@
--- One row per delivered usage record of any record type. A correction's retraction has a negative quantity, so the sum is right.
+-- One row per delivered usage record of any record type. The retraction of a correction has a negative quantity, so the sum is correct.
 with records as (
   select
     *,
@@ -10,7 +10,7 @@ with records as (
     upper(coalesce(trim(billing_origin_product), '')) as product
   from databricks_usage
 ),
--- A CSV has the struct as one JSON text, Parquet and JSON lines have a column per field.
+-- In a CSV, a struct is one JSON text. In Parquet and JSON lines, each of its fields is a column.
 readable as (
   select
     row_number, account_id, workspace_id, trim(sku_name) as sku_name, cloud, cloud_name, trim(usage_unit) as usage_unit, usage_quantity, quantity, started_at, ended_at,
@@ -43,7 +43,7 @@ readable as (
     ) as own_custom_tags
   from records
 ),
--- One price per moment and key, which databricks.py has checked: the joins below cannot multiply rows.
+-- databricks.py has checked that each key has only one price at any time. So the joins below cannot multiply rows.
 account_prices as (
   select * from databricks_price_list where price_table = 'account_prices' and getvariable('prices_from') = 'account_prices'
 ),
@@ -55,7 +55,7 @@ priced as (
     u.*,
     a.default_price as account_price,
     l.default_price as list_price,
-    -- Exact to 18 decimals: a public price has far fewer, a discount at most six.
+    -- Exact to 18 decimals. A public price has far fewer decimals, and a discount has at most six.
     cast(cast(l.effective_list_price as decimal(31, 18)) * cast(1 - cast(getvariable('discount') as decimal(7, 6)) as decimal(7, 6)) as decimal(38, 18)) as public_price,
     a.currency_code as account_currency,
     l.currency_code as list_currency,
@@ -69,7 +69,8 @@ priced as (
     on l.sku_name = u.sku_name and l.cloud = u.cloud_name and l.usage_unit = u.usage_unit and (l.account_id is null or l.account_id = u.account_id)
     and l.valid_from <= u.ended_at and (l.valid_to is null or u.ended_at < l.valid_to)
 ),
--- From an exact account price, otherwise from a public one. The latter is an estimate: it has no discounts or commitments.
+-- The unit price is the account's price, or else a public price. A public price makes the cost an estimate, because it does not include
+-- the account's discounts and commitments.
 costed as (
   select
     *,
@@ -80,15 +81,15 @@ costed as (
     case when coalesce(account_currency, list_currency) = list_currency then list_price end as comparable_list_price
   from priced
 ),
--- MLflow stamps a run with the run id of its task where a job has tasks; usage carries the job's run. One row per task run.
+-- If a job has tasks, MLflow tags a run with the run id of its task, but usage has the run id of the job. One row per task run.
 task_runs as (
   select workspace_id, run_id, min(job_run_id) as job_run_id
   from databricks_task_runs
   where run_id <> job_run_id
   group by all
 ),
--- A notebook called by another one has its own run, which names only its cluster.
--- It takes the cluster's job if only one job run used the cluster.
+-- A notebook that another notebook calls has its own run, which names only its cluster.
+-- It belongs to the job of the cluster if only one job run used the cluster.
 cluster_runs as (
   select t.workspace_id, unnest(case when json_valid(t.compute_ids) then json_extract_string(t.compute_ids, '$[*]') end) as compute_id, t.job_run_id
   from databricks_task_runs t
@@ -119,7 +120,7 @@ identified as (
   select
     c.*,
     coalesce(o.job_run_id, c.job_run_id) as whole_job_run_id,
-    -- The first one present. Names of machines and runs come before those of their parents.
+    -- The resource is the first of these that has an id. Machines come before the jobs and pools that they belong to.
     list_filter([
       {'id': cluster_id, 'kind': 'Cluster', 'name': null},
       {'id': warehouse_id, 'kind': 'SQL warehouse', 'name': null},
@@ -191,7 +192,7 @@ select
   resource.name as resource_name,
   resource.kind as resource_type,
   source_region as region_id,
-  -- Serverless SKUs end in their region.
+  -- The names of serverless SKUs end in the region.
   nullif(regexp_extract(sku_name, '_((?:US|EUROPE|EU|UK|CANADA|AP|ASIA|AUSTRALIA|JAPAN|KOREA|SINGAPORE|INDIA|BRAZIL|SA|SOUTH|SWEDEN|SWITZERLAND|FRANCE|GERMANY|NORWAY|UAE|QATAR|MEXICO)(?:_[A-Z0-9_]+)?)$', 1), '') as region_name,
   sku_name as sku_id,
   usage_type as sku_meter,
@@ -212,7 +213,7 @@ select
   node_type as delivered_instance_type,
   case when own_custom_tags is null or regexp_full_match(own_custom_tags, '\{\s*\}') then own_tags_text
     when own_tags_text is null then own_custom_tags
-    -- Joined as text, so that duplicate tags can still be detected.
+    -- The two objects are joined as text, so that duplicate tags can still be detected.
     else left(own_custom_tags, length(own_custom_tags) - 1) || ',' || substr(own_tags_text, 2) end as tags,
   case
     when quantity is null then unreadable('usage_quantity', usage_quantity, 'a number of at most 18 decimals')

@@ -1,5 +1,5 @@
--- One row per price: a SKU, cloud and unit, with its start and end. A row that is in two files counts once.
--- Not a format of its own: databricks.py shows it as the view databricks_price_list, which databricks.sql joins usage to.
+-- One row per price of a SKU, cloud and unit, with its start and end. A row that is in two files counts once.
+-- This is not a format. databricks.py makes it the view databricks_price_list, which databricks.sql joins to usage.
 with parts as (
   select
     row_number,

@@ -1,8 +1,8 @@
-"""Reads FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, into the engine's `staged` table.
+"""Reads FOCUS Cost and Usage files, versions 1.0 to 1.4, as CSV, Parquet or JSON, and stages their rows.
 
-Belongs here: what is specific to FOCUS: how its versions are recognized, which columns are required, how strings become types. The steps
-after that are the same for every bill and are in `normalize.py`. This module does not use `format_spec.py`: FOCUS columns are the
-warehouse's own, so `quick_csv.py` reads them with their types.
+Belongs here: code that is specific to FOCUS: how its versions are recognized, which columns are required, and how strings become typed
+values. The later steps are the same for every bill and are in `normalize.py`. This module does not use `format_spec.py`. FOCUS columns
+are the columns of the warehouse, so `quick_csv.py` can read them directly with their types.
 
 Source: FinOps Open Cost and Usage Specification, https://focus.finops.org
 """
@@ -31,7 +31,7 @@ REQUIRED = (
     "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd", "ChargeCategory", "ServiceName",
 )  # fmt: skip
 REQUIRED_SPELLINGS = {**{column: (column,) for column in REQUIRED}, "ServiceProviderName": ("ServiceProviderName", "ProviderName")}
-# A column that a version introduced shows that the file has at least that version.
+# Columns that a version introduced. A file with one of them has at least that version.
 VERSION_MARKS = (
     ("1.4", ("InvoiceDetailId", "CommitmentProgramEligibilityDetails")),
     ("1.3", ("ServiceProviderName", "HostProviderName", "ContractApplied", "AllocatedMethodId")),
@@ -41,12 +41,12 @@ VERSION_MARKS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header looks like FOCUS at all. `stage` checks that it has all required columns."""
+    """Return whether a header has more than half of the required FOCUS columns. `stage` checks that it has all of them."""
     return len(set(REQUIRED) & set(header)) * 2 > len(REQUIRED)
 
 
 def focus_version(header: Sequence[str]) -> str:
-    """Return the FOCUS version of a header. A file with the new provider columns and without the old ones is 1.4."""
+    """Return the FOCUS version of a header, such as "1.2". A file with the new provider columns but without the old ones is 1.4."""
     names = set(header)
     if "ServiceProviderName" in names and not {"ProviderName", "PublisherName"} & names:
         return "1.4"
@@ -54,13 +54,16 @@ def focus_version(header: Sequence[str]) -> str:
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Put the rows of one verified file into `staged`. Raises SourceRefused when the file does not fit its header."""
+    """Put the rows of one verified file into `staged`.
+
+    Raises SourceRefused if a required column is missing, or if the file does not fit its header.
+    """
     import duckdb
 
     source, name, file, file_index = delivered.source.name, delivered.name, delivered.file, delivered.index
     path = file.readable
     header = texts.read_header(source, name, file)
-    if file.kind == "json":  # a field of an object ("Tags.team") is part of its column
+    if file.kind == "json":  # a field of an object, such as "Tags.team", belongs to the column "Tags"
         header = list(dict.fromkeys(field.split(".")[0] for field in header))
     _check_header(source, name, header)
     readable = [*COLUMNS, *EXTRA_COLUMNS, *INSTANCE_COLUMNS]
@@ -78,9 +81,9 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
             quick = quick_csv.read(staged, path, header, file.lines, file_index)
             rows, unreadable = (quick, {}) if quick is not None else _read_any(staged, source, name, path, header, file_index)
     except (duckdb.OutOfMemoryException, duckdb.InternalException):
-        raise  # the file is not at fault
+        raise  # this is not the file's fault
     except duckdb.Error as error:
-        raise refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix what writes it") from error
+        raise refused(source, name, f"{texts.explain(str(error))}. Deliver it again, or fix the export that writes it") from error
     return StagedFile(focus_version(header), rows, dropped, unreadable)
 
 
@@ -95,7 +98,7 @@ def _check_header(source: str, name: str, header: Sequence[str]) -> None:
 
 
 def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int) -> tuple[int, dict[str, int]]:
-    """Run `_read_tolerantly` on the file, or on a copy with even row ends if DuckDB cannot read the file's own."""
+    """Run `_read_tolerantly` on the file, or on its copy by `even_row_ends` if DuckDB cannot read the line breaks of the file."""
     import duckdb
 
     try:
@@ -113,7 +116,10 @@ def _read_any(staged: Staged, source: str, name: str, path: Path, header: Sequen
 def _read_tolerantly(
     staged: Staged, source: str, name: str, path: Path, header: Sequence[str], file_index: int
 ) -> tuple[int, dict[str, int]]:
-    """Stage rows of any CSV; odd ones keep their number and text. Returns (rows, values per column that could not be read)."""
+    """Stage the rows of any CSV. Rows with errors keep their number and text.
+
+    Return (number of rows, column -> number of values that could not be read).
+    """
     delimiter = texts.find_delimiter(path)
     texts.check_row_ends(staged.con, source, name, path, len(header), delimiter)
     relation = texts.csv_sql(path, ["varchar"] * len(header), NULL_TEXTS, delimiter)
@@ -125,15 +131,15 @@ def _read_tolerantly(
 
 
 def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> int:
-    """Check and stage the rows of the view `delivered` one by one, and return their number.
+    """Check each row of the view `delivered`, stage all of them, and return their number.
 
-    They are handled a batch at a time, as the engine returns them: all of them as uncoded strings are many times the file.
+    The rows are processed in batches. As plain strings, all rows together would take many times the size of the file.
     """
     import pyarrow as pa
 
     query = files("runspend.ingest.billing.formats").joinpath("focus.sql").read_text(encoding="utf-8")
     rows = 0
-    for batch in con.sql(query).to_arrow_reader(2 * staged.room.share_rows):  # its rows are narrow
+    for batch in con.sql(query).to_arrow_reader(2 * staged.room.share_rows):  # FOCUS rows are narrow, so a batch may have more of them
         nulls = columns.Nulls(batch.num_rows)
         coded = {field.name: _coded(batch.column(field.name), field.type, nulls) for field in delivered_fields()}
         staged.add(file_index, pa.table(coded))
@@ -142,7 +148,7 @@ def _judge(staged: Staged, con: duckdb.DuckDBPyConnection, file_index: int) -> i
 
 
 def _coded(column: pa.Array, kind: pa.DataType, nulls: columns.Nulls) -> pa.Array:
-    """Return a column in its staged type. All columns without a value share one array."""
+    """Return a column in its staged type. Columns of one type without any value share one array."""
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -151,7 +157,7 @@ def _coded(column: pa.Array, kind: pa.DataType, nulls: columns.Nulls) -> pa.Arra
 
 
 def _view_csv(con: duckdb.DuckDBPyConnection, header: Sequence[str], relation: str, file_index: int) -> None:
-    """Create the view with every value as its text, and as its type if the text can be read."""
+    """Create the view `delivered` over a CSV. Each value is there as text, and in its type if the text can be parsed."""
     at = {name: f"c{i}" for i, name in enumerate(header)}
     typed = {
         name: ref if COLUMNS[name].type == "STRING" else _typed(ref, COLUMNS[name].type) for name, ref in at.items() if name in COLUMNS
@@ -165,7 +171,10 @@ def _typed(text: str, kind: str) -> str:
 
 
 def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dict[str, int]]:
-    """Stage rows of a Parquet file. Returns (rows, strings per column that could not be read as numbers or times)."""
+    """Stage the rows of a Parquet file.
+
+    Return (number of rows, column -> number of strings that could not be parsed as a number or time).
+    """
     relation = f"read_parquet({sql_text(str(narrowed(path, texts.work_folder(staged.con))))}, file_row_number = true)"
     with staged.cursor() as con:
         as_texts = _view_parquet(con, relation, file_index)
@@ -174,9 +183,9 @@ def _read_parquet(staged: Staged, path: Path, file_index: int) -> tuple[int, dic
 
 
 def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int) -> dict[str, str]:
-    """Create the view from Parquet's own types, through text: the shortest text of a double is the number its writer meant.
+    """Create the view `delivered` over a Parquet file. Return the columns that are strings, with the SQL for their text.
 
-    Returns the columns that are strings.
+    Numbers are read through their text, because the shortest text of a double is the number that its writer meant.
     """
     kinds = {str(row[0]): str(row[1]).upper() for row in con.execute(f"describe select * from {relation}").fetchall()}
     kinds.pop("file_row_number")
@@ -200,14 +209,14 @@ def _view_parquet(con: duckdb.DuckDBPyConnection, relation: str, file_index: int
 
 
 def _json_refs(header: Sequence[str]) -> dict[str, str]:
-    """Map each column to the SQL for its text; an object or list is its JSON."""
+    """Return the SQL for the text of each column. The text of an object or list is its JSON."""
     nulls = ", ".join(sql_text(t) for t in NULL_TEXTS)
     values = {name: f"json_extract_string(json, {sql_text('/' + name.replace('~', '~0').replace('/', '~1'))})" for name in header}
     return {name: f"case when {value} in ({nulls}) then null else {value} end" for name, value in values.items()}
 
 
 def _view_json(con: duckdb.DuckDBPyConnection, header: Sequence[str], path: Path, file_index: int) -> None:
-    """Create the view with every value as its text, and as its type if the text can be read."""
+    """Create the view `delivered` over a JSON file. Each value is there as text, and in its type if the text can be parsed."""
     refs = _json_refs(header)
     typed = {n: ref if COLUMNS[n].type == "STRING" else _typed(ref, COLUMNS[n].type) for n, ref in refs.items() if n in COLUMNS}
     _create_view(con, texts.exact_json_sql(path), refs, typed, refs, "json", "row_number() over ()", file_index)
@@ -223,7 +232,10 @@ def _create_view(
     row_number: str,
     file_index: int,
 ) -> None:
-    """Create the view `delivered` that focus.sql reads: every FOCUS column, null if this version of the file lacks it."""
+    """Create the view `delivered`, which focus.sql reads. It has every FOCUS column; columns that the file lacks are null.
+
+    `refs` is the SQL for each column of the file, `typed` in the type of the column, and `texts` as text.
+    """
     select = [f"{typed.get(name, 'null')} as {column.name}" for name, column in COLUMNS.items()]
     select += [f"{refs.get(name, 'null')} as {alias}" for name, alias in EXTRA_COLUMNS.items()]
     for name, column in COLUMNS.items():
@@ -237,7 +249,7 @@ def _create_view(
 
 
 def _count_unreadable(con: duckdb.DuckDBPyConnection, refs: Mapping[str, str], relation: str) -> dict[str, int]:
-    """Return how many values of typed columns were neither null nor readable. They are null in the warehouse, and reported."""
+    """Return the number of values, by column, that could not be parsed as a number or time. They become null and are reported."""
     typed = {
         name: (ref, _typed(ref, COLUMNS[name].type)) for name, ref in refs.items() if name in COLUMNS and COLUMNS[name].type != "STRING"
     }

@@ -1,5 +1,5 @@
--- Delivered FOCUS rows, already matched by name (view `delivered`), with the errors of each: one row per delivered row.
--- For files that the fast reader refuses: it takes no file that contains a row with errors.
+-- One row per delivered FOCUS row, with its first error. Reads the view `delivered`, whose columns have the names of the warehouse.
+-- This SQL is for files that the fast reader cannot read, because it accepts only files without errors.
 with named as (
   select
     *,

@@ -1,11 +1,11 @@
 """Reads Google Cloud's billing export, detailed (`gcp_billing_export_resource_v1_…`) or standard (`gcp_billing_export_v1_…`).
 
-Belongs here: how its columns are spelled and where it is stored; their meaning is in `gcp.sql`. Files are CSV with dotted headers, JSON
-lines or Parquet with structs, as people export them. The table itself is read from BigQuery (`remote/bigquery.py`).
+Belongs here: how its columns are spelled and where the export is stored. `gcp.sql` has the meaning of the columns. Exported files may be
+CSV with dotted headers, JSON lines, or Parquet with structs. The table itself is read from BigQuery (`remote/bigquery.py`).
 
-Credits are netted into the line they are credited to, including those of committed use. Google writes the fee of a commitment as
-separate lines and cancels the covered usage by a credit on its line. BilledCost and EffectiveCost are both that net cost, so they are
-equal line by line. The cost of a commitment stays with its fee and is not part of anyone's usage.
+Credits are added to the cost of their own line, including credits of committed use. Google bills the fee of a commitment as separate
+lines, and cancels the covered usage with a credit on its line. BilledCost and EffectiveCost are both the net cost, so they are equal on
+every line. The cost of a commitment stays on the lines of its fee and is not part of any usage.
 
 Sources: Google Cloud "Structure of Standard data export", "Structure of Detailed data export".
 """
@@ -77,22 +77,22 @@ EXPORT = Export(
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
-    """Return the BigQuery table at an address such as bigquery://project/dataset/table."""
+    """Return the BigQuery table at an address such as bigquery://project/dataset/table, or None for other addresses."""
     return open_table(source, workdir, EXPORT)
 
 
 def names(name: str) -> bool:
-    """Return whether a file is called .json, as JSON lines often are."""
+    """Return whether a file name ends in .json or .json.gz, which JSON lines often do."""
     return name.lower().endswith((".json", ".json.gz"))
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header is of this export: only Google has its month of the invoice."""
+    """Return whether a header is that of this export. Only Google's bills have the column `invoice.month`."""
     return {"billing_account_id", "usage_start_time", "cost", "invoice.month"} <= set(header)
 
 
 def export_version(header: Sequence[str]) -> str:
-    """Return which of the two exports a header is of."""
+    """Return which export a header belongs to: "detailed" or "standard"."""
     return "detailed" if any(name.startswith(("resource.", "price.")) for name in header) else "standard"
 
 

@@ -1,4 +1,5 @@
--- One row per delivered row of Google's export (view `gcp`). Lists are looked up per distinct text, never unnested next to a cost.
+-- One row per delivered row of Google's export (view `gcp`). Each distinct text of a list is parsed once and then looked up. Lists are
+-- never unnested together with a cost, so that costs are not multiplied.
 with credit_texts as materialized (
   select credits, google_json(credits) as list_json
   from (select distinct credits from gcp where credits is not null and credits <> '[]')
@@ -15,8 +16,8 @@ credit_lists as materialized (
     end as cud
   from credit_texts
 ),
--- The sum of a row's credits. Doubles far below one have more than 22 places: where all are below one, 36 places of the sum are
--- exact too (22 of them are published, the rest is counted as rounded away). `total` is null where one amount is not a number.
+-- The sum of the credits of a row. Doubles far below one have more than 22 decimals. If all amounts are below one, `long_total` has 36
+-- exact decimals. The warehouse stores 22 of them, and the rest is counted as rounded off. `total` is null if an amount is not a number.
 credit_totals as materialized (
   select
     credits, cud,
@@ -51,7 +52,7 @@ label_pairs as materialized (
     google_own(google_labels(system_json, '$[*].key', '$[*].value')) as of_google
   from label_lists
 ),
--- If a list cannot be read, the row has no tags and is counted.
+-- If one of the lists cannot be read, the row gets no tags and is counted.
 label_orders as materialized (
   select
     labels, tags, project_labels, system_labels, of_google,
@@ -93,7 +94,7 @@ joined as (
     and l.system_labels is not distinct from g.system_labels
   left join credit_totals c on c.credits = g.credits
 ),
--- Net cost as text, so that digits beyond 22 places are counted and not lost.
+-- The net cost as text, so that decimals after the 22nd are counted as rounded off and not lost.
 netted as (
   select
     *,

@@ -1,12 +1,12 @@
-"""Reads Google's own FOCUS: the BigQuery view people make from the detailed export, and the native FOCUS export (Preview).
+"""Reads Google's own FOCUS: the BigQuery view that users create from the detailed export, and the native FOCUS export (Preview).
 
-Both use FOCUS names, but neither with their FOCUS meaning, so they are a separate format. The view writes billing periods in Los
-Angeles time with the last day as their end. It writes list values in lower case, tags as a list of structs, and the billing account as
-the sub-account. Its costs have nine decimals. `gcp_focus.sql` converts all of this to FOCUS. EffectiveCost is Google's value, which the
-view sets to BilledCost.
+Both use the names of FOCUS columns, but not always with their meaning, so they are a separate format. The view writes billing periods in
+Los Angeles time, with the last day as their end. It writes FOCUS values in lower case, tags as a list of structs, and the billing account
+as the sub-account. Its costs have nine decimals. `gcp_focus.sql` converts all of this to FOCUS. EffectiveCost is Google's value, which
+the view sets to BilledCost.
 
-The view joins the price list of one export date. A duplicate price doubles rows, which cannot be distinguished from rows that are
-rightly equal. Compare the view's sum with the detailed export's once.
+The view joins the price list of one export date. If a price is in the list twice, the view returns rows twice. Runspend cannot
+distinguish these from rows that are correctly equal. So users should compare the sum of the view with that of the detailed export once.
 
 Sources: Google Cloud "FOCUS BigQuery view" template of 19 March 2024, "Structure of FOCUS data export".
 """
@@ -58,7 +58,7 @@ KINDS = (
     ),
 )  # fmt: skip
 EXPORT = Export(
-    # Midnight of the 1st in Los Angeles and in UTC is in the same UTC month.
+    # Midnight of the 1st is in the same UTC month, whether it is Los Angeles time or UTC.
     month="format_timestamp('%Y%m', BillingPeriodStart)",
     exported="x_ExportTime",
     columns=tuple(dict.fromkeys([*(n.split(".")[0] for names in KINDS[0].columns.values() for n in names), "x_CostType", "x_ServiceId"])),
@@ -66,22 +66,22 @@ EXPORT = Export(
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime) -> BigQueryTable | None:
-    """Return the BigQuery view or table at an address such as bigquery://project/dataset/table."""
+    """Return the BigQuery view or table at an address such as bigquery://project/dataset/table, or None for other addresses."""
     return open_table(source, workdir, EXPORT)
 
 
 def names(name: str) -> bool:
-    """Return whether a file is called .json, as JSON lines often are."""
+    """Return whether a file name ends in .json or .json.gz, which JSON lines often do."""
     return name.lower().endswith((".json", ".json.gz"))
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header is Google's: no other producer of FOCUS has these three columns of its own."""
+    """Return whether a header is that of Google's FOCUS. No other producer has these three columns with the prefix `x_`."""
     return {"BilledCost", "BillingPeriodStart", "x_CostType", "x_ExportTime", "x_ServiceId"} <= set(header)
 
 
 def export_version(header: Sequence[str]) -> str:
-    """Return the FOCUS version: people call the native export FOCUS 1.2; the view is 1.0."""
+    """Return the FOCUS version of a header: 1.2 for the native export, as it is commonly called, and 1.0 for the view."""
     return "1.2" if "x_Labels" in header else "1.0"
 
 

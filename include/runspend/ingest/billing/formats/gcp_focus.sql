@@ -9,7 +9,7 @@ with label_lists as materialized (
     google_json(system_labels) as system_json
   from (select distinct tags, labels, resource_tags, project_labels, system_labels from gcp_focus)
 ),
--- The view has one list that states the origin of each entry; the native export has one list per origin.
+-- The view has one list of tags, which states the origin of each entry. The native export has one list per origin.
 label_kinds as materialized (
   select
     tags, labels, resource_tags, project_labels, system_labels,
@@ -50,11 +50,11 @@ joined as (
   select
     f.*,
     lower(f.charge_category) = 'usage' and google_is_commitment_fee(f.charge_description) as is_fee,
-    -- Copies of the view turn the list into an object.
+    -- Some users change the view so that the tags are an object.
     case when starts_with(f.tags, '{') then f.tags else l.merged end as merged,
     l.machine_spec, l.machine, l.cores,
-    -- The view writes midnight in Los Angeles (07:00 or 08:00 UTC of the first) and, as the end, the last day: only the start
-    -- gives the month.
+    -- The month comes from the start. The view writes midnight in Los Angeles (07:00 or 08:00 UTC on the 1st) as the start, and the last
+    -- day as the end.
     month_of(instant(f.billing_period_start)) as month
   from gcp_focus f
   left join label_sets l
@@ -79,17 +79,17 @@ select
   pricing_currency_contracted_unit_price,
   billing_account_id,
   billing_account_type,
-  -- The view has the billing account in SubAccountId.
+  -- In the view, SubAccountId is the billing account.
   coalesce(project_id, nullif(sub_account_id, billing_account_id)) as sub_account_id,
   coalesce(project_name, sub_account_name) as sub_account_name,
   case when coalesce(project_id, nullif(sub_account_id, billing_account_id)) is not null then 'Project' end as sub_account_type,
-  -- A start that cannot be read is kept as it is, and named when the row is quarantined.
+  -- A start that cannot be read is kept unchanged, so that the quarantine can state it.
   coalesce(cast(month as varchar), billing_period_start) as billing_period_start,
   coalesce(cast(cast(month + interval 1 month as date) as varchar), billing_period_end) as billing_period_end,
   charge_period_start,
   charge_period_end,
   case when is_fee then 'Purchase' else upper(charge_category[1]) || lower(charge_category[2:]) end as charge_category,
-  -- Google flags every adjustment, FOCUS only those of invoiced months.
+  -- Google marks every adjustment as a correction. In FOCUS, only an adjustment of an invoiced month is one.
   case when charge_class is not null and google_is_of_earlier_month(charge_period_start, strftime(month, '%Y%m')) then 'Correction' end as charge_class,
   charge_description,
   case when is_fee then 'Recurring' when lower(charge_category) = 'usage' then 'Usage-Based' else 'One-Time' end as charge_frequency,
@@ -107,7 +107,7 @@ select
   service_provider(service_provider_name, coalesce(provider_name, 'Google Cloud'), publisher_name) as service_provider_name,
   'Google Cloud' as host_provider_name,
   service_name,
-  -- A list in the view (the taxonomy of the price list); missing in the native export.
+  -- In the view, the service category is a list (the taxonomy of the price list). In the native export, it is missing.
   case when starts_with(service_category, '[') or service_category is null then google_service_category(service_name) else service_category end
     as service_category,
   sku_id,

@@ -1,8 +1,8 @@
-"""Bills your own machines by `billing[].machines`, as one FOCUS file per month with a line per machine and hour.
+"""Bills your own machines by `billing[].machines`. It makes one FOCUS file per month, with a line per machine and hour.
 
-Nothing is delivered: `open_place` writes the files, from the month of the first machine's start to the last full hour. They are FOCUS
-1.4 and are read as such. A past month has the same bytes on every load, until the configuration changes or watts measured in it
-arrive. The amount of each cost is computed here; `machines.sql` spreads it over the hours.
+No files are delivered. `open_place` writes them, from the month in which the first machine starts to the last full hour. They are FOCUS
+1.4 files and are read as such. A past month has the same bytes on every load, until the configuration changes or more measured power
+arrives for it. The amount of each cost is computed here; `machines.sql` spreads it over the hours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import duckdb
 
 HOUR = timedelta(hours=1)
-UNITS = 10**10  # costs are integers of ten-billionths of the currency until they are written, so sums and bounds stay exact
+UNITS = 10**10  # until they are written, costs are integers in ten-billionths of the currency, so sums and bounds are exact
 
 TABLES = """
 create table machines (
@@ -47,7 +47,7 @@ KILOWATT_HOUR = 10**6 * HOUR_MILLISECONDS  # in milliwatts x milliseconds
 
 @dataclass(frozen=True)
 class Rent:
-    """Money spread evenly over a period of time, in ten-billionths. Hours outside the machine's own time are not charged."""
+    """A cost that is spread evenly over a time, in ten-billionths of the currency. Only hours in which the machine exists are charged."""
 
     start: datetime
     end: datetime
@@ -56,7 +56,7 @@ class Rent:
 
 @dataclass(frozen=True)
 class Hour:
-    """The power cost of one hour of a measured machine, with the mean milliwatts and the milliseconds of the hour that were measured."""
+    """The power cost of one hour of a measured machine, with its mean measured power and the measured time."""
 
     rent: Rent
     milliwatts: int
@@ -64,17 +64,20 @@ class Hour:
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return False: these files are made here, so no delivered file is of this format."""
+    """Return False, because Runspend makes these files itself. A delivered file is never of this format."""
     return False
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the rows of one month, which are FOCUS already."""
+    """Stage the rows of one month. The file is a FOCUS file."""
     return focus.stage(staged, delivered)
 
 
 def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | None = None) -> FileSource:
-    """Return the months of the machines as files in the work folder, up to the last full hour. `drawn`: power of measured machines."""
+    """Return the months of the machines as files in the work folder, up to the last full hour. `drawn`: measured power of machines.
+
+    Raises ConfigError if the bill has no currency.
+    """
     if source.currency is None:
         raise ConfigError(
             f"cannot load {bill_named(source.name)}: it has no currency. Set billing[].currency, or `currency` of the whole file."
@@ -84,7 +87,7 @@ def open_place(source: BillSource, workdir: Path, now: datetime, drawn: Drawn | 
 
 @dataclass
 class Months:
-    """One file per month; all are written when they are listed."""
+    """A `FileSource` with one file per month. All files are written when `entries` is called."""
 
     source: BillSource
     folder: Path
@@ -122,7 +125,7 @@ class Months:
                 con.execute(f"copy ({query}) to {sql_text(str(self.folder / f'{start:%Y-%m}.csv'))} (format csv, header true)")
 
     def _fill(self, con: duckdb.DuckDBPyConnection, start: datetime, end: datetime) -> None:
-        """Fill the tables that `machines.sql` reads, for one month."""
+        """Fill the tables that `machines.sql` reads with the data of one month."""
         con.execute("delete from machines; delete from rents; delete from hour_details")
         for number, machine in enumerate(self.source.machines):
             if present := _presence(machine, start, end, self.until):
@@ -136,7 +139,7 @@ class Months:
 
 
 def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
-    """Return a machine's costs in one calendar month: the parts of its purchase that touch it, the monthly cost and the hourly cost."""
+    """Return a machine's costs in one calendar month: months of its purchase that overlap it, the monthly cost, and the hourly cost."""
     found = [] if machine.purchase is None else _paid_off(machine.purchase, machine.purchase.from_ or machine.from_, start, end)
     if machine.per_month is not None:
         found.append(Rent(start, end, _units(Fraction(machine.per_month))))
@@ -149,13 +152,13 @@ def rents(machine: Machine, start: datetime, end: datetime) -> list[Rent]:
 
 
 def measured_hours(machine: Machine, start: datetime, end: datetime, drawn: Mapping[datetime, tuple[int, int]]) -> list[Hour]:
-    """Return the power cost of each hour of a machine: the measured power for the measured time, `idle_watts` for the rest.
+    """Return the power cost of each hour of a machine: the measured power for the measured time, and `idle_watts` for the rest.
 
     The cost of an hour is the total spent by its end minus the total spent by its start. So all hours add up to the exact total.
     """
-    assert machine.power is not None and machine.power.idle_watts is not None  # settings refuse one without the other
+    assert machine.power is not None and machine.power.idle_watts is not None  # the settings require both for measured machines
     price, idle = Fraction(machine.power.per_kwh), Fraction(machine.power.idle_watts) * 1000
-    # Integers over one divisor: a fraction per hour would take more time than all else.
+    # All hours use integers and one divisor. A Fraction per hour would take more time than everything else.
     times, divisor = price.numerator * UNITS, price.denominator * idle.denominator * KILOWATT_HOUR
     energy, spent = 0, 0
     found = []
@@ -173,9 +176,10 @@ def _insert_rents(con: duckdb.DuckDBPyConnection, number: int, found: Sequence[R
 
 
 def _paid_off(purchase: Purchase, since: date, start: datetime, end: datetime) -> list[Rent]:
-    """Return the purchase's months that touch a time. The n-th month ends n calendar months after the first day.
+    """Return the months of a purchase that overlap a time, with the part of the price that each one pays.
 
-    The amount paid by then is n parts of the price, so that all parts add up to the exact price.
+    The n-th month ends n calendar months after the first day. By then, n of `purchase.months` equal parts of the price are paid. So all
+    parts add up to the exact price.
     """
     first = (start.year - since.year) * 12 + start.month - since.month - 1
     found = []
@@ -192,14 +196,17 @@ def _units(amount: Fraction) -> int:
 
 
 def _presence(machine: Machine, start: datetime, end: datetime, until: datetime) -> tuple[datetime, datetime] | None:
-    """Return the start and end of a machine's time in a month, up to now; None if it has none."""
+    """Return (start, end) of the time in a month in which a machine exists, up to `until`. Return None if there is no such time."""
     gone = end if machine.to is None or machine.to >= end.date() else midnight(machine.to) + timedelta(days=1)
     present = max(midnight(machine.from_), start), min(gone, end, until)
     return present if present[0] < present[1] else None
 
 
 def _details(machine: Machine, hour: Hour | None = None) -> str | None:
-    """Return FOCUS SkuPriceDetails: the machine's hardware and, for a measured hour, the watts it is billed by and for how long."""
+    """Return SkuPriceDetails of FOCUS as JSON, or None: the hardware of a machine.
+
+    For an hour of a measured machine, they also state the measured and idle watts, and the seconds for which each of them is billed.
+    """
     details: dict[str, Any] = {
         "InstanceType": machine.instance_type,
         "GpuCount": machine.gpus,
@@ -215,7 +222,7 @@ def _details(machine: Machine, hour: Hour | None = None) -> str | None:
 
 
 def _described(machine: Machine) -> list[Any]:
-    """Return a machine's attributes on its lines, in the order of the table `machines`."""
+    """Return the attributes of a machine that its lines state, in the order of the table `machines`."""
     return [
         machine.resource_id,
         machine.account,
@@ -226,7 +233,7 @@ def _described(machine: Machine) -> list[Any]:
 
 
 def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yield (start, end) of every calendar month that has begun, beginning with the month of the first day."""
+    """Yield (start, end) of every calendar month from that of the first day to the current one."""
     start = first.replace(day=1)
     while midnight(start) < until:
         following = _add_months(start, 1)
@@ -235,7 +242,7 @@ def _months(first: date, until: datetime) -> Iterator[tuple[datetime, datetime]]
 
 
 def _add_months(day: date, months: int) -> date:
-    """Return the same day of a later month, or its last day if the month has no such day."""
+    """Return the same day of a later month, or the last day of that month if it has no such day."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     last = (date(year + (month + 1) // 12, (month + 1) % 12 + 1, 1) - timedelta(days=1)).day
     return date(year, month + 1, min(day.day, last))

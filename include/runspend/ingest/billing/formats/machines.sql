@@ -1,7 +1,7 @@
--- One FOCUS row per machine and hour of a month, up to now. `machines`: when each machine exists; `rents`: money
--- spread evenly over time, in ten-billionths. An hour costs the amount spent by its end minus the amount spent by its start, so
--- the hours of a rent always sum to it exactly. `hour_details`: values for hours of measured
--- machines, which replace those of the machine.
+-- One FOCUS row per machine and hour of a month, up to the last full hour.
+-- `machines`: the time in which each machine exists, and its attributes. `rents`: costs that are spread evenly over a time, in
+-- ten-billionths of the currency. `hour_details`: details of single hours of measured machines, which replace those of the machine.
+-- The cost of an hour is the amount spent by its end minus the amount spent by its start. So the hours of a rent add up to it exactly.
 with hours as (
   select *, unnest(generate_series(present_from, present_until - interval 1 hour, interval 1 hour)) as hour_start
   from machines
@@ -15,7 +15,7 @@ shares as (
   join rents r on r.number = h.number and h.hour_start >= r.rent_start and h.hour_start < r.rent_end
 ),
 spent as (
-  -- At most 28 digits, ten of them after the decimal point.
+  -- An amount has at most 28 digits. Ten of them are decimals.
   select number, hour_start, cast(sum(units * (hours_before + 1) // rent_hours - units * hours_before // rent_hours) as decimal(28, 0)) as units
   from shares
   group by number, hour_start
@@ -44,7 +44,7 @@ select
   'Usage' as ChargeCategory,
   'Usage-Based' as ChargeFrequency,
   'Standard' as PricingCategory,
-  -- No one corrects it later: if every line has a number, a month is final when it is over.
+  -- This bill is never corrected later. Every line has an invoice number, so a month is final when it is over.
   getvariable('bill') || '-' || strftime(getvariable('month_start'), '%Y-%m') as InvoiceId,
   'own' as InvoiceIssuerName,
   'own' as ServiceProviderName,

@@ -1,11 +1,10 @@
-"""Reads OpenCost's allocations: the parts of a cluster's machines that pods and containers used. These are weights for splitting a bill's
-lines.
+"""Reads OpenCost's allocations: how much pods and containers used of a cluster's machines. These are weights that split lines of a bill.
 
-Belongs here: how its three outputs spell things: the answers of the API (`/allocation`, saved as JSON), the CSV export and the Parquet
-exporter. The weight of an allocation is in `opencost.sql`, the splitting of lines in `cost_splits.py`.
+Belongs here: how the three outputs of OpenCost spell their columns. They are the answers of the API (`/allocation`, saved as JSON), the
+CSV export and the Parquet exporter. `opencost.sql` computes the weight of an allocation, and `cost_splits.py` splits the lines.
 
-The API rounds to five decimals, so a pod below 0.000005 per step weighs nothing; the other two do not round. The CSV names neither
-cluster nor machine: `lines` of the source selects the lines of the cluster.
+The API rounds to five decimals, so a pod below 0.000005 per step has no weight. The other two outputs do not round. The CSV names neither
+the cluster nor the machine, so the setting `lines` of the source must select the lines of the cluster.
 
 Source: OpenCost, "Allocation API", "CSV export"; opencost-parquet-exporter (its default separator).
 """
@@ -26,7 +25,7 @@ from runspend.ingest.billing.verify import MAX_LINE_BYTES, refused
 
 METHOD = "opencost"
 NAMES = re.compile(r"(?i)\.(csv|json|jsonl|ndjson|parquet)(\.gz)?$")
-# Column of the view -> its path in an answer of the API, and how the exports spell it.
+# Column of the view -> its path in an answer of the API, then its spellings in the exports.
 PATHS: dict[str, tuple[str, ...]] = {
     "name": ("name",),
     "cluster": ("properties.cluster",),
@@ -55,17 +54,17 @@ KINDS = (
 
 
 def matches(header: Sequence[str]) -> bool:
-    """Return whether a header is of one of the two exports."""
+    """Return whether a header is that of the CSV export or the Parquet exporter."""
     return {"CPUCost", "RAMCost", "Pod"} <= set(header) or {"cpuCost", "ramCost", "window.start"} <= set(header)
 
 
 def opencost_version(header: Sequence[str]) -> str:
-    """Return which of the exports wrote the file."""
+    """Return which export wrote a file with this header."""
     return "CSV export" if "Date" in header else "Parquet exporter"
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the weights in one file. Raises SourceRefused for a file that does not fit, and for weights in place of a bill."""
+    """Stage the weights in one file. Raises SourceRefused for a file of another kind, and if the source is configured as a bill."""
     source, name = delivered.source, delivered.name
     if source.format != "opencost":
         raise refused(
@@ -79,7 +78,10 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage answers of the API: one JSON document, or one per line. `data` is a list of steps, each a map of allocations by name."""
+    """Stage the weights in answers of the API. The file is one JSON document, or has one document per line.
+
+    The field `data` is a list of steps. Each step is an object with the allocations by name.
+    """
     import duckdb
 
     con, source, name = staged.con, delivered.source.name, delivered.name
@@ -118,5 +120,5 @@ def _stage_answers(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def text_at(path: str) -> str:
-    """Return SQL for the text at a path of an allocation; empty is null."""
+    """Return SQL for the text at a path of an allocation. Empty text becomes null."""
     return f"nullif(json_extract_string(value, {sql_text('$.' + path)}), '')"

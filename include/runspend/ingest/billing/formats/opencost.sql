@@ -1,6 +1,7 @@
--- One row per allocation (a container, a pod, or the unit OpenCost aggregates by) and step: its claim on its machine.
--- View `opencost`, all strings. The weight is the cost of CPU, GPU and memory with OpenCost's adjustments. Disks, network and load
--- balancers are other lines of the bill. `shared` and `external` costs do not belong to a machine.
+-- One row per allocation and step, with the weight of the allocation on its machine. An allocation is a container, a pod, or another unit by
+-- which OpenCost aggregates.
+-- Reads the view `opencost`, whose columns are strings. The weight is the cost of CPU, GPU and memory with OpenCost's adjustments. Disks,
+-- network and load balancers are other lines of the bill. `shared` and `external` costs do not belong to a machine.
 -- Source: OpenCost, "Allocation API" and "CSV export"; opencost-parquet-exporter.
 with readable as (
   select
@@ -43,7 +44,7 @@ select
     when json_valid(labels) and labels <> '{}' then labels
     when cardinality(labels_of_columns) > 0 then cast(to_json(labels_of_columns) as varchar)
   end as part_tags,
-  -- The time of the pod. If it began and ended at the same moment, the time of its step.
+  -- The time of the pod. If it does not end after its start, the time of its step.
   if(ended_at > started_at, started_at, step_from) as from_time,
   if(ended_at > started_at, ended_at, step_to) as to_time,
   weight,

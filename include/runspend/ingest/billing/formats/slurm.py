@@ -1,6 +1,6 @@
-"""Reads SLURM's job list, as `sacct --parsable2` writes it, at the prices of `billing[].slurm`: a line per job and UTC day.
+"""Reads a list of SLURM jobs, as `sacct --parsable2` writes it, and prices it by `billing[].slurm`: a line per job and UTC day.
 
-Belongs here: which file is charged for which time, and the rate card in the form that `slurm.sql` reads. The charges are in the SQL.
+Belongs here: the time for which a file is charged, and the rate cards in the form that `slurm.sql` reads. The SQL computes the charges.
 
 Source: SLURM, sacct(1) "Job accounting fields" and "Trackable RESources (TRES)".
 """
@@ -53,7 +53,7 @@ KINDS = (
 NAMES = re.compile(r"(?i)\.(txt|txt\.gz|psv|psv\.gz|sacct)$")
 MONTH = re.compile(r"(?<!\d)(\d{4})-(\d{2})(?!-?\d)")
 DAY = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
-UNITS = 10**10  # prices are integers of ten-billionths, which multiply exactly
+UNITS = 10**10  # prices are integers in ten-billionths of the currency, so that products are exact
 PRICES = ("gpu", "cpu", "mem_gb", "node", "billing")
 CHUNK_BYTES = 4 << 20
 
@@ -64,12 +64,12 @@ def matches(header: Sequence[str]) -> bool:
 
 
 def names(name: str) -> bool:
-    """Return whether a file is a job list in text: .txt, .psv and .sacct, in addition to the names that all formats read."""
+    """Return whether a file name is that of a job list: .txt, .psv or .sacct. These are in addition to the names that all formats read."""
     return bool(NAMES.search(name))
 
 
 def stands_for(source: BillSource, name: str) -> str | None:
-    """Return the month (2026-10) or the day (2026-10-05) in a file's name, as `one_file_per` defines it."""
+    """Return the month (2026-10) or the day (2026-10-05) in a file's name, or None. The setting `one_file_per` decides which."""
     is_month = source.slurm is None or source.slurm.one_file_per == "month"
     found = (MONTH if is_month else DAY).search(PurePosixPath(name).name)
     if found is None:
@@ -82,7 +82,10 @@ def stands_for(source: BillSource, name: str) -> str | None:
 
 
 def stage(staged: Staged, delivered: Delivered) -> StagedFile:
-    """Stage the jobs of one file, charged for the time in the file's name. Raises SourceRefused without a rate card or a currency."""
+    """Stage the jobs of one file. They are charged for the time in the file's name.
+
+    Raises SourceRefused if the source has no prices or no currency.
+    """
     source = delivered.source
     settings = source.slurm
     if settings is None or source.currency is None:
@@ -100,7 +103,10 @@ def stage(staged: Staged, delivered: Delivered) -> StagedFile:
 
 
 def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
-    """Return one complete card per partition with its own prices, and the general one (partition None), in ten-billionths."""
+    """Return the general rate card (partition None), and a complete card for each partition with own prices.
+
+    Prices are in ten-billionths of the currency.
+    """
 
     def card(partition: str | None, *layers: SlurmPrices) -> dict[str, Any]:
         found: dict[str, Any] = {"partition": partition, **dict.fromkeys(PRICES, 0), "gpu_types": {}}
@@ -115,11 +121,10 @@ def rate_cards(settings: SlurmSettings) -> list[dict[str, Any]]:
 
 
 def _time_of(named: str | None, timezone: str) -> tuple[date | None, datetime | None, datetime | None]:
-    """Return (month, start, end) of the month or day in a file's name, in the zone of its times. Nones mean that the file is charged as a
-    whole.
+    """Return (first day of the month, start, end) for the month or day in a file's name, in the time zone of the file.
 
-    sacct lists every job that ran in the requested time, as a whole. So a job over midnight is in two files, and each file is charged
-    for its own part.
+    If `named` is None, all three are None, and the jobs are charged as a whole. The command sacct lists every job that ran in the requested
+    time, with its whole duration. So a job that runs over midnight is in two files, and each file is charged for its own part.
     """
     if named is None:
         return None, None, None
@@ -132,7 +137,10 @@ def _time_of(named: str | None, timezone: str) -> tuple[date | None, datetime | 
 
 @contextmanager
 def _unquoted(delivered: Delivered) -> Iterator[Delivered]:
-    """Yield the file with quotes replaced by apostrophes. sacct quotes nothing, and a quote in a job name would hide what follows."""
+    """Yield the file, or if it has quotes, a copy with apostrophes instead.
+
+    sacct does not quote fields. So a quote in a job name would make the CSV reader treat the following fields as quoted text.
+    """
     path = delivered.file.readable
     if delivered.file.kind != "csv" or not _has_quotes(path):
         yield delivered
@@ -146,6 +154,6 @@ def _unquoted(delivered: Delivered) -> Iterator[Delivered]:
 
 
 def _has_quotes(path: Path) -> bool:
-    """Return whether a file written by sacct itself (not a CSV made from it) contains a quote."""
+    """Return whether a file contains a quote and was written by sacct itself. A CSV that was made from its output may be quoted."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return b"|" in content.readline() and content.find(b'"', 0) >= 0

@@ -1,17 +1,17 @@
--- One row per allocation of a job and UTC day, of the time the file is charged for (`file_start` to `file_end`; null: of all time).
--- Steps are listed next to their job with the job's resources, and jobs that never began had none: both are left out, and counted.
--- Costs are integers, ten-billionths, up to the end. Counts are below 10^7, prices below 10^14, seconds at most 10^8: no product
--- exceeds 1.7 * 10^38.
+-- One row per job allocation and UTC day. A file is charged for the time from `file_start` to `file_end`, or for all time if these are null.
+-- Two kinds of rows are skipped and counted: steps, because the row of their job has the same resources, and jobs that never started.
+-- Costs are integers in ten-billionths until the last step. Counts are below 10^7, prices below 10^14, and seconds are at most 10^8, so no
+-- product exceeds 1.7 * 10^38.
 with stated as (
   select
     *,
     list_transform([started, ended], lambda t: case
       when t in ('Unknown', 'None', 'INVALID') then null
-      -- a site's SLURM_TIME_FORMAT may add the offset
+      -- The setting SLURM_TIME_FORMAT of a cluster may add the offset.
       when regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$') then instant(t)
       when is_time(t) then timezone(getvariable('timezone'), try_cast(t as timestamp))
     end) as times,
-    -- The first of the two hours of one local name, an hour before the second: for the hour that comes twice in autumn.
+    -- In autumn, one hour of the local time comes twice. For times in that hour, this is the earlier of the two possible times.
     list_transform([started, ended], lambda t: case
       when is_time(t) and not regexp_matches(t, '(Z|[+-][0-9]{2}:?[0-9]{2})$')
         and timezone(getvariable('timezone'), timezone(getvariable('timezone'), try_cast(t as timestamp)) - interval 1 hour) = try_cast(t as timestamp)
@@ -29,7 +29,7 @@ with stated as (
   from sacct
 ),
 placed as (
-  -- A start in that hour is in the first one if the job could not have run for as long as it did since the second.
+  -- A start is the earlier of the two times if the job ends too soon after the later one for the duration that it states.
   select
     * exclude (times, first_times),
     [case when first_times[1] is not null and times[2] < times[1] + to_seconds(elapsed_seconds) then first_times[1] else times[1] end, times[2]] as times,
@@ -43,17 +43,17 @@ counted as (
     case when is_plausible(times[1]) then greatest(
       case when first_end >= times[1] + to_seconds(elapsed_seconds) then first_end else coalesce(times[2], times[1]) end,
       times[1] + to_seconds(elapsed_seconds)) end as job_end,
-    -- A value that cannot be read counts as too large, and is reported below.
+    -- A value that cannot be read becomes too large, which is reported below.
     least(coalesce(try_cast(coalesce(cpu_text, '0') as bigint), 10000000), 10000000) as cpus,
     least(coalesce(try_cast(coalesce(node_text, '0') as bigint), 10000000), 10000000) as node_count,
     least(coalesce(try_cast(coalesce(billing_text, '0') as bigint), 10000000), 10000000) as billing_units,
-    -- Typed and untyped GPUs are the same GPUs.
+    -- The untyped count and the sum of the typed counts describe the same GPUs, so the larger one counts.
     least(greatest(
       coalesce(try_cast(coalesce(gpu_text, '0') as bigint), 10000000),
       coalesce(list_sum(list_transform(gpu_type_texts, lambda n: coalesce(try_cast(n as integer), 10000000))), 0)
     ), 10000000) as gpus,
     list_zip(gpu_types, list_transform(gpu_type_texts, lambda n: least(try_cast(n as integer), 10000000))) as typed_gpus,
-    -- Hundredths of a KiB: a number with two decimals in any unit is a whole number of these.
+    -- Memory in hundredths of a KiB, so that a number with two decimals in any unit is an integer.
     least(coalesce(
       cast(try_cast(coalesce(nullif(memory_text, ''), '0') as decimal(15, 2)) * 100 as hugeint)
       * case memory_unit when 'K' then 1 when 'G' then 1048576 when 'T' then 1073741824 when 'P' then 1099511627776 else 1024 end,
@@ -84,13 +84,13 @@ cards as (
   select unnest(from_json(getvariable('cards'), '[{"partition": "VARCHAR", "gpu": "HUGEINT", "cpu": "HUGEINT", "mem_gb": "HUGEINT", "node": "HUGEINT", "billing": "HUGEINT", "gpu_types": "MAP(VARCHAR, HUGEINT)"}]')) as card
 ),
 hourly as (
-  -- The price of an hour, times 3600 seconds in an hour and 104857600 hundredths of a KiB in a GiB.
+  -- The hourly price of the job, times the 104857600 hundredths of a KiB in a GiB. The division by this and by 3600 seconds follows below.
   select
     j.*,
     104857600 * (
       cast(j.cpus as hugeint) * c.card.cpu + cast(j.node_count as hugeint) * c.card.node + cast(j.billing_units as hugeint) * c.card.billing
       + cast(j.gpus as hugeint) * c.card.gpu
-      -- A type with its own price uses that instead of the general price.
+      -- A GPU type with its own price uses that price instead of the general one.
       + coalesce(list_sum(list_transform(
         list_filter(j.typed_gpus, lambda g: map_contains(c.card.gpu_types, g[1])), lambda g: cast(g[2] as hugeint) * (c.card.gpu_types[g[1]] - c.card.gpu)
       )), 0)
@@ -107,7 +107,7 @@ costed as (
     skip_reason is null and reject_reason is null as is_charged,
     nullif(date_diff('second', job_start, job_end), 0) as job_seconds,
     (elapsed_seconds * weighed_price + 188743680000) // 377487360000 as job_units,
-    -- The leader of a heterogeneous job is the one named in its environment.
+    -- All parts of a heterogeneous job get the id of its leader, because the environment of the job names that one.
     coalesce(nullif(regexp_extract(job, '^([0-9]+)[+]', 1), ''), job_raw) as job_id,
     regexp_extract(job, '^([0-9]+)_[0-9]+$', 1) as array_job_id
   from hourly
@@ -117,7 +117,7 @@ days as (
     *,
     unnest(case
       when is_charged then generate_series(date_trunc('day', charged_from), charged_until - interval 1 microsecond, interval 1 day)
-      -- The row's time. Skipped rows need one to be counted in a month; a row with an error gets the time that can be read.
+      -- The time of a row that is not charged. A skipped row needs a time so that it is counted. A row with an error gets its start.
       else [case when skip_reason is not null then timestamptz '2000-01-01 00:00:00+00' else job_start end]
     end) as day_start
   from costed
@@ -130,7 +130,7 @@ pieces as (
   from days
 ),
 shares as (
-  -- The job's cost by the end of the piece minus its cost by the start, so that all pieces sum to the job.
+  -- The cost of the job by the end of the piece minus its cost by the start of the piece. So all pieces add up to the job.
   select
     *,
     job_units * date_diff('second', job_start, piece_end) // job_seconds - job_units * date_diff('second', job_start, piece_start) // job_seconds as units,

@@ -1,1 +1,1 @@
-"""Reads bills where they are stored: a table in BigQuery, system tables of Databricks."""
+"""Reads bills that are tables: a table in BigQuery, or the system tables of Databricks."""

@@ -1,12 +1,13 @@
-"""Reads an export in BigQuery in place, as the files of a folder: one Parquet file per billing month.
+"""Reads a billing export directly from BigQuery, as if it were a folder with one Parquet file per billing month.
 
-Belongs here: the queries to BigQuery and how their rows become a file; the meaning of columns belongs to the formats. The seam is
-`connect`: behind it, tests use an emulator, or a fake if the emulator lacks a feature.
+Belongs here: the queries to BigQuery, and how their rows become a file. The formats know the meaning of the columns. Tests replace
+`connect`: they use an emulator, or a fake if the emulator lacks a feature.
 
-Google appends rows, even weeks later, and never changes one. So a month is unchanged as long as it has the same number of rows and
-the same newest `export_time`. Each load checks these with a query of two columns, and reads a month as a whole only if they changed.
-Costs are doubles there. They stay doubles, even in lists, so that all of them are read by their shortest text and a credit that
-cancels its cost leaves nothing.
+Google appends rows, even weeks later, but never changes a row. So a month is unchanged as long as it has the same number of rows and the
+same newest `export_time`. Each load checks both with a query of two columns, and reads a whole month only if one of them changed.
+
+BigQuery stores costs as doubles. They stay doubles in the file, also in lists, so that all of them are read through their shortest text.
+So a credit that cancels its cost leaves exactly zero.
 
 Sources: Google Cloud "Understand the Cloud Billing data tables in BigQuery", BigQuery "Query partitioned tables", "Control costs".
 """
@@ -28,14 +29,15 @@ from runspend.storage.google_clients import bigquery_clients, read_credentials
 
 SCHEME = "bigquery://"
 ADDRESS = re.compile(r"(?P<project>(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]+)[/.](?P<dataset>\w+)[/.](?P<table>[\w-]+)")
-# BigQuery refuses a query that would read more, before it costs anything. A month of a very large account is a tenth of this.
+# BigQuery refuses a query that would read more bytes, before it costs anything. A month of a very large account has a tenth of this.
 MAX_BYTES_BILLED = 1 << 40
 RETRY_SECONDS = 120
 JOB_LABELS = {"runspend": "bill"}
 
 MONTHS = "select {month} as month, count(*) as row_count, max({exported}) as exported_at{partitions} from `{table}` group by 1"
 ROWS = "select {columns} from `{table}` where {month} is not distinct from @month and {exported} <= @until{partitions}"
-# For a table partitioned by the day of arrival, only those days are read. Rows that have just arrived are in no partition yet.
+# Of a table that is partitioned by the day of arrival, only the days with rows of the month are read. The newest rows may not be in a
+# partition yet.
 PARTITIONS_OF_MONTH = ", min(_partitiontime) as first_partition, max(_partitiontime) as last_partition"
 PARTITIONS_READ = " and (_partitiontime between @first and @last or _partitiontime is null)"
 
@@ -44,8 +46,8 @@ PARTITIONS_READ = " and (_partitiontime between @first and @last or _partitionti
 class Export:
     """How a format reads its table.
 
-    `month` is SQL for the month of the invoice ("202610"). `exported` is the column with the time of a row's export. `columns` are the
-    columns that are read, by their outermost names.
+    `month` is SQL for the month of the invoice ("202610"). `exported` is the column with the time at which a row was exported. `columns`
+    are the top-level columns that are read.
     """
 
     month: str
@@ -55,7 +57,7 @@ class Export:
 
 @dataclass(frozen=True)
 class Month:
-    """The number of rows of a month and the time of its newest export."""
+    """A billing month in the table, with its number of rows and its newest export time."""
 
     month: str | None
     row_count: int
@@ -65,7 +67,10 @@ class Month:
 
 
 def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTable | None:
-    """Return the table of an address such as bigquery://project/dataset/table, or None for an address of another kind."""
+    """Return the table at an address such as bigquery://project/dataset/table, or None for other addresses.
+
+    Raises ConfigError if the address does not name a table.
+    """
     uri = source.uri or ""
     if not uri.startswith(SCHEME):
         return None
@@ -73,25 +78,28 @@ def open_table(source: BillSource, workdir: Path, export: Export) -> BigQueryTab
     if not found:
         raise ConfigError(
             f"cannot load {bill_named(source.name)} from {uri}: that is not a BigQuery table. "
-            "Set billing[].uri to bigquery://project/dataset/table, the table the billing export goes to."
+            "Set billing[].uri to bigquery://project/dataset/table, the table of the billing export."
         )
     return BigQueryTable(source, ".".join(found.groups()), workdir / "fetched", export)
 
 
 def connect(source: BillSource, project: str) -> tuple[Any, Any]:
-    """Return a BigQuery client and a Storage API client (None for a server of your own). With a key, queries run in the key's project."""
+    """Return (BigQuery client, Storage API client). The second is None if the source has an endpoint of its own.
+
+    With a key file, queries run in the project of the key.
+    """
     try:
         credentials, own_project = read_credentials(str(source.credentials) if source.credentials else None)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"cannot load {bill_named(source.name)}: {source.credentials} is not the key file of a service account ({type(error).__name__}). "
-            "Set billing[].credentials to one, or leave it out to take the credentials of the environment."
+            "Set billing[].credentials to one, or leave it out to use the credentials of the environment."
         ) from error
     return bigquery_clients(credentials, own_project or project, endpoint=source.endpoint)
 
 
 class BigQueryTable:
-    """The months of a table as files. Only `select` is ever sent."""
+    """A `FileSource` with the months of a table as files. It sends only `select` queries."""
 
     def __init__(self, source: BillSource, table: str, into: Path, export: Export) -> None:
         self._source, self._table, self._into, self._export = source, table, into, export
@@ -100,7 +108,7 @@ class BigQueryTable:
         self._months: dict[str, Month] = {}
 
     def entries(self) -> list[Entry]:
-        """Return one file per month. Its size is unknown until it is read; its stamp is the row count and the newest export time."""
+        """Return one file per month. The stamp is the row count and the newest export time. The size is 0, because it is not known yet."""
         with self._errors():
             self._months = {self._file_name(found): found for found in self._list_months()}
         return [
@@ -109,7 +117,7 @@ class BigQueryTable:
         ]
 
     def fetch(self, entry: Entry) -> Path:
-        """Fetch the rows of a month that were there when the months were listed."""
+        """Fetch the rows that a month had when the months were listed. Raises SourceRefused if their number has changed."""
         month = self._months[entry.name]
         path = self._into / entry.name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,7 +169,7 @@ class BigQueryTable:
         return rows
 
     def _columns(self) -> list[str]:
-        """Return the columns that are read and that the table has. Types that Parquet lacks are read as strings."""
+        """Return SQL for the columns of the export that the table has. Types that Parquet does not have are read as strings."""
         there = {field.name: field.field_type for field in self._description().schema}
         wanted = [name for name in self._export.columns if name in there]
         return [f"cast({name} as string) as {name}" if there[name] in ("BIGNUMERIC", "BIGDECIMAL") else name for name in wanted]
@@ -179,7 +187,7 @@ class BigQueryTable:
         return self._described
 
     def _ask(self, sql: str, parameters: dict[str, tuple[str, Any]]) -> Any:
-        """Return the rows of one query. It is read-only, has an upper cost limit, and has a label that identifies it on the next bill."""
+        """Run a query and return its rows. It has a limit of bytes, and a label that identifies it on the next bill."""
         from google.cloud.bigquery import DEFAULT_RETRY, QueryJobConfig, ScalarQueryParameter
 
         client, _ = self._clients()
@@ -198,7 +206,7 @@ class BigQueryTable:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """Raise errors of Google's clients as the source's error; their messages carry no keys."""
+        """Raise errors of Google's clients as SourceUnreachable. Their messages contain no secret keys."""
         try:
             from google.api_core.exceptions import GoogleAPIError
             from google.auth.exceptions import GoogleAuthError

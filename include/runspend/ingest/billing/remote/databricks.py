@@ -1,12 +1,12 @@
-"""Reads the system tables of a Databricks account in place through a SQL warehouse, as the files of a folder.
+"""Reads the system tables of a Databricks account directly through a SQL warehouse, as if they were the files of a folder.
 
-Belongs here: the queries, how they are run, and how rows become a file. The meaning of the files is in
-`ingest/billing/formats/databricks.py`. The seam is `run_query`: tests of everything else use a fake. None of this has
-been verified on a real workspace.
+Belongs here: the queries, how they are run, and how their rows become files. The meaning of the files is in
+`ingest/billing/formats/databricks.py`. Tests replace `run_query` with a fake. This module has not been verified on a real workspace.
 
-A month of usage is one file; so are the price lists and the timelines. Rows are sorted, so that equal rows make equal bytes and an
-unchanged month is the version in place. The number of records and the newest `ingestion_date` of a month are its stamp. Usage is
-only ever added, so a month with the same stamp is not fetched again.
+Each month of usage is one file, and so is each price list and timeline. Rows are sorted, so equal rows make equal bytes, and an unchanged
+month keeps its version. The stamp of a month is its number of records and its newest `ingestion_date`. Databricks only adds usage
+records, so a month with the same stamp is not fetched again.
+
 Sources: Databricks, "Databricks SQL Connector for Python", "Databricks SDK for Python: authentication".
 """
 
@@ -32,7 +32,7 @@ MONTHS = """
 select date_format(usage_date, 'yyyy-MM') as month, count(*) as records, max(ingestion_date) as changed_on
 from system.billing.usage group by 1 order by 1
 """
-# The columns that the format reads. People's names and addresses (identity_metadata) are not queried.
+# The columns that the format reads. Names and mail addresses of users (identity_metadata) are not queried.
 USAGE = """
 select record_id, account_id, workspace_id, sku_name, cloud, usage_start_time, usage_end_time, usage_date, to_json(custom_tags) as custom_tags,
   usage_unit, cast(usage_quantity as string) as usage_quantity, usage_type, record_type, billing_origin_product,
@@ -55,13 +55,14 @@ TASK_RUNS = """
 select distinct workspace_id, job_run_id, run_id, task_key, to_json(compute_ids) as compute_ids
 from system.lakeflow.job_task_run_timeline order by workspace_id, job_run_id, run_id, task_key, compute_ids
 """
-# The jobs' own runs are not queried: only notebooks that notebooks call are missing in the other timeline.
+# Only the runs of notebooks that are called by other notebooks are queried. All other runs are in the timeline of task runs.
 JOB_RUNS = """
 select distinct workspace_id, run_id, run_type, to_json(compute_ids) as compute_ids
 from system.lakeflow.job_run_timeline where run_type = 'WORKFLOW_RUN'
 order by workspace_id, run_id, compute_ids
 """
-# Tables that a workspace may lack: account prices are a preview; an administrator enables the schema of the timelines.
+# File name -> (query, whether the table is required). A workspace may lack the other tables: account prices are a preview, and an
+# administrator must enable the schema of the timelines.
 OTHERS = {
     "list_prices.parquet": (LIST_PRICES, True),
     "account_prices.parquet": (ACCOUNT_PRICES, False),
@@ -71,14 +72,14 @@ OTHERS = {
 
 
 class TableMissing(RunspendError):
-    """A table does not exist or may not be read: Databricks does not reveal which."""
+    """A table does not exist or may not be read. Databricks does not reveal which of the two."""
 
 
 def run_query(source: BillSource, sql: str) -> pa.Table:
-    """Return the answer of the SQL warehouse at a source's uri. Raises TableMissing, or SourceUnreachable for all other errors.
+    """Run a query in the SQL warehouse at a source's uri, and return its rows. Raises TableMissing, or SourceUnreachable for other errors.
 
-    The Databricks SDK finds the login for the profile or host: its own environment variables, ~/.databrickscfg, or the identity of a
-    job. No token passes through here.
+    The Databricks SDK finds the login for the profile or host in its environment variables, in ~/.databrickscfg, or in the identity of a
+    job. Runspend never handles a token.
     """
     try:
         from databricks import sql as connector  # type: ignore[attr-defined]  # not installed where types are checked
@@ -116,14 +117,17 @@ def address_of(source: BillSource) -> tuple[str, str]:
 
 
 class SystemTables:
-    """A `FileSource` of the current content of the system tables."""
+    """A `FileSource` with the current content of the system tables."""
 
     def __init__(self, source: BillSource, into: Path) -> None:
         address_of(source)
         self._source, self._into = source, into
 
     def entries(self) -> list[Entry]:
-        """Return one file per month of usage, dated by its newest record, and the lookup tables. `bytes` are records."""
+        """Return one file per month of usage, with the day of its newest record, and one per lookup table.
+
+        `Entry.bytes` is the number of records, because the size is not known yet.
+        """
         try:
             months = run_query(self._source, MONTHS).to_pylist()
         except TableMissing as error:
