@@ -340,8 +340,8 @@ def test_advice_about_jobs_and_pods_that_the_bill_does_not_name_is_to_label_them
         80: "make its runs state their job: ",
         70: "the bill does not name these jobs. Include resource IDs in its export",
         60: "make its runs state their job: ",
-        50: "the bill names the cluster, and no pod. Turn on GKE cost allocation, read the detailed usage export, label each pod `runspend_job_id`",
-        40: "if runs use these pods: the bill names the cluster, and no pod. Turn on GKE cost allocation",
+        50: "the bill names the cluster, but not its pods. Turn on GKE cost allocation, read the detailed usage export, and label each pod",
+        40: "if runs use these pods: the bill names the cluster, but not its pods. Turn on GKE cost allocation",
     }  # fmt: skip
     advice = {int(g.effective_cost): g.advice for g in found}
     assert {cost: text[: len(begins[cost])] for cost, text in advice.items()} == begins
@@ -381,7 +381,7 @@ def test_disks_that_name_their_machine_need_no_tag(tmp_path: Path, given: Settin
         (f"check disks and addresses attached to machines of {EC2} in account ml", Decimal(50)),
     ]
     assert ["tag each with its machine" in g.advice for g in found] == [True, False]
-    assert found[1].advice.startswith("each names its machine already. Its cost follows that of the machine")
+    assert found[1].advice.startswith("each already names its machine. Its cost follows the machine's cost")
 
 
 def test_a_group_of_only_discounts_needs_no_pool(tmp_path: Path, given: Settings) -> None:

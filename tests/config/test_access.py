@@ -41,7 +41,7 @@ def test_a_user_sees_the_rows_of_each_of_their_groups(user: str | None, groups: 
         ({"groups": {"finance": "everything"}}, "all"),
         ({"groups": {"finance": []}}, "at least 1"),
         ({"groups": {"finance": "vision"}}, "'all'"),
-        ({"groups": {"finance": ["other teams"]}}, "the name that pages give to the costs of others"),
+        ({"groups": {"finance": ["other teams"]}}, "is reserved: pages use it for costs of other teams"),
         ({"groups": {"finance": ["a\nb"]}}, "pattern"),
         ({"groups": {"a,b": "all"}}, "pattern"),
         ({"groups": {" finance": "all"}}, "pattern"),

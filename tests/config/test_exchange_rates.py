@@ -79,7 +79,7 @@ def test_a_list_and_a_file_say_the_same(tmp_path: Path) -> None:
         ("rates:\n  exchagne: []\n", None, "line 2, rates.exchagne: unknown key. Did you mean `exchange`? Allowed keys are exchange, prices"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1,2026-10-01\nEUR,USD,x,2026-11-01\n", "rates.csv, line 3, rate:"),
         ("rates:\n  exchange: rates.csv\n", "from,to,rate\nEUR,USD,1.1\n", "rates.csv, line 1: column date is missing"),
-        ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1\n", "rates.csv, line 2: 3 values under 4 columns"),
+        ("rates:\n  exchange: rates.csv\n", "from,to,rate,date\nEUR,USD,1.1\n", "rates.csv, line 2: 3 values for 4 columns"),
         ("rates:\n  exchange: nothing.csv\n", None, "nothing.csv: No such file or directory"),
     ],
 )  # fmt: skip

@@ -63,7 +63,7 @@ def test_a_principal_file_does_not_apply_to_runs(tmp_path: Path) -> None:
             "line 4: arn:aws:iam::111122223333:user/ANN has the team 'nlp' in an earlier line",
         ),
         (f"principal,owner\n{ANN},nlp\n", "line 1: column team is missing"),
-        (f"principal,team\n{ANN}\n", "line 2: 1 values under 2 columns"),
+        (f"principal,team\n{ANN}\n", "line 2: 1 values for 2 columns"),
         ("", "is empty"),
     ],
 )

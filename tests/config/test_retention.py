@@ -172,12 +172,12 @@ retention:
         (f"{STORES}{POLICY}".replace("archive\n", "delete\n"), "`to` belongs to `tier` and `archive`"),
         (f"{STORES}{POLICY}    keep: {{best: 3}}\n", "`best`, `by` and `order` belong together"),
         (f"{STORES}{POLICY}    keep: {{by: loss, order: min, last: 1}}\n", "`best`, `by` and `order` belong together"),
-        (f"{STORES}{POLICY}    keep: {{}}\n", "it keeps nothing"),
+        (f"{STORES}{POLICY}    keep: {{}}\n", "`keep` would keep nothing"),
         (f"{STORES}{POLICY}".replace("unused_for: 90d", "saves_more_than: 5 EUR"), "saves_more_than is not in `currency`, USD"),
-        ("stores: [{uri: s3://a, delete_credentials: ''}]\n", "credentials that delete must be separate"),
-        ("stores: [{uri: s3://a, delete_credentials: local}]\n", "credentials that delete must be separate"),
-        ("stores: [{uri: files, delete_credentials: archiver}]\n", "credentials that delete must be separate: `local` for a folder"),
-        ("stores: [{uri: 'file:///srv/files', delete_credentials: archiver}]\n", "credentials that delete must be separate: `local` for a folder"),
+        ("stores: [{uri: s3://a, delete_credentials: ''}]\n", "deleting needs its own credentials"),
+        ("stores: [{uri: s3://a, delete_credentials: local}]\n", "deleting needs its own credentials"),
+        ("stores: [{uri: files, delete_credentials: archiver}]\n", "deleting needs its own credentials: `local` for a folder"),
+        ("stores: [{uri: 'file:///srv/files', delete_credentials: archiver}]\n", "deleting needs its own credentials: `local` for a folder"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_reported_with_the_allowed_values(tmp_path: Path, text: str, expected: str) -> None:

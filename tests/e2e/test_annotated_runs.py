@@ -147,7 +147,7 @@ def test_costs_stand_in_mlflow_and_are_never_read_back(tmp_path: Path) -> None:
         compared = there.runspend("annotate", "--now", "2026-11-05T06:00")
         assert there.writes() == []
         assert "no extract has read them" not in compared.stdout
-        assert f"other people use these names for their own values there: run {there.ids['priced']}\n" in compared.stdout
+        assert f"these names already have values that Runspend did not write: run {there.ids['priced']}\n" in compared.stdout
 
         assert there.extracts() == []
         there.read_through("api")

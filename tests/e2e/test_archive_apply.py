@@ -144,7 +144,7 @@ def test_a_server_that_cannot_be_asked_keeps_everything(announced: tuple[Setting
         assert printed["changed"] == [] and files(folder / "artifacts") == before
         assert sum(note.startswith("kept: ") for note in printed["notes"]) == 2, printed
         assert code == 3 and any(
-            problem.startswith("prod did not say whether its artifacts are still needed") for problem in printed["problems"]
+            problem.startswith("prod did not answer whether its artifacts are still needed") for problem in printed["problems"]
         ), printed
     [mail] = [value["mail"] for value in Records(settings.home).list("notices").values() if value["kind"] == "NOT ARCHIVED"]
     assert mail["recipients"] == ["oncall@acme.com"] and "Runspend deletes nothing without an answer" in mail["text"]

@@ -242,7 +242,7 @@ def test_a_damaged_table_of_a_closed_month_is_rebuilt_and_a_difference_is_report
         assert all(note.endswith("with the same rows") for note in matching_notes)
     else:
         assert teams(settings) == {"late"}
-        assert all("with other rows" in note for note in matching_notes)
+        assert all("with different rows" in note for note in matching_notes)
     assert night(settings, LATER).notes == []
 
 

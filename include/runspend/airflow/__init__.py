@@ -1,11 +1,12 @@
-"""Runspend in Airflow: a provider with DAGs, a page in the navigation and a connection type. The only room that knows Airflow.
+"""Runspend for Airflow: a provider with DAGs, a page in the navigation and a connection type. Only this package imports Airflow.
 
-    options     what Airflow's configuration says in its section [runspend]: schedules, pool, owner
-    tasks       what all DAGs share: assets, defaults, calls of a pipeline step, failure mail
-    connections runspend.yaml with Airflow's connections in it; `aws` and `google` lend their credentials to the task
-    lineage     the datasets that each step reads and writes, for OpenLineage
-    dags        one DAG per module. `bundle` serves them from here; `from runspend.airflow.dags import *` in a file of yours does too
+    options      the section [runspend] of Airflow's configuration: schedules, pool, owner
+    tasks        shared code of the DAGs: assets, defaults, calls of a pipeline step, failure mail
+    connections  runspend.yaml with Airflow connections resolved; `aws` and `google` provide their credentials to the task
+    lineage      the datasets that each step reads and writes, for OpenLineage
+    dags         one DAG per module. `bundle` serves them to Airflow. You can also import them in your own DAG file:
+                 `from runspend.airflow.dags import *`
     run_pipeline runs the DAGs once, without a scheduler
 
-Nothing is imported here: `runspend` must not need Airflow, and Airflow loads the provider and the plug-in in every process.
+Nothing is imported here, because `runspend` must work without Airflow, and every Airflow process loads the provider and the plug-in.
 """

@@ -1,7 +1,8 @@
-"""AWS connections as profiles of the AWS configuration, for this process and its children.
+"""Provides AWS connections as profiles of the AWS configuration, for this process and its child processes.
 
-Where apache-airflow-providers-amazon is installed, its hook resolves a connection: roles, web identity, SAML, a role's external id. The
-profile then asks for credentials again before they expire. Elsewhere the keys and the role of the connection are written into the profile.
+If apache-airflow-providers-amazon is installed, its hook resolves a connection, including roles, external ids, web identity and SAML. AWS
+clients then renew the profile's credentials before they expire. Without the provider, the profile contains the keys and the role of the
+connection.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from airflow.sdk import Connection
 from runspend.airflow.lent_files import lend, lend_renewed
 
 AWS_FILE = "AWS_SHARED_CREDENTIALS_FILE"
-STATED_LIFE = timedelta(minutes=20)  # clients ask again 15 minutes before the end, and the file is renewed every minute
+STATED_LIFE = timedelta(minutes=20)  # clients renew credentials 15 minutes before they expire; the file is renewed every minute
 
 
 def lend_profiles(connections: Iterable[tuple[str, Connection]]) -> None:
-    """Make each connection a profile of this name. They are kept in memory, next to the profiles of the file they replace."""
+    """Make each connection available as a profile with its name, in a credentials file in memory.
+
+    The file also contains the profiles of the credentials file that it replaces.
+    """
     profiles = configparser.ConfigParser(default_section="", interpolation=None)
     for name, found in connections:
         profiles[name] = _profile(name, found)
@@ -62,14 +66,15 @@ def _hook_profile(conn_id: str, hook: Any) -> dict[str, str]:
         known |= {key: keys.get(key) for key in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")}
     else:
         path = lend_renewed("aws-credentials", _reader(conn_id, hook))
-        # If there are none, the file has the reason. The client repeats it.
+        # If there are no credentials, the file contains the reason, which the client shows.
         known["credential_process"] = f"/bin/sh -c 'if grep -q AccessKeyId {path}; then cat {path}; else cat {path} >&2; exit 1; fi'"
     return {key: str(value) for key, value in known.items() if value}
 
 
 def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
-    """Return a function that reads credentials in the form of a credential process; if there are none, a sentence. The session refreshes
-    them itself.
+    """Return a function that returns credentials in the JSON form of a credential process, or a sentence with the reason if there are none.
+
+    The session refreshes the credentials.
     """
     session: Any = None
 
@@ -81,7 +86,7 @@ def _reader(conn_id: str, hook: Any) -> Callable[[], str]:
             if found is None:
                 return f"connection {conn_id} has no credentials, and the worker has none of its own"
             frozen = found.get_frozen_credentials()
-        except Exception as error:  # noqa: BLE001 (of any library that the connection needs; who uses the profile reports it)
+        except Exception as error:  # noqa: BLE001 (any library that the connection needs may raise; the client reports the error)
             return f"connection {conn_id} cannot be used: {error}"
         end = datetime.now(timezone.utc) + STATED_LIFE
         known = {"AccessKeyId": frozen.access_key, "SecretAccessKey": frozen.secret_key, "SessionToken": frozen.token}

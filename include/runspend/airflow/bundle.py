@@ -1,4 +1,4 @@
-"""Serves the DAGs from the installed package. Airflow needs one setting for it, and no copied file."""
+"""Serves the DAGs from the installed package. It needs one setting in Airflow, and no copied files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from airflow.dag_processing.bundles.local import LocalDagBundle
 
 
 class RunspendBundle(LocalDagBundle):
-    """The folder `dags` of this package. It changes when another version is installed."""
+    """A bundle of the folder `dags` in this package. It changes when a different version is installed."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(path=str(Path(__file__).parent / "dags"), **options)

@@ -1,13 +1,14 @@
-"""`runspend.yaml` for tasks, with Airflow connections resolved. The only module that knows Airflow connections.
+"""Reads `runspend.yaml` for tasks, and replaces Airflow connections in it by their values.
 
-Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines the settings. The file is found as everywhere else:
-`$RUNSPEND_CONFIG`, otherwise `runspend.yaml` in the working folder.
+Nothing here runs when a DAG file is parsed. `runspend.config.settings` defines the settings. The file is `$RUNSPEND_CONFIG`, otherwise the
+option `config`, otherwise `runspend.yaml` in the working folder. These values may be connections:
 
-In the file, `connection:ID` is allowed for a tracking server's `uri`, `token`, `username`, `password` or `database`, a PostgreSQL target's
-`uri`, and for the mail's `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`.
-`mail.connection: ID` fills in the whole mail server. `credentials: ID` of a bill, a store or a warehouse in S3, and a store's
-`delete_credentials`, may be an AWS connection; otherwise it is a profile of the AWS configuration, as outside Airflow. `credentials:
-connection:ID` of a warehouse or bill in BigQuery, or of a bill or store in gs://, is a Google connection.
+- `connection:ID` for a tracking server's `uri`, `token`, `username`, `password` or `database`, and for the `uri` of a PostgreSQL target.
+- `connection:ID` in `mail` for `host`, `username`, `password`, `webhook.url`, `channels[].url`, `channels[].key` or `heartbeat`.
+- `mail.connection: ID` for all settings of the mail server.
+- `credentials: ID` of a bill, a store or a warehouse in S3, and `delete_credentials: ID` of a store, for an AWS connection. If there is no
+  such connection, ID is a profile of the AWS configuration, as outside Airflow.
+- `credentials: connection:ID` of a warehouse or bill in BigQuery, or of a bill or store in gs://, for a Google connection.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from runspend.config.publish import PostgresTarget
 from runspend.config.settings import MailSettings, Settings, TrackingServer, load_settings
 
 PREFIX = "connection:"
-GOOGLE = ("gs://", "bigquery://")  # their credentials are files
-ELSEWHERE = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # no profiles of AWS
+GOOGLE = ("gs://", "bigquery://")  # addresses whose credentials are files
+ELSEWHERE = (*GOOGLE, "abfs://", "abfss://", "az://", "wasbs://")  # addresses that do not use AWS profiles
 CREDENTIALS = ("credentials", "delete_credentials")
 
 
@@ -47,13 +48,13 @@ def read_settings() -> Settings:
 
 
 def read_mail_settings() -> Settings:
-    """Return the settings with the connections of `mail` only: a mail about a connection that fails must not need it."""
+    """Return the settings with only the connections of `mail` resolved, so that mail about a failed connection can still be sent."""
     settings = load_settings(config_path())
     return settings.model_copy(update={"mail": _resolve_mail(settings.mail)})
 
 
 def _aws_connections(settings: Settings) -> Iterator[tuple[str, Connection]]:
-    """Yield each profile of runspend.yaml that is an AWS connection. boto3 reports a profile that does not exist."""
+    """Yield each profile in runspend.yaml that is an AWS connection, with its name. boto3 reports profiles that do not exist."""
     places: list[Any] = [*settings.billing, *settings.stores, settings.warehouse]
     named = [getattr(place, key, None) for place in places if not (place.uri or "").startswith(ELSEWHERE) for key in CREDENTIALS]
     for name in sorted({name for name in named if isinstance(name, str)}):
@@ -70,7 +71,7 @@ def _resolve_server(server: TrackingServer) -> TrackingServer:
 
 
 def _resolve_google(place: Any) -> Any:
-    """Return a Google bill, store or warehouse with its files of credentials."""
+    """Return a bill, store or warehouse with its Google connections replaced by credentials."""
     keys = [key for key in CREDENTIALS if hasattr(place, key)]
     return _replace(place, **dict.fromkeys(keys, lend_credentials)) if (place.uri or "").startswith(GOOGLE) else place
 
@@ -100,7 +101,10 @@ def _resolve_mail(mail: MailSettings) -> MailSettings:
 
 
 def _replace(settings: Any, **readers: Any) -> Any:
-    """Return the model with every `connection:ID` replaced by its reader's value from that connection; validated again."""
+    """Return the model with every `connection:ID` replaced by a value from that connection. The result is validated again.
+
+    `readers`: for each key, a function that returns the value from a connection.
+    """
     changes = {}
     for key, read in readers.items():
         value = getattr(settings, key)
@@ -127,8 +131,9 @@ def _database_uri(found: Connection) -> str:
 
 
 def _hidden_address(found: Connection) -> str:
-    """Return a webhook's or heartbeat's address: entirely in the password, or the host with the password as its path (as in Slack's
-    provider).
+    """Return the address of a webhook or heartbeat.
+
+    The password is the whole address, or the path of an address whose host is in `host`, as in connections of Slack's provider.
     """
     secret = found.password or ""
     return secret if "://" in secret else f"{(found.host or '').rstrip('/')}/{secret}"

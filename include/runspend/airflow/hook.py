@@ -1,4 +1,4 @@
-"""The connection type `runspend`: costs, SQL and explanations for tasks of your own DAGs."""
+"""Defines the connection type `runspend`, which provides costs, SQL and explanations to tasks of your own DAGs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class RunspendHook(BaseHook):
-    """What `runspend.connect` returns, for a connection of Airflow.
+    """Provides the result of `runspend.connect` for an Airflow connection.
 
-    Its host is the address of a server (`runspend serve`, or Airflow's `…/runspend`), and its password the token of a login there.
-    Without a host, the field `config` names a runspend.yaml on the worker; without either it is the one that Runspend's DAGs use.
+    The connection's host is the address of a server (`runspend serve`, or Airflow's `…/runspend`). Its password is a token for this server.
+    Without a host, the field `config` names a runspend.yaml on the worker. Without both, the hook uses the file of Runspend's DAGs.
     """
 
     conn_name_attr = "runspend_conn_id"
@@ -31,7 +31,7 @@ class RunspendHook(BaseHook):
         self.runspend_conn_id = runspend_conn_id
 
     def get_conn(self) -> Connection | ServerConnection:
-        """Return a connection that answers questions: `costs()`, `sql()`, `explain()` and others. Raises RunspendError if it cannot be made."""
+        """Return a connection with `costs()`, `sql()`, `explain()` and other methods. Raises RunspendError if it cannot be made."""
         from runspend.interfaces.library import connect
 
         found = self.get_connection(self.runspend_conn_id)
@@ -41,7 +41,7 @@ class RunspendHook(BaseHook):
         return connect(found.extra_dejson.get("config") or config_path())
 
     def test_connection(self) -> tuple[bool, str]:
-        """Ask a question that needs no table; return whether it was answered, and a sentence."""
+        """Return whether the connection works, and a sentence about it. The test query needs no table."""
         try:
             answer: Any = self.get_conn().sql("select 1 as one")
             return len(answer) == 1, "Runspend answers."
@@ -50,7 +50,10 @@ class RunspendHook(BaseHook):
 
 
 def _address(host: str, scheme: str | None, port: int | None) -> str:
-    """Return the address of a server: by https unless the connection says otherwise, because a token goes there; by http on this machine."""
+    """Return the address of a server, with https unless the connection has another scheme, because a token is sent to it.
+
+    For a server on this machine, the default is http.
+    """
     if "://" not in host:
         is_here = host.partition("/")[0].partition(":")[0] in ("localhost", "127.0.0.1")
         host = f"{scheme or ('http' if is_here else 'https')}://{host}"

@@ -1,4 +1,4 @@
-"""Files in memory for a task and its children. They have no name on any disk, and end with the task."""
+"""Creates files in memory for a task and its child processes. They are on no disk, and disappear when the task ends."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _renewed: dict[int, Callable[[], str]] = {}
 
 
 def lend(name: str, text: str) -> str:
-    """Return the path of a file with this text."""
+    """Return the path of a new file in memory with this text."""
     return f"/proc/{os.getpid()}/fd/{_descriptor(name, text)}"
 
 
 def lend_renewed(name: str, read: Callable[[], str]) -> str:
-    """Return the path of a file whose text a thread reads again every minute, for tokens that expire while a task runs.
+    """Return the path of a file in memory whose text a thread renews every minute, for tokens that expire while a task runs.
 
-    `read` does not raise. A reader of the file always sees one whole text.
+    `read` returns the new text and must not raise. A reader of the file never sees a part of the old and a part of the new text.
     """
     descriptor = _descriptor(name, read())
     if not _renewed:
@@ -41,5 +41,5 @@ def _renew() -> None:
         threading.Event().wait(RENEW_SECONDS)
         for descriptor, read in list(_renewed.items()):
             fresh = _descriptor("renewed", read())
-            os.dup2(fresh, descriptor)  # in one step: a reader has the old file or the new one
+            os.dup2(fresh, descriptor)  # atomic: a reader gets either the old file or the new one
             os.close(fresh)

@@ -1,7 +1,7 @@
-"""Lists what each step reads and writes, as datasets of OpenLineage: bills, MLflow servers, artifact stores, and the warehouse's tables.
+"""Lists the OpenLineage datasets that each step reads and writes: bills, MLflow servers, artifact stores, and tables of the warehouse.
 
-Names follow OpenLineage's naming: `s3://bucket` and a key, `bigquery` and `project.dataset.table`, `file` and a path. So they match the
-names that other tools use. An address is named without its user, password and query.
+Names follow OpenLineage's conventions: `s3://bucket` and a key, `bigquery` and `project.dataset.table`, `file` and a path. They therefore
+match the names that other tools use. Names of addresses do not contain user, password and query.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def _written_by(writer: str) -> tuple[str, ...]:
 
 RUNS, BILLS = _written_by("the tracking server"), _written_by("the bill's source")
 PUBLIC = tuple(table.name for table in public_tables())
-PUBLISHED = tuple(table.name for table in PUBLISHED_TABLES if table.name in TABLES)  # what `publish` reads; views are over these
-PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306}  # OpenLineage names databases with their port
+PUBLISHED = tuple(table.name for table in PUBLISHED_TABLES if table.name in TABLES)  # the tables that `publish` reads, without views
+PORTS = {"postgresql": 5432, "postgres": 5432, "mysql": 3306, "mariadb": 3306}  # default ports; OpenLineage names include the port
 ACTED = ("budget_status", "alerts", "archive_plan", "archives", "archive_objects")
 COSTS = tuple(name for name in _written_by("all") if name not in (*ACTED, "artifact_stores"))
 ARTIFACTS = ("artifact_bytes", "artifact_stores")
@@ -50,7 +50,7 @@ TABLES_OF: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Dataset:
-    """Something that is read or written: the namespace and name of OpenLineage, and the table it is."""
+    """A dataset that is read or written: its namespace and name in OpenLineage. `table`: its columns, if it is a table of Runspend."""
 
     namespace: str
     name: str
@@ -59,13 +59,13 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Lineage:
-    """The datasets of one task."""
+    """The datasets that one task reads and writes."""
 
     inputs: tuple[Dataset, ...]
     outputs: tuple[Dataset, ...]
 
     def facets(self) -> Any:
-        """Return them as OpenLineage's provider takes them: tables with columns, types and descriptions."""
+        """Return the datasets in the form of Airflow's OpenLineage provider. Tables have columns, types and descriptions."""
         from airflow.providers.common.compat.openlineage.facet import Dataset as Described
         from airflow.providers.common.compat.openlineage.facet import (
             DocumentationDatasetFacet,
@@ -88,7 +88,10 @@ class Lineage:
 
 
 def lineage_of(settings: Settings, step: str, names: Sequence[str] | None = None) -> Lineage | None:
-    """Return what a step reads and writes; `names` are its servers, bills or stores. None for a step that is not known here."""
+    """Return the datasets that a step reads and writes. None for a step that is not in TABLES_OF.
+
+    `names`: the servers, bills or stores of the step; default: all.
+    """
     if step not in TABLES_OF:
         return None
     read, written = TABLES_OF[step]

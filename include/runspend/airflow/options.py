@@ -1,7 +1,7 @@
-"""Section [runspend] of Airflow's configuration: schedules, owner, pool, and where runspend.yaml is.
+"""Reads the section [runspend] of Airflow's configuration: schedules, owner, pool, and the path of runspend.yaml.
 
-DAG files read it when they are parsed, which costs no I/O: runspend.yaml is read by tasks only. So a mistake in runspend.yaml fails the
-task that needs it, with a mail, and the DAGs stay visible. Airflow lists the options with `airflow config list --section runspend`.
+DAG files read these options when they are parsed, without I/O. Only tasks read runspend.yaml. If it has a mistake, the task that needs it
+fails with a mail, and the DAGs stay visible. Airflow lists the options with `airflow config list --section runspend`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from runspend.core.errors import ConfigError
 
 SECTION = "runspend"
 NO_CLOCK = "none"
-PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")  # that CronTriggerTimetable knows
-SCHEDULES = {  # step -> when it starts by the clock
+PRESETS = ("@hourly", "@daily", "@weekly", "@monthly", "@quarterly", "@yearly")  # presets that CronTriggerTimetable supports
+SCHEDULES = {  # step -> its default schedule
     "extract": "0 4 * * *",
     "measure": "0 4 * * *",
     "load": "0 4 * * *",
@@ -41,7 +41,7 @@ OPTIONS: Mapping[str, Mapping[str, str | None]] = {
     "timezone": _option("Time zone of the schedules.", "UTC", "Europe/Berlin"),
     **{
         f"schedule_{step}": _option(
-            f"When the DAG of `{step}` starts by the clock: a cron expression, or none. Assets start it in any case.", cron, "30 5 * * 1-5"
+            f"Schedule of the DAG of `{step}`: a cron expression, or none. Updated assets also start the DAG.", cron, "30 5 * * 1-5"
         )
         for step, cron in SCHEDULES.items()
     },
@@ -49,7 +49,7 @@ OPTIONS: Mapping[str, Mapping[str, str | None]] = {
 
 
 def option(name: str) -> str | None:
-    """Return an option of the section, or its default."""
+    """Return the value of an option in the section, or its default."""
     from airflow.configuration import conf
 
     value = conf.get(SECTION, name, fallback=None)
@@ -57,19 +57,20 @@ def option(name: str) -> str | None:
 
 
 def pool() -> str:
-    """Return the pool of the tasks that query the warehouse. It keeps them from querying BigQuery all at once."""
+    """Return the pool of the tasks that query the warehouse. It limits how many of them query BigQuery at the same time."""
     return os.environ.get("RUNSPEND_POOL") or str(option("pool"))
 
 
 def config_path() -> Path | None:
-    """Return the path of runspend.yaml; None for its usual places."""
+    """Return the path of runspend.yaml from the option `config`. None means $RUNSPEND_CONFIG or ./runspend.yaml."""
     given = None if os.environ.get("RUNSPEND_CONFIG") else option("config")
     return None if given is None else Path(given)
 
 
 def clock(step: str) -> Any:
-    """Return the timetable of a step's schedule, or None if it has none. Raises ConfigError for a value that is not a cron expression or a
-    time zone.
+    """Return the timetable of a step's schedule. None if the step has no schedule.
+
+    Raises ConfigError if the schedule is not a cron expression or the time zone is unknown.
     """
     from airflow.sdk import CronTriggerTimetable
 

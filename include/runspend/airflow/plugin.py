@@ -1,7 +1,7 @@
-"""Runspend's page in Airflow's navigation: costs and reports, for logged-in users.
+"""Adds Runspend's page to Airflow's navigation: costs and reports, for users who are logged in.
 
-Every Airflow process imports this module, so it only defines names: the pages are built at the first request. Airflow does not
-protect a plug-in's application by itself; every route checks the login.
+Every Airflow process imports this module, so it only defines names. The web application is created at the first request. Airflow does
+not protect the application of a plug-in, so every route checks the login.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class LazyPages:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle an ASGI request."""
         if self.app is None:
-            # It is not part of Airflow's public interface: this is the only place that imports it.
+            # `get_user` is not part of Airflow's public interface. No other code imports it.
             from airflow.api_fastapi.core_api.security import get_user
             from fastapi import Depends
 
@@ -28,7 +28,7 @@ class LazyPages:
             from runspend.interfaces.web import Caller, create_app, groups_of
 
             async def require_login(user: Any = Depends(get_user)) -> Caller:  # noqa: B008 (FastAPI's form of a dependency)
-                """Refuse users who are not logged in; return the user's name and roles."""
+                """Return the name and roles of the user. Refuses users who are not logged in."""
                 return Caller(str(user.get_name()), groups_of(user))
 
             self.app = create_app(lambda: load_settings(config_path()), guard=require_login)
@@ -36,7 +36,7 @@ class LazyPages:
 
 
 class RunspendPlugin(AirflowPlugin):
-    """Adds the page and its place in the navigation."""
+    """The plug-in: the page, and its entry in the navigation."""
 
     name = "runspend"
     fastapi_apps = [{"name": "runspend", "app": LazyPages(), "url_prefix": "/runspend"}]  # noqa: RUF012 (Airflow's own form)

@@ -1,4 +1,4 @@
-"""The entry of Runspend in Airflow's list of providers: its connection type, its options and its bundle of DAGs."""
+"""Describes Runspend as an Airflow provider: its connection type, its options and its bundle of DAGs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runspend.airflow.options import OPTIONS, SECTION
 
 
 def get_provider_info() -> dict[str, Any]:
-    """Return the provider's description, as Airflow's schema has it. The plug-in has an entry point of its own."""
+    """Return the provider's description, in the form of Airflow's schema. The plug-in has a separate entry point."""
     return {
         "package-name": "runspend",
         "name": "Runspend",

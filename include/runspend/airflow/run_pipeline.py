@@ -1,11 +1,10 @@
-"""Run the DAGs once, in the order in which their assets start them, in this one process: `runspend nightly` where Airflow is installed.
+"""Runs the DAGs once in this process, in the order in which their assets start them. `runspend nightly` uses it if Airflow is installed.
 
-It needs no scheduler and no server: Airflow's own `dag.test()` runs on a temporary database. This module does not do the work of any step.
+It needs no scheduler and no server: Airflow's `dag.test()` runs each DAG, with a temporary database.
 
-    python -m runspend.airflow.run_pipeline --dags dags --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result
-    outcome.json
+    python -m runspend.airflow.run_pipeline --config runspend.yaml --home .runspend --now 2026-11-24T06:00+00:00 --result outcome.json
 
-The result has the keys of `runspend.core.step_result.Outcome`; the exit code is the same. Airflow's log is `<home>/airflow/pipeline.log`.
+The result has keys of `runspend.core.step_result.Outcome`, and the exit code is the same. Airflow's log is `<home>/airflow/pipeline.log`.
 """
 
 from __future__ import annotations
@@ -29,13 +28,13 @@ DAG_IDS = {  # step -> DAG, in running order
     "publish": "runspend_publish",
     "annotate": "runspend_annotate_costs",
 }
-# A pipeline run only plans what policies would move. The weekly DAG, or a command, notifies the owners and moves it.
-SKIPPED_TASKS = {"archive": "(?!plan$).+"}  # the whole name of a task must match
+# A pipeline run only writes the archive plan. The weekly DAG, or a command, notifies the owners and moves the items.
+SKIPPED_TASKS = {"archive": "(?!plan$).+"}  # a task is skipped if the expression matches its whole name
 LISTS = ("changed", "unchanged", "problems", "notes")
 
 
 def main(arguments: list[str]) -> int:
-    """Run the pipeline once; return the exit code."""
+    """Run the pipeline once. Return the exit code."""
     parser = argparse.ArgumentParser(description="Run the DAGs once, in one process.")
     parser.add_argument(
         "--dags", type=Path, default=Path(__file__).parent / "dags", help="folder of the DAGs; by default those of this package"
@@ -72,10 +71,10 @@ def main(arguments: list[str]) -> int:
 
 
 def prepare_environment(folder: Path, database: Path, config: Path, dags: Path) -> None:
-    """Set Airflow's environment before its import: its own home, Runspend's DAGs, no calls to other servers, one try per task."""
+    """Set Airflow's environment variables before Airflow is imported: its home, Runspend's DAGs, a temporary database, no telemetry."""
     for key in [key for key in os.environ if key.startswith("AIRFLOW_") and not key.startswith("AIRFLOW_CONN_")]:
         del os.environ[key]
-    os.environ.pop("RUNSPEND_POOL", None)  # one task runs at a time here, and the temporary database has no pool of that name
+    os.environ.pop("RUNSPEND_POOL", None)  # the temporary database has no such pool, and only one task runs at a time
     os.environ.update(
         {
             "AIRFLOW_HOME": str(folder),
@@ -95,8 +94,8 @@ def prepare_environment(folder: Path, database: Path, config: Path, dags: Path) 
 
 
 def send_output_to(log: Path) -> None:
-    """Send all later output to the log."""
-    log.unlink(missing_ok=True)  # a link in its place is not followed
+    """Send all later output of this process to the log file."""
+    log.unlink(missing_ok=True)  # if the log is a symbolic link, the link is removed and not followed
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -105,7 +104,7 @@ def send_output_to(log: Path) -> None:
 
 
 def run_dags(dags: Path, names: list[str], now: str, periods: list[str], screen: TextIO) -> dict[str, Any]:
-    """Run each DAG to its end, even if an earlier one failed; return their combined outcome."""
+    """Run each DAG, even if an earlier one failed. Return their combined outcome."""
     from airflow.dag_processing.dagbag import BundleDagBag
     from airflow.utils.db import initdb
 
@@ -129,7 +128,7 @@ def run_dags(dags: Path, names: list[str], now: str, periods: list[str], screen:
 
 
 def add_outcomes(total: dict[str, Any], dag_id: str, run: Any) -> None:
-    """Add the outcomes that a DAG run's tasks left under the key `outcome`. A failure without one is a bug, and is reported as such."""
+    """Add the outcomes that the tasks of a DAG run stored under the key `outcome`. A failed task without an outcome is also reported."""
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
 

@@ -1,7 +1,7 @@
 """Shared code of the DAGs: assets, defaults, calls of a pipeline step by a task, and failure mail.
 
-Work of a step does not belong here, and nothing runs when a file is parsed. Data travels through the warehouse; a task passes
-on only names and sentences.
+The work of a step does not belong here. Nothing runs when a DAG file is parsed. Tasks pass data to each other through the warehouse.
+They return only names and sentences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runspend.pipeline.monitoring import tell_refused_file, telling_of_the_machi
 
 log = getLogger(__name__)
 
-# The scheme is x-runspend because Airflow leaves such URIs as they are; any other scheme may belong to a provider.
+# Airflow does not change URIs with an x- scheme. Other schemes may belong to a provider.
 RUNS = Asset("runspend/runs", "x-runspend://runs", group="runspend")
 BILLS = Asset("runspend/bills", "x-runspend://bills", group="runspend")
 ARTIFACT_BYTES = Asset("runspend/artifact_bytes", "x-runspend://artifact_bytes", group="runspend")
@@ -46,21 +46,21 @@ PERIODS = Param(
 
 
 class NotAllDone(AirflowFailException):
-    """The step did what it could and kept the results; the problems are listed. A retry would not help, and operators have their mail."""
+    """The step did all possible work and kept the results, but has problems. A retry would not help. Operators already got a mail."""
 
 
 class NoAnswer(AirflowException):
-    """A source did not answer; everything else was done and kept. Airflow retries; operators have their mail."""
+    """A source did not answer, or the machine failed. All other work was done and kept. Airflow retries. Operators already got a mail."""
 
 
 class Superseded(AirflowException):
-    """An input changed on every try while tables were built from it; the old tables stay. Airflow retries, since no event would."""
+    """An input changed during every try to build tables from it, so the old tables stay. Airflow retries, because no event would."""
 
 
 def tell_operators(context: Any) -> None:
-    """Mail `mail.operators` that a task failed for the last time, once per task and day. Needs no warehouse."""
+    """Mail `mail.operators` that a task failed after its last try, once per task and day. The mail needs no warehouse."""
     if isinstance(context.get("exception"), (NotAllDone, NoAnswer, Superseded)):
-        return  # the step mailed operators itself, with the cause, or they need not act
+        return  # the step has already mailed the cause to operators, or no action is needed
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -81,7 +81,7 @@ def tell_operators(context: Any) -> None:
     )
 
 
-# `max_active_runs` alone does not keep a task from running twice (a backfill and a manual run); one task per DAG does.
+# A backfill and a manual run could run the same task at once in spite of `max_active_runs`. `max_active_tis_per_dag` prevents that.
 DAG_OPTIONS: dict[str, Any] = {
     "start_date": datetime(2026, 1, 1, tzinfo=timezone.utc),
     "catchup": False,
@@ -104,7 +104,7 @@ def start_of_hour() -> datetime:
 
 
 def schedule(name: str, assets: Any = None) -> Any:
-    """Return what starts the DAG of a step: its clock, or these assets, or both. The clock covers for a lost event."""
+    """Return the schedule of a step's DAG: its timetable, these assets, or both. The timetable covers lost asset events."""
     timetable = clock(name)
     if timetable is None or assets is None:
         return timetable if assets is None else assets
@@ -112,7 +112,7 @@ def schedule(name: str, assets: Any = None) -> Any:
 
 
 class StepOperator(DecoratedOperator, PythonOperator):
-    """A task that calls one step. It knows afterwards which datasets the step read and wrote."""
+    """A task that calls one step. After the call, `lineage` has the datasets that the step read and wrote."""
 
     custom_operator_name = "@step"
     template_fields: Sequence[str] = ("op_args", "op_kwargs")
@@ -124,25 +124,29 @@ class StepOperator(DecoratedOperator, PythonOperator):
         super().__init__(kwargs_to_upstream=given, **given, **options)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return the datasets, for OpenLineage. OpenLineage's provider asks if it is installed, even after a failure."""
+        """Return the datasets for OpenLineage. Airflow's OpenLineage provider calls this method, even after a failure."""
         return None if self.lineage is None else self.lineage.facets()
 
 
 def step(function: Callable[..., list[str]]) -> Any:
-    """Make a function a task that calls one step, in the pool of the tasks that query the warehouse."""
+    """Return a task that calls one step, made from a function. It runs in the pool of the tasks that query the warehouse."""
     return task_decorator_factory(function, decorated_operator_class=StepOperator, pool=pool(), doc_md=function.__doc__)
 
 
 def one_each(function: Callable[[str], list[str]]) -> Any:
-    """Turn a function into such a task, mapped over names. Airflow shows each name, and several run at once, because each replaces its own units."""
+    """Return a task like `step`, to be mapped over names. Airflow shows the names.
+
+    Several of these tasks may run at once, because each replaces only its own units.
+    """
     options = {"map_index_template": "{{ task.op_kwargs['name'] }}", "max_active_tis_per_dag": None}
     return task_decorator_factory(function, decorated_operator_class=StepOperator, pool=pool(), doc_md=function.__doc__, **options)
 
 
 def run_step(work: Callable[..., Any], *names: Sequence[str], **options: Any) -> list[str]:
-    """Call one step of the pipeline; return the names of changed units. Fails, with its work kept, if something is wrong.
+    """Call one step of the pipeline. Return the names of changed units.
 
-    Its outcome is also stored under the key `outcome`, for people who look at the task and for `run_pipeline.py`.
+    Raises an Airflow exception if the step has a problem; its completed work is kept. The outcome is also stored under the key `outcome`,
+    for users who look at the task and for `run_pipeline.py`.
     """
     context = get_current_context()
     try:
@@ -151,10 +155,10 @@ def run_step(work: Callable[..., Any], *names: Sequence[str], **options: Any) ->
         context["task"].lineage = lineage_of(settings, work.__name__, *names)
         with telling_of_the_machine(settings, work.__name__, now):
             outcome = work(settings, *names, now=now, **options)
-    except MachineFailed as error:  # a disk may be repaired in a minute
+    except MachineFailed as error:  # retried: the disk may be repaired soon
         _leave_outcome(context, error)
         raise NoAnswer(str(error)) from error
-    except UsageError as error:  # the configuration or the parameters: a retry would not help
+    except UsageError as error:  # the configuration or a parameter is wrong: a retry would not help
         _leave_outcome(context, error)
         raise AirflowFailException(str(error)) from error
     except RecordRefused as error:  # a retry would not help here either
@@ -174,7 +178,10 @@ def _leave_outcome(context: Any, error: RunspendError) -> None:
 
 
 def read_now(context: Any) -> datetime:
-    """Return the DAG run's time. Refuses parameters the DAG does not have: a misspelled one must not silently use its default."""
+    """Return the time of the DAG run.
+
+    Raises AirflowFailException for an unknown parameter. Otherwise, a misspelled parameter would silently have its default value.
+    """
     run = context["dag_run"]
     unknown = sorted(set(run.conf or {}) - set(context["dag"].params))
     if unknown:
@@ -187,9 +194,9 @@ def read_now(context: Any) -> datetime:
 
 
 def totals(name: str) -> dict[str, Any]:
-    """Return the warehouse's totals of an asset, as JSON with amounts as strings.
+    """Return the warehouse's totals for an asset in a form for JSON, with amounts as strings.
 
-    Only `error` if it cannot be read. Only `hidden` if `access` says who sees which costs: everyone who can log in sees events.
+    If they cannot be read, return only `error`. If `access` is set, return only `hidden`, because every Airflow user can see asset events.
     """
     from runspend.actions.costs.totals import as_json, read_totals
     from runspend.warehouse.factory import open_warehouse
@@ -200,22 +207,25 @@ def totals(name: str) -> dict[str, Any]:
             return {"hidden": "access"}
         with open_warehouse(settings).reader() as reader:
             return {"totals": as_json(read_totals(reader, name.partition("/")[2]))}
-    except Exception as error:  # noqa: BLE001 (the event is due anyway)
+    except Exception as error:  # noqa: BLE001 (the event must be emitted anyway)
         log.warning("The event of %s has no totals: %s", name, error)
         return {"error": type(error).__name__}
 
 
 def end_with(asset: Asset, work: Any) -> None:
-    """Add the last two tasks of a DAG that feeds others: one emits the asset in any case; one fails the DAG run if anything failed."""
+    """Add the last two tasks of a DAG that emits an asset.
+
+    The first emits the asset, even if tasks failed. The second fails the DAG run if any task failed.
+    """
 
     @task(outlets=[asset], trigger_rule="all_done", task_display_name="emit the asset")
     def published(outlet_events: Any = None) -> None:
-        """Emit the asset, with totals for readers of its events. Not mapped: Airflow emits at the first success of a mapped task."""
+        """Emit the asset, with totals in the event. This task is not mapped: a mapped task would emit it after the first success."""
         outlet_events[asset].extra = totals(asset.name)
 
     @task(trigger_rule="one_failed", retries=0, on_failure_callback=None, task_display_name="fail if a task failed")
     def watcher() -> None:
-        """Fail the DAG run if anything before it failed; skipped otherwise."""
-        raise AirflowFailException("A task of this run failed: see it for the reason. All other work was done.")
+        """Fail the DAG run if any earlier task failed. Otherwise, this task is skipped."""
+        raise AirflowFailException("A task of this run failed. Its log shows the reason. All other work was done.")
 
     work >> [published(), watcher()]

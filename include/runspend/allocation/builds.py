@@ -1,6 +1,6 @@
 """Builds a unit of the cost tables if its inputs have changed, and publishes it with its row in `builds`.
 
-Also knows which report pages are older than the current builds. Belongs to `pipeline/allocate.py`. The content of a build and
+Also finds report pages that are older than the current builds. `pipeline/allocate.py` uses this module. The content of a build and
 its inputs do not belong here.
 """
 
@@ -28,16 +28,17 @@ from runspend.warehouse.base import Reader, Step, Unit, Warehouse
 log = logging.getLogger(__name__)
 
 
-# Pages go by charge date, which may be in another month than the billing period.
+# Pages show costs by charge date, which may be in a different month than the billing period.
 CHARGED_MONTHS = "select distinct cast(date_trunc(charge_date, month) as date) as month, billing_period, billing_currency from cost_daily"
 
 
 def report_versions(
     warehouse: Warehouse, reader: Reader, settings: Settings, folder: Path, periods: Sequence[str] | None
 ) -> dict[str, str]:
-    """Map billing periods whose page must be written to the version of the page. Default: the newest, and all whose page has another version.
+    """Return the version of the report page for each billing period whose page must be written.
 
-    The version changes with the builds of all bills that charge the month or the month before, and with the exchange rates of their days.
+    Without `periods`, these are the newest period and all periods whose stored page has a different version. A version changes if a bill
+    with charges in the month or the month before is built again, or if exchange rates of these months change.
     """
     built = {unit.period: state.build_id for unit, state in warehouse.states("cost_daily").items()}
     charged = reader.query(CHARGED_MONTHS).to_pylist()
@@ -61,7 +62,7 @@ def report_versions(
 
 
 def note_report(folder: Path, period: str, version: str) -> None:
-    """Record the version of a page that was written."""
+    """Record which version of the page was written."""
     (folder / ".builds").mkdir(exist_ok=True)
     write_whole(folder / ".builds" / period, version.encode())
 
@@ -75,25 +76,26 @@ class Builder:
     kind: str
     now: datetime
     progress: Progress
-    tell: Callable[[str, str], None]  # gets the build that failed a check ("allocate/2026-10") and the error text
+    tell: Callable[[str, str], None]  # called with the build that failed a check ("allocate/2026-10") and the error text
 
     def beside(self, kind: str) -> Builder:
-        """Return the builder of another kind. It shares the builds already read from the warehouse."""
+        """Return a builder of another kind. It shares the builds that were already read from the warehouse."""
         other = copy(self)
         other.kind = kind
         return other
 
     @cached_property
     def built(self) -> dict[tuple[str, str], dict[str, Any]]:
-        """The current builds in the warehouse, read once."""
+        """Return the current builds in the warehouse. They are read once."""
         return read_builds(self.warehouse)
 
     def build(
         self, period: str, inputs: Mapping[str, str | None], fill: Callable[[Step], Sequence[str | Unit]], *, forced: bool = False
     ) -> None:
-        """Fill the tables of one period. A table name means its unit of the period, by writer "all".
+        """Build the tables of one period if its inputs have changed, or if `forced`.
 
-        If a check fails, the old tables stay, and operators are notified.
+        `fill` returns the units that it filled. A table name means its unit for the period, with writer "all". If a check fails, the old
+        tables stay, and operators are notified.
         """
         label = f"{self.kind} {period}"
         build_id = digest(inputs)
@@ -122,15 +124,15 @@ class Builder:
             self.outcome.superseded.append(note)
 
     def ignored_changes(self, period: str, inputs: Mapping[str, str | None], is_decisive: Callable[[str], bool]) -> str | None:
-        """Describe how inputs differ from those of the current build, if no difference is decisive. None if the period may be built.
+        """Describe how the inputs differ from those of the current build. None if the period may be built, or has nothing to build.
 
-        An empty text means that the differences do not concern the period.
+        The period may be built if any difference is decisive. An empty text means that the differences do not concern the period.
         """
         before = self.built.get((self.kind, period))
         if before is None or before["build_id"] == digest(inputs):
             return None
         names = {name for name in {*before["inputs"], *inputs} if before["inputs"].get(name) != inputs.get(name)}
-        # If nothing else changed, the build changes no figure and only marks them as final.
+        # If nothing else changed, the build changes no figure. It only marks bills as final, so it is allowed.
         return None if names == {FINAL_BILLS} or any(map(is_decisive, names)) else describe_inputs(names)
 
     def _note(self, step: Step, period: str, build_id: str, inputs: Mapping[str, str | None], outputs: Mapping[str, str]) -> None:
@@ -146,7 +148,7 @@ class Builder:
         step.put("builds", period, self.kind, arrow_rows("builds", [row]))
 
 
-# Inputs of a build, by name or table, with their names for people.
+# Inputs of a build, by name or table -> their description for users.
 WORDS = {
     "models": "the models (another version of Runspend)",
     "settings": "the configuration",
@@ -158,7 +160,10 @@ WORDS = {
 
 
 def describe_inputs(names: Collection[str]) -> str:
-    """Name inputs for people: "runs of prod, the configuration". Inputs without a month are left out: they do not concern this one."""
+    """Return a description of inputs for users: "runs of prod, the configuration".
+
+    Inputs for all months are left out, because they do not concern one month.
+    """
     units = [unit for name in names if "/" in name and (unit := parse_unit(name)).period != "all"]
     words = {WORDS.get(name, name) for name in names if "/" not in name}
     words |= {WORDS.get(unit.table, f"runs of {unit.writer}") for unit in units}

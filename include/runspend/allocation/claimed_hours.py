@@ -1,6 +1,6 @@
-"""Describes how many hours of an instance type runs claim by type alone: for doctor, the summary and explain.
+"""Describes how many hours of an instance type are claimed by runs that state only the type. `doctor`, `explain` and the summary show it.
 
-The meaning of a share of claimed hours belongs here. The counting is in `allocation/models/6_public/instance_type_hours.sql`.
+This module explains what a share of claimed hours means. `allocation/models/6_public/instance_type_hours.sql` counts the hours.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from runspend.warehouse.base import Reader
 
 NEARLY_ALL, NEARLY_NONE = 0.9, 0.1
-SPREAD = 1.1  # prices that differ by more than this factor are mentioned
+SPREAD = 1.1  # a price range is shown if prices differ by more than this factor
 HOURS = """
 select
   billing_period, pool_key, instance_type, billed_seconds, claimed_seconds, open_seconds, allocated_seconds, claimed_ratio,
@@ -26,7 +26,7 @@ order by billed_seconds desc, pool_key
 
 @dataclass(frozen=True)
 class ClaimedHours:
-    """One row of `instance_type_hours`: machines of a type with the same stated properties, in a billing period. Times in seconds."""
+    """One row of `instance_type_hours`: the machines of one type with the same properties, in one billing period. Times are in seconds."""
 
     billing_period: date
     pool_key: str
@@ -42,13 +42,13 @@ class ClaimedHours:
 
     @property
     def label(self) -> str:
-        """Return the type and other properties that runs state: p4d.24xlarge, spot."""
+        """Return the type and the other properties that runs can state: "p4d.24xlarge, spot"."""
         text = self.pool_key.replace("|", ", ").replace("_", " ")
-        return "".join(each if each.isprintable() else "?" for each in text)  # text from a bill is printed on a terminal
+        return "".join(each if each.isprintable() else "?" for each in text)  # text from a bill must not send control codes to a terminal
 
     @property
     def has_spread(self) -> bool:
-        """Return whether an hour costs clearly more in one account, region or purchase option than in another."""
+        """Return whether the price of an hour differs clearly between accounts, regions or purchase options."""
         return (
             self.lowest_hour_cost is not None
             and self.highest_hour_cost is not None
@@ -57,12 +57,12 @@ class ClaimedHours:
 
     @property
     def is_notable(self) -> bool:
-        """Return whether the share or the price shows that the split is a rough guess. Hours that no run claims are not split."""
+        """Return whether the share or the price range shows that the split is only a rough estimate. False if no run claims the hours."""
         return self.claimed_seconds > 0 and (self.has_spread or not NEARLY_NONE < self.claimed_ratio < NEARLY_ALL)
 
     @property
     def words(self) -> str:
-        """Return one sentence on the hours, and one on the price if it differs."""
+        """Return one sentence on the claimed hours and, if prices differ, one on the price range."""
         share = f"{self.claimed_ratio:.0%}" if self.claimed_ratio >= NEARLY_NONE else f"{self.claimed_ratio:.1%}"
         text = f"runs claim {share} of {self.billed_seconds / 3600:,.0f} h of {self.label}{_meaning(self.claimed_ratio)}"
         return f"{text}; {self.spread_words}" if self.has_spread else text
@@ -84,12 +84,16 @@ def _meaning(ratio: float) -> str:
 
 
 def claimed_hours(reader: Reader, first: date) -> tuple[ClaimedHours, ...]:
-    """Return the rows of a billing period, most hours first. Rows of a type that runs do not distinguish share one price range."""
+    """Return the rows of a billing period, most billed hours first. Prices are as in `with_open_prices`."""
     return with_open_prices(reader.query(HOURS, {"first": first}).to_pylist())
 
 
 def with_open_prices(rows: Sequence[Mapping[str, Any]]) -> tuple[ClaimedHours, ...]:
-    """The rows. Some runs state the properties that separate rows; others leave them open and get the prices of all rows that fit."""
+    """Return the rows with the price ranges that apply to the runs that claim them.
+
+    Some runs do not state the properties that separate the rows of a type. They may have used a machine of any of these rows, so
+    such rows get the common price range.
+    """
     found = [ClaimedHours(**row) for row in rows]
     return tuple(
         _with_prices(one, [o for o in found if (o.billing_period, o.instance_type) == (one.billing_period, one.instance_type)])

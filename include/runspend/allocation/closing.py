@@ -1,11 +1,11 @@
 """Decides when a bill is final and a month is closed, and lists changes skipped in closed months: the rows of `period_states`.
 
-    open    lines may still come or change
-    final every line has an InvoiceId and the month is over; otherwise its rows are the same for 10 days, and the month ended 15 days ago
-    closed  60 days after the last bill of the month became final; it stays closed
+    open    lines may still be added or changed
+    final   the month is over and every line has an InvoiceId. Otherwise: unchanged for 10 days, and the month ended at least 15 days ago
+    closed  60 days after the last bill of the month became final. A closed month stays closed
 
-The result depends only on stored data and `now`: repeating a pipeline run writes nothing. A month is one build over all its
-bills, so its bills close together. Building a month does not belong here.
+The result depends only on stored data and `now`, so repeating a pipeline run writes nothing. One build covers all bills of a month,
+so the bills of a month close together. Building a month does not belong here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNCHANGED_FOR = timedelta(days=10)
 ENDED_FOR = timedelta(days=15)
 FINAL_FOR = timedelta(days=60)
 
-# Facts about each current bill. A version that was refused later means that the current bill may be wrong.
+# Facts about each current bill. If a later version was refused, the current bill may be wrong (`is_doubted`).
 BILLS = """
 select
   source, billing_period, max(if(state = 'current', loaded_at, null)) as loaded_at,
@@ -38,13 +38,13 @@ having max(if(state = 'current', version_number, null)) is not null
 
 
 def is_bill(name: str) -> bool:
-    """Return whether a build input is a bill as delivered: the only kind of input that may change a closed month."""
+    """Return whether a build input is a bill as delivered. No other kind of input may change a closed month."""
     return name.startswith(BILL)
 
 
 @dataclass(frozen=True)
 class Bill:
-    """One bill of one month, as stored in the warehouse. `seen_until`: when its source was last seen in this state."""
+    """One bill of one month, as stored in the warehouse. `seen_until`: the last time at which its source was seen with this bill."""
 
     source: str
     bill_digest: str
@@ -55,7 +55,7 @@ class Bill:
 
 
 def judge_bills(bills: Sequence[Bill], before: Mapping[str, Mapping[str, Any]], period: str, now: datetime) -> list[dict[str, Any]]:
-    """Return the `period_states` rows of one month, from those of the previous pipeline run ({source: row})."""
+    """Return the `period_states` rows of one month. `before`: the rows of the previous pipeline run, by source."""
     month_end = month_start(datetime.combine(first_day(period), datetime.min.time(), tzinfo=timezone.utc) + timedelta(days=32))
     rows = [_judge_bill(bill, before.get(bill.source, {}), month_end, now) for bill in sorted(bills, key=lambda bill: bill.source)]
     since = [row["final_since"] for row in rows]
@@ -87,7 +87,7 @@ def _judge_bill(bill: Bill, before: Mapping[str, Any], month_end: datetime, now:
 
 
 class Finality:
-    """The `period_states` of this pipeline run, month by month. Earlier rows are read once."""
+    """The rows of `period_states` for this pipeline run, by month. Stored rows are read once."""
 
     def __init__(self, warehouse: Warehouse, settings: Settings, now: datetime) -> None:
         self._warehouse = warehouse
@@ -97,7 +97,7 @@ class Finality:
         self._judged: dict[str, list[dict[str, Any]]] = {}
 
     def rows(self, period: str) -> list[dict[str, Any]]:
-        """Return the month's rows as of this pipeline run; empty for a month without a bill."""
+        """Return the month's rows for this pipeline run. Empty if the month has no bill."""
         if period not in self._judged:
             bills = [bill for key, bill in self._bills.items() if key[1] == period]
             before = {row["source"]: row for row in self._before if row["billing_period"] == first_day(period)}
@@ -105,16 +105,16 @@ class Finality:
         return self._judged[period]
 
     def is_closed(self, period: str) -> bool:
-        """Return whether only a changed bill, or an explicit request, may change the month's figures."""
+        """Return whether the month is closed: only a changed bill or an explicit request may then change its figures."""
         return any(row["state"] == "closed" for row in self.rows(period))
 
     def inputs(self, period: str) -> dict[str, str | None]:
-        """Return the inputs of a build of the month: the bills as delivered, and which of them are final."""
+        """Return inputs for the month's build: the digest of each bill as delivered, and the names of the final bills."""
         final = ", ".join(row["source"] for row in self.rows(period) if row["state"] != "open")
         return {**{f"{BILL}{row['source']}": row["bill_digest"] for row in self.rows(period)}, FINAL_BILLS: final}
 
     def publish(self, period: str, ignored_changes: str | None) -> None:
-        """Write the month's rows if they differ from the stored ones. `ignored_changes`: skipped changes of a closed month, as text."""
+        """Write the month's rows if they differ from the stored rows. `ignored_changes`: the changes skipped in a closed month, as text."""
         if ignored_changes:
             self._ignored_changes.setdefault(ignored_changes, []).append(period)
         rows = [{**row, "ignored_changes": ignored_changes or None if row["state"] == "closed" else None} for row in self.rows(period)]
@@ -131,7 +131,7 @@ class Finality:
             step.publish({unit: None if state is None else state.digest})
 
     def notes(self) -> list[str]:
-        """Return the changes skipped in closed months in this pipeline run: one sentence per reason."""
+        """Return a note for each reason for which this pipeline run skipped changes in closed months."""
         return [
             f"{_months(periods)} closed and stay as they are, although these changed: {words}. To apply the changes, run: runspend allocate --period {periods[-1]}"
             if len(periods) > 1
@@ -149,7 +149,7 @@ class Finality:
 
     @cached_property
     def _known(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-        """Return the rows before this pipeline run, the facts about each current bill, and the last read of each bill."""
+        """Return the rows stored before this pipeline run, the facts about each current bill, and the last read of each source."""
         questions = ("select * from period_states order by billing_period, source", BILLS, "select * from sources where kind = 'bill'")
         with self._warehouse.reader() as reader:
             before, loads, tries = (reader.query(question).to_pylist() for question in questions)
@@ -168,7 +168,8 @@ class Finality:
             if unit is None:
                 continue
             row = tries.get(source) if source in configured else None
-            # A source that does not answer gives no news about its bill. A source that is no longer read never gives any.
+            # An unreachable source does not show whether its bill changed, so only its last good read counts. A source that is no longer
+            # configured cannot change its bill, so the bill counts as seen now.
             seen_until = self._now if row is None else row["last_good_at"] if row["state"] == "unreachable" else row["last_tried_at"]
             bill_digest = unit.extra.get("bill_digest") or unit.digest
             bills[source, period] = Bill(

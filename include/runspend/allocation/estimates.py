@@ -1,8 +1,8 @@
-"""Estimates for hours that no bill covers yet: their inputs and the order of their models.
+"""Estimates the cost of hours that no bill covers yet. Contains the inputs and the order of the models.
 
-The figures are in `run_estimates` and in no other table. The models that split a bill's lines also split the estimates, over lines
-made for the hours from the end of a machine's bill until now. `models/estimates/estimate_*.sql` replace the models that read the bill. A
-build that finds an hour billed removes its estimate and records its error.
+The estimates are in `run_estimates` and in no other table. `models/estimates/estimate_*.sql` replace the models that read a bill: they
+make lines for the hours from the end of a machine's bill until now. The models that split the lines of a bill then split these lines.
+When an hour is billed, the next build removes its estimate and records its error.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runspend.warehouse.base import Model, Step, Unit, UnitState, Warehouse
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Older hours are not estimated: a bill still missing by then is a stale source, which is reported elsewhere.
+# Older hours are not estimated. If their bill is still missing, its source is stale, which is reported elsewhere.
 REACH = timedelta(days=62)
 # Prices come from the 30 billed days before the end of a bill.
 LEARNED_FROM = timedelta(days=31)
@@ -47,21 +47,21 @@ def estimate_models() -> list[Model]:
         Model("estimate_allocated"),
         Model("estimate_open"),
         Model("estimate_windows"),
-        Model("estimate_errors", into=UNIT),  # before the estimates that it compares are replaced
+        Model("estimate_errors", into=UNIT),  # compares the stored estimates, so it must run before they are replaced
         Model("estimate_prices"),
         Model("estimate_machines"),
         Model("estimate_spans", makes="run_spans"),
         Model("estimate_units", makes="machine_units"),
         Model("estimate_lines", makes="ledger_lines"),
         Model("run_intervals"),
-        Model("cluster_times", makes="borrowed_times"),  # of billed hours, so no estimate: `machine_slots` reads it
+        Model("cluster_times", makes="borrowed_times"),  # only because `machine_slots` reads it; it covers billed hours
         *(Model(name) for name in ("machine_slots", "slot_uses", "machine_clock", "slot_targets")),
         Model("run_estimates", into=UNIT),
     ]
 
 
 def estimate_parameters(now: datetime) -> dict[str, Any]:
-    """Return the parameters of the models. `now` is cut to the start of its hour: an hour that is not over is not estimated."""
+    """Return the parameters of the models. `now` is rounded down to the hour, because an unfinished hour is not estimated."""
     hour = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     lines_from = hour - REACH - LEARNED_FROM
     return {
@@ -80,7 +80,7 @@ def estimate_parameters(now: datetime) -> dict[str, Any]:
 
 
 def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return digests of all inputs of the estimates: late bills and their ledger, runs, traces, prices, and the hour."""
+    """Return the digests of all inputs of the estimates: recent bills and their ledger, runs, traces, prices, and the hour."""
     read: dict[Unit, UnitState] = {
         unit: state
         for unit, state in warehouse.states("billing_lines", "cost_allocations").items()
@@ -93,7 +93,7 @@ def estimate_inputs(warehouse: Warehouse, settings: Settings, parameters: Mappin
 
 
 def fill_estimates(step: Step, settings: Settings, parameters: Mapping[str, Any], older: Sequence[Unit]) -> list[Unit]:
-    """Run the models over published tables; return the units they fill. `older`: outdated builds of other months."""
+    """Run the models and their checks, and return the units that they fill. `older`: outdated units to drop."""
     for unit in older:
         step.drop(*unit)
     step.put("price_list", *UNIT, price_list(settings))

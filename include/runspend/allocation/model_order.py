@@ -1,8 +1,8 @@
 """The allocation rules: the models that fill the cost tables, in running order, and their parameters.
 
-Each bill line is allocated once, by the first rule that finds an owner: run_tag, job_id, resource_id line by line; then, priced
-together, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time. The rules are in the folders of
-`allocation/models/`. When a period is built, and its inputs, are in `pipeline/allocate.py` and `inputs/`.
+Each bill line is allocated once, by the first rule that finds an owner. The rules run_tag, job_id and resource_id price each line by
+itself. Then attached, artifact_bytes, llm_identity, llm_cost, pool_time and instance_type_time price lines together. The SQL of the rules
+is in the folders of `allocation/models/`. `pipeline/allocate.py` decides when a period is built; `inputs/` determines its inputs.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from runspend.allocation.inputs import ALIVE_HOURS, SILENT_HOURS
 from runspend.config.settings import Settings
 from runspend.warehouse.base import Model
 
-# In running order. Without `into` the rows are gone when the step ends; models with `shard_by` see one shard of the machines at a time.
+# In running order. A model without `into` fills a temporary table, which is dropped when the step ends. A model with `shard_by` runs once
+# for each shard of the machines.
 WINDOW_MODELS = (Model("window_runs"), Model("run_ancestors"))
 GAPS = Model("run_gaps")
-# A job counts as a machine that its runs share: the same models, with jobs instead of machines.
+# Jobs are treated like machines that their runs share, so the same models run with jobs instead of machines.
 JOB_MODELS = (
     Model("cluster_times"),
     Model("job_windows"),
@@ -37,7 +38,7 @@ JOB_MODELS = (
     Model("job_slots", makes="machine_slots"),
     *(Model(name) for name in ("slot_uses", "machine_clock", "job_uses", "job_lives", "job_targets")),
 )
-# The same for callers of language models, with IAM principals instead of machines.
+# Callers of language models are treated the same way, with IAM principals instead of machines.
 IDENTITY_MODELS = (Model("identity_spans", makes="run_spans"), Model("run_intervals"), Model("identity_uses"))
 DIRECT_MODELS = tuple(
     Model(name)
@@ -138,7 +139,7 @@ POOLED_MODELS = tuple(
         "unreached_sums",
     )
 )
-# Lines attached to machines that only a pool or an instance type gives to runs: the same models, after these rules.
+# Lines attached to machines that are allocated only by pool or by instance type. They run after those rules, with the same models.
 LATER_MODELS = (
     Model("followed_lines"),
     Model("followed_machines"),
@@ -191,7 +192,7 @@ def ledger_models(period: str) -> list[Model]:
         Model("sharing_charges", makes="charge_targets"),
         priced,
         *(Model(name, into=into) for name in SUM_MODELS),
-        # a share of the days at a time; cost spread over several days comes after all of them
+        # These run for one shard of the days at a time. Cost that is spread over several days comes after all shards.
         Model("named_charges", shard_by="charge_date", sums=True),
         Model("cost_daily", into=into, shard_by="charge_date"),
         Model("long_charges", shard_by="charge_date"),
@@ -205,7 +206,7 @@ def run_costs_models(month: str) -> list[Model]:
 
 
 def ledger_parameters(settings: Settings) -> dict[str, Any]:
-    """Return the parameters of the models from the configuration. A change in any of them rebuilds every period."""
+    """Return the model parameters that come from the configuration. A change in any of them rebuilds every period."""
     return {
         "alive_hours": ALIVE_HOURS,
         "silent_hours": SILENT_HOURS,
@@ -220,7 +221,7 @@ def ledger_parameters(settings: Settings) -> dict[str, Any]:
 
 
 def _before_bill(sources: list[Any]) -> list[str]:
-    """The sources of a run's own value that take precedence over the tag of a bill line; all sources, if no line tag is named."""
+    """Return the sources of a run's own value that come before the first bill line tag. Without a line tag, these are all sources."""
     texts = [
         source if isinstance(source, str) else f"user:{Path(source['user']).name}" if "user" in source else "line.principal"
         for source in sources
@@ -230,5 +231,5 @@ def _before_bill(sources: list[Any]) -> list[str]:
 
 
 def _words(names: Iterable[str]) -> str:
-    """A list as models take it: |a|b|."""
+    """Return a list in the form that models expect: |a|b|."""
     return "".join(f"|{name}" for name in names) + "|"

@@ -1,4 +1,4 @@
-"""Finds pools of the file that no run is in. Otherwise their machines would stay idle without a warning."""
+"""Finds configured pools without runs. Without a warning, the idle cost of their machines would go unnoticed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from runspend.config.settings import Pool, Settings
 from runspend.core.selectors import selector_yaml
 from runspend.warehouse.base import Reader
 
-# Keys of pools are `gpu` or `gpu|team=vision`. Runs without a pool are counted too: without any run, no pool is named.
+# A pool key is `gpu` or `gpu|team=vision`. Runs without a pool are counted too, because no pool is reported if there are no runs at all.
 RUNS_IN_POOLS = """
 select coalesce(regexp_extract(pool_key, r'^[^|]*'), '') as pool, count(*) as runs
 from runs
@@ -16,7 +16,7 @@ group by coalesce(regexp_extract(pool_key, r'^[^|]*'), '')
 
 
 def pools_without_runs(reader: Reader, settings: Settings) -> list[str]:
-    """Return a sentence about each pool that no run is in. `runs` must have been read with these settings."""
+    """Return a message about each pool without runs. The table `runs` must have been extracted with these settings."""
     if not settings.pools:
         return []
     counted = {row["pool"] for row in reader.query(RUNS_IN_POOLS).to_pylist()}

@@ -1,4 +1,4 @@
-"""Advice about cost without a run, by kind of bill line: one sentence each, with text to paste into runspend.yaml."""
+"""Advises how to allocate cost without a run. Each kind of bill line has its own advice, often with lines for `runspend.yaml`."""
 
 from __future__ import annotations
 
@@ -33,16 +33,14 @@ VERBS = {
 }
 
 STATE_JOB = "make its runs state their job: `TRAINING_JOB_ARN`, `AZUREML_RUN_ID`, `CLOUD_ML_JOB_ID`, `mlflow.databricks.jobRunID` or `runspend.job_id` (docs/identify.md#jobs). The match is then exact"
-# Where the bill of Google names no job or pod: a label that people give both.
+# For Google bills that do not name the job or pod: the user gives the resource and its runs the same label.
 LABEL_AND_STATE = "`runspend_job_id`, and make its runs state the same value as `runspend.job_id` (docs/identify.md#label-jobs-and-pods-on-google-cloud). The match is then exact"
-LABEL_PODS = (
-    f"the bill names the cluster, and no pod. Turn on GKE cost allocation, read the detailed usage export, label each pod {LABEL_AND_STATE}"
-)
+LABEL_PODS = f"the bill names the cluster, but not its pods. Turn on GKE cost allocation, read the detailed usage export, and label each pod {LABEL_AND_STATE}"
 
-# The experiment in advised pools: only a person knows it.
+# Replaces the experiment in advised pools, because only the user knows it.
 PLACEHOLDER = "EXPERIMENT"
 
-# What to do about one resource, by its kind: short, for a table.
+# What to do about one resource, by its kind. The texts are short enough for a table.
 SHORT_REMEDIES = {
     "disk": "attach it to its machine",
     "store": "if it has artifacts, add the bucket to `stores`",
@@ -56,14 +54,14 @@ SHORT_REMEDIES = {
 
 
 def verb(kind: str, service: str) -> str:
-    """Return the verb before a group's name; for machines it is "tag". Only AWS bills the caller of a model."""
+    """Return the verb that precedes a group's name, "tag" for machines. Models: it depends on the service, because only AWS bills callers."""
     if kind == "model":
         return "identify callers of" if _bills_callers(service) else "trace calls of"
     return VERBS.get(kind, "tag")
 
 
 def short_remedy(kind: str, service: str) -> str | None:
-    """Return what to do about one resource of this kind, for a table. None for machines."""
+    """Return a short text for a table: what to do about one resource of this kind. None for machines."""
     return "identify its callers" if kind == "model" and _bills_callers(service) else SHORT_REMEDIES.get(kind)
 
 
@@ -72,18 +70,18 @@ def _bills_callers(service: str) -> bool:
 
 
 def remedy(kind: str, selector: Mapping[str, Any], settings: Settings) -> str:
-    """Return the one action for lines of this kind (a kind from `service_kinds`) that this selector names."""
+    """Return the advice for the lines that this selector names. `kind`: a key of REMEDIES."""
     advice = REMEDIES[kind]
     return advice if isinstance(advice, str) else advice(selector, settings)
 
 
 def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
-    """Return the action for calls of language models whose callers the bill names. `costs`: the cost of each role or user, by its ARN."""
+    """Return the advice for calls of language models if the bill names their callers. `costs`: the cost of each role or user, by ARN."""
     ranked = sorted(costs, key=lambda arn: (-costs[arn], arn))
     named = [f"{_caller(arn)} {money(costs[arn])}" for arn in ranked[:CALLERS_NAMED]]
     if len(ranked) > CALLERS_NAMED:
         named.append(f"{len(ranked) - CALLERS_NAMED:,} more")
-    if settings.mail.people != "show":  # a user is a person
+    if settings.mail.people != "show":  # callers may be people, so only their number is shown
         named = [counted(len(ranked), "caller")]
     return (
         f"the bill names {', '.join(named)}. Make the runs of each state it (`runspend.iam_principal`, docs/identify.md#callers-of-language-models)."
@@ -93,7 +91,7 @@ def callers_remedy(costs: Mapping[str, Decimal], settings: Settings) -> str:
 
 
 def _caller(arn: str) -> str:
-    """ "role Trainer", "user ann"; the account's root user has no name."""
+    """Return the kind and name of a caller: "role Trainer", "user ann". The root user of an account has no name."""
     kind, _, name = arn.rpartition(":")[2].partition("/")
     return f"{kind.removeprefix('assumed-')} {name.rpartition('/')[2]}".strip()
 
@@ -109,7 +107,7 @@ def _advise_unnamed_pods(selector: Mapping[str, Any], settings: Settings) -> str
 
 def _advise_pool(selector: Mapping[str, Any], settings: Settings, *, states: str = "state their machine") -> str:
     add = f"add a pool for the experiment that uses them: {_pool(selector, settings)}"
-    if is_trial(settings):  # `runspend suggest` would propose nothing more
+    if is_trial(settings):  # a trial already has the pools that `runspend suggest` proposes
         return f"no runs were found for these machines. Make their runs {states}, or {add}"
     return f"make its runs {states}, or let `runspend suggest` propose pools, or {add}"
 
@@ -119,7 +117,7 @@ def _pool(selector: Mapping[str, Any], settings: Settings) -> str:
 
 
 def _free_name(selector: Mapping[str, Any], settings: Settings) -> str:
-    """Return a name for a pool of these lines that `pools` takes and no other pool has."""
+    """Return a name for a pool of these lines that is valid in `pools` and not used yet."""
     text = unicodedata.normalize("NFKD", "-".join(value for value in selector.values() if isinstance(value, str)))
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text.encode("ascii", "ignore").decode()).strip("._-")[:55].rstrip("._-") or "machines"
     taken = {pool.name for pool in settings.pools}
@@ -170,7 +168,7 @@ REMEDIES: dict[str, str | Callable[[Mapping[str, Any], Settings], str]] = {
     "other": "if runs use these machines, make the runs state them, or add a pool (docs/identify.md). Otherwise, leave them: they are out of scope",
     "pods": _advise_pods,
     "other pods": "if runs use these machines, make the runs state their pod, or add a pool (docs/identify.md#kubernetes). Otherwise, leave them: they are out of scope",
-    "attached": "each names its machine already. Its cost follows that of the machine, once a rule allocates the machine to runs",
+    "attached": "each already names its machine. Its cost follows the machine's cost, once a rule allocates the machine to runs",
     "disk": "tag each with its machine (`attached_to: MACHINE`) or with the node group of its machines. Its cost then follows theirs, once a rule allocates the machines to runs",
     "store": "if it has artifacts, add the bucket to `stores`. Runspend then splits its cost by bytes",
     "platform": _advise_sharing,

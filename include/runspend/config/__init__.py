@@ -1,1 +1,1 @@
-"""The keys and values of `runspend.yaml`, and how they are read."""
+"""Defines the keys and values of `runspend.yaml`, and reads the file."""

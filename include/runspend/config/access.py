@@ -1,7 +1,7 @@
-"""`access` of runspend.yaml: which groups and users see the costs of which teams on pages and in the HTTP API.
+"""Defines `access` of runspend.yaml: which groups and users see the costs of which teams on pages and in the HTTP API.
 
-This module decides what a viewer may see. `interfaces/web/access.py` finds out who the viewer is. `warehouse/team_views.py` removes the
-rows of others from tables.
+This module decides what a viewer may see. `interfaces/web/access.py` identifies the viewer. `warehouse/team_views.py` removes the
+rows of other teams from tables.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pydantic import AfterValidator, Field, model_validator
 from runspend.config.types import Frozen
 
 ALL = "all"
-RESERVED = ("other teams", "no team")  # the name of the costs of others on pages
+RESERVED = ("other teams", "no team")  # names that pages use for costs of other teams and for costs without a team
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """A viewer of costs: the groups that decide what they see, and their teams. `teams` is None for those who see all.
+    """A viewer of costs: their groups in `access`, and the teams whose costs they may see. `teams` is None if they may see all costs.
 
-    `budgets`: names and versions of the teams' budgets. Results judged by other rules may include the costs of others.
+    `budgets`: names and versions of the budgets of these teams. Results for other budgets or versions may include costs of other teams.
     """
 
     groups: tuple[str, ...]
@@ -33,7 +33,7 @@ class Viewer:
 
 def _team(text: str) -> str:
     if text in RESERVED:
-        raise ValueError(f"{text!r} is the name that pages give to the costs of others. Write the name of a team")
+        raise ValueError(f"{text!r} is reserved: pages use it for costs of other teams or without a team. Write the name of a team")
     return text
 
 
@@ -45,43 +45,43 @@ def _network(text: str) -> str:
     return text
 
 
-# No line breaks: they would end a literal of SQL. No pattern: a team is one name.
+# Line breaks are refused, because they would end an SQL literal. The name is not a pattern: it means one team.
 Team = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_team)]
 Teams = Annotated[list[Team], Field(min_length=1)] | Literal["all"]
 Who = Annotated[
     str, Field(min_length=1, max_length=200, pattern=r"^[^\s,]([^,\x00-\x1f\x7f]*[^\s,])?$")
-]  # as written between the commas of a header
+]  # a group or user as it appears between the commas of a header
 Header = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,100}$")]
 Network = Annotated[str, AfterValidator(_network)]
 
 
 class AccessSettings(Frozen):
-    """Groups and users, and the teams whose costs they see, or `all`. People in none of them see nothing.
+    """Groups and users, and the teams whose costs they see, or `all`. All other users see nothing.
 
-    Groups are Airflow's roles, or those in `header`, which the reverse proxy in front of `runspend serve` sets.
+    Groups are Airflow's roles, or the names in `header`, which the reverse proxy in front of `runspend serve` sets.
     """
 
     groups: dict[Who, Teams] = Field(default={})
     users: dict[Who, Teams] = Field(default={})
-    header: Header | None = None  # names of groups, with commas between them
-    user_header: Header | None = None  # the name of the user
-    proxies: list[Network] = Field(default=["127.0.0.1", "::1"], min_length=1)  # whose headers are trusted
+    header: Header | None = None  # contains the names of groups, separated by commas
+    user_header: Header | None = None  # contains the name of the user
+    proxies: list[Network] = Field(default=["127.0.0.1", "::1"], min_length=1)  # addresses whose headers are trusted
 
     @model_validator(mode="after")
     def _someone_sees_something(self) -> AccessSettings:
         if not self.groups and not self.users:
             raise ValueError("no user could see any costs. Name groups or users, such as `groups: {finance: all}`")
         if self.header is not None and self.user_header is not None and self.header.casefold() == self.user_header.casefold():
-            raise ValueError("`header` and `user_header` are the same header. Name two")
+            raise ValueError("`header` and `user_header` are the same header. Name two different headers")
         return self
 
     @property
     def is_of_headers(self) -> bool:
-        """Whether a reverse proxy names the user."""
+        """Return whether a reverse proxy names the user or their groups."""
         return self.header is not None or self.user_header is not None
 
     def viewer(self, user: str | None, groups: Iterable[str]) -> Viewer | None:
-        """Return what a viewer may see: everything that one of the groups, or the user, may see. None if the viewer may see nothing."""
+        """Return the viewer, who may see everything that the user or any of the groups may see. None if this is nothing."""
         known = [group for group in dict.fromkeys(groups) if group in self.groups]
         found = [self.groups[group] for group in known] + [self.users[name] for name in (user,) if name is not None and name in self.users]
         if not found:
@@ -91,7 +91,7 @@ class AccessSettings(Frozen):
         return Viewer(tuple(known), tuple(dict.fromkeys(team for teams in found for team in teams)))
 
     def trusts(self, address: str | None) -> bool:
-        """Whether the headers of a request from this address are trusted."""
+        """Return whether the headers of a request from this address are trusted."""
         try:
             found = ipaddress.ip_address(address or "")
         except ValueError:
@@ -101,6 +101,6 @@ class AccessSettings(Frozen):
 
 
 def is_own_budget(teams: Iterable[str], asked: Iterable[str]) -> bool:
-    """Whether a budget that selects `asked` teams belongs to these teams alone. A pattern may also match other teams."""
+    """Return whether a budget that selects the teams `asked` belongs only to `teams`. False for patterns: they may match other teams."""
     own, wanted = set(teams), list(asked)
     return bool(wanted) and all(team in own and not set(team) & set("*?") for team in wanted)

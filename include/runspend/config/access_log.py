@@ -1,7 +1,7 @@
-"""The access log: one JSON line for each page and each `runspend sql` statement, if `access_log` is set.
+"""Writes the access log: one JSON line for each page and each `runspend sql` statement, if `access_log` is set.
 
-Without `values: true` a line contains no searched values: it has only the pattern of an address, and of a statement only
-SQL words and Runspend's names of tables and columns. Everything else becomes `?`. Callers decide what is logged where.
+Without `values: true`, a line contains no searched values. Of an address, it contains only the pattern. Of a statement, it contains only
+SQL words and Runspend's names of tables and columns; everything else becomes `?`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ WORDS = frozenset(
     """.split()
 )
 
-# Literals, quoted names and comments, as DuckDB and as GoogleSQL read them. Comments may nest in DuckDB, so one pattern ends at their
-# first end and one at their last.
+# Literals, quoted names and comments, as DuckDB and GoogleSQL read them. Comments may be nested in DuckDB. Therefore, one pattern ends
+# at the first end of a comment (_COMMENT), and the other at the last (_OUTER).
 _COMMENT = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 _OUTER = r"--[^\n]*|/\*.*(?:\*/|\Z)"
 _DUCKDB = r"""|[eE]'(?:[^'\\]|\\(?:.|\Z)|'')*(?:'|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|\$([A-Za-z_]*)\$.*?(?:\$\1\$|\Z)"""
@@ -49,7 +49,10 @@ log = logging.getLogger(__name__)
 def log_page(
     settings: Settings, *, who: str | None, pattern: str, path: str, status: int, rows: int | None, groups: Sequence[str] = ()
 ) -> None:
-    """Log one requested page, answered or not. `pattern`: its address without the values in it. `groups`: the groups of the user who asks."""
+    """Log one requested page, even if the request failed.
+
+    `pattern`: the address without the values in it. `groups`: the groups of the user.
+    """
     _write(
         settings,
         {
@@ -73,7 +76,7 @@ def log_statement(
     who: str | None = None,
     groups: Sequence[str] = (),
 ) -> None:
-    """Log one statement. `error`: the class of the error it ended with. `who` asked: by default this user of the machine."""
+    """Log one statement. `error`: the class of the error that ended it. `who`: the user; default: the user of this process."""
     what = statement if _with_values(settings) else without_values(statement)
     _write(
         settings,
@@ -90,9 +93,9 @@ def log_statement(
 
 
 def without_values(statement: str) -> str:
-    """Replace everything in a statement by `?`, except SQL words, Runspend's names and signs.
+    """Return a statement with everything replaced by `?`, except SQL words, Runspend's names of tables and columns, and signs.
 
-    Anything that some dialect reads as a literal or a comment is a value, even if it is an SQL word.
+    If any dialect reads a part as a literal or a comment, the part is replaced, even if it is an SQL word.
     """
     inside = bytearray(len(statement))
     for literals in LITERALS:
@@ -112,7 +115,7 @@ def _names() -> frozenset[str]:
 
 
 def _groups(settings: Settings, groups: Sequence[str]) -> dict[str, str]:
-    """Return the groups of the user who asks, if `access` uses them."""
+    """Return the log entry of the user's groups. Empty if `access` is not set."""
     return {} if settings.access is None else {"groups": ", ".join(groups)}
 
 
@@ -121,7 +124,7 @@ def _with_values(settings: Settings) -> bool:
 
 
 def _user() -> str:
-    """Return the machine's user, by number: anybody can set the environment variables."""
+    """Return the user of this process, found by user id: environment variables could be changed by the user."""
     import pwd
 
     try:
@@ -138,16 +141,19 @@ def _write(settings: Settings, entry: Mapping[str, str | int | None]) -> None:
     }
     try:
         _append(settings.access_log.file, json.dumps(line).encode() + b"\n")
-    except OSError as error:  # the request is answered anyway: a full disk hides no figures
+    except OSError as error:  # the request is still answered: a full disk must not make the figures unavailable
         log.warning("cannot write the access log: %s. The request is not in it. Free its disk, or correct access_log.file.", error.strerror)
 
 
 def _append(file: Path, line: bytes) -> None:
-    """Append a whole line or none, even when several processes write. A new file is private to its owner, and links are not followed."""
+    """Append a line to the file. Lines of several processes do not mix. Raises OSError if the whole line does not fit.
+
+    A new file is private to its owner. Symbolic links are not followed.
+    """
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        written = os.write(descriptor, line)  # one call, so lines of other processes come before or after it
+        written = os.write(descriptor, line)  # one call, so that lines of other processes cannot come in between
         if written < len(line):
             os.write(descriptor, b"\n")
             raise OSError(28, "no space left for a whole line")

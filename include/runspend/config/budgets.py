@@ -1,6 +1,6 @@
-"""`budgets` of runspend.yaml: selected cost, amount, period, and recipients of each alert.
+"""Defines `budgets` of runspend.yaml: selected cost, amount, period, and recipients of each alert.
 
-This module defines the keys of budgets. `actions/alert/` judges them.
+`actions/alert/` compares budgets with costs.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ from runspend.core.amounts import EXACT
 from runspend.core.selectors import BUDGET_RUN_KEYS
 
 Every = Literal["day", "week", "month", "quarter", "year"]
-ALL_MAILS = "all"  # the key of `notify` whose recipients get every mail of a budget
+ALL_MAILS = "all"  # the key in `notify` whose recipients get every mail about a budget
 
 
 def percent_used(spent: Decimal, amount: Decimal, unit: str = "0.1") -> Decimal:
-    """Return the percentage of a budget for display, cut and not rounded: 99.97% never appears as 100.0%."""
+    """Return the used percentage of a budget for display. It is rounded down, so that 99.97% never appears as 100.0%."""
     return EXACT.divide(EXACT.multiply(spent, Decimal(100)), amount).quantize(Decimal(unit), ROUND_FLOOR, EXACT)
 
 
 def _parse_notify(raw: object) -> object:
-    """Put a map's keys into the one spelling of thresholds; leave everything else as it is."""
+    """Return a map with its keys in the spelling of `parse_threshold`. Other values stay as they are.
+
+    Raises ValueError for an empty map or an invalid threshold.
+    """
     if not isinstance(raw, Mapping):
         return raw
     if not raw:
@@ -50,19 +53,22 @@ Notify = Annotated[Recipients | dict[str, Recipients], BeforeValidator(_parse_no
 
 
 class AnomalySettings(Frozen):
-    """How far a day must exceed its own history to cause an alert: in percent of a usual day and in money, both."""
+    """By how much a day's cost must exceed its history to cause an alert. It must exceed both limits.
+
+    `percent`: in percent of a usual day. `money`: as an amount, or in percent of the budget's amount.
+    """
 
     percent: Annotated[str, Field(pattern=r"^\d+(\.\d+)?%$")] = "100%"
     money: Threshold = "5%"  # of the budget's amount, or an amount like 50 USD
 
     @property
     def ratio(self) -> Decimal:
-        """Return 1 for 100%."""
+        """Return `percent` as a ratio, 1 for 100%."""
         return Decimal(self.percent.removesuffix("%")) / 100
 
 
 def _parse_anomalies(raw: object) -> object:
-    """Read `on` and `off`, which may also come as true and false from YAML and JSON."""
+    """Return the defaults for `on` and None for `off`. Both may also be given as true and false."""
     if raw in (True, "on", "true"):
         return AnomalySettings()
     return None if raw in (False, "off", "false") else raw
@@ -76,7 +82,7 @@ Anomalies = Annotated[
 
 
 class _Rules(Frozen):
-    """Settings that budgets of the file share with those in experiment tags."""
+    """Settings that apply both to budgets in the file and to budgets in experiment tags."""
 
     measure: CostMeasure = "effective_cost"
     judged_on: Literal["bill", "bill_and_estimates"] = "bill"
@@ -89,8 +95,8 @@ class _Rules(Frozen):
 class Budget(_Rules):
     """One budget: its selected cost, amount, period, and recipients per threshold.
 
-    Thresholds are strings in one spelling ("80%", "500 USD", "500"); `threshold_amount` turns them into money. `judged_on`: billed
-    cost alone, or billed cost plus the estimated cost of runs for hours that are not billed yet.
+    Thresholds are strings in one spelling ("80%", "500 USD", "500"). `threshold_amount` converts them to money. `judged_on`: only billed
+    cost, or billed cost plus the estimated cost of runs for hours that are not billed yet.
     """
 
     name: Name
@@ -102,17 +108,18 @@ class Budget(_Rules):
 
     @property
     def title(self) -> str:
-        """The budget's name in mails."""
+        """Return the budget's name in mails."""
         return self.name
 
     @property
     def is_of_runs(self) -> bool:
-        """Whether it selects by properties that only runs have (tags, params, the model). Then only cost of runs counts."""
+        """Return whether the budget selects by properties that only runs have (tags, params, model). Then only cost of runs counts."""
         return any(key.partition(".")[0] in BUDGET_RUN_KEYS for key in self.for_)
 
     def recipients(self, levels: Iterable[Decimal]) -> list[str]:
-        """Return the recipients for these crossed levels; without levels, the recipients of `all`, otherwise all recipients. `owner` means
-        the budget's owner.
+        """Return the recipients of an alert about these crossed thresholds, plus the recipients of `all`.
+
+        If there are none, return all recipients. In `notify`, "owner" means the budget's owner.
         """
         if isinstance(self.notify, list):
             return self.all_recipients()
@@ -169,7 +176,7 @@ class Budget(_Rules):
 
 
 class TagBudgets(_Rules):
-    """Budgets that people write on experiments: the tag `runspend.budget` = "500 USD / month". Their only effect is mail."""
+    """Budgets that users set on experiments with the tag `runspend.budget` = "500 USD / month". They only cause mail."""
 
     from_: Literal["experiment_tags"] = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
     notify: Recipients

@@ -1,7 +1,4 @@
-"""Read a small CSV file that people maintain: a header, then rows with their line numbers.
-
-For files that a setting names, such as rates and prices. Other modules read bills and reports.
-"""
+"""Reads small CSV files that users maintain and that a setting names, such as rates and prices. Other modules read bills."""
 
 from __future__ import annotations
 
@@ -13,7 +10,10 @@ MAX_BYTES = 10_000_000
 
 
 def read_csv_rows(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> list[tuple[int, dict[str, str | None]]]:
-    """Return (line, {column: text, None where empty}) for every row. Raises ValueError that names the file and, if known, the line."""
+    """Return every row as (line number, {column: text}). Empty values are None.
+
+    Raises ValueError if the file cannot be read or has a mistake. The error names the file and, if known, the line.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"{path} has more than {MAX_BYTES} bytes")
@@ -35,7 +35,7 @@ def read_csv_rows(path: Path, needed: Sequence[str], optional: Sequence[str] = (
                 header = _header(path, values, needed, known)
                 continue
             if len(values) != len(header):
-                raise ValueError(f"{path}, line {reader.line_num}: {len(values)} values under {len(header)} columns")
+                raise ValueError(f"{path}, line {reader.line_num}: {len(values)} values for {len(header)} columns")
             rows.append((reader.line_num, {name: value or None for name, value in zip(header, values, strict=True)}))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from None

@@ -1,6 +1,6 @@
-"""Describe mistakes in `runspend.yaml` to their author: line, key, what is allowed, the nearest known key.
+"""Describes mistakes in `runspend.yaml`: the line, the key, the allowed values, and the nearest known key.
 
-Values of secrets and of unknown keys (which may be misspelled secrets) are never shown.
+Values of secrets are never shown. Neither are values of unknown keys, because such a key may be the misspelled name of a secret.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _PATTERNS = {
     CURRENCY_PATTERN: "a currency code of three capital letters is needed, such as USD or EUR",
     DIMENSION_PATTERN: "allowed values are run.tag.KEY, run.param.KEY, run.user, experiment.tag.KEY, line.tag.KEY and {user: FILE.csv}",
 }
-# Kinds of mistakes about a value's type, not about its content.
+# Kinds of mistakes about the type of a value -> the needed type.
 _SHAPES = {"dict_type": "map", "model_type": "map", "model_attributes_type": "map", "list_type": "list"}
 _ALSO_NAMED = {"stores": "artifacts"}
 
-LONGEST_SHOWN = 200  # characters of the found value
+LONGEST_SHOWN = 200  # characters of a wrong value that a message shows
 
 
 def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: dict[str, Any]) -> str:
-    """Return one line per place: line, key, what is allowed, what was found (never a secret)."""
+    """Return one sentence for each wrong place: line, key, what is allowed, and what was found (never a secret)."""
     places: dict[Loc, list[str]] = {}
     for mistake, loc in _of_the_right_shape(file, mistakes):
         why = _describe(file, mistake, loc, schema)
@@ -44,21 +44,25 @@ def describe_mistakes(file: YamlFile, mistakes: Sequence[ErrorDetails], schema: 
 
 
 def _of_the_right_shape(file: YamlFile, mistakes: Sequence[ErrorDetails]) -> list[tuple[ErrorDetails, Loc]]:
-    """Return mistakes and their places, without those of alternatives of another type: a bad address in a list is not a mistake in a map."""
+    """Return the mistakes that fit the type of the written value, with their places.
+
+    Pydantic reports a mistake for every alternative of a value. If a list contains a wrong address, the mistake "should be a map" is
+    left out.
+    """
     found = []
     for mistake in mistakes:
         place, value = _place(file.data, mistake.get("ctx", {}).get("at", mistake["loc"]), is_missing=mistake["type"] == "missing")
         found.append((mistake, place, isinstance(value, (Mapping, list)) and _is_about_shape(mistake)))
 
     def is_explained(at: Loc) -> bool:
-        """Whether an alternative with the value's type has a mistake there or further inside."""
+        """Return whether an alternative that has the value's type reports a mistake at this place or inside it."""
         return any(other[: len(at)] == at and (len(other) > len(at) or not is_shape) for _, other, is_shape in found)
 
     return [(mistake, place) for mistake, place, is_shape in found if not (is_shape and is_explained(place))]
 
 
 def _is_about_shape(mistake: ErrorDetails) -> bool:
-    """Whether it only states the needed type of value."""
+    """Return whether the mistake only states which type of value is needed."""
     return mistake["type"] in _SHAPES or mistake["type"] == "string_type"
 
 
@@ -101,7 +105,10 @@ def _describe_unknown_key(loc: Loc, schema: dict[str, Any]) -> str:
 
 
 def _place(data: object, loc: Loc, *, is_missing: bool) -> tuple[Loc, object]:
-    """Return the part of pydantic's location that exists in the file, and the value there. Pydantic also names branches of unions."""
+    """Return the part of pydantic's location that exists in the file, and the value there.
+
+    Pydantic's location also contains names of union branches, which are left out.
+    """
     place: Loc = ()
     for i, part in enumerate(loc):
         name = _ALSO_NAMED.get(str(part), part) if isinstance(data, Mapping) and part not in data else part
@@ -115,7 +122,7 @@ def _place(data: object, loc: Loc, *, is_missing: bool) -> tuple[Loc, object]:
 
 
 def _schema_at(schema: dict[str, Any], loc: Loc) -> dict[str, Any]:
-    """Return the schema of one place with all alternatives merged, which is enough to name keys and find secrets."""
+    """Return the keys at one place in the schema, with all alternatives merged, and whether the value is a secret (`writeOnly`)."""
     found = _alternatives(schema, schema)
     for part in loc:
         step = [

@@ -1,8 +1,8 @@
-"""Dated exchange rates: the rate of a currency on a day, and days without one.
+"""Finds the exchange rate of a currency on a day, and days without a rate.
 
-A rate of a pair holds from its date until the pair's next rate. It converts in the other direction only with `inverse`, and only on
-days without a direct rate of that pair. This module converts nothing: a warehouse reader does (`Reader.in_currency`), exactly. Amounts in
-different currencies are never added without a rate.
+A rate of a pair is valid from its date until the pair's next rate. It converts in the other direction only with `inverse`, and only on
+days before the first direct rate of that pair. This module does not convert amounts; `Reader.in_currency` of the warehouse does, exactly.
+Amounts in different currencies are never added without a rate.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ FOREVER = date(9999, 12, 31)
 
 @dataclass(frozen=True)
 class Stretch:
-    """From `first` until before `end`, money in `currency` x multiplier / divisor is money in the target currency. Whole numbers below
-    10^18.
+    """The rate of `currency` on the days from `first` to before `end`.
+
+    An amount in the target currency is the amount in `currency` x multiplier / divisor. Both are whole numbers below 10^18.
     """
 
     currency: str
@@ -34,7 +35,7 @@ class Stretch:
 
 
 def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
-    """Return the periods of every currency that can be converted to `to`, without gaps and without overlap."""
+    """Return the rates to the currency `to`, as consecutive periods that do not overlap, for every other currency that has a rate."""
     found = []
     for currency in sorted({r.from_ for r in rates} | {r.to for r in rates} - {to}):
         direct = [(r.valid_from, r.rate, False) for r in rates if (r.from_, r.to) == (currency, to)]
@@ -50,7 +51,10 @@ def stretches(rates: Sequence[ExchangeRate], to: str) -> list[Stretch]:
 
 
 def missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> SourceError | None:
-    """Return the error that names each currency without a rate on a day of `days`, its first such day, and the fix; None without gaps."""
+    """Return an error if a rate to `to` is missing on one of `days`, otherwise None.
+
+    `days`: pairs of currency and day. The error names each currency without a rate, its first such day, and the fix.
+    """
     gaps = _gaps(rates, to, days)
     if not gaps:
         return None
@@ -64,12 +68,12 @@ def missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, d
 
 
 def describe_missing_rates(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> str | None:
-    """Return the same gaps in words, "no rate from USD to EUR for 2026-11-02 and 3 other days"; None without gaps."""
+    """Return a description of missing rates: "no rate from USD to EUR for 2026-11-02 and 3 other days". None if no rate is missing."""
     return _in_words(_gaps(rates, to, days), to) or None
 
 
 def _gaps(rates: Sequence[Stretch], to: str, days: Iterable[tuple[str, date]]) -> dict[str, list[date]]:
-    """Map each currency to its days without a rate."""
+    """Return the days without a rate, by currency."""
     gaps: dict[str, list[date]] = {}
     for currency, day in days:
         if currency != to and not any(r.currency == currency and r.first <= day < r.end for r in rates):

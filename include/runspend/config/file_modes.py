@@ -1,9 +1,10 @@
-"""Permissions of the files Runspend writes on this machine: its own account, plus the group of `files`, within the umask.
+"""Sets the permissions of files that Runspend writes on this machine: for its own account and the group in `files`, limited by the umask.
 
-Each command and each Airflow task sets the umask of its process once. Tables, records, reports, mails, exports and drafts follow it, and so
-do files that libraries write. Folders hand the group down (setgid), so only the topmost folders are assigned to it here. Existing files
-keep their permissions; `doctor` reports files with wider permissions. Where a folder does not hand the group down, new files would be
-readable by the account's own group. They stay private instead, and `doctor` says how to fix it.
+Each command and each Airflow task sets the umask of its process once. It applies to all files, including files that libraries write.
+Folders hand the group down to new files (setgid), so this module assigns the group only to the topmost folders.
+
+Existing files keep their permissions. `doctor` reports files with wider permissions. If a folder does not hand the group down, new
+files would be readable by the account's own group. They stay private instead, and `doctor` shows how to fix it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from runspend.config.settings import Settings
 from runspend.core.errors import ConfigError
 from runspend.core.own_files import PRIVATE, private_umask
 
-SHARED = {"read": 0o027, "write": 0o007}  # the permissions that the group does not get
-MOST_LOOKED_AT = 100_000  # files that `doctor` checks
+SHARED = {"read": 0o027, "write": 0o007}  # umask: the permissions that the group and other users do not get
+MOST_LOOKED_AT = 100_000  # `doctor` stops after this many files
 
 log = logging.getLogger(__name__)
 
 
 def use_file_modes(settings: Settings) -> None:
-    """Restrict new files of this process to its account and the group of the settings. Raises ConfigError for an unusable group."""
+    """Set the umask so that only this account and the group of the settings can access new files of this process.
+
+    Raises ConfigError if the group cannot be used.
+    """
     umask = private_umask()
     if settings.files.group is None:
         return
@@ -35,7 +39,7 @@ def use_file_modes(settings: Settings) -> None:
         if not root.exists():
             root.mkdir(parents=True)
         elif any(root.iterdir()):
-            continue  # its group was chosen, or it was made before there was a group
+            continue  # not a new folder: its group was set by a user, or it is older than the setting
         _hand_down(root, group, settings.files.group, umask)
     if lacking := not_handed_down(settings):
         private_umask()
@@ -47,7 +51,7 @@ def use_file_modes(settings: Settings) -> None:
 
 
 def not_handed_down(settings: Settings) -> list[Path]:
-    """Return Runspend's folders in which new files would get another group than configured, or that others can enter."""
+    """Return the folders in which new files would not get the configured group, or that other users can enter."""
     if settings.files.group is None:
         return []
     group = _group_id(settings.files.group)
@@ -56,17 +60,17 @@ def not_handed_down(settings: Settings) -> list[Path]:
 
 def _hands_down(found: os.stat_result, group: int) -> bool:
     is_handed = found.st_gid == group and (bool(found.st_mode & stat.S_ISGID) or os.getegid() == group)
-    return is_handed and not found.st_mode & stat.S_IRWXO  # folders of another group may be below it, so others must not enter
+    return is_handed and not found.st_mode & stat.S_IRWXO  # it may contain folders of a different group, so others must not enter
 
 
 def own_roots(settings: Settings) -> list[Path]:
-    """Return the folders of all files that Runspend keeps: home, and the warehouse if it is another folder on this machine."""
+    """Return the topmost folders of Runspend's files: `home`, and the warehouse if it is a folder outside `home` on this machine."""
     uri = settings.warehouse.uri.removeprefix("file://")
     return [settings.home] if "://" in uri or Path(uri).is_relative_to(settings.home) else [settings.home, Path(uri)]
 
 
 def _hand_down(folder: Path, group: int, name: str, umask: int) -> None:
-    """Give a new folder to a group, and let files created in it inherit the group."""
+    """Assign a new folder to a group, so that files created in it inherit the group. Raises ConfigError if that is not permitted."""
     if os.geteuid() not in (0, folder.stat().st_uid):
         return
     try:
@@ -96,16 +100,16 @@ def _group_id(name: str) -> int:
 
 
 def is_wider(mode: int, settings: Settings) -> bool:
-    """Whether a file or folder with that mode gives access to more people than the settings do. For a link, its target counts."""
+    """Return whether a file or folder with that mode is open to more users than the settings allow. False for symbolic links."""
     if stat.S_ISLNK(mode):
         return False
     return bool(stat.S_IMODE(mode) & (PRIVATE if settings.files.group is None else SHARED[settings.files.access]))
 
 
 def wider_than(root: Path, settings: Settings) -> tuple[int, Path | None]:
-    """Count the files and folders in `root`, including `root`, that are open to more people than the settings allow; also return the first.
+    """Return the number of files and folders in `root`, including `root`, that are open to more users than allowed, and the first of them.
 
-    A folder that is closed to others is not entered: they cannot reach its files.
+    A folder without wider permissions is not searched, because other users cannot reach its files. The count stops after MOST_LOOKED_AT.
     """
     count, first = 0, None
     for looked, path in enumerate(_walk(root, settings)):
@@ -128,12 +132,12 @@ def _walk(root: Path, settings: Settings) -> Iterator[Path]:
 def _is_wider_there(path: Path, settings: Settings) -> bool:
     try:
         return is_wider(path.lstat().st_mode, settings)
-    except OSError:  # deleted meanwhile, as files of a running pipeline may be, or not readable for this user
+    except OSError:  # a running pipeline deleted it meanwhile, or this user cannot read it
         return False
 
 
 def widening(root: Path, settings: Settings) -> str:
-    """Return the command that gives everything in a folder the permissions of new files."""
+    """Return the shell command that gives all files in a folder the permissions of new files."""
     if settings.files.group is None:
         return f"chmod -R go-rwx {root}"
     rights = "rX" if settings.files.access == "read" else "rwX"

@@ -1,6 +1,6 @@
-"""`mail` of runspend.yaml: how mail is sent, its operators, and the chats and pagers that also receive alerts.
+"""Defines `mail` of runspend.yaml: how mail is sent, the operators, and the chats and pagers that also receive alerts.
 
-This module defines the keys of mail. `actions/alert/` writes and sends it.
+`actions/alert/` writes and sends the mail.
 """
 
 from __future__ import annotations
@@ -33,39 +33,41 @@ About = Literal["budgets", "exceeded", "operators"]
 
 
 class ChannelSettings(Frozen):
-    """A chat or pager that receives alerts as posts. Its address or key is a secret: everyone who knows it can post there."""
+    """A chat or pager that receives alerts. Its address or key is a secret, because everyone who knows it can post there."""
 
     kind: Literal["slack", "teams", "google_chat", "pagerduty", "opsgenie", "apprise"] = "slack"
     name: Name | None = None  # `channel:NAME` in a budget's `notify`; default: the kind
-    url: HiddenAddress | None = None  # of a pager: its API, by default the service's own
+    url: HiddenAddress | None = None  # the address for posts; for a pager its API, by default that of the service
     key: Secret | None = None  # a pager's routing key or API key
-    about: list[About] | None = None  # plus budgets whose `notify` names the channel; default: see `subjects`
+    about: list[About] | None = None  # in addition to budgets whose `notify` names the channel; default: see `subjects`
 
     @property
     def recipient(self) -> str:
-        """The channel as a recipient of mail."""
+        """Return the name of the channel as a recipient, such as "channel:slack"."""
         return f"{CHANNEL}{self.name or self.kind}"
 
     @property
     def is_pager(self) -> bool:
-        """Whether a post opens an incident and pages the person on call."""
+        """Return whether the channel is a pager: a post opens an incident and notifies the person on call."""
         return self.kind in PAGERS
 
     @property
     def subjects(self) -> list[About]:
-        """What it receives: all budget alerts (`budgets`), those of spent budgets (`exceeded`), pipeline problems (`operators`)."""
+        """Return what the channel receives: all budget alerts (`budgets`), alerts of exceeded budgets (`exceeded`), pipeline problems
+        (`operators`).
+        """
         if self.about is not None:
             return self.about
         return ["exceeded", "operators"] if self.is_pager else ["budgets"]
 
     @property
     def address(self) -> str:
-        """The secret address that posts go to."""
+        """Return the address to which alerts are posted. It may be a secret."""
         return self.url.get_secret_value() if self.url else PAGER_ADDRESSES[self.kind]
 
     @property
     def secret_key(self) -> str:
-        """The key of a pager."""
+        """Return the key of a pager. Empty for other channels."""
         return self.key.get_secret_value() if self.key else ""
 
     @field_validator("url")
@@ -81,7 +83,7 @@ class ChannelSettings(Frozen):
     @classmethod
     def _fits_a_header(cls, key: Secret | None) -> Secret | None:
         if key is not None and not re.fullmatch(r"[!-~]+", key.get_secret_value()):
-            raise ValueError("a key of ASCII letters, digits and signs without spaces is needed")
+            raise ValueError("a key of ASCII letters, digits and signs, without spaces, is needed")
         return key
 
     @model_validator(mode="after")
@@ -90,14 +92,14 @@ class ChannelSettings(Frozen):
             what = "routing key of the service's Events API v2 integration" if self.kind == "pagerduty" else "key of an API integration"
             raise ValueError(f"`kind: {self.kind}` needs `key`, the {what}")
         if not self.is_pager and self.url is None:
-            raise ValueError(f"`kind: {self.kind}` needs `url`, the address that posts go to")
+            raise ValueError(f"`kind: {self.kind}` needs `url`, the address to which alerts are posted")
         if not self.is_pager and self.key is not None:
             raise ValueError(f"`key` belongs to {' and '.join(PAGERS)}. The secret of `kind: {self.kind}` is in its `url`")
         return self
 
 
 class MailSettings(Frozen):
-    """How mail is sent: as .eml files under home, or by SMTP."""
+    """How mail is sent (as .eml files under `home`, or by SMTP), and to whom."""
 
     backend: Literal["file", "smtp", "none"] = "file"
     host: str | None = None
@@ -110,29 +112,29 @@ class MailSettings(Frozen):
         default="Runspend <runspend@localhost>", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )
     operators: list[Address] = Field(default=[])
-    # For owners in tags and users of MLflow: the address of a name, and the allowed domains of addresses in tags. Default: the
-    # domains in this file's own addresses.
+    # For owners named in MLflow's tags and users: `users` has the address of each name; `domains` are the allowed domains of addresses.
+    # Default of `domains`: the domains of the addresses in this file.
     users: dict[Annotated[str, Field(min_length=1, max_length=320)], Address] = Field(default={})
     domains: list[MailDomain] | None = None
     people: Literal["show", "pseudonym", "hide"] = "show"
-    silent_after: Duration = timedelta(hours=25)  # operators get a mail when a nightly step was not done for longer
-    webhook: ChannelSettings | None = None  # one chat, in the short form
+    silent_after: Duration = timedelta(hours=25)  # operators get a mail if a step of the nightly pipeline did not run for longer
+    webhook: ChannelSettings | None = None  # short form for a single chat
     channels: list[ChannelSettings] = Field(default=[])
-    heartbeat: SecretAddress | None = None  # called after each successful pipeline run; the service behind it alarms when the calls stop
+    heartbeat: SecretAddress | None = None  # called after each successful pipeline run, for a service that alerts if the calls stop
 
     @property
     def posts_to(self) -> Mapping[str, ChannelSettings]:
-        """The chats and pagers by the name they have as recipients."""
+        """Return the chats and pagers by their names as recipients."""
         return ({WEBHOOK: self.webhook} if self.webhook else {}) | {channel.recipient: channel for channel in self.channels}
 
     @property
     def pagers(self) -> frozenset[str]:
-        """The recipients that are pagers. They get each alert on its own, never a mail that lists several."""
+        """Return the recipients that are pagers. They get each alert separately, never a list of several alerts."""
         return frozenset(name for name, channel in self.posts_to.items() if channel.is_pager)
 
     @property
     def operator_channels(self) -> list[str]:
-        """The recipients among chats and pagers that receive what operators receive."""
+        """Return the chats and pagers that receive the same messages as operators."""
         return [name for name, channel in self.posts_to.items() if "operators" in channel.subjects]
 
     @model_validator(mode="after")

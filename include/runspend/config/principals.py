@@ -1,4 +1,7 @@
-"""Files that map IAM principals to dimensions: `dimensions: {team: [{principal: FILE.csv}]}`. `core/resource_keys.py` compares principals."""
+"""Reads files that map IAM principals to dimensions: `dimensions: {team: [{principal: FILE.csv}]}`.
+
+`core/resource_keys.py` compares principals.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,10 @@ from runspend.core.resource_keys import principal_key
 
 
 def read_principals(paths: Sequence[Path], dimension: str) -> dict[str, str]:
-    """Map each principal's key to its value of the dimension, from CSV files with the columns principal and the dimension's name.
+    """Return the dimension's value for each principal key, from CSV files with the columns `principal` and the dimension's name.
 
-    The first file counts. Raises ValueError that names the file and the line where an entry is not the ARN of an IAM role or user,
-    is empty, or contradicts another entry.
+    If several files have a principal, the first file counts. Raises ValueError if an entry is not the ARN of an IAM role or user, is
+    empty, or contradicts an earlier entry. The error names the file and the line.
     """
     found: dict[str, str] = {}
     for path in paths:

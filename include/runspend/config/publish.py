@@ -1,4 +1,4 @@
-"""Settings of `publish`: the external databases and files that get a copy of the public tables. Their effect is in `actions/publish/`."""
+"""Defines `publish` of runspend.yaml: external databases and files that get a copy of the public tables. `actions/publish/` writes them."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def _file(raw: object, info: ValidationInfo) -> object:
 def _known_tables(names: list[str]) -> list[str]:
     known = [table.name for table in PUBLISHED_TABLES]
     if wrong := [name for name in names if name not in known]:
-        raise ValueError(f"{wrong[0]} is not a table that is published; these are: {', '.join(known)}")
+        raise ValueError(f"{wrong[0]} is not a published table. Published tables are {', '.join(known)}")
     return names
 
 
 class _Target(Frozen):
-    """`tables`: names of tables to publish; all of `schema/published.py` by default."""
+    """Keys of every target. `tables`: the names of tables to publish; default: all of `schema/published.py`."""
 
     name: Name
     tables: Annotated[list[str], Field(min_length=1), AfterValidator(_known_tables)] | None = None
@@ -60,7 +60,7 @@ class PostgresTarget(_Target):
 
     kind: Literal["postgres"]
     uri: Secret
-    # `schema` would hide a method of pydantic's models
+    # Not named `schema`, because that would hide a method of pydantic models.
     schema_name: Annotated[str, Field(min_length=1)] = Field(
         default="runspend", validation_alias=AliasChoices("schema", "schema_name"), serialization_alias="schema"
     )
@@ -76,7 +76,7 @@ class PostgresTarget(_Target):
     @field_validator("tables")
     @classmethod
     def _view_has_its_table(cls, names: list[str] | None) -> list[str] | None:
-        """There, costs_for_dashboards is a view over cost_daily."""
+        """Add cost_daily if costs_for_dashboards is published: in PostgreSQL it is a view over cost_daily."""
         if names is None or COSTS_FOR_DASHBOARDS.name not in names or COST_DAILY.name in names:
             return names
         return [COST_DAILY.name, *names]
@@ -85,7 +85,9 @@ class PostgresTarget(_Target):
     @classmethod
     def _schema_is_usable(cls, schema: str) -> str:
         if len(schema.encode()) > LONGEST_NAME or schema.startswith("pg_") or schema in RESERVED_SCHEMAS or not schema.isprintable():
-            raise ValueError("the name of a schema of at most 63 characters is needed, such as runspend; pg_… are PostgreSQL's own")
+            raise ValueError(
+                "the name of a schema of at most 63 characters is needed, such as runspend. PostgreSQL reserves names with pg_"
+            )
         return schema
 
 
@@ -97,7 +99,7 @@ class DuckDBTarget(_Target):
 
 
 class IcebergTarget(_Target):
-    """A namespace of an Iceberg catalog. `catalog` has the properties of PyIceberg: type, uri, warehouse, credentials."""
+    """A namespace of an Iceberg catalog. `catalog` contains properties of PyIceberg: type, uri, warehouse, credentials."""
 
     kind: Literal["iceberg"]
     catalog: Annotated[dict[str, str | SecretStr], WithJsonSchema(_PROPERTIES)]
@@ -106,7 +108,7 @@ class IcebergTarget(_Target):
     @field_validator("catalog", mode="before")
     @classmethod
     def _hide_secrets(cls, raw: object) -> object:
-        """Properties are strings. Those with the name of a secret, and addresses with a password, are never shown."""
+        """Convert the properties to strings. Those with the name of a secret, and addresses with a password, become secrets."""
         if not isinstance(raw, Mapping):
             return raw
         texts = {str(key): str(value).lower() if isinstance(value, bool) else value for key, value in raw.items()}
@@ -115,13 +117,13 @@ class IcebergTarget(_Target):
 
     @property
     def properties(self) -> dict[str, str]:
-        """The properties, with secrets, as PyIceberg takes them."""
+        """Return the properties for PyIceberg, including secrets in plain text."""
         return {key: value if isinstance(value, str) else value.get_secret_value() for key, value in self.catalog.items()}
 
     @model_validator(mode="after")
     def _catalog_can_be_found(self) -> IcebergTarget:
         if not {"type", "uri", "py-catalog-impl"} & self.catalog.keys():
-            raise ValueError("`catalog` needs `type` (rest, sql, glue, hive, …) or `uri`, as PyIceberg's catalogs have them")
+            raise ValueError("`catalog` needs `type` (rest, sql, glue, hive, …) or `uri`, as in the configuration of PyIceberg")
         return self
 
 
@@ -135,6 +137,6 @@ PublishTarget = Annotated[
         _kind,
         custom_error_type="conflict",
         custom_error_message="{why}",
-        custom_error_context={"why": "`kind` says what the target is: postgres, duckdb or iceberg. Add it, or correct it"},
+        custom_error_context={"why": "`kind` must be postgres, duckdb or iceberg. Add it, or correct it"},
     ),
 ]

@@ -1,7 +1,7 @@
-"""`retention` and `archive` of runspend.yaml: what a policy may select and do, and limits that apply to every policy.
+"""Defines `retention` and `archive` of runspend.yaml: what a policy may select and do, and limits that apply to every policy.
 
-This module defines the keys. `actions/archive/` decides what a policy selects. Every value that could mean "everything" or "at
-once" (empty, zero, negative, "all") is refused here, before any store is read.
+`actions/archive/` decides what a policy selects. A value that could mean "everything" or "immediately" (empty, zero, negative, "all")
+is refused here, before any store is read.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LONGEST_SKEW = timedelta(hours=1)
 
 
 def _parse_saving(raw: object) -> str:
-    """Read `5`, `5 USD` or `5 USD / month`, money per month, as "5" or "5 USD"."""
+    """Return money per month in one spelling, "5" or "5 USD". Accepts `5`, `5 USD` and `5 USD / month`."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Z]{3})?(?:\s*/\s*month)?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
@@ -57,7 +57,10 @@ def _parse_kinds(raw: object) -> list[str]:
 
 
 def _parse_select(raw: object) -> dict[str, Any]:
-    """Return ages as timedelta, sizes and money as text, kinds and everything else as lists. At least one key must exclude something."""
+    """Return the parsed selector: ages as timedelta, sizes and money as text, everything else as lists.
+
+    Raises ValueError for an unknown key, or if the selector would match everything.
+    """
     if not isinstance(raw, Mapping) or not raw:
         raise ValueError("a selector is needed that names what to move; an empty one would mean everything")
     parsed: dict[str, Any] = {}
@@ -87,7 +90,7 @@ def _parse_select(raw: object) -> dict[str, Any]:
 
 
 def narrows(select: Mapping[str, Any]) -> bool:
-    """Whether a parsed `select` excludes something: by age, size, money, or a pattern other than everything. A kind alone does not."""
+    """Return whether a parsed `select` excludes anything, by age, size, money, or a pattern other than `*`. A kind alone is not enough."""
     patterns = [value for key, value in select.items() if isinstance(value, list) and key != "kind" and not key.startswith("not_")]
     is_narrow = any(all(p.strip("*?") and p.casefold() != "all" for p in found) for found in patterns)
     return is_narrow or any(not isinstance(value, list) for value in select.values())
@@ -103,8 +106,9 @@ Count = Annotated[int, BeforeValidator(_parse_count), WithJsonSchema({"type": "i
 
 
 class RetentionKeep(Frozen):
-    """Selected items that a policy leaves alone: the best by a metric and the newest, among a run's checkpoints and models or an
-    experiment's runs.
+    """Selected items that a policy does not touch: the best by a metric, and the newest.
+
+    They are chosen among the checkpoints and models of a run, or among the runs of an experiment.
     """
 
     best: Count | None = None
@@ -115,7 +119,7 @@ class RetentionKeep(Frozen):
     @model_validator(mode="after")
     def _keeps_something(self) -> RetentionKeep:
         if self.best is None and self.last is None:
-            raise ValueError("it keeps nothing. Write `best` with `by` and `order`, or `last`, or both")
+            raise ValueError("`keep` would keep nothing. Write `best` with `by` and `order`, or `last`, or both")
         if len({self.best is None, self.by is None, self.order is None}) > 1:
             raise ValueError("`best`, `by` and `order` belong together: {best: 3, by: val_loss, order: min}")
         return self
@@ -132,7 +136,7 @@ def _long_enough(shortest: timedelta, why: str) -> BeforeValidator:
 
 
 class RetentionPolicy(Frozen):
-    """Which artifacts a policy moves, and where. It acts only after `grace` has passed since its notice, and only with apply.
+    """Which artifacts a policy moves, and where. It acts only with `archive apply`, and only when `grace` has passed since its notice.
 
     `select`: {"unused_for": timedelta, "kind": ["run", …], "larger_than": "2GiB", "not_tag.stage": [glob, …], …}.
     """
@@ -156,7 +160,7 @@ class RetentionPolicy(Frozen):
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of items it acts on; runs by default."""
+        """Return the kinds of items that the policy acts on. Default: runs."""
         return list(self.select.get("kind", ["run"]))
 
     @model_validator(mode="after")
@@ -177,7 +181,7 @@ class RetentionPolicy(Frozen):
 
 
 def _parse_percent(raw: object) -> Decimal:
-    """Read `20%` as the exact decimal 0.2. Without the sign, 0.5 could mean half a percent."""
+    """Return the exact decimal 0.2 for `20%`. The sign is required, because 0.5 could also mean half a percent."""
     match = re.fullmatch(r"(\d{1,2}(?:\.\d{1,4})?)\s*%", raw.strip(), re.ASCII) if isinstance(raw, str) else None
     value = raw if isinstance(raw, Decimal) else Decimal(match[1]) / 100 if match else Decimal(0)
     if not 0 < value < 1:
@@ -219,12 +223,12 @@ def _parse_class(raw: object) -> str:
 
 
 StorageClass = Annotated[str, BeforeValidator(_parse_class), WithJsonSchema({"type": "string", "pattern": r"^\s*[A-Za-z][A-Za-z_]*\s*$"})]
-# Classes that can be read only hours after a request: copies written there could not be verified.
+# Objects of these classes can be read only hours after a request, so copies in them could not be verified.
 UNREADABLE = {"s3": ("GLACIER", "DEEP_ARCHIVE"), "abfss": ("ARCHIVE",), "wasbs": ("ARCHIVE",)}
 
 
 def why_no_class(storage_class: str, target: str) -> str | None:
-    """Return why copies in this store cannot have that class; None if they can."""
+    """Return the reason why copies in this store cannot have that storage class. None if they can."""
     scheme = target.partition("://")[0] if "://" in target else "file"
     if scheme == "file":
         return f"{target} is a folder, which has no storage classes. Leave it out"
@@ -234,10 +238,13 @@ def why_no_class(storage_class: str, target: str) -> str | None:
 
 
 class ArchiveSettings(Frozen):
-    """Where archives go, and the caps that stop the archive before its first delete. Every cap has a value; none can be switched off."""
+    """Where archives are written, and the limits above which `archive apply` stops before it deletes anything.
 
-    to: Uri | None = None  # a store of the allow-list; policies may name another
-    storage_class: StorageClass | None = None  # of the copies; by default the bucket's class for new objects
+    Limits cannot be switched off.
+    """
+
+    to: Uri | None = None  # one of `stores`; a policy may name a different one
+    storage_class: StorageClass | None = None  # of the copies; default: the bucket's class for new objects
     max_objects: Count = 100_000  # changed by one `apply`
     max_bytes: Bytes = 10**12
     max_percent: Percent = Decimal("0.2")  # of the objects and of the bytes known in a store
@@ -247,14 +254,14 @@ class ArchiveSettings(Frozen):
 
 
 class StorageRate(Frozen):
-    """The price of a provider's storage class; a GB has 2^30 bytes. It replaces the built-in list price."""
+    """The price of a provider's storage class. It replaces the built-in list price. A GB has 2^30 bytes."""
 
     provider: Literal["s3", "gs", "azure"]
     storage_class: Annotated[str, Field(min_length=1)]
     month_per_gb: HourPrice
-    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # objects removed earlier are charged for this long
-    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as this large
-    overhead_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0  # charged for every object on top
+    minimum_days: Annotated[int, Field(ge=0, le=3650)] = 0  # objects that are removed earlier are charged for this many days
+    minimum_object_bytes: Annotated[int, Field(ge=0, le=2**30)] = 0  # smaller objects are charged as if they had this size
+    overhead_bytes: Annotated[int, Field(ge=0, le=2**20)] = 0  # charged in addition for every object
     write_per_1000: HourPrice = Decimal(0)
     read_per_1000: HourPrice = Decimal(0)
     retrieve_per_gb: HourPrice = Decimal(0)

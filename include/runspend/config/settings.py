@@ -1,7 +1,7 @@
-"""Settings: frozen models of `runspend.yaml`. Unknown keys are refused, and the file is loaded once.
+"""Defines the settings: frozen models of `runspend.yaml`. Unknown keys are refused.
 
-This module defines the keys and their defaults. Other modules define their effects. `load_settings` is the only entry point. Every
-error names the file, the line and the nearest known key.
+This module defines the keys and their defaults. Other modules define their effects. `load_settings` reads the file. Every error names
+the file and the line; for an unknown key, it also suggests the nearest known key.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ from runspend.core.errors import ConfigError
 from runspend.core.redaction import HIDDEN, names_secret, redact_uri, redact_values, uri_secrets
 from runspend.core.resource_keys import ATTACHED_TAG_KEYS, GROUP_TAG_KEYS, JOB_TAG_KEYS, RUN_JOB_KEYS, RUN_TAG_KEYS
 
-# Names of other modules that are imported through this one.
+# Names from other modules that are imported from here.
 __all__ = ["Budget", "MailSettings", "RetentionPolicy", "TagBudgets", "parse_duration", "threshold_amount"]
 
 FILE_NAME = "runspend.yaml"
@@ -86,12 +86,12 @@ TagKey = Annotated[str, Field(min_length=1)]
 
 
 def _key_file(credentials: str, info: ValidationInfo) -> str:
-    """Google's: a path is relative to the folder of the file. Other values stay as they are."""
+    """Return Google credentials with the path of a key file made absolute. A path is relative to the folder of `runspend.yaml`."""
     return credentials if credentials in ("anonymous", "(env)") or credentials.startswith(CONNECTION) else absolute(credentials, info)
 
 
 def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> str | SecretStr | None:
-    """Read credentials by the kind of address in `uri`; those of Azure are never shown."""
+    """Return credentials in the form that the address in `uri` needs. Credentials of Azure become a secret, which is never shown."""
     if not isinstance(credentials, str) or credentials == "anonymous":
         return credentials
     uri = info.data.get("uri") or ""
@@ -101,7 +101,7 @@ def _kept_secret(credentials: str | SecretStr | None, info: ValidationInfo) -> s
 
 
 def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
-    """Raise ValueError for a key without effect for this kind of address."""
+    """Raise ValueError if a key has no effect for this kind of address."""
     uri = place.uri or ""
     scheme = uri.partition(":")[0] if SCHEME.match(uri) else "file"
     refused = {
@@ -117,9 +117,9 @@ def _refuse_keys_without_effect(place: BillSource | ArtifactStore) -> None:
             )
 
 
-# A profile (s3://), a key file (gs://), or a secret: a SAS token or a connection string of Azure.
+# A profile (s3://), a key file (gs://), or an Azure secret: a SAS token or a connection string.
 Credentials = Annotated[str | SecretStr | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})]
-PlaceCredentials = Annotated[Credentials, AfterValidator(_kept_secret)]  # of the address in `uri`
+PlaceCredentials = Annotated[Credentials, AfterValidator(_kept_secret)]  # for the address in `uri`
 MAXIMUM_BYTES_BILLED = ByteSize(2**40)
 LEAST_MEMORY = ByteSize(500_000_000)
 
@@ -128,10 +128,10 @@ class WarehouseSettings(Frozen):
     """Where the tables are: a folder or s3://bucket/prefix (Parquet), or bigquery://project/dataset. Default: `<home>/warehouse`."""
 
     uri: Uri = ".runspend/warehouse"
-    credentials: str | None = None  # a profile of the AWS configuration, or the key file of a Google service account; never a key itself
+    credentials: str | None = None  # an AWS profile, or the key file of a Google service account; never the key itself
     endpoint: str | None = None
-    region: str | None = None  # of the bucket; for BigQuery the location of its datasets, e.g. EU
-    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: the most that one query may read, e.g. 200GB
+    region: str | None = None  # of the bucket; for BigQuery, the location of its datasets, such as EU
+    maximum_bytes_billed: ByteSize = MAXIMUM_BYTES_BILLED  # BigQuery: the most that one query may read, such as 200GB
 
     @field_validator("credentials")
     @classmethod
@@ -155,10 +155,10 @@ class WarehouseSettings(Frozen):
 
 
 class FileSettings(Frozen):
-    """Who else may read the files that Runspend writes on this machine. Without a group, only its own account may."""
+    """Who else may read the files that Runspend writes on this machine. Without a group, only the account that runs Runspend may."""
 
     group: Annotated[str | None, BeforeValidator(lambda value: str(value) if type(value) is int else value)] = None  # a name, or a number
-    access: Literal["read", "write"] = "read"  # write: for several people who run commands
+    access: Literal["read", "write"] = "read"  # write: needed if several people run commands
 
     @field_validator("group")
     @classmethod
@@ -175,13 +175,13 @@ class FileSettings(Frozen):
 
 
 class SiteSettings(Frozen):
-    """Where people open `runspend serve`: notes in MLflow link to its pages."""
+    """The address at which users open `runspend serve`. Notes in MLflow link to its pages."""
 
     url: Annotated[str, Field(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
 
 
 class SweepSettings(Frozen):
-    """The metric that trials are compared by, on the page of their experiment."""
+    """The metric by which an experiment's page compares its trials."""
 
     metric: Annotated[str, Field(min_length=1, max_length=250)]
     best: Literal["min", "max"]
@@ -192,10 +192,10 @@ def _resolve_file(raw: object, info: ValidationInfo) -> object:
 
 
 class AccessLogSettings(Frozen):
-    """A file that gets a JSON line for each page and each statement of `runspend sql`: who, what, when, how many rows."""
+    """A log file with a JSON line for each page and each statement of `runspend sql`: who, what, when, how many rows."""
 
     file: Annotated[Path, BeforeValidator(_resolve_file)]
-    values: bool = False  # also searched values: run ids in addresses, values and names in statements
+    values: bool = False  # also log searched values: run ids in addresses, values and names in statements
 
 
 class CopySettings(Frozen):
@@ -206,7 +206,7 @@ class CopySettings(Frozen):
 
 
 def _annotate_defaults(raw: object) -> object:
-    """Read true as the defaults, and false as switched off."""
+    """Return the defaults for true, and None (switched off) for false."""
     try:
         return {} if _BOOL.validate_python(raw) else None
     except ValidationError:
@@ -216,7 +216,7 @@ def _annotate_defaults(raw: object) -> object:
 
 
 class AnnotateSettings(Frozen):
-    """Costs are written to the server's runs, experiments and model versions. `annotate: true` has the defaults."""
+    """How costs are written to the server's runs, experiments and model versions. `annotate: true` uses the defaults."""
 
     requests_per_second: Annotated[float, Field(gt=0, le=1000)] = 20.0  # reads and writes together
 
@@ -225,23 +225,23 @@ _ANNOTATE_SCHEMA = {"anyOf": [{"type": "boolean"}, AnnotateSettings.model_json_s
 
 
 class TrackingServer(Frozen):
-    """One MLflow server: its tracking URI, and optionally its database, which is faster."""
+    """One MLflow server: its tracking URI and, optionally, its database, which is faster to read."""
 
     name: Name
     uri: Uri
     token: Secret | None = None
     username: str | None = None
     password: Secret | None = None
-    # The login with which `runspend archive` writes tags and deletes runs, and `runspend annotate` writes costs: a token or
-    # user:password; "anonymous" for a server without logins. Without it Runspend never writes.
+    # `runspend archive` writes tags and deletes runs with this login, and `runspend annotate` writes costs with it. It is a token or
+    # user:password, or "anonymous" for a server without logins. Without it, Runspend never writes to the server.
     write_token: Secret | None = None
     annotate: Annotated[AnnotateSettings | None, BeforeValidator(_annotate_defaults), WithJsonSchema(_ANNOTATE_SCHEMA)] = None
-    database: Secret | None = None  # carries a password; implied if `uri` is a database
+    database: Secret | None = None  # may contain a password; not needed if `uri` is a database
     workspaces: list[str] | Literal["all"] | None = None
     ui: str | None = None
     registry: str | None = None
     via: Literal["auto", "database", "api"] = "auto"
-    token_prices: Literal["genai-prices"] | None = None  # list prices for calls of models that MLflow has no cost for
+    token_prices: Literal["genai-prices"] | None = None  # list prices for model calls without a cost in MLflow
     artifacts: Uri | None = None  # the store behind mlflow-artifacts: URIs
     copy_: CopySettings = Field(default=CopySettings(), validation_alias=AliasChoices("copy", "copy_"), serialization_alias="copy")
     max_vanish: Ratio = 0.2
@@ -278,7 +278,7 @@ class TrackingServer(Frozen):
         return self
 
 
-# A format exists if its module does; `auto` tries them in this order.
+# Each module in `formats` is a bill format. `auto` tries them in this order.
 BILL_FORMATS = tuple(
     sorted(p.stem.replace("_", "-") for p in (Path(__file__).parents[1] / "ingest" / "billing" / "formats").glob("[!_]*.py"))
 )
@@ -289,17 +289,20 @@ else:
 
 
 class Purchase(Frozen):
-    """The price of a machine paid at once, spread evenly over a number of calendar months from a day on."""
+    """The purchase price of a machine, spread evenly over a number of calendar months from a start day."""
 
     amount: Rate
     months: Annotated[int, Field(ge=1, le=600)]
     from_: date | None = Field(
         default=None, validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
-    )  # default: the machine's
+    )  # default: `from` of the machine
 
 
 class Power(Frozen):
-    """A machine's power and the price of a kilowatt-hour: constant watts, or MLflow's measurements and `idle_watts` without them."""
+    """A machine's power and the price of a kilowatt-hour.
+
+    The power is constant (`watts`), or measured by MLflow (`watts: measured`). `idle_watts` is the power while no run measures it.
+    """
 
     per_kwh: Rate
     watts: Rate | Literal["measured"]
@@ -317,7 +320,7 @@ class Power(Frozen):
 
 
 class Machine(Frozen):
-    """One machine of your own: its type, its time (days in UTC, both included), and its cost."""
+    """One of your own machines: its type, its first and last day (UTC), and its cost."""
 
     resource_id: Annotated[str, Field(min_length=1)]
     from_: date = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
@@ -336,7 +339,7 @@ class Machine(Frozen):
 
     @property
     def is_measured(self) -> bool:
-        """Whether its power is billed by MLflow's measurements."""
+        """Return whether the machine's power is taken from MLflow's measurements."""
         return self.power is not None and self.power.watts == "measured"
 
     @model_validator(mode="after")
@@ -346,25 +349,28 @@ class Machine(Frozen):
         if self.to is not None and self.to < self.from_:
             raise ValueError(f"`to` is {self.to}, before `from`, {self.from_}. It is the machine's last day")
         if not (self.purchase or self.per_month or self.per_hour or self.power):
-            raise ValueError("it has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`")
+            raise ValueError("the machine has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`")
         return self
 
 
 class DatabricksPrices(Frozen):
-    """Prices of Databricks usage: prices of the account where there are any, otherwise public prices less a discount."""
+    """Prices of Databricks usage: the account's prices where they exist, otherwise public prices minus a discount."""
 
     from_: Literal["account_prices", "list"] = Field(
         default="account_prices", validation_alias=AliasChoices("from", "from_"), serialization_alias="from"
     )
     else_: Literal["list", "none"] = Field(default="list", validation_alias=AliasChoices("else", "else_"), serialization_alias="else")
-    discount: Discount = Decimal(0)  # off public prices; the account's prices already include it
+    discount: Discount = Decimal(0)  # on public prices; the account's prices already include it
 
 
 class SlurmPrices(Frozen):
-    """Prices per hour of a job's resources: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`. Default: nothing."""
+    """Prices per hour of a job's resources: a GPU, a core, a GiB of memory, a node, a unit of SLURM's `billing`.
+
+    A resource without a price costs nothing.
+    """
 
     gpu: HourPrice | None = None
-    gpu_types: dict[Annotated[str, Field(min_length=1)], HourPrice] = {}  # by SLURM's name of the type; all others cost `gpu`
+    gpu_types: dict[Annotated[str, Field(min_length=1)], HourPrice] = {}  # by SLURM's name of the type; all other types cost `gpu`
     cpu: HourPrice | None = None
     mem_gb: HourPrice | None = None
     node: HourPrice | None = None
@@ -378,16 +384,16 @@ class SlurmPrices(Frozen):
 
 
 class SlurmSettings(Frozen):
-    """How sacct's files are read, and the rate card. A partition's prices replace the general prices with the same name."""
+    """How the files of `sacct` are read, and the prices. A partition's prices replace the general prices with the same name."""
 
     prices: SlurmPrices
     partitions: dict[Annotated[str, Field(min_length=1)], SlurmPrices] = {}
-    timezone: Zone = "UTC"  # of the times in the files, and of the month or day in a file's name
+    timezone: Zone = "UTC"  # of the times in the files, and of the month or day in file names
     one_file_per: Literal["month", "day"] = "month"
 
 
 class BillSource(Frozen):
-    """One bill: where its export is and how it is delivered."""
+    """One bill: the location of its export, and how it is delivered."""
 
     name: Name
     format: BillFormat = "auto"
@@ -401,22 +407,22 @@ class BillSource(Frozen):
     vms: Literal["none"] | None = None
     machines: list[Machine] = []
     slurm: SlurmSettings | None = None
-    currency: Currency | None = None  # of a bill that names none; default: `currency` of the settings
+    currency: Currency | None = None  # for a bill that does not name its currency; default: `currency` of the settings
     pods: Literal["split", "whole"] = (
-        "split"  # of a bill with rows of split cost allocation: split machines by them, or keep machines whole
+        "split"  # for a bill with split cost allocation: split machines among their pods, or keep machines whole
     )
-    splits: list[Name] | None = None  # of `format: opencost`: the bills whose lines it splits; default: every bill
+    splits: list[Name] | None = None  # for `format: opencost`: the bills whose lines it splits; default: every bill
     lines: LineSelector | None = (
-        None  # of `format: opencost`: lines that together are the cluster's machines, where the bill does not name them
+        None  # for `format: opencost`: selects the lines of the cluster's machines, if the bill does not name the machines
     )
-    idle: Literal["keep", "share"] = "keep"  # of `format: opencost`: cost that no pod used is a part of its own, or shared by every pod
+    idle: Literal["keep", "share"] = "keep"  # for `format: opencost`: cost that no pod used stays separate, or is shared by every pod
     max_drop: Ratio = 0.5
     late_after: Duration = timedelta(hours=48)
 
     @model_validator(mode="after")
     def _has_a_place(self) -> BillSource:
         if self.format == "machines" and not self.machines:
-            raise ValueError("`format: machines` needs `machines:`, the list of what the machines cost")
+            raise ValueError("`format: machines` needs `machines:`, the list of machines and their costs")
         if self.format != "machines" and self.machines:
             raise ValueError("`machines:` belongs to `format: machines`")
         for key in ("prices", "vms"):
@@ -462,16 +468,16 @@ class BillSource(Frozen):
 
 
 class ArtifactStore(Frozen):
-    """One root of the allow-list: Runspend never contacts anything outside these."""
+    """One entry of the list of allowed artifact stores. Runspend contacts no artifact store outside this list."""
 
     uri: Uri
     endpoint: str | None = None
     region: str | None = None
     credentials: PlaceCredentials = None
-    # The credentials with which `runspend archive apply` deletes, as `credentials`; "local" for a folder. Without it Runspend never
-    # deletes from the store.
+    # `runspend archive apply` deletes with these credentials, written like `credentials`. For a folder they are "local". Without them,
+    # Runspend never deletes from the store.
     delete_credentials: Credentials = None
-    inventory: Uri | None = None  # the folder of an S3 Inventory, read instead of a listing
+    inventory: Uri | None = None  # the folder of an S3 Inventory, which is read instead of a listing
     measure: Literal["list", "none"] = "list"
 
     @model_validator(mode="after")
@@ -487,26 +493,26 @@ class ArtifactStore(Frozen):
         is_folder = not SCHEME.match(info.data.get("uri") or "") or (info.data.get("uri") or "").startswith("file:")
         if not credentials.strip() or is_folder != (credentials == "local"):
             raise ValueError(
-                "credentials that delete must be separate: `local` for a folder, otherwise a profile or connection of its own. Without this key nothing is deleted"
+                "deleting needs its own credentials: `local` for a folder, otherwise a separate profile or connection. Without this key, nothing is deleted"
             )
         return _kept_secret(credentials, info)
 
 
 class ScopeSettings(Frozen):
-    """Which bill lines belong to the ML platform. Default: the default scope of the ledger."""
+    """Which bill lines belong to the ML platform. Default: the accounts and services in which runs were found."""
 
     include: list[LineSelector] = []
     exclude: list[LineSelector] = []
 
 
 class SharedSettings(Frozen):
-    """Bill lines of services the whole ML platform uses: databases, control planes, gateways. They are shared cost, reason `platform`."""
+    """Bill lines of services that the whole ML platform uses, such as databases. They are shared cost with the reason `platform`."""
 
     lines: list[LineSelector] = []
 
 
 class Pool(Frozen):
-    """Assigns runs to machines without any tags: these runs ran on these machines."""
+    """Assigns machines to runs, without any tags: it states that these runs ran on these machines."""
 
     name: Name
     runs: RunSelector
@@ -528,7 +534,7 @@ DimensionSource = Annotated[
 
 
 class DimensionSettings(Frozen):
-    """Sources of team, project, cost_center and owner: the first that has a value counts."""
+    """Sources of team, project, cost_center and owner. The first source that has a value counts."""
 
     team: list[DimensionSource] = ["run.tag.team", "experiment.tag.team"]
     project: list[DimensionSource] = ["run.tag.project", "experiment.tag.project"]
@@ -540,7 +546,7 @@ class DimensionSettings(Frozen):
 
     @model_validator(mode="after")
     def _read_principals(self) -> DimensionSettings:
-        """Read the files now, so that a wrong entry is an error of the configuration and not of a pipeline run."""
+        """Read the files of principals now, so that a wrong entry is a configuration error and not a failed pipeline run."""
         for dimension in ("team", "project", "cost_center", "owner"):
             if files := [Path(s["principal"]) for s in getattr(self, dimension) if isinstance(s, dict) and "principal" in s]:
                 self._principals[dimension] = read_principals(files, dimension)
@@ -548,26 +554,27 @@ class DimensionSettings(Frozen):
 
     @property
     def principals(self) -> Mapping[str, Mapping[str, str]]:
-        """Map each dimension to its values by the key of an IAM principal, from its files `{principal: FILE.csv}`."""
+        """Return the values of each dimension by IAM principal key, from the files `{principal: FILE.csv}`."""
         return self._principals
 
 
 class KeySettings(Frozen):
-    """The tag keys that join runs and bill lines. A list replaces the default; the first key that is set counts.
+    """The tag keys that join runs and bill lines. A list replaces the default. The first key that is set counts.
 
-    AWS's spellings of keys (user_KEY, resourceTags/user:KEY) need not be listed: Runspend looks for them as well.
+    You need not list AWS's spellings of a key (user_KEY, resourceTags/user:KEY). Runspend looks for them as well.
     """
 
-    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # of the bill: the id of the line's run
-    job: list[TagKey] = list(JOB_TAG_KEYS)  # of the bill: the job of the line
-    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # of the run, tag or param: its job
-    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # of the bill: the machine that a disk or an address is attached to
-    groups: list[TagKey] = list(GROUP_TAG_KEYS)  # of the bill: node groups, then clusters, that a line shares with machines
+    run_id: list[TagKey] = list(RUN_TAG_KEYS)  # tags of a bill line: the id of its run
+    job: list[TagKey] = list(JOB_TAG_KEYS)  # tags of a bill line: its job
+    run_job: list[TagKey] = list(RUN_JOB_KEYS)  # tags or params of a run: its job
+    attached_to: list[TagKey] = list(ATTACHED_TAG_KEYS)  # tags of a bill line: the machine that a disk or an address is attached to
+    groups: list[TagKey] = list(GROUP_TAG_KEYS)  # tags of a bill line: its node group or cluster, closest first
 
 
 class SharingSettings(Frozen):
-    """How cost without a run is distributed: kept as unallocated or shared cost, or spread over the runs of the same bill, by cost or
-    evenly.
+    """How shared and idle cost is distributed.
+
+    `keep`: it stays as it is. `proportional`, `even`: it is spread over the runs of the same bill, by their cost or evenly.
     """
 
     shared: Literal["keep", "proportional", "even"] = "keep"
@@ -575,7 +582,7 @@ class SharingSettings(Frozen):
 
 
 class ExchangeRate(Frozen):
-    """The value of one unit of `from` in `to`, from a date until the pair's next rate. With `inverse` it converts back too, by division."""
+    """The value of one unit of `from` in `to`, from a date until the pair's next rate. `inverse`: it also converts back, by division."""
 
     from_: Currency = Field(validation_alias=AliasChoices("from", "from_"), serialization_alias="from")
     to: Currency
@@ -591,7 +598,7 @@ class ExchangeRate(Frozen):
 
 
 class MachinePrice(Frozen):
-    """The price of an hour of a machine, for hours that no bill has yet. Default: every region, every pricing category."""
+    """The price of a machine-hour, for hours that are not billed yet. Default: every region, every pricing category."""
 
     instance_type: Annotated[str, Field(min_length=1)]
     region: str | None = None
@@ -604,7 +611,10 @@ Written = TypeVar("Written", bound=Frozen)
 
 
 def _read_rows(raw: object, info: ValidationInfo, model: type[Written], needed: tuple[str, ...], optional: tuple[str, ...]) -> object:
-    """Keep a list as it is; read a CSV file into its rows and report mistakes by the file's own lines."""
+    """Return a list unchanged. If the value is the name of a CSV file, return its rows as models.
+
+    Raises ValueError that names the CSV file and the line if a row is wrong.
+    """
     if not isinstance(raw, str):
         return raw
     path = Path(absolute(raw, info))
@@ -628,11 +638,14 @@ def _read_prices(raw: object, info: ValidationInfo) -> object:
 
 
 class RateSettings(Frozen):
-    """Dated exchange rates, prices of machines for hours not billed yet (lists, or names of CSV files), and prices of storage classes."""
+    """Exchange rates by date, machine prices for hours that are not billed yet, and prices of storage classes.
+
+    `exchange` and `prices` are lists or names of CSV files.
+    """
 
     exchange: Annotated[list[ExchangeRate], BeforeValidator(_read_exchange, json_schema_input_type=list[ExchangeRate] | str)] = []
     prices: Annotated[list[MachinePrice], BeforeValidator(_read_prices, json_schema_input_type=list[MachinePrice] | str)] = []
-    storage: list[StorageRate] = []  # used by the archive plan where a price differs from the list's
+    storage: list[StorageRate] = []  # for the archive plan, if your prices differ from list prices
 
     @model_validator(mode="after")
     def _each_once(self) -> RateSettings:
@@ -678,7 +691,7 @@ class Settings(Frozen):
     keys: KeySettings = KeySettings()
     sharing: SharingSettings = SharingSettings()
     rates: RateSettings = RateSettings()
-    # The file's `budgets`; read `budgets` and `tag_budgets` below.
+    # `budgets` of the file. Other modules use the properties `budgets` and `tag_budgets` below.
     budget_entries: list[BudgetEntry] = Field(default=[], alias="budgets")
     mail: MailSettings = MailSettings()
     retention: list[RetentionPolicy] = []
@@ -686,27 +699,28 @@ class Settings(Frozen):
     access: AccessSettings | None = None  # who sees the costs of which teams; by default everyone who can open the pages sees all
     access_log: AccessLogSettings | None = None
     site: SiteSettings | None = None
-    publish: list[PublishTarget] = []  # databases and files of other tools, which get a copy of the public tables
+    publish: list[PublishTarget] = []  # databases and files for other tools, which get a copy of the public tables
     sweeps: SweepSettings | None = None
     statements: StatementSettings = StatementSettings()
     _path: Path | None = PrivateAttr(default=None)
     _viewer: Viewer | None = PrivateAttr(default=None)
-    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # of variables with secret names, wherever the file has them
+    _named_secrets: list[str] = PrivateAttr(default_factory=list)  # values of all variables in the file that have the name of a secret
 
     @property
     def path(self) -> Path | None:
-        """The file of the settings; None for settings made in code."""
+        """Return the file of the settings. None if the settings were made in code."""
         return self._path
 
     @property
     def viewer(self) -> Viewer | None:
-        """The viewer that these settings are for, in a server that `access` restricts; None elsewhere."""
+        """Return the viewer that these settings are for, if `access` restricts the server. Otherwise None."""
         return self._viewer
 
     def seen_by(self, viewer: Viewer) -> Settings:
-        """Return the settings for answers to a viewer: the warehouse shows what the viewer's teams see.
+        """Return the settings with which a viewer's requests are answered. The warehouse then shows only what the viewer's teams may see.
 
-        They contain neither names of other teams' budgets, bills, stores, pools and policies, nor budgets in experiment tags.
+        The settings contain only the teams' own budgets. They contain no bills, stores, pools, policies, publish targets or budgets in
+        experiment tags.
         """
         if viewer.teams is None:
             seen = self.model_copy()
@@ -719,12 +733,12 @@ class Settings(Frozen):
 
     @property
     def budgets(self) -> list[Budget]:
-        """The budgets of the file itself."""
+        """Return the budgets that are defined in the file."""
         return [b for b in self.budget_entries if isinstance(b, Budget)]
 
     @property
     def tag_budgets(self) -> list[TagBudgets]:
-        """Settings of budgets in experiment tags: whether they are on, and their recipients."""
+        """Return the settings of budgets in experiment tags. The list is empty if they are off."""
         return [b for b in self.budget_entries if isinstance(b, TagBudgets)]
 
     @field_validator("memory")
@@ -737,7 +751,7 @@ class Settings(Frozen):
     @model_validator(mode="after")
     def _warehouse_under_home(self) -> Settings:
         if "uri" not in self.warehouse.model_fields_set:
-            # The models are frozen for other code; during construction this remains a default.
+            # The models are frozen, so the value is set in `__dict__`. It still counts as a default.
             self.__dict__["warehouse"] = WarehouseSettings.model_construct(_fields_set=set(), uri=str(self.home / "warehouse"))
         return self
 
@@ -746,13 +760,16 @@ class Settings(Frozen):
         bills = [bill.model_copy() if bill.currency is None else bill for bill in self.billing]
         for bill in bills:
             if bill.currency is None:
-                bill.__dict__["currency"] = self.currency  # as above: still a default, which this file decides
+                bill.__dict__["currency"] = self.currency  # as above: it still counts as a default
         self.__dict__["billing"] = bills
         return self
 
     @model_validator(mode="after")
     def _names_are_keys(self) -> Settings:
-        """Refuse equal names. They are keys of stored rows and records; names that differ only in case would share a file on some systems."""
+        """Refuse equal names, because names are keys of stored rows and records.
+
+        Names that differ only in case count as equal: they would share a file on some systems.
+        """
         sources = [(("tracking", i), s.name) for i, s in enumerate(self.tracking)] + [
             (("billing", i), b.name) for i, b in enumerate(self.billing)
         ]
@@ -866,7 +883,10 @@ def _conflict(loc: Loc, why: str) -> NoReturn:
 
 
 def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Settings:
-    """Load settings from `path`, otherwise $RUNSPEND_CONFIG, otherwise ./runspend.yaml. Paths become absolute. Raises ConfigError."""
+    """Return the settings from `path`, otherwise $RUNSPEND_CONFIG, otherwise ./runspend.yaml. Paths become absolute.
+
+    Raises ConfigError if there is no file or it has a mistake.
+    """
     environment = os.environ if env is None else env
     found = find_settings_file(path, environment)
     file = read_yaml_file(found, environment)
@@ -882,12 +902,12 @@ def load_settings(path: Path | None = None, env: Mapping[str, str] | None = None
         settings._path = found
         settings._named_secrets = [value for name, value in file.variables.items() if names_secret(name)]
         return settings
-    # Outside the except block: pydantic's error contains the values, and would travel along as `__context__`.
+    # Raised outside the except block. Otherwise pydantic's error, which contains the values, would be attached as `__context__`.
     raise ConfigError(describe_mistakes(file, mistakes, json_schema()))
 
 
 def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
-    """Return the absolute path of the file to read. Raises ConfigError that lists every place searched."""
+    """Return the absolute path of the file to read. Raises ConfigError, which lists every place that was searched."""
     found = find_settings(path, env)
     if found is None:
         raise ConfigError(
@@ -898,7 +918,10 @@ def find_settings_file(path: Path | None, env: Mapping[str, str]) -> Path:
 
 
 def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
-    """Like `find_settings_file`, but None when no file is named and none is here. A missing file that is named is an error."""
+    """Return the path like `find_settings_file`, but None if no file is named and there is no ./runspend.yaml.
+
+    Raises ConfigError if a named file does not exist.
+    """
     named = (os.environ if env is None else env).get("RUNSPEND_CONFIG", "") if path is None else str(path)
     found = Path(os.path.abspath(named or FILE_NAME))
     if found.is_file():
@@ -911,7 +934,10 @@ def find_settings(path: Path | None = None, env: Mapping[str, str] | None = None
 
 
 def trial_settings(tracking: str, bill: str, folder: Path) -> Settings:
-    """Return the settings of `runspend try`: one server, one bill, everything written under `folder`, no mail. Raises ConfigError."""
+    """Return the settings of `runspend try`: one server, one bill, no mail. Everything is written under `folder`.
+
+    Raises ConfigError if a source does not exist or cannot be used.
+    """
     data = {
         "home": str(folder),
         "tracking": [{"name": "mlflow", "uri": tracking}],
@@ -948,7 +974,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _is_address(secret: str) -> bool:
-    """Whether it is a URI with a password. A connection string that contains addresses is not: it is entirely secret."""
+    """Return whether a secret is a URI, of which only a part is secret. A connection string that contains URIs is entirely secret."""
     return "://" in secret and bool(SCHEME.match(secret))
 
 
@@ -967,7 +993,7 @@ def secret_values(settings: Settings) -> list[str]:
         elif isinstance(value, SecretStr):
             secret = value.get_secret_value()
             if not secret.startswith(CONNECTION):
-                # Only a part of a database URI is secret: errors need its host.
+                # Only the password of a database URI is secret. Error messages need its host.
                 found.extend(uri_secrets(secret) if _is_address(secret) else [secret, *uri_secrets(secret)])
         elif isinstance(value, str):
             found.extend(uri_secrets(value))
@@ -980,13 +1006,13 @@ def secret_values(settings: Settings) -> list[str]:
                 collect(item)
 
     collect(settings)
-    # HTTP Basic sends the base64 of both together.
+    # HTTP Basic authentication sends user and password as one string.
     found += [f"{s.username}:{s.password.get_secret_value()}" for s in settings.tracking if s.password is not None]
     return found
 
 
 def redact(text: str, settings: Settings | None) -> str:
-    """Remove the settings' secrets, in any encoding they may be printed in, and passwords in URIs."""
+    """Return the text without the secrets of the settings, in any encoding in which they may be printed, and without passwords in URIs."""
     return redact_uri(redact_values(text, secret_values(settings) if settings is not None else []))
 
 
@@ -1016,7 +1042,7 @@ def _show_model(model: BaseModel, indent: str) -> list[str]:
 
 
 def _show_value(model: BaseModel, name: str, value: object) -> str:
-    """Format one value in flow style, which is JSON."""
+    """Return one value in YAML's flow style, as JSON. Secrets are hidden."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
         value = (

@@ -1,6 +1,6 @@
-"""The `runspend.yaml` that `runspend init` writes: under 40 lines with local findings, or every key with a comment.
+"""Writes the `runspend.yaml` of `runspend init`: under 40 lines with values found on this machine, or every key with a comment.
 
-It reads the environment and files, contacts no server, and never copies a secret: a token in the environment becomes
+It reads the environment and files, but contacts no server. It never copies a secret: a token in the environment becomes
 `${MLFLOW_TRACKING_TOKEN}`.
 """
 
@@ -19,7 +19,7 @@ from runspend.core.redaction import redact_uri
 def write_starter(
     path: Path, *, full: bool = False, force: bool = False, env: Mapping[str, str] | None = None, user_home: Path | None = None
 ) -> list[str]:
-    """Write the file and return a sentence for each thing that was found. Raises UsageError when the file exists."""
+    """Write the file, and return a note about each finding. Raises UsageError if the file exists and `force` is not set."""
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder. Give --config the name of a file in it.")
     if path.exists() and not force:
@@ -31,7 +31,7 @@ def write_starter(
 
 
 class Findings:
-    """Findings on this machine: values for the file, and a sentence about each."""
+    """Values for the file that were found on this machine, and notes about them."""
 
     def __init__(self) -> None:
         self.tracking = "http://mlflow:5000"
@@ -44,7 +44,7 @@ class Findings:
 
 
 def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findings:
-    """Look for MLFLOW_TRACKING_URI, ./mlruns, ./mlflow.db, and AWS and gcloud settings."""
+    """Return what is found on this machine: MLFLOW_TRACKING_URI, ./mlruns, ./mlflow.db, and settings of AWS and gcloud."""
     found = Findings()
     _look_for_mlflow(found, folder, env)
     if (
@@ -67,7 +67,7 @@ def look_around(folder: Path, env: Mapping[str, str], user_home: Path) -> Findin
 def _look_for_mlflow(found: Findings, folder: Path, env: Mapping[str, str]) -> None:
     uri = env.get("MLFLOW_TRACKING_URI", "")
     if uri:
-        # A password inside the URI must not be copied into a file, so the file names the variable.
+        # A password in the URI must not be copied into the file, so the file names the variable instead.
         found.tracking = uri if redact_uri(uri) == uri else "${MLFLOW_TRACKING_URI}"
         found.notes.append(f"found MLFLOW_TRACKING_URI={redact_uri(uri)}")
     elif (folder / "mlflow.db").is_file():
@@ -90,7 +90,7 @@ def _look_for_mlflow(found: Findings, folder: Path, env: Mapping[str, str]) -> N
 
 
 def quote_value(text: str) -> str:
-    """Quote a value for YAML: plain where that is safe, otherwise in double quotes."""
+    """Return a value for YAML: plain if that is safe, otherwise in double quotes."""
     return (
         text
         if re.fullmatch(r"[A-Za-z0-9./$][A-Za-z0-9_./${}:@+-]*", text) and not text.endswith(":")
@@ -99,7 +99,7 @@ def quote_value(text: str) -> str:
 
 
 def short_text(found: Findings) -> str:
-    """Return the starter: required keys only, everything else has a good default."""
+    """Return the short file. It contains only basic keys; all others have defaults."""
     hint = "" if found.tracking_is_found else "    # your MLflow: http://…, sqlite:///mlflow.db, ./mlruns"
     server = [f"  - name: mlflow\n    uri: {quote_value(found.tracking)}{hint}", *(f"    {line}" for line in found.login)]
     stores = [
@@ -138,7 +138,7 @@ mail:
 
 
 def full_text(found: Findings) -> str:
-    """Return every key, commented; the active keys are those of `short_text`."""
+    """Return the file with every key. Only basic keys are active; all others are commented out."""
     text = (Path(__file__).with_name("starter.yaml")).read_text(encoding="utf-8")
     login = "".join(f"    {line}\n" for line in found.login)
     text = text.replace("    uri: http://mlflow:5000\n", f"    uri: {quote_value(found.tracking)}\n{login}", 1)

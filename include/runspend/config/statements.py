@@ -1,6 +1,6 @@
-"""`statements` of runspend.yaml: what a team's monthly statement has in addition to its direct cost, and when it is issued.
+"""Defines `statements` of runspend.yaml: what a team's monthly statement includes in addition to direct cost, and when it is issued.
 
-This module defines the keys. `actions/statement/` applies them.
+`actions/statement/` applies these settings.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ from pydantic import Field
 
 from runspend.config.types import CostMeasure, Frozen
 
-# `spread`: over all teams by their direct cost. `separate`: on the statement of no team.
+# `spread`: the cost is spread over all teams by their direct cost. `separate`: it is on no team's statement.
 Sharing = Literal["spread", "separate"]
 
 
 class StatementSettings(Frozen):
-    """The policy of all statements. It is printed on each of them.
+    """The rules for all statements. They are printed on each statement.
 
-    `kind`: whether the statement informs a team or is booked to it. `issue_when`: the state that all bills of the month must have before
-    a statement gets a number.
+    `kind`: whether a statement only informs the team (showback) or is booked to it (chargeback). `issue_when`: the state that all bills of
+    the month must have before a statement gets a number.
     """
 
     kind: Literal["showback", "chargeback"] = "showback"

@@ -1,6 +1,6 @@
-"""The marker of a folder that `runspend try` made: a digest of its `runspend.yaml`, as the trial wrote it.
+"""Reads and writes the marker file of a folder that `runspend try` made: a digest of `runspend.yaml` as the trial wrote it.
 
-The marker is empty while the trial is writing. Emptying and filling the folder belongs to `interfaces/trial.py`.
+The marker is empty while the trial is writing. `interfaces/trial.py` empties and fills the folder.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ MARKER, FILE = ".trial", "runspend.yaml"
 
 
 def mark(folder: Path) -> None:
-    """Record that the trial has written its file, as it is now."""
+    """Record the present `runspend.yaml` as the file that the trial wrote."""
     write_whole(folder / MARKER, _digest(folder).encode())
 
 
 def was_changed(folder: Path) -> bool:
-    """Whether a person changed the file of the trial since."""
+    """Return whether `runspend.yaml` was changed after the trial wrote it."""
     return (folder / FILE).is_file() and _marked(folder) not in ("", _digest(folder))
 
 
 def is_trial(settings: Settings) -> bool:
-    """Whether these settings are as `runspend try` wrote them: it proposed the pools, and the file did not change since."""
+    """Return whether the file of these settings is unchanged since `runspend try` wrote it. Its pools are then proposals of the trial."""
     path = settings.path
     return path is not None and path.name == FILE and (path.parent / MARKER).is_file() and _marked(path.parent) == _digest(path.parent)
 

@@ -1,7 +1,7 @@
-"""The types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
+"""Defines the types of values in `runspend.yaml`: lengths of time, money, thresholds, URIs, addresses, selectors.
 
-Each type turns a value into one form, or states what is allowed. No message repeats the value, which may be a secret. `settings.py`
-assigns types to keys.
+Each type converts a value to one form, or raises an error that states what is allowed. No error repeats the value, which may be a
+secret. `settings.py` assigns types to keys.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from runspend.core.amounts import EXACT
 from runspend.core.redaction import redact_uri
 from runspend.core.selectors import BUDGET_KEYS, LINE_KEYS, LINE_MAPS, RUN_KEYS, RUN_MAPS, Selector, parse_selector
 
-CHANNEL = "channel:"  # the name of a chat or pager follows, where a recipient of mail may stand
-CONNECTION = "connection:"  # the id of an Airflow connection follows, resolved by runspend.airflow.connections
+CHANNEL = "channel:"  # followed by the name of a chat or pager; may be used instead of a mail recipient
+CONNECTION = "connection:"  # followed by the id of an Airflow connection, which runspend.airflow.connections resolves
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 CURRENCY_PATTERN = r"^[A-Z]{3}$"
 DIMENSION_PATTERN = r"^(run\.user|(run|experiment|line)\.tag\..+|run\.param\..+)$"
@@ -46,13 +46,14 @@ _MAILBOX = re.compile(
     r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*"
 )
 _PLAIN_LOCAL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+'=~-]{0,62}[A-Za-z0-9_+'=~-])?")
-LONGEST_ADDRESS = 1_000  # characters, with a name. The standard library's parser is slow with long ones
+LONGEST_ADDRESS = 1_000  # characters, including the name; the standard library parses longer addresses slowly
 _UNITS = {"b": 1, "ib": 1, **{f"{p}b": 1000**n for n, p in enumerate("kmgtp", 1)}, **{f"{p}ib": 1024**n for n, p in enumerate("kmgtp", 1)}}
 
 
 def check_database_address(text: str) -> None:
-    """Raise ValueError for a database address whose password ends too early: after a plain `/`, `?` or `#`, the rest would be shown as a
-    host.
+    """Raise ValueError if the user or password of a database address contains a plain `/`, `?`, `#` or `@`.
+
+    The password would end at such a character, and the rest of it would be shown as a host.
     """
     if not _DATABASE.match(text):
         return
@@ -62,7 +63,7 @@ def check_database_address(text: str) -> None:
 
 
 class Frozen(BaseModel):
-    """Base of all settings: frozen, unknown keys refused, values never repeated in an error, passwords in URIs hidden in `repr`."""
+    """Base class of all settings. It is frozen and refuses unknown keys. Errors never repeat values; `repr` hides passwords in URIs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
@@ -72,7 +73,10 @@ class Frozen(BaseModel):
 
 
 def parse_duration(raw: object) -> timedelta:
-    """Read `36h`, `30d`, `90m`, `1d 12h` as a timedelta. Refuses values that are empty, zero, negative or without a unit."""
+    """Return the length of time in a text such as `36h`, `30d`, `90m` or `1d 12h`.
+
+    Raises ValueError if the value is empty, zero, negative, without a unit, or above 100 years.
+    """
     if isinstance(raw, timedelta):
         duration = raw
     elif isinstance(raw, str) and _DURATION.fullmatch(raw.strip()):
@@ -89,7 +93,10 @@ def parse_duration(raw: object) -> timedelta:
 
 
 def format_duration(duration: timedelta) -> str:
-    """Format 36 hours as `36h`: in the largest unit, at most days, that needs no fraction; below two days in hours."""
+    """Return a length of time as text, such as `36h` or `3d`: in the largest unit (days, hours or minutes) that needs no fraction.
+
+    Days are used from two days on. Seconds are used if minutes would need a fraction.
+    """
     seconds = duration.total_seconds()
     for unit in "dhm":
         if seconds % _SECONDS[unit] == 0 and (unit != "d" or seconds >= 2 * 86400):
@@ -98,7 +105,7 @@ def format_duration(duration: timedelta) -> str:
 
 
 def parse_size(raw: object) -> int:
-    """Read `500MB` or `2 GiB` in bytes. Refuses values that are empty, zero, negative or "all"."""
+    """Return the number of bytes in a text such as `500MB` or `2 GiB`. Raises ValueError if the value is not a size above zero."""
     match = None if isinstance(raw, bool) else _SIZE.fullmatch(str(raw).strip())
     size = int(Decimal(match[1]) * _UNITS[(match[2] or "b").lower()]) if match else 0
     if size <= 0:
@@ -114,7 +121,7 @@ def _parse_ratio(raw: object) -> object:
 
 
 def _parse_discount(raw: object) -> object:
-    """Read `18%` as the exact decimal 0.18. Without the sign, 0.5 could mean half a percent."""
+    """Return the exact decimal 0.18 for `18%`. The sign is required, because 0.5 could also mean half a percent."""
     if isinstance(raw, Decimal):
         return raw
     text = raw.strip() if isinstance(raw, str) else ""
@@ -124,22 +131,25 @@ def _parse_discount(raw: object) -> object:
 
 
 def _parse_money(raw: object) -> object:
-    """Read an exact amount: a float has already lost digits, so its shortest text counts."""
+    """Return a float as its shortest text, so that the Decimal made from it is the number that was written."""
     return str(raw) if isinstance(raw, float) else raw
 
 
 def _short_number(number: Decimal) -> Decimal:
-    """Allow at most 18 digits before and after the point together: more would not fit the integers that convert money exactly."""
+    """Return the number in its shortest form. Raises ValueError if it has more than 18 digits before and after the point together.
+
+    Longer numbers would not fit into the integers that convert money exactly.
+    """
     shortest = number.normalize()
     _, digits, exponent = shortest.as_tuple()
     assert isinstance(exponent, int)
     if max(len(digits) + max(exponent, 0), -exponent) > 18:
         raise ValueError("a number of at most 18 digits is needed")
-    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))  # 28800, not 2.88E+4: settings are shown
+    return shortest if exponent <= 0 else shortest.quantize(Decimal(1))  # settings are shown as 28800, not as 2.88E+4
 
 
 def _amount(number: Decimal) -> Decimal:
-    """Allow what a column of the tables can store: 16 digits before the point and 22 after it."""
+    """Return the amount. Raises ValueError if a money column cannot store it: at most 15 digits before the point and 22 after it."""
     exponent = number.normalize(EXACT).as_tuple().exponent
     if number >= 10**15 or (isinstance(exponent, int) and exponent < -22):
         raise ValueError("an amount below 1,000,000,000,000,000 with at most 22 decimals is needed")
@@ -147,7 +157,10 @@ def _amount(number: Decimal) -> Decimal:
 
 
 def _hour_price(number: Decimal) -> Decimal:
-    """Allow prices that integers multiply exactly with any amount of resources of a job."""
+    """Return the price in its shortest form. Raises ValueError if it is too large or too long.
+
+    Within the limits, integer arithmetic multiplies a price exactly with any amount of a job's resources.
+    """
     shortest = number.normalize()
     exponent = shortest.as_tuple().exponent
     assert isinstance(exponent, int)
@@ -157,7 +170,7 @@ def _hour_price(number: Decimal) -> Decimal:
 
 
 def parse_threshold(raw: object) -> str:
-    """Read `80%`, `500 USD` or `500` in one spelling."""
+    """Return a threshold in one spelling: `80%`, `500 USD` or `500`. Raises ValueError if it is not a threshold above zero."""
     text = str(raw).strip() if isinstance(raw, (str, int, float, Decimal)) and not isinstance(raw, bool) else ""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(%|[A-Z]{3})?", text, re.ASCII)
     if match is None or Decimal(match[1]) == 0:
@@ -174,7 +187,7 @@ def threshold_amount(threshold: str, amount: Decimal) -> Decimal:
 def _known_zone(name: str) -> str:
     try:
         ZoneInfo(name)
-    except (KeyError, ValueError, OSError):  # not found, not a zone's name, a folder of zones
+    except (KeyError, ValueError, OSError):  # not found, not the name of a zone, or a folder of zones
         raise ValueError("the name of a time zone is needed, such as UTC or Europe/Berlin") from None
     return name
 
@@ -185,7 +198,7 @@ def absolute(path: str, info: ValidationInfo) -> str:
 
 
 def resolve_uri(uri: str, info: ValidationInfo) -> str:
-    """Resolve folders and SQLite files relative to the file that names them; leave other URIs as they are."""
+    """Return a URI. Paths of folders and SQLite files become absolute, relative to the file that names them. Other URIs do not change."""
     if not uri.strip() or re.search(r"[\x00-\x1f\x7f]", uri):
         raise ValueError("a URI or a folder is needed; this value is empty or has control characters")
     if uri.startswith("sqlite:") and (match := re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(.*)", uri)):
@@ -208,7 +221,10 @@ class HiddenAddress(SecretStr):
 
 
 def callable_address(address: HiddenAddress) -> HiddenAddress:
-    """Return an address that may carry a secret: `https`, or `http` to this machine, or an Airflow connection."""
+    """Return the address. Raises ValueError unless it is `https`, `http` to this machine, or an Airflow connection.
+
+    Other addresses would send the secret without encryption.
+    """
     text = address.get_secret_value()
     is_here = re.match(r"http://(localhost|127\.0\.0\.1|\[::1\])[:/]", text)
     if not text.startswith(CONNECTION) and not (
@@ -219,20 +235,20 @@ def callable_address(address: HiddenAddress) -> HiddenAddress:
 
 
 def address_secrets(address: str) -> list[str]:
-    """Return the parts of a secret address that would reveal it without the rest: its path and everything after it."""
+    """Return the part of a secret address that would reveal the secret by itself: its path and everything after it."""
     path = address.partition("://")[2].partition("/")[2]
     return [path] if len(path) > 5 else []
 
 
 def address_of(text: str) -> str | None:
-    """Return the address in "Name <a@b>" or "a@b", its domain in ASCII; None if plain SMTP cannot carry it."""
+    """Return the address in "Name <a@b>" or "a@b", with its domain in ASCII. None if plain SMTP cannot transport the address."""
     if len(text) > LONGEST_ADDRESS or not text.isprintable():
         return None
     try:
         if len(getaddresses([text])) != 1:
             return None
         local, at, domain = parseaddr(text)[1].rpartition("@")
-    except RecursionError:  # hundreds of brackets or colons: the standard library's parser recurses for each
+    except RecursionError:  # the standard library's parser recurses for each bracket or colon; hundreds of them are too many
         return None
     try:
         address = f"{local}{at}{domain.encode('idna').decode('ascii')}"
@@ -242,12 +258,12 @@ def address_of(text: str) -> str | None:
 
 
 def is_plain_local(local: str) -> bool:
-    """Whether the text before the @ is a plain mailbox: `a%b` and `b!a` are routes to other hosts on some servers."""
+    """Return whether the text before the @ is a plain mailbox. On some servers, `a%b` and `b!a` are routes to other hosts."""
     return _PLAIN_LOCAL.fullmatch(local) is not None and ".." not in local
 
 
 def _mail_domain(text: str) -> str:
-    """Return a domain in ASCII and lower case. Domains below it are not included."""
+    """Return a domain in ASCII and lower case. It does not include its subdomains."""
     found = address_of(f"x@{text.strip().removeprefix('@')}")
     if found is None or "." not in found or re.search(r"[\s()<>\"]", text.strip()):
         raise ValueError("a mail domain is needed, such as example.com")
@@ -261,19 +277,19 @@ def _address(text: str) -> str:
 
 
 def _recipient(text: str) -> str:
-    if text.startswith(CHANNEL):  # `Settings` checks that there is such a channel
+    if text.startswith(CHANNEL):  # `Settings` checks that the channel exists
         return text
     return text if text == "owner" else _address(text)
 
 
 def is_channel(recipient: str) -> bool:
-    """Whether a recipient of mail is a chat or pager."""
+    """Return whether a recipient is a chat or pager."""
     return recipient == "webhook" or recipient.startswith(CHANNEL)
 
 
 def _with_json_paths(selector: Selector) -> Selector:
     odd = next((key for key in selector if '"' in key or "\\" in key), None)
-    if odd is not None:  # otherwise one budget without valid SQL would keep all others from being judged
+    if odd is not None:  # otherwise, the invalid SQL of one budget would stop the evaluation of all budgets
         raise ValueError(f"cannot select by {odd!r}: a key with a quote or backslash has no JSON path. Leave it out")
     return selector
 

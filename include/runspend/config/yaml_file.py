@@ -1,8 +1,8 @@
-"""Read a YAML file that people maintain: every value keeps its line, and nothing is guessed.
+"""Reads a YAML file that users maintain. Every value keeps its line number, and no types are guessed.
 
-A plain value is its text (`account: 0123` stays "0123"; a model turns text into numbers), and null is None. Refused: a key written
-twice, aliases (a small file could expand into a huge one), tags, several documents. `${VAR}` reads the environment; `$${` is a
-plain `${`. `settings.py` defines the keys.
+A plain value is read as text, so `account: 0123` stays "0123". The models convert text to numbers. Null becomes None. Refused are
+duplicate keys, aliases (a small file could expand into a huge one), tags and several documents. `${VAR}` reads an environment variable;
+`$${` means a literal `${`. `settings.py` defines the keys.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
 
 @dataclass
 class YamlFile:
-    """The values of one file, and for every value its line (from 1) and its text before `${VAR}` was replaced."""
+    """The values of one file. `lines`: the line of every value, from 1. `written`: its text before `${VAR}` was replaced."""
 
     path: Path
     data: dict[str, Any] = field(default_factory=dict)
     lines: dict[Loc, int] = field(default_factory=dict)
     written: dict[Loc, str] = field(default_factory=dict)
-    variables: dict[str, str] = field(default_factory=dict)  # environment variables that the file names: name -> value
+    variables: dict[str, str] = field(default_factory=dict)  # environment variables that the file uses: name -> value
 
     def line(self, loc: Loc) -> int:
-        """Return the line of the value at `loc`, or of the nearest value around it."""
+        """Return the line of the value at `loc`, or of the nearest value that contains it."""
         while loc and loc not in self.lines:
             loc = loc[:-1]
         return self.lines.get(loc, 1)
 
 
 def read_yaml_file(path: Path, env: Mapping[str, str]) -> YamlFile:
-    """Read one YAML map. Raises ConfigError that names file, line and key, never a value."""
+    """Return the contents of a YAML file, which must be a map. Raises ConfigError with file, line and key, but never a value."""
     file = YamlFile(path)
     try:
         raw = path.read_bytes()
@@ -81,7 +81,7 @@ def show_loc(loc: Loc) -> str:
 
 
 class _Nodes(Composer, Resolver):
-    """The node tree of events that were read before: reading a string takes nearly all of the time, so it is read once."""
+    """Builds the node tree from events that were already parsed. Parsing takes nearly all of the time, so the text is parsed only once."""
 
     def __init__(self, events: deque[yaml.Event]) -> None:
         Composer.__init__(self)
@@ -97,12 +97,15 @@ class _Nodes(Composer, Resolver):
         return self._events[0]
 
     def get_event(self) -> yaml.Event:
-        """Return the next event, and go on to the one after it."""
+        """Return the next event and remove it from the queue."""
         return self._events.popleft()
 
 
 def _compose(path: Path, text: str) -> yaml.Node | None:
-    """Return the node tree. First a pass over the events, which does not recurse, refuses files that must not be expanded."""
+    """Return the node tree of the file. None if the file is empty.
+
+    A first pass over the events, without recursion, refuses aliases, several documents and deep nesting.
+    """
     depth = documents = 0
     events: deque[yaml.Event] = deque()
     trouble: yaml.YAMLError
@@ -125,7 +128,7 @@ def _compose(path: Path, text: str) -> yaml.Node | None:
         return node
     except yaml.YAMLError as error:
         trouble = error
-    # Outside the except block: the parser's own error quotes the line, which may contain a secret.
+    # Raised outside the except block, because the parser's error quotes the line, which may contain a secret.
     mark = getattr(trouble, "problem_mark", None)
     if mark is not None:
         line, why = mark.line + 1, re.sub(r"'[^']{2,}'", "'…'", getattr(trouble, "problem", None) or "it ends too early")
@@ -179,7 +182,7 @@ def _scalar(node: yaml.ScalarNode, loc: Loc, file: YamlFile, env: Mapping[str, s
 
 
 def _check_text(text: str, line: int, loc: Loc, file: YamlFile) -> None:
-    """Refuse half a character: YAML's `\\ud800`, or bytes of a variable that are not UTF-8. Such text could be neither stored nor sent."""
+    """Raise ConfigError for an incomplete character: `\\ud800` in YAML, or a variable that is not UTF-8. It cannot be stored or sent."""
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise _mistake(
             file.path, line, show_loc(loc), "it has an incomplete character, such as `\\ud800`. Write the complete character, as UTF-8."
@@ -187,7 +190,7 @@ def _check_text(text: str, line: int, loc: Loc, file: YamlFile) -> None:
 
 
 def _resolve_plain(text: str) -> str:
-    """Return the tag that YAML itself gives to a plain value, to find tags that were written by hand."""
+    """Return the tag that YAML gives to a plain value. A different tag was written explicitly."""
     tag: str = _RESOLVER.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]  # its stubs lack this method
     return tag
 
@@ -211,7 +214,7 @@ def _variable(match: re.Match[str], text: str, loc: Loc, line: int, file: YamlFi
             f"the environment variable {name} is not set. Set it, or write `$${{{name}}}` for the characters themselves.",
         )
     value = file.variables[name] = env[name]
-    # In `scheme://user:${PASSWORD}@host` a real password could break the URI.
+    # In `scheme://user:${PASSWORD}@host`, special characters of a password would break the URI, so they are escaped.
     if _BEFORE_PASSWORD.match(text[: match.start()]) and text[match.end() :].startswith("@") and _NOT_USERINFO.search(value):
         return quote(value, safe="")
     return value

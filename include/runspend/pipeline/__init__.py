@@ -2,9 +2,9 @@
 
     extract, measure, load  →  allocate (models, checks, publish), estimate  →  alert  →  archive_plan  →  report  →  publish  →  annotate
 
-Each step replaces whole units. A step that runs again gives the same result. Rows travel through the warehouse: an `Outcome` has names,
-notes and problems, and the figures of the reports. `nightly` sends no archive notice and moves no artifact. The caller always gives `now`.
-The inner work of a step belongs in its own package, not here.
+Each step replaces whole units. A step that runs again gives the same result. Steps pass rows to each other through the warehouse. An
+`Outcome` contains only names, notes and problems, and the figures of the reports. `nightly` sends no archive notices and moves no
+artifacts. The caller always passes `now`. The details of a step belong in its own package, not here.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 def nightly(
     settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, accept: Sequence[str] = (), progress: Progress = silent
 ) -> Outcome:
-    """Run all steps in order. A failed source, or a refused file of Runspend's own, does not stop them. The exit code shows it."""
+    """Run all steps in order. A failed source or a refused file of Runspend does not stop them, but the exit code shows the failure."""
     outcome = Outcome("nightly")
     loading.warm_up(settings)
     steps: list[Callable[[], Outcome]] = [
@@ -71,7 +71,7 @@ def nightly(
         lambda: settle(settings, now=now, periods=periods, progress=progress),
         lambda: alert(settings, now=now, heartbeat=False, progress=progress),
         *([lambda: archive_plan(settings, now=now, progress=progress)] if settings.retention else []),
-        lambda: report(settings, now=now, progress=progress),  # after these steps, because the page shows their results
+        lambda: report(settings, now=now, progress=progress),  # after the steps above, because the page shows their results
         *([lambda: publish(settings, now=now, progress=progress)] if settings.publish else []),
         *([lambda: annotate(settings, now=now, progress=progress)] if any(s.annotate for s in settings.tracking) else []),
     ]

@@ -1,4 +1,4 @@
-"""Remove what is no longer configured."""
+"""Removes the rows of sources that are no longer configured."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from runspend.warehouse.factory import open_warehouse
 
 
 def forget(settings: Settings, name: str, *, now: datetime) -> Outcome:
-    """Drop all units of a server, bill or artifact store that is no longer configured, and cost tables of months that have no bill left."""
+    """Drop all units of a server, bill or artifact store that is no longer configured, and the cost tables of months without any bill.
+
+    If `name` is still configured or has no rows, raises ConfigError and changes nothing.
+    """
     from runspend.ingest.artifacts import store_slug
 
     outcome = Outcome("sources forget")

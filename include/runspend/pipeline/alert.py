@@ -1,4 +1,4 @@
-"""Judge budgets and send alerts."""
+"""Evaluates budgets and sends alerts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from runspend.schema.rows import by_month, make_load_id
 
 
 def alert(settings: Settings, *, now: datetime, heartbeat: bool = True, progress: Progress = silent) -> Outcome:
-    """Judge budgets of the current period, record each decision once, and send mails. Reports stale sources, with or without a warehouse.
+    """Evaluate the budgets of the current period, record each decision once, and send mail. Also report stale sources and steps.
 
-    With `heartbeat`, also call the heartbeat address. `nightly` calls it at its end instead.
+    Stale sources are reported even if the warehouse cannot be opened. With `heartbeat`, also call the heartbeat address. `nightly` calls it
+    at its end instead.
     """
     outcome = _alert(settings, now=now, progress=progress)
     if heartbeat:

@@ -1,4 +1,4 @@
-"""Build the cost tables and the estimates, and check them before they are published."""
+"""Builds the cost tables and the estimates, and checks them before they are published."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ BUILD_TRIES = 3  # for cost tables whose inputs another process replaces at the 
 def settle(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Allocate billed cost, then estimate cost that is not billed yet.
 
-    If another process replaces an input of a build while it runs, Runspend drops the build. For example, `measure` replaces inputs,
-    and no build follows it. So this function repeats dropped builds. If a build is dropped in every try, `superseded` of the outcome
-    names it.
+    A build is dropped if another process replaces one of its inputs meanwhile. For example, `measure` does so, and no build follows it.
+    Therefore, dropped builds are repeated up to BUILD_TRIES times in total. If the last try is dropped too, `superseded` of the outcome
+    names the build.
     """
     outcome = _build_once(settings, now=now, periods=periods, progress=progress)
     for _ in range(BUILD_TRIES - 1):
@@ -71,9 +71,9 @@ def _build_once(settings: Settings, *, now: datetime, periods: Sequence[str] | N
 def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
     """Run models and checks for every unit whose inputs changed since its tables were built.
 
-    First the billing periods (`cost_allocations`, `run_costs_daily`, `cost_daily`, `unallocated_costs`), then the start
-    months of the runs they reach (`run_costs`). `periods` rebuilds these billing periods even if their inputs are unchanged.
-    A closed month is rebuilt only if its bill changed or `periods` names it. Other changes are noted.
+    Billing periods are built first (`cost_allocations`, `run_costs_daily`, `cost_daily`, `unallocated_costs`). The start months of runs
+    follow (`run_costs`). `periods` rebuilds these billing periods even if their inputs are unchanged. A closed month is rebuilt only if
+    its bill changed or `periods` names it. Other changes in closed months are listed in the notes.
     """
     outcome = Outcome("allocate")
     warehouse, damage = open_undamaged(settings), current_damage()
@@ -103,7 +103,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
     lives = ledger.beside("summarize")
     reached = reached_months(warehouse)
     daily = {unit_name(unit): state.digest for unit, state in warehouse.states("run_costs_daily").items()}
-    # A month whose runs are forgotten loses its run_costs.
+    # If the runs of a month were removed by `forget`, its run_costs are removed too.
     for month in sorted({u.period for u in warehouse.states("runs", "run_costs")}):
         if lacking := damage.lacking_of_month(month):
             outcome.fail(WarehouseDamaged(lacking, f"run_costs of {month} were not built; they stay as they are."))
@@ -111,7 +111,7 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
         inputs = summary_inputs(warehouse, month, reached, given)
         reaching = reached.get(month, set())
         is_asked = not reaching.isdisjoint(periods or ()) or damage.touches(("run_costs",), month)
-        # Costs that the last build read, or that this one would read, and that changed since.
+        # Changed inputs among the costs that the last build read or that this build would read.
         before = lives.built.get(("summarize", month), {"inputs": {}})["inputs"]
         moved = {name for name in {*daily, *before} if name.startswith("run_costs_daily/") and daily.get(name) != before.get(name)}
         if finality.is_closed(month) and not is_asked and lives.ignored_changes(month, inputs, moved.__contains__) is not None:
@@ -124,21 +124,21 @@ def allocate(settings: Settings, *, now: datetime, periods: Sequence[str] | None
 
 
 def _build_ledger(step: Step, period: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Build and check the tables of one billing period; return their names."""
+    """Build and check the tables of one billing period. Return their names."""
     step.run(ledger_models(period), {"period": first_day(period), **parameters})
     step.check(LEDGER_CHECKS, {"period": first_day(period), **parameters})
     return ["cost_allocations", *LEDGER_SUMS]
 
 
 def _build_run_costs(step: Step, month: str, parameters: Mapping[str, Any]) -> list[str]:
-    """Build and check `run_costs` for the runs that started in one month."""
+    """Build and check `run_costs` for the runs that started in one month. Return the name of the table."""
     step.run(run_costs_models(month), {"period": first_day(month), **parameters})
     step.check(RUN_CHECKS, {"period": first_day(month), **parameters})
     return ["run_costs"]
 
 
 def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Estimate the cost of runs in hours that no bill reaches yet.
+    """Estimate the cost of runs in hours that are not billed yet.
 
     Fills `run_estimates`, and `estimate_errors` with the errors of earlier estimates.
     """
@@ -163,7 +163,7 @@ def estimate(settings: Settings, *, now: datetime, progress: Progress = silent) 
 
 def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
     """Fill `artifact_stores`: the contents of the artifact stores and their cost per month."""
-    # A bill too old to give a rate may be damaged; it is not needed.
+    # Bills that are too old for rates are not needed, so they may be damaged.
     since = f"{first_month(now):%Y-%m}"
     warehouse = open_warehouse(settings).without(
         {unit for unit in current_damage().left if unit.table == "billing_lines" and unit.period < since}
@@ -180,7 +180,10 @@ def price_stores(settings: Settings, outcome: Outcome, now: datetime) -> None:
 
 
 def foresee_queries(settings: Settings, *, periods: Sequence[str] | None = None, progress: Progress = silent) -> QueryCosts:
-    """Ask BigQuery, model by model, how much it would read to build the cost tables of these periods. Default: the newest. Builds nothing."""
+    """Return how many bytes BigQuery would read to build the cost tables of these periods, for each model. Nothing is built.
+
+    Default: the newest period. Raises ConfigError if no bill was loaded for a period.
+    """
     warehouse = open_warehouse(settings)
     known = sorted({u.period for u in warehouse.states("billing_lines")})
     given = ledger_parameters(settings)

@@ -1,4 +1,4 @@
-"""Write costs to MLflow, and remove them."""
+"""Writes costs to MLflow, and removes them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from runspend.actions.annotate import Written
 
 
-NAMED = 3  # of the values that were not changed
+NAMED = 3  # a note names at most this many values that were not changed
 
 
 @watching()
 def annotate(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Make MLflow show the costs of runs, experiments and model versions, on each server that has `annotate`. Writes only what changed."""
+    """Write the costs of runs, experiments and model versions to each server that has `annotate`. Only changed values are written."""
     from runspend.actions import annotate as annotations
     from runspend.actions.annotate.wanted import are_versions_read, as_of_text, wanted_experiments, wanted_models, wanted_runs
 
@@ -57,7 +57,7 @@ def annotate(settings: Settings, names: Sequence[str] | None = None, *, now: dat
 
 
 def remove_annotations(settings: Settings, names: Sequence[str] | None = None, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Remove what `annotate` wrote, from the named servers or all that have a `write_token`."""
+    """Remove the values that `annotate` wrote. Without `names`, from all servers that have a `write_token`."""
     from runspend.actions import annotate as annotations
 
     outcome = Outcome("annotate")
@@ -94,14 +94,14 @@ def _report(
     *,
     is_removal: bool = False,
 ) -> None:
-    """Do the work on one server. A failure there does not stop the other servers; operators get a mail."""
+    """Do the work on one server and report the result. A failure does not stop the work on other servers. Operators get a mail about it."""
     pace = (server.annotate or AnnotateSettings()).requests_per_second
     failed = f"cannot {'remove all costs from' if is_removal else 'write all costs to'} {server.name}"
     again = f"runspend annotate {'--remove ' * is_removal}{server.name}"
     try:
         written = work(CostAnnotations(server, pace))
     except SourceError as error:
-        problem: SourceError = type(error)(server.name, f"{failed}: {error} What was done stays done. For the rest: {again}")
+        problem: SourceError = type(error)(server.name, f"{failed}: {error} Completed changes are kept. For the rest, run: {again}")
         outcome.fail(problem)
         tell_not_annotated(settings, outcome, server.name, str(problem), again, now)
         return
@@ -113,7 +113,7 @@ def _report(
         outcome.unchanged.append(f"{server.name}: costs in MLflow")
     if written.foreign:
         named = ", ".join(written.foreign[:NAMED]) + (f" and {len(written.foreign) - NAMED:,} more" if len(written.foreign) > NAMED else "")
-        outcome.notes.append(f"{server.name}: not changed, because other people use these names for their own values there: {named}")
+        outcome.notes.append(f"{server.name}: not changed, because these names already have values that Runspend did not write: {named}")
     for other, count in (+written.others).items():
         outcome.notes.append(
             f"{server.name}: did not change the costs that another Runspend installation ({other}) wrote to {count:,} runs, experiments and model versions. "

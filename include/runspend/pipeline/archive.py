@@ -1,4 +1,4 @@
-"""Plan, announce, move and verify archived artifacts."""
+"""Plans, announces, moves and verifies archived artifacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runspend.warehouse.factory import open_warehouse
 
 @watching(("archive_plan",), needs=DELETING)
 def archive_plan(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Write `archive_plan`: the items that retention policies select, with their protection and state. Moves nothing and sends no mail."""
+    """Write `archive_plan`: the items that retention policies select, with their protection and state. Nothing is moved or mailed."""
     from runspend.actions.archive import plan_notes
     from runspend.pipeline.archive_planning import publish_plan
     from runspend.warehouse.records import Records
@@ -50,7 +50,9 @@ def archive_notify(settings: Settings, *, now: datetime, progress: Progress = si
 
 @watching(needs=DELETING)
 def archive_apply(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Move due items: announced, with an ended grace period, and without protection. After a kill at any point, the next call continues.
+    """Move due items. An item is due if it was announced, its grace period has ended, and it is not protected.
+
+    If the process is killed at any point, the next call continues the work.
 
     Raises UsageError if `now` is not the machine's time, so that no grace period ends early.
     """
@@ -69,7 +71,7 @@ def archive_apply(settings: Settings, *, now: datetime, progress: Progress = sil
 
 
 def archive_verify(settings: Settings, *, now: datetime, full: bool = False, progress: Progress = silent) -> Outcome:
-    """List all archived copies and compare them with their manifests. Read and hash a sample of them, or all if `full`."""
+    """Compare all archived copies with their manifests. Read and hash a sample of them, or all if `full`."""
     from runspend.pipeline.archive_moving import verify_archives
     from runspend.warehouse.records import Records
 
@@ -79,7 +81,7 @@ def archive_verify(settings: Settings, *, now: datetime, full: bool = False, pro
 
 
 def archive_verify_monthly(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Call `archive_verify`, unless a verification in the month of `now` found no damage. Reading a sample every week may be expensive."""
+    """Call `archive_verify`, unless a verification in the month of `now` found no damage: reading a sample every week may be expensive."""
     from runspend.actions.archive.verify import was_whole
     from runspend.warehouse.records import Records
 

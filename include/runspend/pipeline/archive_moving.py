@@ -1,7 +1,7 @@
-"""Joins archive actions with the warehouse: moves due items, verifies archived copies, and updates the tables.
+"""Moves due archive items, verifies archived copies, and updates the tables.
 
-Code that gives an action its tables, or turns its results into an outcome, belongs here. Moving itself is in `actions/archive`;
-the plan and its notices are in `archive_planning.py`; protection right before a delete is in `actions/archive/protection.py`.
+Code that provides tables for an archive action, or converts its results to an outcome, belongs here. `actions/archive` moves the files.
+`archive_planning.py` makes the plan and its notices. `actions/archive/protection.py` checks protection immediately before a delete.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ where valid_to is null and store = @store and prefix = @prefix and month = (sele
 
 
 def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime, progress: Progress) -> None:
-    """Act on every due item, then update the tables `archive_plan`, `archives` and `archive_objects`."""
+    """Move, delete or prune every due item, then update the tables `archive_plan`, `archives` and `archive_objects`."""
     plan = publish_plan(warehouse, settings, records, Outcome("archive plan"), now)
     due = [item_of(row) for row in plan.to_pylist() if row["state"] == "due"]
     with warehouse.reader() as reader:
         known, active = read_known(reader, records), count_active(reader)
     protects = _protection(warehouse, settings, records, plan_states(plan), now)
     pruned: list[Pruned] = []
-    results: list[Result] = []  # collected one by one, so that actions before a lost lease are reported
+    results: list[Result] = []  # filled one by one, so that actions before a lost lease are still reported
     try:
         try:
             apply(
@@ -74,7 +74,7 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
         tell_pruned(pruned, outcome)
         if not due and not results:
             outcome.notes.append(why_nothing_is_due(plan.to_pylist()))
-    except (CapPassed, LeaseLost, SourceError) as error:  # Each of these stops all further actions, also `prune`.
+    except (CapPassed, LeaseLost, SourceError) as error:  # each of these stops all further actions, including `prune`
         outcome.fail(error)
     tell_unanswered(settings, records, outcome, [(r.archive.item, r.reason) for r in results] + [(p.item, p.reason) for p in pruned], now)
     outcome.notes += tag_archived(settings, records)
@@ -86,9 +86,9 @@ def apply_due(warehouse: Warehouse, settings: Settings, records: Records, outcom
 
 
 def read_known(reader: Reader, records: Records) -> dict[str, StoreTotals]:
-    """Return the known contents of each artifact store, by its inventory.
+    """Return the known contents of each artifact store, from its last measurement.
 
-    For an archive store that is not measured, the records count, minus the objects that a policy has deleted since.
+    For an archive store that is not measured, the archive records are counted, without archives that a policy has deleted.
     """
     known: dict[str, StoreTotals] = {}
     archives = ArchiveRecords(records).all()
@@ -104,18 +104,21 @@ def read_known(reader: Reader, records: Records) -> dict[str, StoreTotals]:
 def _protection(
     warehouse: Warehouse, settings: Settings, records: Records, states: Mapping[str, tuple[str, str]], now: datetime
 ) -> Callable[[Item], str | None]:
-    """Check protection in this order: objections recorded now, the plan, MLflow."""
+    """Return a function that returns why an item is protected, or None.
+
+    It checks the plan, the retention policies, recorded objections, and then MLflow.
+    """
     digests = {policy.name: policy_digest(policy, settings) for policy in settings.retention}
     by_size = {
         policy.name for policy in settings.retention if {"larger_than", "saves_more_than"} & set(policy.select)
-    }  # they may no longer select an item that has partly moved
+    }  # these policies may no longer select an item that was moved in part
     live = open_protection(warehouse, settings, now)
 
     def protects(item: Item) -> str | None:
         state, reason = states.get(item.key, ("", ""))
         if state in ("protected", "kept"):
             return reason
-        if state in ("planned", "announced"):  # The item was begun, then restored or changed. Its notice was withdrawn.
+        if state in ("planned", "announced"):  # moving began, but then the item was restored or changed, and its notice was withdrawn
             return f"it needs a new notice and a new grace period: {reason}"
         if digests.get(item.policy) != item.policy_digest:
             return f"the retention policy {item.policy!r} has changed or was removed"
@@ -128,9 +131,9 @@ def _protection(
 
 
 def _is_there(warehouse: Warehouse, item: Item) -> bool:
-    """Return whether more than a note was counted in the folder of an item that was begun.
+    """Return whether more than one object was counted in the folder of an item whose move has begun.
 
-    If nothing is left there, no policy can select the item, and it is finished.
+    The note that a move leaves behind is one object. If nothing else is there, no policy can select the item, and the move is finished.
     """
     with warehouse.reader() as reader:
         [row] = reader.query(_THERE, {"store": item.store, "prefix": item.prefix}).to_pylist()
@@ -158,7 +161,7 @@ def tell_results(results: list[Result], outcome: Outcome) -> None:
 
 
 def _waiting(results: list[Result]) -> list[str]:
-    """Describe waiting items with the reason. Items with the same reason are counted in one line."""
+    """Return a line about each reason for which items wait, with the number of items."""
     alike: dict[tuple[str, str, str | None], list[Item]] = {}
     for result in results:
         alike.setdefault((result.state, result.archive.item.policy, result.reason), []).append(result.archive.item)
@@ -173,15 +176,15 @@ def tell_unanswered(
 ) -> None:
     """Report items that stay because a tracking server did not answer.
 
-    The command ends with 3, and operators get one mail per server and day. Nothing is lost. Without the mail, an archive that
-    keeps everything for weeks would look like an archive without due items.
+    The command ends with exit code 3, and operators get one mail per server and day. No data is lost. Without the mail, an archive that
+    moves nothing for weeks would look like an archive without due items.
     """
     by_server: dict[str, list[str]] = {}
     for item, reason in reasons:
         if reason is not None and is_unanswered(reason):
             by_server.setdefault(item.tracking_server or "any tracking server", []).append(reason)
     for server, found in sorted(by_server.items()):
-        headline = f"{server} did not say whether its artifacts are still needed, so {len(found):,} due items stay in place"
+        headline = f"{server} did not answer whether its artifacts are still needed, so {len(found):,} due items stay in place"
         outcome.fail(
             SourceUnreachable(server, f"{headline}. {found[0]}. Nothing was deleted. Check the server, then run runspend archive apply.")
         )
@@ -198,7 +201,7 @@ def tell_unanswered(
 
 
 def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Explain why nothing is due: the plan's items by state, with one reason each."""
+    """Return a sentence that explains why nothing is due: the plan's items by state, with one reason for each state."""
     if not rows:
         return "archive: nothing is due, because no policy selects anything"
     by_state: dict[str, list[str]] = {}
@@ -206,7 +209,7 @@ def why_nothing_is_due(rows: Sequence[Mapping[str, Any]]) -> str:
         by_state.setdefault(row["state"], []).append(row["reason"])
     if "planned" in by_state:
         by_state["planned"] = [NO_NOTICE] * len(by_state["planned"])
-    if "announced" in by_state:  # the first due item; the plan has the reason for its selection
+    if "announced" in by_state:  # show only the due date; the text before it is the reason for the selection
         by_state["announced"] = [reason.rpartition("; ")[2] for reason in by_state["announced"]]
     return (
         f"archive: nothing is due: {', '.join(f'{len(reasons):,} {state} ({min(reasons)})' for state, reasons in sorted(by_state.items()))}"
@@ -226,7 +229,7 @@ def tell_pruned(pruned: list[Pruned], outcome: Outcome) -> None:
 
 
 def verify_archives(settings: Settings, records: Records, outcome: Outcome, now: datetime, *, full: bool, progress: Progress) -> None:
-    """Compare and re-read archived copies. Each damaged copy is a separate problem, with all known facts."""
+    """Compare archived copies with their manifests and read a sample, or all if `full`. Each damaged copy is a separate problem."""
     found = verify(settings, records, now=now, full=full, tools=Tools(progress=progress))
     outcome.notes.append(f"archives: {found.summary}")
     if found.not_readable:

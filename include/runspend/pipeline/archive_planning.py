@@ -1,7 +1,7 @@
-"""Joins the archive plan and its notices with the warehouse and the outbox: decisions of `actions/archive` are sent by mail.
+"""Publishes the archive plan in the warehouse, and sends notices about it to owners.
 
-Code that needs both `actions/archive` and `actions/alert` belongs here, and so does the text of the notice. `actions/archive`
-decides which items are planned, announced and due; `actions/alert` sends mail.
+`actions/archive` decides which items are planned, announced and due. `actions/alert` sends mail. Code that needs both belongs here,
+including the text of the notice.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ from runspend.warehouse.records import Records
 if TYPE_CHECKING:
     import pyarrow as pa
 
-OTHER_TIME = timedelta(hours=24)
+OTHER_TIME = timedelta(hours=24)  # `now` is not the machine's time if it differs by more
 LISTED = 200  # items listed in one mail; further items are only counted
 OWNERS_LISTED = 20
 CENT = Decimal("0.01")
 SHORT_ID = 8  # characters of a run id, enough for commands
-ENCLOSING = "archive_enclosing"  # records of notices about
+ENCLOSING = "archive_enclosing"  # kind of the records of mails about folders that contain folders of other owners
 _NOUNS = {"tier": "Other storage class", "archive": "Archive", "delete": "Deletion of archives", "prune": "Deletion in MLflow"}
 _VERBS = {
     "tier": "moved to another storage class",
@@ -61,9 +61,9 @@ _VERBS = {
 
 
 def publish_plan(warehouse: Warehouse, settings: Settings, records: Records, outcome: Outcome, now: datetime) -> pa.Table:
-    """Make a new plan, withdraw notices about items that must stay, publish `archive_plan` and `archives`, and return the plan.
+    """Make a new plan, withdraw notices about items that must stay, and publish `archive_plan` and `archives`. Return the plan.
 
-    If `now` is not the machine's time, the plan is only a preview: nothing is noted, and no notice is withdrawn.
+    If `now` is not the machine's time, the plan is only a preview: nothing is recorded, and no notice is withdrawn.
     """
     import pyarrow.compute as pc
 
@@ -92,14 +92,14 @@ def wall_clock() -> datetime:
 
 
 def is_machine_time(now: datetime) -> bool:
-    """Return whether a step's time is close to the machine's. The start of the hour, or a retry from yesterday, still counts."""
+    """Return whether a step's time is within 24 hours of the machine's. The start of the hour and a retry from yesterday still count."""
     return abs(now - wall_clock()) <= OTHER_TIME
 
 
 def refuse_other_times(now: datetime, what: str) -> None:
-    """Raise UsageError if a step that dates notices, or acts on their dates, gets a time that is not the machine's.
+    """Raise UsageError if `now` is not the machine's time. Needed by steps that write the dates of notices, or act on them.
 
-    A future time is the most dangerous case.
+    A future time is the most dangerous case, so it may differ by at most one hour.
     """
     if not is_machine_time(now) or now - wall_clock() > OTHER_TIME / 24:
         raise UsageError(
@@ -108,7 +108,7 @@ def refuse_other_times(now: datetime, what: str) -> None:
 
 
 def describe_states(plan: pa.Table) -> str:
-    """Count the plan's items by state: 12 planned, 3 announced, 7 protected."""
+    """Return the number of the plan's items by state: "3 announced, 12 planned, 7 protected"."""
     counts: dict[str, int] = {}
     for state in plan.column("state").to_pylist():
         counts[state] = counts.get(state, 0) + 1
@@ -116,7 +116,10 @@ def describe_states(plan: pa.Table) -> str:
 
 
 def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome: Outcome, now: datetime) -> None:
-    """Mail each person with items that have no notice yet, send queued mail, and note which mail a server accepted."""
+    """Mail owners about items without a notice, send queued mail, and record which mails a server accepted.
+
+    Each person gets one mail.
+    """
     rows = plan.to_pylist()
     allowed = find_recipients(settings)
     notices = plan_notices(rows, read_announcements(records, allowed), settings)
@@ -148,7 +151,7 @@ def notify_owners(settings: Settings, records: Records, plan: pa.Table, outcome:
 
 
 def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, plan: pa.Table, now: datetime) -> None:
-    """Mail operators once about each run or model whose folder contains folders of others. Such folders are not archived."""
+    """Mail operators once about each run or model whose folder contains folders of other owners. Such folders are not archived."""
     rows = [
         reason
         for state, reason in zip(plan.column("state").to_pylist(), plan.column("reason").to_pylist(), strict=True)
@@ -174,7 +177,10 @@ def tell_enclosing(warehouse: Warehouse, settings: Settings, records: Records, p
 
 
 def _received(records: Records, notice_id: str, now: datetime) -> Received | None:
-    """Return the delivery result of a notice. Don't trust an acceptance time that is not recent: the time of this note counts then."""
+    """Return the delivery result of a notice. None if there is no result yet.
+
+    An acceptance time that is not recent is not trusted. The present time counts instead.
+    """
     receipts = read_receipts(records, notice_id)
     if not receipts:
         return None
@@ -185,7 +191,7 @@ def _received(records: Records, notice_id: str, now: datetime) -> Received | Non
 
 
 def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[str, list[Block]]:
-    """Return the subject and the text of a notice."""
+    """Return the subject and the content of a notice."""
     policies = {policy.name: policy for policy in settings.retention}
     used = [policies[name] for name in dict.fromkeys(row["policy"] for row in notice.rows)]
     grace = min(policy.grace for policy in used)
@@ -226,7 +232,7 @@ def compose_notice(notice: Notice, settings: Settings, now: datetime) -> tuple[s
 
 
 def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
-    """Explain why a notice goes to operators and not to the owners: each owner once, with the fix."""
+    """Return the section that explains why operators get the notice instead of the owners. It lists each owner, and the fix."""
     counts: dict[tuple[str, str], int] = {}
     for row in notice.rows:
         if (why := notice.reasons.get(row["item_key"])) is not None:
@@ -246,7 +252,7 @@ def _why_operators(notice: Notice, settings: Settings) -> list[Block]:
 
 
 def _consequence(policies: Sequence[RetentionPolicy]) -> str:
-    """Return the consequence without an objection, such as "the files move"."""
+    """Return what happens if no owner objects, such as "the files move"."""
     if _is_mixed(policies):
         return "Runspend moves or deletes them"
     return {
@@ -281,7 +287,7 @@ def _meaning(policy: RetentionPolicy, settings: Settings) -> tuple[str, str]:
 def _table(
     policy: RetentionPolicy, rows: Sequence[Mapping[str, Any]], settings: Settings, site: str | None, *, with_owner: bool
 ) -> MailTable:
-    """Return the items of a policy by owner, sorted by savings. If there are too many to list, these are the largest ones."""
+    """Return the table of a policy's items, by owner and then by savings. If there are more than LISTED items, the largest are listed."""
     largest = sorted(rows, key=lambda row: (-row["bytes"], row["store"], row["prefix"]))
     listed = sorted(
         largest[:LISTED], key=lambda row: (row["owner"] or "", -(row["monthly_saving"] or 0), -row["bytes"], row["store"], row["prefix"])

@@ -1,4 +1,4 @@
-"""Check published tables, and find damaged files."""
+"""Checks published tables, and finds damaged files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runspend.warehouse.factory import open_warehouse
 
 
 def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """Run every check over the published tables, without building any."""
+    """Run every check over the published tables. No table is built."""
     outcome = Outcome("check")
     warehouse = open_warehouse(settings)
     for table, names in (("cost_allocations", LEDGER_CHECKS), ("run_costs", RUN_CHECKS), ("run_estimates", ESTIMATE_CHECKS)):
@@ -33,15 +33,15 @@ def check(settings: Settings, *, now: datetime, periods: Sequence[str] | None = 
 
 
 def verify(settings: Settings, *, now: datetime, full: bool = False, drop: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Find damaged files.
+    """Find damaged files and report them in the outcome. Damage is not mailed.
 
-    `full` hashes all files; the default hashes those that changed since they were last verified. `drop` removes damaged units
-    ("TABLE/MONTH/WRITER"). Damage is printed, not mailed. A refused file or a failed machine is mailed, as in every command.
+    `full`: hash all files. Default: hash files that changed since they were last verified. `drop`: remove these damaged units
+    ("TABLE/MONTH/WRITER").
     """
     from runspend.pipeline.damage import drop_damaged, look_at_all
 
     outcome = Outcome("verify")
-    if drop:  # First drop, then verify: exit code 0 then means that the remaining files are intact.
+    if drop:  # dropped first, so that exit code 0 means that the remaining files are intact
         drop_damaged(settings, outcome, drop, make_load_id("verify", now))
     look_at_all(settings, outcome, full=full, progress=progress)
     return outcome

@@ -1,9 +1,8 @@
-"""`runspend warehouse copy --from A --to B`: copies a warehouse's tables to another warehouse, for example from a folder to BigQuery.
+"""Copies the tables of a warehouse to another warehouse, for example from a folder to BigQuery: `runspend warehouse copy --from A --to B`.
 
-Copies build by build: units published together appear together in the target too. `builds` comes last, with the target's own
-digests of the same rows, so the next pipeline run finds nothing to do. Units already in the target are not sent again. At the
-end, both sides answer the same query about every table and month. Records that must happen once stay in `home`, which both
-warehouses share.
+Units that were published together are also published together in the target. Units that the target already has are not copied again.
+`builds` is copied last, with the target's digests of the same rows, so that the next pipeline run rebuilds nothing. At the end, the sums
+of every table and month in both warehouses are compared. Records of mails and archives stay in `home`, which both warehouses use.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ from runspend.warehouse.factory import open_warehouse
 
 
 def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None]) -> Outcome:
-    """Copy every unit and compare. Raises ConfigError if `target` holds other data, RunspendError if the two differ at the end."""
+    """Copy every unit, then compare the warehouses.
+
+    Raises ConfigError if `source` is empty or `target` contains other units, RunspendError if the warehouses differ at the end.
+    """
     outcome = Outcome("warehouse copy")
     wanted, there = source.states(), target.states()
     if not wanted:
@@ -60,7 +62,7 @@ def copy(source: Warehouse, target: Warehouse, *, progress: Callable[[str], None
 
 
 def warehouse_at(place: str) -> Warehouse:
-    """Return the warehouse at an address, or the one that a runspend.yaml names."""
+    """Return the warehouse at an address. If `place` is a YAML file, return the warehouse of that configuration."""
     return open_warehouse(load_settings(Path(place)) if place.endswith((".yaml", ".yml")) else place)
 
 
@@ -69,7 +71,7 @@ def _is_same(wanted: UnitState, found: UnitState | None) -> bool:
 
 
 def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> None:
-    """Copy the units of one build and publish them together."""
+    """Copy the units of one build, and publish them together. Raises RunspendError if another process publishes meanwhile."""
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, target.step("copy", build_id) as step:
         for unit, state in units.items():
             file = source.fetch(unit, Path(folder))
@@ -85,7 +87,10 @@ def _carry(source: Warehouse, target: Warehouse, build_id: str, units: Mapping[U
 
 
 def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitState]) -> list[str]:
-    """Copy `builds` with the target's digests of the same rows: each engine computes its own digests of model results."""
+    """Copy `builds` with the target's digests of the same rows, because each engine computes its own digests of model results.
+
+    Return the units that changed.
+    """
     there = target.states()
     carried = []
     for unit in (unit for unit in wanted if unit.table == "builds"):
@@ -106,7 +111,7 @@ def _rebook(source: Warehouse, target: Warehouse, wanted: Mapping[Unit, UnitStat
 
 
 def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: Mapping[Unit, UnitState]) -> dict[str, Any]:
-    """Return one build with the target's digests. Inputs and results that are not the current ones keep their digests."""
+    """Return one row of `builds` with the target's digests. Digests of inputs and results that are no longer current stay as they are."""
     inputs: dict[str, str | None] = {}
     for name, value in json.loads(row["inputs"]).items():
         unit = parse_unit(name) if "/" in name else None
@@ -123,9 +128,9 @@ def _rebooked(row: Mapping[str, Any], wanted: Mapping[Unit, UnitState], there: M
 
 
 def _compare(source: Warehouse, target: Warehouse) -> None:
-    """Compare the sums of every table in both warehouses, month by month."""
+    """Raise RunspendError if the sums of any table differ between the warehouses in any month."""
     with source.reader() as one, target.reader() as other:
-        for table in (t for t in TABLES.values() if t.name != "builds"):  # its digests differ between engines
+        for table in (t for t in TABLES.values() if t.name != "builds"):  # the digests in `builds` differ between engines
             sql = sums_sql(table, table.name, group_by=table.period_column)
             here, copied = one.query(sql).to_pylist(), other.query(sql).to_pylist()
             if here != copied:

@@ -1,10 +1,10 @@
-"""Handles damage in the warehouse for a step: verify before reading, notify operators, replace what can be replaced, report the result.
+"""Handles damage in the warehouse for a pipeline step. It verifies units before they are read, notifies operators and reports the result.
 
     @watching(RUNS, reads=…)      tables that the step replaces, and optional tables that it also reads
     def extract(…): warehouse = open_undamaged(settings)
 
-The step does not see a damaged unit, so it reads or builds the unit again. Only the step sees such a warehouse: readers refuse
-the unit until it is replaced or restored. Finding damage belongs in `warehouse/`.
+A damaged unit is hidden from the step, so the step reads or builds the unit again. All other readers refuse the unit until it is
+replaced or restored. `warehouse/` finds the damage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ DELETING = RUNS | {
     "archives",
     "archive_objects",
     "sources",
-}  # these tables decide which artifacts are deleted
+}  # tables that decide which artifacts are deleted
 STORES = frozenset({"artifact_bytes", "dangling_owners"})
 BILLS = frozenset({"billing_lines", "billing_quarantine", "billing_loads", "bill_changes"})
 FOR_A_PERIOD = BILLS | {"artifact_bytes", "artifact_owners", "experiments", "trace_costs", "machine_power"}
@@ -61,7 +61,7 @@ Step = TypeVar("Step", bound=Callable[..., Outcome])
 
 @dataclass
 class Damage:
-    """Damage that a step found before it began. `left` shrinks as units are replaced."""
+    """Damage that was found before a step began. `found`: each damaged unit and its fault. `left`: those that are hidden from the step."""
 
     since: float  # epoch seconds; units verified later than this need not be verified again
     found: dict[Unit, str] = field(default_factory=dict)
@@ -71,17 +71,17 @@ class Damage:
     concluded: set[Unit] = field(default_factory=set)  # units whose result is already reported
 
     def months_of(self, writer: str, tables: Collection[str]) -> set[str]:
-        """Return the months in which units of a writer are damaged."""
+        """Return the months in which units of this writer and these tables are damaged."""
         return {unit.period for unit in self.left if unit.writer == writer and unit.table in tables}
 
     def touches(self, tables: Collection[str], period: str | None = None) -> bool:
-        """Return whether a unit of these tables is damaged, in this period (default: any)."""
+        """Return whether a unit of these tables is damaged, in this period. Default: any period."""
         return any(unit.table in tables and period in (None, unit.period) for unit in self.left)
 
     def lacking(self, period: str) -> dict[str, str]:
-        """Return the damaged inputs that a billing period cannot be built without, with the fault of each.
+        """Return the damaged inputs without which a billing period cannot be built, with the fault of each.
 
-        Runs may descend from runs of any earlier month, and jobs continue in the bill of the month before or after.
+        Runs may have ancestors in any earlier month. Jobs may continue in the bill of the month before or after.
         """
         near = {_shift(period, -1), period, _shift(period, 1)}
         return self._of(
@@ -93,8 +93,9 @@ class Damage:
         )
 
     def lacking_of_month(self, month: str) -> dict[str, str]:
-        """Return the damaged inputs that `run_costs` of a start month needs. Costs are from that month or later; related runs may be from
-        any month.
+        """Return the damaged inputs that `run_costs` of a start month needs, with the fault of each.
+
+        Costs are from the month before or later. Related runs may be from any month.
         """
         return self._of(
             lambda unit: (
@@ -104,13 +105,13 @@ class Damage:
         )
 
     def lacking_of_estimates(self) -> dict[str, str]:
-        """Return the damaged inputs that estimates of unbilled hours cannot be built without."""
+        """Return the damaged inputs without which estimates of unbilled hours cannot be built, with the fault of each."""
         return self._of(
             lambda unit: unit.table in ("runs", "run_resources", "billing_lines", "cost_allocations", "trace_costs", "machine_power")
         )
 
     def moved(self, period: str, tables: Collection[str], now: Mapping[Unit, UnitState]) -> list[str]:
-        """Return notes on a closed month whose tables were rebuilt because of damage, if a table now has different rows."""
+        """Return a note if a closed month was rebuilt because of damage and its rows have changed. `now`: the present states."""
         if not any(unit.period == period and unit.table in (*tables, "builds") for unit in self.found):
             return []
         units = (Unit(table, period, "all") for table in tables)
@@ -132,12 +133,12 @@ _current: ContextVar[Damage | None] = ContextVar("damage", default=None)
 
 
 def current_damage() -> Damage:
-    """Return the damage that the running step has found; empty outside of a step."""
+    """Return the damage that was found for the running step. Empty outside a step."""
     return _current.get() or Damage(time.time())
 
 
 def open_undamaged(settings: Settings) -> Warehouse:
-    """Open the warehouse without the units that the running step found damaged. The step must replace them or not depend on them."""
+    """Return the warehouse without the damaged units of the running step. The step must replace these units, or not depend on them."""
     warehouse, damage = open_warehouse(settings), _current.get()
     return warehouse if damage is None else warehouse.without(damage.left)
 
@@ -145,13 +146,14 @@ def open_undamaged(settings: Settings) -> Warehouse:
 def watching(
     replaces: Collection[str] | None = (), *, reads: Collection[str] = (), needs: Collection[str] = (), leaves: Collection[str] = ()
 ) -> Callable[[Step], Step]:
-    """Make a step of the pipeline look for damage before it begins.
+    """Return a decorator that makes a pipeline step look for damage before it begins.
 
     `replaces`: tables that the step replaces; None means all tables except `leaves`.
-    `needs`: inputs that it cannot do without; reading a damaged one raises an error.
-    `reads`: further inputs; they are verified only if there are tables in `replaces` or `needs`.
+    `needs`: inputs that the step requires; reading a damaged one raises an error.
+    `reads`: further inputs; they are verified only if `replaces` or `needs` has tables.
 
-    After damage, the step continues with unaffected work. It ends with exit code 4 and a mail to operators, not with an exception.
+    If damage is found, the step continues with the work that is not affected. It ends with exit code 4 and a mail to operators, not with
+    an exception.
     """
 
     def decorate(step: Step) -> Step:
@@ -190,7 +192,7 @@ def _looking(
     reads: Collection[str],
     needs: Collection[str],
 ) -> Iterator[Damage]:
-    """Verify the tables of the step, notify operators of new damage, and remember the damage for `open_undamaged`."""
+    """Verify the tables of the step, notify operators of new damage, and make the damage available to `open_undamaged`."""
     outer = _current.get()
     damage = Damage(time.time()) if outer is None else Damage(outer.since, reported=outer.reported, concluded=outer.concluded)
     mended: dict[Unit, str] = {}
@@ -215,7 +217,7 @@ def _looking(
 
 
 def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Collection[str] | None, leaves: Collection[str]) -> None:
-    """Report the result for each damaged unit: replaced by the same rows, replaced by different rows, or still damaged."""
+    """Report the result for each damaged unit: restored with the same rows, restored with different rows, removed, or still damaged."""
     found = {
         unit
         for unit in damage.found
@@ -238,7 +240,7 @@ def _conclude(settings: Settings, damage: Damage, outcome: Outcome, replaces: Co
         elif after.digest == before.digest:
             outcome.notes.append(f"{name} was damaged and is restored, with the same rows")
         else:
-            outcome.notes.append(f"{name} was damaged and is restored, with other rows: {after.rows:,}, previously {before.rows:,}")
+            outcome.notes.append(f"{name} was damaged and is restored, with different rows: {after.rows:,}, previously {before.rows:,}")
     if still:
         outcome.fail(WarehouseDamaged(_named(still), STILL))
 
@@ -250,14 +252,14 @@ STILL = (
 
 
 def _tell_refused(settings: Settings, outcome: Outcome, error: WarehouseDamaged, reported: Collection[Unit], now: datetime) -> None:
-    """Report damage that a step met while running; other steps continue. `reported`: units that this step has already mailed about."""
+    """Report damage that a step found while it was running. Other steps continue. `reported`: units that a mail has already reported."""
     outcome.fail(error)
     if new := {unit: why for name, why in error.units.items() if (unit := _unit_named(name)) not in reported}:
         _mail(settings, outcome, new, now)
 
 
 def _unit_named(name: str) -> Unit:
-    """Return the unit that an error names: "runs 2026-11 lab". For any other text, the whole text counts as the table."""
+    """Return the unit for its name in an error, such as "runs 2026-11 lab". For any other text, the whole text becomes the table."""
     table, *rest = name.split(" ")
     return Unit(table, *rest) if len(rest) == 2 else Unit(name, "", "")
 
@@ -272,9 +274,9 @@ def _named(units: Mapping[Unit, str]) -> dict[str, str]:
 
 
 def _mail(settings: Settings, outcome: Outcome, units: Mapping[Unit, str], now: datetime) -> None:
-    """Send one mail about all units that no mail of the day has covered.
+    """Send one mail about all units that no mail of this day has reported.
 
-    A record or notice that cannot be trusted is a separate problem. The damage is still reported and repaired.
+    A refused record or notice is a separate problem. The damage is still reported and repaired.
     """
     from runspend.warehouse.records import Records
 
@@ -320,7 +322,7 @@ def _send(settings: Settings, outcome: Outcome, records: Records, new: Mapping[U
 
 
 def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: Progress) -> None:
-    """Add to the outcome every unit that differs from what was published. Without `full`, files that look unchanged are not hashed."""
+    """Add every damaged unit to the outcome. Without `full`, files that seem unchanged since the last verification are not hashed."""
     _mend(settings, outcome)
     if settings.warehouse.uri.startswith("bigquery://"):
         outcome.notes.append("BigQuery verifies its own data, so there is nothing to verify here")
@@ -333,7 +335,7 @@ def look_at_all(settings: Settings, outcome: Outcome, *, full: bool, progress: P
 
 def _mend(settings: Settings, outcome: Outcome) -> None:
     for unit, why in mend_warehouse(settings).items():
-        outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done about it."))
+        outcome.fail(WarehouseDamaged({" ".join(unit): why}, "Nothing else has to be done."))
 
 
 BUILT_AGAIN = "Run: runspend nightly (builds it again)"
@@ -343,7 +345,7 @@ HOW_TO_REPLACE |= dict.fromkeys(STORES, "Run: runspend measure. Past months cann
 
 
 def drop_damaged(settings: Settings, outcome: Outcome, names: Collection[str], step_id: str) -> None:
-    """Remove damaged units. Raises UsageError, and removes nothing, if a name is not a damaged unit."""
+    """Remove damaged units. If a name is not a damaged unit, raises UsageError and removes nothing."""
     _mend(settings, outcome)
     warehouse = open_warehouse(settings)
     damaged = warehouse.find_damage(since=0.0)

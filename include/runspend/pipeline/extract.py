@@ -1,4 +1,4 @@
-"""Read tracking servers into the warehouse."""
+"""Reads tracking servers into the warehouse."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def extract(
     """Read runs, experiments and traces of each tracking server.
 
     Fills `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners` and `trace_costs`. If there are retention
-    policies, also fills `model_versions`, `model_uses`, `run_metrics` and `tracking_reads`: they show which artifacts must stay.
+    policies, it also fills `model_versions`, `model_uses`, `run_metrics` and `tracking_reads`. They show which artifacts must stay.
     """
     from runspend.ingest import tracking
     from runspend.ingest.tracking.measured_power import find_measured
@@ -90,10 +90,13 @@ def extract(
 
 
 def _written_under(kept: Mapping[Unit, UnitState], damaged: Collection[str]) -> dict[str, str | None]:
-    """Map each start month to the settings its runs were read under. None if a table of the month is damaged: its runs are read again."""
+    """Return the settings with which the runs of each start month were read. None if a table of the month is damaged.
+
+    Runs of such a month are read again.
+    """
     return {u.period: None if u.period in damaged else state.extra.get("settings") for u, state in kept.items() if u.table == "runs"}
 
 
 def _billed_months(warehouse: Warehouse, server: str, months: Sequence[str], *, is_known: bool) -> Collection[str]:
-    """Return the months that bills loaded since the last extract reach. Return all months if damage makes them unknown."""
+    """Return the months whose bills were loaded since the last extract. If damage makes them unknown, return `months`."""
     return rebuilt_months(warehouse, server) if is_known else months

@@ -1,4 +1,4 @@
-"""Load bills."""
+"""Loads bills into the warehouse."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def _load_bill(
 ) -> Load:
     """Read a bill and publish its rows.
 
-    If another process published the bill meanwhile, read it again and compare it with that version. So the newer delivery wins
-    and the older is refused, in any order. Raises SourceRefused if every try is overtaken.
+    If another process published the bill meanwhile, the bill is read again and compared with that version. The newer delivery is therefore
+    kept, and the older one is refused, in any order of the processes. Raises SourceRefused if this happens in each of LOAD_TRIES tries.
     """
     for number in range(1, LOAD_TRIES + 1):
         with work_folder(settings) as workdir:
@@ -121,7 +121,10 @@ def _load_bill(
 
 
 def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
-    """Return the power that a bill's machines drew, if the bill charges for power. It covers the time of the runs that `extract` has read."""
+    """Return the measured power of a bill's machines. Empty if the bill does not charge for measured power.
+
+    The measurements cover the runs that `extract` has read.
+    """
     from runspend.ingest.billing.measured_power import is_measured, read_drawn
 
     if not is_measured(source):
@@ -133,7 +136,7 @@ def _read_drawn(warehouse: Warehouse, source: BillSource) -> Drawn:
 def _load_weights(
     warehouse: Warehouse, settings: Settings, outcome: Outcome, weights: Splitters, source: BillSource, now: datetime
 ) -> None:
-    """Read a source that is not a bill but splits bill lines. It has a row in `sources` and no table of its own."""
+    """Read a source that is not a bill, but splits bill lines. It has a row in `sources`, but no table of its own."""
     with SourceReport(warehouse, settings, outcome, source.name, "splits", source.late_after, now).reading() as report:
         read = weights.read(source)
         with warehouse.step("load", make_load_id(source.name, now)) as step:

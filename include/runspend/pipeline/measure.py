@@ -1,4 +1,4 @@
-"""Measure artifact stores."""
+"""Measures artifact stores."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def measure(settings: Settings, names: Sequence[str] | None = None, *, now: date
     stores = {artifacts.store_slug(store.uri): store for store in settings.stores if store.measure == "list"}
     for store in chosen(stores, names, "store"):
         name = artifacts.store_slug(store.uri)
-        late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories come daily or weekly
+        late_after = timedelta(days=9) if store.inventory else timedelta(hours=48)  # inventories are delivered daily or weekly
         with (
             SourceReport(warehouse, settings, outcome, store.uri, "store", late_after, now, name).reading() as report,
             work_folder(settings) as workdir,

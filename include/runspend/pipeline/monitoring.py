@@ -1,6 +1,6 @@
-"""Watches over pipeline runs: notes about finished steps, the alarm when they are missing, the heartbeat when all is well.
+"""Monitors pipeline runs: records finished steps, notifies operators if steps are missing, and calls the heartbeat if all went well.
 
-Code that runs around the steps of `__init__.py` and needs no warehouse belongs here. `actions/alert/` judges the notes.
+Code that runs around the steps of `__init__.py` and needs no warehouse belongs here. `actions/alert/` evaluates the records.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) -> None:
-    """Record that a step has finished. A failed check does not count as finished: the tables are still old. Damage has its own alarm."""
+    """Record that a step has finished. If a check failed, the step does not count as finished, because the tables are still old.
+
+    Damage does not matter here: operators get a separate mail about it.
+    """
     from runspend.actions.alert.freshness import note_done
     from runspend.warehouse.records import Records
 
@@ -31,7 +34,7 @@ def note_step(settings: Settings, name: str, outcome: Outcome, now: datetime) ->
 
 
 def tell_stale(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """Mail operators about steps that have not run for too long. Only the notes under home count."""
+    """Mail operators about sources and steps that have not run for too long. Only the records under `home` are used."""
     from runspend.actions.alert import operators
     from runspend.actions.alert.freshness import judge_freshness
     from runspend.warehouse.records import Records
@@ -55,12 +58,12 @@ def mailing_what_ends(settings: Settings, step: str, now: datetime) -> Iterator[
 
 
 def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -> None:
-    """Mail operators about a refused file. The mail goes out even if records are refused too."""
+    """Mail operators about a refused file. The mail is sent even if records are refused too."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
     why = redact(str(error), settings)
-    with suppress(RecordRefused):  # the code that met it first raises it
+    with suppress(RecordRefused):  # the caller already handles the refused file
         operators.notify(
             settings, Records(settings.home), "REFUSED", f"file {error.file}", now, why,
             advice=operators.Advice(
@@ -73,7 +76,7 @@ def tell_refused_file(settings: Settings, error: RecordRefused, now: datetime) -
 
 @contextmanager
 def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime) -> Iterator[None]:
-    """Mail operators about an error that prevents judging budgets, before it ends the step. The mail needs no warehouse."""
+    """Mail operators about an error that prevents the evaluation of budgets, then raise it. The mail needs no warehouse."""
     from runspend.actions.alert import operators
     from runspend.actions.alert.outbox import send_outbox
     from runspend.warehouse.records import Records
@@ -81,13 +84,13 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
     try:
         yield
     except RecordRefused:
-        raise  # reported by the mail about the file
+        raise  # operators get a separate mail about the file
     except Exception as error:
         if machine_failed(error) is not None:
-            raise  # has its own mail, which needs no disk
+            raise  # operators get a separate mail, which needs no disk
         why = redact(f"{type(error).__name__}: {error}", settings)
         records = Records(settings.home)
-        # Damage has its own mail, which names every damaged unit.
+        # Operators get a separate mail about damage, which names every damaged unit.
         notices = [] if isinstance(error, WarehouseDamaged) else operators.notify(
             settings, records, "NOT JUDGED", "warehouse", now, f"Runspend could not judge any budget: {why}",
             advice=operators.Advice(
@@ -102,7 +105,10 @@ def telling_of_the_warehouse(settings: Settings, outcome: Outcome, now: datetime
 
 @contextmanager
 def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iterator[None]:
-    """If a disk is full, read-only or broken, end the step with MachineFailed (one sentence) and mail operators without using the disk."""
+    """Convert an error of the machine (a full, read-only or broken disk) to MachineFailed with one sentence.
+
+    Operators get a mail, for which no disk is needed.
+    """
     try:
         yield
     except Exception as error:
@@ -114,7 +120,7 @@ def telling_of_the_machine(settings: Settings, step: str, now: datetime) -> Iter
 
 
 def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime) -> None:
-    """Mail operators about a failed machine. A mail error must not hide the sentence on standard error and in Airflow's log."""
+    """Mail operators about a failed machine. An error of the mail is ignored, so that it does not hide the error of the machine."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -130,7 +136,7 @@ def _mail_machine_failed(settings: Settings, step: str, text: str, now: datetime
 
 
 def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, problem: str, again: str, now: datetime) -> None:
-    """Mail operators that MLflow does not show all costs."""
+    """Mail operators that MLflow does not show all costs. `again`: the command that writes or removes the rest."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -146,7 +152,7 @@ def tell_not_annotated(settings: Settings, outcome: Outcome, server: str, proble
 
 
 def tell_not_published(settings: Settings, outcome: Outcome, target: str, problem: str, now: datetime) -> None:
-    """Mail operators that a target of `publish` shows an older build."""
+    """Mail operators that a target of `publish` still contains an older build."""
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
 
@@ -162,7 +168,7 @@ def tell_not_published(settings: Settings, outcome: Outcome, target: str, proble
 
 
 def ring_heartbeat(settings: Settings, outcome: Outcome, now: datetime) -> None:
-    """Call `mail.heartbeat` once per pipeline run, only if everything went well. The call is repeated until it is answered."""
+    """Call `mail.heartbeat` once for each pipeline run that succeeded. If the call fails, later steps and runs repeat it."""
     from runspend.actions.alert.freshness import last_good_pipeline_run
     from runspend.actions.alert.posting import ring
     from runspend.warehouse.records import Records
@@ -197,7 +203,10 @@ def note_undelivered(outcome: Outcome, deliveries: Sequence[Delivery]) -> None:
 
 
 def send_test_mail(settings: Settings, address: str, now: datetime) -> Outcome:
-    """Send one mail to one address, chat or pager at once, without the outbox, to test whether mail arrives."""
+    """Send one test mail to an address, chat or pager. It is sent immediately, without the outbox.
+
+    Raises UsageError if `address` is not a mail address or a channel.
+    """
     from runspend.actions.alert.channels import post_test
     from runspend.actions.alert.smtp import open_backend
     from runspend.actions.alert.test_mail import write_test_mail

@@ -1,4 +1,4 @@
-"""Copy tables to the databases and files of `publish`, for other tools."""
+"""Copies tables to the databases and files in `publish`, for other tools."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 @watching()
 def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), progress: Progress = silent) -> Outcome:
-    """Bring each target to the published build. A target that already has this build is skipped; a target that fails does not stop the
-    others.
+    """Copy the published tables to each target. A target that already has this build is skipped.
+
+    A target that fails does not stop the others.
     """
     from runspend.actions.publish import open_content
 
@@ -35,7 +36,7 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
         outcome.notes.append("there is no target of `publish` in runspend.yaml: nothing was copied")
         return outcome
     with open_content(open_warehouse(settings), _site(settings)) as content:
-        if not content.parts:  # a lost volume must not empty the tables that others use
+        if not content.parts:  # if the warehouse was lost with its disk, the targets must not be emptied
             outcome.notes.append(
                 "the warehouse has no tables yet: nothing was copied, and targets keep what they have. Run: runspend nightly"
             )
@@ -58,7 +59,10 @@ def publish(settings: Settings, *, now: datetime, targets: Sequence[str] = (), p
 
 
 def look_at(settings: Settings, target: PublishTarget) -> tuple[Found, str | None]:
-    """Return the target's build, and the warehouse's build for it; None before the first pipeline run. Changes nothing."""
+    """Return the target's build, and the warehouse's build for this target. The latter is None before the first pipeline run.
+
+    Changes nothing.
+    """
     from runspend.actions.publish import open_content
 
     found: Found = _module(target).probe(target)
@@ -75,7 +79,7 @@ def _site(settings: Settings) -> str | None:
 
 
 def _module(target: PublishTarget) -> Any:
-    """Return the module with `publish` and `probe` of the target's kind."""
+    """Return the module that contains `publish` and `probe` for the target's kind."""
     if isinstance(target, PostgresTarget):
         from runspend.actions.publish import postgres
 
@@ -105,7 +109,10 @@ def _report(outcome: Outcome, target: PublishTarget, published: Published) -> No
 
 
 def _note_rounding(outcome: Outcome, content: Content) -> None:
-    """State how far the rounded costs are from the ledger. Nothing else depends on it, so a fault of the machine is a note too."""
+    """Add notes about the difference between rounded costs and the ledger.
+
+    Nothing else depends on these notes, so an error of the machine only becomes a note too.
+    """
     try:
         rounding = content.rounding()
     except Exception as error:
@@ -115,7 +122,7 @@ def _note_rounding(outcome: Outcome, content: Content) -> None:
         return
     for found in rounding:
         outcome.notes.append(
-            f"costs_for_dashboards of {found.month}: effective_cost_rounded differs from the ledger by {found.period:.3f} {found.currency} in all,"
+            f"costs_for_dashboards of {found.month}: effective_cost_rounded differs from the ledger by {found.period:.3f} {found.currency} in total,"
             f" by at most {found.day:.3f} in a day of a bill, and by at most {found.team:.3f} for a team."
             " The other cost columns do not differ"
         )

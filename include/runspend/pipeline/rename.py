@@ -1,9 +1,8 @@
-"""`runspend sources rename OLD NEW`: keeps the rows of a server or bill that has a new name in `runspend.yaml`.
+"""Renames the rows of a server or bill that has a new name in `runspend.yaml`: `runspend sources rename OLD NEW`.
 
-Names are keys. One publish moves every unit of the old writer to the new one, with its name column rewritten, and rewrites
-rows of other writers that refer to it. The next pipeline run rebuilds cost tables of open months, because their inputs changed.
-Closed months are not rebuilt, so their cost tables are rewritten here. Budgets that select by the name are noted: alerts
-already sent still count as sent.
+Names are keys of rows. One publish moves all units from the old name to the new name, and rewrites rows of other writers that contain the
+name. The next pipeline run rebuilds the cost tables of open months, because their inputs changed. Closed months are not rebuilt, so their
+cost tables are rewritten here. The new name is also recorded for alerts, so that alerts that were already sent still count as sent.
 """
 
 from __future__ import annotations
@@ -24,14 +23,15 @@ from runspend.warehouse.base import Reader, Step, Unit, UnitState
 from runspend.warehouse.factory import open_warehouse
 from runspend.warehouse.records import Records
 
-# Kind of a source -> the column that holds its name.
+# Kind of a source -> the column that contains its name.
 COLUMN = {"tracking": "tracking_server", "bill": "source"}
 
 
 def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
     """Move every row from `old` to `new`.
 
-    Raises ConfigError, and changes nothing, unless `old` is gone from the file and `new` is in it and has no rows.
+    `old` must no longer be in the file. `new` must be in the file and must not have rows. Otherwise, raises ConfigError and changes
+    nothing.
     """
     outcome = Outcome("sources rename")
     warehouse = open_warehouse(settings)
@@ -70,7 +70,7 @@ def rename(settings: Settings, old: str, new: str, *, now: datetime) -> Outcome:
 
 
 def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: str) -> Literal["tracking", "bill"]:
-    """Return the kind of the renamed source. Raises an error if the names do not match the configuration and the existing rows."""
+    """Return the kind of the renamed source. Raises ConfigError if the names do not fit the configuration or the existing rows."""
     configured = {**{s.name: "tracking" for s in settings.tracking}, **{s.name: "bill" for s in settings.billing}}
     tables = {u.table for u in states if u.writer == old} - {"sources", "builds"}
     nothing = "Nothing was changed."
@@ -100,7 +100,10 @@ def _agree(settings: Settings, states: Mapping[Unit, UnitState], old: str, new: 
 def _referring(
     reader: Reader, states: Mapping[Unit, UnitState], builds: list[dict[str, Any]], closed: set[str], column: str, old: str
 ) -> Iterator[Unit]:
-    """Return units of other writers that contain the name: those not built from inputs, and those built for closed months."""
+    """Yield the units of other writers that contain the name and that the next pipeline run does not rebuild.
+
+    These are the units of tables that are not built, and the built units of closed months.
+    """
     built = {table for row in builds for table in json.loads(row["outputs"])}
     for name, table in TABLES.items():
         if column not in {c.name for c in table.columns} or table.period_column is None:
@@ -113,7 +116,7 @@ def _referring(
 
 
 def _rewrite(step: Step, unit: Unit, target: Unit, kind: str, names: tuple[str, str], state: UnitState) -> str:
-    """Stage the unit under its new name; returns its new digest."""
+    """Stage the unit with the new name. Return its new digest."""
     columns = {c.name for c in TABLES[unit.table].columns}
     renamed = {COLUMN[kind]: names} if COLUMN[kind] in columns else {}
     if unit.table == "sources":
@@ -130,7 +133,7 @@ def _rebooked(
     digests: Mapping[Unit, str],
     names: tuple[str, str],
 ) -> dict[str, Any]:
-    """Return the build of a closed month with its inputs renamed, so that none of them looks changed."""
+    """Return a row of `builds` with its inputs renamed, so that the inputs of a closed month do not seem to have changed."""
     old, new = names
     inputs: dict[str, str | None] = {}
     for name, value in json.loads(row["inputs"]).items():

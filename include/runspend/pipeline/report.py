@@ -1,4 +1,4 @@
-"""Write the report pages."""
+"""Writes the report pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from runspend.warehouse.factory import open_warehouse
 
 @watching()
 def report(settings: Settings, *, now: datetime, periods: Sequence[str] | None = None, progress: Progress = silent) -> Outcome:
-    """Write a page and CSV files for each of `periods`. Default: the newest billing period, and all whose charges changed after their page."""
+    """Write a page and CSV files for each of `periods`.
+
+    Default: the newest billing period, and all periods whose page is older than their costs.
+    """
     from runspend.actions import report as reports
     from runspend.actions.explore.home import forecast_month
 

@@ -1,6 +1,6 @@
-"""Shared work of every step that reads a source: its row in `sources`, its work folder, its last good rows.
+"""Shared code of the steps that read a source: its row in `sources`, its work folder, its last good rows.
 
-For `extract.py`, `measure.py` and `load.py`. Reading a source does not belong here.
+`extract.py`, `measure.py` and `load.py` use it. Reading a source does not belong here.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 Source = TypeVar("Source")
 LAGS_KEPT = 30
-GATE_WAIT = 300.0  # seconds; far more than it takes to make a folder or to remove those of killed processes
+GATE_WAIT = 300.0  # seconds; much longer than it takes to create a folder or to remove folders of killed processes
 
 
 @dataclass
 class SourceReport:
-    """Writes exactly one row of a source to `sources`, whether the source succeeded or failed. `writer`: the name of its file, if not the source's name."""
+    """Writes the row of one source to `sources`, whether the source was read or failed. `writer`: the unit's writer; default: `name`."""
 
     warehouse: Warehouse
     settings: Settings
@@ -57,7 +57,7 @@ class SourceReport:
 
     @contextmanager
     def reading(self) -> Iterator[SourceReport]:
-        """Wrap the reading of the source: its error is reported and does not stop others."""
+        """Wrap the reading of the source. A SourceError is reported and does not stop other sources."""
         with timed(f"{self.outcome.step}: {self.kind} {self.name}"):
             try:
                 yield self
@@ -66,7 +66,10 @@ class SourceReport:
             self.note()
 
     def good(self, step: Step, *, covered_until: datetime | None, rows: int, experiments: int | None = None) -> None:
-        """Stage the row of a good read together with the rows that were read."""
+        """Stage the row of a successful read together with the rows that were read.
+
+        If the data are older than `late_after`, the source counts as late, and operators are notified.
+        """
         before = self._before()
         lags = dict(before["lags"])
         if covered_until is not None:
@@ -94,7 +97,7 @@ class SourceReport:
             self._tell("STALE", text)
 
     def bad(self, error: SourceError) -> None:
-        """Keep the last good figures, note the error, notify operators."""
+        """Record the error of the source and notify operators. The figures of its last good read stay."""
         text = redact(str(error), self.settings)
         self._is_good = False
         before = self._before()["row"]
@@ -115,7 +118,7 @@ class SourceReport:
         )
 
     def note(self) -> None:
-        """Record under home that the source was tried, and the result. Freshness must be judged even without the warehouse."""
+        """Record under `home` that the source was tried, and the result. Freshness can then be judged even without the warehouse."""
         from runspend.actions.alert.freshness import note_done
         from runspend.warehouse.records import Records
 
@@ -143,9 +146,9 @@ class SourceReport:
 def tell_operators(
     settings: Settings, outcome: Outcome, kind: operators.NoticeKind, cause: str, text: str, now: datetime, was_read: bool = True
 ) -> None:
-    """Mail `mail.operators` about a technical problem, once per cause and day. An undelivered mail is a separate problem.
+    """Mail `mail.operators` about a technical problem, once per cause and day. An undelivered mail is reported as a separate problem.
 
-    `was_read`: whether earlier data exist, which stay.
+    `was_read`: whether data from an earlier read exist.
     """
     from runspend.actions.alert import operators
     from runspend.warehouse.records import Records
@@ -165,7 +168,7 @@ def work_folder(settings: Settings) -> Iterator[Path]:
     """Yield a folder under `home` for temporary files, on the disk of the warehouse. It is removed afterward."""
     root = own_folder(settings.home / "work")
     with open_lock(root / ".lock") as gate:
-        # no sweep runs between making a folder and locking it
+        # While this lock is held, no other process can remove the new folder before it is locked.
         lock_in_time(gate.fileno(), root / ".lock", f"make a folder in {root}", GATE_WAIT)
         _sweep(root)
         folder = Path(tempfile.mkdtemp(prefix="work-", dir=root))
@@ -180,9 +183,9 @@ def work_folder(settings: Settings) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove folders of killed processes: those whose lock no process holds. Links are left alone.
+    """Remove folders of killed processes. No process holds the lock of such a folder. Symbolic links are ignored.
 
-    Only its account may read a folder: it may hold a copy of MLflow's database. A folder of another account is left to that account.
+    A folder may contain a copy of MLflow's database, so only its account can read it. Folders of other accounts are not removed.
     """
     for folder in (path for path in root.glob("work-*") if path.is_dir() and not path.is_symlink()):
         with suppress(PermissionError), open_lock(root / f"{folder.name}.lock") as lock:
@@ -195,7 +198,7 @@ def _sweep(root: Path) -> None:
 
 
 def chosen(sources: Mapping[str, Source], names: Sequence[str] | None, what: str) -> list[Source]:
-    """Return the named sources, or all. An unknown name raises an error that lists the configured names."""
+    """Return the named sources. Without names, return all. Raises ConfigError for an unknown name."""
     for name in names or ():
         if name not in sources:
             raise ConfigError(
@@ -210,15 +213,15 @@ def own_units(warehouse: Warehouse, writer: str, *tables: str) -> dict[Unit, Uni
 
 
 def published(warehouse: Warehouse, writer: str) -> Callable[[str, str], pa.Table | None]:
-    """Return a function of table and period that gives the rows a writer published, or None."""
+    """Return a function that returns the published rows of a writer for a table and period, or None."""
     return lambda table, period: warehouse.read(Unit(table, period, writer))
 
 
 def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Unit], outcome: Outcome, *, only: str | None = None) -> bool:
-    """Publish the rows that were read and report what changed.
+    """Publish the rows that were read, and report which units changed. Return whether they were published.
 
-    Returns False, and reports nothing, if another process replaced the same units since `kept` was read: its rows may be newer.
-    `only` names the one table whose changes are reported.
+    If another process replaced the same units since `kept` was read, nothing is published or reported, because its rows may be newer.
+    `only`: the only table whose changes are reported.
     """
     states = {unit: step.state(unit) for unit in units}
     if not step.publish({unit: kept[unit].digest if unit in kept else None for unit in units}):
@@ -231,12 +234,12 @@ def publish_read(step: Step, kept: Mapping[Unit, UnitState], units: Sequence[Uni
 
 
 def note_superseded(outcome: Outcome, what: str, then: str = "their rows stay") -> None:
-    """Report that `publish_read` published nothing, and the consequence."""
+    """Add a note that `publish_read` published nothing, and the consequence (`then`)."""
     outcome.notes.append(f"superseded: {what} was read by another process in the meantime; {then}")
 
 
 def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
-    """Return billing periods with a version loaded since the last good read of the server. Their runs are read again in this step."""
+    """Return the billing periods whose bill was loaded since the last good read of the server. Their runs must be read again."""
     with warehouse.reader() as reader:
         rows = reader.query(
             "select distinct l.billing_period from billing_loads l cross join (select max(last_good_at) as last_good_at from sources where source = @server) s"
@@ -247,9 +250,9 @@ def rebuilt_months(warehouse: Warehouse, server: str) -> list[str]:
 
 
 def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str]:
-    """Describe the unreadable parts of a bill: rows set aside, and values taken as null in rows that count."""
+    """Return notes about unreadable parts of a bill: excluded rows, and values that count as null."""
     notes = []
-    if extra.get("quarantined") and extra.get("rows"):  # without any other row, the bill has an error
+    if extra.get("quarantined") and extra.get("rows"):  # if there are no other rows, the bill has an error instead
         rows = counted(extra["quarantined"], "unreadable row is", "unreadable rows are")
         notes.append(f"{source} {period}: {rows} excluded from totals: see billing_quarantine")
     for column, count in (extra.get("unreadable") or {}).items():
@@ -261,10 +264,10 @@ def unread_notes(source: str, period: str, extra: Mapping[str, Any]) -> list[str
 
 
 def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Readings]:
-    """Return everything that may own artifacts, and the times of the servers' last good reads.
+    """Return everything that may own artifacts, and the time since which all tracking servers were read.
 
-    Columns: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri. The time is that of the tracking
-    server whose last good read is oldest; None for a server that was never read well.
+    Columns: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri. The time is the oldest among the servers' last
+    good reads. It is None if any server was never read successfully.
     """
     import pyarrow as pa
 
@@ -289,7 +292,10 @@ def read_owners(warehouse: Warehouse, settings: Settings) -> tuple[pa.Table, Rea
 
 
 def selector_keys(settings: Settings) -> set[str]:
-    """Return keys such as "tag.K" that pools, policies, budgets or protection use. They must be copied out of MLflow to be seen."""
+    """Return the keys of tags and params, such as "tag.K", that pools, policies, budgets or protection use.
+
+    Their values must be copied from MLflow.
+    """
     keys = {key for pool in settings.pools for key in pool.runs}
     keys |= {key.removeprefix("not_") for policy in settings.retention for key in policy.select}
     if settings.retention:

@@ -1,6 +1,6 @@
-"""Finds the sources that split the lines of bills. Each is read once per pipeline run.
+"""Reads the sources that split bill lines (`format: opencost`). Each source is read once per pipeline run.
 
-For `load.py`. Reading such a source and applying its weights is in `ingest/billing/`.
+`load.py` uses this module. `ingest/billing/` reads the files of such a source and applies its weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Splitters:
-    """The weights of every source that is not a bill. A source is read on first use."""
+    """The weights of all sources that split bill lines. Each source is read when it is first needed."""
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
         self._settings = settings
@@ -27,7 +27,7 @@ class Splitters:
         self._read: dict[str, Read | SourceError] = {}
 
     def read(self, source: BillSource) -> Read:
-        """Return the current content of a source. Raises SourceError, the same one on every call."""
+        """Return the current content of a source. Raises SourceError if it cannot be read, with the same error on every call."""
         if source.name not in self._read:
             try:
                 with work_folder(self._settings) as workdir:
@@ -42,8 +42,8 @@ class Splitters:
     def of(self, bill: BillSource) -> list[Weights]:
         """Return the weights that split a bill's lines.
 
-        Raises SourceRefused if some cannot be read: without them, all money of a machine would move from its pods to the machine,
-        and back in the next pipeline run.
+        Raises SourceRefused if any of them cannot be read. Without them, all cost of a machine would move from its pods to the machine, and
+        back in the next pipeline run.
         """
         found = []
         for source in self._settings.billing:

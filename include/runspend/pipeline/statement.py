@@ -1,6 +1,6 @@
-"""Issue the statements of teams for a month, write them as files, and mail them.
+"""Issues the statements of teams for a month, writes them as files, and mails them.
 
-A step that is killed anywhere and run again gives the same statements under the same numbers, and each mail at least once.
+If the step is killed at any point and run again, it makes the same statements with the same numbers. Each mail is sent at least once.
 """
 
 from __future__ import annotations
@@ -42,7 +42,11 @@ TOP = 10  # experiments in a mail
 
 @dataclass(frozen=True)
 class Request:
-    """What to make: statements of these teams, of no team, or of all; with a PDF; mailed to the teams' recipients or to `to`."""
+    """The statements to make.
+
+    `teams`: for these teams. `no_team`: also for costs without a team. `is_all`: for all teams. `prints`: also make PDFs.
+    `is_mailed`: mail them to the teams' recipients. `to`: mail them to these addresses instead.
+    """
 
     period: str
     teams: Sequence[str] = ()
@@ -55,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Stated:
-    """One statement that was made: its files, and the state of its mail by recipient."""
+    """One statement that was made, with its files and the state of its mail by recipient."""
 
     issued: Issued
     files: tuple[Path, ...]
@@ -64,7 +68,10 @@ class Stated:
 
 @watching()
 def statement(settings: Settings, request: Request, *, now: datetime, progress: Progress = silent) -> Outcome:
-    """Make statements. `Outcome.reported["statements"]` has a `Stated` for each, and `Outcome.reported["month"]` their inputs."""
+    """Make statements. `Outcome.reported["statements"]` has a `Stated` for each. `Outcome.reported["month"]` has their inputs.
+
+    Raises UsageError if an address must not get mail, or if the month or a team has no allocated cost.
+    """
     from runspend.actions import statement as statements
     from runspend.warehouse.records import Records
 
@@ -119,7 +126,7 @@ def _one_at_a_time(home: Path) -> Iterator[None]:
 
 
 def _chosen(month: Month, request: Request) -> list[str | None]:
-    """Return the teams to make statements for, each once. Raises UsageError for a team without cost and without a statement."""
+    """Return the teams to make statements for, without duplicates. Raises UsageError for a team without cost and without a statement."""
     known = [team for team in month.statements if team is not None]
     if request.is_all:
         return list(month.statements)
@@ -133,7 +140,7 @@ def _chosen(month: Month, request: Request) -> list[str | None]:
 
 
 def _print(made: Sequence[tuple[Issued, list[Path]]], outcome: Outcome, progress: Progress) -> dict[str, tuple[Path, ...]]:
-    """Print each page that has no PDF yet. Returns the PDFs by name of the statement."""
+    """Print each page that has no PDF yet. Return the PDFs by the name of the statement."""
     from runspend.actions import statement as statements
 
     found: dict[str, tuple[Path, ...]] = {}
@@ -164,7 +171,7 @@ def _print(made: Sequence[tuple[Issued, list[Path]]], outcome: Outcome, progress
 
 
 def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
-    """Refuse addresses to which this configuration must not send mail, before anything is done."""
+    """Raise UsageError for an address to which this configuration must not send mail."""
     for text in to:
         address = address_of(text)
         if address is None:
@@ -177,8 +184,9 @@ def _check_addresses(settings: Settings, to: Sequence[str]) -> None:
 
 
 def _recipients(settings: Settings, team: str | None) -> list[str]:
-    """Return the mail addresses of all budgets that select only this team; without a team, those of the operators. Statements never go to
-    pagers.
+    """Return the mail recipients of all budgets that select only this team. Without a team, return the operators.
+
+    Statements are never sent to chats or pagers.
     """
     if team is None:
         recipients = list(settings.mail.operators)
@@ -196,7 +204,7 @@ def _mail(
     outcome: Outcome,
     now: datetime,
 ) -> dict[str, dict[str, str]]:
-    """Write each statement's mail into the outbox once, send queued mail, and return the states by statement and recipient."""
+    """Write each statement's mail into the outbox once, and send queued mail. Return the state of each mail by statement and recipient."""
     from runspend.actions import statement as statements
     from runspend.actions.alert.notices import write_statement_mail
     from runspend.actions.alert.outbox import receipt, send_outbox
@@ -229,9 +237,9 @@ def _wanted(paths: Sequence[Path]) -> list[Path]:
 
 
 def _attachments(paths: Sequence[Path]) -> list[Attachment]:
-    """Return the CSV and the PDF; without a PDF, the page. A file that is too large for mail is left out.
+    """Return the CSV and the PDF as attachments. If there is no PDF, return the page instead. Files that are too large are left out.
 
-    Raises RecordRefused for a link, because the mail would contain the linked file.
+    Raises RecordRefused for a symbolic link, because the mail would contain the linked file.
     """
     from runspend.actions.alert.message import Attachment
 
@@ -245,7 +253,7 @@ def _attachments(paths: Sequence[Path]) -> list[Attachment]:
 
 
 def _compose(document: Document, paths: Sequence[Path], attached: Sequence[str]) -> tuple[str, list[Block]]:
-    """Return subject and content of a statement's mail."""
+    """Return the subject and the content of a statement's mail."""
     from runspend.actions import statement as statements
     from runspend.actions.alert.render import Card, Facts, MailTable, Paragraph
 
@@ -280,7 +288,7 @@ def _compose(document: Document, paths: Sequence[Path], attached: Sequence[str])
 
 
 def _top(document: Document, currency: str) -> list[tuple[str, str]]:
-    """Return experiments with their whole cost, in the order of the statement."""
+    """Return the experiments with their total cost, in the order of the statement."""
     costs: dict[str, list[object]] = {}
     for line in document.lines:
         if line.currency == currency and line.experiment is not None:

@@ -1,6 +1,6 @@
-"""Logs what a step reads, how much, how long it takes, and what it skips and why.
+"""Logs what a step reads, how much, how long it takes, what it skips, and why.
 
-The logger is `runspend.pipeline.step_log`. It is quiet until a program sets a level: `runspend -v` shows INFO, and a task of Airflow
+The logger is `runspend.pipeline.step_log`. It logs nothing until a program sets a level: `runspend -v` shows INFO, and an Airflow task
 writes INFO to its log.
 """
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Log the start of some work, and its end with the seconds it took. An error is logged as such and raised."""
+    """Log the start of some work, and its end with the duration in seconds. If the work raises an error, its class is logged."""
     log.info("%s: started", what)
     start = time.monotonic()
     try:

@@ -34,7 +34,7 @@ def test_operators_are_mailed_once_a_day_and_the_command_exits_with_3(tmp_path: 
         )
         assert outcome.exit_code == 3 and outcome.is_worth_retrying
         assert (
-            outcome.problems[0].startswith("prod did not say whether its artifacts are still needed, so 2 due items stay in place")
+            outcome.problems[0].startswith("prod did not answer whether its artifacts are still needed, so 2 due items stay in place")
             and "Nothing was deleted" in outcome.problems[0]
         )
     [mail] = list((tmp_path / "mail").glob("*NOT-ARCHIVED*.eml"))

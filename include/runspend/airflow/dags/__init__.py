@@ -1,6 +1,6 @@
-"""The nine DAGs. A file in your DAGs folder with `from runspend.airflow.dags import *` has them all; `runspend.airflow.bundle` needs no file.
+"""The nine DAGs. To use them, write `from runspend.airflow.dags import *` in a file of your DAGs folder, or use `runspend.airflow.bundle`.
 
-Airflow reads the modules one by one, and this one not (see .airflowignore).
+Airflow reads each module of this package, but not this file (see .airflowignore).
 """
 
 from runspend.airflow.dags.runspend_alert_budgets import dag as alert_budgets

@@ -1,7 +1,7 @@
-"""Sends mail about budgets and stale data when `runspend/costs` is new, and every six hours by default.
+"""Sends mail about budgets and stale data whenever `runspend/costs` is updated, and every six hours by default.
 
-A decision is made once per budget, threshold and period. Its mail is sent until the mail server accepts it. Mail also reports
-pipeline runs that did not happen and a warehouse that cannot be opened: records under `home` show both.
+Each threshold of a budget causes one alert per period. The mail is sent again until the mail server accepts it. Operators also get
+mail about missing pipeline runs and about a warehouse that cannot be opened. Neither needs the warehouse: the records are under `home`.
 """
 
 from airflow.sdk import DAG
@@ -19,7 +19,7 @@ with DAG(
 
     @step
     def alert() -> list[str]:
-        """Judge the budgets, record the decisions, and send waiting mail."""
+        """Evaluate the budgets, record the decisions, and send queued mail."""
         return run_step(pipeline.alert)
 
     alert()

@@ -1,9 +1,9 @@
-"""Runs the models and checks when `runspend/runs` or `runspend/bills` is new, and once a day in any case. Emits `runspend/costs`.
+"""Runs the models and checks whenever `runspend/runs` or `runspend/bills` is updated, and once a day. Emits `runspend/costs`.
 
-Either asset is enough. If both were required, a bill that is reloaded on its own would wait for the next extraction of runs.
-Every unit is rebuilt whose inputs differ from those its tables were built from. So it does not matter which event started the
-DAG, or whether Airflow merged several into one. A failed check keeps the tables in place. The parameter `periods` rebuilds these
-billing periods even if their inputs are unchanged.
+Either asset is enough. If both were required, a bill that is reloaded by itself would wait for the next extraction of runs.
+A unit is rebuilt if its inputs changed since its tables were built. It therefore does not matter which event started the DAG, or
+whether Airflow merged several events. If a check fails, the old tables stay in place. The parameter `periods` rebuilds these billing
+periods even if their inputs are unchanged.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
-"""Writes costs to the tracking servers that have `annotate: true` when `runspend/costs` is new, and by the clock in case that event was
-lost.
+"""Writes costs to the tracking servers that have `annotate: true`, whenever `runspend/costs` is updated.
 
-The first time may take hours, because `requests_per_second` bounds it. A stopped task continues where it ended.
+It also runs on a schedule, in case an asset event was lost. The first run may take hours, because `requests_per_second` limits it. A task
+that was stopped continues where it ended.
 """
 
 from airflow.sdk import DAG
@@ -19,7 +19,7 @@ with DAG(
 
     @step
     def annotate() -> list[str]:
-        """Read the cost tables, and write to MLflow what changed."""
+        """Read the cost tables, and write changed costs to MLflow."""
         return run_step(pipeline.annotate)
 
     annotate()

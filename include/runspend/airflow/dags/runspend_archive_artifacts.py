@@ -1,8 +1,8 @@
-"""Plans what retention policies would move, notifies the owners, and moves files whose grace period is over, once a week. Paused when
-created.
+"""Plans what retention policies would move, notifies the owners, and moves files whose grace period has ended, once a week.
 
-Once a month it also verifies the archives. No task waits: the date is in `archive_plan`, and each weekly run finds what is due.
-Without `delete_credentials` in `stores`, nothing is deleted. Only runspend.yaml decides what is moved, not the parameters.
+The DAG is paused when it is created. Once a month, it also verifies the archives. No task waits for a grace period: due dates are in
+`archive_plan`, and each weekly run moves the items that are due. Without `delete_credentials` in `stores`, nothing is deleted. Only
+runspend.yaml decides what is moved; parameters of the DAG do not.
 """
 
 from airflow.sdk import DAG
@@ -21,17 +21,17 @@ with DAG(
 
     @step
     def plan() -> list[str]:
-        """Plan what policies select, what protects it, its savings and costs, in `archive_plan`."""
+        """Write the items selected by policies to `archive_plan`, with their protection, savings and costs."""
         return run_step(pipeline.archive_plan)
 
     @step
     def notify() -> list[str]:
-        """Send each owner one mail about what is new in the plan."""
+        """Send each owner one mail about new items in the plan."""
         return run_step(pipeline.archive_notify)
 
     @step
     def apply() -> list[str]:
-        """Move what is due, verified. Next week's run, or `runspend archive apply`, continues unfinished work."""
+        """Move due items and verify the copies. Next week's run, or `runspend archive apply`, continues unfinished work."""
         return run_step(pipeline.archive_apply)
 
     @step

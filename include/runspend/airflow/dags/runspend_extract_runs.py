@@ -1,6 +1,6 @@
 """Reads runs and experiments of every MLflow tracking server once a day, one mapped task per server. Emits `runspend/runs`.
 
-A server that does not answer fails only its own task. Its last good data stay, with their date in the table `sources`.
+If a server does not answer, only its own task fails. Its last good data stay, and the table `sources` shows their date.
 """
 
 from airflow.sdk import DAG, task

@@ -1,6 +1,6 @@
 """Loads the cloud bills once a day, one mapped task per source. Emits `runspend/bills`.
 
-A bill that is refused fails only its own task. The last good version of its periods stays in place.
+If a bill is refused, only its own task fails. The last good version of its billing periods stays in place.
 """
 
 from airflow.sdk import DAG, task

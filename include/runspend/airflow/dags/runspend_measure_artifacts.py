@@ -1,6 +1,6 @@
-"""Measures the bytes in every artifact store once a day, one mapped task per store. Emits `runspend/artifact_bytes`; no DAG waits for it.
+"""Measures the bytes in every artifact store once a day, one mapped task per store. Emits `runspend/artifact_bytes`.
 
-A store that does not answer fails only its own task. Its last good inventory stays in place.
+No other DAG waits for this asset. If a store does not answer, only its own task fails. Its last good inventory stays in place.
 """
 
 from airflow.sdk import DAG, task

@@ -1,4 +1,4 @@
-"""Copies tables to the targets of `publish` when `runspend/costs` is new, and by the clock, after the budgets were judged."""
+"""Copies tables to the targets of `publish` whenever `runspend/costs` is updated, and on a schedule, after budgets were evaluated."""
 
 from airflow.sdk import DAG
 
@@ -15,7 +15,7 @@ with DAG(
 
     @step
     def publish() -> list[str]:
-        """Replace what changed at each target."""
+        """Replace the tables that changed at each target."""
         return run_step(pipeline.publish)
 
     publish()

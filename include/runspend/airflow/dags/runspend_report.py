@@ -1,4 +1,7 @@
-"""Writes one page and its CSVs for every billing period when `runspend/costs` is new, and by the clock in case that event was lost."""
+"""Writes a page and CSV files for the newest billing period and for periods whose costs changed, whenever `runspend/costs` is updated.
+
+It also runs on a schedule, in case an asset event was lost.
+"""
 
 from typing import Any
 

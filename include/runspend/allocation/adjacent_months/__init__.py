@@ -1,8 +1,12 @@
-"""Reads data of other months' bills that a billing period needs: the rest of jobs that cross its ends or have late lines, properties and
-times of corrected machines, names that late lines share, times of clusters whose machines are on another bill, and the machines that late
-lines of disks, load balancers and others follow.
+"""Reads the rows from other months' bills that a billing period needs.
 
-Belongs to `allocation/inputs`, which computes digests of these rows. The models of jobs, `late_names.sql`, `cluster_times.sql`,
+- The rest of jobs that cross the month's start or end, or that have late lines.
+- Properties and times of machines whose lines are corrected later.
+- Names that late lines share with earlier lines.
+- Times of clusters whose machines are on another bill.
+- Machines that late lines of attached resources follow, such as lines of disks and load balancers.
+
+`allocation/inputs` computes digests of these rows. The models of jobs, `late_names.sql`, `cluster_times.sql`,
 `earlier_properties.sql`, `earlier_times.sql` and `earlier_machines.sql` use them.
 """
 
@@ -18,7 +22,7 @@ from runspend.warehouse.base import Reader
 from runspend.warehouse.dialect import parameter_names
 from runspend.warehouse.sql_files import read_sql
 
-# Columns of a run that the ledger uses in addition to its machines.
+# The columns of a run that the ledger uses.
 RUN_COLUMNS = (
     "r.tracking_server, r.workspace, r.run_id, r.experiment_id, r.experiment_name, r.team, r.project, r.cost_center, r.owner, r.user_name, r.start_time, r.end_time,"
     " r.gpu_count, r.cpu_request, r.memory_request_gb"

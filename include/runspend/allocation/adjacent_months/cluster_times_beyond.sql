@@ -1,5 +1,5 @@
--- The other months' times of machines that name a cluster of the period: the part of `cluster_times.sql` that is not on the period's bill.
--- One row per machine, SKU and charge period for which the period charges the cluster and states no time of its own.
+-- Times of machines that are on another month's bill and name a cluster of the period. `cluster_times.sql` uses them too.
+-- One row per machine, SKU and charge period in which the period charges the cluster and states no time for it.
 with machines as (
   select attached_to, resource_key, sku_id, charge_period_start, charge_period_end, cast(sum(billed_nanoseconds) as int64) as billed_nanoseconds
   from billing_lines
@@ -9,7 +9,7 @@ with machines as (
   group by attached_to, resource_key, sku_id, charge_period_start, charge_period_end
 ),
 clusters as (
-  -- Few bills have machines that name a cluster, so the period's lines are not grouped without them.
+  -- Few bills have machines that name a cluster. Without such machines, the period's lines need not be grouped.
   select l.resource_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   join (select distinct attached_to, charge_period_start, charge_period_end from machines) m

@@ -1,6 +1,6 @@
--- Windows of a period's jobs in the bill of the month before or after. A day without a bill line ends a job.
--- A job of another month also counts if a line of the period, at most a day away, is attached to one of its machines.
--- A charge period that the period only corrects is in the bill of the other month.
+-- Charge periods of the period's jobs that are on the bill of the month before or after. A job ends after a day without a bill line.
+-- A job of another month also counts if a line of the period is attached to one of its machines and is at most a day away.
+-- A charge period also counts as on the other bill if the period has only corrections of it.
 with attached as (
   select distinct attached_to, charge_period_start, charge_period_end
   from billing_lines
@@ -21,13 +21,13 @@ reached as (
   join attached a on a.attached_to = l.resource_key
   where l.billing_period in (cast(date_sub(@period, interval 1 month) as date), cast(date_add(@period, interval 1 month) as date))
     and l.job_key is not null
-    -- Only lines near the ends of the month: a line of 25 hours, a day apart.
+    -- Only lines near the ends of the month: a line has at most 25 hours and is at most a day away.
     and (l.billing_period > @period or l.charge_period_end > timestamp_sub(timestamp(@period), interval 50 hour))
     and (l.billing_period < @period or l.charge_period_start < timestamp_add(timestamp(date_add(@period, interval 1 month)), interval 50 hour))
     and l.charge_period_start < timestamp_add(a.charge_period_end, interval 24 hour)
     and l.charge_period_end > timestamp_sub(a.charge_period_start, interval 24 hour)
   union distinct
-  -- Lines that came a bill late.
+  -- Jobs whose machines are named by late lines, which are on a later bill than their charge period.
   select l.job_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   join late_days d on d.attached_to = l.resource_key and d.day = l.charge_date

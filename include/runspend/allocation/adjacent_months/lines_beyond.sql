@@ -1,4 +1,4 @@
--- The other months' lines between @jobs_from and @jobs_until that name a job or a machine of one, or are attached to one.
+-- Lines of other months between @jobs_from and @jobs_until that name a job, name a machine of a job, or are attached to one.
 with machines as (
   select distinct resource_key
   from billing_lines

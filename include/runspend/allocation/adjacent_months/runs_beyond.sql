@@ -1,4 +1,4 @@
--- The runs of other months that jobs of the period reach.
+-- Runs of other months that jobs of the period reach.
 select
   {run_columns}, r.future_end_time, r.gaps, r.last_sign_at, r.mean_use_percent, r.parent_run_id, r.job_key, r.instance_type, r.pool_key
 {runs_in_reach}

@@ -1,5 +1,5 @@
 -- rows: account and two bills that both contain its charges of the period, which would be counted twice.
--- Two SLURM bills may share an account, such as one for each of two price lists, but no time of a job.
+-- Two SLURM bills may share an account, for example if there are two price lists. They must not share the time of a job.
 with held as (
   select
     source, billing_account_id, coalesce(sub_account_id, '') as sub_account_id, billing_currency,
@@ -27,7 +27,7 @@ jobs as (
     and source in (select first_source from pairs where is_slurm union distinct select second_source from pairs where is_slurm)
 ),
 twice as (
-  -- A bill line of SLURM is within a day.
+  -- A bill line of SLURM never crosses midnight.
   select distinct p.billing_account_id, p.sub_account_id, p.billing_currency, p.first_source, p.second_source
   from pairs p
   join jobs a

@@ -1,5 +1,5 @@
--- rows: table, bill and currency whose four costs differ from those of its source. Sources: for bill lines the sums counted at load,
--- for the ledger the bill lines, for cost_daily the ledger, for run_costs_daily the cost that the ledger allocates to runs.
+-- rows: table, bill and currency whose four costs differ from those of its source. The sources are: for bill lines, the sums counted at
+-- load; for the ledger, the bill lines; for cost_daily, the ledger; for run_costs_daily, the cost that the ledger allocates to runs.
 with lines as (
   select
     source, billing_currency,

@@ -16,7 +16,7 @@ daily as (
   join (
     select tracking_server, workspace, run_id from runs where start_month = @period
     union distinct
-    -- A closed month keeps the runs of a server that was forgotten.
+    -- A closed month keeps its runs, even if their server was removed with `sources forget`.
     select tracking_server, workspace, run_id from run_costs where start_month = @period
   ) r on r.tracking_server = d.tracking_server and r.workspace = d.workspace and r.run_id = d.run_id
   group by d.billing_currency

@@ -1,4 +1,4 @@
--- rows: run hours that are estimated although the machine's bill has them, or the ledger has them by another rule than the machine
+-- rows: run hours that are estimated although they are on the machine's bill, or although the ledger allocates them by another rule
 with both as (
   select
     e.tracking_server, e.workspace, e.run_id, e.resource_id, e.estimated_from, e.estimated_to, a.charge_period_start, a.charge_period_end,

@@ -1,7 +1,7 @@
-"""Diagnoses the ledger: cost matched by each allocation rule, claims that were not met, sources of names.
+"""Diagnoses the ledger: cost allocated by each rule, claims that were not met, sources of dimension values.
 
 Cost without a run, and advice about it, is in `allocation/without_run`. Display does not belong here. All functions read one billing
-period, given by its first day, in the reader's currencies.
+period, given by its first day, in the currencies of the reader.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ORIGINS = read_sql(HERE, "dimension_origins")
 IDENTITY = read_sql(HERE, "identity")
 DIMENSIONS = ("team", "project", "cost_center", "owner")
 
-# Parts of the names of tag keys that group machines, in order of preference. The first that matches counts.
+# Tag keys that contain one of these words group machines. The first entry that matches counts.
 GROUP_WORDS = (
     (("nodegroup", "nodepool", "node-pool", "poolname", "instancepool"), "node group"),
     (("autoscaling",), "auto-scaling group"),
@@ -34,15 +34,15 @@ GROUP_WORDS = (
     (("job",), "job"),
 )
 
-# The tag that groups a line's machines best, as key|value, of its group keys (account|key|value, one on each line).
+# SQL: the best machine group of a bill line, as key|value. It is taken from `group_keys` (account|key|value, one on each line).
 MACHINE_GROUP = ", ".join(
     rf"nullif(regexp_extract(group_keys, r'(?i)[|]([^|\n]*(?:{needles})[^|\n]*[|][^\n]*)'), '')"
     for needles in ("|".join(words) for words, _ in GROUP_WORDS)
 )
-# Tags, in the JSON of all tags, that name one resource instead of a group, or that a cloud sets on every machine.
+# SQL: a pattern of tags to ignore, in the JSON of all tags. They name one resource, not a group, or a cloud sets them on every machine.
 OWN_TAGS = r"""r'(?i)"(?:name|aws:createdby|createdby|created_by|creator|user_name|resourceTags/user:name|goog-k8s-cluster-(?:name|location)|k8s-workload-(?:name|type)|k8s-label/[^"]*(?:job-name|uid|hash|pod-name)|vertex-ai-pipelines-run-billing-id|goog:compute\.googleapis\.com/[^"]*)": *"(?:[^"\\]|\\.)*",?'"""
 
-# What to do about runs that state a machine whose cost the bill gives to its pods.
+# Advice for runs that state a machine if the bill gives the machine's cost to its pods.
 STATE_THE_POD = "State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
 UNMET_WORDS = {
     "no_such_machine": "no bill has it at that time and place",
@@ -59,7 +59,7 @@ CLAIM_WORDS = {
     "instance_type_time": ("states", "state", "an instance type"),
     "llm_identity": ("states", "state", "an IAM principal"),
 }
-# Shared cost by `charge_category`, unless its reason or service says more.
+# The kind of shared cost by `charge_category`, unless its reason or service is more specific.
 SHARED_KINDS = {"Tax": "taxes", "Purchase": "purchases", "Credit": "credits", "Adjustment": "adjustments"}
 
 # match_method -> the rule's name for people, in the order of the allocation rules.
@@ -81,7 +81,7 @@ RULES = {
 class RuleCost:
     """The cost that one rule allocated, including idle time on its machines.
 
-    `caller_cost`: the part of unallocated cost whose caller of a language model is known. `kinds`: shared cost by kind.
+    `caller_cost`: the part of unallocated cost that a known caller of a language model caused. `kinds`: shared cost by kind.
     """
 
     words: str
@@ -94,7 +94,7 @@ class RuleCost:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Allocated cost by the source of one dimension of its runs. None: no source."""
+    """Allocated cost by the source of one dimension's value. The source None means that the run has no value."""
 
     dimension: str
     whole: Decimal
@@ -108,9 +108,9 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Identity:
-    """How runs that began in the month, and the lines of its bills, identify themselves.
+    """Counts of the runs that began in the month, and of the lines of its bills, that identify their machine or run.
 
-    `split_machines`: machines that runs state, and whose cost the bill gives to their pods.
+    `split_machines`: machines that runs state, but whose cost the bill gives to their pods.
     """
 
     runs: int
@@ -122,7 +122,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class UnmetClaims:
-    """Runs that one rule could have matched, and why it did not. `hours` is the machine time they claim."""
+    """Runs that one allocation rule could have matched, and why it did not. `hours` is the machine time they claim."""
 
     match_method: str
     reason: str
@@ -141,7 +141,7 @@ class UnmetClaims:
 
 
 def rule_costs(reader: Reader, first: date) -> dict[str, tuple[RuleCost, ...]]:
-    """Map currency to the bill by allocation rule, in the order of the rules; then "unallocated", "shared" and "out of scope"."""
+    """Return the cost of the bill by allocation rule, for each currency. "unallocated", "shared" and "out of scope" come last."""
     found: dict[str, dict[tuple[int, str], list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in reader.query(RULE_COSTS, {"first": first}).to_pylist():
         found[row["billing_currency"]][_rule_of(row)].append(row)
@@ -162,7 +162,7 @@ def rule_costs(reader: Reader, first: date) -> dict[str, tuple[RuleCost, ...]]:
 
 
 def _most_of(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the confidence of most of the money. A small amount with another confidence is not representative."""
+    """Return the confidence that most of the cost has. None if no row has one."""
     costs: dict[str, Decimal] = defaultdict(Decimal)
     for row in rows:
         if row["confidence"]:
@@ -180,7 +180,10 @@ def _rule_of(row: Mapping[str, Any]) -> tuple[int, str]:
 
 
 def shared_kinds(rows: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
-    """Map the kind of shared cost ("taxes", "platform services") to its cost, largest first. Rows have its reason, category and service."""
+    """Return shared cost by kind ("taxes", "platform services"), largest first.
+
+    Each row must have `reason`, `service_name`, `charge_category` and `effective_cost`.
+    """
     kinds: dict[str, list[Decimal | None]] = defaultdict(list)
     for row in rows:
         kinds[_shared_kind(row)].append(row["effective_cost"])
@@ -190,7 +193,7 @@ def shared_kinds(rows: Iterable[Mapping[str, Any]]) -> dict[str, Decimal]:
 def _shared_kind(row: Mapping[str, Any]) -> str:
     if row["reason"] == "platform":
         return "platform services"
-    if row["reason"] not in (None, "fee"):  # the policy of `sharing`
+    if row["reason"] not in (None, "fee"):  # then it is the policy from `sharing`
         return "distributed by sharing"
     if "support" in (row["service_name"] or "").lower():
         return "support"
@@ -198,7 +201,7 @@ def _shared_kind(row: Mapping[str, Any]) -> str:
 
 
 def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Coverage, ...]]:
-    """Map currency to the allocated cost of charge dates from `first` to before `following`, by the source of each dimension."""
+    """Return allocated cost by the source of each dimension, for each currency. Charge dates are from `first` to before `following`."""
     found: dict[str, dict[str, list[tuple[str | None, Decimal]]]] = defaultdict(lambda: defaultdict(list))
     for name in DIMENSIONS:
         for row in reader.query(ORIGINS.format(name=name), {"first": first, "next": following}).to_pylist():
@@ -213,7 +216,7 @@ def coverage(reader: Reader, first: date, following: date) -> dict[str, tuple[Co
 
 
 def identity(reader: Reader, first: date) -> Identity:
-    """Count the runs and bill lines of the month that identify themselves."""
+    """Return the counts of runs and bill lines of the month that identify their machine or run."""
     return Identity(**reader.query(IDENTITY, {"first": first}).to_pylist()[0])
 
 

@@ -1,6 +1,6 @@
--- How the runs that began in a month, and the lines of its bills, identify themselves.
+-- Counts of the runs that began in a month, and of the lines of its bills, that identify their machine or run.
 with machines as (
-  -- A longer or a shorter name of the same machine has the same last part.
+  -- Longer and shorter names of the same machine have the same last part.
   select distinct m.resource_key, regexp_extract(m.resource_key, r'[^/]*$') as short_name
   from runs r
   join run_resources m on m.tracking_server = r.tracking_server and m.run_id = r.run_id
@@ -10,7 +10,7 @@ billed as (
   select distinct regexp_extract(resource_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
 ),
 split as (
-  -- machines that pods or tasks share
+  -- Machines that pods or tasks share.
   select distinct regexp_extract(node_key, r'[^/]*$') as short_name from billing_lines where billing_period = @first
 )
 select

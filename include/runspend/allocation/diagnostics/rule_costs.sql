@@ -1,4 +1,4 @@
--- The bill of a period by allocation rule, with what names its pool or its kind of shared cost.
+-- Cost of a period by allocation rule, with the columns that name the pool and the kind of shared cost.
 select
   billing_currency, allocated_to, match_method, case when match_method = 'pool_time' then pool_key end as pool_key,
   confidence, case when allocated_to = 'shared' then reason end as reason, case when allocated_to = 'shared' then charge_category end as charge_category,

@@ -1,4 +1,4 @@
--- Claims of a period that no machine met, by rule and reason, most hours first.
+-- Unmet claims of a period by rule and reason, most hours first.
 select match_method, reason, count(*) as runs, sum(claimed_seconds) / 3600 as hours, min(claim) as example
 from unmet_claims
 where billing_period = @first

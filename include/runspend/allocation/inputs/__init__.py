@@ -1,6 +1,6 @@
-"""Digests of the inputs of each unit. Only the comparison of two digests decides whether a unit is built again.
+"""Computes digests of the inputs of each build. A unit is built again only if a digest differs from that of its last build.
 
-Belongs to `pipeline/allocate.py`: the inputs of a build, and the names of units in `builds.inputs`. Building does not belong here.
+`pipeline/allocate.py` uses this module. It also defines how units are named in `builds.inputs`. Building does not belong here.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from runspend.schema.rows import first_day
 from runspend.warehouse.base import Reader, Unit, UnitState, Warehouse
 from runspend.warehouse.sql_files import read_every_sql, read_sql, without_comments
 
-# A run without an end is alive if its last sign is this close to the end of the billed hours …
+# A run without an end time counts as running if its last sign of activity is at most this long before the end of the billed hours.
 ALIVE_HOURS = 6
-# … and without any sign it counts as ended this long after its start.
+# A run without an end time and without any sign of activity counts as ended this long after its start.
 SILENT_HOURS = 24
 
 HERE = Path(__file__).parent
@@ -34,18 +34,21 @@ ARTIFACT_RUNS = read_sql(HERE, "artifact_runs")
 OLDER_RELATIVES = read_sql(HERE, "older_relatives")
 RUNS_OF_TAGS = read_sql(HERE, "tagged_runs").format(run_columns=RUN_COLUMNS)
 
-FINAL_BILLS = "final bills"  # an input of a build that is not a unit
-# Others; the name of a bill or server follows.
+# Names of inputs that are not units. After the last three, the name of a bill or tracking server follows.
+FINAL_BILLS = "final bills"
 BILL = "bill of "
 BILLED_UNTIL = "billed until: "
 TAGGED_RUNS = "tagged runs of "
 
-# Settings that decide matching. Settings for locations or recipients are left out.
+# Settings that influence matching. Settings for locations or recipients do not.
 MATCHING = ("tracking", "billing", "stores", "scope", "shared", "pools", "dimensions", "sharing")
 
 
 def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any]) -> tuple[dict[str, str | None], dict[str, Any]]:
-    """Return digests of all inputs of a billing period, and the months in which its charges and runs meet."""
+    """Return the digests of all inputs of a billing period by name, and the time window of its charges as model parameters.
+
+    `given`: other inputs, such as settings.
+    """
     bills = {u: s for u, s in warehouse.states("billing_lines").items() if u.period == period}
     with warehouse.reader() as reader:
         charged = reader.query(CHARGED, {"period": first_day(period)}).to_pylist()[0]
@@ -53,7 +56,7 @@ def allocation_inputs(warehouse: Warehouse, period: str, given: Mapping[str, Any
         window = {"window_start": month_start(first), "window_end": _month_end(last)}
         reach, beside = read_beside(reader, first_day(period), window)
         window |= reach
-        # Bytes in the stores split the bill's storage lines. Trace costs split the bills of LLM providers, also lines of other months.
+        # Artifact bytes split the storage lines of the bill. Trace costs split the charges of LLM providers, which may be for other months.
         bills |= {
             u: s for u, s in warehouse.states("artifact_bytes", "artifact_owners", "experiments").items() if u.period in (period, "all")
         }
@@ -89,7 +92,11 @@ def _tagged_runs(reader: Reader, period: str) -> dict[str, str]:
 
 
 def summary_inputs(warehouse: Warehouse, month: str, reached: Mapping[str, set[str]], given: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return digests of all inputs of a start month's `run_costs`: its runs, their descendants of any month, and the bills with their costs."""
+    """Return the digests of all inputs of `run_costs` for one start month.
+
+    These are the runs of the month, their descendants of any month, and the billing periods with their costs.
+    `reached`: the result of `reached_months`.
+    """
     later = {
         (f"{row['start_month']:%Y-%m}", row["tracking_server"])
         for row in _ask_once(warehouse, OLDER_RELATIVES, warehouse.states("runs"), None)
@@ -102,7 +109,7 @@ def summary_inputs(warehouse: Warehouse, month: str, reached: Mapping[str, set[s
 
 
 def reached_months(warehouse: Warehouse) -> dict[str, set[str]]:
-    """Map each start month to the billing periods that hold a cost of its runs."""
+    """Return the billing periods that contain costs of its runs, for each start month."""
     with warehouse.reader() as reader:
         rows = reader.query(REACHED).to_pylist()
     reached: dict[str, set[str]] = {}
@@ -119,7 +126,7 @@ def read_builds(warehouse: Warehouse) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def configuration_digest(settings: Settings) -> str:
-    """Return a digest of the settings for matching. Pipeline runs with the same digest match equal runs and charges in the same way."""
+    """Return a digest of the settings that influence matching. If it is the same, the same runs and charges are matched in the same way."""
     matching = settings.model_dump(mode="json", include=set(MATCHING))
     places = {
         key: [{k: v for k, v in source.items() if k in ("name", "uri")} for source in matching[key]]
@@ -145,7 +152,7 @@ def digest(value: Any) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Return canonical JSON: sorted keys, no blanks; types that JSON lacks become text."""
+    """Return canonical JSON: sorted keys, no spaces. Values of types that JSON does not have become text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
@@ -168,15 +175,15 @@ def _time(text: str | None) -> datetime | None:
 
 
 def common_inputs(units: Mapping[Unit, UnitState], given: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return the units by name, the version of the models, and the other given inputs."""
+    """Return the inputs that every build has: digests of the units by name, of the models, and of the given values."""
     inputs: dict[str, str | None] = {unit_name(u): s.digest for u, s in sorted(units.items())}
     return inputs | {"models": models_digest(), "settings": digest(dict(given))}
 
 
 def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Reader | None = None) -> dict[Unit, UnitState]:
-    """Return the units of `runs` and `run_resources` with runs that may overlap the window, and with their ancestors.
+    """Return the units of `runs` and `run_resources` with runs that may overlap the window, and the units with their ancestors.
 
-    `reader`: an open reader; without it, one is opened if a query is needed.
+    `reader`: an open reader. Without one, a reader is opened if a query is needed.
     """
     states = warehouse.states("runs", "run_resources")
     window_start, window_end = window["window_start"], window["window_end"]
@@ -196,12 +203,12 @@ def needed_runs(warehouse: Warehouse, window: Mapping[str, datetime], reader: Re
     return {u: s for u, s in states.items() if (u.period, u.writer) in months}
 
 
-# Query -> the digest of all units it reads, and its answer. A pipeline run looks at every month but queries once.
+# Query -> the digest of all units that it reads, and its rows. A pipeline run examines every month, but sends the query only once.
 _answers: dict[str, tuple[str, list[dict[str, Any]]]] = {}
 
 
 def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], reader: Reader | None) -> list[dict[str, Any]]:
-    """Return the rows of a query about all months that reads only these units."""
+    """Return the rows of a query over all months. The query is sent again only if one of the units that it reads (`read`) has changed."""
     asked_of = digest(sorted((*unit, state.digest) for unit, state in read.items()))
     if sql not in _answers or _answers[sql][0] != asked_of:
         with warehouse.reader() if reader is None else nullcontext(reader) as asked:
@@ -210,5 +217,5 @@ def _ask_once(warehouse: Warehouse, sql: str, read: Mapping[Unit, UnitState], re
 
 
 def models_digest(folders: Sequence[Path] = SQL_FOLDERS) -> str:
-    """Return the version of the models and checks. A change in any of them rebuilds every period; a change of a comment does not."""
+    """Return a digest of the models and checks. Every period is rebuilt if it changes. Comments in the SQL do not count."""
     return digest(sorted((f"{name}.sql", without_comments(text)) for folder in folders for name, text in read_every_sql(folder).items()))

@@ -1,5 +1,5 @@
--- The time for which a period's lines need runs. Lines that are split by time need runs for their whole time. For longer lines of a machine,
--- only their first month decides whether the machine served runs, so that a yearly fee does not load a year of runs.
+-- The time span of a period's lines, for which runs are needed. Lines that are split by time need runs for their whole length. For longer
+-- lines of a machine, only the month in which they begin shows whether the machine served runs. A yearly fee thus does not need a year of runs.
 with lines as (
   select
     charge_period_start, charge_period_end, run_tag,
@@ -11,7 +11,7 @@ with lines as (
   from billing_lines
   where billing_period = @period
   union all
-  -- Late lines that follow other machines, such as traffic of a node group. Few lines are late, and only theirs are read.
+  -- Late lines that are attached to other machines, such as traffic of a node group. Few lines are late, and only these are read.
   select charge_period_start, charge_period_end, cast(null as string), false, true
   from billing_lines
   where billing_period = @period and charge_date < @period and (attached_to is not null or array_length(group_keys) > 0)

@@ -1,5 +1,5 @@
--- How far each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`): a run's end may depend on
--- the next period.
+-- The time until which each bill covers machines that serve runs (`run_spans.sql`) and machines of pools (`pools.sql`).
+-- The next period is included, because the end of a run may depend on it.
 with stated as (
   select distinct resource_key from run_resources where resource_key is not null
 ),
@@ -14,7 +14,7 @@ billed as (
   group by l.source, l.resource_key, is_of_pool
 ),
 reached as (
-  -- a run may state a longer or a shorter name of a machine than the bill (matched_names.sql): they end alike
+  -- A run may state a longer or shorter name of a machine than the bill (matched_names.sql). Both names have the same last part.
   select
     b.source, b.billed_until,
     case when m.resource_key is not null then 'machines' when e.last_part is not null then 'names that end alike' when b.is_of_pool then 'pools' end as lines_of

@@ -1,4 +1,4 @@
--- Start months of the ancestors of each start month's runs: a child may have the machine of a parent that started long ago.
+-- Start months of the ancestors of runs, by start month of the runs. A child may use the machine of a parent that started long ago.
 with recursive walk as (
   select distinct tracking_server, start_month, parent_run_id as run_id, 1 as distance
   from runs

@@ -1,4 +1,4 @@
--- The runs that tags of a period's bill lines name.
+-- Runs that are named by tags of the period's bill lines.
 select {run_columns}
 from runs r
 join (select distinct run_tag from billing_lines where billing_period = @period) t on t.run_tag = r.run_id

@@ -1,6 +1,6 @@
-"""Proposes entries for `scope.include`, and lists single bill lines that are out of scope: the ledger keeps only their sums.
+"""Proposes entries for `scope.include`. Also contains the query for single bill lines that are out of scope (`OUTSIDE`).
 
-The kinds of those lines, and advice about them, are in `allocation/without_run`.
+The ledger keeps only the sums of lines that are out of scope. `allocation/without_run` groups these lines and advises what to do.
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ ACCELERATED = read_sql(HERE, "accelerated").format(outside=OUTSIDE, pods=POD_MET
 
 @dataclass(frozen=True)
 class ScopeLine:
-    """One entry of `scope.include`: cost it covers that is in scope now, and cost it adds. `accelerated_cost`: added accelerators."""
+    """One entry of `scope.include`.
+
+    `inside_cost`: cost that it matches and that is in scope now. `outside_cost`: cost that it adds. `accelerated_cost`: the accelerators
+    in `outside_cost`.
+    """
 
     selector: Mapping[str, str | list[str]]
     inside_cost: Decimal
@@ -41,11 +45,11 @@ class ScopeLine:
 
     @property
     def yaml(self) -> str:
-        """Return the entry, ready to paste: JSON is YAML."""
+        """Return the entry as YAML on one line, ready to paste."""
         return selector_yaml(self.selector)
 
     def has(self, row: Row) -> bool:
-        """Whether the entry matches all bill lines of this source, account and service."""
+        """Return whether the entry matches all bill lines of the row's source, account and service."""
         if "instance_type" in self.selector:
             return False
         values = {"source": row["source"], "account": row["sub_account_id"], "service": row["service_name"]}
@@ -54,7 +58,7 @@ class ScopeLine:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Cost in one currency that is in scope now and that no entry matches, by kind."""
+    """Cost that is in scope now but matched by no entry, by kind, in one currency."""
 
     currency: str
     kinds: Mapping[str, Decimal]
@@ -62,7 +66,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Allocated:
-    """Cost of the ML platform in the period's main currency, and the part of it that runs have."""
+    """Cost of the ML platform, and the part of it that is allocated to runs. In the main currency of the period."""
 
     run_cost: Decimal = field(default=Decimal(0))
     platform_cost: Decimal = field(default=Decimal(0))
@@ -70,10 +74,11 @@ class Allocated:
 
 @dataclass(frozen=True)
 class ScopeProposal:
-    """Entries for `scope.include`, and what they leave out because no selector matches it without other cost.
+    """Entries for `scope.include`, and the cost that they leave out because no selector matches it without other cost.
 
-    `machines_cost`: other machines in the same accounts, out of scope now. Their runs may only be unknown. `now`, `then`: what is
-    allocated to runs now and with the entries. `other_months`: cost of runs in other months that the entries leave out, largest first.
+    `machines_cost`: cost of other machines in the same accounts that are out of scope now. Runs may use them without stating it.
+    `now`, `then`: what is allocated to runs now, and with the entries. `other_months`: cost of runs in other months that the entries leave
+    out, largest first.
     """
 
     entries: tuple[ScopeLine, ...] = ()
@@ -85,11 +90,11 @@ class ScopeProposal:
 
 
 def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
-    """Propose entries for `scope.include`: the contents of the default scope, and every account and service with accelerators.
+    """Propose entries for `scope.include` that cover the default scope and every account and service with accelerators.
 
-    An account that belongs mostly to the platform is named as a whole; of other accounts, single services: fees do not decide this. An
-    account with nothing but accelerators to include is named with their instance types.
-    Fees without an account get entries of their own where these add no other cost. Amounts are in the period's main currency.
+    An account whose cost is mostly in scope is included as a whole. Of other accounts, single services are included. Fees do not influence
+    this choice. If only the accelerators of a service are to be included, the entry names their instance types. Fees without an account
+    get their own entries if these add no other cost. Amounts are in the main currency of the period.
     """
     accelerated: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     machines: list[Row] = []
@@ -135,7 +140,7 @@ def scope_proposal(reader: Reader, first: date) -> ScopeProposal:
 
 
 def _allocated(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[Allocated, Allocated]:
-    """Return what is allocated to runs now, and with these entries."""
+    """Return what is allocated to runs now, and what would be allocated with these entries."""
     own = [r for r in rows if r["billing_currency"] == rows[0]["billing_currency"]]
     kept = [r for r in own if any(entry.has(r) for entry in entries)]
     types = [entry.outside_cost for entry in entries if "instance_type" in entry.selector]
@@ -147,22 +152,22 @@ def _allocated(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[Alloc
 
 
 def _lost(entries: Sequence[ScopeLine], rows: Sequence[Row]) -> tuple[Row, ...]:
-    """Return the rows whose service and account no entry is about."""
+    """Return the rows whose service and account are in no entry. An entry with instance types counts for its whole service."""
     whole = [replace(entry, selector={k: v for k, v in entry.selector.items() if k != "instance_type"}) for entry in entries]
     return tuple(r for r in rows if r["effective_cost"] and not any(entry.has(r) for entry in whole))
 
 
 def _service_lines(place: Mapping[str, str], members: Sequence[Row], rows: Sequence[Row]) -> list[ScopeLine]:
-    """Return the entries of an account that is not the platform's as a whole: its services that are in scope, then its accelerators.
+    """Return the entries of an account that is not included as a whole: first its services, then its accelerators by instance type.
 
-    A service with nothing but accelerators to include is named with their instance types, where the bill has them.
+    If only the accelerators of a service are to be included, the entry names their instance types, where the bill has them.
     """
     named = [r for r in members if r["service_name"]]
     only_types = [r for r in named if not r["inside_cost"] and r["accelerated_types"]]
     wanted = [
         r
         for r in named
-        # platform services, if the entry adds no other cost
+        # the last condition: platform services, if the entry adds no other cost
         if r not in only_types and (r["inside_cost"] or r["accelerated_cost"] or ("account" in place and _is_inside(r)))
     ]
     entries = [_scope_line({**place, "service": list(dict.fromkeys(r["service_name"] for r in wanted))}, rows)] if wanted else []
@@ -179,16 +184,16 @@ def _service_lines(place: Mapping[str, str], members: Sequence[Row], rows: Seque
 
 
 def _is_mostly_inside(rows: Sequence[Row]) -> bool:
-    """Return whether at least nine tenths of the money is in scope."""
+    """Return whether the cost in scope is at least nine times the cost out of scope."""
     inside, outside = add(r["inside_cost"] for r in rows), add(r["outside_cost"] for r in rows)
     return inside >= EXACT.multiply(outside, Decimal(9))
 
 
 def _with_fees(entries: list[ScopeLine], rows: Sequence[Row]) -> list[ScopeLine]:
-    """Return the entries with those of one bill's fees that they miss. An entry is added only if it adds no other cost.
+    """Return the entries, completed with one bill's fees that they do not match. A new entry must not add any other cost.
 
-    No selector means "without an account". So the whole bill is named if the entries have all its other cost. Otherwise, the fees'
-    services are named, if nothing else of the bill has them.
+    No selector can express "without an account". If the entries match all other cost of the bill, one entry for the whole bill replaces
+    them. Otherwise, the new entry names those services of the fees that have no cost out of scope.
     """
     left = [r for r in rows if not any(entry.has(r) for entry in entries)]
     missed = [r for r in left if _is_inside(r)]
@@ -210,7 +215,7 @@ def _is_inside(row: Row) -> bool:
 
 
 def _scope_line(selector: Mapping[str, str | list[str]], rows: Sequence[Row]) -> ScopeLine:
-    """Return the entry with the cost of the rows that it matches."""
+    """Return an entry for the selector, with the cost of the rows that it matches."""
     entry = ScopeLine(selector, Decimal(0), Decimal(0))
     own = [r for r in rows if entry.has(r)]
     inside = add(cost for r in own for cost in (r["inside_cost"], r["shared_cost"]))

@@ -1,4 +1,4 @@
--- Out-of-scope lines of machines, and those that may be of accelerators alone; `is_accelerator` decides.
+-- Out-of-scope lines of machines, and lines that may be for accelerators only. `is_accelerator` decides.
 with {outside}
 select
   source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,

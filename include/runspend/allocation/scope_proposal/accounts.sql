@@ -1,4 +1,4 @@
--- Cost of each account and service, in scope and out of it.
+-- Cost of each account and service, in scope and out of scope.
 select
   billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
   sum(case when allocated_to = 'run' then effective_cost end) as run_cost,

@@ -1,4 +1,4 @@
--- Money that is in scope, by kind: to say what a proposal leaves out.
+-- Cost in scope, by kind. It is used to show what a proposal leaves out.
 select
   billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name,
   allocated_to = 'shared' as is_shared, case when allocated_to = 'shared' then reason end as reason,

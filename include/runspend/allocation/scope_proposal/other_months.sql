@@ -1,4 +1,4 @@
--- Cost of runs in other billing periods, by account and service: a scope applies to all of them.
+-- Cost of runs in other billing periods, by account and service, because a scope applies to all periods.
 select
   billing_currency, source, coalesce(sub_account_id, '') as sub_account_id, coalesce(service_name, '') as service_name, sum(effective_cost) as effective_cost
 from cost_daily

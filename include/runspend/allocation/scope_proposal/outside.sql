@@ -1,4 +1,4 @@
--- Usage lines that no charge of the ledger has, and accelerators that `scope` excludes: their sums keep the kind.
+-- Usage lines that are not in any charge of the ledger, and the sums of accelerators that `scope` excludes.
 out_of_scope as (
   select distinct source, charge_date, coalesce(service_name, '') as service_name, coalesce(sub_account_id, '') as sub_account_id
   from cost_allocations
@@ -18,7 +18,7 @@ beside as (
     and (b.scope is null or (b.scope = 'exclude' and starts_with(coalesce(b.charge_description, ''), 'accelerators: ')))
     and b.charge_category not in ('Purchase', 'Tax') and not is_unused(b.commitment_discount_status, b.capacity_reservation_status)
     and strpos(lower(coalesce(b.service_name, '')), 'support') = 0
-    -- credits and corrections without a resource are fees too
+    -- Credits and corrections without a resource are fees too.
     and not (
       b.resource_key is null and b.job_key is null
       and (b.charge_category in ('Credit', 'Adjustment') or coalesce(b.charge_class, '') = 'Correction' or coalesce(b.billed_cost, 0) < 0)

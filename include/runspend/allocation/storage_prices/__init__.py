@@ -1,7 +1,7 @@
-"""The billed price of a byte per month, for each artifact store and storage class. Reports and the archive plan share it.
+"""Computes the billed price of a byte per month, for each artifact store and storage class. Reports and the archive plan use it.
 
-    billed.sql  storage lines of a bucket divided by its bytes, including noncurrent versions
-    stores.sql  current contents of each store
+    billed.sql  the cost of a bucket's storage lines, and its bytes including noncurrent versions
+    stores.sql  the current contents of each store
 
 List prices do not belong here.
 """
@@ -21,18 +21,18 @@ from runspend.warehouse.sql_files import read_sql
 __all__ = ["BilledRate", "billed_rates", "first_month", "priced_stores"]
 
 HERE = Path(__file__).parent
-TICK = Decimal("1E-22")  # what a money column holds
+TICK = Decimal("1E-22")  # the precision of a money column
 
 
 class Asks(Protocol):
-    """The part of a warehouse's reader that is needed here."""
+    """The part of the interface of a warehouse reader that this module needs."""
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Any: ...
 
 
 @dataclass(frozen=True)
 class BilledRate:
-    """`cost` for `byte_months` bytes over a month, in the requested currency. Both are exact; the caller divides them."""
+    """The price of storage: `byte_months` bytes, stored for one month, cost `cost` in the requested currency. Both values are exact."""
 
     cost: Decimal
     byte_months: int
@@ -48,15 +48,15 @@ class BilledRate:
 
 
 def first_month(now: datetime) -> date:
-    """The first day of the oldest month whose bill supplies rates."""
+    """Return the first day of the oldest month whose bill is used for rates."""
     return (date(now.year, now.month, 1) - timedelta(days=62)).replace(day=1)
 
 
 def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, str], BilledRate]:
-    """(store, storage class) -> its rate, of the newest full month that has one, otherwise of the month of `now`.
+    """Return the rate of each (store, storage class). It is from the newest full month that has one, otherwise from the month of `now`.
 
-    Only stores that are a whole bucket have a rate: the bill is for the whole bucket. If lines of the bill name no
-    class, all classes of the bucket get its mean rate, and so does class UNKNOWN.
+    Only stores that are a whole bucket have a rate, because the bill is for the whole bucket. If the bill's lines do not name a
+    storage class, all classes of the bucket get its mean rate. Class UNKNOWN gets the mean rate too.
     """
     month = date(now.year, now.month, 1)
     parameters = {"now": now, "month": month, "since": first_month(now), "currency": currency}
@@ -65,7 +65,7 @@ def billed_rates(reader: Asks, currency: str, now: datetime) -> dict[tuple[str, 
 
 
 def priced_stores(reader: Asks, currency: str, now: datetime) -> list[dict[str, Any]]:
-    """Return rows of `artifact_stores`: contents of each store and their cost per month. The cost is null if no bill shows a rate."""
+    """Return rows of `artifact_stores`: the contents of each store and their cost per month. The cost is null if no bill has a rate."""
     rates = billed_rates(reader, currency, now)
     rows: list[dict[str, Any]] = reader.query(read_sql(HERE, "stores"), {}).to_pylist()
     for row in rows:

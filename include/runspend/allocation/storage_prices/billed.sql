@@ -42,11 +42,11 @@ lines as (
     and storage_key is not null
     and billing_currency = @currency
     and billing_period >= @since
-    -- Bytes over time, not requests or retrieval.
+    -- Only bytes over time, not requests or retrieval.
     and is_byte_time(lower(coalesce(consumed_unit, pricing_unit, 'gb-mo')))
 ),
 costs as (
-  -- Per class, and with class null for the whole bucket.
+  -- One row per class, and one row with class null for the whole bucket.
   select
     storage_key, storage_class, billing_period, false as is_whole, sum(effective_cost) as effective_cost,
     count(distinct charge_date) as days, max(microseconds) as longest, true as has_classes
@@ -61,7 +61,7 @@ costs as (
   group by storage_key, billing_period
 ),
 measured as (
-  -- The listed month that is closest to the bill's.
+  -- The month with a listing that is closest to the month of the bill.
   select m.store, m.storage_key, c.billing_period, m.month
   from (select distinct store, storage_key, month from means) m
   join (select distinct storage_key, billing_period from costs) c on c.storage_key = m.storage_key
@@ -71,7 +71,7 @@ rates as (
   select
     d.store, c.storage_class, c.is_whole, c.billing_period,
     logical_and(c.has_classes) as has_classes,
-    -- Lines of at most a day show for how many days bytes were billed. Longer lines cover the month.
+    -- If lines have at most a day, their days show for how long bytes were billed. Longer lines cover the whole month.
     max(if(c.longest <= 90000000000, c.effective_cost * extract(day from last_day(c.billing_period, month)), c.effective_cost)) as cost,
     sum(m.bytes) * max(if(c.longest <= 90000000000, c.days, 1)) as byte_months
   from costs c

@@ -1,4 +1,4 @@
--- One row per artifact store and storage class, as last measured: current and noncurrent bytes, duplicates, and bytes without an owner.
+-- One row per artifact store and storage class, from the last measurement: current and noncurrent bytes, duplicates, and orphaned bytes.
 with newest as (
   select store, max(month) as month
   from artifact_bytes

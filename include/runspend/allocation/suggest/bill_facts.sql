@@ -1,4 +1,4 @@
--- What `evidence.py` reads of bills, condition by condition.
+-- The number of bill lines that meet each condition of `evidence.py`.
 select
   count(*) as bill_lines,
   count(case when scope = 'exclude' then 1 end) as excluded_lines,

@@ -1,5 +1,5 @@
--- The time that bills with usage by the hour or day cover. A line of a whole day (a bucket) shows only that its day has begun, unless
--- all bills are by the day.
+-- The time that is covered by bills with hourly or daily usage. A line of a whole day (such as a bucket's) shows only that its day has begun,
+-- unless all bills are daily.
 with lines as (
   select
     charge_period_start, charge_period_end, timestamp_diff(charge_period_end, charge_period_start, microsecond) < 82800000000 as is_by_hour

@@ -52,7 +52,7 @@ HOME_ACCOUNTS = read_sql(HERE, "home_accounts")
 
 @dataclass(frozen=True)
 class Cell:
-    """The smallest unit that is examined: the names of its machines (or runs), and machine-hours (run-hours) and money per hour."""
+    """The smallest unit that is compared: machines, or runs, with the same names. `hours` maps each hour to machine-hours or run-hours."""
 
     names: Mapping[str, str]
     hours: Mapping[int, float]
@@ -61,13 +61,13 @@ class Cell:
     is_daily: bool = False  # billed by the day, so only days can be compared
     runs: int = 0
     is_serving: bool = False  # machines that serve models: no run ran on them
-    is_job: bool = False  # machines of one job, which its runs can state
-    machines: Mapping[int, float] = field(default_factory=dict)  # number billed in the charge period of the hour
+    is_job: bool = False  # machines of managed jobs; their runs could state the job
+    machines: Mapping[int, float] = field(default_factory=dict)  # hour -> number of machines billed in its charge period
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All evidence. Hours are numbers since 1970 (UTC), from `since` up to `upto`. Money is in one currency."""
+    """All evidence. Hours are counted since 1970 (UTC), from `since` to before `upto`. Costs are in `currency`."""
 
     since: int
     upto: int
@@ -78,13 +78,16 @@ class Evidence:
 
     @property
     def moment(self) -> tuple[datetime, datetime]:
-        """Return the span as times."""
+        """Return `since` and `upto` as times."""
         first = datetime(1970, 1, 1, tzinfo=timezone.utc)
         return first + timedelta(hours=self.since), first + timedelta(hours=self.upto)
 
 
 def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None:
-    """Return the evidence of the billing periods from `first` on. None if no bill has usage by the hour or day."""
+    """Return the evidence of the billing periods from `first` on. None if no bill has hourly or daily usage.
+
+    If no machine is billed in `currency`, the currency of the most expensive machines is used.
+    """
     span = reader.query(SPAN, {"first": first}).to_pylist()[0]
     if span["since"] is None:
         return None
@@ -110,12 +113,12 @@ def read_evidence(reader: Reader, first: date, currency: str) -> Evidence | None
 
 
 def _hour_of(moment: datetime, sign: int = 1) -> int:
-    """Return the hour of a moment; with -1, the negative number of the first hour after it."""
+    """Return the hour of a moment. With `sign` -1, the hour is rounded up and negated."""
     return int(sign * moment.timestamp() // 3600)
 
 
 def _spread(row: Mapping[str, Any], billed: dict[int, float], costs: dict[int, float], machines: dict[int, float]) -> None:
-    """Spread a window's machine-hours and money evenly over the hours it touches, each of which has all its machines."""
+    """Spread the machine-hours and cost of a charge period evenly over its hours. Each hour counts all its machines."""
     first, end = _hour_of(row["charge_period_start"]), -_hour_of(row["charge_period_end"], -1)
     for hour in range(first, end):
         billed[hour] = billed.get(hour, 0.0) + row["nanoseconds"] / NANOSECONDS / (end - first)

@@ -1,6 +1,6 @@
--- Accounts in which runs have machines or jobs, or to whose buckets they write: most likely the accounts of the other runs' machines.
+-- Accounts in which runs have machines or jobs, or to whose buckets they write. The machines of the other runs are most likely there too.
 with buckets as (
-  -- On Azure the account, as in storage_key; elsewhere the bucket.
+  -- The storage account on Azure, as in storage_key; the bucket elsewhere.
   select distinct
     case
       when regexp_contains(artifact_uri, r'^(abfss?|wasbs?)://') then lower(regexp_extract(artifact_uri, r'@([^./]+)'))

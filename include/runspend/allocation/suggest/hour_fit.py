@@ -1,6 +1,6 @@
 """Measures how well the hours of runs fit the hours of machines, compared with a fit by chance.
 
-Pure arithmetic over lists with one number per slot (an hour, or a day if machines are billed by the day). No money, no names.
+All functions take lists with one number per slot. A slot is an hour, or a day if machines are billed by the day.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 HOURS_A_DAY = 24
-# A fit this close that repeats every day counts, although other daily work would look the same.
+# A likeness of at least this counts even if it repeats every day, although other daily work would look the same.
 CLOSE = 0.8
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Hours in which machines were billed, runs ran, and both. `likeness` and its value by chance are from 0 to 1."""
+    """Sums of billed machines, of runs, and of what they have in common. `likeness` and `chance`, its expected value, are from 0 to 1."""
 
     billed: float
     ran: float
@@ -25,15 +25,15 @@ class Fit:
 
     @property
     def score(self) -> float:
-        """Return 1 if the hours are the same, 0 if they fit no better than by chance."""
+        """Return 1 if the hours are the same, 0 if they fit as well as by chance, less than 0 if worse."""
         return (self.likeness - self.chance) / (1 - self.chance) if self.chance < 1 else 0.0
 
 
 def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False, *, may_repeat: bool = True) -> Fit:
     """Compare billed machines and runs slot by slot: twice the common hours, divided by the sum of both (Dice).
 
-    The value by chance compares each day's runs with the machines of every other day at the same time of day, so that working hours
-    prove nothing. `may_repeat`: a close fit counts even if it is the same every day.
+    The value by chance compares each day's runs with the machines of every other day at the same time of day. Common working hours
+    therefore prove nothing. With `may_repeat`, a close fit counts even if it is the same every day.
     """
     both = sum(map(min, billed, ran))
     whole = sum(billed) + sum(ran)
@@ -46,14 +46,14 @@ def fit(billed: Sequence[float], ran: Sequence[float], is_daily: bool = False, *
 
 
 def crowding(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Return how many runs share one machine at a time, judged by hours; at least 1."""
+    """Return how many runs share one machine at a time: run-hours divided by machine-hours, over the slots that have both. At least 1."""
     machines = sum(b for b, r in zip(billed, ran, strict=True) if r > 0)
     runs = sum(r for b, r in zip(billed, ran, strict=True) if b > 0)
     return max(1.0, runs / machines) if machines > 0 else 1.0
 
 
 def likeness(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Return twice the common hours, divided by the sum of both, without regard to chance."""
+    """Return twice the common hours, divided by the sum of both (Dice). Chance is not considered."""
     return 2 * sum(map(min, billed, ran)) / (sum(billed) + sum(ran) or 1.0)
 
 
@@ -62,7 +62,7 @@ def _by_time_of_day(billed: Sequence[float], ran: Sequence[float]) -> float:
 
 
 def _by_chance(billed: Sequence[float], ran: Sequence[float]) -> float:
-    """Return the common hours if each slot's runs were in another slot: the mean over all pairs of different slots."""
+    """Return the hours that would be common by chance: each slot's runs compared with the machines of all other slots, on average."""
     count = len(billed)
     if count < 2:
         return sum(map(min, billed, ran))
@@ -71,7 +71,7 @@ def _by_chance(billed: Sequence[float], ran: Sequence[float]) -> float:
 
 
 def _sum_of_least(first: Sequence[float], second: Sequence[float]) -> float:
-    """Sum min(a, b) over all pairs; both lists are sorted."""
+    """Return the sum of min(a, b) over all pairs. Both lists must be sorted."""
     total, place, below = 0.0, 0, 0.0
     for a in first:
         while place < len(second) and second[place] < a:

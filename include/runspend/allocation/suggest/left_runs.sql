@@ -30,7 +30,7 @@ children as (
   group by tracking_server, workspace, parent_run_id, hour_number
 ),
 leaf_hours as (
-  -- a parent has only the time its children leave
+  -- A parent has only the time that its children leave.
   select
     o.tracking_server, o.experiment_name, o.user_name, o.source_name, o.wants_gpus, o.run_id, o.hour_number,
     o.nodes * greatest(0, o.micros - coalesce(c.micros, 0)) as micros

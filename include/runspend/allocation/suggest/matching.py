@@ -1,7 +1,8 @@
-"""Finds the runs that most likely ran on machines, by their hours. Groups of machines and groups of runs are matched at most once.
+"""Finds which runs most likely used which machines, by comparing their hours. Each machine group and each run name is matched at most once.
 
-The match that explains most money comes first. Accelerators that are always on come last: hours cannot identify their runs, so they
-are matched by elimination, in accounts of runs only, and marked accordingly. This module reads nothing; `proposals.py` writes the matches.
+The match that explains the most cost comes first. Accelerators that are always on come last, because their hours cannot identify their
+runs. They are matched by elimination, only in accounts that have runs, and the match is marked as such. This module reads no data:
+`evidence.py` provides it, and `proposals.py` writes the matches.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from runspend.core.selectors import matches
 from runspend.core.service_kinds import TRAINING_PATTERNS
 
 RUN_NAMES = ("experiment", "user", "tag.mlflow.source.name", "tracking")
-# Kinds of names, the longest-lived first: of groups with the same machines, the first counts.
+# Kinds of machine names, the most stable first. If several kinds name the same machines, the first kind is used.
 MACHINE_NAMES = ("machine_group", "tag", "instance_type", "accelerators", "machines", "name_prefix", "resource_key", "service")
 WIDE = ("accelerators", "machines")  # several types in one account
-LEAST_SCORE = 0.4  # of hours; lower scores prove nothing
-LEAST_WITHOUT_GPUS = 0.55  # of machines without GPUs: batch jobs that train nothing may start with the same data
-LEAST_PART = 0.001  # of all money examined
-LEAST_DAYS = 3  # of hours that are alike
-CLOSE, CLOSE_HOURS = 0.9, 12  # on machines with GPUs, so good a score of so many hours needs no more days: one training a month
-LEAST_USE = 0.2  # of the money of machines that only elimination matches
+LEAST_SCORE = 0.4  # lower scores prove nothing
+LEAST_WITHOUT_GPUS = 0.55  # for machines without GPUs: batch jobs that train nothing may start when the same data arrives
+LEAST_PART = 0.001  # groups with a smaller part of the examined cost are ignored
+LEAST_DAYS = 3  # days on which machines and runs must both be active
+CLOSE, CLOSE_HOURS = 0.9, 12  # with GPUs, this score over this many shared hours is enough without LEAST_DAYS: for one training job a month
+LEAST_USE = 0.2  # part of the cost that runs must explain in a match by elimination
 ALIKE = 0.03  # scores that differ by less count as equal
-PROVED = 0.8  # of what the best kind of run name proves
-RUNS_INSIDE = 0.6  # of the hours of runs that join a pool
-MOST_CANDIDATES, MOST_VALUES = 60, 80
+PROVED = 0.8  # a kind of run name must prove this part of what the best kind proves
+RUNS_INSIDE = 0.6  # part of a run name's hours that must fit into the machines' hours
+MOST_CANDIDATES, MOST_VALUES = 60, 80  # groups of machines, run names
 
 Series = list[float]
 Key = tuple[str, str, str, tuple[str, ...]]  # kind of name, bill, account, names
@@ -36,7 +37,7 @@ Key = tuple[str, str, str, tuple[str, ...]]  # kind of name, bill, account, name
 
 @dataclass(frozen=True)
 class Group:
-    """Machines that one selector names. `kind` is a kind of name, `values` are the names, in one account of one bill."""
+    """Machines that one selector names, in one account of one bill. `kind` is the kind of name; `values` are the names."""
 
     kind: str
     source: str
@@ -44,16 +45,16 @@ class Group:
     values: tuple[str, ...]
     cells: frozenset[int]
     gpus: int = 0
-    has_jobs: bool = False  # some are machines of managed jobs, which their runs can state
+    has_jobs: bool = False  # some are machines of managed jobs; their runs could state the job instead
     types: tuple[str, ...] = ()  # the instance types, if all machines have one
-    service: str = ""  # of pods and jobs that the bill does not name, which have no instance type
-    # the key and the patterns of a selector of jobs, if the names are also those of machines that serve models
+    service: str = ""  # set for pods and jobs that the bill does not name; they have no instance type
+    # Key and patterns that select only jobs. Set if machines that serve models have the same names.
     jobs: tuple[str, tuple[str, ...]] = ("", ())
 
 
 @dataclass(frozen=True)
 class Match:
-    """Runs (by `kind` of name and `values`) on the machines of a group, with the evidence. Hours are machine-hours and run-hours."""
+    """Runs that most likely used a group of machines, with the evidence. `kind` and `values` name the runs."""
 
     group: Group
     kind: str
@@ -62,30 +63,33 @@ class Match:
     cost: float
     explained_cost: float
     runs: int
-    floor: float = 0.0  # machines that are always on: the fit is that of the others
-    billed_hours: float = 0.0
-    used_hours: float = 0.0  # billed machine-hours that a run can have used
+    floor: float = 0.0  # number of machines that are always on; `fit` compares only the machines above it
+    billed_hours: float = 0.0  # machine-hours
+    used_hours: float = 0.0  # billed machine-hours that a run may have used
     met_hours: float = 0.0  # run-hours in which a machine was billed
     run_hours: float = 0.0
     is_by_elimination: bool = False
-    asking: float = 1.0  # part of the run-hours that ask for GPUs, if any runs state this
+    asking: float = 1.0  # part of the run-hours whose runs ask for GPUs; 1 if no run asks for them
     servers: tuple[str, ...] = ()
-    hour_costs: tuple[float, float] = (0.0, 0.0)  # mean cost of a machine-hour, of the cheapest and of the most expensive instance type
+    hour_costs: tuple[float, float] = (0.0, 0.0)  # mean cost of a machine-hour: cheapest and most expensive instance type
 
     @property
     def worth(self) -> float:
-        """Return the explained part, weighted by the strength of the evidence."""
+        """Return the explained cost, weighted by the strength of the evidence."""
         return self.explained_cost * (0.1 * self.asking if self.is_by_elimination else max(0.0, self.fit.score))
 
 
 def find_matches(evidence: Evidence, free: Set[int], runs: Sequence[Cell]) -> tuple[Match, ...]:
-    """Return matches of free machines (by number) with runs, in the order found. Uses the kind of run names that explains most."""
+    """Return matches between runs and machines, in the order found. Uses the kind of run name that explains the most cost.
+
+    `free`: indexes into `evidence.machines` of the machines that no known pool has.
+    """
     found = [_Matcher(evidence, free, runs, kind).find() for kind in RUN_NAMES]
-    # matches proved by hours count first: the most expensive always-on machines fit any runs
+    # Matches proved by hours count first, because expensive machines that are always on fit any runs.
     most = max(_proved(matches) for matches in found)
     found = [matches for matches in found if _proved(matches) >= PROVED * most]
     most = max(sum(m.worth for m in matches) for matches in found)
-    # of those that explain the same amount, the most specific one
+    # If several kinds explain about the same amount, the one with the most matches is the most specific.
     return max((matches for matches in found if sum(m.worth for m in matches) >= (1 - ALIKE) * most), key=len)
 
 
@@ -111,7 +115,7 @@ class _Matcher:
         for cell in runs:
             if name := cell.names.get(kind):
                 self.names[name].append(cell)
-        # a selector reads such a name as a glob, which also matches other names
+        # A selector would read such a name as a glob pattern, which also matches other names.
         for name in [n for n in self.names if set(n) & {"*", "?"} and any(o != n and matches(n, o) for o in self.names)]:
             del self.names[name]
         self.least_cost = LEAST_PART * sum(sum(c.costs.values()) for c in evidence.machines)
@@ -134,7 +138,7 @@ class _Matcher:
             self.names.pop(value, None)
 
     def _best(self) -> Match | None:
-        """Return the match that explains most. If it is much better for a part of the machines, return that part."""
+        """Return the match that explains the most cost. If a part of its machines fits about as well, return the part's match."""
         matches = [m for group in self._groups() if (m := self._match(group)) is not None]
         best = max(matches, key=lambda m: (m.worth, -MACHINE_NAMES.index(m.group.kind)), default=None)
         while best is not None:
@@ -151,8 +155,9 @@ class _Matcher:
         return None
 
     def _preference(self, group: Group) -> tuple[int, int, int]:
-        """Return the order among groups with the same machines: names without other machines first. Labels of pods come before their cluster,
-        which also has a fee, and before their service, which may have other clusters.
+        """Return the sort key of groups with the same machines. A name with fewer other machines comes first.
+
+        Labels of pods come before their cluster, which also has a fee. The service comes last: it may have other clusters.
         """
         others = self.cells_of.get((group.service, (group.kind, group.source, group.account, group.values)), set()) - group.cells
         width = {"machine_group": 1, "service": 2}.get(group.kind, 0) if group.service else 0
@@ -161,7 +166,7 @@ class _Matcher:
     # --- machines ----------------------------------------------------------------------------------------------------------
 
     def _groups(self) -> list[Group]:
-        """Return every group of machines without a match, by each of their possible names, most expensive first."""
+        """Return the groups of machines without a match, one group for each of their possible names, most expensive first."""
         named: dict[tuple[Key, str, tuple[str, tuple[str, ...]]], set[int]] = defaultdict(set)
         wide: dict[tuple[str, str, str], set[int]] = defaultdict(set)
         for number in self.free:
@@ -180,14 +185,14 @@ class _Matcher:
         groups = [self._group(*key, cells, jobs) for (key, _, jobs), cells in named.items()]
         for (kind, source, account), cells in wide.items():
             types = tuple(sorted({self.evidence.machines[n].names["instance_type"] for n in cells}))
-            # only if the types match these machines and no others of the account
+            # Only if a selector by these types matches no other machines of the account.
             if len(types) > 1 and cells == self._of_types(source, account, types):
                 groups.append(self._group(kind, source, account, types, cells))
         groups = [g for g in groups if self._cost(g) >= self.least_cost]
         return sorted(groups, key=lambda g: (-self._cost(g), g.kind, g.values))[:MOST_CANDIDATES]
 
     def _has_own_type(self, cell: Cell) -> bool:
-        """Return whether its instance type is not that of machines that serve models."""
+        """Return whether the cell has an instance type that no machine that serves models has."""
         return any(key[0] == "instance_type" and (_service(cell), key) not in self.serving for key in _keys(cell))
 
     def _of_types(self, source: str, account: str, types: Sequence[str]) -> set[int]:
@@ -221,7 +226,7 @@ class _Matcher:
         return sum(sum(self.evidence.machines[n].costs.values()) for n in group.cells)
 
     def _steady(self, matched: Set[str]) -> list[Group]:
-        """Return the remaining accelerators per account, most expensive first: only of accounts in which runs are known to run."""
+        """Return the remaining accelerators, one group per account that is known to have runs, most expensive first."""
         places: dict[tuple[str, str], set[int]] = defaultdict(set)
         for number in self.free:
             cell = self.evidence.machines[number]
@@ -233,7 +238,7 @@ class _Matcher:
             groups.append(self._group("instance_type" if len(types) == 1 else "accelerators", source, account, types, cells))
         groups.sort(key=lambda g: (-self._cost(g), g.account))
         known = (matched | (self.evidence.home_accounts & {cell.names.get("account", "") for cell in self.evidence.machines})) - {""}
-        # If no account is known to have runs: the account whose accelerators cost most. A bill without accounts always counts.
+        # If no account is known to have runs, use the account whose accelerators cost the most. A bill without accounts always counts.
         homes = (known or {g.account for g in groups[:1]}) | {""}
         return [g for g in groups if g.account in homes and self._cost(g) >= self.least_cost]
 
@@ -259,13 +264,13 @@ class _Matcher:
         return self.known_runs[key]
 
     def _match(self, group: Group) -> Match | None:
-        """Return the runs whose hours best fit the group's, if the fit is better than chance."""
+        """Return the match with the runs whose hours best fit the group's. None if the fit is not clearly better than chance."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
-        # runs that ask for GPUs had some, as long as a machine with GPUs is left
+        # While machines with GPUs are left, runs that ask for GPUs are not matched with machines that have none.
         able = [n for n in self.names if group.gpus or not self.has_gpus or not self._asks_for_gpus(n)]
         names = sorted(able, key=lambda n: -sum(self._ran(n, is_daily)))[:MOST_VALUES]
-        # elsewhere than where runs are known to run, daily work of others looks the same
+        # In an account without known runs, other daily work would fit equally well, so a pattern that repeats every day proves nothing.
         may_repeat = bool(group.gpus) or not self.homes or group.account in self.homes
         found = []
         for floor in {0.0} if group.kind in WIDE else {0.0, _least(billed)}:
@@ -285,7 +290,7 @@ class _Matcher:
         ran = self._together(chosen, is_daily)
         busy = self._busy(group, chosen) if is_daily else ran
         there = [(c, b, r, u) for c, b, r, u in zip(costs, billed, ran, busy, strict=True) if b > 0]
-        explained = sum(c * min(1.0, u / b) for c, b, _, u in there)  # as a pool splits it: one machine per run, as long as there is one
+        explained = sum(c * min(1.0, u / b) for c, b, _, u in there)  # as a pool splits cost: each run uses one machine while any is free
         hours = sum(billed), sum(min(b, u) for _, b, _, u in there), sum(r for _, _, r, _ in there), sum(ran)
         cells = [cell for name in chosen for cell in self.names[name]]
         servers = tuple(sorted({cell.names["tracking"] for cell in cells}))
@@ -293,7 +298,7 @@ class _Matcher:
         return replace(made, servers=servers, hour_costs=self._hour_costs(group))
 
     def _hour_costs(self, group: Group) -> tuple[float, float]:
-        """Return the mean cost of an hour of the group's cheapest and most expensive instance type, and number of GPUs."""
+        """Return the lowest and the highest mean cost of a machine-hour among the group's instance types and GPU counts."""
         sums: dict[tuple[str, int], tuple[float, float]] = defaultdict(lambda: (0.0, 0.0))
         for cell in (self.evidence.machines[n] for n in group.cells):
             cost, hours = sums[key := (cell.names.get("instance_type", ""), cell.gpus)]
@@ -302,7 +307,7 @@ class _Matcher:
         return min(means, default=0.0), max(means, default=0.0)
 
     def _busy(self, group: Group, names: Sequence[str]) -> Series:
-        """Return each day's run-hours for which there was a machine, hour by hour: runs of one hour share its machines."""
+        """Return the run-hours of each day for which a machine was billed. Each hour counts at most as many runs as machines."""
         machines = self._series((self.evidence.machines[n].machines for n in group.cells), is_daily=False)
         busy = [min(m, r) for m, r in zip(machines, self._together(names, is_daily=False), strict=True)]
         return [sum(busy[first : first + HOURS_A_DAY]) for first in range(0, len(busy), HOURS_A_DAY)]
@@ -321,7 +326,7 @@ class _Matcher:
         return fit(billed, [r / each for r in ran], is_daily, may_repeat=may_repeat)
 
     def _is_long_enough(self, billed: Series, names: Sequence[str], is_daily: bool, *, is_close: bool) -> bool:
-        """Return whether machines and runs were there together on enough days, or in enough hours if their hours are so close."""
+        """Return whether machines and runs were active together on enough days. With `is_close`, enough hours are sufficient."""
         ran = self._together(names, is_daily)
         shared = [n for n, (b, r) in enumerate(zip(billed, ran, strict=True)) if b > 0 and r > 0]
         if is_close and not is_daily and len(shared) >= CLOSE_HOURS:
@@ -330,7 +335,10 @@ class _Matcher:
         return len({n // step for n in shared}) >= min(LEAST_DAYS, len(billed) / step)
 
     def _grown(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
-        """Add run names one by one, if most of their hours fit into the remaining hours of the machines, and more than by chance."""
+        """Return run names whose hours mostly fit into the machines' hours, and more than by chance. The best name is added first.
+
+        Each name is compared with the hours that the earlier names left.
+        """
         chosen: list[str] = []
         left, open_names = list(billed), list(names)
         while open_names:
@@ -350,7 +358,7 @@ class _Matcher:
         return chosen
 
     def _thinned(self, billed: Series, names: Sequence[str], is_daily: bool) -> list[str]:
-        """Start with all runs and remove those that reduce the likeness: for fleets with some machine always on."""
+        """Return all run names except those that do not improve the likeness. This suits fleets in which some machine is always on."""
         chosen = list(names)
         if not chosen:
             return chosen
@@ -368,7 +376,7 @@ class _Matcher:
     # --- by elimination -------------------------------------------------------------------------------------------------------
 
     def _by_elimination(self, group: Group) -> Match | None:
-        """Match otherwise unexplained runs with always-on accelerators; only runs that ask for GPUs, if any do."""
+        """Match the remaining runs with accelerators that are always on. If any runs ask for GPUs, only those are matched."""
         is_daily = self._is_daily(group)
         billed = self._series((self.evidence.machines[n].hours for n in group.cells), is_daily)
         names = [
@@ -389,7 +397,10 @@ class _Matcher:
 
 
 def _least(billed: Series) -> float:
-    """Return the machines that were always on, from the second slot with a machine to the last but one: those at the ends may be partial."""
+    """Return the number of machines that were always on between the first and the last slot with a machine.
+
+    Those two slots are not counted, because they may be partial.
+    """
     on = [slot for slot, machines in enumerate(billed) if machines]
     return min(billed[on[0] + 1 : on[-1]], default=0.0) if on else 0.0
 
@@ -399,14 +410,17 @@ def _service(cell: Cell) -> str:
 
 
 def _jobs(cell: Cell) -> tuple[str, tuple[str, ...]]:
-    """Return what selects managed jobs without machines that serve models: their resources or, if the bill does not name them, their meters."""
+    """Return the key and patterns that select managed jobs but no machines that serve models.
+
+    Jobs are selected by resource or, if the bill does not name them, by meter.
+    """
     if resource := cell.names.get("job_resource"):
         return "resource", (f"*{resource}*",)
     return ("meter", TRAINING_PATTERNS) if cell.is_job and _service(cell) else ("", ())
 
 
 def _keys(cell: Cell) -> set[Key]:
-    """Return every name that a selector could use for machines: kind of name, bill, account, name."""
+    """Return every name that a selector could use for these machines, as (kind of name, bill, account, names)."""
     place = cell.names.get("source", ""), cell.names.get("account", "")
     own = {
         (kind, *place, (name,))
@@ -417,7 +431,7 @@ def _keys(cell: Cell) -> set[Key]:
 
 
 def _is_steady(evidence: Evidence, number: int) -> bool:
-    """Return whether about the same number of machines is on nearly all the time: their hours prove nothing."""
+    """Return whether about the same number of machines is on nearly all the time. The hours of such machines prove nothing."""
     hours, length = evidence.machines[number].hours, evidence.upto - evidence.since
     mean = sum(hours.values()) / length
     return sum(0.75 * mean <= amount <= 1.25 * mean for amount in hours.values()) >= 0.9 * length

@@ -1,4 +1,4 @@
-"""Says why no pool is proposed: what the bills and runs that were examined lack."""
+"""Explains why no pool is proposed: what is missing in the examined bills and runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUN_FACTS = read_sql(HERE, "run_facts")
 
 
 def why_nothing(reader: Reader, first: date, evidence: Evidence | None, pools: int) -> str:
-    """Return the reason in one sentence. `pools`: how many are in the file."""
+    """Return the reason why no pool is proposed, in one sentence. `pools`: the number of configured pools."""
     bill = reader.query(BILL_FACTS, {"first": first}).to_pylist()[0]
     if evidence is None:
         return _no_usage(bill)
@@ -29,7 +29,7 @@ def why_nothing(reader: Reader, first: date, evidence: Evidence | None, pools: i
     if lacking:
         return f"{'; '.join(lacking)}."
     if pools:
-        return "the runs and machines outside the file's pools do not match better than by chance."
+        return "the runs and machines that are not in a pool yet do not match better than by chance."
     return "the hours of runs do not match the hours of any group of machines better than by chance. Let runs state their machine (docs/identify.md)."
 
 
@@ -41,7 +41,7 @@ def _no_usage(bill: Mapping[str, Any]) -> str:
 
 def _no_machines(bill: Mapping[str, Any]) -> str:
     if not bill["machine_lines"]:
-        inside = " inside `scope`" if bill["excluded_lines"] else ""  # the warehouse has only sums of what it excludes
+        inside = " inside `scope`" if bill["excluded_lines"] else ""  # the warehouse has only sums of lines that `scope` excludes
         return f"no bill line{inside} names a machine (by an instance type or a number of GPUs)"
     if not bill["timed_lines"]:
         return "no machine on the bill is billed by the hour or day"

@@ -1,6 +1,6 @@
-"""Proposes pools from the evidence of hours, and writes them as YAML with the evidence as comments.
+"""Proposes pools from the hours of runs and machines, and writes them as YAML with the evidence as comments.
 
-A proposal does not change a figure until it is added to `runspend.yaml`. Existing pools count as known.
+A proposal changes no figure until it is added to `runspend.yaml`. Runs and machines of existing pools are not proposed again.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from runspend.warehouse.base import Reader, Warehouse
 
 Selector = dict[str, list[str]]
 MOST_POOLS = 20
-FEW_TIMES = 2  # machines of one pool whose prices differ by more deserve a warning
-# Properties that few cells have, or none: a pool that selects lines by one of these may contain any machine.
+FEW_TIMES = 2  # a warning is added if prices in one pool differ by more than this factor
+# Few or no cells have these properties. A pool that selects lines by one of them may contain any machine.
 UNTOLD = ("region", "service", "meter", "category")
 
 
@@ -49,7 +49,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Proposals:
-    """The proposals and their evidence, or the reason why nothing is proposed. `evidence` is None if no bill has usage."""
+    """The proposals and their evidence, or the reason why nothing is proposed. `evidence` is None if there was nothing to examine."""
 
     proposals: tuple[Proposal, ...]
     evidence: Evidence | None
@@ -57,7 +57,7 @@ class Proposals:
 
 
 def propose_pools(warehouse: Warehouse, settings: Settings) -> Proposals:
-    """Propose pools for runs and machines of the newest two billing periods that no rule matched."""
+    """Propose pools for the runs and machines that no allocation rule matched in the newest two billing periods."""
     periods = sorted({u.period for u in warehouse.states("billing_lines")})
     if not periods or not warehouse.states("cost_allocations"):
         return Proposals((), None, f"no {'costs are allocated' if periods else 'bill is loaded'} yet. Run `runspend nightly` first.")
@@ -92,7 +92,7 @@ def propose(reader: Reader, settings: Settings, first: date) -> Proposals:
 def in_order(found: Sequence[Match], evidence: Evidence) -> Sequence[Match]:
     """Sort the matches for the file: accelerators first, then by money.
 
-    Matches whose selectors overlap keep their order, since the first pool that names a line gets it.
+    If any selectors overlap, the order stays as it is, because the first pool that names a bill line gets its cost.
     """
     taken = {n for match in found for n in match.group.cells}
     for match in found:
@@ -115,7 +115,7 @@ def _line_selector(group: Group) -> Selector:
     if group.kind == "machine_group":
         key, _, value = group.values[0].partition("|")
         return {f"tag.{key}": [value], **place}
-    # Buckets, databases and models may have the same tag, and the evidence is about machines.
+    # Buckets, databases and models may have the same tag, but the evidence covers only machines.
     machines = {"instance_type": list(group.types)} if group.types else {}
     if group.kind == "tag":
         return {group.values[0]: [group.values[1]], **place, **machines}
@@ -130,13 +130,13 @@ def _run_selector(match: Match, evidence: Evidence) -> Selector:
     servers = {cell.names["tracking"] for cell in evidence.runs}
     if match.kind == "tracking":
         return {"tracking": list(match.values)}
-    # on another server, the same name means another experiment
+    # The same name on another server is a different experiment.
     place = {"tracking": list(match.servers)} if len(servers) > 1 and match.kind != "user" else {}
     return {**place, match.kind: list(match.values)}
 
 
 def _has_machine(cell: Cell, lines: Mapping[str, Sequence[str]]) -> bool:
-    """Whether a line selector names a group of machines. True for selectors by properties that groups do not have."""
+    """Return whether a line selector names a group of machines. Properties that few groups have (UNTOLD) count as matched if missing."""
     for key, patterns in lines.items():
         if key in UNTOLD and key not in cell.names:
             continue
@@ -161,7 +161,7 @@ def _has_run(cell: Cell, runs: Mapping[str, Sequence[str]]) -> bool:
 
 
 def _free_name(group: Group, names: set[str]) -> str:
-    """Return a unique name for the pool, and remember it."""
+    """Return a pool name that is not in `names`, and add it there."""
     text = (
         "gpu-machines" if group.kind == "accelerators" else "machines" if group.kind == "machines" else group.values[-1].rpartition("|")[2]
     )
@@ -191,7 +191,7 @@ def proposal_lines(proposal: Proposal, indent: str) -> list[str]:
 def evidence_lines(proposal: Proposal) -> list[str]:
     """Return the evidence for a proposal, one sentence per line.
 
-    Its money is approximate: hours are compared as a whole, so runs that overlap within an hour count one after another.
+    Amounts are approximate: whole hours are compared, so runs that overlap within an hour count as if they ran one after another.
     """
     match, fit = proposal.match, proposal.match.fit
     explained, residual = (rough_money(Decimal(cost)) for cost in (match.explained_cost, match.cost - match.explained_cost))
@@ -202,19 +202,19 @@ def evidence_lines(proposal: Proposal) -> list[str]:
     ]
     if match.is_by_elimination:
         lines.append(
-            "Check this one: the hours do not tell whose machines these are, for example because they are always on. These are the runs that no other machines explain."
+            "Check this one: the hours do not show which runs used these machines, for example because they are always on. These are the runs that no other machines explain."
         )
     else:
         floor = f"{match.floor:,.1f}".removesuffix(".0")
         always = "1 machine that is" if floor == "1" else f"{floor} machines that are"
         rest = f"Apart from {always} always on, the" if match.floor else "The"
         lines.append(
-            f"{rest} hours are {fit.likeness * 100:.0f}% alike; {fit.chance * 100:.0f}% would be chance. Score {_rounded(fit.score, 2):.2f} of 1."
+            f"{rest} hours are {fit.likeness * 100:.0f}% alike; by chance, they would be {fit.chance * 100:.0f}% alike. Score {_rounded(fit.score, 2):.2f} of 1."
         )
     lowest, highest = match.hour_costs
     if highest > FEW_TIMES * max(lowest, 0):
         lines.append(
-            f"Check this one: an hour of these machines costs {lowest:,.2f} to {highest:,.2f} {proposal.currency}, and all runs of a pool pay the mean.{' Make a pool of each instance type if you know its runs.' if match.group.types else ''}"
+            f"Check this one: an hour of these machines costs {lowest:,.2f} to {highest:,.2f} {proposal.currency}, and all runs of a pool pay the mean price.{' Make a pool of each instance type if you know its runs.' if match.group.types else ''}"
         )
     if match.group.service:
         lines.append(
@@ -285,7 +285,7 @@ def shown(value: object) -> str:
 
 
 def shown_value(value: str | list[str]) -> str:
-    """Format a value for YAML: in double quotes unless it is a plain word, and `${` as the file writes it."""
+    """Format a value for YAML: in double quotes unless it is a plain word. `${` is written as `$${`, so it is not read as a variable."""
     if (
         isinstance(value, str)
         and re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", value)

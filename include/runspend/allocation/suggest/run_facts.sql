@@ -1,4 +1,4 @@
--- Facts of all runs, and of those that ran in the time of the bills. Runs of more than 62 days are not compared.
+-- Facts about all runs, and about runs that were active in the time of the bills. Runs longer than 62 days are not compared.
 select
   count(*) as runs, min(start_time) as first_start, max(coalesce(last_moment, start_time)) as last_moment,
   count(case when start_time < @upto and last_moment > @since then 1 end) as runs_then,

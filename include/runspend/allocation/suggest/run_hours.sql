@@ -1,4 +1,4 @@
--- The hours of the groups of runs without a machine that ran longest.
+-- The hours of those groups of runs without a machine that ran longest.
 with {left_runs},
 kept as (
   select cell from numbered group by cell order by sum(micros) desc, cell limit {most}

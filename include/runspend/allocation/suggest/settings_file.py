@@ -1,7 +1,7 @@
-"""Adds pools to a `runspend.yaml` that a person wrote. Nothing else in the file changes, including comments and order.
+"""Adds pools to an existing `runspend.yaml`. Nothing else in the file changes; comments and order stay.
 
-Lines are added to the text; it is never rewritten from its values. The result is loaded before it replaces the file: it must
-contain the old settings and the new pools.
+Lines are inserted into the text. The file is never written from its parsed values. The new text is loaded before it replaces the file:
+it must contain the old settings and the new pools.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PASTE = "Paste the lines that `runspend suggest` prints. Nothing was changed."
 
 
 def add_pools(path: Path, proposals: Sequence[Proposal], heading: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Add all pools to the file, or none. Raises UsageError if that would change something else."""
-    target = path.resolve()  # a link stays a link
+    """Add all pools to the file, or none. Raises UsageError if the file cannot be changed safely, or changed meanwhile."""
+    target = path.resolve()  # a symbolic link is kept; its target is replaced
     raw = target.read_bytes()
     before = load_settings(path, env)
-    text = raw.decode("utf-8")  # a byte order mark stays as a character
+    text = raw.decode("utf-8")  # keeps a byte order mark as a character
     new = with_pools(path, text, proposals, heading)
     scratch = write_scratch(target, new.encode("utf-8"))
     try:
@@ -42,7 +42,7 @@ def add_pools(path: Path, proposals: Sequence[Proposal], heading: Sequence[str],
 
 
 def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Sequence[str]) -> str:
-    """Return the text with more pools in it. The caller checks how it is parsed."""
+    """Return the text with the new pools. The caller checks that it loads as intended."""
     end = "\r\n" if "\r\n" in text else "\n"
     place, indent, lines = _place(path, text)
     lines = [*lines, *(f"{indent}# {line}" for line in heading), *(line for p in proposals for line in proposal_lines(p, indent))]
@@ -52,7 +52,7 @@ def with_pools(path: Path, text: str, proposals: Sequence[Proposal], heading: Se
 
 
 def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
-    """Return where to insert lines (an index of the text), their indentation, and the lines above them."""
+    """Return the index in the text at which to insert lines, their indentation, and the lines to write above them."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     if root is None:
         return len(text), "  ", ["pools:"]
@@ -72,7 +72,7 @@ def _place(path: Path, text: str) -> tuple[int, str, list[str]]:
 
 
 def _line_after(text: str, node: yaml.Node) -> int:
-    """Return the start of the line after a node's last one; a block's own end is where the next block begins."""
+    """Return the start of the line after the last line of a node. A block's own end mark is at the next block, after blank lines."""
     last = max((leaf.end_mark.index for leaf in _leaves(node)), default=node.end_mark.index)
     while last > 0 and text[last - 1] in " \t\r\n":
         last -= 1
@@ -92,7 +92,7 @@ def _line_end(text: str, place: int) -> int:
 
 
 def _check(path: Path, scratch: Path, before: Settings, proposals: Sequence[Proposal], env: Mapping[str, str] | None) -> None:
-    """Check that the new text contains the old settings and the pools."""
+    """Raise UsageError unless the new text contains exactly the old settings and the new pools."""
     try:
         after = load_settings(scratch, env)
     except ConfigError as error:

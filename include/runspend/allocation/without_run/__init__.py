@@ -1,8 +1,8 @@
-"""Groups cost without a run, and advises how to allocate it: unallocated cost and cost outside the default scope.
+"""Groups cost without a run, and advises how to allocate it.
 
-Accelerators come first, then the largest amounts, in and out of scope: untagged machines are outside the default scope. All such
-advice belongs here: `doctor`, `try`, the pipeline's summary and the report show it. `core/service_kinds.py` classifies bill
-lines. All functions read one billing period, given by its first day.
+Cost without a run is unallocated cost and cost outside the default scope. Both count, because untagged machines are outside the default
+scope. Accelerators come first, then the largest amounts. `doctor`, `try`, the pipeline's summary and the report show this advice.
+`core/service_kinds.py` classifies the bill lines. All functions read one billing period, given by its first day.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from runspend.core.service_kinds import (
 from runspend.warehouse.base import Reader
 from runspend.warehouse.sql_files import read_sql
 
-# How many tags are tried, one after another, on cost that no group of machines explains.
+# Machines without a machine group are grouped by at most this many tags; the others by service and account.
 TAG_GROUPS = 8
 TYPES_NAMED = 2
 MACHINES = ("accelerator", "machine")
-# The kind whose advice fits a machine that the bill splits among pods.
+# Kind of a machine -> the kind whose advice is used if the bill splits the machine's cost among its pods.
 PODS = {"accelerator": "pods", "machine": "pods", "other": "other pods"}
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ WITHOUT_RUN = read_sql(HERE, "cost_without_run").format(
 class Group:
     """Cost without a run that one action would explain.
 
-    `selector`: its lines, as `scope` and `pools` name lines. `outside_cost`: the part that is out of scope.
+    `selector` names its bill lines, as in `scope` and `pools`. `outside_cost` is the part that is out of scope.
     """
 
     words: str
@@ -70,7 +70,7 @@ class Group:
 
     @property
     def inside_cost(self) -> Decimal:
-        """Return the unallocated cost of the ML platform."""
+        """Return the part that is in scope: unallocated cost of the ML platform."""
         return EXACT.subtract(self.effective_cost, self.outside_cost)
 
     @property
@@ -84,11 +84,11 @@ Key = tuple[str, tuple[tuple[str, str], ...], str]  # kind, selector, name of it
 
 
 def unallocated_groups(reader: Reader, first: date, settings: Settings) -> dict[str, tuple[Group, ...]]:
-    """Map currency to groups of cost without a run. One action would explain a group. A line is in one group.
+    """Return the groups of cost without a run, by currency. Each bill line is in one group.
 
-    Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines
-    are grouped by node group or cluster, otherwise by the tag and account that explain most, otherwise by service and account; all other
-    lines by service and account.
+    Accelerators come first, then the largest amounts. Lines outside the default scope are in the currency of their bill. Machines are
+    grouped by node group or cluster. Machines without one are grouped by the tag and account that explain the most cost. All other lines
+    are grouped by service and account.
     """
     by_currency: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in reader.query(WITHOUT_RUN, {"first": first}).to_pylist():
@@ -135,8 +135,9 @@ def _grouped(rows: list[dict[str, Any]], settings: Settings) -> list[Group]:
 
 
 def _by_dearest_tag(kind: str, tagged: list[tuple[dict[str, Any], frozenset[tuple[str, str]]]]) -> Iterable[tuple[Key, dict[str, Any]]]:
-    """Yield each row with its group: the tag that explains most, then the one that explains most of the rest, …; otherwise service,
-    account.
+    """Yield each row with its group. The first group is the tag with the most cost, the next one the tag with the most remaining cost.
+
+    After TAG_GROUPS tags, the remaining rows are grouped by service and account.
     """
     for _ in range(TAG_GROUPS):
         if not tagged:
@@ -158,19 +159,19 @@ def _tag_pairs(text: str) -> frozenset[tuple[str, str]]:
     try:
         tags = parse_json(re.sub(r",\s*}$", "}", text)) if text else {}  # removing the last tag left a trailing comma
     except ValueError:
-        return frozenset()  # a key with a quote in it that ends like one of OWN_TAGS: the service identifies the line
+        return frozenset()  # not JSON: a key with a quote in it ended like one of OWN_TAGS and was cut. The line is grouped by service
     return frozenset((key, value) for key, value in tags.items() if isinstance(value, str) and value)
 
 
 def _place(row: Row, with_machines: Set[tuple[str, str]] = frozenset()) -> Key:
-    """Return the group of a line by its service and account. `with_machines`: services and accounts that have machines without a run."""
+    """Return the group of a line by service and account. `with_machines`: (service, account) pairs that have machines without a run."""
     service, resource_type = row["service_name"], row["resource_type"]
     kind = advised_kind(row["kind"], service, resource_type, has_machines=(service, row["sub_account_id"]) in with_machines)
     named = {"service": service, "account": row["sub_account_id"]}
     called = ""
     if needs_resource(kind, service):
         called, named["resource"] = resource_words(resource_type) or ("", "")
-        if CLUSTER_FEES in row["meter"].lower():  # Google bills Autopilot's pods under the name of their cluster, too
+        if CLUSTER_FEES in row["meter"].lower():  # Google bills Autopilot pods under the cluster's name too; the meter selects the fee
             named["meter"] = f"*{CLUSTER_FEES}*"
     place = tuple((key, value) for key, value in named.items() if value)
     return kind, place or (("source", row["source"]),), called
@@ -180,7 +181,7 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
     kind, pairs, called = key
     selector: dict[str, Any] = dict(pairs)
     if kind == "accelerator" and all(types := sorted({row["instance_type"] for row in members})):
-        selector["instance_type"] = types  # a pool of the service or tag would have its disks and other machines too
+        selector["instance_type"] = types  # without it, a pool of the service or tag would also get disks and other machines
     is_accelerated = (
         any(
             _is_accelerated(row) and row["effective_cost"] > 0
@@ -190,7 +191,7 @@ def _group(key: Key, members: Sequence[Row], settings: Settings) -> Group:
         or kind == "excluded"
     )
     if kind == "machine" and not is_accelerated and all(row["is_outside"] for row in members):
-        kind = "other"  # no sign that they serve runs: a pool would charge runs for them
+        kind = "other"  # nothing shows that runs use these machines, and a pool would charge runs for them
     cost = add(row["effective_cost"] for row in members)
     if cost < 0 and kind in (*MACHINES, "other"):
         kind = "credit"
@@ -252,7 +253,7 @@ def _advice(kind: str, selector: Mapping[str, Any], rows: Sequence[Row], setting
 
 
 def _advised_as(kind: str, row: Row) -> str:
-    """Return the kind whose advice fits a group: that of pods, and of jobs and pods that the bill does not name, is different."""
+    """Return the kind whose advice fits the group. Pods, and jobs and pods that the bill does not name, have their own advice."""
     if kind in PODS and row["is_part"]:
         return PODS[kind]
     if kind in PODS and re.search(AUTOPILOT_METERS, row["meter"].lower()):

@@ -1,14 +1,14 @@
 -- Cost without a run in a billing period, by the columns that decide the advice.
--- One line represents all lines that were priced together: they share the columns they were priced by.
+-- One line represents all lines that were priced together, because they have equal values in the columns by which they were priced.
 with lost as (
   select
     billing_currency, source, charge_id, max(service_name) as service_name, max(sub_account_id) as sub_account_id, max(cost_kind) as cost_kind,
     max(reason) as reason, allocated_to = 'out_of_scope' as is_outside, sum(effective_cost) as effective_cost
   from cost_allocations
   where billing_period = @first and (
-    -- The owner of a caller of a language model is known without a run.
+    -- The owner of a caller of a language model is known even without a run.
     (allocated_to = 'unallocated' and match_method <> 'llm_identity')
-    -- Runs have a part of these lines, so `outside` does not have them.
+    -- Runs have a part of these lines, so `outside` does not contain them.
     or (allocated_to = 'out_of_scope' and match_method <> 'none' and reason = 'default_scope')
   )
   group by billing_currency, source, charge_id, allocated_to = 'out_of_scope'
@@ -54,7 +54,7 @@ grouped as (
   from cost_lines
 ),
 retagged as (
-  -- beside a group of machines other tags do not count
+  -- If there is a machine group, other tags do not count.
   select
     billing_currency, source, service_name, sub_account_id, cost_kind, reason, machine_group, effective_cost,
     case when machine_group = '' then regexp_replace(tags, {own_tags}, '') else '' end as tags,
@@ -72,5 +72,5 @@ group by
 order by
   effective_cost desc, billing_currency, source, service_name, sub_account_id, cost_kind, reason, tags, machine_group, meter,
   instance_type, machine_gpus, resource_type, principal, is_named, is_part, is_attached, is_outside
--- the sets of tags that cost least are left out
+-- The sets of tags with the least cost are left out.
 limit 20000

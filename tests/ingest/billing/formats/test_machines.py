@@ -317,7 +317,7 @@ def refused(tmp_path: Path, machines: str, more: str = "") -> str:
     [
         ("{resource_id: a, from: 2026-01-01, per_mont: 3}", "line 5, billing[0].machines[0].per_mont: unknown key. Did you mean `per_month`?"),
         ("{resource_id: a, from: 2026-01-01, power: {per_kwh: 1, watt: 3}}", "power.watt: unknown key. Did you mean `watts`?"),
-        ("{resource_id: a, from: 2026-01-01}", "it has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`"),
+        ("{resource_id: a, from: 2026-01-01}", "the machine has no cost. Write at least one of `purchase`, `per_month`, `per_hour` and `power`"),
         ("{resource_id: a, per_month: 3}", "machines[0].from: this key is missing"),
         ("{resource_id: a, from: 2026-02-01, to: 2026-01-31, per_month: 3}", "`to` is 2026-01-31, before `from`, 2026-02-01"),
         ("{resource_id: a, from: 1999-12-31, per_month: 3}", "`from` is before the year 2000"),

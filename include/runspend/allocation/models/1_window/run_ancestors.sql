@@ -20,7 +20,7 @@ circles as (
   from walk
   where ancestor_id = run_id
 ),
--- A run that leads into a circle without being part of it meets the circle's runs twice on the way up.
+-- If a run leads to a circle of parents without being part of it, the walk reaches the runs of the circle twice.
 loops as (
   select distinct tracking_server, ancestor_id
   from walk

@@ -1,8 +1,8 @@
--- one row per name of a machine or job on the period's bills, or on an earlier bill that late lines are about.
--- is_several: the name may mean several machines or jobs. One bill has it in several accounts or regions, or several bills of SLURM have it,
--- whose job numbers and node names do not name their cluster. A machine's short name and a pod's cluster name do not name their account:
--- two clouds, or two zones of Google Kubernetes Engine, may have the same ones.
--- is_of_only_workspace: the bills have one Databricks workspace (its account), so a job run's number alone names a run of it.
+-- one row per name of a machine or job on the period's bills, or on an earlier bill to which late lines refer.
+-- is_several: the name may mean several machines or jobs. This is the case if one bill has it in several accounts or regions, or if several
+-- SLURM bills have it, because SLURM's job numbers and node names do not contain the cluster. Short names of machines and names of pods do
+-- not contain the account: two clouds, or two zones of Google Kubernetes Engine, may use the same names.
+-- is_of_only_workspace: the bills have only one Databricks workspace (its account), so the number of a job run is enough to identify it.
 -- is_late: only an earlier bill has the name.
 with used as (
   select
@@ -17,7 +17,7 @@ billed as (
   select
     source, resource_key, job_key, sub_account_id, region_id, availability_zone,
     case when is_databricks then 'Databricks' else service_provider_name end as service_provider_name,
-    -- DBUs state no time.
+    -- DBU lines have no time.
     is_usage and (is_databricks or has_machine_time) as is_machine_time,
     false as is_late
   from used
@@ -28,13 +28,13 @@ billed as (
 places as (
   select distinct
     source, case when service_provider_name = 'SLURM' then 'SLURM' else source end as bill, resource_key, job_key, sub_account_id, availability_zone, service_provider_name,
-    -- Databricks states where data comes from, not where a cluster is.
+    -- Databricks states the region of the data, not of the cluster.
     case when service_provider_name = 'Databricks' then cast(null as string) else region_id end as region_id,
     is_machine_time, is_late
   from billed
 ),
 short_names as (
-  -- All other names are unique: they contain account and region, or are EC2 instance ids or long numbers.
+  -- All other names are unique, because they contain account and region, or are EC2 instance ids or long numbers.
   select
     resource_key, region_id, sub_account_id, service_provider_name,
     case when starts_with(resource_key, 'k8s://') then availability_zone end as cluster_zone
@@ -73,7 +73,7 @@ names as (
 only_workspaces as (
   select min(sub_account_id) as workspace
   from places
-  -- On a cloud's bill, the account of Databricks' lines is not a workspace.
+  -- On the bill of a cloud, the account of Databricks lines is not a workspace.
   where service_provider_name = 'Databricks' and regexp_contains(sub_account_id, r'^[0-9]+$')
   having min(sub_account_id) = max(sub_account_id)
 )

@@ -1,5 +1,5 @@
 -- one row per resource that machines name, such as a cluster, and charge period: the time of the machine that was billed longest.
--- It is the time of the cluster's own lines, because DBUs state none.
+-- It is used as the time of the cluster's own lines, because DBU lines have no time.
 with machines as (
   select attached_to, resource_key, sku_id, charge_period_start, charge_period_end, sum(billed_nanoseconds) as billed_nanoseconds
   from billing_lines

@@ -1,4 +1,4 @@
--- one row per run that states who calls language models: when it ran, with its principal in place of a machine
+-- one row per run that states who calls language models: the time in which it ran, with its IAM principal instead of a machine
 with stated as (
   select distinct r.tracking_server, r.run_id, r.principal_key
   from runs r
@@ -10,7 +10,7 @@ with stated as (
   where r.principal_key is not null
 ),
 nearest as (
-  -- A run that states no principal takes that of its nearest ancestor that states one.
+  -- A run that states no principal gets that of its nearest ancestor that states one.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id

@@ -1,5 +1,5 @@
 -- one row per run and time range in which it may have called language models as its principal.
--- `is_own`: without the time its children cover. `is_calling`: with it, because traces show who called.
+-- `is_own`: the time that its children do not cover. `is_calling`: its whole time, because traces show which run made the calls.
 with parents as (
   select distinct p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.span_start, p.span_end
   from run_ancestors f
@@ -8,7 +8,7 @@ with parents as (
     and c.span_start < p.span_end and c.span_end > p.span_start
 ),
 starts as (
-  -- A run that was stopped in between has called nothing then: each piece begins with the span or after a gap.
+  -- A run makes no calls while it is stopped. Each piece of time begins at the start of the span or after a gap.
   select tracking_server, workspace, run_id, resource_key, run_end_rule, span_start, span_end, span_start as piece_start, cast(null as timestamp) as gap_start
   from parents
   union all

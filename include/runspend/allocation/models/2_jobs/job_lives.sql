@@ -10,7 +10,7 @@ with marked_uses as (
   join job_windows w on w.job_key = j.resource_key and w.charge_period_start = u.charge_period_start and w.charge_period_end = u.charge_period_end
 ),
 numbered_uses as (
-  -- Charge periods may overlap, such as a credit for a day and usage by the hour. Time that is in two charge periods counts once.
+  -- Charge periods may overlap, such as a credit for a day and hourly usage. Time that is in two charge periods counts once.
   select
     job_key, life, machine_number, run_number, run_end_rule, weight_kind, weight, other_weight, used_from, used_to,
     sum(begins) over (

@@ -1,4 +1,4 @@
--- one row per run and job that it states, and per time range in which it was on a machine of a job that another run states
+-- one row per run and job that the run states, and per time range in which the run was on a machine of a job that another run states
 with stated as (
   select distinct
     r.tracking_server, r.run_id, coalesce(a.job_key, n.billed_key, r.job_key) as job_key, coalesce(n.is_ambiguous, false) as is_ambiguous
@@ -19,7 +19,7 @@ lives as (
   group by job_key, life
 ),
 known_lives as (
-  -- Lives of jobs in which a run that states the job was active. The name of a job may be used again.
+  -- Lives of jobs in which a run that states the job was active. The name of a job may be used again later.
   select distinct l.job_key, l.life_start, l.life_end
   from stated s
   join lives l on l.job_key = s.job_key
@@ -28,13 +28,13 @@ known_lives as (
     and coalesce(r.end_time, r.last_sign_at, timestamp_add(r.start_time, interval @silent_hours hour)) > l.life_start
 ),
 of_family as (
-  -- Jobs that an ancestor states are inherited below.
+  -- Jobs that an ancestor states. They are inherited in job_spans.
   select distinct a.tracking_server, a.run_id, s.job_key
   from run_ancestors a
   join stated s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
 ),
 jobless as (
-  -- Runs that state machines, and no job of the bill.
+  -- Runs that state machines but no job of the bill.
   select
     m.tracking_server, m.run_id, m.resource_key, m.is_ambiguous, m.used_from, m.used_to,
     greatest(r.start_time, coalesce(m.used_from, r.start_time)) as active_from,
@@ -49,7 +49,7 @@ jobless as (
   where own.run_id is null and r.start_time is not null
 ),
 machine_jobs as (
-  -- Such a run, on a machine that the bill gives to a job of another run at that time, ran in that job.
+  -- If the bill gives such a machine to another run's job at that time, the run was in that job.
   select
     s.tracking_server, s.run_id, m.job_key, s.is_ambiguous,
     greatest(coalesce(s.used_from, m.billed_from), m.billed_from) as used_from,
@@ -61,7 +61,7 @@ machine_jobs as (
   where f.run_id is null
 ),
 steps as (
-  -- Merge overlapping time ranges of a run in one job: it may state several of its machines.
+  -- Merge overlapping time ranges of a run in one job, because a run may state several machines of the job.
   select
     tracking_server, run_id, job_key, is_ambiguous, used_from, used_to,
     case when used_from <= max(used_to) over (

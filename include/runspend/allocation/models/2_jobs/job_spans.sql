@@ -1,6 +1,6 @@
--- one row per run, job of the bill and time range in which the run was in the job, with the job in place of a machine
+-- one row per run, job of the bill and time range in which the run was in the job. The job is in the column of a machine.
 with nearest as (
-  -- A run without a job takes the job of its nearest ancestor that has one.
+  -- A run without a job gets the job of its nearest ancestor that has one.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join (select distinct tracking_server, run_id from job_members) s on s.tracking_server = a.tracking_server and s.run_id = a.ancestor_id
@@ -20,7 +20,7 @@ own_machines as (
   join bill_names b on b.name_kind = 'machine' and b.name = s.resource_key
 ),
 asked as (
-  -- The instance type and pool that runs with an inherited job state.
+  -- Instance types and pools stated by runs with an inherited job.
   select
     i.tracking_server, i.run_id, i.job_key, lower(r.instance_type) as instance_type,
     case when r.pool_key <> coalesce(h.pool_key, '') then r.pool_key end as pool_key
@@ -38,7 +38,7 @@ machine_kinds as (
     and (l.billed_nanoseconds > 0 or l.instance_type is not null)
 ),
 billed_kinds as (
-  -- The instance types and pools of the bill that these runs state.
+  -- Those instance types and pools stated by these runs that are on the bill.
   select distinct lower(l.instance_type) as instance_type, l.pool_key
   from billing_lines l
   left join (select distinct instance_type as wanted_type from asked) t on t.wanted_type = lower(l.instance_type)
@@ -46,7 +46,7 @@ billed_kinds as (
   where l.billing_period = @period and (t.wanted_type is not null or q.wanted_pool is not null)
 ),
 elsewhere as (
-  -- A run that states machines of the bill, none of which is in its ancestor's job, did not run in that job.
+  -- A run that states machines of the bill, but none of its ancestor's job, did not run in that job.
   select i.tracking_server, i.run_id, i.job_key
   from inherited i
   join own_machines o on o.tracking_server = i.tracking_server and o.run_id = i.run_id
@@ -54,7 +54,7 @@ elsewhere as (
   group by i.tracking_server, i.run_id, i.job_key
   having countif(l.job_key is not null) = 0
   union distinct
-  -- Nor did a run that asks for another instance type of the bill than the job's machines have,
+  -- Nor did a run that asks for an instance type of the bill which no machine of the job has,
   select a.tracking_server, a.run_id, a.job_key
   from asked a
   join (select distinct instance_type from billed_kinds) b on b.instance_type = a.instance_type
@@ -62,7 +62,7 @@ elsewhere as (
   left join (select distinct job_key, instance_type from machine_kinds) t on t.job_key = a.job_key and t.instance_type = a.instance_type
   where t.job_key is null
   union distinct
-  -- or is in a pool of the bill, which neither its ancestor nor a machine of the job is in.
+  -- nor a run in a pool of the bill in which neither its ancestor nor a machine of the job is.
   select a.tracking_server, a.run_id, a.job_key
   from asked a
   join (select distinct pool_key from billed_kinds) b on b.pool_key = a.pool_key

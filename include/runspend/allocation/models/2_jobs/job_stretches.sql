@@ -1,7 +1,7 @@
 -- one row per machine that runs state, job, and stretch of time in which the bill gives the machine to that job without a break.
--- sole_from to sole_until: a part of the stretch in which only this job has charges, and every line has a job.
--- A stretch has one row per such part, and no row if it has no such part.
--- Time ranges are merged in two steps: the first one marks where a range begins (`begins`), the second one counts these marks.
+-- sole_from, sole_until: a part of the stretch in which only this job has charges and every line has a job.
+-- A stretch has one row for each such part, and no row if there is none.
+-- Time ranges are merged in two steps: first, the beginning of each range is marked (`begins`); then the marks are counted.
 with machines as (
   select distinct j.resource_key
   from job_machines j
@@ -15,7 +15,7 @@ charges as (
     and (l.billing_period = @period or (l.charge_period_start >= @jobs_from and l.charge_period_end <= @jobs_until))
     and l.run_tag is null and l.charge_category = 'Usage' and l.charge_class is null and l.charge_period_end > l.charge_period_start
     and at_most_a_day(l.charge_period_start, l.charge_period_end)
-    -- Without a job, only machine time counts: traffic and licenses need not have the machine's tags.
+    -- Of lines without a job, only machine time counts, because traffic and licenses may lack the machine's tags.
     and (l.job_key is not null or ((l.billed_nanoseconds > 0 or l.instance_type is not null) and l.service_category in ('Compute', 'AI and Machine Learning')))
 ),
 charge_starts as (
@@ -26,7 +26,7 @@ charge_starts as (
   window w as (partition by resource_key order by charge_period_start, charge_period_end, job_key)
 ),
 blocks as (
-  -- Groups of overlapping charge periods; most have one hour.
+  -- Groups of overlapping charge periods. Most groups have one hour.
   select
     resource_key, job_key, charge_period_start, charge_period_end,
     sum(begins) over (

@@ -1,4 +1,4 @@
--- one row per job, charge period and run of that life of the job: the run's share of the charge period, as a range between 0 and 1
+-- one row per job, charge period and run in that life of the job: the run's share of the charge period, as a range between 0 and 1
 with late_lines as (
   select distinct attached_to, charge_period_start, charge_period_end
   from billing_lines
@@ -6,13 +6,13 @@ with late_lines as (
     and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end)
 ),
 late_days as (
-  -- Days on which a charge period that a late line meets may begin: it has at most 25 hours.
+  -- Days on which a charge period that overlaps a late line may begin. A charge period has at most 25 hours.
   select attached_to, charge_period_start, charge_period_end, day
   from late_lines
   cross join unnest(generate_date_array(date_sub(date(charge_period_start), interval 2 day), date(charge_period_end))) as day
 ),
 late as (
-  -- Charge periods of an earlier month's bill in which this bill has late lines of the job's machines, such as VMs of a cluster.
+  -- Charge periods of an earlier month's bill for which this bill has late lines of the job's machines, such as VMs of a cluster.
   select distinct w.job_key, w.charge_period_start, w.charge_period_end
   from late_days l
   join job_machines m on m.resource_key = l.attached_to
@@ -27,7 +27,7 @@ jobs as (
 windows as (
   select
     j.machine_number, w.job_key, w.life, w.charge_period_start, w.charge_period_end, w.machines, w.billed_nanoseconds * 64 as billed_ticks, w.is_timed,
-    -- The clock has no marks where no run reaches.
+    -- Where no run is active, the clock has no marks.
     coalesce(b.busy_clock - a.busy_clock, 0) as clock_ticks
   from job_windows w
   join jobs j on j.job_key = w.job_key and j.month = w.month
@@ -37,8 +37,8 @@ windows as (
   where w.is_of_period or t.job_key is not null
 ),
 parts as (
-  -- A charge period belongs to every run of that life of the job. Time that no run covers is overhead shared by all of them.
-  -- Names are long, so they are looked up again at the end.
+  -- A charge period belongs to every run in that life of the job. Time in which no run is active is overhead, which all of them share.
+  -- Names are long, so they are added only at the end.
   select
     w.machine_number, w.life, w.charge_period_start, w.charge_period_end, w.machines, l.run_number,
     coalesce(o.ticks, 0) as ticks,
@@ -57,7 +57,7 @@ parts as (
   window v as (partition by w.machine_number, w.charge_period_start, w.charge_period_end order by l.run_number)
 ),
 busy as (
-  -- The remainder of the integer division goes to the last run that was active, as on a machine. It does not count as overhead.
+  -- The last run that was active gets the remainder of the integer division, as on a machine. The remainder is not overhead.
   select
     machine_number, life, charge_period_start, charge_period_end, machines, run_number, runs_in_window, billed_ticks, is_timed,
     life_upto, life_ticks, own_life_ticks,
@@ -71,8 +71,8 @@ ends as (
     machine_number, life, charge_period_start, charge_period_end, machines, run_number, runs_in_window, own_before, own_upto,
     greatest(billed_ticks, busy_ticks) as total_ticks,
     busy_ticks > billed_ticks as is_scaled,
-    -- machine_ticks: next to other jobs on its machines, a charge period without a stated time weighs as much as its runs were busy in it. If none was, it
-    -- weighs its whole length.
+    -- machine_ticks: the weight of the charge period among other jobs on the same machines. Without a stated time, it is the time in which
+    -- runs were busy. If no run was busy, it is the whole length of the charge period.
     case when is_timed or busy_ticks = 0 then greatest(billed_ticks, busy_ticks) else busy_ticks end as machine_ticks,
     cast(trunc(greatest(billed_ticks - busy_ticks, 0) * ((life_upto - own_life_ticks) / life_ticks)) as int64) as overhead_before,
     case when life_upto = life_ticks then greatest(billed_ticks - busy_ticks, 0)

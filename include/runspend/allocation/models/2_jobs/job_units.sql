@@ -1,4 +1,5 @@
--- one row per job and month in which lives of it ended, in place of a machine. It has no units: the machines a job rents belong to its runs alone, so none can be idle.
+-- one row per job and month in which lives of the job ended. The columns are those of a machine (machine_units).
+-- A job has no units: its rented machines belong only to its runs, so they cannot be idle.
 select
   job_key as resource_key, month, cast(null as int64) as machine_gpus, cast(null as int64) as machine_cpus, cast(null as float64) as machine_memory_gb,
   false as is_several,

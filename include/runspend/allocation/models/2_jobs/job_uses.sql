@@ -1,4 +1,4 @@
--- one row per job, charge period and run that ran in it: the run's own time, computed as on a machine
+-- one row per job, charge period and run that ran in it: the run's own time, computed in the same way as on a machine
 with uses as (
   select
     u.machine_number, u.charge_period_start, u.charge_period_end, u.run_number,

@@ -1,7 +1,7 @@
--- one row per job and charge period: the time billed, which life of the job the charge period belongs to, and the month in which that life
--- ended (the period's, if later).
--- A job that crosses the end of the month is kept whole:
--- charge periods between @jobs_from and @jobs_until on the previous and next month's bills are included.
+-- one row per job and charge period: the billed time, the life of the job to which the charge period belongs, and the month in which that life
+-- ended (or the period, if that month is later).
+-- A job that crosses the end of the month is not cut:
+-- charge periods between @jobs_from and @jobs_until on the bills of the previous and the next month are included.
 with skus as (
   select
     job_key, charge_period_start, charge_period_end, coalesce(resource_key, '') as resource_key, coalesce(sku_id, '') as sku_id,
@@ -19,7 +19,7 @@ with skus as (
   group by job_key, charge_period_start, charge_period_end, coalesce(resource_key, ''), coalesce(sku_id, '')
 ),
 clusters as (
-  -- Clusters, and other machines, that one job has in a charge period
+  -- Clusters and other machines of one job in a charge period.
   select s.resource_key, s.charge_period_start, s.charge_period_end, min(s.job_key) as job_key
   from skus s
   where s.resource_key <> ''
@@ -33,7 +33,7 @@ job_times as (
   group by c.job_key, c.charge_period_start, c.charge_period_end
 ),
 windows as (
-  -- The machines of a job work in parallel, so the longest billed time is the job's time.
+  -- The machines of a job work in parallel, so the time of the job is the longest billed time.
   select
     job_key, charge_period_start, charge_period_end, logical_or(is_of_period) as is_of_period, min(usage_source) as usage_source, max(billed_nanoseconds) as billed_nanoseconds,
     max(every_nanoseconds) as every_nanoseconds,
@@ -43,7 +43,7 @@ windows as (
   group by job_key, charge_period_start, charge_period_end
 ),
 steps as (
-  -- Job names are reused: after more than a day without a charge, a new life of the job begins.
+  -- Names of jobs are reused. A new life of the job begins after more than a day without a charge.
   select
     job_key, charge_period_start, charge_period_end, is_of_period, usage_source, billed_nanoseconds, every_nanoseconds, machines, resources, window_nanoseconds,
     case when timestamp_diff(charge_period_start, max(charge_period_end) over (w rows between unbounded preceding and 1 preceding), microsecond) > 86400000000 then 1 else 0 end as begins
@@ -57,8 +57,8 @@ numbered as (
   from steps
 ),
 instances as (
-  -- More machine time than the charge period has: the lines are of several machines that worked in parallel, such as a SageMaker job's.
-  -- They did so in the rest of that life too, also in other months. Up to 5% more is treated as rounding, or as a local day of 25 hours.
+  -- If the machine time is longer than the charge period, several machines worked in parallel, such as those of a SageMaker job. Then they
+  -- did so in the rest of that life too, even in other months. Up to 5% more is treated as rounding, or as a local day of 25 hours.
   select job_key, life, cast(max(div(every_nanoseconds + window_nanoseconds - 1 - div(window_nanoseconds, 20), window_nanoseconds)) as int64) as number
   from numbered
   where every_nanoseconds > window_nanoseconds + div(window_nanoseconds, 20) and resources = 1
@@ -68,7 +68,7 @@ select
   l.job_key, l.charge_period_start, l.charge_period_end, l.is_of_period, l.usage_source, l.machines * coalesce(i.number, 1) as machines,
   cast(least(
     coalesce(div(coalesce(l.billed_nanoseconds, l.every_nanoseconds), coalesce(i.number, 1)), c.billed_nanoseconds, l.window_nanoseconds), l.window_nanoseconds) as int64) as billed_nanoseconds,
-  -- A charge period that is only corrected has the time of the other month's bill.
+  -- If the period only corrects a charge period, the time is that on the bill of the other month.
   coalesce(l.billed_nanoseconds, l.every_nanoseconds, c.billed_nanoseconds) is not null as is_timed, l.life,
   charge_month(date(max(l.charge_period_start) over (partition by l.job_key, l.life))) as month
 from numbered l

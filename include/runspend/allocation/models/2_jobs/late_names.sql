@@ -1,5 +1,5 @@
--- one row per name of a machine or job and place on earlier bills that ends like a name of this period's late lines, since the month
--- that they are about. If late lines are of Databricks jobs: also one row per workspace of those bills, without a name.
+-- one row per name of a machine or job and place on earlier bills whose last part is also in a name on this period's late lines. Only bills
+-- since the month to which the late lines refer count. For late lines of Databricks jobs, also one row per workspace of those bills.
 with late as (
   select distinct
     cast(date_trunc(charge_date, month) as date) as month, resource_key, job_key,

@@ -1,4 +1,4 @@
--- one row per machine and mark: a start or stop of a run, or of a charge period that a run reaches.
+-- one row per machine and mark. Marks are the starts and ends of runs, and of charge periods in which a run is active.
 -- The row has clocks that advance only while the machine is busy, in ticks of 1/64 nanosecond.
 with changes as (
   select
@@ -20,7 +20,7 @@ marks as (
   group by machine_number, mark
 ),
 sizes as (
-  -- Only for the few machines whose size changed: their units from this mark on.
+  -- Only for the few machines whose size changed: the units from this mark on.
   select
     m.machine_number, m.mark,
     last_value(m.units ignore nulls) over (
@@ -48,9 +48,9 @@ advances as (
     machine_number, mark,
     -- Advance of the clock per unit of weight.
     case when active > 0 and unknown = 0 then div(ticks, greatest(active, coalesce(units, active))) else 0 end as share_advance,
-    -- The same per unit of the other weight, while a run is active that does not state the first.
+    -- The same per unit of the other weight, used while any active run does not state the first weight.
     case when unknown > 0 then div(ticks, other_active) else 0 end as other_advance,
-    -- The part of the machine that all active runs have together. Two steps, because ticks x weight can exceed 2^63.
+    -- The part of the machine that all active runs use together. Computed in two steps, because ticks x weight can exceed 2^63.
     case
       when active <= 0 then 0
       when unknown > 0 or units is null or active >= units then ticks

@@ -1,5 +1,5 @@
 -- one row per stated name of a machine or job and billed name that it may mean, if the two differ or the match is ambiguous.
--- run_names.sql chooses among them for each run, by the place that the run states.
+-- For each run, run_names.sql chooses among them by the place that the run states.
 -- Equal names need no row. A shorter name matches a longer one if no part that both state (account, region, zone, …) differs.
 with present as (
   select tracking_server, run_id from window_runs
@@ -28,7 +28,7 @@ names as (
   group by name_kind, name
 ),
 ends as (
-  -- A name that only an earlier bill has may have another form on this bill.
+  -- A name that is only on an earlier bill may have another form on this bill.
   select name_kind, name, is_billed, is_stated, is_stated and (is_late or not is_billed) as is_asked, case when strpos(name, '/') > 0 then regexp_extract(name, r'[^/]*$') else name end as last_part
   from names
 ),
@@ -39,7 +39,7 @@ asked as (
   join (select distinct name_kind, last_part from ends where is_asked) w on w.name_kind = n.name_kind and w.last_part = n.last_part
 ),
 kinds as (
-  -- Only these platforms have shorter and longer names. Elsewhere a slash is an ordinary character.
+  -- Only these platforms have shorter and longer names. Elsewhere, a slash is an ordinary character.
   select
     name_kind, name, is_billed, is_stated, is_asked,
     case
@@ -54,7 +54,7 @@ kinds as (
   from asked
 ),
 parts as (
-  -- A part that a name does not state is empty or null. A project number cannot be compared with a project name.
+  -- A part that is missing in a name is empty or null. A project number cannot be compared with a project name.
   select
     name_kind, name, is_billed, is_stated, is_asked,
     case when starts_with(name, 'arn:') and stated_kind <> 'pod' then concat(regexp_extract(stated_kind, r'^[^:]*'), regexp_extract(stated_kind, r':([^:]*)$')) else stated_kind end as kind,
@@ -113,8 +113,8 @@ from pairs p
 join names n on n.name_kind = p.name_kind and n.name = p.billed_key
 left join several_stated s on s.name_kind = p.name_kind and s.billed_key = p.billed_key
 union all
--- A run that states the billed short name itself is also one of several candidates. A name may also stand for several things on the bill:
--- pods of two clusters, or numbers of two SLURM clusters, that have one name in two regions.
+-- If a run states a short name exactly as billed, this name is one of several candidates. A name on the bill may also mean several things:
+-- pods of two clusters, or job numbers of two SLURM clusters, that have the same name in two regions.
 select
   n.name_kind, n.name, n.name, cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, true, n.is_late
 from names n

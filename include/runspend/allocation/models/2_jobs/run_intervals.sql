@@ -1,5 +1,5 @@
--- one row per run, machine, month in which its charges were, and time range that none of the run's descendants covers on that machine,
--- without the run's gaps. A machine has a number for each of these months: a refund is weighted by the runs of its month.
+-- one row per run, machine, month of its charges, and time range that no descendant of the run covers on that machine, without the run's gaps.
+-- A machine has a separate number for each of these months, because a refund is split by the runs of its own month.
 with covers as (
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
@@ -9,7 +9,7 @@ with covers as (
   join run_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.resource_key = p.resource_key
     and c.span_start < p.span_end and c.span_end > p.span_start
   union all
-  -- The time during which a run was stopped is not its own. Its parents do not get it either.
+  -- The time during which a run was stopped does not belong to the run, nor to its parents.
   select
     p.tracking_server, p.workspace, p.run_id, p.resource_key, p.run_end_rule, p.is_ambiguous, p.gpu_count, p.cpu_request, p.memory_request_gb, p.mean_use_percent, p.span_start, p.span_end,
     greatest(g.gap_start, p.span_start), least(g.gap_end, p.span_end)
@@ -43,14 +43,14 @@ own as (
 deciders as (
   select
     o.resource_key, coalesce(u.month, @period) as month, o.gpu_count, o.cpu_request, o.memory_request_gb, o.mean_use_percent,
-    -- A run of another month does not decide how this month's runs are weighted.
+    -- Runs of other months do not influence how this month's runs are weighted.
     u.billed_from is null or (o.interval_start < u.billed_until and o.interval_end > u.billed_from) as is_of_the_month,
     coalesce(u.is_several, false) as is_several
   from own o
   left join machine_units u on u.resource_key = o.resource_key
 ),
 kinds as (
-  -- All runs on the machine in the month use the same kind of weight: what every run asks for, or else what some ask for, or else measured use.
+  -- All runs on the machine in the month use the same kind of weight: what every run asks for, otherwise what some ask for, otherwise measured use.
   select
     resource_key, month,
     logical_or(is_several) as is_several,
@@ -65,9 +65,9 @@ kinds as (
       when countif(mean_use_percent is not null) > 0 then 'use'
       else 'equal'
     end as weight_kind,
-    -- While a run is active that does not state this weight, all runs on the machine have the other one.
+    -- While any active run does not state this weight, the other kind is used for all runs on the machine.
     case when countif(mean_use_percent is null) = 0 then 'use' else 'equal' end as other_kind,
-    -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
+    -- The largest unit of which all weights are whole multiples. Small weights cause less rounding. Slices of a GPU (MIG) are sevenths.
     case
       when min(gpu_count) >= 1 and max(mod(cast(round(gpu_count * 100) as int64), 100)) = 0 then 1
       when min(gpu_count) > 0 and max(abs(gpu_count * 7 - round(gpu_count * 7))) < 0.000001 then 7
@@ -76,11 +76,11 @@ kinds as (
       else 5600
     end as gpu_scale,
     case when min(cpu_request) >= 1 and max(mod(cast(round(cpu_request * 10) as int64), 10)) = 0 then 1 else 10 end as cpu_scale,
-    -- From here on, machines and runs are small integers: these sort and join much faster than names.
+    -- From here on, small integers replace machines and runs, because they sort and join much faster than names.
     dense_rank() over (order by resource_key, month) as machine_number
   from deciders
   group by resource_key, month, is_of_the_month
-  -- If no run is within the billed time, the others decide.
+  -- If no run is active in the billed time, all other runs decide the kind of weight.
   qualify row_number() over (partition by resource_key, month order by is_of_the_month desc) = 1
 ),
 nodes as (
@@ -123,13 +123,13 @@ select
   dense_rank() over (order by tracking_server, run_id, workspace) as run_number,
   tracking_server, workspace, run_id, resource_key, month, run_end_rule, is_ambiguous, interval_start, interval_end,
   is_several, case when is_several and units is null then 'equal' else weight_kind end as weight_kind, other_kind, is_unknown and not is_several as is_unknown, unit_scale,
-  -- A run that does not state its weight may have all of the machine. Of several machines, each run has a part of each of its nodes.
+  -- A run that does not state its weight may use the whole machine. If there are several machines, a run uses a part of each of its nodes.
   case
     when not is_several then greatest(1, case when is_unknown then coalesce(units, 1) else weight end)
     when is_unknown or units is null then nodes * coalesce(units, 1)
     else nodes * greatest(1, least(weight, units))
   end as weight,
   other_weight,
-  -- There is room for 10,000 of them: what is billed decides.
+  -- There is room for 10,000 machines, because the bill determines how many there are.
   case when is_several then 10000 * coalesce(units, 1) else units end as units
 from weighed

@@ -1,6 +1,6 @@
 -- one row per run, name of a machine or job that it states, and billed name that this name matches.
--- A billed name of another account, region or zone than the run states does not match. Nor does the name of an earlier bill that only late lines
--- bring back, unless the run began before the period.
+-- A billed name does not match if its account, region or zone differs from what the run states. A name that only late lines of an earlier bill
+-- have matches only if the run began before the period.
 with stated as (
   select 'machine' as name_kind, tracking_server, run_id, resource_key as name from run_resources where resource_key is not null
   union all
@@ -10,7 +10,7 @@ candidates as (
   select
     s.tracking_server, s.run_id, n.name_kind, n.stated_key, n.billed_key, n.billed_kind, n.billed_account, n.billed_number, n.billed_region, n.billed_zone,
     n.billed_holder, n.is_of_others, n.is_ambiguous, lower(r.sub_account_id) as account, lower(r.region_id) as region, lower(r.availability_zone) as zone,
-    -- A number cannot be compared with a name, nor a subscription's ID or a project's ID with a name for people.
+    -- A number cannot be compared with a name. The id of a subscription or project cannot be compared with its display name.
     regexp_contains(n.billed_account, r'^[0-9]+$') = regexp_contains(r.sub_account_id, r'^[0-9]+$')
       and regexp_contains(n.billed_account, r'^[0-9a-f]{8}-[0-9a-f-]{27}$') = regexp_contains(lower(r.sub_account_id), r'^[0-9a-f]{8}-[0-9a-f-]{27}$')
       and regexp_contains(lower(r.sub_account_id), r'^[a-z0-9-]+$') as is_comparable
@@ -32,5 +32,5 @@ fitting as (
 )
 select distinct tracking_server, run_id, name_kind, stated_key, billed_key, is_ambiguous or is_of_others or coalesce(is_several, false) as is_ambiguous
 from fitting
--- If another run states a billed name in full, that name belongs to it, provided the shorter name can match something else.
+-- If another run states a billed name in full, the name belongs to that run, unless the shorter name can match nothing else.
 where not is_of_others or are_all_of_others

@@ -12,7 +12,7 @@ intervals as (
   from run_intervals
 ),
 slot_days as (
-  -- Join charge periods and runs by machine and day. By machine alone, every charge period would meet every run.
+  -- Charge periods and runs are joined by machine and day. By machine only, every charge period would be compared with every run.
   select machine_number, charge_period_start, charge_period_end, first_day as day
   from windows
   where first_day = last_day

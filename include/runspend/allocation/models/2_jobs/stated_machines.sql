@@ -1,5 +1,5 @@
--- one row per run that may have been running (or its ancestor), machine it states, and time range it states.
--- The machine has the name that the bill uses.
+-- one row per run that may have been running (or an ancestor of one), machine that it states, and time range that it states for the machine.
+-- The name of the machine is that on the bill.
 select
   s.tracking_server, s.workspace, s.run_id, s.resource_id, coalesce(n.billed_key, s.resource_key) as resource_key, s.used_from, s.used_to,
   coalesce(n.is_ambiguous, false) as is_ambiguous

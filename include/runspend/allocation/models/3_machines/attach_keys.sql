@@ -1,7 +1,7 @@
--- one row per machine that runs, a pool or an instance type may use and key by which charges of other resources can be attached to it:
--- its own name, that of its scale set, or a group it is in
+-- one row per machine that runs, a pool or an instance type may use, and key by which charges of other resources can be attached to it:
+-- its own name, the name of its scale set, or a group that it is in
 with other_keys as (
-  -- Groups that no other resource has need no row.
+  -- Groups that only machines have need no row.
   select distinct group_key
   from (
     select any_value(group_keys) as group_keys
@@ -19,7 +19,7 @@ machines as (
   select resource_key from usable_machines
 ),
 sets as (
-  -- There are few sets of keys and many charges. `tags.py` splits the text at this separator, which no key contains.
+  -- There are few different sets of keys, but many charges. `tags.py` splits the text at this separator, which is in no key.
   select distinct l.resource_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
   join machines m on m.resource_key = l.resource_key
@@ -41,8 +41,8 @@ keys as (
   cross join unnest(split(e.group_text, chr(31))) as group_key
 ),
 short_keys as (
-  -- A node group with its cluster is account@CLUSTER|key|value.
-  -- A charge that names only the group means this one, if exactly one cluster has the group.
+  -- A node group with its cluster is written account@CLUSTER|key|value.
+  -- A charge that names only the node group means this one if only one cluster has such a group.
   select min(group_key) as whole_key, regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1') as short_key
   from keys
   where regexp_contains(group_key, r'^[^|@]*@')
@@ -68,7 +68,7 @@ union distinct
 select attached_to, concat('machine|', attached_to) as target_key
 from attachable_machines
 union distinct
--- What names an Azure scale set is attached to all of its machines.
+-- A charge that names an Azure scale set is attached to all machines of the scale set.
 select m.resource_key, concat('machine|', a.attached_to)
 from machines m
 join attachable_machines a on a.attached_to = scale_set_of(m.resource_key)

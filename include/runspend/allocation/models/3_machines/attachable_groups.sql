@@ -1,5 +1,5 @@
--- one row per set of group keys (as text) on the period's charges with at least one key that a machine has too
--- which runs, their jobs, a pool or an instance type may use. For late charges, the machine may be on an earlier bill.
+-- one row per set of group keys (as text) on the period's charges, if at least one of its keys is also on a machine that runs, their jobs,
+-- a pool or an instance type may use. For late charges, the machine may be on an earlier bill.
 with sets as (
   select distinct array_to_string(group_keys, chr(31)) as group_text, group_keys
   from billing_lines
@@ -28,7 +28,7 @@ whole_keys as (
 keys_of_machines as (
   select group_key from whole_keys
   union distinct
-  -- A node group that is named without its cluster.
+  -- A node group may be named without its cluster.
   select regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1') from whole_keys
 )
 select distinct s.group_text

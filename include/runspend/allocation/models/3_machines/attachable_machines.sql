@@ -1,5 +1,6 @@
--- one row per machine that charges of other resources name as the one they are attached to, and that runs, their jobs, a run tag, a pool or an
--- instance type may use; or their Azure scale set. The column is not called `resource_key` because such a charge may be in another shard of machines.
+-- one row per machine to which charges of other resources are attached by name, and which runs, their jobs, a run tag, a pool or an instance
+-- type may use; or its Azure scale set.
+-- The column is not named `resource_key`, because such a charge may be in another shard than the machine.
 with named as (
   select distinct attached_to from billing_lines where billing_period = @period and attached_to is not null
 ),

@@ -1,10 +1,10 @@
--- one row per attachment key, charge period of its machines and target: the machine time that went to the target.
--- Idle time that is offered to a pool or an instance type names its machine: `attached_targets` gives it to the runs that get it.
+-- one row per attachment key, charge period of its machines and target: the machine time that the target used.
+-- Idle time that is offered to a pool or an instance type keeps the name of its machine: `attached_targets` gives it to the runs that use it.
 with machines as (
   select distinct machine_number, resource_key from run_intervals
 ),
 jobs as (
-  -- A charge period that the job rule allocates belongs to the job's runs, no matter which run states the machine.
+  -- If the job rule allocates a charge period, it belongs to the job's runs, even if another run states the machine.
   select resource_key, charge_period_start, charge_period_end
   from ledger_lines
   where allocated_by in ('job_id', 'resource_id') and resource_key is not null
@@ -12,13 +12,13 @@ jobs as (
   having countif(allocated_by = 'resource_id') = 0
 ),
 direct as (
-  -- Charge periods whose machine time the rule resource_id allocates. In others, a tag takes precedence over what runs state.
+  -- Charge periods whose machine time the rule resource_id allocates. In all others, a tag takes precedence over statements of runs.
   select distinct resource_key, charge_period_start, charge_period_end
   from ledger_lines
   where allocated_by = 'resource_id' and charge_category = 'Usage'
 ),
 idle as (
-  -- Charge periods that no run reached.
+  -- Charge periods in which no run was active.
   select m.resource_key, s.charge_period_start, s.charge_period_end, s.billed_nanoseconds
   from machine_slots s
   join machines m on m.machine_number = s.machine_number
@@ -27,7 +27,7 @@ idle as (
   where t.resource_key is null
 ),
 tagged_skus as (
-  -- Charges that carry the ID of a run, as in machine_slots: a machine's time is that of its longest SKU.
+  -- Charges with the id of a run. As in machine_slots, the time of a machine is that of its longest SKU.
   select
     l.resource_key, l.charge_period_start, l.charge_period_end, g.tracking_server, g.workspace, g.run_id,
     nullif(greatest(sum(case when l.charge_class is null then l.billed_nanoseconds end), 0), 0) as nanoseconds

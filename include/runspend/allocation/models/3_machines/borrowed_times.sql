@@ -1,7 +1,7 @@
--- one row per resource and charge period whose own lines state no billed time: the time that its other lines, its machines or an earlier
--- bill state for it
+-- one row per resource and charge period for which the resource's own lines have no billed time: the time from its other lines, from its
+-- machines, or from an earlier bill
 with long_periods as (
-  -- A license by the day of a machine that is billed by the hour.
+  -- For example, a daily license of a machine that is billed by the hour.
   select l.resource_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   join (select distinct resource_key from known_machines) k on k.resource_key = l.resource_key

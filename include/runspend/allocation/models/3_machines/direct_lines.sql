@@ -1,17 +1,17 @@
--- one row per bill line and target, for lines that one of the first three rules matches, or none.
+-- one row per bill line and target, for lines that one of the first three rules allocates, and for lines that no rule can allocate.
 -- The target is a run, idle time or a kind of shared cost; its share is a range between 0 and 1.
 with lines as (
   select
     l.*,
     l.is_inside and l.allocated_by not in ('rest', 'job_id') and not l.is_offered as is_direct,
-    -- Declared as shared platform cost, and not overridden by a tag or a job. What no run claims of a declared machine stays shared.
+    -- Declared as shared cost, without a tag or job that takes precedence. The part of a declared machine that no run claims stays shared.
     coalesce(l.scope, '') = 'shared' and l.allocated_by in ('none', 'resource_id') as is_declared,
     case when l.is_inside and l.allocated_by = 'resource_id' then l.resource_key end as slot_resource_key,
     case when l.allocated_by = 'run_tag' then l.resource_key end as rented_resource_key
   from ledger_lines l
 ),
 job_lines as (
-  -- Each line is converted before the join repeats it for every target.
+  -- Costs are converted here, before the join repeats each line for every target.
   select
     *,
     cast(cast(list_cost as string) as float64) as list_float, cast(cast(contracted_cost as string) as float64) as contracted_float,
@@ -77,8 +77,8 @@ select
   end as confidence,
   case
     when g.is_ambiguous then 'ambiguous_name'
-    -- A tag is a claim. If the run was not active then, or its machines are elsewhere, the cost still goes to it, and the reason is
-    -- recorded.
+    -- A tag is a claim. The tagged run gets the cost even if it was not active at that time or its machines are in another place. The reason
+    -- records this.
     when l.charge_period_end <= g.start_time or l.charge_period_start >= greatest(g.end_time, timestamp_add(g.start_time, interval 1 microsecond)) then 'other_time'
     when l.sub_account_id <> g.sub_account_id then 'other_account'
     when l.region_id <> g.region_id and lower(l.region_id) <> 'global' then 'other_region'
@@ -96,13 +96,13 @@ select
   coalesce(t.ratio_from, 0.0) as ratio_from,
   coalesce(t.ratio_to, 1.0) as ratio_to,
   coalesce(t.is_last, true) as is_last,
-  -- Converting decimals to floats is slow, so only lines that several targets share are converted.
+  -- Converting decimals to floats is slow, so only lines with several targets are converted.
   case when t.ratio_from > 0 or not t.is_last then cast(cast(l.list_cost as string) as float64) end as list_float,
   case when t.ratio_from > 0 or not t.is_last then cast(cast(l.contracted_cost as string) as float64) end as contracted_float,
   case when t.ratio_from > 0 or not t.is_last or l.allocated_by = 'run_tag' then cast(cast(l.effective_cost as string) as float64) end as effective_float,
   case when t.ratio_from > 0 or not t.is_last then cast(cast(l.billed_cost as string) as float64) end as billed_float,
   1.0 as charge_part,
-  -- The part of a machine rented for the run that the run did not ask for, as a share of the line.
+  -- The part of a machine rented for the run that the run did not request, as a share of the line.
   case
     when g.gpu_count is not null and u.machine_gpus is not null then greatest(0.0, 1.0 - g.gpu_count / u.machine_gpus)
     when g.cpu_request is not null and u.machine_cpus is not null then greatest(0.0, 1.0 - g.cpu_request / u.machine_cpus)
@@ -114,9 +114,9 @@ from lines l
 left join tagged_runs g on g.run_tag = l.run_tag
 left join slot_targets t
   on t.resource_key = l.slot_resource_key and t.charge_period_start = l.charge_period_start and t.charge_period_end = l.charge_period_end
-  -- The rules that price a pool allocate the rest of an offered line.
+  -- The rules that price lines together allocate the rest of an offered line.
   and (t.allocated_to = 'run' or not l.is_offered)
 left join machine_units u on u.resource_key = l.rented_resource_key and u.month = l.month
--- Redundant: a line with a target is always direct. Without it, an engine filters lines before the join and estimates far too few rows.
--- It would then build its hash table from the lines, which is five times as large as one from the targets.
+-- This condition is redundant, because a line with a target is always direct. Without it, an engine would filter lines before the join and
+-- estimate far too few rows. It would then build its hash table from the lines, which is five times as large as one from the targets.
 where l.is_direct or t.resource_key is not null

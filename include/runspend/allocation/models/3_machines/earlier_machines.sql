@@ -1,5 +1,5 @@
--- one row per machine that charges of an earlier month name as the one they are attached to, or share a group with, and charge period on
--- those days that only that month's bill has: the machine's time, size and groups then
+-- one row per machine and charge period of an earlier month, if late charges for those days are attached to the machine or share a group
+-- with it, and only the earlier bill has the charge period: the machine's time, size and groups at that time
 with late as (
   select
     attached_to, resource_key, nullif(min(array_to_string(group_keys, chr(31))), '') as group_text,
@@ -10,7 +10,7 @@ with late as (
   group by attached_to, resource_key, array_to_string(group_keys, chr(31)), charge_date
 ),
 late_days as (
-  -- A local day begins on the day before.
+  -- A local day may begin on the previous UTC day.
   select distinct attached_to, resource_key, group_text, day
   from late
   cross join unnest(generate_date_array(date_sub(first_day, interval 1 day), last_day)) as day
@@ -31,11 +31,11 @@ keys as (
 whole_and_short_keys as (
   select group_text, group_key from keys
   union distinct
-  -- A node group that is named without its cluster.
+  -- A node group may be named without its cluster.
   select group_text, regexp_replace(group_key, r'^([^|@]*)@[^|]*', r'\1') from keys
 ),
 late_keys as (
-  -- A machine follows no group of other machines.
+  -- A machine is not attached to groups of other machines.
   select distinct group_key, l.day
   from late_days l
   left join (select distinct resource_key from sets) m on m.resource_key = l.resource_key
@@ -52,7 +52,7 @@ days as (
   join sets s on s.group_text = k.group_text and s.day = l.day
 ),
 charged as (
-  -- What this bill corrects is on it already.
+  -- Charge periods that this bill corrects are already on this bill.
   select distinct l.resource_key, l.charge_period_start, l.charge_period_end
   from billing_lines l
   join (select distinct resource_key from days) m on m.resource_key = l.resource_key

@@ -1,5 +1,5 @@
--- one row per machine and charge period of an earlier month that only corrections and credits of this period charge:
--- the time that the bill of that month has for the machine then
+-- one row per machine and charge period of an earlier month for which this period has only corrections and credits:
+-- the machine's time on the bill of that month
 with late as (
   select resource_key, charge_period_start, charge_period_end
   from billing_lines

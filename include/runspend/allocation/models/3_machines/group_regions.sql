@@ -1,6 +1,6 @@
--- one row per group key that charges of several regions share, and region: a group of one name in each of them.
--- A region without machines, such as "global", does not separate groups, unless its name is that of one region of AWS or Google:
--- a load balancer stays where it is when its node group no longer has one.
+-- one row per group key that charges of several regions share, and region. Each region then has a separate group of that name.
+-- A region without machines, such as "global", does not separate groups, unless its name has the form of a region of AWS or Google:
+-- a load balancer stays in its region, even if its node group no longer has machines there.
 with regions as (
   select distinct region_id
   from billing_lines

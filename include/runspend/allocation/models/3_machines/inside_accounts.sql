@@ -1,5 +1,5 @@
 -- one row per bill and account with at least one charge of the ML platform.
--- Fees of these accounts are shared costs; fees of other accounts are out of scope.
+-- Fees of these accounts are shared cost; fees of other accounts are out of scope.
 with platform as (
   select distinct l.source, coalesce(l.sub_account_id, '') as sub_account_id
   from billing_lines l

@@ -1,5 +1,5 @@
--- one row per bill line of the period: which of the first three rules applies, if any, whether the line is the ML platform's, and the month of
--- its charge (the period's, if later)
+-- one row per bill line of the period: the rule among the first three that applies, if any; whether the line belongs to the ML platform; and the
+-- month of its charge (or the period, if that month is later)
 with lines as (
   select
     source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
@@ -8,7 +8,7 @@ with lines as (
     sku_id, charge_class, billed_nanoseconds, lower(instance_type) as instance_type, machine_gpus, machine_cpus, machine_memory_gb,
     job_key, attached_to, group_keys, storage_key, storage_class, pool_key, line_team, line_project, line_cost_center, line_owner,
     nullif(array_to_string(group_keys, chr(31)), '') as group_text,
-    -- A machine listed in `format: machines` exists to serve runs, even in a month without runs.
+    -- A machine in a bill of `format: machines` exists to serve runs, even in a month without runs.
     coalesce(service_provider_name = 'own' and resource_type = 'Machine', false) as is_own,
     date_trunc(charge_date, month) as first_month,
     -- A credit of a machine may lack the tag of the machine's pool.
@@ -17,14 +17,14 @@ with lines as (
     charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) as is_short,
     case
       when charge_category in ('Purchase', 'Tax') then 'fee'
-      -- The unused part of a capacity reservation is not a machine. In a pool it is idle cost.
+      -- The unused part of a capacity reservation is not a machine. In a pool, it is idle cost.
       when capacity_reservation_status = 'Unused' and pool_key is not null then 'unused'
       when is_unused(commitment_discount_status, capacity_reservation_status) then 'fee'
-      -- "AWS Support (Business)", AWSSupportBusiness, "Microsoft Unified Support". A machine's product "with Support" is not a fee.
+      -- "AWS Support (Business)", AWSSupportBusiness, "Microsoft Unified Support". A product of a machine "with Support" is not a fee.
       when strpos(lower(coalesce(service_name, '')), 'support') > 0 and (resource_key is null
         or regexp_contains(lower(service_name), r'^(aws|azure|microsoft|google|google cloud)? ?(premium|premier|unified|enhanced)? ?support')) then 'fee'
       when resource_key is null and job_key is null and (charge_category in ('Credit', 'Adjustment') or charge_class = 'Correction' or billed_cost < 0) then 'fee'
-      -- A charge for several machines of one type names no resource.
+      -- A charge for several machines of one type does not name a resource.
       when (resource_key is not null or job_key is not null or (instance_type is not null and charge_category = 'Usage'))
         and charge_period_end > charge_period_start and at_most_a_day(charge_period_start, charge_period_end) then 'timed'
       else 'plain'
@@ -49,7 +49,7 @@ matched as (
     l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id, l.billing_currency,
     l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost, l.run_tag, l.scope, l.service_category, l.pricing_category,
     l.sku_id, l.charge_class, l.billed_nanoseconds,
-    -- A discount of a machine does not state the instance type, and a late one may be on a bill without the machine.
+    -- A discount of a machine has no instance type. A late discount may be on a bill without the machine.
     coalesce(l.instance_type, e.instance_type, n.instance_type) as instance_type,
     coalesce(l.machine_gpus, e.machine_gpus) as machine_gpus, coalesce(l.machine_cpus, e.machine_cpus) as machine_cpus,
     coalesce(l.machine_memory_gb, e.machine_memory_gb) as machine_memory_gb,
@@ -63,9 +63,9 @@ matched as (
       when l.line_kind in ('fee', 'unused') then 'none'
       when j.job_key is not null then 'job_id'
       when l.line_kind = 'timed' and (k.resource_key is not null or o.resource_key is not null) then 'resource_id'
-      -- Declared as shared platform cost: weaker than a run's statement or a tag, stronger than an inferred match.
+      -- Declared as shared cost. A statement of a run or a tag takes precedence, but an inferred match does not.
       when l.scope = 'shared' then 'none'
-      -- Rules that price a pool apply after all machines have been processed.
+      -- Rules that price lines together run after all machines have been processed.
       when (l.is_short and (m.attached_to is not null or g.group_text is not null))
         or s.is_measured
         or (l.is_short and coalesce(l.pool_key, p.pool_key) is not null)
@@ -81,7 +81,7 @@ matched as (
   left join attachable_machines m on m.attached_to = l.attached_to
   left join attachable_groups g on g.group_text = l.group_text
   left join platform_stores s on s.storage_key = l.storage_key
-  -- Other services bill the traffic of a bucket.
+  -- Traffic of a bucket may be billed by other services.
   left join platform_stores b on b.storage_key = l.resource_key
   left join machine_types n on n.resource_key = l.resource_key
   left join earlier_properties e
@@ -98,7 +98,7 @@ select
   l.sku_id, l.charge_class, l.billed_nanoseconds, l.instance_type, l.machine_gpus, l.machine_cpus, l.machine_memory_gb,
   l.job_key, l.attached_to, l.group_keys, l.storage_key, l.storage_class, l.pool_key, l.line_team, l.line_project, l.line_cost_center, l.line_owner,
   l.is_known, l.allocated_by,
-  -- Machine time left over by the runs that state the machine is offered to runs of a pool or an instance type.
+  -- Machine time that remains after the runs that state the machine is offered to runs of a pool or an instance type.
   l.allocated_by = 'resource_id' and l.is_wanted as is_offered,
   case
     when l.scope is not null then l.scope in ('include', 'shared')

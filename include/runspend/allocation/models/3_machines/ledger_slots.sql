@@ -1,5 +1,5 @@
--- one row per charge period of a machine with runs, as in machine_slots, and per charge period that only an earlier month's bill has:
--- there, the machine's disks have late lines
+-- one row per charge period of a machine with runs, as in machine_slots. Also one row per charge period that only the bill of an earlier month
+-- has, if this bill has late lines of the machine's attached resources for it
 select machine_number, charge_period_start, charge_period_end, usage_source, billed_nanoseconds, units
 from charged_slots
 union all

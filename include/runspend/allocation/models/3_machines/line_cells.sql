@@ -1,6 +1,6 @@
 -- one row per line of an instance type for which runs state further properties: these properties, and the key of its cell.
--- Lines of a type are split into cells by the properties that runs state with the type, and only by those:
--- account, region, zone, purchase option.
+-- The lines of a type are divided into cells by account, region, zone and purchase option. Only properties that runs state together with the
+-- type are used.
 with cut_types as (
   select instance_type, by_account, by_region, by_zone, by_option
   from wanted_types
@@ -25,7 +25,7 @@ described_lines as (
   where l.pool_key is null and (l.allocated_by = 'rest' or l.is_offered)
 ),
 machines as (
-  -- A credit or discount states less than the usage of its machine.
+  -- A credit or discount has fewer properties than the usage lines of its machine.
   select
     resource_key, instance_type,
     case when min(account) = max(account) then min(account) end as account, case when min(region) = max(region) then min(region) end as region,

@@ -1,5 +1,5 @@
--- one row per stated machine on the period's bill: its block. A block is a 64th of the stated machines of a pool or instance type.
--- Runs are laid over these machines one block at a time, so their lines need no sorting.
+-- one row per stated machine on the period's bill: its block. A block is 1/64 of the stated machines of a pool or instance type.
+-- Runs are assigned to these machines one block at a time, so that the lines need no sorting.
 with machines as (
   select l.resource_key, coalesce(concat('pool|', max(l.pool_key)), max(lower(l.instance_type)), '') as kind
   from billing_lines l

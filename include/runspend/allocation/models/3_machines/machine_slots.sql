@@ -1,6 +1,7 @@
--- one row per charge period of a machine with runs: the time its Usage lines bill and the bill they are on.
--- A machine's time is at most the charge period; several machines in one line may have more.
--- If the machine's size changed, it also has the units at that time. Reasons: a reused name, or a machine stopped, resized and started.
+-- one row per charge period of a machine with runs: the time on its Usage lines, and their bill.
+-- The time of one machine is at most the charge period. Several machines in one line may have more.
+-- If the size of the machine changed, the row also has the units at that time. The size changes if a name is reused, or if a machine is
+-- stopped, resized and started.
 with machines as (
   select
     i.resource_key, i.month, min(i.machine_number) as machine_number, logical_or(i.is_several) as is_several,
@@ -12,11 +13,11 @@ with machines as (
 skus as (
   select
     m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '') as sku_id,
-    -- A reversal takes back time that another line bills.
+    -- A reversal subtracts time that another line bills.
     nullif(greatest(sum(case when l.charge_category = 'Usage' and l.charge_class is null then l.billed_nanoseconds end), 0), 0) as billed_nanoseconds,
     -- A correction of an hour is not a second hour.
     countif(l.charge_category = 'Usage' and l.charge_class is null) as usage_lines,
-    -- A cluster may have spot and other machines at the same time.
+    -- A cluster may have spot machines and other machines at the same time.
     m.is_several and coalesce(l.pricing_category = 'Dynamic', false) as is_spot,
     max(case m.unit_kind
       when 'gpu' then nullif(l.machine_gpus, 0) * m.unit_scale
@@ -29,8 +30,8 @@ skus as (
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, ''), m.is_several and coalesce(l.pricing_category = 'Dynamic', false)
 ),
 windows as (
-  -- Licenses, discounts, the two parts of a half-covered hour, or a second bill of the same machine add no time.
-  -- The largest SKU is the machine.
+  -- Licenses, discounts, the two lines of a half-covered hour, and a second bill of the same machine add no time.
+  -- The SKU with the most time is the machine.
   select
     machine_number, charge_period_start, charge_period_end, max(case when not is_spot then billed_nanoseconds end) as billed_nanoseconds,
     max(case when is_spot then billed_nanoseconds end) as spot_nanoseconds,

@@ -1,7 +1,7 @@
 -- one row per machine offered to the later rules, charge period of its lines (an hour if they fit in one) and time range.
--- In that time range, runs that state the machine have `taken` of its `units`.
+-- During the time range, runs that state the machine use `taken` of its `units`.
 with machines as (
-  -- Of several machines in one line, only the time counts that is left: `offered_times`.
+  -- For several machines in one line, only the remaining time matters, which is in `offered_times`.
   select distinct i.machine_number, i.resource_key, i.units
   from run_intervals i
   join (select distinct resource_key from ledger_lines where is_offered) o on o.resource_key = i.resource_key
@@ -41,7 +41,7 @@ select
   case when is_in_an_hour then timestamp_trunc(charge_period_start, hour) else charge_period_start end as window_start,
   case when is_in_an_hour then timestamp_add(timestamp_trunc(charge_period_start, hour), interval 1 hour) else charge_period_end end as window_end,
   taken_from, taken_to,
-  -- If the machine's size is unknown, the runs that state it have all of it.
+  -- If the size of the machine is unknown, the runs that state it use all of it.
   case when units is null then 1 else least(weight, units) end as taken,
   coalesce(units, 1) as units
 from used

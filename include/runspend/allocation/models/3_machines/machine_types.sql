@@ -1,4 +1,4 @@
--- one row per machine that serves runs, or whose type runs ask for, and whose charges state exactly one instance type.
+-- one row per machine whose charges state exactly one instance type, if it serves runs or runs ask for this type.
 select l.resource_key, lower(min(l.instance_type)) as instance_type
 from billing_lines l
 left join (select distinct resource_key from known_machines) k on k.resource_key = l.resource_key

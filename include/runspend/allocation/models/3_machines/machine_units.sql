@@ -1,6 +1,6 @@
--- one row per machine and month of its charges (later months than the period count as the period): its maximum size, whether the size changed,
--- and the time range that these charges bill.
--- is_several: an Azure ML compute cluster or a scale set, whose lines bill more time than the charge period, that of several machines.
+-- one row per machine and month of its charges (or the period, if that month is later): its maximum size, whether the size changed, and the
+-- time range of these charges.
+-- is_several: a resource of several machines, such as an Azure ML compute cluster or a scale set. Its lines bill more time than the charge period.
 with sizes as (
   select
     resource_key, charge_month(charge_date) as month,
@@ -13,7 +13,7 @@ with sizes as (
   where billing_period = @period and resource_key is not null
   group by resource_key, charge_month(charge_date)
   union all
-  -- The bill of an earlier month states what a late charge does not.
+  -- The bill of an earlier month has properties that late charges lack.
   select
     resource_key, month, machine_gpus, machine_gpus, machine_cpus, machine_cpus, machine_memory_gb, machine_memory_gb,
     cast(null as timestamp), cast(null as timestamp)

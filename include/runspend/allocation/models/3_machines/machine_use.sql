@@ -20,7 +20,7 @@ last_uses as (
   ) u
   join (select distinct machine_number, resource_key, run_number, tracking_server, workspace, run_id from run_intervals) i
     on i.machine_number = u.machine_number and i.run_number = u.run_number
-  -- A machine has a number for each month of its charges.
+  -- A machine has a separate number for each month of its charges.
   qualify row_number() over (partition by i.resource_key order by u.used_to desc, u.used_from desc, u.run_number) = 1
 )
 select b.resource_key, b.billed_seconds, coalesce(u.used_seconds, 0.0) as used_seconds, l.last_run_id, l.tracking_server, l.workspace, l.last_used_at

@@ -1,6 +1,6 @@
--- one row per line of a stated machine that is offered to runs of a pool or an instance type: the rest of it after the runs that state the machine.
--- The rest is the line's cost minus the running total of those runs.
--- That total becomes a decimal as in cost_allocations, so both parts add up to the line.
+-- one row per line of a stated machine that is offered to runs of a pool or an instance type: the part that the runs that state the machine
+-- leave. It is the cost of the line minus the running total of those runs.
+-- This total is converted to a decimal as in cost_allocations, so that both parts add up to the cost of the line.
 with slots as (
   select
     resource_key, charge_period_start, charge_period_end, max(case when allocated_to = 'idle' then ratio_from end) as ratio_from,
@@ -13,7 +13,7 @@ lines as (
     l.*, s.nanoseconds as free_nanoseconds, case when s.ratio_from > 0 then s.ratio_from end as ratio_from
   from ledger_lines l
   left join slots s on s.resource_key = l.resource_key and s.charge_period_start = l.charge_period_start and s.charge_period_end = l.charge_period_end
-  -- A charge period that runs fill leaves nothing. One that no run reached is left whole.
+  -- If runs use a whole charge period, no part of it is offered. If no run is active in it, all of it is offered.
   where l.is_offered and (s.resource_key is null or s.ratio_from is not null)
 ),
 before as (

@@ -1,4 +1,5 @@
--- one row per pool or instance type, stated machine offered to it, charge period and time range in which runs that state it have `taken` of its `units`
+-- one row per pool or instance type, stated machine offered to it, charge period and time range. During the time range, runs that state the
+-- machine use `taken` of its `units`
 select
   o.match_method, o.target_key, t.resource_key, t.window_start, t.window_end, t.taken_from, t.taken_to, t.taken, t.units
 from machine_taken t

@@ -1,6 +1,7 @@
 -- one row per pool or instance type, charge period, machine size, kind of line (of one machine or several) and shard of machines:
--- how many stated machines of that size have time left, and their total time
--- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran, for the time that bill has.
+-- how many stated machines of that size have time left, and their total time.
+-- Usage of an earlier month is on that month's bill. A correction or credit of a machine for that month proves that the machine ran, for the
+-- time on that bill.
 with lines as (
   select
     match_method, target_key, resource_key, charge_period_start, charge_period_end, source, sku_id, window_start, window_end,
@@ -10,7 +11,7 @@ with lines as (
   where (charge_category = 'Usage' and charge_class is null) or charge_period_end <= timestamp(@period)
 ),
 machines as (
-  -- Names are long and charge periods are many, so a number replaces the names.
+  -- Names are long and there are many charge periods, so numbers replace the names.
   select
     match_method, target_key, resource_key, row_number() over (order by match_method, target_key, resource_key) as machine_number,
     nullif(max(machine_gpus), 0) as machine_gpus, nullif(max(machine_cpus), 0) as machine_cpus, nullif(max(machine_memory_gb), 0) as machine_memory_gb
@@ -27,7 +28,7 @@ skus as (
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, coalesce(l.sku_id, '')
 ),
 charges as (
-  -- As in pool_machines. Where runs that state the machine used it: the time that they leave.
+  -- As in pool_machines. If runs that state the machine used it, this is the time that they leave.
   select
     s.machine_number, min(s.window_start) as window_start, min(s.window_end) as window_end,
     coalesce(

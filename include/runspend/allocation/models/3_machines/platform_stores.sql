@@ -1,5 +1,5 @@
--- one row per bucket or storage account that the default scope counts as the ML platform's, written like the bill's storage_key:
--- those that hold artifacts in the period, whose bytes are known, and those behind artifact URIs.
+-- one row per bucket or storage account that the default scope counts as part of the ML platform, in the form of storage_key:
+-- artifact stores with known bytes in the period, and stores that artifact URIs name.
 with stores as (
   select store, true as is_measured
   from artifact_bytes

@@ -1,9 +1,9 @@
--- one row per pool, charge period and run that has machines of the pool by its tag, its job or its own statement:
--- its time on these machines.
+-- one row per pool, charge period and run that uses machines of the pool by its tag, its job or its own statement: its time on these machines.
 -- The pool's other resources (disks, addresses, traffic) served these runs too.
--- A charge period of more than an hour is in here twice: whole, and hour by hour (is_part) for resources that are billed by the hour.
+-- A charge period of more than an hour has two kinds of rows: the whole period, and its single hours (is_part) for resources that are billed
+-- by the hour.
 with skus as (
-  -- Licenses and discounts add no time. The two parts of a half-covered hour do.
+  -- Licenses and discounts add no time. The two lines of a half-covered hour do.
   select
     resource_key, charge_period_start, charge_period_end, pool_key, allocated_by, run_tag, job_key, source, sku_id,
     cast(nullif(greatest(sum(billed_nanoseconds), 0), 0) as int64) as billed_nanoseconds
@@ -48,7 +48,7 @@ uses as (
   where w.allocated_by = 'job_id'
 ),
 ranges as (
-  -- When the run had the machine in a charge period of more than an hour.
+  -- The time in which the run had the machine, in charge periods of more than an hour.
   select
     resource_key, pool_key, charge_period_start, charge_period_end, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
     used_from, used_to, 1 as weight

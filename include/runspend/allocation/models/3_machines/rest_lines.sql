@@ -1,4 +1,4 @@
--- one row per line that the first three rules leave and that a rule pricing a pool may still allocate
+-- one row per line that the first three rules do not allocate, and that a rule which prices lines together may still allocate
 select
   source, billing_period, line_id, charge_date, charge_period_start, charge_period_end, service_provider_name, billing_account_id,
   sub_account_id, region_id, service_name, charge_category, resource_id, resource_key, invoice_id, billing_currency,

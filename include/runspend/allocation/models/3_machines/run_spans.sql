@@ -1,6 +1,6 @@
 -- one row per run, machine and time range in which the run used the machine, between @window_start and @window_end
 with nearest as (
-  -- A run that states no machine takes the machines of its nearest ancestor that states any.
+  -- A run that states no machine gets the machines of its nearest ancestor that states any.
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a
   join (select distinct tracking_server, run_id from stated_machines) s
@@ -40,7 +40,7 @@ jobs_and_pools as (
   where r.pool_key is not null
 ),
 stated as (
-  -- What a run states and its ancestor does not.
+  -- Jobs and pools that a run states but its ancestor does not.
   select distinct i.tracking_server, i.run_id, i.resource_key, b.name_kind, b.name
   from inherited i
   join jobs_and_pools b on b.tracking_server = i.tracking_server and b.run_id = i.run_id
@@ -60,15 +60,15 @@ held as (
   where l.billing_period = @period
 ),
 elsewhere as (
-  -- A run that states a job or a pool of the bill did not run on its ancestor's machine outside of it.
+  -- If a run states a job or pool of the bill, it did not run on those of its ancestor's machines that are outside the job or pool.
   select s.tracking_server, s.run_id, s.resource_key
   from stated s
   join (select distinct name_kind, name from held) b on b.name_kind = s.name_kind and b.name = s.name
   left join held h on h.name_kind = s.name_kind and h.name = s.name and h.resource_key = s.resource_key
   where h.name is null
   union distinct
-  -- A run that asks for an instance type on the bill did not run on its ancestor's machine of another type.
-  -- Example: a driver on a small machine, its trials on large ones.
+  -- If a run asks for an instance type on the bill, it did not run on its ancestor's machine of a different type.
+  -- For example, a driver runs on a small machine, and its trials run on large ones.
   select i.tracking_server, i.run_id, i.resource_key
   from inherited i
   join (select distinct lower(instance_type) as wanted_type from billing_lines where billing_period = @period) w on w.wanted_type = i.instance_type
@@ -85,8 +85,8 @@ machines as (
   where e.run_id is null
 ),
 source_frontiers as (
-  -- How far each bill reaches on machines that serve runs. The next period shows which runs were still active at the end of this one.
-  -- Grouped by machine first: looking up the name of every charge would take as long as everything else.
+  -- The time until which each bill covers machines that serve runs. The next period shows which runs were still active at the end of this one.
+  -- Charges are grouped by machine first, because looking up the name of every charge would take as long as all other work.
   select l.source, least(max(l.last_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
   from (
     select source, resource_key, max(charge_period_end) as last_end
@@ -103,7 +103,7 @@ source_frontiers as (
   group by l.source
 ),
 frontiers as (
-  -- Null if a bill has no charges that are split by time. Its machines serve runs anyway.
+  -- Null if a bill has no charges that are split by time. Its machines still serve runs.
   select l.resource_key, max(f.billed_until) as billed_until
   from (
     select source, resource_key from billing_lines where billing_period = @period and resource_key is not null

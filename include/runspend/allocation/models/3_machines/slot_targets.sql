@@ -1,4 +1,4 @@
--- one row per charge period of a machine and target (a run, or idle): the target's share of the charge period, as a range between 0 and 1
+-- one row per charge period of a machine and target (a run or idle time): the target's share of the charge period, as a range between 0 and 1
 with machines as (
   select distinct machine_number, resource_key, other_kind, is_several from run_intervals
 ),
@@ -16,7 +16,7 @@ shares as (
 slots as (
   select
     s.machine_number, s.charge_period_start, s.charge_period_end, s.usage_source,
-    -- Of several machines, the clock's ticks are those of one of 10,000 units.
+    -- For several machines, the clock counts the ticks of one of 10,000 units.
     case when m.is_several then div(s.billed_nanoseconds * 4, 625) else s.billed_nanoseconds * 64 end as billed_ticks,
     b.busy_clock - a.busy_clock as busy_ticks,
     b.over_clock > a.over_clock as is_over_asked
@@ -38,7 +38,7 @@ running as (
   window w as (partition by t.machine_number, t.charge_period_start, t.charge_period_end order by t.run_number)
 ),
 targets as (
-  -- The remainder of the integer division goes to the last run, so that busy time is used up exactly.
+  -- The last run gets the remainder of the integer division, so that the shares add up to exactly the busy time.
   select
     machine_number, charge_period_start, charge_period_end, usage_source, run_number, run_end_rule, weight_kind,
     upto - ticks as starts_at,

@@ -1,10 +1,10 @@
--- one row per run ID that a tag on the bill carries and a tracking server knows.
--- Account and region come from the machines the run states, if the bill has exactly one of each.
+-- one row per run id that is in a tag on the bill and that a tracking server knows.
+-- Account and region are those of the machines that the run states, if the bill has only one of each.
 with tags as (
   select distinct run_tag from billing_lines where billing_period = @period and run_tag is not null
 ),
 tagged as (
-  -- A server and its copy have runs of the same IDs. The first one gets the cost.
+  -- A server and its copy have runs with the same ids. The first server gets the cost.
   select
     r.run_id as run_tag, r.run_id, r.tracking_server, r.workspace, r.start_time, r.end_time, r.gpu_count, r.cpu_request, r.memory_request_gb,
     count(*) over (partition by r.run_id) > 1 as is_ambiguous

@@ -1,5 +1,5 @@
--- one row per run that asks for machines of an instance type: the run that holds the claim, the number of machines,
--- and the other properties stated
+-- one row per run that asks for machines of an instance type: the run to which the claim belongs, the number of machines,
+-- and the other stated properties
 with typed as (
   select
     tracking_server, workspace, run_id, run_id as claim_run_id, lower(instance_type) as instance_type, num_nodes, gpu_count,
@@ -7,8 +7,8 @@ with typed as (
   from window_runs
   where instance_type is not null
   union all
-  -- A run that states no type takes that of its nearest ancestor that does.
-  -- If it states nothing else either, it shares the ancestor's claim.
+  -- A run that states no type gets that of its nearest ancestor that states one.
+  -- If the run also states no number of nodes or GPUs, it shares the claim of the ancestor.
   select
     r.tracking_server, r.workspace, r.run_id,
     case when r.num_nodes is null and r.gpu_count is null then h.run_id else r.run_id end,

@@ -1,4 +1,4 @@
--- one row per machine whose lines carry the ID of a run, are in a pool, or are of an instance type that runs ask for
+-- one row per machine whose lines have the id of a run, are in a pool, or have an instance type that runs ask for
 select distinct l.resource_key
 from billing_lines l
 left join machine_types t on t.resource_key = l.resource_key

@@ -1,7 +1,7 @@
--- one row per instance type that a run asks for without having its own machines for its whole time.
--- The row also has which other properties such runs state.
+-- one row per instance type for which a run asks without having its own machines for its whole time.
+-- The row also shows which other properties such runs state.
 with partly as (
-  -- The run states machines for only some of its nodes. It asks for the others.
+  -- The run states machines for only some of its nodes. It asks for machines for the other nodes.
   select t.tracking_server, t.run_id
   from type_claims t
   join (select tracking_server, run_id, count(distinct resource_key) as machines from run_spans group by tracking_server, run_id) m

@@ -1,4 +1,4 @@
--- one row per line, other than those of stated machines, that a rule pricing a pool allocates: the first allocation rule that has a target for it
+-- one row per line that a rule which prices lines together allocates, except lines of stated machines: the first rule with a target for the line
 with found as (
   select 1 as priority, 'attached' as match_method, source, line_id, target_key, window_start, window_end from attached_lines
   union all
@@ -12,7 +12,7 @@ with found as (
   union all
   select 7, 'instance_type_time', source, line_id, target_key, window_start, window_end from type_lines
   union all
-  -- A disk of a pool that names a machine outside of it follows that machine.
+  -- If a disk in a pool names a machine outside the pool, its cost follows that machine.
   select case when distance = 0 then 5 else 8 end, 'attached', source, line_id, target_key, window_start, window_end from later_lines
 )
 select match_method, source, line_id, target_key, window_start, window_end

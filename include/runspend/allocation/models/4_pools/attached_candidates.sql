@@ -1,9 +1,8 @@
--- one row per line that no machine rule matched and key it may be attached by, closest first,
+-- one row per line that no machine rule allocates and key by which it may be attached, closest first,
 -- with its charge period (an hour if it fits in one).
--- A line of a pool, or of its own machine, is not attached to a group of stated machines:
--- some members of a group say nothing about the rest.
--- Nor is a line of a pool attached to a machine of that pool, which runs or a job have.
--- `is_late`: no other rule may allocate the line, so pools and instance types decide first who has its machines.
+-- A line of a pool, or of a machine itself, is not attached to a group of stated machines, because some members of a group show nothing about
+-- the others. A line of a pool is also not attached to a machine of that pool that runs or a job use.
+-- `is_late`: no other rule may allocate the line, so pools and instance types first decide which runs use its machines.
 with machine_keys as (
   select distinct target_key from attach_keys
 ),
@@ -29,7 +28,7 @@ machines as (
   from offered_machines
   where likeness = 1
   union distinct
-  -- A late line states neither its machine's type nor its time.
+  -- A late line has neither the type nor the time of its machine.
   select r.resource_key
   from rest_lines r
   join (

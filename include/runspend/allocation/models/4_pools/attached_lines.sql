@@ -1,4 +1,4 @@
--- one row per line attached to machines that runs or jobs state in its charge period, by the closest key that has any.
+-- one row per line attached to machines that runs or jobs state in its charge period, by the closest key that has such machines.
 -- Lines that no other rule may allocate are in later_lines.
 with windows as (
   select target_key, window_start, window_end from attached_windows

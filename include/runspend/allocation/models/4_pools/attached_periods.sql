@@ -1,4 +1,4 @@
--- one row per attachment key and charge period in which its machines have time
+-- one row per attachment key and charge period in which machines with this key have time
 select target_key, charge_period_start, charge_period_end, true as is_reached
 from attached_parts
 where nanoseconds > 0

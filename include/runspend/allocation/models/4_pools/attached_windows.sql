@@ -1,5 +1,5 @@
--- one row per attachment key, charge period of the lines that may be attached by it, and charge period of its machines that overlaps it.
--- is_reached: a rule may give the machines to runs then
+-- one row per attachment key, charge period of lines that may be attached by it, and overlapping charge period of its machines.
+-- is_reached: a rule may allocate the machines to runs in this charge period
 with windows as (
   select distinct target_key, window_start, window_end
   from attached_candidates
@@ -14,7 +14,7 @@ period_days as (
   from attached_periods
   cross join unnest(generate_date_array(date(charge_period_start), date(timestamp_sub(charge_period_end, interval 1 microsecond)))) as day
 )
--- Equal hours join directly. Longer charge periods on either side join by day.
+-- Equal hours are joined directly. Longer charge periods are joined by day.
 select w.target_key, w.window_start, w.window_end, p.charge_period_start, p.charge_period_end, p.is_reached
 from windows w
 join attached_periods p on p.target_key = w.target_key and p.charge_period_start = w.window_start and p.charge_period_end = w.window_end

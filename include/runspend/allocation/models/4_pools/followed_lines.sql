@@ -1,5 +1,5 @@
--- one row per line of a stated machine that other lines may be attached to, in a charge period with runs of a pool or an instance type
--- that may have what is left of it: its weight among such lines of that charge period, in units of 2^-51
+-- one row per line of a stated machine to which other lines may be attached, in a charge period in which runs of a pool or an instance type may
+-- use the rest of the machine: the weight of the line among the machine's lines of that charge period, in units of 2^-51
 with known as (
   select distinct resource_key from attached_parts where resource_key is not null
 ),
@@ -13,7 +13,7 @@ lines as (
   where o.cost_kind = 'compute' and o.charge_category = 'Usage' and o.charge_class is null
 ),
 ruled as (
-  -- A license may be in no pool while its machine is.
+  -- A license may be outside the pool of its machine.
   select resource_key, charge_period_start, charge_period_end, max(match_method) as match_method
   from lines
   group by resource_key, charge_period_start, charge_period_end

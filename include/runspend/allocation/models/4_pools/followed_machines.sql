@@ -1,6 +1,6 @@
--- one row per machine that no run states and other lines may be attached to, and charge period in which it is of a pool or of an instance
--- type that runs ask for: its billed time, and whether runs may have it then. As in pool_machines, a correction of an earlier month's machine
--- proves that it ran.
+-- one row per machine that no run states and to which other lines may be attached, and charge period in which it belongs to a pool or to an
+-- instance type that runs ask for: its billed time, and whether runs may use it. As in pool_machines, a correction for a machine in an
+-- earlier month proves that it ran.
 with lines as (
   select
     c.match_method, c.target_key, c.window_start, c.window_end, c.resource_key, c.charge_period_start, c.charge_period_end, c.source,
@@ -16,7 +16,7 @@ with lines as (
     and c.cost_kind = 'compute' and c.charge_category = 'Usage' and (c.charge_class is null or c.charge_period_end <= timestamp(@period))
 ),
 skus as (
-  -- As in machine_slots. A license may be in no pool while its machine is.
+  -- As in machine_slots. A license may be outside the pool of its machine.
   select
     resource_key, charge_period_start, charge_period_end, match_method, target_key, window_start, window_end, source, sku_id, is_reached,
     nullif(greatest(sum(billed_nanoseconds), 0), 0) as nanoseconds

@@ -1,4 +1,4 @@
--- one row per line of a language model whose caller is stated by a run or has an owner: the charge period whose targets it goes to
+-- one row per line of a language model whose caller is stated by a run or has an owner: the charge period whose targets get its cost
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from identity_candidates c
 join (select distinct target_key, window_start, window_end, allocated_to = 'run' as has_runs from identity_targets) t

@@ -1,5 +1,5 @@
--- one row per run, day and cloud: the list price of the tokens that the lines explain which it has as their caller.
--- Null: lines in several currencies, or without a price. These explain all its tokens of that day.
+-- one row per run, day and cloud: the list price of the run's tokens that are explained by the lines that it gets as their caller.
+-- Null: the lines are in several currencies or have no price. Then they explain all tokens of the run on that day.
 with costs as (
   select
     n.target_key, n.window_start, n.window_end, l.llm_cloud, sum(coalesce(l.list_cost, l.effective_cost)) as list_cost,
@@ -31,7 +31,7 @@ traced as (
   where i.allocated_to = 'run'
 ),
 untraced as (
-  -- Lines of callers without traces, people for example. No tokens of that day are on them.
+  -- Lines of callers without traces, such as people. They contain no tokens of traces.
   select date(c.window_start) as day, c.llm_cloud, sum(c.priced_cost) as list_cost
   from costs c
   left join traced t on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end and t.llm_cloud = c.llm_cloud
@@ -44,7 +44,7 @@ cells as (
   left join untraced u on u.day = c.day and u.llm_cloud = c.llm_cloud
 ),
 scales as (
-  -- Traces and bill rarely have the same prices: how many dollars of tokens there are for each dollar on the lines of the day and cloud.
+  -- Prices of traces and of the bill usually differ. The scale is the price of tokens per unit of cost on the lines of the day and cloud.
   select
     c.day, c.llm_cloud,
     case

@@ -1,21 +1,21 @@
--- one row per principal, charge period of its lines and run that stated the principal then.
+-- one row per principal, charge period of its lines and run that stated the principal at that time.
 -- The run's share is by the list price of its traces, or by time if no run has traces then.
--- If no run states a principal in a charge period and its owner is known, the cost goes to the owner, not to a run.
+-- If no run states a principal in a charge period but its owner is known, the owner gets the cost, not a run.
 with windows as (
   select target_key, window_start, window_end, min(llm_cloud) as llm_cloud, max(has_owner) as has_owner
   from (select target_key, window_start, window_end, llm_cloud, case when has_owner then 1 else 0 end as has_owner from identity_candidates)
   group by target_key, window_start, window_end
 ),
 names as (
-  -- Equal names first. Otherwise the role alone, if no run states the session of the line; any session, if the line states only a role.
+  -- Equal names come first. Otherwise, runs that state only the role; or all sessions of the role, if the line names only the role.
   select n.target_key, u.principal_key, case when u.principal_key = n.target_key then 1 else 2 end as place
   from (select distinct target_key, regexp_extract(target_key, r'^[^/]+/[^/]+') as role_key from windows) n
   join (select distinct principal_key, regexp_extract(principal_key, r'^[^/]+/[^/]+') as role_key from identity_uses) u on u.role_key = n.role_key
   where u.principal_key = n.target_key or u.principal_key = u.role_key or n.target_key = n.role_key
 ),
 window_days as (
-  -- Cut at midnight, so that the join of charge periods and runs is by day.
-  -- Without it, every period of a principal would meet every run.
+  -- Charge periods are cut at midnight, so that they can be joined with runs by day.
+  -- Otherwise, every charge period of a principal would be compared with every run.
   select
     w.target_key, w.window_start, w.window_end, w.llm_cloud, day,
     greatest(w.window_start, timestamp(day)) as piece_start, least(w.window_end, timestamp(date_add(day, interval 1 day))) as piece_end
@@ -56,7 +56,7 @@ spent as (
   group by d.window_start, d.window_end, d.llm_cloud, t.tracking_server, t.workspace, t.run_id
 ),
 day_times as (
-  -- How long a run with such traces was active as its principal on those days. Traces have no hour.
+  -- The time in which a run with such traces was active as its principal on those days. Traces have a day, but no hour.
   select
     s.window_start, s.window_end, s.llm_cloud, s.tracking_server, s.workspace, s.run_id,
     cast(sum(timestamp_diff(u.piece_end, u.piece_start, microsecond)) as int64) as day_ticks
@@ -71,7 +71,7 @@ tracing as (
   where month >= date(@window_start) and month < date(@window_end) and list_cost > 0 and run_id <> ''
 ),
 rates as (
-  -- A parent whose children cover all of its time has called models only if its traces show it.
+  -- If children cover all of a parent's time, the parent called models only if its traces show it.
   select
     c.target_key, c.window_start, c.window_end, c.tracking_server, c.workspace, c.run_id, c.run_end_rule, c.place, c.ticks,
     case when c.calling_ticks > 0 then s.spent_float * (c.calling_ticks / d.day_ticks) end as rate, coalesce(s.is_estimated, false) as is_estimated,
@@ -92,7 +92,7 @@ closest as (
   qualify place = min(place) over (partition by target_key, window_start, window_end)
 ),
 kinds as (
-  -- One kind of weight for the whole charge period. Uses the largest rate, because a sum would depend on row order.
+  -- One kind of weight for the whole charge period. The largest rate is used, because a sum would depend on the order of rows.
   select
     target_key, window_start, window_end, max(rate) as largest,
     case
@@ -109,7 +109,7 @@ weights as (
     case when k.largest is not null then cast(ceil(r.rate / k.largest * 1099511627776.0) as int64) else r.ticks end as weight
   from closest r
   join kinds k on k.target_key = r.target_key and k.window_start = r.window_start and k.window_end = r.window_end
-  -- A run without traces has called nothing, if another run has traces.
+  -- If another run has traces, a run without traces made no calls.
   where k.largest is null or r.rate is not null
 ),
 running as (

@@ -1,6 +1,6 @@
 -- one row per attachment key of a matched job, charge period and run of the job: the run's share of the charge period.
--- The key is a group the job is in, or a machine of the job that other lines name.
--- Used for lines that are attached to the job's machines.
+-- The key is a group in which the job is, or a machine of the job that other lines name.
+-- It is used for lines that are attached to the job's machines.
 with sets as (
   select distinct l.job_key, array_to_string(l.group_keys, chr(31)) as group_text, l.region_id
   from billing_lines l
@@ -26,7 +26,7 @@ parts as (
   select
     a.target_key, j.charge_period_start, j.charge_period_end, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_scaled, j.is_ambiguous,
     j.ratio_to - j.ratio_from as ratio,
-    -- A job that is alone on the machines has them for the whole charge period, start-up included.
+    -- A job without other jobs on its machines has them for the whole charge period, including their start-up.
     case when min(j.job_key) over w = max(j.job_key) over w then j.whole_nanoseconds else j.machine_nanoseconds end as machine_nanoseconds
   from job_targets j
   join attachments a on a.job_key = j.job_key

@@ -1,5 +1,5 @@
--- one row per line that no stronger rule allocates and that is attached by the closest key with machines that any rule gives to runs
--- in its charge period. `distance` 0: the line names its machine.
+-- one row per line that no stronger rule allocates, attached by the closest key whose machines any rule allocates to runs in its charge period.
+-- `distance` 0: the line names its machine.
 with settled as (
   select source, line_id from attached_lines
   union distinct
@@ -17,7 +17,7 @@ windows as (
   select target_key, window_start, window_end from tail_windows
 ),
 shared_keys as (
-  -- All machines of a pool or an instance type that no run states are split alike in a charge period. Their disks are priced together.
+  -- In a charge period, all machines of a pool or an instance type that no run states are split in the same way. Their disks are priced together.
   select w.target_key, w.window_start, w.window_end, min(concat(f.match_method, '|', f.target_key)) as shared_key
   from later_windows w
   join followed_machines f

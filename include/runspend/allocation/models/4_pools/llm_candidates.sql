@@ -1,4 +1,4 @@
--- one row per line of an LLM provider: its charge period, or the day it is within, because traces are counted by day
+-- one row per line of an LLM provider: its charge period, or its day if it is shorter, because traces are counted by day
 select
   source, line_id, llm_cloud, concat('llm ', llm_cloud) as target_key,
   case when charge_period_end <= timestamp_add(timestamp_trunc(charge_period_start, day), interval 24 hour) then timestamp_trunc(charge_period_start, day) else charge_period_start end as window_start,

@@ -7,7 +7,7 @@ with windows as (
   group by llm_cloud, window_start, window_end
 ),
 pieces as (
-  -- A charge period that crosses midnight has a part of its price on each day.
+  -- If a charge period crosses midnight, each day gets a part of its price.
   select
     llm_cloud, day, first_currency, last_currency,
     list_float * (

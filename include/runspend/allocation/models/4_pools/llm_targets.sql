@@ -1,12 +1,12 @@
--- one row per charge period of LLM lines of one cloud and run whose traces used paid tokens then:
--- the run's share of the list price of all traces on these days, without what runs paid as callers (`llm_identity`)
+-- one row per charge period of LLM lines of one cloud and run whose traces used paid tokens at that time: the run's share of the list price of
+-- all traces on these days. Tokens that runs already paid as callers (`llm_identity`) do not count.
 with days as (
   select w.target_key, w.window_start, w.window_end, w.llm_cloud, day
   from (select distinct target_key, window_start, window_end, llm_cloud from llm_candidates) w
   cross join unnest(generate_date_array(date(w.window_start), date(timestamp_sub(w.window_end, interval 1 microsecond)))) as day
 ),
 unpaid as (
-  -- Tokens that a run already paid as the caller of a line do not weigh again. If their price is unknown, it paid all of that day's.
+  -- Tokens that a run already paid as the caller of a line do not count again. If their price is unknown, the run paid all its tokens of that day.
   select
     t.day, t.llm_cloud, t.is_estimated, t.tracking_server, t.workspace, t.run_id,
     case when p.run_id is null then t.list_cost else t.list_cost - p.list_cost end as list_cost,
@@ -16,7 +16,7 @@ unpaid as (
     on p.tracking_server = t.tracking_server and p.workspace = t.workspace and p.run_id = t.run_id and p.day = t.day and p.llm_cloud = t.llm_cloud
 ),
 weighing as (
-  -- A billionth is what rounding leaves.
+  -- A remainder of a billionth is only rounding.
   select day, llm_cloud, is_estimated, tracking_server, workspace, run_id, list_cost
   from unpaid
   where cast(cast(list_cost as string) as float64) > cast(cast(full_cost as string) as float64) * 0.000000001
@@ -36,7 +36,7 @@ totals as (
   group by d.target_key, d.window_start, d.window_end
 ),
 weights as (
-  -- Whole numbers that sum to less than 2^52, each from one float product.
+  -- Whole numbers whose sum is below 2^52, each from one float product.
   select
     s.target_key, s.window_start, s.window_end, s.tracking_server, s.workspace, s.run_id, s.is_estimated,
     cast(ceil(s.spent_float / t.total_float * 2251799813685248.0) as int64) as weight

@@ -1,6 +1,6 @@
 -- one row per day, cloud and run (or none) whose traces used paid tokens that a line of that cloud may bill: their list price.
--- Tokens that several clouds may bill are divided among them by what each bills beyond the tokens that only it can bill.
--- By day and cloud only: a trace's price already includes its model, and providers have no standard for model names on bills.
+-- If several clouds may bill the same tokens, they are divided by how much more each cloud bills than the tokens that only it can bill.
+-- Tokens are matched only by day and cloud. A trace's price already includes its model, and model names on bills have no standard.
 with named as (
   select
     charge_date as day, nullif(run_id, '') as run_id, tracking_server, workspace, lower(coalesce(provider, '')) as provider_name, lower(coalesce(model, '')) as model_name,
@@ -27,7 +27,7 @@ sums as (
 fits as (
   select
     c.day, c.llm_cloud, s.trace_cloud, s.list_cost, count(*) over (partition by s.day, s.trace_cloud) as cloud_count,
-    -- Prices of several currencies are not compared.
+    -- Prices in different currencies are not compared.
     case when min(c.first_currency) over (partition by c.day) = max(c.last_currency) over (partition by c.day) then greatest(c.list_cost, bignumeric '0') else bignumeric '1' end as billed
   from llm_cells c
   join sums s on s.day = c.day and is_on_cloud(s.trace_cloud, c.llm_cloud)
@@ -45,13 +45,13 @@ days as (
   join (select day, sum(list_cost) as list_cost from (select distinct day, trace_cloud, list_cost from fits) group by day) t on t.day = b.day
 ),
 parts as (
-  -- The cloud's part of what is billed on the day, and the part of the day's tokens that it bills beyond those that only it can bill.
+  -- billed_part: the cloud's part of what is billed on the day. open_part: this part minus the part of tokens that only this cloud can bill.
   select c.day, c.llm_cloud, coalesce(c.billed_float / d.billed_float, 0) as billed_part, coalesce(c.billed_float / d.billed_float, 0) - c.known_float / d.tokens_float as open_part
   from cells c
   join days d on d.day = c.day
 ),
 units as (
-  -- Whole numbers. A billionth is what rounding leaves.
+  -- Whole numbers. A remainder of a billionth is only rounding.
   select
     f.day, f.trace_cloud, f.llm_cloud, f.cloud_count, cast(round(p.billed_part * 1e12) as int64) as billed_units,
     case when p.open_part > 0.000000001 then cast(round(p.open_part * 1e12) as int64) else 0 end as open_units

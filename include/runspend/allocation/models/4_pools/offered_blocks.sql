@@ -1,6 +1,6 @@
 -- one row per block of stated machines on an axis of charge_parts: their total cost, and whether a run may get part of it.
 -- In charge_parts, stated machines come before all others, and runs come before unclaimed time.
--- Everything after the last run's end is idle, so it is not laid out there.
+-- Everything after the last run is idle, so it needs no position on the axis.
 with targets as (
   select match_method, target_key, window_start, window_end, run_id, ratio_to from pool_targets
   union all
@@ -23,19 +23,19 @@ sums as (
   union all
   select
     match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number,
-    -- Free charges of one machine count as one charge.
+    -- Charges of one machine without cost count as one charge.
     cast(sum(lines) as int64), cast(sum(case when cost_sign = 0 then free_machines else lines end) as int64), sum(effective_cost)
   from offered_sums
   group by match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign, block_number
 ),
 axes as (
-  -- Names are long, so a number replaces them while blocks are laid out.
+  -- Names are long, so a number replaces them while positions are computed.
   select
     w.match_method, w.target_key, w.window_start, w.window_end, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign,
     w.window_number, w.asked_upto, s.lines, s.charges, case when s.cost_sign <> 0 then cast(cast(s.effective_cost as string) as float64) end as effective_float,
     row_number() over (order by w.window_number, s.source, s.billing_currency, s.cost_kind, s.service_name, s.charge_category, s.cost_sign) as axis_number
   from (
-    -- Lines of machines that no run states have no block number. They form at most as many charges as lines.
+    -- Lines of machines that no run states have no block number. They form at most as many charges as there are lines.
     select
       match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category, cost_sign,
       cast(sum(lines) as int64) as lines, cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost
@@ -45,7 +45,7 @@ axes as (
   join windows w on w.match_method = s.match_method and w.target_key = s.target_key and w.window_start = s.window_start and w.window_end = s.window_end
 ),
 wide as (
-  -- Whole numbers, whose sum is about 2^51. Charges that cost nothing all have the same width.
+  -- Whole numbers whose sum is about 2^51. All charges without cost have the same width.
   select
     a.axis_number, s.block_number, s.charges, s.effective_cost,
     case
@@ -66,13 +66,13 @@ laid as (
   from wide
 ),
 reached as (
-  -- Machines are reached as a whole: a block reached along one axis of the charge period is reached along all axes.
+  -- A machine is reached as a whole: if a block is reached on one axis of the charge period, it is reached on all axes.
   select
     a.window_number,
     max(case
       when a.asked_upto <= 0 then null
       when a.cost_sign = 0 and l.starts_at <= a.asked_upto * a.charges then l.block_number
-      -- Lines that form one charge there are rounded together, by less than four units per line.
+      -- In charge_parts, lines that form one charge are rounded together, by less than four units per line.
       when a.cost_sign <> 0 and l.starts_at < a.asked_upto * 2251799813685248.0 + 4 * a.lines then l.block_number
     end) as last_block
   from laid l

@@ -1,4 +1,4 @@
--- one row per pool or instance type and charge period with targets: the last block of stated machines that runs may reach, if any
+-- one row per pool or instance type and charge period with targets: the last block of stated machines that runs may get, if any
 with targets as (
   select match_method, target_key, window_start, window_end, run_id, weight_kind, is_scaled from pool_targets
   union all

@@ -1,4 +1,4 @@
--- one row per pool and pool with lines in it: the pool itself, or each of the cells of an instance type that a statement matches
+-- one row per pool and pool that has its lines: the pool itself or, for a statement that matches several cells, each of these cells
 with open_statements as (
   select distinct p.pool_number, c.pool_number as cell_number, p.kind_number
   from type_choices t

@@ -1,10 +1,10 @@
--- one row per run, pool and time range in which the run asks for machines of the pool.
--- In that time, no descendant covers it and it does not have all its machines.
+-- one row per run, pool and time range in which the run asks for machines of the pool. In this time range, no descendant covers the run, and it
+-- does not have all its machines.
 with asks as (
   select tracking_server, workspace, run_id, pool_number, kind_number, span_start as ask_start, span_end as ask_end, cast(null as int64) as nodes_left, coalesce(num_nodes, 1) > 1 as is_several
   from pool_spans
   union all
-  -- Claims in addition to the run's own machines.
+  -- Claims in addition to the machines that the run already has.
   select h.tracking_server, h.workspace, h.run_id, h.pool_number, p.kind_number, h.held_from, h.held_to, h.nodes_left, true
   from pool_held h
   join pools p on p.pool_number = h.pool_number
@@ -19,7 +19,7 @@ covers as (
   join pool_spans c on c.tracking_server = f.tracking_server and c.run_id = f.run_id and c.kind_number = p.kind_number
     and c.span_start < p.ask_end and c.span_end > p.ask_start
   union all
-  -- A descendant uses a machine of the pool that it states. This holds even if the descendant is not in the pool.
+  -- A descendant uses a machine of the pool that it states, even if the descendant itself is not in the pool.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(c.span_start, p.ask_start), least(c.span_end, p.ask_end)
   from run_ancestors f
   join asks p on p.tracking_server = f.tracking_server and p.run_id = f.ancestor_id
@@ -32,7 +32,7 @@ covers as (
   ) m on m.resource_key = c.resource_key and m.kind_number = p.kind_number
   where not p.is_several
   union all
-  -- Time with a separate claim: the run has machines of its own, or lines are tagged as its own.
+  -- Time with a separate claim: the run states its own machines, or lines are tagged with its id.
   select p.tracking_server, p.run_id, p.pool_number, p.nodes_left, p.ask_start, greatest(h.held_from, p.ask_start), least(h.held_to, p.ask_end)
   from pool_held h
   join asks p on p.tracking_server = h.tracking_server and p.run_id = h.run_id and p.pool_number = h.pool_number
@@ -61,7 +61,7 @@ gaps as (
   from covers
 ),
 shared_claims as (
-  -- A run with its own machines still counts as a member of a shared claim, for the other members.
+  -- A run with its own machines still counts as a member of a shared claim, because the claim of the other members becomes smaller.
   select distinct s.pool_number, s.tracking_server, s.claim_run_id
   from pool_spans s
   join (
@@ -86,7 +86,7 @@ own as (
   window claim as (partition by s.pool_number, s.tracking_server, s.claim_run_id)
 ),
 have as (
-  -- A kind of weight counts only if every machine of the pool or type is known to have that unit.
+  -- A kind of weight is used only if this unit is known for every machine of the pool or type.
   select
     p.kind_number, min(m.window_start) as billed_from, max(m.window_end) as billed_until,
     case when countif(m.machine_gpus is null) = 0 then max(m.machine_gpus) end as machine_gpus,
@@ -102,7 +102,7 @@ stated as (
     countif(o.gpu_count is null) = 0 and max(o.gpu_count) > 0 as all_gpus, countif(o.gpu_count > 0) > 0 as some_gpus, countif(o.cpu_request is null) = 0 as all_cpus,
     countif(o.memory_request_gb is null) = 0 as all_memory, countif(o.mean_use_percent is null) = 0 as all_use,
     countif(o.cpu_request is not null) > 0 as some_cpus, countif(o.memory_request_gb is not null) > 0 as some_memory,
-    -- The largest unit that they all are a whole number of. Small weights leave less to round. Slices of a GPU (MIG) are sevenths of it.
+    -- The largest unit of which all weights are whole multiples. Small weights cause less rounding. Slices of a GPU (MIG) are sevenths.
     case
       when min(o.gpu_count) >= 1 and max(mod(cast(round(o.gpu_count * 100) as int64), 100)) = 0 then 1
       when min(o.gpu_count) > 0 and max(abs(o.gpu_count * 7 - round(o.gpu_count * 7))) < 0.000001 then 7
@@ -117,8 +117,8 @@ stated as (
   group by o.kind_number
 ),
 kinds as (
-  -- One kind of weight for all claims on a pool in the period: preferably one whose units the machines state,
-  -- otherwise any kind that all runs state. It is used once machines run out.
+  -- One kind of weight for all claims on a pool in the period. Kinds whose units the machines state are preferred; otherwise, it is any kind
+  -- that all runs state. It is used when there are fewer machines than claims.
   -- A run that does not state its units asks for whole machines.
   select
     s.kind_number, s.gpu_scale, s.cpu_scale, h.machine_gpus, h.machine_cpus, h.machine_memory_gb,
@@ -180,16 +180,16 @@ weighed as (
 select
   pool_number,
   dense_rank() over (order by tracking_server, workspace, run_id) as run_number,
-  -- Members of a family that ask for different numbers of further machines do not share one claim.
+  -- Members of a family that ask for different numbers of additional machines do not share a claim.
   dense_rank() over (order by tracking_server, claim_run_id, nodes) as claim_number,
   tracking_server, workspace, run_id, claim_run_id, is_family, run_end_rule, interval_start, interval_end, weight_kind, unit_scale,
   machine_units is not null as has_units, is_unknown,
   nodes,
-  -- GPUs of several nodes are limited to those of each node. For an instance type, the limit is one whole machine per node.
+  -- GPUs of several nodes are limited to the GPUs of each node. For an instance type, the limit is one whole machine per node.
   nodes * case
     when machine_units is not null and (all_nodes > 1 or match_method = 'instance_type_time') then least(node_weight, machine_units)
     else node_weight
   end as weight,
-  -- More than all nodes have together. A run that states the total for each node has not asked for more.
+  -- True if the run asks for more than all nodes have together. A run that states its total for each node does not ask for more.
   coalesce((all_nodes > 1 or match_method = 'instance_type_time') and node_weight > all_nodes * machine_units, false) as is_capped
 from weighed

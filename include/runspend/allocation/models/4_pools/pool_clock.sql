@@ -1,4 +1,4 @@
--- one row per pool and mark: a start or stop of a claim or of a charge period.
+-- one row per pool and mark. Marks are the starts and ends of claims and of charge periods.
 -- The row has clocks that advance only while there are claims, in ticks of 1/64 nanosecond.
 with changes as (
   select
@@ -11,7 +11,7 @@ with changes as (
   from pool_claims
   where not is_family
   union all
-  -- A family asks for as much as one run, however many members are active.
+  -- A family asks for as much as one run, no matter how many members are active.
   select
     pool_number, mark,
     weight - coalesce(lag(weight) over claim, 0),
@@ -51,7 +51,8 @@ kinds as (
   from pool_claims
 ),
 demands as (
-  -- Compares claims with what exists and with what stated machines leave free: in units if the machines state them, else in machines.
+  -- Compares claims with the machines that exist and with the part that stated machines leave free. Compares units if the machines state
+  -- them, otherwise machines.
   select
     m.pool_number, m.mark, k.has_units, m.weight, m.nodes, m.unknown, case when k.has_units then m.weight else m.nodes end as asked,
     case when k.has_units then m.units else m.machines end as there, case when k.has_units then m.taken_units else m.taken_machines end as taken
@@ -72,8 +73,8 @@ offers as (
   from slices
 ),
 given as (
-  -- The share of the pool that all claims have together. Two steps, because ticks x units can exceed 2^63.
-  -- A charge period without machines belongs to the claims.
+  -- The share of the pool that all claims have together. Computed in two steps, because ticks x units can exceed 2^63.
+  -- A charge period without machines belongs entirely to the claims.
   select
     pool_number, mark, has_units, weight, nodes, unknown, ticks, asked, there, free,
     case
@@ -95,7 +96,7 @@ advances as (
       else 0
     end as weight_advance,
     -- Advance of the clock per node. While there is a machine for every node, unknown units do not matter.
-    -- Once machines run out, runs whose units are unknown weigh as much as the others.
+    -- If there are fewer machines than nodes, runs with unknown units have the same weight as the others.
     case
       when asked <= 0 then 0
       when asked > free then case when unknown > 0 then div(busy_advance, nodes) else 0 end

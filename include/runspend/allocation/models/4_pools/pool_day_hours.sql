@@ -1,7 +1,7 @@
--- one row per pool, run with a claim on the rest of its machines that are billed for more than an hour, and hour: the run's time on them.
--- Only for pools with disks, addresses or traffic that need it.
+-- one row per pool, run and hour: the run's time on the rest of the pool's machines that are billed for more than an hour, by its claim.
+-- Only for pools whose disks, addresses or traffic need such a split.
 with days as (
-  -- The rest of machines that are billed for more than an hour, as split between claims.
+  -- The rest of the machines that are billed for more than an hour, as it is split between claims.
   select
     p.target_key, n.pool_number, p.window_start, p.window_end, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind,
     (p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0) as nanoseconds

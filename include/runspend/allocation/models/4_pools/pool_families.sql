@@ -1,5 +1,6 @@
--- one row per pool, claim shared by several runs and mark: how many of these runs are active from the mark on, and what they ask for.
--- Members with their own machines take their part of the claim: of four nodes for four children, one child with a machine leaves three.
+-- one row per pool, claim shared by several runs and mark: the number of these runs that are active from the mark on, and what they ask for.
+-- Members with their own machines use their part of the claim. If four children share a claim on four nodes and one child has its own machine,
+-- three nodes remain.
 with claims as (
   select distinct pool_number, claim_number, tracking_server, claim_run_id
   from pool_claims
@@ -59,7 +60,7 @@ counted as (
 )
 select
   pool_number, claim_number, mark, members,
-  -- Whole nodes and units, rounded up: a run that shares a node with others still asks for one.
+  -- Whole nodes and units, rounded up, because a run that shares a node with others still asks for one.
   case when members > 0 then div((weight * members + members + holders - 1), members + holders) else 0 end as weight,
   case when members > 0 then div((nodes * members + members + holders - 1), members + holders) else 0 end as nodes
 from counted

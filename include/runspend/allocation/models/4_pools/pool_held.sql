@@ -1,11 +1,11 @@
--- one row per run, pool and time range in which the run has its own machines, stated or tagged with its id: the further nodes it asks for.
--- With one of four nodes stated or tagged, it asks for three.
--- If an id is not a single machine of that pool or type (a cluster, job or pod), the number is unknown and it asks for none.
+-- one row per run, pool and time range in which the run has its own machines, stated or tagged with its id: the number of additional nodes that
+-- it asks for. If one of its four nodes is stated or tagged, it asks for three.
+-- If an id is not a single machine of that pool or type (a cluster, job or pod), the number is unknown, and the run asks for no more.
 with stated as (
   select distinct tracking_server, run_id from stated_machines
 ),
 several as (
-  -- A run with several nodes and its own claim, or a run without stated machines whose ancestor has a claim and has machines.
+  -- Runs with several nodes and their own claim, and runs without stated machines whose ancestor has the claim and has machines.
   select s.tracking_server, s.run_id, s.pool_number, s.num_nodes
   from pool_spans s
   left join stated o on o.tracking_server = s.tracking_server and o.run_id = s.run_id
@@ -14,7 +14,7 @@ several as (
   where s.num_nodes > 1 and (s.claim_run_id = s.run_id or (o.run_id is null and (c.run_id is not null or g.run_id is not null)))
 ),
 tagged_lines as (
-  -- Machines with lines tagged with the run's id are the run's own in their charge periods.
+  -- A machine with lines tagged with the run's id belongs to the run in the charge periods of these lines.
   select distinct
     g.tracking_server, g.run_id, l.resource_key, l.charge_period_start, l.charge_period_end, l.pool_key, lower(l.instance_type) as instance_type
   from billing_lines l
@@ -22,7 +22,7 @@ tagged_lines as (
   where l.billing_period = @period and l.billed_nanoseconds > 0 and l.service_category in ('Compute', 'AI and Machine Learning')
 ),
 inherited as (
-  -- A run without a machine of its own has those of its nearest ancestor, if they are in the pool or of the type that it asks for.
+  -- A run without its own machine has the machines of its nearest ancestor, if they are in the pool or have the type that it asks for.
   select a.tracking_server, a.run_id, t.resource_key, t.charge_period_start, t.charge_period_end
   from run_ancestors a
   join tagged_lines t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
@@ -51,7 +51,7 @@ named as (
   where t.resource_key is not null
 ),
 machines as (
-  -- Resources billed as one machine: never for longer than the charge period, apart from a hundredth for rounding.
+  -- Resources billed as one machine: never for longer than the charge period, except for up to 1% of rounding.
   select l.resource_key, l.pool_key, lower(l.instance_type) as instance_type
   from billing_lines l
   join named n on n.resource_key = l.resource_key
@@ -60,7 +60,7 @@ machines as (
     and l.charge_period_end > l.charge_period_start
     and not regexp_contains(l.resource_key, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)')
   group by l.resource_key, l.pool_key, lower(l.instance_type)
-  -- A resource that is a job may have several machines. A machine that a tag assigns to a job is one machine.
+  -- A resource that is a job may have several machines. But a machine that a tag assigns to a job is one machine.
   having countif(ends_with(concat('/', lower(l.resource_key)), concat('/', regexp_extract(l.job_key, r'[^/]*$')))) = 0
     and max(coalesce(l.billed_nanoseconds, 0) / (timestamp_diff(l.charge_period_end, l.charge_period_start, microsecond) * 1000.0)) <= 1.01
 ),

@@ -1,4 +1,4 @@
--- one row per line of a pool, without stated machines: the charge period whose targets it goes to
+-- one row per line of a pool, except lines of stated machines: the charge period whose targets get its cost
 with machines as (
   select target_key, resource_key as machine_key
   from timed_candidates
@@ -13,7 +13,7 @@ from timed_candidates c
 join (select distinct target_key, window_start, window_end from pool_targets) t
   on t.target_key = c.target_key and t.window_start = c.window_start and t.window_end = c.window_end
 left join machines m on m.target_key = c.target_key and m.machine_key = c.resource_key
--- Disks, addresses and traffic of a pool with machines that runs state.
+-- Disks, addresses and traffic of a pool in which runs state machines.
 left join (select distinct target_key as other_key, window_start, window_end from pool_other_shares) b
   on b.other_key = concat(c.target_key, '|other charges') and b.window_start = c.window_start and b.window_end = c.window_end
   and c.cost_kind <> 'compute' and m.machine_key is null

@@ -1,13 +1,14 @@
--- one row per pool, charge period, machine size and origin: how many machines of that size the Usage lines bill at least, and their total time.
--- is_uncounted: these lines may be of several machines, and their time tells only the least number. is_offered: the machines are the rest of stated ones.
--- Usage of an earlier month is on that month's bill: there, a correction or credit of a machine proves that it ran, for the time that bill has.
--- The rest of stated machines (offered_times) and machines that no run states are separate rows.
+-- one row per pool, charge period, machine size and origin: the least number of machines of that size on the Usage lines, and their total time.
+-- is_uncounted: the lines may be of several machines, and their time shows only the least number. is_offered: rest of stated machines.
+-- Usage of an earlier month is on that month's bill. A correction or credit of a machine for that month proves that the machine ran, for the
+-- time on that bill.
+-- The rest of stated machines (offered_times) and machines that no run states are in separate rows.
 with lines as (
   select
     p.pool_number, c.window_start, c.window_end, c.charge_period_start, c.charge_period_end, c.source, coalesce(c.sku_id, '') as sku_id,
     case when c.charge_category = 'Usage' and c.charge_class is null then c.billed_nanoseconds end as billed_nanoseconds,
     c.machine_gpus, c.machine_cpus, c.machine_memory_gb, c.resource_key, coalesce(c.job_key = c.resource_key, false) as is_job,
-    -- Lines that name no resource count as one group of machines per account, region and type.
+    -- Lines without a resource count as one group of machines for each account, region and type.
     case when c.resource_key is null then concat(
       c.source, '|=', replace(coalesce(c.sub_account_id, ''), '|', '||'), '|=', replace(coalesce(c.region_id, ''), '|', '||'), '|=',
       coalesce(lower(c.instance_type), '')) end as pile,
@@ -42,7 +43,7 @@ described as (
   group by pool_number, resource_key, pile
 ),
 scale_sets as (
-  -- A license names the Azure scale set, whose machines have lines of their own.
+  -- A license names the Azure scale set, but the machines of the scale set have separate lines.
   select pool_number, scale_set_of(resource_key) as scale_set
   from described
   where scale_set_of(resource_key) is not null
@@ -53,9 +54,9 @@ scale_sets as (
   where scale_set_of(o.resource_key) is not null
 ),
 machines as (
-  -- Uses the lines that are most like a machine.
-  -- The largest of its lines gives a machine's size.
-  -- Disks do not count as machines if all the pool's machines are matched by tag, job or id.
+  -- Only the lines that are most like those of a machine are used.
+  -- The size of a machine is that of its largest line.
+  -- Disks do not count as machines if all machines of the pool are matched by tag, job or id.
   select
     m.pool_number, m.resource_key, m.pile, m.is_job, m.likeness,
     row_number() over (order by m.pool_number, m.resource_key, m.pile) as machine_number,
@@ -77,7 +78,7 @@ skus as (
   group by m.machine_number, l.charge_period_start, l.charge_period_end, l.source, l.sku_id
 ),
 charges as (
-  -- Licenses, discounts and the two parts of a half-covered hour add no time. The largest SKU is the machine.
+  -- Licenses, discounts and the two lines of a half-covered hour add no time. The SKU with the most time is the machine.
   select
     s.machine_number, min(s.window_start) as window_start, min(s.window_end) as window_end,
     coalesce(max(s.billed_nanoseconds), max(e.billed_nanoseconds), timestamp_diff(s.charge_period_end, s.charge_period_start, microsecond) * 1000) as billed_nanoseconds
@@ -96,7 +97,7 @@ billed as (
   group by machine_number, window_start, window_end
 ),
 numbers as (
-  -- More time than the charge period means several machines in one line. Up to a hundredth more is rounding.
+  -- More time than the charge period means that there are several machines in one line. Up to 1% more is rounding.
   select
     machine_number, window_start, window_end, billed_nanoseconds, window_nanoseconds,
     greatest(1, div((billed_nanoseconds - div(window_nanoseconds, 100) + window_nanoseconds - 1), window_nanoseconds)) as machine_count
@@ -111,7 +112,7 @@ counted as (
 select
   m.pool_number, c.window_start, c.window_end, m.machine_gpus, m.machine_cpus, m.machine_memory_gb,
   cast(sum(c.machine_count) as int64) as machine_count,
-  -- In microseconds: the days of a hundred thousand machines exceed 2^63 in nanoseconds.
+  -- In microseconds, because the days of a hundred thousand machines exceed 2^63 nanoseconds.
   cast(sum(div(least(c.billed_nanoseconds, c.machine_count * c.window_nanoseconds), 1000)) as int64) as billed_microseconds,
   m.is_job or m.pile is not null or c.most_machines > 1 as is_uncounted, false as is_offered
 from counted c

@@ -1,17 +1,17 @@
--- one row per pool, charge period and target of the pool's other charges (disks, addresses, traffic). Only charge periods in which runs had
--- machines of the pool by tag, job or id, or in which the pool bills its machines for another length of time.
--- Targets are these runs, runs with claims on the pool, and idle, by time on all machines of the pool.
--- A run that starts to state its machine keeps its part of the disks: it does not fall to the other runs.
--- Daily charges of a pool whose machines are billed by the hour are split by all hours of the day, and hourly charges of a pool whose
--- machines are billed by the day by the part of that hour.
--- Idle is the time on these machines that no run had, as in pools in which no run states its machine.
+-- one row per pool, charge period and target of the pool's other charges (disks, addresses, traffic). There are rows only for charge periods
+-- in which runs had machines of the pool by tag, job or id, or in which the machines are billed for a different length of time.
+-- The targets are these runs, runs with claims on the pool, and idle time. They share by time on all machines of the pool.
+-- A run that starts to state its machine therefore keeps its part of the disks; the other runs do not get it.
+-- If machines are billed by the hour, daily charges are split by all hours of the day. If machines are billed by the day, hourly charges are
+-- split by the part of that hour.
+-- Idle is the time on these machines that no run used, as in pools in which no run states its machine.
 with pieces as (
   select
     target_key, window_start, window_end, is_part, 'run' as allocated_to, tracking_server, workspace, run_id, run_end_rule, weight_kind, is_ambiguous, nanoseconds,
     true as is_known
   from pool_known_uses
   union all
-  -- The time of the other machines, split between claims and idle.
+  -- The time on the other machines, split between claims and idle.
   select
     p.target_key, p.window_start, p.window_end, false, p.allocated_to, p.tracking_server, p.workspace, p.run_id, p.run_end_rule, p.weight_kind, false,
     cast(round((p.ratio_to - p.ratio_from) * (w.billed_microseconds * 1000.0)) as int64), false
@@ -41,7 +41,7 @@ windows as (
   where c.match_method = 'pool_time' and c.cost_kind <> 'compute'
 ),
 window_hours as (
-  -- Charge periods join by the hour in which the inner one begins. By pool alone, all would join with all.
+  -- Charge periods are joined by the hour in which the inner one begins. By pool only, each would be compared with all others.
   select w.target_key, w.window_start, w.window_end, hour_number
   from windows w
   cross join unnest(hours_between(w.window_start, w.window_end)) as hour_number
@@ -62,7 +62,7 @@ hours_used as (
   group by target_key, window_start, window_end
 ),
 hours_billed as (
-  -- The time of an hour on machines that are billed by the day
+  -- The part of an hour in the time of machines that are billed by the day.
   select
     w.target_key, w.window_start, w.window_end,
     sum(t.nanoseconds * (timestamp_diff(w.window_end, w.window_start, microsecond) / timestamp_diff(t.window_end, t.window_start, microsecond))) as nanoseconds
@@ -72,7 +72,7 @@ hours_billed as (
   group by w.target_key, w.window_start, w.window_end
 ),
 hours_idle as (
-  -- What runs leave of it, unless the pool's unused time is the runs' too
+  -- The part that runs leave, unless unused time of the pool belongs to the runs.
   select b.target_key, b.window_start, b.window_end, cast(round(b.nanoseconds - coalesce(u.nanoseconds, 0)) as int64) as nanoseconds
   from hours_billed b
   left join hours_used u on u.target_key = b.target_key and u.window_start = b.window_start and u.window_end = b.window_end
@@ -113,5 +113,5 @@ select
   weight_kind, run_end_rule, false as is_scaled, cast(null as int64) as nanoseconds,
   (upto - nanoseconds) / total as ratio_from, upto / total as ratio_to, upto = total as is_last
 from running
--- Otherwise, `pool_targets` splits the charge.
+-- All other charges are split by `pool_targets`.
 where is_split

@@ -1,4 +1,4 @@
--- one row per pool, charge period and target (a run, or time no run claimed): its share of the charge period, as a range between 0 and 1
+-- one row per pool, charge period and target (a run, or time that no run claimed): its share of the charge period, as a range between 0 and 1
 with family_advances as (
   select
     f.pool_number, f.claim_number, f.mark,
@@ -44,7 +44,7 @@ slots as (
   select
     w.pool_number, w.window_start, w.window_end, w.billed_microseconds,
     b.busy_clock - a.busy_clock as busy_ticks,
-    -- A charge period without its own machines (traffic, a credit) lasts as long as the pool had machines or runs in it.
+    -- If a charge period has no machines of its own (traffic, a credit), its length is the time in which the pool had machines or runs.
     coalesce(w.billed_ticks, b.open_clock - a.open_clock) as billed_ticks,
     b.over_clock > a.over_clock or coalesce(b.busy_clock - a.busy_clock > w.billed_ticks, false) as is_scaled,
     p.match_method = 'pool_time' and strpos(@rented_pools, concat('|', regexp_extract(p.target_key, r'^[^|]*'), '|')) > 0 as is_rented
@@ -67,7 +67,7 @@ running as (
   window w as (partition by h.pool_number, h.window_start, h.window_end order by h.run_number)
 ),
 targets as (
-  -- The remainder of the integer division goes to the last run, so that the claimed time is used up exactly.
+  -- The last run gets the remainder of the integer division, so that the shares add up to exactly the claimed time.
   select
     pool_number, window_start, window_end, run_number, run_end_rule, weight_kind, billed_microseconds, is_scaled,
     upto - ticks as starts_at,
@@ -88,7 +88,7 @@ run_names as (
 )
 select
   t.pool_number, t.window_start, t.window_end, r.tracking_server, r.workspace, r.run_id, t.run_end_rule, t.weight_kind, t.is_scaled or coalesce(r.is_capped, false) as is_scaled,
-  -- The run's share of the billed time, never more.
+  -- The run's share of the billed time. It is never more than the billed time.
   case when t.billed_microseconds > 0 then cast(round((t.ends_at - t.starts_at) / t.total_ticks * (t.billed_microseconds * 1000.0)) as int64) end as nanoseconds,
   t.starts_at / t.total_ticks as ratio_from,
   t.ends_at / t.total_ticks as ratio_to,

@@ -1,4 +1,4 @@
--- one row per run and pool whose machines it asks for: the time the run was active, and the run that holds the claim
+-- one row per run and pool whose machines it asks for: the time in which the run was active, and the run to which the claim belongs
 with pooled as (
   select r.tracking_server, r.run_id, p.pool_number, p.kind_number, p.billed_until, r.run_id as claim_run_id, r.num_nodes, r.gpu_count
   from window_runs r
@@ -11,7 +11,7 @@ asked as (
   select tracking_server, run_id, pool_number, kind_number, billed_until, claim_run_id, num_nodes, gpu_count
   from pooled
   union all
-  -- A run that has a pool asks for nothing else.
+  -- A run in a pool asks for machines of this pool only.
   select t.tracking_server, t.run_id, p.pool_number, p.kind_number, p.billed_until, t.claim_run_id, t.num_nodes, t.gpu_count
   from type_claims t
   join choices c on c.instance_type = t.instance_type and c.statement = t.statement

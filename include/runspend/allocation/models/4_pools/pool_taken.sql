@@ -1,5 +1,5 @@
--- one row per pool, stated machine in it and time range in which the runs that state it use it.
--- The row has how many machines and units are therefore not available to claims on the pool.
+-- one row per pool, stated machine in it and time range in which the runs that state it use it: the number of machines and units that are
+-- therefore not available to claims on the pool.
 with machines as (
   select
     p.pool_number, o.resource_key, max(o.machine_gpus) as machine_gpus, max(o.machine_cpus) as machine_cpus, max(o.machine_memory_gb) as machine_memory_gb
@@ -8,7 +8,7 @@ with machines as (
   group by p.pool_number, o.resource_key
 ),
 used as (
-  -- Without claims, it does not matter which run uses a machine.
+  -- Without claims on the pool, it does not matter which machines are in use.
   select distinct p.match_method, p.target_key, u.pool_number, u.window_start, u.window_end
   from pool_uses u
   join pools p on p.pool_number = u.pool_number

@@ -1,4 +1,4 @@
--- one row per pool, charge period and target: runs that asked for machines of the pool, and idle.
+-- one row per pool, charge period and target: runs that asked for machines of the pool, and idle time.
 -- A charge period without claims is idle, because a pool is known to serve runs.
 select
   'pool_time' as match_method, p.target_key, s.window_start, s.window_end,

@@ -5,7 +5,7 @@ with window_hours as (
   cross join unnest(hours_between(w.window_start, w.window_end)) as hour_number
 ),
 claim_hours as (
-  -- Charge periods and runs join by pool and hour. By pool alone, all would join with all.
+  -- Charge periods and runs are joined by pool and hour. By pool only, every charge period would be compared with every run.
   select
     c.pool_number, c.run_number, c.claim_number, c.is_family, c.run_end_rule, c.weight_kind, c.weight, c.nodes, c.interval_start, c.interval_end, hour_number
   from pool_claims c

@@ -1,5 +1,5 @@
--- one row per pool and charge period: how many machines it bills, and their average billed time.
--- The time of a line of several machines tells only their least number. It counts as many as runs ask for, as long as its time suffices for them.
+-- one row per pool and charge period: the number of machines that it bills, and their average billed time.
+-- The time of a line of several machines shows only their least number. More machines are counted if runs ask for them and the time is enough.
 with windows as (
   select distinct p.pool_number, c.window_start, c.window_end
   from (
@@ -35,14 +35,14 @@ sums as (
     cast(sum(billed_microseconds * machine_units) as int64) as unit_microseconds,
     cast(sum(case when is_uncounted then machine_count * machine_units else 0 end) as int64) as uncounted_units,
     cast(sum(case when is_uncounted then billed_microseconds * machine_units else 0 end) as int64) as uncounted_microseconds,
-    -- The rest of stated machines is seldom a whole machine.
+    -- The rest of stated machines is rarely a whole machine.
     cast(sum(case when not is_offered then machine_count * machine_units else 0 end) as int64) as whole_units,
     cast(sum(case when is_offered then billed_microseconds * machine_units else 0 end) as int64) as rest_microseconds
   from sized
   group by pool_number, window_start, window_end
 ),
 billed as (
-  -- A pool for a statement that matches several cells consists of those cells.
+  -- If a statement matches several cells, its pool consists of these cells.
   select
     c.pool_number, w.window_start, w.window_end,
     cast(coalesce(sum(s.machines), 0) as int64) as machines, cast(coalesce(sum(s.units), 0) as int64) as units,
@@ -98,14 +98,14 @@ levels as (
   window w as (partition by pool_number, window_start, window_end order by mark)
 ),
 lacks as (
-  -- What runs ask for and what is not counted. At the same time, the counted machines of these lines use their time too.
+  -- The units that runs ask for and that are not counted yet. The counted machines of these lines use their time as well.
   select
-    -- The rest of stated machines may be taken at that time.
+    -- The rest of stated machines may be in use at that time.
     u.pool_number, u.window_start, u.window_end, max(l.units - u.whole_units) as units,
     cast(sum(greatest(l.units - u.counted_units, 0) * l.microseconds) as int64) as lacking_microseconds,
     min(u.uncounted_microseconds)
       - min(u.uncounted_units) * cast(sum(case when l.units > u.counted_units then l.microseconds else 0 end) as int64) as left_microseconds,
-    -- Up to a hundredth more is rounding.
+    -- Up to 1% more is rounding.
     div(min(u.uncounted_microseconds), 100) as rounding_microseconds
   from uncounted u
   join levels l on l.pool_number = u.pool_number and l.window_start = u.window_start and l.window_end = u.window_end
@@ -124,7 +124,7 @@ added as (
 enough as (
   select
     b.pool_number, b.window_start, b.window_end, b.billed_microseconds, b.unit_microseconds,
-    -- Clocks count either units or machines.
+    -- Clocks count units or machines, but not both.
     b.machines + coalesce(a.units, 0) as machines, b.units + coalesce(a.units, 0) as units
   from billed b
   left join added a on a.pool_number = b.pool_number and a.window_start = b.window_start and a.window_end = b.window_end

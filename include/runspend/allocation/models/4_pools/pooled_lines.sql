@@ -1,5 +1,5 @@
 -- one row per line that is priced together with others: its charge.
--- A charge is all lines with equal values in every column that analysts query.
+-- A charge consists of all lines with equal values in every column that analysts query.
 with lines as (
   select
     s.match_method, s.target_key, s.window_start, s.window_end, l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end,
@@ -9,7 +9,7 @@ with lines as (
   from rest_lines l
   join allocated_lines s on s.source = l.source and s.line_id = l.line_id
   union all
-  -- Stated machines that runs of the pool or type may reach.
+  -- Lines of stated machines that runs of the pool or type may get.
   select
     l.match_method, l.target_key, l.window_start, l.window_end, l.source, l.billing_period, l.line_id, l.charge_date, l.charge_period_start, l.charge_period_end,
     l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.resource_key, l.invoice_id,
@@ -21,7 +21,7 @@ with lines as (
 )
 select
   l.source, l.billing_period, l.line_id,
-  -- A string is written as '=' and the string with every '|' doubled, and null as '-'. So different keys never give the same id.
+  -- A string is written as '=' and the string with every '|' doubled; null is written as '-'. Different keys therefore never give the same id.
   concat(
     l.match_method, '|', replace(l.target_key, '|', '||'), '|', cast(unix_micros(l.window_start) as string), '|', cast(unix_micros(l.window_end) as string), '|',
     coalesce(concat('=', replace(l.service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.billing_account_id, '|', '||')), '-'), '|',
@@ -30,11 +30,11 @@ select
     coalesce(concat('=', replace(l.invoice_id, '|', '||')), '-'), '|', '=', replace(l.billing_currency, '|', '||'), '|', case when l.is_inside then 'in' else 'out' end, '|',
     coalesce(concat('=', replace(l.line_team, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_project, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(l.line_cost_center, '|', '||')), '-'), '|', coalesce(concat('=', replace(l.line_owner, '|', '||')), '-'),
-    -- Costs and credits of machines are laid out separately.
+    -- Positive costs, credits and zero costs of machines are separate charges.
     case when l.match_method not in ('pool_time', 'instance_type_time') or l.effective_cost > 0 then '' when l.effective_cost < 0 then '|-' else '|0' end,
     -- The rest of a stated machine is a separate charge: its unused part is idle time of that machine.
     coalesce(concat('|', l.known_by, '|=', replace(l.resource_key, '|', '||')), ''),
-    -- What the charge leaves out of scope has the reason of its lines.
+    -- If lines are out of scope, the part of the charge that no run gets has the reason of its lines.
     case when l.scope = 'exclude' then '|exclude' else '' end) as charge_id,
   l.match_method, l.target_key, l.window_start, l.window_end,
   case when l.match_method = 'artifact_bytes' then l.billing_period else l.charge_date end as charge_date,

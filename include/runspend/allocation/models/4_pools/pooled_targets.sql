@@ -1,4 +1,4 @@
--- one row per rule that prices a pool (except `attached`), key, charge period and target, numbered along the charge period
+-- one row per rule that prices lines together (except `attached`), key, charge period and target, numbered along the charge period
 with targets as (
   select match_method, target_key, window_start, window_end, allocated_to, tracking_server, workspace, run_id, owner_id, reason, weight_kind, run_end_rule, is_scaled, nanoseconds, ratio_from, ratio_to, is_last
   from storage_targets

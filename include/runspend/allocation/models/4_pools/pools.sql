@@ -1,5 +1,5 @@
 -- one row per pool: a configured pool with lines, a cell of an instance type, or several cells that a statement of runs matches.
--- The row has its number, the number of the pools that share a kind of weight, and how far the bills with its lines reach.
+-- The row has its number, the number of the pools that share a kind of weight, and the time until which the bills with its lines are complete.
 with source_frontiers as (
   -- As for stated machines: the next period shows which runs were still active at the end of this one.
   select source, least(max(charge_period_end), timestamp_add(@window_end, interval @alive_hours hour)) as billed_until
@@ -30,7 +30,7 @@ numbered as (
   select
     p.match_method, p.target_key, p.instance_type, p.is_group,
     row_number() over (order by p.match_method, p.target_key) as pool_number,
-    -- Null if a bill has only late lines that state no type.
+    -- Null if a bill has only late lines, which state no type.
     coalesce(max(f.billed_until), @window_end) as billed_until
   from found p
   left join source_frontiers f on f.source = p.source

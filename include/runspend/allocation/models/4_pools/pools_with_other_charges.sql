@@ -1,5 +1,5 @@
--- one row per pool whose disks, addresses and traffic may need a split of their own (`pool_other_shares`). Either they and the machines are billed
--- for different lengths of time (hour and day), or runs have machines of the pool by tag, job or id.
+-- one row per pool whose disks, addresses and traffic may need a separate split (`pool_other_shares`): they and the machines are billed for
+-- different lengths of time (hour and day), or runs have machines of the pool by tag, job or id.
 with windows as (
   select
     target_key, cost_kind <> 'compute' as is_other,

@@ -13,7 +13,7 @@ union all
 select l.source, t.tracking_server, t.workspace, t.run_id, date(t.window_start), sum(t.nanoseconds), cast(null as int64)
 from pooled_targets t
 join (
-  -- A charge period that several bills charge counts as time once.
+  -- If several bills charge the same charge period, its time counts once.
   select match_method, target_key, window_start, window_end, min(source) as source
   from (
     select match_method, target_key, window_start, window_end, source from allocated_lines

@@ -1,9 +1,9 @@
--- one row per bucket (or storage account) and storage class on the period's lines, the time they cover, and how many bytes they bill.
--- No class means any class.
+-- one row per bucket (or storage account) and storage class on the period's lines: the time that they cover, and how many bytes they bill.
+-- A null class means all classes.
 with lines as (
   select
     l.storage_key, l.storage_class, l.charge_period_start, l.charge_period_end,
-    -- Bytes that were deleted early, or that fill small objects up to a minimum, are billed but not stored.
+    -- Bytes that were deleted early, and bytes that fill small objects up to a minimum, are billed but not stored.
     case when l.charge_category = 'Usage' and not regexp_contains(lower(coalesce(b.sku_meter, b.charge_description, '')), r'early.?delet|smobjects')
       then case when is_byte_time(lower(b.consumed_unit)) then lower(b.consumed_unit) else lower(b.pricing_unit) end end as unit,
     case when is_byte_time(lower(b.consumed_unit)) then b.consumed_quantity else b.pricing_quantity end as quantity
@@ -21,7 +21,7 @@ quantities as (
   group by storage_key, storage_class, unit
 ),
 billed as (
-  -- In GiB over the whole month. Clouds bill storage in units of 1,024, whether they write GB or GiB.
+  -- In GiB over the whole month. Clouds bill storage in units of 1,024, even if they write GB instead of GiB.
   select
     storage_key, storage_class,
     exact_money(quantity
@@ -47,7 +47,7 @@ candidates as (
     timestamp(@period) as window_start,
     timestamp(date_add(@period, interval 1 month)) as window_end,
     greatest(timestamp(@period), min(charge_period_start)) as billed_from,
-    -- Objects that are still there count up to the end of the billed time.
+    -- Objects that still exist count until the end of the billed time.
     least(
       timestamp(date_add(@period, interval 1 month)),
       case when max(charge_period_end) > timestamp(@period) then max(charge_period_end) else timestamp(date_add(@period, interval 1 month)) end) as billed_until

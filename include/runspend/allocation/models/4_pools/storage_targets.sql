@@ -1,14 +1,15 @@
 -- one row per bucket, storage class and owner of bytes: the owner's share of the month's bytes x time, as a range between 0 and 1.
--- The share is of the measured bytes if they are the whole bucket. If they are a part of it, it is of the billed bytes, and the rest is unallocated.
+-- If the whole bucket was measured, it is the share of the measured bytes. If only a part was measured, it is the share of the billed bytes,
+-- and the rest is unallocated.
 with stores as (
   select
     store, case when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(rtrim(store, '/')) else rtrim(store, '/') end as root,
-    -- Same expression as in platform_stores.
+    -- The same expression as in platform_stores.
     case
       when regexp_contains(store, r'^(abfss?|wasbs?)://') then lower(regexp_extract(store, r'@([^./]+)'))
       else regexp_extract(store, r'^[a-z0-9]+://([^/]+)')
     end as storage_key,
-    -- A folder, or a container of an Azure storage account, is a part of what is billed.
+    -- A folder, or a container of an Azure storage account, is only a part of the billed bucket or account.
     regexp_contains(store, r'^(abfss?|wasbs?)://|^[a-z0-9]+://[^/]+/+[^/]') as is_part,
     min(case when bytes is not null then valid_from end) as first_known
   from artifact_bytes
@@ -16,7 +17,7 @@ with stores as (
   group by store
 ),
 nested as (
-  -- An artifact store inside another one is measured twice. The outer one counts.
+  -- An artifact store inside another one is measured twice. Only the outer one counts.
   select distinct i.store
   from stores i
   join stores o on o.storage_key = i.storage_key and o.root <> i.root and starts_with(i.root, concat(o.root, '/'))
@@ -30,7 +31,7 @@ parts as (
 stretches as (
   select
     c.target_key, c.window_start, c.window_end, p.storage_key is not null as is_part, c.gib_months, b.owner_kind, b.owner_id, b.tracking_server, b.workspace,
-    -- Noncurrent versions are billed too.
+    -- Noncurrent versions are billed as well.
     b.bytes + coalesce(b.noncurrent_bytes, 0) as bytes,
     timestamp_diff(
       least(coalesce(b.valid_to, c.billed_until), c.billed_until),
@@ -39,7 +40,7 @@ stretches as (
       microsecond) as microseconds,
     timestamp_diff(c.billed_until, c.window_start, microsecond) as all_microseconds,
     timestamp_diff(c.window_end, c.window_start, microsecond) as month_microseconds,
-    -- In a part of a bucket, bytes of an unknown class are in each class as the bucket's billed bytes are.
+    -- In a part of a bucket, bytes of unknown class are divided among the classes in proportion to the billed bytes of the bucket.
     case
       when p.storage_key is not null and c.storage_class is not null and b.storage_class = 'UNKNOWN' and c.bucket_gib_months > 0
         then c.gib_months / c.bucket_gib_months
@@ -68,17 +69,17 @@ keys as (
   group by target_key, window_start, window_end, is_part, gib_months
 ),
 scales as (
-  -- `billed`: the billed bytes x time as a multiple of all measured bytes over all of the billed time.
+  -- `billed`: the billed bytes x time, as a multiple of all measured bytes over the whole billed time.
   select
     target_key, window_start, window_end, bytes,
-    -- Far more is billed than was measured: a listing may have only some of the bucket's prefixes.
+    -- If far more is billed than was measured, the listing may have only some of the bucket's prefixes.
     is_incomplete or coalesce(not is_part and gib_months > 2.0 * measured_gib_months, false) as is_incomplete,
     case when not is_part then 0.0 when gib_months > 0 then gib_months / (bytes / 1073741824.0 * billed_part) end as billed
   from keys
   where bytes > 0
 ),
 weights as (
-  -- Whole numbers that sum to less than 2^52, each from one float product. One byte in a hundred petabytes still counts as one.
+  -- Whole numbers whose sum is below 2^52, each from one float product. One byte in a hundred petabytes still counts as one.
   select
     s.target_key, s.window_start, s.window_end, k.is_incomplete,
     case s.owner_kind when 'run' then 'run' when 'logged_model' then 'logged_model' when 'orphan' then 'orphan' else 'unallocated' end as allocated_to,
@@ -86,16 +87,16 @@ weights as (
     case when s.owner_kind in ('run', 'logged_model') then s.workspace end as workspace,
     case when s.owner_kind = 'run' then s.owner_id end as run_id,
     case when s.owner_kind = 'logged_model' then s.owner_id end as owner_id,
-    -- The run of a trace's artifacts is unknown.
+    -- The run to which a trace's artifacts belong is unknown.
     case s.owner_kind when 'trace' then 'trace' when 'other' then 'not_mlflow' end as reason,
     cast(ceil(s.bytes / k.bytes * (s.microseconds / s.all_microseconds) * 2251799813685248.0 * s.class_part / greatest(1.0, k.billed)) as int64) as weight
   from stretches s
   join scales k on k.target_key = s.target_key
-  -- If the bill does not say how much the whole bucket has, the share of a part is unknown.
+  -- If the bill does not show how much the whole bucket has, the share of a part is unknown.
   where s.bytes > 0 and s.microseconds > 0 and k.billed is not null
 ),
 rests as (
-  -- The bytes of a bucket outside its artifact stores. A billionth is what rounding leaves.
+  -- The bytes of a bucket outside its artifact stores. A remainder of a billionth is only rounding.
   select target_key, window_start, window_end, is_incomplete, whole - measured as weight
   from (
     select

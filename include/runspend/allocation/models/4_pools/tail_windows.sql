@@ -1,5 +1,5 @@
--- one row per key of a job's machine, and charge period of lines attached by it outside of the job's own charge periods:
--- such lines go to the runs of that life of the job
+-- one row per key of a job's machine, and charge period of lines attached by it outside the job's own charge periods.
+-- Such lines go to the runs in that life of the job
 select distinct w.target_key, w.window_start, w.window_end
 from (select distinct target_key, window_start, window_end from attached_candidates) w
 left join (select distinct target_key, window_start, window_end from attached_windows) m

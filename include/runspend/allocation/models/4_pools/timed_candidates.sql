@@ -1,4 +1,4 @@
--- one row per line of a machine that no run states which a pool or an instance type may allocate by time,
+-- one row per line of a machine that no run states, if a pool or an instance type may allocate the line by time,
 -- with its charge period (an hour if it fits in one). Lines of stated machines are in offered_lines.
 with allocated as (
   select source, line_id from attached_lines

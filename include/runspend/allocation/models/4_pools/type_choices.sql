@@ -1,4 +1,4 @@
--- one row per instance type, statement of runs that ask for it and cell of its lines that agrees: properties that both state are equal
+-- one row per instance type, statement of runs that ask for it and matching cell: properties that are in both have equal values
 with cells as (
   select target_key, lower(instance_type) as instance_type, cell_account, cell_region, cell_zone, cell_option
   from timed_candidates

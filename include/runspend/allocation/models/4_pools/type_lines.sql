@@ -1,5 +1,5 @@
--- one row per line of an instance type that runs ask for in its charge period, without stated machines.
--- The row has the charge period whose targets it goes to.
+-- one row per line of an instance type that runs ask for in its charge period, except lines of stated machines:
+-- the charge period whose targets get its cost.
 select c.source, c.line_id, c.target_key, c.window_start, c.window_end
 from timed_candidates c
 join (select distinct target_key, window_start, window_end from type_targets) t

@@ -1,7 +1,7 @@
 -- one row per cell of an instance type, charge period and run: the run's share of the cell, in units of 2^-51.
 -- Only for cells that at least one run matches together with other cells.
 -- Runs that match one cell come first, then runs that match several cells, then runs that match all.
--- A later run gets the same share of what is left of each of its cells.
+-- A later run gets the same share of the rest of each of its cells.
 with cells as (
   select distinct cell_number from pool_cells where is_group
 ),
@@ -31,7 +31,7 @@ some_free as (
   group by pool_number, window_start, window_end
 ),
 some_asked as (
-  -- The claim of such runs is a share of everything that their cells bill. Claims of more than the rest are scaled down to the rest.
+  -- The claim of such a run is a share of everything that its cells bill. If claims exceed the rest, they are scaled down to it.
   select a.pool_number, a.window_start, a.window_end, a.ratio, greatest(a.ratio, f.free) as divisor, a.ratio > f.free + 1e-9 as is_scaled
   from asked a
   join some_free f on f.pool_number = a.pool_number and f.window_start = a.window_start and f.window_end = a.window_end

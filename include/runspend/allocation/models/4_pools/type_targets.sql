@@ -1,7 +1,7 @@
 -- one row per cell of an instance type, charge period with claims on it and target: the runs, and the rest that no run claimed.
--- A cell is all machines of the type with the same stated properties (account, region, zone, purchase option).
--- Where runs state none, the cell is all machines of the type, and every run pays the average price per machine-hour.
--- Splitting by price would give the same result: each part would get its share of every claim.
+-- A cell consists of all machines of the type with the same stated properties (account, region, zone, purchase option).
+-- If runs state no properties, the cell has all machines of the type, and every run pays the average price of a machine-hour.
+-- Splitting by price would give the same result, because each part would get its share of every claim.
 with open_cells as (
   select distinct cell_number from pool_cells where is_group
 ),
@@ -14,7 +14,7 @@ laid as (
   window w as (partition by t.cell_number, t.window_start, t.window_end)
 ),
 sized as (
-  -- A difference caused by rounding is not time.
+  -- A difference that is only rounding does not count as time.
   select *, case when used > 2251799813681152 then used else 2251799813685248 end as length
   from laid
 )

@@ -1,4 +1,4 @@
--- one row per axis of charge_parts with lines of stated machines that no run reaches: their total cost
+-- one row per axis of charge_parts that has lines of stated machines which no run reaches: the total cost of these lines
 select
   match_method, target_key, window_start, window_end, source, billing_currency, cost_kind, service_name, charge_category,
   cast(sum(charges) as int64) as charges, sum(effective_cost) as effective_cost

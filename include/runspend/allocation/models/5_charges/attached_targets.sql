@@ -1,12 +1,12 @@
--- one row per key, charge period of the lines attached by it and target: the split of its machines in that period, idle included.
--- Time that the runs which state a machine leave goes to the runs of a pool or an instance type that got this time of the machine.
+-- one row per key, charge period of the lines attached by it and target: the split of its machines in that period, including idle time.
+-- Time that the runs which state a machine leave goes to those runs of a pool or an instance type that got this time.
 with windows as (
   select distinct target_key, window_start, window_end, false as is_shared from attached_lines
   union distinct
   select distinct target_key, window_start, window_end, is_shared from later_lines
 ),
 met as (
-  -- Redundant: without `distinct`, an engine may join windows to parts by their key alone.
+  -- `distinct` is redundant. Without it, an engine may join windows to parts by their key only.
   select distinct w.target_key, w.window_start, w.window_end, m.charge_period_start, m.charge_period_end
   from windows w
   join (
@@ -33,12 +33,12 @@ stated as (
     j.target_key, j.charge_period_start, j.charge_period_end, j.allocated_to, j.tracking_server, j.workspace, j.run_id, j.run_end_rule, j.weight_kind, j.is_scaled, j.is_ambiguous,
     1, j.nanoseconds
   from job_attached_parts j
-  -- The job may have had another machine by then.
+  -- The job may have had a different machine at that time.
   left join (select distinct resource_key, charge_period_start, charge_period_end from followed_machines where is_reached) f
     on concat('machine|', f.resource_key) = j.target_key and f.charge_period_start = j.charge_period_start and f.charge_period_end = j.charge_period_end
   where f.resource_key is null
   union all
-  -- What runs leave of a machine that they state: runs of a pool or an instance type have it, or it is idle.
+  -- The time that the runs which state a machine leave: runs of a pool or an instance type got it, or it is idle.
   select
     a.target_key, a.charge_period_start, a.charge_period_end, 'run', f.tracking_server, f.workspace, f.run_id, f.run_end_rule, f.weight_kind,
     a.is_scaled or f.is_scaled, false, case f.match_method when 'pool_time' then 2 else 3 end,
@@ -60,7 +60,7 @@ stated as (
   where a.resource_key is not null
 ),
 followed_times as (
-  -- The time of machines that no run states, by pool or instance type.
+  -- The time of machines that no run states, allocated by pool or instance type.
   select
     k.target_key, f.charge_period_start, f.charge_period_end, f.match_method, f.target_key as followed_key, f.window_start as followed_start, f.window_end as followed_end,
     f.is_reached, cast(sum(f.nanoseconds) as int64) as nanoseconds
@@ -91,7 +91,7 @@ all_parts as (
   join followed_shares s
     on s.match_method = f.match_method and s.target_key = f.followed_key and s.window_start = f.followed_start and s.window_end = f.followed_end
   union all
-  -- Time of the machine that no run reaches.
+  -- Time of the machine in which no run is active.
   select
     target_key, window_start, window_end, 'rest', cast(null as string), cast(null as string), cast(null as string), cast(null as string), cast(null as string), false, false,
     3, nanoseconds
@@ -111,7 +111,7 @@ all_parts as (
     1, p.nanoseconds
   from tail_windows w
   join job_tails p on p.target_key = w.target_key
-  -- A machine that a pool or an instance type has at that time serves their runs, not the job.
+  -- If a pool or an instance type has the machine at that time, the machine serves its runs, not the job.
   left join (select distinct target_key, window_start, window_end from later_windows where is_reached) o
     on o.target_key = w.target_key and o.window_start = w.window_start and o.window_end = w.window_end
   where o.target_key is null

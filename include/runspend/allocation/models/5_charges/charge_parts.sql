@@ -1,9 +1,9 @@
--- one row per charge of a rule that prices a pool (except `attached`) and target with a share of it, as a range between 0 and 1.
--- Some charges of a charge period differ only in account, region or invoice. They are laid end to end, each as wide as its cost.
--- Targets are laid along them, each as wide as its share.
--- So every target gets its share of the total cost, with at most charges + targets rows, not charges x targets.
+-- one row per charge of a rule that prices lines together (except `attached`) and target with a share of it, as a range between 0 and 1.
+-- Some charges of a charge period differ only in account, region or invoice. They are placed end to end on an axis, each as wide as its cost.
+-- The targets are placed along the same axis, each as wide as its share.
+-- Every target thus gets its share of the total cost, with at most charges + targets rows instead of charges x targets.
 with all_charges as (
-  -- Stated machines come first, and those that runs reach before all others. Unclaimed cost thus falls on machines that no run states.
+  -- Stated machines come first, and among them those that runs reach. Unclaimed cost therefore falls on machines that no run states.
   select
     source, charge_id, match_method, target_key, window_start, window_end, billing_currency, cost_kind, service_name, charge_category, effective_cost,
     case when known_by is not null then 1 else 3 end as rank, 1 as charge_count
@@ -29,13 +29,13 @@ axes as (
     match_method, target_key, window_start, window_end, axis,
     row_number() over (order by match_method, target_key, window_start, window_end, axis) as axis_number,
     cast(sum(charge_count) as int64) as charge_count, coalesce(sum(effective_cost), bignumeric '0') = bignumeric '0' as is_free,
-    -- Converting decimals to floats is slow. Most axes have a single charge and need no float.
+    -- Converting decimals to floats is slow. Most axes have only one charge and need no float.
     case when sum(charge_count) > 1 then cast(cast(sum(effective_cost) as string) as float64) end as effective_float
   from charges
   group by match_method, target_key, window_start, window_end, axis
 ),
 widths as (
-  -- Whole numbers that sum to less than 2^52, each from one float product. A charge that costs nothing is one unit wide.
+  -- Whole numbers whose sum is below 2^52, each from one float product. A charge without cost is one unit wide.
   select
     a.axis_number, a.charge_count, c.source, c.charge_id, c.match_method, c.target_key, c.window_start, c.window_end, c.rank,
     case
@@ -84,7 +84,7 @@ cuts as (
   group by axis_number, mark
 ),
 pieces as (
-  -- Both are numbered along the axis, so the largest number so far is the current one.
+  -- Charges and targets are numbered along the axis, so the largest number so far is the current one.
   select
     axis_number, mark as starts_at,
     coalesce(lead(mark) over w, max(length) over (partition by axis_number)) as ends_at,

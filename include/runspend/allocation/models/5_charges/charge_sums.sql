@@ -1,4 +1,4 @@
--- one row per charge of a rule that prices a pool: the sum of its lines
+-- one row per charge of a rule that prices lines together: the sum of its lines
 select
   source, billing_period, charge_id, match_method, target_key, window_start, window_end, charge_date, service_provider_name, billing_account_id,
   sub_account_id, region_id, service_name, charge_category, invoice_id, cost_kind, billing_currency, is_inside, known_by,

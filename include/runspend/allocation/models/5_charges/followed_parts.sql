@@ -1,4 +1,4 @@
--- one row per line of followed_lines and run with a part of it: the part, in units of 2^-51 of all lines of the machine in that charge period
+-- one row per line of followed_lines and run with a part of it: the part of all lines of the machine in that charge period, in units of 2^-51
 select
   f.resource_key, f.charge_period_start, f.charge_period_end, f.match_method, t.tracking_server, t.workspace, t.run_id,
   t.weight_kind, t.run_end_rule, t.is_scaled,

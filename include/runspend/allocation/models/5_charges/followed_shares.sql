@@ -1,5 +1,5 @@
--- one row per pool or instance type, charge period with machines of followed_machines, and target: its part of what all machines cost
--- that no run states, in units of 2^-51
+-- one row per pool or instance type, charge period with machines of followed_machines, and target: its part of the cost of all machines that no
+-- run states, in units of 2^-51
 with windows as (
   select distinct match_method, target_key, window_start, window_end from followed_machines where is_reached
 ),

@@ -1,4 +1,4 @@
--- one row per line that no rule allocates although one might have, as one target
+-- one row per line that no rule allocates although a rule could have allocated it. The line is a single target
 select
   l.source, l.billing_period, l.line_id as charge_id, l.charge_date, l.charge_period_start, l.charge_period_end, l.service_provider_name,
   l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category, l.resource_id, l.invoice_id, l.cost_kind,
@@ -6,7 +6,7 @@ select
   'unallocated' as allocated_to,
   cast(null as string) as tracking_server, cast(null as string) as workspace, cast(null as string) as run_id, cast(null as string) as owner_id,
   'none' as match_method, cast(null as string) as confidence,
-  -- Nothing measured in the bucket or storage account says whose this charge is.
+  -- Nothing that was measured in the bucket or storage account shows whose charge this is.
   case when p.is_measured then 'not_measured' when l.line_kind = 'timed' then 'no_run' else 'not_timed' end as reason,
   cast(null as string) as pool_key, cast(null as string) as weight_kind, cast(null as string) as run_end_rule, false as is_scaled,
   0.0 as ratio_from, 1.0 as ratio_to, true as is_last,
@@ -24,7 +24,7 @@ select
   l.billing_currency, l.list_cost, l.contracted_cost, l.effective_cost, l.billed_cost,
   'idle', cast(null as string), cast(null as string), cast(null as string), cast(null as string),
   'resource_id',
-  -- Offered time that a pool or type did not use has the same confidence as the time it used.
+  -- Offered time that a pool or type did not use has the same confidence as the time that it used.
   case when o.match_method is null then 'high' when l.match_method = 'pool_time' then 'medium' else 'low' end,
   'no_run',
   o.target_key, o.weight_kind, cast(null as string), coalesce(o.is_scaled, false),

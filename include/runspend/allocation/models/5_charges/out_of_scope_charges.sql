@@ -5,7 +5,7 @@ with parts as (
     cost_kind, billing_currency, reason, charge_period_start, charge_period_end, list_cost, contracted_cost, effective_cost, billed_cost
   from out_of_scope_parts
   union all
-  -- Lines that the rules for pools and instance types could have allocated, but did not.
+  -- Lines that the rules for pools and instance types could have allocated but did not.
   select
     l.source, l.billing_period, l.charge_date, l.service_provider_name, l.billing_account_id, l.sub_account_id, l.region_id, l.service_name, l.charge_category,
     l.cost_kind, l.billing_currency, case when l.scope is null then 'default_scope' else 'explicit_scope' end,
@@ -27,7 +27,7 @@ sums as (
 )
 select
   s.source, s.billing_period,
-  -- As in pooled_lines: a string is written as '=' and the string with every '|' doubled, and null as '-'.
+  -- As in pooled_lines: a string is written as '=' and the string with every '|' doubled; null is written as '-'.
   concat(
     cast(charge_date as string), '|', coalesce(concat('=', replace(service_provider_name, '|', '||')), '-'), '|', coalesce(concat('=', replace(billing_account_id, '|', '||')), '-'), '|',
     coalesce(concat('=', replace(sub_account_id, '|', '||')), '-'), '|', coalesce(concat('=', replace(region_id, '|', '||')), '-'), '|',

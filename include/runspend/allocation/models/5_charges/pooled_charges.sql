@@ -1,4 +1,4 @@
--- one row per charge of a rule that prices a pool and target, as a range between 0 and 1
+-- one row per charge of a rule that prices lines together and target, as a range between 0 and 1
 select
   c.source, c.billing_period, c.charge_id, c.charge_date, c.charge_period_start, c.charge_period_end, c.service_provider_name, c.billing_account_id,
   c.sub_account_id, c.region_id, c.service_name, c.charge_category, c.resource_id, c.invoice_id, c.cost_kind, c.billing_currency,
@@ -9,9 +9,9 @@ select
   case when c.known_by is not null and t.allocated_to in ('idle', 'rest') then c.known_by else c.match_method end as match_method,
   case
     when t.allocated_to = 'rest' and c.known_by is null then cast(null as string)
-    -- Bytes of a bucket that an inventory does not list may belong to someone else.
+    -- Bytes of a bucket that an inventory does not list may belong to other owners.
     when c.match_method = 'artifact_bytes' and t.reason = 'incomplete_inventory' then 'medium'
-    -- Other runs may have called models as the same principal.
+    -- Other runs may have made calls with the same principal.
     when c.match_method = 'llm_identity' and t.reason = 'silent_caller' then 'high'
     when c.match_method = 'llm_identity' and t.reason = 'untraced_caller' then 'medium'
     when c.match_method = 'llm_identity' then 'exact'

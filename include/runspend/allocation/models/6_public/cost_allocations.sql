@@ -1,6 +1,6 @@
--- one row per charge and target: one bill line, or several priced together, and the run, idle time or shared cost that it goes to
+-- one row per charge and target. A charge is one bill line, or several that are priced together. A target is a run, idle time or shared cost
 with products as (
-  -- Each float is multiplied once. Decimals come from the products through integers, so every engine gets the same result.
+  -- Each float is multiplied only once. Products become decimals by way of integers, so that every engine gets the same result.
   select
     *,
     list_float * ratio_from as list_before, list_float * ratio_to as list_upto,
@@ -17,7 +17,7 @@ bounds as (
     allocated_to, tracking_server, workspace, run_id, owner_id, match_method, confidence, reason, pool_key,
     weight_kind, run_end_rule, is_scaled, line_team, line_project, line_cost_center, line_owner,
     (ratio_to - ratio_from) * charge_part as allocated_ratio,
-    -- The last bound is the cost itself, so the parts always add up to it despite float rounding.
+    -- The last bound is the cost itself, so that the parts add up to it in spite of float rounding.
     case when ratio_from = 0 then bignumeric '0' else exact_money(list_before) end as list_from,
     case when is_last then list_cost else exact_money(list_upto) end as list_to,
     case when ratio_from = 0 then bignumeric '0' else exact_money(contracted_before) end as contracted_from,
@@ -49,9 +49,9 @@ select
   b.billing_currency, b.unused_cost, b.overhead_cost, b.match_method,
   case
     when b.confidence is null then cast(null as string)
-    -- If the end of a run is a guess, so is its time. A name that several machines or jobs share may belong to another one.
+    -- If the end of a run is a guess, its time is a guess too. If several machines or jobs share a name, the cost may belong to another run.
     when b.run_end_rule in ('silent', 'started') then 'low'
-    -- A clock that is wrong, or a run that was stopped in between, also lowers confidence by one step.
+    -- A wrong clock, or a run that was stopped and resumed, also lowers the confidence by one step.
     when b.run_end_rule in ('future', 'resumed') then
       case when b.reason = 'ambiguous_name' then 'low' when b.confidence = 'exact' then 'high' when b.confidence = 'high' then 'medium' else 'low' end
     when b.reason = 'ambiguous_name' and b.confidence in ('exact', 'high') then 'medium'

@@ -13,7 +13,7 @@ claims as (
   from pool_claims
   where not is_family
   union all
-  -- Runs that share a claim count it once.
+  -- A claim that several runs share counts once.
   select f.pool_number, k.has_units, f.weight, f.nodes, f.mark, f.next_mark
   from (
     select pool_number, weight, nodes, members, mark, lead(mark) over (partition by pool_number, claim_number order by mark) as next_mark
@@ -40,7 +40,7 @@ claimed as (
   where b.unit_microseconds > 0
 ),
 spread as (
-  -- A run that matches several pools claims hours of each in proportion to the billed hours.
+  -- If a run matches several pools, it claims hours of each in proportion to the billed hours.
   select
     m.cell_number,
     cast(sum(cast(round(c.milliseconds * (b.microseconds / g.microseconds)) as int64)) as int64) as milliseconds,
@@ -53,7 +53,7 @@ spread as (
   group by m.cell_number
 ),
 given as (
-  -- Microseconds, because an INT64 holds the nanoseconds of fewer than 3,500 machines in a month.
+  -- In microseconds, because an INT64 can store the nanoseconds of fewer than 3,500 machines per month.
   select target_key, cast(sum(div(nanoseconds, 1000)) as int64) as microseconds
   from type_targets
   where allocated_to = 'run'
@@ -68,7 +68,7 @@ skus as (
   group by target_key, sub_account_id, region_id, pricing_category, sku_id, billing_currency
 ),
 kinds as (
-  -- A license adds to the price but not to the hours, nor does the memory or the GPU of a machine whose cores have the time.
+  -- A license adds to the price, but not to the hours. The same applies to memory and GPUs of a machine whose time is on its cores.
   select target_key, billing_currency, sum(effective_cost) as effective_cost, max(microseconds) as microseconds
   from skus
   group by target_key, sub_account_id, region_id, pricing_category, billing_currency

@@ -1,6 +1,6 @@
 -- one row per charge date, length of the charge in days, and combination of the columns of cost_daily before the costs
 with charges as (
-  -- Grouped by run first, because run names are long. A charge longer than a day has more than one day.
+  -- Grouped by run first, because names of runs are long. A charge longer than a day is spread over several days.
   select
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
     tracking_server, workspace, run_id, owner_id, line_team, line_project, line_cost_center, line_owner, confidence, cost_status, billing_currency, charge_date,
@@ -20,7 +20,7 @@ named as (
     d.source, d.billing_period, d.service_provider_name, d.billing_account_id, d.sub_account_id, d.region_id, d.service_name, d.charge_category,
     d.cost_kind, d.allocated_to, d.tracking_server, d.workspace, coalesce(r.experiment_id, o.experiment_id) as experiment_id,
     coalesce(r.experiment_name, e.experiment_name) as experiment_name,
-    -- The run's own value comes before the bill's where `dimensions` says so. Cost without a run keeps the bill's value.
+    -- The run's own value takes precedence over the bill's if `dimensions` says so. Cost without a run keeps the value of the bill.
     case when r.team is not null and strpos(@team_before_bill, concat('|', r.team_from, '|')) > 0 then r.team else coalesce(b.line_team, r.team, d.line_team) end as team,
     case when r.project is not null and strpos(@project_before_bill, concat('|', r.project_from, '|')) > 0 then r.project else coalesce(b.line_project, r.project, d.line_project) end as project,
     case when r.cost_center is not null and strpos(@cost_center_before_bill, concat('|', r.cost_center_from, '|')) > 0 then r.cost_center else coalesce(b.line_cost_center, r.cost_center, d.line_cost_center) end as cost_center,

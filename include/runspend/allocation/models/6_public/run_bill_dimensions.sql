@@ -1,4 +1,4 @@
--- one row per run whose lines, matched exactly or by machine, carry a tag that `dimensions` names: the values with the highest cost
+-- one row per run whose lines, matched exactly or by machine, have a tag that `dimensions` names: the values with the highest cost
 with named as (
   select tracking_server, workspace, run_id, line_team, line_project, line_cost_center, line_owner, sum(effective_cost) as effective_cost
   from cost_allocations

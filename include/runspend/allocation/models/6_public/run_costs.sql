@@ -1,4 +1,4 @@
--- one row per run over its whole life, for the runs that started in the month (and per currency, if bills in several currencies reach it)
+-- one row per run that started in the month, with the cost of its whole life. If it has costs in several currencies, one row per currency
 with month_runs as (
   select
     tracking_server, workspace, run_id, start_month, run_name, experiment_id, experiment_name, user_name, run_status, start_time, end_time,
@@ -7,14 +7,14 @@ with month_runs as (
   where start_month = @period
 ),
 bill_dimensions as (
-  -- The newest values from the bills.
+  -- The latest values from the bills.
   select b.tracking_server, b.workspace, b.run_id, b.line_team, b.line_project, b.line_cost_center, b.line_owner
   from run_bill_dimensions b
   join month_runs m on m.tracking_server = b.tracking_server and m.workspace = b.workspace and m.run_id = b.run_id
   qualify row_number() over (partition by b.tracking_server, b.workspace, b.run_id order by b.billing_period desc) = 1
 ),
 days as (
-  -- A run's own costs and those of its descendants. The latter count only in cost_with_children.
+  -- The costs of a run and of its descendants. Costs of descendants count only in cost_with_children.
   select
     d.tracking_server, d.run_id, d.billing_currency, true as is_own, d.charge_date, d.cost_kind, d.confidence, d.cost_status,
     d.list_cost, d.contracted_cost, d.effective_cost, d.billed_cost, d.unused_cost, d.overhead_cost, d.machine_seconds, d.gpu_seconds,
@@ -41,7 +41,7 @@ costs as (
     sum(unused_cost) as unused_cost,
     sum(overhead_cost) as overhead_cost,
     sum(cost_with_children) as cost_with_children,
-    -- Adds whole microseconds, because a sum of floats depends on row order.
+    -- Whole microseconds are added, because a sum of floats depends on the order of rows.
     sum(cast(round(machine_seconds * 1e6) as int64)) / 1e6 as machine_seconds,
     sum(cast(round(gpu_seconds * 1e6) as int64)) / 1e6 as gpu_seconds,
     min(charge_date) as first_charge_date, max(charge_date) as last_charge_date,

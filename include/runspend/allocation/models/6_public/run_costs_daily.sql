@@ -11,7 +11,7 @@ with charges as (
   group by tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency
 ),
 numbered_charges as (
-  -- A day's machine time is on only one row: the run's compute cost, otherwise its first cost kind.
+  -- A day's machine time is on only one row: that of the run's compute cost, otherwise that of its first cost kind.
   select
     tracking_server, workspace, run_id, charge_date, cost_kind, source, billing_currency,
     list_cost, contracted_cost, effective_cost, billed_cost, unused_cost, overhead_cost, worst, open_charges,

@@ -1,5 +1,5 @@
--- one row per run of the start month and descendant, whenever it started.
--- Follows MLflow's parent links downwards; leaves out runs in circular links.
+-- one row per run of the start month and descendant, even if the descendant started later.
+-- Follows MLflow's parent links downwards. Runs in circular links are left out.
 with recursive links as (
   select tracking_server, run_id, parent_run_id
   from runs

@@ -1,5 +1,5 @@
 -- one row per shared or idle cost that `sharing` distributes and target:
--- its amount over the runs of the same bill, and the same amount subtracted
+-- its amount for a run of the same bill, or the same amount as a subtraction
 with pots as (
   select
     source, billing_currency, allocated_to,
@@ -13,7 +13,7 @@ runs_charged as (
   select
     source, billing_currency, tracking_server, workspace, run_id,
     cast(round(cast(cast(sum(effective_cost) as string) as float64) * 1e6) as int64) as micros,
-    -- Neither stored bytes nor the correction of an earlier month say that the run did anything in this month.
+    -- Stored bytes, and corrections of an earlier month, do not show that a run was active in this month.
     case when logical_or(match_method <> 'artifact_bytes' and (charge_date >= @period or charge_period_end > timestamp(@period))) then 1 else 0 end as ran
   from cost_allocations
   where billing_period = @period and allocated_to = 'run' and (@share_shared <> 'keep' or @share_idle <> 'keep')

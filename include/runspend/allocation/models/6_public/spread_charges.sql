@@ -1,7 +1,7 @@
--- one row per day of charges longer than a day and combination of the columns of cost_daily before the costs:
--- spread evenly, to the last decimal
+-- one row per day of charges longer than a day and combination of the columns of cost_daily before the costs.
+-- The cost is spread evenly, exact to the last decimal
 with numbered as (
-  -- Names are long and days are many, so a number replaces the names while spreading.
+  -- Names are long and there are many days, so a number replaces the names while the cost is spread.
   select
     source, billing_period, service_provider_name, billing_account_id, sub_account_id, region_id, service_name, charge_category, cost_kind, allocated_to,
     tracking_server, workspace, experiment_id, experiment_name, team, project, cost_center, owner, user_name, confidence, cost_status, billing_currency, charge_date, days, list_cost, contracted_cost, effective_cost, billed_cost,
@@ -39,7 +39,7 @@ floats as (
   cross join unnest(generate_date_array(charge_date, date_add(charge_date, interval days - 1 day))) as day
 ),
 parts as (
-  -- A day gets its bound minus the bound of the day before, each from the same float product converted to a decimal in the same way.
+  -- A day gets its bound minus the bound of the previous day. Each bound comes from the same float product, converted to a decimal in the same way.
   select
     number, is_alone, day,
     case when is_last then list_cost else exact_money(list_upto) end
@@ -53,7 +53,7 @@ parts as (
   from floats
 ),
 spread as (
-  -- Most days have a single row. Only days with several are summed.
+  -- Most days have only one row. Only days with several rows are summed.
   select number, day, list_cost, contracted_cost, effective_cost, billed_cost
   from parts
   where is_alone

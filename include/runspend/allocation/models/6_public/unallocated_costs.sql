@@ -10,7 +10,7 @@ with sums as (
   group by source, billing_period, allocated_to, coalesce(resource_id, pool_key, ''), coalesce(service_name, ''), coalesce(sub_account_id, ''), billing_currency
 ),
 given as (
-  -- For a machine that some runs state: the part used by runs that state only a pool or a type.
+  -- For a machine that some runs state: the part that was used by runs which state only a pool or a type.
   select
     source, resource_id, sum(effective_cost) as cost,
     sum(case when allocated_to = 'run' and match_method in ('pool_time', 'instance_type_time') then effective_cost end) as given_cost
@@ -28,7 +28,7 @@ resources as (
 select
   s.source, s.billing_period, s.allocated_to, s.resource_id, s.service_name, s.sub_account_id, s.billing_currency, r.instance_type, s.region_id,
   s.list_cost, s.contracted_cost, s.effective_cost, s.billed_cost, u.billed_seconds,
-  -- In that case, time is split like cost.
+  -- For such machines, time is split like cost.
   case
     when g.resource_id is null then u.used_seconds
     else least(u.billed_seconds, u.used_seconds + u.billed_seconds * cast(cast(g.given_cost as string) as float64) / cast(cast(g.cost as string) as float64))

@@ -1,5 +1,5 @@
--- one row per run of the month that states a job, machine, pool or instance type and got no machine's cost by any rule,
--- or that states an IAM principal and got no language model's cost by it. Statements about machines come first.
+-- one row per run of the month that states a job, machine, pool or instance type but gets no machine cost by any rule, or that states an IAM
+-- principal but gets no cost of language models by it. Statements about machines come first.
 with resources as (
   select
     source, resource_key, job_key, pool_key, lower(instance_type) as instance_type, max(charge_period_end) as last_end,
@@ -12,7 +12,7 @@ with resources as (
   group by source, resource_key, job_key, pool_key, lower(instance_type)
 ),
 frontiers as (
-  -- Buckets and disks may be billed to the end of a day whose machines are billed in part.
+  -- Buckets and disks may be billed until the end of a day on which machines are billed only in part.
   select source, coalesce(max(machine_end), max(last_end)) as billed_until
   from resources
   group by source
@@ -29,7 +29,7 @@ on_bill as (
   group by r.resource_key
 ),
 bills_with as (
-  -- How far the bills reach that have the job, the pool or the instance type.
+  -- The time until which the bills with the job, the pool or the instance type are complete.
   select n.match_method, n.name, max(f.billed_until) as billed_until
   from (
     select 'job_id' as match_method, job_key as name, source from resources where job_key is not null
@@ -42,7 +42,7 @@ bills_with as (
   group by n.match_method, n.name
 ),
 excluded_accounts as (
-  -- Accounts all of whose lines `scope` excludes. Such lines are summed at load, so the warehouse does not know their machines.
+  -- Accounts of which `scope` excludes all lines. Such lines are summed when they are loaded, so the warehouse does not know their machines.
   select regexp_replace(lower(sub_account_id), r'^/?(subscriptions|projects)/', '') as account
   from billing_lines
   where billing_period = @period and sub_account_id is not null
@@ -55,7 +55,7 @@ machines as (
   group by tracking_server, workspace, run_id
 ),
 active as (
-  -- A silent run has as many hours as elsewhere in the ledger.
+  -- A run without a sign of activity has as many hours as elsewhere in the ledger.
   select
     r.*, n.billed_until as newest_billed_until, greatest(r.start_time, n.starts_at) as claimed_from,
     least(
@@ -76,14 +76,14 @@ claims as (
     end as match_method,
     coalesce(
       r.job_key, m.resource_id, r.pool_key,
-      -- Lists everything the run states about the machines, in words.
+      -- A description of everything that the run states about its machines.
       concat(
         lower(r.instance_type), coalesce(concat(', ', replace(r.stated_option, '_', ' ')), ''), coalesce(concat(', ', r.stated_zone), concat(', ', r.stated_region), ''),
         coalesce(concat(', account ', r.stated_account), ''))) as claim,
     lower(r.instance_type) as instance_type, r.stated_account, r.stated_region, r.stated_zone, r.stated_option,
     greatest(1, coalesce(r.num_nodes, 1)) as nodes,
     b.billed_until, r.newest_billed_until, coalesce(b.is_excluded, false) as is_excluded,
-    -- The run states its account itself or in the name of its job or machine.
+    -- The run states its account, or the name of its job or machine contains it.
     coalesce(
       r.stated_account,
       regexp_extract(coalesce(r.job_key, m.resource_key), r'^arn:[^:]*:[^:]*:[^:]*:([^:]+):'),
@@ -122,8 +122,8 @@ tagged as (
   group by g.tracking_server, g.run_id, l.pool_key, lower(l.instance_type)
 ),
 families as (
-  -- A parent has only the time that its children leave, which may be none. A child that states something else takes none of it,
-  -- except a machine, which may be one of its parent's pool or type.
+  -- A parent has only the time that its children leave, which may be none. Time of a child that states something else is not subtracted.
+  -- The exception is a child that states a machine, because it may be a machine of its parent's pool or type.
   select distinct a.tracking_server, a.ancestor_id as run_id, m.is_of_caller
   from run_ancestors a
   join runs_with_cost m on m.tracking_server = a.tracking_server and m.run_id = a.run_id
@@ -133,7 +133,7 @@ families as (
     or (o.match_method = p.match_method and case o.match_method when 'job_id' then o.job_key = p.job_key when 'resource_id' then o.resource_key = p.resource_key else o.claim = p.claim end)
     or (o.match_method in ('job_id', 'resource_id') and p.match_method in ('pool_time', 'instance_type_time'))
   union distinct
-  -- A nested run was on the machines that are tagged with its ancestor's ID: the ancestor pays for them.
+  -- A nested run used the machines that are tagged with its ancestor's id. The ancestor has their cost.
   select a.tracking_server, a.run_id, false
   from run_ancestors a
   join tagged t on t.tracking_server = a.tracking_server and t.run_id = a.ancestor_id
@@ -144,7 +144,7 @@ unmet as (
   select
     c.tracking_server, c.workspace, c.run_id, c.match_method, c.claim, c.instance_type, c.stated_account, c.stated_region, c.stated_zone, c.stated_option, c.is_excluded,
     c.account, c.resource_key, c.job_key, c.nodes, c.claimed_from, c.claimed_to,
-    -- How far the bill reaches that has what the run states. If none has it: the bill that reaches furthest.
+    -- The time until which the bill with the stated job, pool or type is complete. If no bill has it, the latest such time of any bill.
     coalesce(c.billed_until, b.billed_until, c.newest_billed_until) as billed_until
   from claims c
   left join bills_with b on b.match_method = c.match_method
@@ -166,7 +166,7 @@ gaps as (
   group by c.tracking_server, c.workspace, c.run_id
 ),
 billed_types as (
-  -- Only pools and instance types that these runs ask for, which are few.
+  -- Only pools and instance types that these runs ask for. There are few of them.
   select distinct
     l.pool_key, lower(l.instance_type) as instance_type, regexp_replace(lower(l.sub_account_id), r'^/?(subscriptions|projects)/', '') as account,
     lower(l.region_id) as region, lower(l.availability_zone) as zone,
@@ -187,7 +187,7 @@ stated_charges as (
     and (m.named is not null or j.named is not null)
 ),
 taken_by_others as (
-  -- The run's machine or job was billed while the run was active, yet the run got nothing: other runs had it, for example by a tag on its lines.
+  -- The run's machine or job was billed while the run was active, but other runs got its cost, for example by a tag on its lines.
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
   join stated_charges h on h.resource_key = u.resource_key
@@ -205,7 +205,7 @@ split_machines as (
   where billing_period = @period and node_key is not null and charge_category = 'Usage' and pool_key is null
 ),
 split_runs as (
-  -- The run's machine was billed while the run was active, and the bill gives its cost to pods.
+  -- The run's machine was billed while the run was active, but the bill gives its cost to pods.
   select distinct u.tracking_server, u.workspace, u.run_id
   from unmet u
   join split_machines s on s.short_name = regexp_extract(u.resource_key, r'[^/]*$')
@@ -213,7 +213,7 @@ split_runs as (
     and (s.node_key = u.resource_key or s.short_name = u.resource_key)
 ),
 billed_then as (
-  -- Matching machines were billed while the run was active.
+  -- Machines with the stated properties were billed while the run was active.
   select u.tracking_server, u.workspace, u.run_id, b.is_declared
   from unmet u
   join billed_types b on b.pool_key = u.claim
@@ -235,7 +235,7 @@ billed_then as (
     and l.charge_period_start < u.claimed_to and l.charge_period_end > u.claimed_from
 ),
 over_claimed_runs as (
-  -- Other runs had all of these machines.
+  -- Other runs used all of these machines.
   select tracking_server, workspace, run_id from taken_by_others
   union distinct
   select tracking_server, workspace, run_id from billed_then where not is_declared

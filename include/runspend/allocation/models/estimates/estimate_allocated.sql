@@ -1,7 +1,7 @@
--- one row per run, and bill with cost of its family: how far the ledger has its compute cost by other rules than a stated machine.
--- own_until: of the run, on any bill. family_until: of the run, its ancestors and their other descendants, on this bill.
+-- one row per run, and bill with cost of its family: the time until which the ledger has its compute cost by rules other than a stated machine.
+-- own_until: for the run, on any bill. family_until: for the run, its ancestors and their other descendants, on this bill.
 with earliest as (
-  -- Hours that every bill has are not estimated anyway.
+  -- Hours that are on every bill are not estimated anyway.
   select coalesce(min(billed_until), @window_start) as billed_until from estimate_frontiers
 ),
 ledger as (

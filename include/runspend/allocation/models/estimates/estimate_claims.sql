@@ -1,12 +1,12 @@
--- one row per run that asks for machines without naming them, and what its hours are priced as.
--- A run without a machine of its own or of an ancestor asks for all its nodes, by instance type. A run of several nodes that states some
--- of them asks for the rest, at the price of one that it states: see pool_held. num_nodes is 0 for a run that has a machine of its own and
--- would otherwise share an ancestor's claim: see pool_families.
+-- one row per run that asks for machines without naming them, and the type or machine whose price its hours have.
+-- If neither the run nor an ancestor has a machine, the run asks for all its nodes by instance type. A run of several nodes that states some of
+-- them asks for the rest, at the price of a stated one (see pool_held). num_nodes is 0 for a run that has its own machine and would otherwise
+-- share the claim of an ancestor (see pool_families).
 with machines as (
   select distinct tracking_server, run_id, resource_key, is_inherited from estimate_stated
 ),
 sizes as (
-  -- A machine that no bill has yet counts as one machine of the run's type; a pod does not.
+  -- A machine that is not on any bill yet counts as one machine of the run's type. A pod does not.
   select
     m.resource_key, max(s.instance_type) as instance_type,
     coalesce(logical_and(s.is_one_machine), true) and not regexp_contains(m.resource_key, r'^(arn:[^:]*:eks:[^:]*:[^:]*:pod/|k8s://)') as is_one_machine

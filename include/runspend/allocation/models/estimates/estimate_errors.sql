@@ -1,6 +1,6 @@
--- one row per bill, charge date, currency and pipeline run that found billed hours which were estimated before
+-- one row per bill, charge date, currency and pipeline run that found billed hours which had been estimated
 with owners as (
-  -- The bill that has the machine now.
+  -- The bill on which the machine is now.
   select resource_key, source, account
   from estimate_seen
   where used_until is not null
@@ -51,7 +51,7 @@ ledger as (
   group by a.source, a.tracking_server, a.workspace, a.run_id, a.charge_date, a.billing_currency, a.charge_period_start, a.charge_period_end
 ),
 charged as (
-  -- The run's end, by the line that charges it.
+  -- The end of the run, as used for the line that charges it.
   select
     l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end, l.effective_cost,
     r.start_time, coalesce(run_end(r.end_time, r.last_sign_at, r.start_time, l.charge_period_end), l.charge_period_end) as end_time
@@ -59,7 +59,7 @@ charged as (
   left join runs r on r.tracking_server = l.tracking_server and r.workspace = l.workspace and r.run_id = l.run_id
 ),
 met as (
-  -- The estimated part of the run's time in the line: all of it, unless the line is longer than the estimated hours.
+  -- The estimated part of the run's time in the line. It is all of it, unless the line is longer than the estimated hours.
   select
     l.source, l.tracking_server, l.workspace, l.run_id, l.resource_key, l.charge_date, l.billing_currency, l.charge_period_start, l.charge_period_end,
     max(l.effective_cost) as effective_cost,

@@ -1,4 +1,4 @@
--- one row per run: the name of its family, which is that of its topmost ancestor
+-- one row per run: the name of its family, which is its topmost ancestor
 with roots as (
   select tracking_server, run_id, ancestor_id as root_id
   from run_ancestors

@@ -1,4 +1,4 @@
--- one row per bill and part of it (an account, or an instance type that runs ask for): how far it bills machines that serve runs
+-- one row per bill and part of it (an account, or an instance type that runs ask for): the time until which it bills machines that serve runs
 with asked as (
   select resource_key from run_resources where resource_key is not null
   union distinct
@@ -20,7 +20,7 @@ uses as (
   where s.used_until is not null and (a.resource_key is not null or t.instance_type is not null)
 ),
 reached as (
-  -- A bill has no account's hours later than three days: an account that is further behind has stopped using such machines.
+  -- A bill contains the hours of each account after at most three days. An account that is further behind no longer uses such machines.
   select source, timestamp_sub(max(used_until), interval 72 hour) as billed_until
   from estimate_seen
   where used_until is not null
@@ -37,7 +37,7 @@ accounts as (
 select source, concat('account ', account) as part, billed_until
 from accounts
 union all
--- A type is billed as far as the slowest of the accounts that have it.
+-- A type is billed until the earliest of these times among the accounts that have it.
 select t.source, concat('type ', t.instance_type), min(a.billed_until)
 from (select distinct source, account, instance_type from uses where instance_type is not null) t
 join accounts a on a.source = t.source and a.account = t.account

@@ -1,4 +1,4 @@
--- one row per machine and hour with a run that no bill reaches yet: the expected bill line, with the columns used to split time
+-- one row per machine and hour with a run that is not billed yet: the expected bill line, with the columns that are needed to split time
 with days as (
   select distinct s.resource_key, day
   from run_spans s

@@ -1,5 +1,5 @@
--- one row per machine that runs state, and per instance type requested by runs without a machine:
--- its bill, how far the bill reaches, its price
+-- one row per machine that runs state, and per instance type that runs without a machine ask for:
+-- its bill, the time until which this bill is complete, and its price
 with stated as (
   select s.resource_key, max(s.resource_id) as resource_id, max(lower(w.instance_type)) as instance_type
   from stated_machines s
@@ -8,14 +8,14 @@ with stated as (
   group by s.resource_key
 ),
 shown as (
-  -- The bill that had the machine last.
+  -- The bill on which the machine was last.
   select resource_key, source, account, resource_id, instance_type, region_id, pricing_category, machine_gpus
   from estimate_windows
   where is_usage
   qualify row_number() over (partition by resource_key order by charge_period_end desc, source, account, charge_period_start, billing_currency) = 1
 ),
 sellers as (
-  -- Types that only one bill has.
+  -- Types that are on only one bill.
   select instance_type, min(source) as only_source
   from estimate_seen
   where used_until is not null and instance_type is not null
@@ -49,7 +49,7 @@ reaches as (
   group by source
 ),
 everywhere as (
-  -- Hours that every bill has reached are on one of the bills, or on none.
+  -- Hours before the time until which every bill is complete are on one of the bills, or on none.
   select coalesce(min(billed_until), @month_start) as billed_until from reaches
 ),
 listed as (

@@ -1,4 +1,4 @@
--- one row per machine stated by a run with hours to estimate, and per instance type that such a run asks for: everything that needs a price
+-- one row per machine stated by a run with hours to estimate, and per instance type that such a run asks for. These need a price
 with earliest as (
   select coalesce(min(billed_until), @month_start) as billed_until from estimate_frontiers
 ),

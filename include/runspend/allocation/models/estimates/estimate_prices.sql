@@ -33,7 +33,7 @@ ranked as (
   from grains
 ),
 medians as (
-  -- The lower of two middle values: a price that was charged, not one in between.
+  -- Of two middle values, the lower one is used, because it is a price that was charged.
   select
     source, machine_type, region_id, pricing_category, billing_currency,
     max(case when list_place = middle then list_float end) as list_float,

@@ -1,5 +1,5 @@
--- one row per bill, account, machine, its ID there and currency:
--- its properties by the lines since @lines_from, and how far they bill its use
+-- one row per bill, account, machine, its id there and currency:
+-- its properties on lines since @lines_from, and the time until which they bill its use
 with lines as (
   select
     source, coalesce(sub_account_id, billing_account_id, '') as account, resource_key, resource_id, region_id, billing_currency, job_key,
@@ -18,13 +18,13 @@ recent as (
     source, account, resource_key, resource_id, billing_currency,
     max(instance_type) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus, max(machine_memory_gb) as machine_memory_gb,
     max(case when is_usage then charge_period_end end) as used_until,
-    -- Billed by time or type, and never for longer than the charge period, apart from a hundredth for rounding.
+    -- Billed by time or type, and never for longer than the charge period, except for up to 1% of rounding.
     -- A resource that is a job may have several machines.
     countif(ends_with(concat('/', lower(resource_key)), concat('/', regexp_extract(job_key, r'[^/]*$')))) = 0
       and countif(is_machine) > 0 and max(coalesce(machines_billed, 0)) <= 1.01 as is_one_machine,
-    -- The most machines on one line, on average over its charge period. Less than 5% more than one is rounding.
+    -- The most machines on one line, on average over its charge period. Less than 5% above one is rounding.
     case when max(machines_billed) > 1.05 then max(machines_billed) else 1.0 end as machines,
-    -- Where its machine time is billed, for estimate_names.
+    -- The places in which its machine time is billed, for estimate_names.
     countif(is_usage and is_machine) > 0 as is_machine_time,
     min(case when is_usage and is_machine then region_id end) as first_region,
     max(case when is_usage and is_machine then region_id end) as last_region
@@ -32,7 +32,7 @@ recent as (
   group by source, account, resource_key, resource_id, billing_currency
 ),
 machines as (
-  -- Not every line of a machine states its type.
+  -- Not every line of a machine has its type.
   select
     source, resource_key, max(instance_type) as instance_type, max(machine_gpus) as machine_gpus, max(machine_cpus) as machine_cpus,
     max(machine_memory_gb) as machine_memory_gb

@@ -1,7 +1,8 @@
--- one row per run, machine and time range in which the run had the machine, after the last hour of the machine's bill,
--- until @now. Runs without a machine share one with their family.
+-- one row per run, machine and time range in which the run had the machine, from the last billed hour of the machine until @now.
+-- Runs without a machine share one with their family.
 with families as (
-  -- Families with a run that asks for machines without naming them. Time that descendants cover is not the run's own, no matter which machine they used.
+  -- Families with a run that asks for machines without naming them. Time that descendants cover does not belong to the run, no matter which
+  -- machine they used.
   select distinct m.family
   from estimate_families m
   join estimate_claims c on c.tracking_server = m.tracking_server and c.run_id = m.run_id
@@ -13,7 +14,7 @@ allocated as (
   group by tracking_server, run_id
 ),
 allocated_machines as (
-  -- Machines on no bill yet, whose runs have cost by another rule.
+  -- Machines that are not on any bill yet, but whose runs have cost by another rule.
   select s.resource_key, a.family, max(a.own_until) as own_until
   from estimate_stated s
   join estimate_allocated a on a.tracking_server = s.tracking_server and a.run_id = s.run_id
@@ -29,7 +30,7 @@ machines as (
   join estimate_families f on f.tracking_server = s.tracking_server and f.run_id = s.run_id
   left join allocated_machines a on a.resource_key = s.resource_key and a.family = f.family
   union all
-  -- The frontier of a type is that of its slowest account. The ledger may have later hours.
+  -- The frontier of a type is the earliest one of its accounts. The ledger may have later hours.
   select
     m.tracking_server, m.run_id, m.family, cast(null as timestamp), cast(null as timestamp), false,
     greatest(

@@ -1,5 +1,5 @@
 -- one row per run, machine and time range: the machines that the run states, otherwise those of its nearest ancestor that states any.
--- As in run_spans, with the types of all recent bills. What runs state of jobs and pools does not count here.
+-- As in run_spans, but with the types of all recent bills and without the jobs and pools that runs state.
 with nearest as (
   select a.tracking_server, a.run_id, a.ancestor_id
   from run_ancestors a

@@ -1,4 +1,4 @@
--- one row per machine: its size by its latest bill. Without a billed time range, all runs decide how the runs are weighted.
+-- one row per machine: its size on its latest bill. It has no billed time range, so all runs influence how the runs are weighted.
 select
   resource_key,
   @period as month,
@@ -6,7 +6,7 @@ select
   nullif(max(machine_cpus), 0) as machine_cpus,
   nullif(max(machine_memory_gb), 0) as machine_memory_gb,
   false as is_resized,
-  -- As in machine_units: a run has its nodes of them. It has all of anything else that bills several machines on one line, such as a job.
+  -- As in machine_units: a run uses its nodes of such a resource. Of other resources with several machines on one line, such as a job, it uses all.
   max(machines) > 1 and is_machine_set(resource_key) as is_several,
   cast(null as timestamp) as billed_from,
   cast(null as timestamp) as billed_until

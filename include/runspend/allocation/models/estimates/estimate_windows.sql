@@ -1,4 +1,4 @@
--- one row per bill, account, machine, currency and charge period since @lines_from: the amount charged and the time billed.
+-- one row per bill, account, machine, currency and charge period since @lines_from: the cost and the billed time.
 -- Only machines like those with hours to estimate.
 with open_types as (
   -- Only machines with hours to estimate need a price.

@@ -1,7 +1,8 @@
--- one row per run, machine and hour that no bill reaches yet; token costs per run, user, model and day;
--- time without an estimate per run and day
+-- one row per run, machine and hour that is not billed yet. Also one row for token costs per run, user, model and day,
+-- and one row for time without an estimate per run and day
 with hours as (
-  -- The cost of the whole hour of the machine, or of the several machines that the bill has under one name, and the run's share as a range between 0 and 1, as the ledger splits a bill line.
+  -- The cost of the whole hour of the machine (or of all machines with one name on the bill), and the run's share as a range between 0 and 1.
+  -- The ledger splits a bill line in the same way.
   select
     t.tracking_server, t.workspace, t.run_id, t.resource_key, t.charge_period_start as estimated_from, t.charge_period_end as estimated_to,
     t.nanoseconds, t.nanoseconds * m.machine_gpus as gpu_nanoseconds, t.ratio_from, t.ratio_to, t.is_last,
@@ -58,7 +59,7 @@ on_machines as (
   from share_floats
 ),
 asking as (
-  -- The time in which a run asks for machines, hour by hour: none of its descendants covers it.
+  -- The time in which a run asks for machines, by hour. No descendant covers this time.
   select
     c.tracking_server, c.workspace, c.run_id, c.claim_run_id, c.num_nodes, c.priced_as as machine,
     start_of_hour(hour_number) as hour_start,
@@ -75,7 +76,7 @@ claim_times as (
     case when num_nodes > 0 then 1 else 0 end as members, case when num_nodes > 0 then 0 else 1 end as holders
   from asking
   union all
-  -- Less the machines that a run states: these have rows of their own.
+  -- Without the machines that a run states, which have separate rows.
   select a.tracking_server, a.claim_run_id, greatest(a.asked_from, i.interval_start), least(a.asked_to, i.interval_end), 0, 1, 0, 0
   from asking a
   join run_intervals i on i.tracking_server = a.tracking_server and i.workspace = a.workspace and i.run_id = a.run_id
@@ -102,14 +103,14 @@ slices as (
   window w as (partition by tracking_server, claim_run_id order by mark)
 ),
 asked_nodes as (
-  -- What all members of a claim ask for together: see pool_families.
+  -- What all members of a claim ask for together (see pool_families).
   select
     tracking_server, claim_run_id, mark, members, microseconds,
     case when members > 0 then div(greatest(num_nodes * members - machines, 0) + members + holders - 1, members + holders) else 0 end as nodes
   from slices
 ),
 clock as (
-  -- The machine time of each member up to the mark.
+  -- The machine time of each member until the mark.
   select
     tracking_server, claim_run_id, mark,
     cast(coalesce(sum(case when members > 0 then div(nodes * microseconds, members) else 0 end) over (
@@ -169,14 +170,14 @@ named_lines as (
 reached_names as (
   select place, charge_period_end from named_lines
   union all
-  -- The run states its job by a different name than the bill.
+  -- The run states its job by a different name than the bill does.
   select concat('job ', n.stated_key), l.charge_period_end
   from matched_names n
   join named_lines l on l.place = concat('job ', n.billed_key)
   where n.name_kind = 'job' and n.stated_key <> n.billed_key
 ),
 reaches as (
-  -- Runs of a pool or a job are billed as far as its lines reach, regardless of the lines of machines that other runs state.
+  -- Runs of a pool or a job are billed until the end of its lines, independent of lines of machines that other runs state.
   select place, max(charge_period_end) as billed_until
   from reached_names
   group by place
@@ -194,7 +195,7 @@ nameless as (
   where c.priced_as is null
 ),
 unknown as (
-  -- Neither a machine nor a type is stated: only the time is known.
+  -- Neither a machine nor a type is stated, so only the time is known.
   select tracking_server, workspace, run_id, started_at, least(ended_at, @now) as ended_at
   from nameless
   where least(ended_at, @now) > started_at
@@ -222,7 +223,7 @@ of_runs as (
   from without_figure
 ),
 billed_tokens as (
-  -- Days and clouds whose own bill was split by token cost or by caller. Bills of AWS name callers.
+  -- Days and clouds whose bill was split by token cost or by caller. Bills of AWS name the callers.
   select distinct charge_date, case when match_method = 'llm_identity' then 'aws' else coalesce(nullif(substr(pool_key, 5), ''), 'other') end as llm_cloud
   from cost_allocations
   where match_method in ('llm_identity', 'llm_cost')
