@@ -1,10 +1,10 @@
-"""Views for people: queries over public tables, with the same names and columns in every warehouse.
+"""The public views: queries over public tables, with the same names and columns in every warehouse.
 
-costs_for_dashboards has two queries. `views/cost_daily_rounded.sql` adds rounded costs to the rows of cost_daily, and needs all rows of a
-billing period for it. `views/costs_for_dashboards.sql` reads each of these rows by itself, so a database can compute this at query time.
+costs_for_dashboards has two queries. `views/cost_daily_rounded.sql` adds rounded costs to the rows of cost_daily. It needs all rows of a
+billing period to do so. `views/costs_for_dashboards.sql` handles each of these rows separately, so a database can compute it at query time.
 
-Columns and their meaning are here, as those of tables are in `tables.py`. A view shows only the rows of its tables that the reader may
-see, so access to its columns is decided in the same place as access to its tables (`warehouse/team_views.py`).
+This module defines the columns of the views and their meaning, as `tables.py` does for tables. A view contains only those rows of its tables
+that the reader may see. So the rules for tables (`warehouse/team_views.py`) also decide what a reader sees in a view.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from runspend.schema.tables import BUILD_ID, COST_DAILY, COSTS, DIMENSIONS, Colu
 
 @dataclass(frozen=True)
 class View(Table):
-    """A query with a name. `over`: the tables that it reads."""
+    """A query that can be read like a table."""
 
-    over: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()  # the tables that the query reads
 
     @property
     def sql(self) -> str:
-        """The query, in GoogleSQL, over the bare names of tables."""
+        """The query in GoogleSQL. It names its tables without a schema."""
         return f"with {ROUNDED} as (\n{self.rounding_sql})\n{self.labels_sql}"
 
     @property
@@ -34,11 +34,11 @@ class View(Table):
 
     @property
     def labels_sql(self) -> str:
-        """The query over ROUNDED, row by row."""
+        """The query over ROUNDED. It handles each row separately."""
         return _text(self.name)
 
 
-ROUNDED = "cost_daily_rounded"  # the rows of cost_daily with rounded costs, in queries
+ROUNDED = "cost_daily_rounded"  # the name of the subquery with the rows of cost_daily and their rounded costs
 
 
 @cache
@@ -78,15 +78,17 @@ def _columns() -> list[Column]:
     found.insert([c.name for c in found].index("allocated_to") + 1, PART)
     found += COSTS
     found += [
-        Column(f"{c.name}_float", "FLOAT64", f"{c.name}, for tools without exact decimals. Sums of any rows equal the ledger to the cent.")
+        Column(
+            f"{c.name}_float", "FLOAT64", f"{c.name} for tools without exact decimals. The sum of any rows equals the ledger to the cent."
+        )
         for c in COSTS
     ]
     found += [
         Column(
             f"{c.name}_rounded",
             "FLOAT64",
-            f"{c.name} in whole cents. The sum of a billing period is the ledger's, rounded to the cent. Each row, and sums of a bill in the period or"
-            " of a bill's day, differ from the ledger by at most 1 cent. For other sums, round the sum of the exact or float column.",
+            f"{c.name} in whole cents. The sum over a billing period equals that of the ledger, rounded to the cent. A row, the sum of a bill in the period,"
+            " and the sum of a day of a bill each differ from the ledger by at most 1 cent. For other sums, round the sum of the exact or float column.",
         )
         for c in COSTS
     ]
@@ -96,7 +98,7 @@ def _columns() -> list[Column]:
 COSTS_FOR_DASHBOARDS = View(
     "costs_for_dashboards",
     "one row per row of cost_daily: charge date and combination of the columns before the costs",
-    "cost_daily for dashboards: no text is null, and each cost appears exactly, as a float, and in whole cents.",
+    "cost_daily for dashboards: no string is null, and each cost is available as an exact value, as a float, and in whole cents.",
     tuple(_columns()),
     is_public=True,
     over=(COST_DAILY.name,),

@@ -1,6 +1,6 @@
-"""The tables that `runspend publish` copies to other tools: the public tables, the views over them, and three more for dashboards.
+"""The tables that `runspend publish` copies to other tools: the public tables, the views over them, and three internal tables for dashboards.
 
-Those three are internal in the warehouse. Copies of `alerts` lack the columns with mail addresses.
+The copy of `alerts` does not have the columns with mail addresses and message ids.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from runspend.schema.tables import TABLES, Table, public_tables
 _MAIL = ("message_id", "recipients")
 _ALERTS = replace(
     TABLES["alerts"],
-    meaning="Every budget alert ever decided.",
+    meaning="All budget alerts that were ever decided.",
     columns=tuple(c for c in TABLES["alerts"].columns if c.name not in _MAIL),
 )
 

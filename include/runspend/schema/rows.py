@@ -1,4 +1,4 @@
-"""Rows of a table: from Python's values, and split by month. `tables.py` defines the columns of each table."""
+"""Create the rows of a table from Python values, and split rows by month. `tables.py` defines the columns of each table."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 def first_day(period: str) -> date:
-    """Return the first day of "YYYY-MM"."""
+    """Return the first day of a month "YYYY-MM"."""
     return date.fromisoformat(f"{period}-01")
 
 
 def midnight(day: date) -> datetime:
-    """Return the instant at which a UTC date begins."""
+    """Return the time at which a date begins in UTC."""
     return datetime(day.year, day.month, day.day, tzinfo=timezone.utc)
 
 
 def month_after(first: date, months: int) -> date:
-    """Return the first day of the month this many months later (or earlier)."""
+    """Return the first day of the month that is this many months later, or earlier if `months` is negative."""
     index = first.year * 12 + first.month - 1 + months
     return date(index // 12, index % 12 + 1, 1)
 
 
 def arrow_rows(table: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Return rows in the table's Arrow schema; missing keys are null."""
+    """Return the rows as an Arrow table with the schema of the table. Missing keys become null."""
     import pyarrow as pa
 
     schema = TABLES[table].arrow_schema()
@@ -48,5 +48,5 @@ def by_month(table: str, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def make_load_id(name: str, now: datetime) -> str:
-    """Return the id of one read: a hash of the source and the time, so that repeating a pipeline run writes the same id."""
+    """Return the id of one read, which is a hash of the source and the time. A repeated pipeline run gets the same id."""
     return hashlib.sha256(f"{name}|{now.isoformat()}".encode()).hexdigest()[:16]

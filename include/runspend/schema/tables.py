@@ -1,11 +1,11 @@
-"""Every warehouse table: its grain, columns, types, units and meaning. The contract with analysts.
+"""All tables of the warehouse: their grain, columns, types, units and meaning. The public tables are the contract with analysts.
 
-`docs/tables.md` and the descriptions in BigQuery are generated from this module; a test fails when they differ. Define a table
-here before any code fills it.
+`docs/tables.md` and the descriptions in BigQuery are generated from this module. A test fails if the page differs. Define a table here before
+any code fills it.
 
-Types are GoogleSQL's. Money and quantities are BIGNUMERIC, `decimal128(38, 22)` in Parquet: real bills carry up to 22
-decimals. All times are UTC. A column marked `bookkeeping` has the time or the build of a row. It is outside the content digest, so
-repeating a pipeline run gives the same digests.
+Types are those of GoogleSQL. Money and quantities are BIGNUMERIC, which is `decimal128(38, 22)` in Parquet, because real bills have up to
+22 decimals. All times are UTC. A column marked `bookkeeping` contains the time or the build of a row. It is not part of the content
+digest, so repeating a pipeline run gives the same digests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Increased whenever a column, table or value is added or renamed; the next pipeline run then rewrites the files. Former names are in former_names.py.
+# Increase this number whenever a column, table or value is added or renamed. The next pipeline run then rewrites the files. Former names
+# are in former_names.py.
 SCHEMA_VERSION = 5
 
 
@@ -35,48 +36,48 @@ DUCKDB_TYPES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: GoogleSQL type, meaning in one sentence, and whether a key or bookkeeping. `words`: all values of a string set by models."""
+    """One column of a table."""
 
     name: str
-    type: str
-    meaning: str
+    type: str  # in GoogleSQL
+    meaning: str  # one sentence or a few
     is_key: bool = False
-    bookkeeping: bool = False
-    words: tuple[str, ...] = ()
+    bookkeeping: bool = False  # not part of the content digest
+    words: tuple[str, ...] = ()  # all possible values, if models set the string
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table. `period_column` is the DATE whose month names the folder; None means one undated unit ("all")."""
+    """One table of the warehouse."""
 
     name: str
-    grain: str
+    grain: str  # what one row is
     meaning: str
     columns: tuple[Column, ...]
     is_public: bool = False
-    period_column: str | None = "billing_period"
+    period_column: str | None = "billing_period"  # the DATE whose month is the unit's period; None: the period is "all"
     sort: tuple[str, ...] = ()
-    # Columns that determine all others, if there are any: only they enter the digest.
+    # Columns that determine all other columns. If there are any, the content digest contains only these.
     digest_columns: tuple[str, ...] = ()
     writer: str = "the bill's source"
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The columns that are never null and unique together."""
+        """The columns that are never null, and whose combination is unique."""
         return tuple(c.name for c in self.columns if c.is_key)
 
     @property
     def content(self) -> tuple[str, ...]:
-        """The columns of the content digest."""
+        """The columns that the content digest contains."""
         return self.digest_columns or tuple(c.name for c in self.columns if not c.bookkeeping)
 
     @property
     def description(self) -> str:
-        """What it means and what one row is."""
+        """The meaning of the table and of one row."""
         return f"{self.meaning} One row: {self.grain.removeprefix('one row ')}."
 
     def arrow_schema(self) -> pa.Schema:
-        """Return the Parquet schema: every column nullable, in the order of `columns`."""
+        """Return the Parquet schema. The columns are nullable and in the order of `columns`."""
         import pyarrow as pa
 
         types = {
@@ -111,30 +112,38 @@ COSTS = (
         "list_cost", "BIGNUMERIC", "FOCUS ListCost: public price x quantity, in billing_currency. Null on the bill counts as 0 in sums."
     ),
     Column("contracted_cost", "BIGNUMERIC", "FOCUS ContractedCost: negotiated price x quantity, in billing_currency."),
-    Column("effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: amortized; the default figure everywhere, in billing_currency."),
+    Column(
+        "effective_cost", "BIGNUMERIC", "FOCUS EffectiveCost: the amortized cost, in billing_currency. It is the default figure everywhere."
+    ),
     Column("billed_cost", "BIGNUMERIC", "FOCUS BilledCost: what the invoice charges, in billing_currency."),
 )
 DIMENSIONS = (
-    Column("team", "STRING", "Team, by the first of `dimensions.team` that has a value."),
-    Column("project", "STRING", "Project, by the first of `dimensions.project` that has a value."),
-    Column("cost_center", "STRING", "Cost center, by the first of `dimensions.cost_center` that has a value."),
-    Column("owner", "STRING", "Owner, by the first of `dimensions.owner` that has a value."),
+    Column("team", "STRING", "Team, from the first source in `dimensions.team` that has a value."),
+    Column("project", "STRING", "Project, from the first source in `dimensions.project` that has a value."),
+    Column("cost_center", "STRING", "Cost center, from the first source in `dimensions.cost_center` that has a value."),
+    Column("owner", "STRING", "Owner, from the first source in `dimensions.owner` that has a value."),
 )
-BUILD_ID = _own("build_id", "STRING", "The build that wrote the row; equal in all tables that one build published together.")
+BUILD_ID = _own("build_id", "STRING", "The build that wrote the row; the same in all tables that one build published together.")
 LOAD_ID = _own("load_id", "STRING", "The load, extract or measurement that wrote the row.")
 BILLING_PERIOD = _key("billing_period", "DATE", "First day of the month of FOCUS BillingPeriodStart (UTC).")
 CURRENCY = Column("billing_currency", "STRING", "ISO 4217 code of the bill; costs are never added across currencies.")
 
 LINE_DIMENSIONS = (
-    Column("line_team", "STRING", "Team from the bill: the first of the line's tags in `dimensions.team`; null without such a tag."),
+    Column(
+        "line_team",
+        "STRING",
+        "Team from the bill: the value of the first tag in `dimensions.team` that the line has; null without such a tag.",
+    ),
     Column("line_project", "STRING", "Project from the bill."),
     Column("line_cost_center", "STRING", "Cost center from the bill."),
     Column("line_owner", "STRING", "Owner from the bill."),
 )
 DIMENSION_NAMES = tuple(column.name for column in DIMENSIONS)
-POOL_KEY = Column("pool_key", "STRING", "The pool that set the price of the charge, for rules that price from a pool; null elsewhere.")
+POOL_KEY = Column("pool_key", "STRING", "The pool that set the price of the charge; null if the rule does not use a pool.")
 OVERHEAD = Column(
-    "overhead_cost", "BIGNUMERIC", "Part of effective_cost that an exact job match covers outside its runs: start-up, gaps, shut-down."
+    "overhead_cost",
+    "BIGNUMERIC",
+    "Part of effective_cost for the time of a job outside its runs (start-up, gaps, shut-down), if the job matches exactly.",
 )
 
 COST_KINDS = ("compute", "storage", "network", "llm", "other")
@@ -166,7 +175,7 @@ RUN_END_RULES = ("stated", "alive", "started", "last_sign", "silent", "future", 
 RUNS = Table(
     "runs",
     "one row per run of every tracking server, including deleted and purged runs",
-    "MLflow's runs under MLflow's own names, with the dimensions and the machines they state.",
+    "MLflow's runs with MLflow's own column names, plus their dimensions and the machines that they state.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC); 1970-01-01 for a run without a start."),
@@ -181,9 +190,13 @@ RUNS = Table(
         Column(
             "future_end_time",
             "TIMESTAMP",
-            "The end that MLflow states, if it is more than an hour after the time of the read. If this is set, end_time is 6 hours after the newest metric or, without one, after the start. Null elsewhere.",
+            "The end that MLflow states, if it is more than an hour after the time of the read; null otherwise. If this is set, end_time is 6 hours after the newest metric or, without metrics, 6 hours after the start.",
         ),
-        Column("last_sign_at", "TIMESTAMP", "Newest metric of a run without an end; null for ended runs and silent ones."),
+        Column(
+            "last_sign_at",
+            "TIMESTAMP",
+            "Time of the newest metric of a run without an end; null for runs that have ended and for runs without metrics.",
+        ),
         Column("artifact_uri", "STRING", "Folder of the run's artifacts."),
         Column("parent_run_id", "STRING", "mlflow.parentRunId."),
         Column("source_name", "STRING", "mlflow.source.name."),
@@ -193,16 +206,16 @@ RUNS = Table(
         Column("project_from", "STRING", "Source of project."),
         Column("cost_center_from", "STRING", "Source of cost_center."),
         Column("owner_from", "STRING", "Source of owner."),
-        Column("resource_ids", "ARRAY<STRING>", "Machines that the run states, as written, sorted; empty when none."),
+        Column("resource_ids", "ARRAY<STRING>", "Machines that the run states, as written there, sorted; empty if it states none."),
         Column("instance_type", "STRING", "Requested instance type."),
         Column("num_nodes", "INT64", "Requested number of machines."),
         Column(
             "sub_account_id",
             "STRING",
-            "Account, subscription or project the run states for its machines, in lower case; null when not stated.",
+            "Account, subscription or project that the run states for its machines, in lower case; null when not stated.",
         ),
-        Column("region_id", "STRING", "Region that the run states, otherwise that of its zone, in lower case."),
-        Column("availability_zone", "STRING", "Zone the run states, in lower case."),
+        Column("region_id", "STRING", "Region that the run states, otherwise the region of its zone, in lower case."),
+        Column("availability_zone", "STRING", "Zone that the run states, in lower case."),
         Column(
             "purchase_option",
             "STRING",
@@ -224,32 +237,32 @@ RUNS = Table(
         Column(
             "mean_use_percent",
             "FLOAT64",
-            "Mean of MLflow's system metrics of the run: GPU utilization, otherwise CPU utilization, percent; null when not logged.",
+            "Mean GPU utilization in MLflow's system metrics of the run, otherwise mean CPU utilization, percent; null when not logged.",
         ),
         Column(
             "gaps",
             "ARRAY<STRING>",
-            "Times without any log, in which the run counts as stopped, each as FROM/TO in UTC (ISO 8601); empty when none. The run has no cost in them.",
+            "Periods without any logged value, in which the run counts as stopped and has no cost. Each is FROM/TO in UTC (ISO 8601); empty if there are none.",
         ),
         Column(
             "gap_seconds",
             "FLOAT64",
-            "Total length of the gaps, seconds; 0 when none. Null where gaps were not examined: the run lasted less than 6 hours, or logged too few steps.",
+            "Total length of the gaps, seconds; 0 if there are none. Null if gaps were not examined, because the run lasted less than 6 hours or logged too few steps.",
         ),
-        Column("job_id", "STRING", "Job that the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as written."),
-        Column("job_key", "STRING", "The job in the form in which bills and runs are compared: the fullest name the run states."),
-        Column("iam_principal", "STRING", "IAM role or user with which the run calls language models, as written."),
+        Column("job_id", "STRING", "Job that the run states (SageMaker, Databricks job run, SLURM, Batch, ...), as written there."),
+        Column("job_key", "STRING", "The job, normalized for comparison with bills: the most complete name that the run states."),
+        Column("iam_principal", "STRING", "IAM role or user with which the run calls language models, as written there."),
         Column(
             "principal_key",
             "STRING",
-            "The principal in the form in which bills and runs are compared: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+            "The principal, normalized for comparison with bills: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
         ),
         Column(
             "pool_key",
             "STRING",
-            "First pool whose `runs` selector names the run, with its values of the pool's `equal` dimensions; null when none.",
+            "First pool whose `runs` selector matches the run, with the run's values of the pool's `equal` dimensions; null if there is none.",
         ),
-        Column("params_digest", "STRING", "Hash of all params: runs with equal digests are repeats."),
+        Column("params_digest", "STRING", "Hash of all params. Runs with equal hashes are repeats."),
         Column("tags", "STRING", "JSON object of the tags that `copy` allows."),
         Column("params", "STRING", "JSON object of the params that `copy` allows."),
         Column("purged_at", "TIMESTAMP", "First read after which MLflow no longer had the run; null while it has it."),
@@ -263,16 +276,16 @@ RUNS = Table(
 
 RUN_RESOURCES = Table(
     "run_resources",
-    "one row per run and machine it states",
-    "The machines of `runs.resource_ids`, with their own times where the run states them.",
+    "one row per run and machine that it states",
+    "The machines in `runs.resource_ids`, with the time on each machine if the run states it.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("resource_id", "STRING", "Machine, as the run states it."),
-        Column("resource_key", "STRING", "The machine in the form in which bills and runs are compared: the fullest name the run states."),
-        _key("used_ordinal", "INT64", "0, 1, … for a machine the run states several times."),
-        Column("used_from", "TIMESTAMP", "Stated start on this machine; null: the run's."),
-        Column("used_to", "TIMESTAMP", "Stated end on this machine; null: the run's."),
+        Column("resource_key", "STRING", "The machine, normalized for comparison with bills: the most complete name that the run states."),
+        _key("used_ordinal", "INT64", "0, 1, … for a machine that the run states several times."),
+        Column("used_from", "TIMESTAMP", "Stated start on this machine; null means the start of the run."),
+        Column("used_to", "TIMESTAMP", "Stated end on this machine; null means the end of the run."),
         LOAD_ID,
     ),
     period_column="start_month",
@@ -303,26 +316,26 @@ EXPERIMENTS = Table(
 
 MACHINE_POWER = Table(
     "machine_power",
-    "one row per run, power metric and hour, of machines whose bill is by measured watts",
-    "The power of a GPU during a run on its machine, from MLflow's system metrics. Overlapping runs measure the same GPUs.",
+    "one row per run, power metric and hour, for machines that are billed by measured power",
+    "The power of a GPU during a run on its machine, from MLflow's system metrics. Overlapping runs on a machine measure the same GPUs.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("metric", "STRING", "MLflow's key, e.g. system/gpu_0_power_usage_watts."),
         _key("hour_start", "TIMESTAMP", "Start of the hour."),
-        Column("resource_id", "STRING", "The machine, as `machines` of its bill lists it."),
+        Column("resource_id", "STRING", "The machine, as listed in `machines` of its bill."),
         Column("gpu", "INT64", "Number of the GPU on the machine."),
         Column(
             "measured_from",
             "TIMESTAMP",
-            "Start of the first measurement in the hour. A measurement covers the time since the previous one, at most ten minutes.",
+            "Start of the first measurement in the hour. A measurement covers the time since the previous one, but at most ten minutes.",
         ),
         Column("measured_to", "TIMESTAMP", "End of the last measurement in the hour."),
-        Column("measured_milliseconds", "INT64", "Time that the hour's measurements cover."),
+        Column("measured_milliseconds", "INT64", "Time that the measurements of the hour cover, milliseconds."),
         Column(
             "energy_microjoules",
             "INT64",
-            "Milliwatts x milliseconds of the hour's measurements; divide by measured_milliseconds for the mean power in milliwatts.",
+            "Sum of milliwatts x milliseconds over the measurements of the hour. Divide by measured_milliseconds for the mean power in milliwatts.",
         ),
         Column("last_step", "INT64", "MLflow step of the metric's last measurement when it was read."),
         Column("step_stride", "INT64", "Distance between two MLflow steps that Runspend read."),
@@ -354,7 +367,7 @@ ARTIFACT_OWNERS = Table(
 MODEL_VERSIONS = Table(
     "model_versions",
     "one row per registered model version",
-    "Versions of MLflow's model registry, with the stages and aliases that mark a version as in use. Filled if there are `retention` policies.",
+    "Model versions in MLflow's model registry, with the stages and aliases that show that a version is in use. Filled only if there are `retention` policies.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
@@ -362,7 +375,7 @@ MODEL_VERSIONS = Table(
         _key("model_version", "INT64", "Version of the registered model."),
         Column("run_id", "STRING", "Run from which the version was registered; null when MLflow does not know it."),
         Column("model_id", "STRING", "Logged model from which the version was registered; null without one."),
-        Column("source_uri", "STRING", "Folder of the version's files; for a logged model, its folder."),
+        Column("source_uri", "STRING", "Folder of the version's files; for a version of a logged model, the folder of that model."),
         Column("stage", "STRING", "None, Staging, Production or Archived."),
         Column("aliases", "STRING", "JSON list of the version's aliases, sorted."),
         Column("version_status", "STRING", "READY, PENDING_REGISTRATION or FAILED_REGISTRATION."),
@@ -377,13 +390,13 @@ MODEL_VERSIONS = Table(
 MODEL_USES = Table(
     "model_uses",
     "one row per run, logged model and direction",
-    "Runs that made or used logged models. Filled if there are `retention` policies.",
+    "Runs that made or used logged models. Filled only if there are `retention` policies.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
         _key("model_id", "STRING", "MLflow logged model id."),
         _key("direction", "STRING", "input (the run used the model), output (it logged it) or source (MLflow's source run of the model)."),
-        Column("step", "INT64", "Step the model was logged at; null for input and source."),
+        Column("step", "INT64", "Step at which the model was logged; null for input and source."),
         LOAD_ID,
     ),
     period_column="start_month",
@@ -394,14 +407,14 @@ MODEL_USES = Table(
 RUN_METRICS = Table(
     "run_metrics",
     "one row per run, logged model, metric and step, for metrics of `keep` policies and of `sweeps`",
-    "Values of the metrics that `retention[].keep.by` names: all values of logged models, and for runs the last value and, up to 1,000 steps, every value. For the metric that `sweeps` names, the last value of each run.",
+    "Values of the metrics named in `retention[].keep.by` and `sweeps`. For `keep.by`: all values of logged models, the last value of each run, and all values of a run if it has at most 1,000 steps. For `sweeps`: the last value of each run.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
-        _key("model_id", "STRING", "Logged model the value was logged for; empty for the run itself."),
+        _key("model_id", "STRING", "Logged model for which the value was logged; empty for the run itself."),
         _key("metric", "STRING", "MLflow's key of the metric."),
-        _key("step", "INT64", "Step it was logged at."),
-        Column("value", "FLOAT64", "The value logged last at the step. A value that is not a number is not kept."),
+        _key("step", "INT64", "Step at which the value was logged."),
+        Column("value", "FLOAT64", "The last value that was logged at the step. Values that are not numbers are not stored."),
         Column("is_last", "BOOL", "Whether it is the run's newest value of the metric."),
         LOAD_ID,
     ),
@@ -413,7 +426,7 @@ RUN_METRICS = Table(
 TRACKING_READS = Table(
     "tracking_reads",
     "one row per workspace and kind of protection",
-    "Whether the signs that protect artifacts could be read at the last extract. Any state other than ok, or a missing row, means unknown, and unknown artifacts are protected.",
+    "Whether the last extract could read the facts that protect artifacts. If the state is not ok or the row is missing, the facts are unknown, and the artifacts are protected.",
     (
         RUN_KEY[0],
         RUN_KEY[1],
@@ -429,7 +442,7 @@ TRACKING_READS = Table(
 
 ARTIFACT_BYTES = Table(
     "artifact_bytes",
-    "one row per owner, storage class and period of time within the month",
+    "one row per owner, storage class and interval within the month",
     "Content of the artifact stores, by owner.",
     (
         _key("month", "DATE", "First day of the row's month."),
@@ -442,33 +455,35 @@ ARTIFACT_BYTES = Table(
         _key("owner_id", "STRING", "Id of the run, logged model or trace; the prefix for orphan and other."),
         Column("tracking_server", "STRING", "Server of the owner; null for orphan and other."),
         Column("workspace", "STRING", "Workspace of the owner."),
-        Column("experiment_id", "STRING", "Experiment of the owner, or the one the prefix names."),
-        Column("prefix", "STRING", "Folder under the store's root that holds the bytes."),
+        Column("experiment_id", "STRING", "Experiment of the owner, or the experiment that the prefix names."),
+        Column("prefix", "STRING", "Folder under the store's root that contains the bytes."),
         _key("storage_class", "STRING", "Storage class as the store names it; LOCAL for folders, UNKNOWN where the listing has none."),
         _key("valid_from", "TIMESTAMP", "Start of the time for which these figures hold."),
         Column("valid_to", "TIMESTAMP", "End of the time for which these figures hold; null while they are current."),
-        Column("objects", "INT64", "Objects; null when the listing did not finish."),
-        Column("bytes", "INT64", "Bytes; null when unknown, never 0 for unknown."),
+        Column("objects", "INT64", "Number of objects; null when the listing did not finish."),
+        Column("bytes", "INT64", "Bytes; null, and never 0, when unknown."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
         Column(
-            "noncurrent_objects", "INT64", "Noncurrent versions, not included in other counts; null where the store does not report them."
+            "noncurrent_objects", "INT64", "Number of noncurrent versions, not included in objects; null if the store does not report them."
         ),
         Column(
-            "noncurrent_bytes", "INT64", "Bytes of noncurrent versions: billed, not in bytes; null where the store does not report them."
+            "noncurrent_bytes",
+            "INT64",
+            "Bytes of noncurrent versions, which are billed but not included in bytes; null if the store does not report them.",
         ),
         Column(
             "duplicate_bytes",
             "INT64",
-            "Part of bytes that are duplicates: of objects with equal checksum and size, all but the oldest. Null where the store has no checksums, as in folders.",
+            "Part of bytes in duplicate objects. Of objects with equal checksum and size, all except the oldest are duplicates. Null if the store has no checksums, as in folders.",
         ),
-        Column("unowned_since", "TIMESTAMP", "For an orphan: the first measurement that found no owner; null for others."),
+        Column("unowned_since", "TIMESTAMP", "For an orphan, the time of the first measurement that found no owner; null for all others."),
         Column(
             "confirmed_at",
             "TIMESTAMP",
-            "For an orphan: when a second reading of every tracking server, a day or more after the first, showed no owner either (without tracking servers: after 30 days). Null while it may still have one.",
+            "For an orphan, the time when a second read of all tracking servers, at least a day after the first, found no owner either. Without tracking servers, it is set after 30 days. Null while the bytes may still have an owner.",
         ),
-        Column("is_complete", "BOOL", "Whether the listing behind the row finished."),
+        Column("is_complete", "BOOL", "Whether the listing of the folder finished."),
         LOAD_ID,
     ),
     period_column="month",
@@ -479,7 +494,7 @@ ARTIFACT_BYTES = Table(
 DANGLING_OWNERS = Table(
     "dangling_owners",
     "one row per owner with an empty folder",
-    "Runs, logged models and traces whose bytes are gone, and logged models that never had any. A run that never had artifacts is not here, since runs need none.",
+    "Runs, logged models and traces whose bytes are gone, and logged models that never had bytes. A run that never had artifacts is not in this table, because a run needs none.",
     (
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
         _key("owner_kind", "STRING", "run, logged_model or trace."),
@@ -487,10 +502,10 @@ DANGLING_OWNERS = Table(
         _key("tracking_server", "STRING", "Server of the owner."),
         _key("workspace", "STRING", "Workspace of the owner."),
         Column("experiment_id", "STRING", "Experiment of the owner."),
-        Column("prefix", "STRING", "Folder under the store's root that should hold the bytes."),
+        Column("prefix", "STRING", "Folder under the store's root that should contain the bytes."),
         Column("gone_since", "TIMESTAMP", "First measurement that found the folder empty."),
-        Column("had_objects", "INT64", "Objects it had before; null when none were ever found."),
-        Column("had_bytes", "INT64", "Bytes it had before; null when unknown."),
+        Column("had_objects", "INT64", "Number of objects that the folder had before; null if none were ever found."),
+        Column("had_bytes", "INT64", "Bytes that the folder had before; null when unknown."),
         LOAD_ID,
     ),
     period_column=None,
@@ -501,22 +516,22 @@ DANGLING_OWNERS = Table(
 ARTIFACT_STORES = Table(
     "artifact_stores",
     "one row per store and storage class in it",
-    "Current content of the artifact stores and its monthly cost, at the bill's own rate of the bucket or class.",
+    "Current content of the artifact stores and its monthly cost, at the rate that the bill charges for the bucket or the storage class.",
     (
         _key("store", "STRING", "Root URI of the store in runspend.yaml."),
         _key("storage_class", "STRING", "Storage class, as in artifact_bytes."),
-        Column("objects", "INT64", "Objects; null when unknown."),
+        Column("objects", "INT64", "Number of objects; null when unknown."),
         Column("bytes", "INT64", "Bytes; null when unknown."),
-        Column("noncurrent_bytes", "INT64", "Bytes of noncurrent versions, not in bytes; null where the store does not report them."),
-        Column("duplicate_bytes", "INT64", "Part of bytes that are duplicates; null where the store has no checksums."),
-        Column("orphaned_bytes", "INT64", "Part of bytes without an owner in two readings."),
-        Column("unconfirmed_bytes", "INT64", "Part of bytes without an owner in one reading."),
+        Column("noncurrent_bytes", "INT64", "Bytes of noncurrent versions, not included in bytes; null if the store does not report them."),
+        Column("duplicate_bytes", "INT64", "Part of bytes in duplicate objects; null if the store has no checksums."),
+        Column("orphaned_bytes", "INT64", "Part of bytes for which two reads of the tracking servers found no owner."),
+        Column("unconfirmed_bytes", "INT64", "Part of bytes for which only one read of the tracking servers found no owner so far."),
         Column("oldest_at", "TIMESTAMP", "Oldest modification time among the objects."),
         Column("newest_at", "TIMESTAMP", "Newest modification time among the objects."),
         Column(
             "billing_currency",
             "STRING",
-            "ISO 4217 code of the costs; null where no bill has a rate: for folders, and for stores that are part of a bucket.",
+            "ISO 4217 code of the costs; null if no bill has a rate, as for folders and for stores that are only a part of a bucket.",
         ),
         Column("month_cost", "BIGNUMERIC", "Monthly cost of bytes and noncurrent_bytes, in billing_currency."),
         Column("noncurrent_month_cost", "BIGNUMERIC", "Part of month_cost for noncurrent_bytes."),
@@ -531,7 +546,7 @@ ARTIFACT_STORES = Table(
 TRACE_COSTS = Table(
     "trace_costs",
     "one row per day, experiment, run, user and model of the traces that have a token cost",
-    "LLM spend at list price as MLflow computed it on its traces (mlflow.llm.cost), and for tokens without a cost as a price list states it (price_source).",
+    "LLM cost of traces at list price, as computed by MLflow (mlflow.llm.cost). For tokens without such a cost, the price list in price_source is used.",
     (
         _key("month", "DATE", "First day of the month of charge_date."),
         RUN_KEY[0],
@@ -544,14 +559,14 @@ TRACE_COSTS = Table(
         _key(
             "price_source",
             "STRING",
-            "Who priced the tokens: mlflow, or the price list of token_prices with its version, which makes list_cost an estimate.",
+            "Source of the prices: mlflow, or the price list of token_prices with its version. With a price list, list_cost is an estimate.",
         ),
         _key(
             "provider",
             "STRING",
-            "The model's provider: mlflow.llm.provider, or the price list's name of it; empty when MLflow does not know it.",
+            "Provider of the model: mlflow.llm.provider, or the provider's name in the price list; empty when MLflow does not know it.",
         ),
-        Column("traces", "INT64", "Traces with a cost."),
+        Column("traces", "INT64", "Number of traces with a cost."),
         Column("input_tokens", "INT64", "Input tokens; null when not logged."),
         Column("output_tokens", "INT64", "Output tokens; null when not logged."),
         Column("list_cost", "BIGNUMERIC", "Cost at list price, in currency."),
@@ -633,7 +648,7 @@ FOCUS_COLUMNS = (
 
 BILLING_LINES = Table(
     "billing_lines",
-    "one row per line of the newest good version of each bill; lines outside an explicit scope are sums per day, account, service and category",
+    "one row per line of the newest valid version of each bill; lines outside an explicit scope are summed per day, account, service and category",
     "The bills, in FOCUS columns, exactly as delivered, plus columns computed when they were loaded.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
@@ -644,52 +659,54 @@ BILLING_LINES = Table(
         Column(
             "resource_key",
             "STRING",
-            "resource_id in the form in which bills and runs are compared: the fullest name that the line states; null without a resource.",
+            "resource_id, normalized for comparison with runs: the most complete name that the line states; null without a resource.",
         ),
-        Column("run_tag", "STRING", "Run id in a tag of the line (keys in `docs/identify.md`); null when none."),
+        Column("run_tag", "STRING", "Run id in a tag of the line (`docs/identify.md` lists the tag keys); null if there is none."),
         Column("instance_type", "STRING", "Instance type, from SkuPriceDetails or the provider's own column."),
-        Column("machine_gpus", "INT64", "GPUs of the machine, where the line or the instance type shows it."),
-        Column("machine_cpus", "INT64", "vCPUs of the machine, where the line or the instance type shows it."),
-        Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, where the line or the instance type shows it."),
+        Column("machine_gpus", "INT64", "GPUs of the machine, if the line or the instance type shows it."),
+        Column("machine_cpus", "INT64", "vCPUs of the machine, if the line or the instance type shows it."),
+        Column("machine_memory_gb", "FLOAT64", "Memory of the machine in GiB, if the line or the instance type shows it."),
         Column(
             "billed_nanoseconds",
             "INT64",
-            "ConsumedQuantity in nanoseconds where ConsumedUnit is a plain time; otherwise null. Negative for a reversal.",
+            "ConsumedQuantity in nanoseconds if ConsumedUnit is a time; otherwise null. Negative for a reversal.",
         ),
         Column(
             "node_key",
             "STRING",
-            "Machine (as resource_key) of which the line is a part: a pod's, a task's, or the unused part; null for a line that is not split.",
+            "The machine (as resource_key), if the line is only the part of a machine that a pod or task used, or that was unused; null otherwise.",
         ),
-        Column("node_instance_type", "STRING", "Instance type of that machine. A part is not a machine of that type."),
-        Column("node_gpus", "INT64", "GPUs of that machine. A part does not have all of them."),
+        Column("node_instance_type", "STRING", "Instance type of the machine in node_key. The line is only a part of such a machine."),
+        Column("node_gpus", "INT64", "GPUs of the machine in node_key. The line does not have all of them."),
         Column(
             "job_key",
             "STRING",
-            "Job that the resource or a tag of the line names, in the form in which bills and runs are compared: the fullest name that the line states.",
+            "Job that the resource or a tag of the line names, normalized for comparison with runs: the most complete name that the line states.",
         ),
         Column(
-            "attached_to", "STRING", "Machine (as resource_key) that a line of another resource names: a disk, an address; null when none."
+            "attached_to",
+            "STRING",
+            "Machine (as resource_key) to which the line's resource is attached, for example a disk or an address; null if there is none.",
         ),
         Column(
             "group_keys",
             "ARRAY<STRING>",
-            "Groups that the line shares with machines: job, node group, cluster, closest first, each as account|tag key|value; a node group as account@CLUSTER|tag key|value where the line names the cluster; empty when none.",
+            "Groups that the line shares with machines: job, node group and cluster, the closest first. Each is account|tag key|value; a node group is account@CLUSTER|tag key|value if the line names the cluster. Empty if there are none.",
         ),
         Column(
             "storage_key",
             "STRING",
-            "Bucket or storage account of a storage line, in the form in which bills and artifact stores are compared.",
+            "Bucket or storage account of a storage line, normalized for comparison with artifact stores.",
         ),
         Column(
             "storage_class",
             "STRING",
-            "Storage class of a storage line, in the spelling of artifact_bytes; null when the line does not say.",
+            "Storage class of a storage line, in the spelling of artifact_bytes; null if the line does not state it.",
         ),
         Column(
             "pool_key",
             "STRING",
-            "First pool whose `lines` selector names the line, with its values of the pool's `equal` dimensions; null when none.",
+            "First pool whose `lines` selector matches the line, with the line's values of the pool's `equal` dimensions; null if there is none.",
         ),
         Column(
             "iam_principal",
@@ -699,13 +716,13 @@ BILLING_LINES = Table(
         Column(
             "principal_key",
             "STRING",
-            "The principal in the form in which bills and runs are compared: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
+            "The principal, normalized for comparison with runs: aws:ACCOUNT:role/NAME[/SESSION] or aws:ACCOUNT:user/NAME.",
         ),
         *LINE_DIMENSIONS,
         Column(
             "scope",
             "STRING",
-            "include or exclude by an explicit `scope`; shared where `shared` declares the line as the platform's own; null without either (the default scope decides when the ledger is built).",
+            "include or exclude if an explicit `scope` decides; shared if `shared` declares the line as shared cost of the platform; null otherwise, and then the default scope decides when the ledger is built.",
         ),
         LOAD_ID,
     ),
@@ -743,15 +760,15 @@ BILLING_LINES = Table(
 BILLING_QUARANTINE = Table(
     "billing_quarantine",
     "one row per delivered row that could not be read",
-    "Rows with an unreadable period, currency or BilledCost. The whole rows are kept and counted, but no sum of cost includes them.",
+    "Rows with an unreadable period, currency or BilledCost. The complete rows are stored and counted, but no sum of costs includes them.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("line_id", "STRING", "Hash of the delivered row and of its ordinal among identical rows."),
         Column("file_name", "STRING", "File of the row, relative to the source's uri."),
         Column("row_number", "INT64", "Row number in the file; the first data row is 1."),
-        Column("reason", "STRING", "The column that cannot be read, the value found and what is allowed."),
-        Column("billed_cost", "BIGNUMERIC", "BilledCost where it could be read."),
+        Column("reason", "STRING", "The column that cannot be read, its value, and the allowed values."),
+        Column("billed_cost", "BIGNUMERIC", "BilledCost, if it could be read."),
         Column("raw", "STRING", "JSON object of the row as delivered."),
         LOAD_ID,
     ),
@@ -761,7 +778,7 @@ BILLING_QUARANTINE = Table(
 BILLING_LOADS = Table(
     "billing_loads",
     "one row per source, billing period, version and currency",
-    "Every version of every bill: files, rows, totals; what was refused and why.",
+    "Every version of every bill, with its files, rows and totals, and the reason if it was refused.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -770,26 +787,27 @@ BILLING_LOADS = Table(
         _key("version_number", "INT64", "1, 2, … in the order the versions were loaded."),
         Column("state", "STRING", "current, replaced or refused."),
         Column("reason", "STRING", "Why the version was refused; null otherwise."),
-        Column("delivered_at", "TIMESTAMP", "When the provider wrote it: the manifest's time, otherwise the newest file's."),
+        Column("delivered_at", "TIMESTAMP", "When the provider wrote the version: the time of the manifest, otherwise of the newest file."),
         Column(
             "files",
             "STRING",
-            "JSON list of {name, bytes, sha256, rows, state}; state is read, duplicate, or older where a newer file won. Files from stores with checksums also have stamp, format and label; unchanged files are not fetched again.",
+            "JSON list of {name, bytes, sha256, rows, state}. The state is read, duplicate, or older if a newer file replaced it. Files from stores with checksums also have stamp, format and label, so that unchanged files are not fetched again.",
         ),
-        Column("row_count", "INT64", "Rows loaded."),
-        Column("quarantined_count", "INT64", "Rows quarantined."),
+        Column("row_count", "INT64", "Number of loaded rows."),
+        Column("quarantined_count", "INT64", "Number of quarantined rows."),
         *COSTS,
-        Column("null_list_count", "INT64", "Rows whose ListCost is null."),
-        Column("null_contracted_count", "INT64", "Rows whose ContractedCost is null."),
-        Column("null_effective_count", "INT64", "Rows whose EffectiveCost is null."),
-        Column("rounded_cost", "BIGNUMERIC", "Sum of the digits of billed costs beyond 22 decimals that were rounded off."),
-        Column("focus_version", "STRING", "FOCUS version by the header."),
+        Column("null_list_count", "INT64", "Number of rows whose ListCost is null."),
+        Column("null_contracted_count", "INT64", "Number of rows whose ContractedCost is null."),
+        Column("null_effective_count", "INT64", "Number of rows whose EffectiveCost is null."),
+        Column("rounded_cost", "BIGNUMERIC", "Sum of the amounts by which billed costs with more than 22 decimals were rounded."),
+        Column("focus_version", "STRING", "FOCUS version, according to the header."),
         Column(
             "covered_until",
             "TIMESTAMP",
-            "Latest charge_period_end of Usage lines shorter than a day, or the latest charge_period_start of those of a day if it is later. If no line is shorter: the latest charge_period_end of lines of a day; of all lines if there are none.",
+            "The later of two times: the latest charge_period_end of Usage lines shorter than a day, and the latest charge_period_start of Usage lines of a day. "
+            "Without shorter lines: the latest charge_period_end of lines of a day. Without those too: the latest charge_period_end of all lines.",
         ),
-        Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId, which means that the provider considers the period final."),
+        Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId. The provider then considers the period final."),
         _own("loaded_at", "TIMESTAMP", "When the version was loaded."),
         LOAD_ID,
     ),
@@ -799,11 +817,11 @@ BILLING_LOADS = Table(
 BILL_CHANGES = Table(
     "bill_changes",
     "one row per version, charge date, service, account and currency whose cost changed",
-    "What each new version of a bill changed.",
+    "The changes of cost by each new version of a bill.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
-        _key("version", "STRING", "The version with the change."),
+        _key("version", "STRING", "The version that changed the cost."),
         _key("version_number", "INT64", "Number of that version."),
         _key("charge_date", "DATE", "UTC date of the charge's start."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
@@ -818,19 +836,19 @@ BILL_CHANGES = Table(
 PERIOD_STATES = Table(
     "period_states",
     "one row per source and billing period",
-    "Whether each bill of a month is open, final or closed, and the changes that a closed month ignores: see `docs/operations.md`.",
+    "Whether each bill of a month is open, final or closed, and which changes a closed month ignores. See `docs/operations.md`.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         Column("state", "STRING", "open, final or closed."),
-        Column("bill_digest", "STRING", "Digest of the bill's rows as delivered, independent of their files."),
+        Column("bill_digest", "STRING", "Digest of the delivered rows of the bill. It does not depend on how they are divided into files."),
         Column("is_invoiced", "BOOL", "Whether every line has an InvoiceId."),
         Column(
             "ignored_changes",
             "STRING",
-            "What changed since the month was closed and is not in its cost tables, in words; null when nothing did.",
+            "Changes since the month was closed, in words. Its cost tables do not include them. Null if nothing changed.",
         ),
-        _own("unchanged_since", "TIMESTAMP", "When the rows in place were loaded first."),
+        _own("unchanged_since", "TIMESTAMP", "When the current rows were first loaded."),
         _own("final_since", "TIMESTAMP", "When the bill became final; null while it is open."),
         _own("closed_since", "TIMESTAMP", "When the month was closed; null until then."),
         BUILD_ID,
@@ -842,19 +860,19 @@ PERIOD_STATES = Table(
 COST_ALLOCATIONS = Table(
     "cost_allocations",
     "one row per charge and target",
-    "The ledger: the target of each charge of the bill. Sums to the bill exactly, per source, period, currency and measure.",
+    "The ledger, with the targets of each charge of the bill. Its sums equal the bill exactly, per source, period, currency and measure.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key(
             "charge_id",
             "STRING",
-            "The bill line (billing_lines.line_id); a longer id if the row covers several lines: priced together (they are in charge_lines), or summed because they are out of scope.",
+            "The bill line (billing_lines.line_id). If the row covers several lines, a longer id: they were priced together (see charge_lines), or summed because they are out of scope.",
         ),
         _key(
             "target_id",
             "STRING",
-            "server/workspace/run_id of the run, server/workspace/owner_id of the logged model; the value of allocated_to for everything else.",
+            "For a run, server/workspace/run_id. For a logged model, server/workspace/owner_id. Otherwise the value of allocated_to.",
         ),
         Column("charge_date", "DATE", "UTC date of the charge's start."),
         Column("charge_period_start", "TIMESTAMP", "FOCUS ChargePeriodStart."),
@@ -870,16 +888,20 @@ COST_ALLOCATIONS = Table(
         Column("cost_kind", "STRING", "Kind of cost: compute, storage, network, llm or other.", words=COST_KINDS),
         Column("allocated_to", "STRING", "run, logged_model, orphan, idle, shared, unallocated or out_of_scope.", words=ALLOCATED_TO),
         *RUN_REFERENCE,
-        Column("owner_id", "STRING", "Id of the logged model, where allocated_to is logged_model; null elsewhere."),
+        Column("owner_id", "STRING", "Id of the logged model if allocated_to is logged_model; null otherwise."),
         Column("allocated_ratio", "FLOAT64", "Share of the charge, for display. Never compute a cost from it."),
         *COSTS,
         CURRENCY,
-        Column("unused_cost", "BIGNUMERIC", "Part of effective_cost for units that the run did not request, on a machine rented for it."),
+        Column(
+            "unused_cost",
+            "BIGNUMERIC",
+            "Part of effective_cost for units (such as GPUs) that the run did not request, on a machine rented for it.",
+        ),
         OVERHEAD,
         Column(
             "match_method",
             "STRING",
-            "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time, instance_type_time; sharing for cost that `sharing` moved; none when no rule applied.",
+            "Rule that allocated the charge: run_tag, job_id, resource_id, attached, artifact_bytes, llm_identity, llm_cost, pool_time or instance_type_time; sharing for cost that `sharing` distributed; none if no rule applied.",
             words=MATCH_METHODS,
         ),
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
@@ -888,29 +910,29 @@ COST_ALLOCATIONS = Table(
             "reason",
             "STRING",
             "Why the charge has this target. Without a run: unknown_run, no_run, not_timed, fee, platform (declared by `shared`), default_scope, explicit_scope. "
-            "Traces: no_source_run (without a run). Storage: not_mlflow, not_measured (bytes outside the artifact stores, or in a class that has none), trace, incomplete_inventory. "
-            "Callers of language models: silent_caller (another run of the principal has no traces that day and counts as having called nothing), "
-            "untraced_caller (one of them never has traces, or none of them does that day). "
-            "A tag that names a run: other_time (the run was not active), other_account, other_region (its machines are there). "
-            "ambiguous_name: several machines or jobs may have the stated name. Otherwise the policy of `sharing`.",
+            "Traces: no_source_run (the trace has no run). Storage: not_mlflow, not_measured (bytes outside the artifact stores, or in a storage class without measured bytes), trace, incomplete_inventory. "
+            "Callers of language models: silent_caller (another run of the same principal has no traces that day, and counts as a run without calls), "
+            "untraced_caller (a run of the principal never has traces, or none of its runs has traces that day). "
+            "A tag that names a run: other_time (the run was not active then), other_account or other_region (the machines of the run are in another one). "
+            "ambiguous_name: several machines or jobs may have the stated name. Otherwise the policy of `sharing`: proportional or even.",
             words=REASONS,
         ),
         Column(
             "weight_kind",
             "STRING",
-            "Weight of runs that shared the machine: gpu, cpu, memory, use (measured) or equal; bytes for storage, list_cost for traces, estimated_list_cost where a price list priced some.",
+            "How the charge was split: by gpu, cpu, memory, use (measured) or equal for runs that shared a machine; bytes for storage; list_cost for traces, or estimated_list_cost if a price list priced some of them.",
             words=WEIGHT_KINDS,
         ),
         Column(
             "run_end_rule",
             "STRING",
-            "How the run's end was found: stated; alive (a recent metric); started (no metric, but a recent start); last_sign; silent; future; resumed (it had gaps, which are not charged).",
+            "How the end of the run was found: stated; alive (it has a recent metric); started (no metric, but a recent start); last_sign (its last metric); silent (no metric and no recent start); future (the stated end was in the future); resumed (it had gaps, which are not charged).",
             words=RUN_END_RULES,
         ),
         Column(
             "is_scaled",
             "BOOL",
-            "Whether the runs claimed more than was billed, or asked for more units than the machine has, and were scaled down.",
+            "Whether shares were scaled down because runs claimed more time than was billed, or requested more units than the machine has.",
         ),
         Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         *LINE_DIMENSIONS,
@@ -924,7 +946,7 @@ COST_ALLOCATIONS = Table(
 CHARGE_LINES = Table(
     "charge_lines",
     "one row per bill line of a charge that combines several lines",
-    "The lines, or parts of lines, in each charge of a pool rule. A charge_id that is not here is itself a line_id.",
+    "The lines, or parts of lines, in each charge of a pool rule. A charge_id that is not in this table is itself a line_id.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -933,7 +955,7 @@ CHARGE_LINES = Table(
         Column(
             "line_from",
             "FLOAT64",
-            "Position on the line, from 0 to 1, where the charge's part begins. Runs that state the machine got the part before it, in charges with the line's own id. 0 means that the charge has the whole line.",
+            "Where the charge's part of the line begins, from 0 to 1. The part before it went to runs that state the machine, in charges with the line's own id. 0 means that the charge contains the whole line.",
         ),
         BUILD_ID,
     ),
@@ -944,7 +966,7 @@ CHARGE_LINES = Table(
 RUN_BILL_DIMENSIONS = Table(
     "run_bill_dimensions",
     "one row per run and billing period with lines that have a tag in `dimensions`",
-    "Dimensions of runs from the bill: those of the run's most expensive lines, matched exactly or by machine.",
+    "Dimensions of runs from tags in the bill: those of the most expensive lines that match the run exactly or by machine.",
     (
         *RUN_KEY,
         BILLING_PERIOD,
@@ -958,7 +980,7 @@ RUN_BILL_DIMENSIONS = Table(
 RUN_COSTS_DAILY = Table(
     "run_costs_daily",
     "one row per run, charge date, cost kind, source and billing period",
-    "The cost of a run, day by day.",
+    "The cost of each run per day.",
     (
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of the charge's start."),
@@ -972,11 +994,11 @@ RUN_COSTS_DAILY = Table(
         Column(
             "machine_seconds",
             "FLOAT64",
-            "The run's share of the time of its machines, seconds; shares of runs on one machine add up to its time.",
+            "The run's share of the time of its machines, seconds. The shares of all runs on a machine add up to its time.",
         ),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
-        Column("confidence", "STRING", "Worst confidence among the charges behind the row.", words=CONFIDENCES),
-        Column("cost_status", "STRING", "provisional if any charge behind the row is.", words=COST_STATUSES),
+        Column("confidence", "STRING", "Lowest confidence among the charges in the row.", words=CONFIDENCES),
+        Column("cost_status", "STRING", "provisional if any charge in the row is provisional, otherwise final.", words=COST_STATUSES),
         BUILD_ID,
     ),
     is_public=True,
@@ -987,10 +1009,10 @@ RUN_COSTS_DAILY = Table(
 PRICE_LIST = Table(
     "price_list",
     "one row per price of `rates.prices`",
-    "Configured price of a machine-hour, used where no bill has one.",
+    "Configured prices of machine-hours, used if no bill has a price.",
     (
         _key("instance_type", "STRING", "Instance type."),
-        _key("region_id", "STRING", "Region; empty: every region."),
+        _key("region_id", "STRING", "Region; empty for all regions."),
         _key("pricing_category", "STRING", "FOCUS PricingCategory; empty for all categories."),
         _key("billing_currency", "STRING", "ISO 4217 code of the price."),
         Column("hour_price", "BIGNUMERIC", "Price of an hour."),
@@ -1003,7 +1025,7 @@ PRICE_LIST = Table(
 RUN_ESTIMATES = Table(
     "run_estimates",
     "one row per run, machine and hour that no bill covers yet (token costs: per run, user, model and day; time without a figure: per run and day)",
-    "Probable cost of runs for hours not billed yet. No other table includes these figures. A row disappears when the bill for its hour arrives.",
+    "Probable cost of runs for hours that are not billed yet. No other cost table includes these figures. A row disappears when the bill for its hour arrives.",
     (
         *RUN_KEY,
         _key("charge_date", "DATE", "UTC date of estimated_from."),
@@ -1011,32 +1033,32 @@ RUN_ESTIMATES = Table(
         _key(
             "source",
             "STRING",
-            "Bill that the hour will probably be on; rates when no bill shows the machine or its type; mlflow for token costs.",
+            "Bill that will probably contain the hour; rates if no bill shows the machine or its type; mlflow for token costs.",
         ),
         BILLING_PERIOD,
         _key("billing_currency", "STRING", "ISO 4217 code; empty for a row without a figure."),
         *COSTS,
-        Column("unused_cost", "BIGNUMERIC", "Always null: units that a run did not request are not estimated."),
-        Column("overhead_cost", "BIGNUMERIC", "Always null: time outside runs is not estimated."),
+        Column("unused_cost", "BIGNUMERIC", "Always null, because units that a run did not request are not estimated."),
+        Column("overhead_cost", "BIGNUMERIC", "Always null, because time outside runs is not estimated."),
         Column("machine_seconds", "FLOAT64", "The run's share of the time of its machines, seconds."),
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machine's GPUs, where known."),
         Column(
             "confidence",
             "STRING",
-            "Confidence of the rule for a bill: high by machine, medium by token cost, low by instance type; null without a figure.",
+            "Confidence that the rule would have with a bill: high by machine, medium by token cost, low by instance type; null without a figure.",
         ),
         Column("cost_status", "STRING", "estimated."),
-        _key("resource_key", "STRING", "The machine in the form in which bills and runs are compared; empty when the run states none."),
-        _key("estimated_from", "TIMESTAMP", "Start of the time estimated."),
-        Column("estimated_to", "TIMESTAMP", "End of the time estimated: the end of the hour, or the time of the pipeline run (`now`)."),
-        Column("sub_account_id", "STRING", "Account whose bill last showed the machine; null when none did."),
+        _key("resource_key", "STRING", "The machine, normalized for comparison with bills; empty if the run states none."),
+        _key("estimated_from", "TIMESTAMP", "Start of the estimated time."),
+        Column("estimated_to", "TIMESTAMP", "End of the estimated time: the end of the hour, or the time of the pipeline run (`now`)."),
+        Column("sub_account_id", "STRING", "Account whose bill last showed the machine; null if none did."),
         Column("instance_type", "STRING", "Instance type, from the bill, otherwise as requested by the run."),
         Column("region_id", "STRING", "Region, from the bill."),
-        Column("resource_id", "STRING", "The machine as the bill writes it, otherwise as the run does."),
+        Column("resource_id", "STRING", "The machine as written in the bill, otherwise as the run states it."),
         Column(
             "price_from", "STRING", "bill (median of the last 30 billed days), rates (the price list) or mlflow; null without a figure."
         ),
-        Column("reason", "STRING", "Why there is no figure: no_machine, no_instance_type or no_price; null with one."),
+        Column("reason", "STRING", "Why there is no figure: no_machine, no_instance_type or no_price; null if there is one."),
         _key("experiment_id", "STRING", "MLflow experiment id; empty when not known."),
         _key("user_name", "STRING", "mlflow.user; for token costs, the trace's user; empty when not known."),
         _key("model", "STRING", "Model of a token cost; empty elsewhere."),
@@ -1049,17 +1071,17 @@ RUN_ESTIMATES = Table(
 
 ESTIMATE_ERRORS = Table(
     "estimate_errors",
-    "one row per bill, charge date, currency and pipeline run that found estimated hours billed",
-    "Errors of past estimates: estimated cost compared with billed cost of the same runs and hours.",
+    "one row per bill, charge date, currency and pipeline run that found a bill for estimated hours",
+    "Errors of past estimates: the estimated cost compared with the billed cost of the same runs and hours.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         _key("charge_date", "DATE", "UTC date of the hours."),
         _key("billing_currency", "STRING", "ISO 4217 code."),
-        _key("judged_at", "TIMESTAMP", "Time of the pipeline run (`now`) that found these hours billed."),
+        _key("judged_at", "TIMESTAMP", "Time of the pipeline run (`now`) that found the bill for these hours."),
         _key("estimated_from", "TIMESTAMP", "Start of the first of the hours."),
         Column("estimated_to", "TIMESTAMP", "End of the last of the hours."),
-        Column("runs", "INT64", "Runs with an estimate in these hours."),
-        Column("estimated_cost", "BIGNUMERIC", "Effective cost by the last estimate."),
+        Column("runs", "INT64", "Number of runs with an estimate in these hours."),
+        Column("estimated_cost", "BIGNUMERIC", "Effective cost according to the last estimate."),
         Column("actual_cost", "BIGNUMERIC", "Effective cost as billed and allocated to the same runs for the same hours."),
         Column("difference_cost", "BIGNUMERIC", "estimated_cost minus actual_cost."),
         BUILD_ID,
@@ -1071,12 +1093,12 @@ ESTIMATE_ERRORS = Table(
 
 RUN_COSTS = Table(
     "run_costs",
-    "one row per run over its whole life (per currency, where its bills have several)",
-    "Total cost of a run, and the names people group by.",
+    "one row per run over its whole life (one per currency if its bills have several currencies)",
+    "Total cost of a run, and the names by which people group runs.",
     (
         *RUN_KEY,
         _key("start_month", "DATE", "First day of the month in which the run started (UTC)."),
-        _key("billing_currency", "STRING", "ISO 4217 code; empty for a run that no bill has charges for."),
+        _key("billing_currency", "STRING", "ISO 4217 code; empty for a run without a charge on any bill."),
         Column("run_name", "STRING", "MLflow run name."),
         Column("experiment_id", "STRING", "MLflow experiment id."),
         Column("experiment_name", "STRING", "MLflow experiment name."),
@@ -1099,8 +1121,13 @@ RUN_COSTS = Table(
         Column("gpu_seconds", "FLOAT64", "machine_seconds x the machines' GPUs, where known."),
         Column("first_charge_date", "DATE", "First day with a charge."),
         Column("last_charge_date", "DATE", "Last day with a charge."),
-        Column("confidence", "STRING", "Worst confidence among the charges; null for a run without a bill.", words=CONFIDENCES),
-        Column("cost_status", "STRING", "provisional if any charge is, final, or none for a run without a bill.", words=COST_STATUSES),
+        Column("confidence", "STRING", "Lowest confidence among the charges; null for a run without a charge.", words=CONFIDENCES),
+        Column(
+            "cost_status",
+            "STRING",
+            "provisional if any charge is provisional, otherwise final; none for a run without a charge.",
+            words=COST_STATUSES,
+        ),
         BUILD_ID,
     ),
     is_public=True,
@@ -1112,7 +1139,7 @@ RUN_COSTS = Table(
 COST_DAILY = Table(
     "cost_daily",
     "one row per charge date and combination of the columns before the costs",
-    "The whole bill, day by day, for dashboards. A charge longer than a day is spread evenly over its days.",
+    "The complete bill per day, for dashboards. A charge longer than a day is spread evenly over its days.",
     (
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
@@ -1134,7 +1161,7 @@ COST_DAILY = Table(
         Column("confidence", "STRING", "exact, high, medium or low; null when no rule applied.", words=CONFIDENCES),
         Column("cost_status", "STRING", "provisional or final.", words=COST_STATUSES),
         CURRENCY,
-        Column("is_spread", "BOOL", "Whether the charges behind the row last longer than a day and were spread over their days."),
+        Column("is_spread", "BOOL", "Whether the charges in the row are longer than a day and were spread over their days."),
         *COSTS,
         BUILD_ID,
     ),
@@ -1151,18 +1178,18 @@ UNALLOCATED_COSTS = Table(
         _key("source", "STRING", "Name of the bill in runspend.yaml."),
         BILLING_PERIOD,
         _key("allocated_to", "STRING", "idle or unallocated.", words=ALLOCATED_TO),
-        _key("resource_id", "STRING", "FOCUS ResourceId; empty when the lines name none."),
+        _key("resource_id", "STRING", "FOCUS ResourceId; empty if the lines have none."),
         _key("service_name", "STRING", "FOCUS ServiceName; empty when null."),
         _key("sub_account_id", "STRING", "FOCUS SubAccountId; empty when null."),
         _key("billing_currency", "STRING", "ISO 4217 code."),
-        Column("instance_type", "STRING", "Instance type, where a line has one."),
+        Column("instance_type", "STRING", "Instance type, if a line has one."),
         Column("region_id", "STRING", "FOCUS RegionId."),
         *COSTS,
-        Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null when no line states a time."),
+        Column("billed_seconds", "FLOAT64", "Billed machine time of the resource in the period, seconds; null if no line states a time."),
         Column(
             "used_seconds",
             "FLOAT64",
-            "Part of billed_seconds that runs used; for runs that state only a pool or a type, the part that they paid for.",
+            "Part of billed_seconds that runs used, seconds. For runs that state only a pool or an instance type, the part that was allocated to them.",
         ),
         Column("last_run_id", "STRING", "The last run on the resource in the period."),
         Column("last_used_at", "TIMESTAMP", "End of that run."),
@@ -1176,7 +1203,7 @@ UNALLOCATED_COSTS = Table(
 
 UNMET_CLAIMS = Table(
     "unmet_claims",
-    "one row per run of a billing period's month that states where it ran, but got no cost from it",
+    "one row per run of a billing period that states where it ran, but got no cost from there",
     "Runs that state a job, a machine, a pool, an instance type or an IAM principal, for which no rule found a charge.",
     (
         *RUN_KEY,
@@ -1187,20 +1214,20 @@ UNMET_CLAIMS = Table(
             "The strongest rule that could have matched the run: job_id, resource_id, pool_time or instance_type_time; otherwise llm_identity.",
             words=MATCH_METHODS,
         ),
-        Column("claim", "STRING", "The run's claim: its job, its first machine, its pool, its instance type, or its IAM principal."),
+        Column("claim", "STRING", "What the run states: its job, its first machine, its pool, its instance type, or its IAM principal."),
         Column(
             "reason",
             "STRING",
             "no_such_machine: no bill of the period has the machine at the time of the run; not_billed_yet: the run started after the last billed hour; "
-            "out_of_scope: `scope` excludes the machine or its account; over_claimed: other runs had all hours of the machine, job, pool or type; "
-            "split_into_pods: the bill gives the cost of the machine to its pods or tasks; "
-            "declared_shared: `shared` declares all matching lines as cost of the platform.",
+            "out_of_scope: `scope` excludes the machine or its account; over_claimed: all hours of the machine, job, pool or type went to other runs; "
+            "split_into_pods: the bill splits the cost of the machine into its pods or tasks; "
+            "declared_shared: `shared` declares all matching lines as shared cost of the platform.",
             words=UNMET_REASONS,
         ),
         Column(
             "claimed_seconds",
             "FLOAT64",
-            "Machine time the run claims in the month, seconds: its own time, times the number of nodes it states.",
+            "Machine time that the run claims in the month, seconds: its own time, times the number of nodes that it states.",
         ),
         BUILD_ID,
     ),
@@ -1211,37 +1238,39 @@ UNMET_CLAIMS = Table(
 INSTANCE_TYPE_HOURS = Table(
     "instance_type_hours",
     "one row per billing period and pool that runs request by instance type",
-    "Machine time of a type that runs claim by type alone. Where runs claim nearly all, or nearly none, of hours that others use too, a share is a guess: "
-    "the data do not show which machine belonged to whom.",
+    "Machine time of an instance type for runs that state only the type. The data do not show which machine a run used. "
+    "So shares are guesses if other users also use these hours, and runs claim nearly all or nearly none of them.",
     (
         BILLING_PERIOD,
         _key(
             "pool_key",
             "STRING",
-            "The instance type; where runs also state account, region, zone or purchase option, with these: one row for each value on the bill.",
+            "The instance type, plus account, region, zone and purchase option if runs also state these. There is one row for each value on the bill.",
         ),
         Column("instance_type", "STRING", "Instance type, in lower case."),
-        Column("billed_seconds", "FLOAT64", "Billed machine time that no run has by a stronger rule, seconds."),
+        Column("billed_seconds", "FLOAT64", "Billed machine time that no stronger rule allocated to a run, seconds."),
         Column(
             "claimed_seconds",
             "FLOAT64",
-            "Machine time that runs request, seconds: their own time, times nodes, or the requested part of a machine.",
+            "Machine time that runs claim, seconds: their own time, times the number of nodes, or times the requested part of a machine.",
         ),
         Column(
             "open_seconds",
             "FLOAT64",
-            "Part of claimed_seconds of runs whose statement leaves several rows open; counted in each by its billed time.",
+            "Part of claimed_seconds of runs that may belong to several rows. It is divided among these rows by their billed time.",
         ),
         Column(
-            "allocated_seconds", "FLOAT64", "Machine time that runs got, seconds; less than claimed if they claim more than was billed."
+            "allocated_seconds",
+            "FLOAT64",
+            "Machine time that was allocated to runs, seconds. Less than claimed_seconds if runs claim more than was billed.",
         ),
-        Column("claimed_ratio", "FLOAT64", "claimed_seconds / billed_seconds; above 1: runs claim more than was billed."),
+        Column("claimed_ratio", "FLOAT64", "claimed_seconds / billed_seconds. Above 1, runs claim more than was billed."),
         Column(
             "lowest_hour_cost",
             "FLOAT64",
-            "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null where bills have several currencies.",
+            "Lowest mean effective cost of a machine-hour among the accounts, regions and pricing categories of the row; null if bills have several currencies.",
         ),
-        Column("highest_hour_cost", "FLOAT64", "The highest."),
+        Column("highest_hour_cost", "FLOAT64", "Highest mean effective cost of a machine-hour, in the same way."),
         Column("billing_currency", "STRING", "Currency of the two costs."),
         BUILD_ID,
     ),
@@ -1252,34 +1281,44 @@ INSTANCE_TYPE_HOURS = Table(
 BUDGET_STATUS = Table(
     "budget_status",
     "one row per budget and budget period",
-    "Budgets of the current period and their spend at the last alert step.",
+    "The budgets in their current period, and their spend at the last alert step.",
     (
         _key("budget", "STRING", "Name of the budget."),
         _key("month", "DATE", "First day of the month in which the budget's period starts."),
         _key("budget_period", "STRING", "The period: 2026-11-24, 2026-W48, 2026-11, 2026-Q4 or 2026."),
         Column("budget_version", "STRING", "Hash of the budget's settings (amount, selector, period, thresholds, measure)."),
-        Column("title", "STRING", "The budget's name in mails: its own, or that of the experiment with its tag."),
-        Column("amount", "BIGNUMERIC", "The budget, in currency."),
-        Column("spent", "BIGNUMERIC", "Spent so far, in currency; null when not judged. It includes estimates only if judged_on does."),
-        Column("estimated", "BIGNUMERIC", "Probable cost of its runs for hours of the period that no bill covers yet, in currency."),
+        Column("title", "STRING", "The name in mails: that of the budget, or of the experiment whose tag sets the budget."),
+        Column("amount", "BIGNUMERIC", "Amount of the budget, in currency."),
+        Column(
+            "spent",
+            "BIGNUMERIC",
+            "Spent so far, in currency; null if not judged. Includes estimates only if judged_on is bill_and_estimates.",
+        ),
+        Column(
+            "estimated", "BIGNUMERIC", "Probable cost of the budget's runs for hours of the period that no bill covers yet, in currency."
+        ),
         Column("judged_on", "STRING", "bill, or bill_and_estimates."),
         Column(
             "forecast",
             "BIGNUMERIC",
-            "Forecast for the whole period, in currency, to two decimals; null when the period is over or history is too short.",
+            "Forecast for the whole period, in currency, to two decimals; null if the period is over or the history is too short.",
         ),
         Column("forecast_low", "BIGNUMERIC", "Lower end of the 80% interval of the period's cost."),
         Column("forecast_high", "BIGNUMERIC", "Upper end of that interval."),
-        Column("exceeded_on", "DATE", "Day on which the budget was exceeded, otherwise the forecast day; null when neither."),
+        Column(
+            "exceeded_on",
+            "DATE",
+            "Day on which the budget was exceeded, otherwise the day on which it will be according to the forecast; null without either.",
+        ),
         Column("currency", "STRING", "ISO 4217 code."),
-        Column("measure", "STRING", "Which of the four costs."),
+        Column("measure", "STRING", "Which of the four costs the budget measures."),
         Column("threshold_reached", "STRING", "Highest threshold reached, e.g. 80%; null when none."),
         Column("next_threshold", "STRING", "Lowest threshold not reached yet; null when none."),
-        Column("not_judged", "STRING", "Why the budget is not judged; null when it is."),
-        Column("covered_until", "TIMESTAMP", "Time up to which the bills behind the figure are complete."),
+        Column("not_judged", "STRING", "Why the budget is not judged; null if it is judged."),
+        Column("covered_until", "TIMESTAMP", "Time up to which the bills behind the spend are complete."),
         Column("owner", "STRING", "Owner of the budget."),
-        Column("muted", "STRING", "Acknowledged or snoozed, by whom and until when; null when neither."),
-        _own("judged_at", "TIMESTAMP", "When it was judged."),
+        Column("muted", "STRING", "Whether it is acknowledged or snoozed, by whom and until when; null if neither."),
+        _own("judged_at", "TIMESTAMP", "When the budget was judged."),
     ),
     period_column="month",
     sort=("budget",),
@@ -1288,23 +1327,23 @@ BUDGET_STATUS = Table(
 
 ALERTS = Table(
     "alerts",
-    "one row per budget version, threshold, kind and period that was decided, or per series and anomalous day",
-    "Every budget alert ever decided; rebuilt from the write-once records under home.",
+    "one row per budget version, threshold, kind and period of an alert, or per series and anomalous day",
+    "All budget alerts that were ever decided. Rebuilt from the write-once records in the home folder.",
     (
         _key("alert_id", "STRING", "Key of the record: budget, version, kind, threshold and period."),
         _key("month", "DATE", "First day of the month in which the budget's period starts."),
         Column("budget", "STRING", "Name of the budget."),
         Column("budget_version", "STRING", "Version of the budget that was judged."),
         Column("kind", "STRING", "actual, forecast, correction or anomaly."),
-        Column("threshold", "STRING", "The threshold, e.g. 80% or 500 USD; for an anomaly, how far above usual the day was."),
-        Column("budget_period", "STRING", "Judged period; for an anomaly, the day."),
-        Column("spent", "BIGNUMERIC", "Spent when it was decided, in currency; for an anomaly, on that day."),
-        Column("amount", "BIGNUMERIC", "The budget, in currency."),
+        Column("threshold", "STRING", "The threshold, e.g. 80% or 500 USD; for an anomaly, how far above the usual cost the day was."),
+        Column("budget_period", "STRING", "The period that was judged; for an anomaly, the day."),
+        Column("spent", "BIGNUMERIC", "Spend at the time of the decision, in currency; for an anomaly, the spend of that day."),
+        Column("amount", "BIGNUMERIC", "Amount of the budget, in currency."),
         Column("forecast", "BIGNUMERIC", "Forecast for the whole period at that time, in currency; null without a forecast."),
         Column("currency", "STRING", "ISO 4217 code."),
         Column("message_id", "STRING", "Message-ID of the mail; null if the budget was acknowledged, so that no mail was written."),
-        Column("recipients", "STRING", "JSON object: address -> accepted, refused, waiting, or skipped where mail is off."),
-        Column("decided_at", "TIMESTAMP", "Time of the pipeline run (`now`) that decided it."),
+        Column("recipients", "STRING", "JSON object: address -> accepted, refused, waiting, or skipped if mail is off."),
+        Column("decided_at", "TIMESTAMP", "Time of the pipeline run (`now`) that decided the alert."),
     ),
     period_column="month",
     sort=("alert_id",),
@@ -1314,14 +1353,14 @@ ALERTS = Table(
 ARCHIVE_PLAN = Table(
     "archive_plan",
     "one row per policy and folder that it selects",
-    "Folders that retention policies select, with the reason or protection, savings, costs, and progress: planned, announced, due.",
+    "Folders that retention policies select, with the reason or what protects them, the savings and costs, and the state.",
     (
         _key("month", "DATE", "First day of the month of the plan."),
         _key("policy", "STRING", "Name of the policy."),
         _key("store", "STRING", "Root URI of the store in runspend.yaml; for a delete, the archive store."),
         _key("prefix", "STRING", "Folder under the store's root that the policy would act on as a whole."),
-        Column("item_key", "STRING", "Equal for the same policy, place and action, independent of the content."),
-        Column("policy_digest", "STRING", "Changes with the policy's decisions; a new digest needs a new notice."),
+        Column("item_key", "STRING", "Identifies the policy, the folder and the action. It does not depend on the content of the folder."),
+        Column("policy_digest", "STRING", "Digest of the policy's decisions. If it changes, owners need a new notice."),
         Column("action", "STRING", "tier, archive, delete (of an archive) or prune (of a run or experiment in MLflow)."),
         Column("target", "STRING", "For a tier, the storage class; for an archive, the archive store; null for delete."),
         Column("owner_kind", "STRING", "run, logged_model, trace, orphan or, for a prune, experiment."),
@@ -1334,18 +1373,18 @@ ARCHIVE_PLAN = Table(
         Column("owner", "STRING", "Recipient of notices: the owner dimension, otherwise the user."),
         Column("team", "STRING", "Team of the run."),
         Column("state", "STRING", "protected, kept (a person objected), planned, announced, due, archived, tiered, deleted or partial."),
-        Column("reason", "STRING", "Why the policy selects it, or everything that protects it."),
+        Column("reason", "STRING", "Why the policy selects the folder, or everything that protects it."),
         Column("storage_class", "STRING", "Storage class of the bytes; null when they have several."),
-        Column("objects", "INT64", "Objects that would move; null when unknown."),
+        Column("objects", "INT64", "Number of objects that would move; null when unknown."),
         Column("bytes", "INT64", "Bytes that would move; null when unknown."),
         Column("unused_days", "INT64", "Days since the last sign of use."),
-        Column("monthly_saving", "BIGNUMERIC", "Money per month that the move would save; null when no rate is known. In currency."),
+        Column("monthly_saving", "BIGNUMERIC", "Money that the move would save per month, in currency; null if no rate is known."),
         Column(
             "action_cost",
             "BIGNUMERIC",
-            "Cost of the move itself: requests, retrieval and at most the early deletion fee; null when no price is known. In currency.",
+            "Highest cost of the move itself, in currency: requests, retrieval and the early deletion fee; null if no price is known.",
         ),
-        Column("payback_months", "FLOAT64", "Months after which the saving has paid for the move; null when it never does. For display."),
+        Column("payback_months", "FLOAT64", "Months until the saving has paid for the move, for display; null if it never does."),
         Column("rates_from", "STRING", "Source of the rates of monthly_saving: bill, list (prices), or both."),
         Column("currency", "STRING", "ISO 4217 code of monthly_saving and action_cost."),
         Column(
@@ -1362,26 +1401,26 @@ ARCHIVE_PLAN = Table(
 ARCHIVES = Table(
     "archives",
     "one row per action on a folder",
-    "Actions of the archive and the place of each copy; rebuilt from the records under home.",
+    "Actions of the archive and the location of each copy. Rebuilt from the records in the home folder.",
     (
-        _key("month", "DATE", "First day of the month of its start."),
+        _key("month", "DATE", "First day of the month in which the action started."),
         _key("archive_id", "STRING", "Id of the archive; the last part of its folder."),
         Column("policy", "STRING", "Name of the policy."),
         Column("action", "STRING", "tier, archive or delete (of an archive)."),
         Column("state", "STRING", "open, archived, tiered, partial, or deleted (including archives that a later delete removed)."),
         Column("store", "STRING", "Root URI of the original store; for a delete, the archive store."),
         Column("prefix", "STRING", "Folder under that root."),
-        Column("target", "STRING", "For archive: the root URI of the artifact store with the copies. Null for tier and delete."),
+        Column("target", "STRING", "For an archive, the root URI of the artifact store with the copies; null for tier and delete."),
         Column("folder", "STRING", "For an archive, the folder of the copies and manifest.jsonl below that root."),
         Column("owner_kind", "STRING", "run, logged_model, trace or orphan."),
         Column("owner_id", "STRING", "Id of the run, logged model or trace; the folder of an orphan."),
         *RUN_REFERENCE,
         Column("experiment_id", "STRING", "MLflow experiment id."),
-        Column("objects", "INT64", "Objects."),
-        Column("bytes", "INT64", "Bytes of the objects in their original place; equal objects each count."),
-        Column("reason", "STRING", "Why it is unfinished or incomplete; null otherwise."),
+        Column("objects", "INT64", "Number of objects."),
+        Column("bytes", "INT64", "Bytes of the objects in their original location. Equal objects are all counted."),
+        Column("reason", "STRING", "Why the action is unfinished or incomplete; null otherwise."),
         Column("begun_at", "TIMESTAMP", "Start of the action."),
-        Column("ended_at", "TIMESTAMP", "End of the action; null before."),
+        Column("ended_at", "TIMESTAMP", "End of the action; null while it is unfinished."),
     ),
     period_column="month",
     sort=("archive_id",),
@@ -1391,24 +1430,24 @@ ARCHIVES = Table(
 ARCHIVE_OBJECTS = Table(
     "archive_objects",
     "one row per object in a folder of an action",
-    "Progress of each object of an archive, and the checksum of its copy; rebuilt from the records under home.",
+    "Progress of each object of an archive, and the checksum of its copy. Rebuilt from the records in the home folder.",
     (
-        _key("month", "DATE", "First day of the month of the archive's start."),
-        _key("archive_id", "STRING", "Its row in archives."),
-        _key("key", "STRING", "Name below the folder of the action; an empty folder ends in a slash."),
+        _key("month", "DATE", "First day of the month in which the action started."),
+        _key("archive_id", "STRING", "Id of the archive, as in archives."),
+        _key("key", "STRING", "Name below the folder of the action. The name of an empty folder ends in a slash."),
         Column(
             "state",
             "STRING",
             "planned, copied (read back from the archive), deleted, tiered, gone (before it was copied) or changed (rewritten on every try).",
         ),
-        Column("bytes", "INT64", "Size."),
-        Column("sha256", "STRING", "SHA-256 of the bytes that were read, and read back from the archive; null before."),
-        Column("data", "STRING", "For an archive, the place of its copy below the archive's folder; equal files share one."),
+        Column("bytes", "INT64", "Size in bytes."),
+        Column("sha256", "STRING", "SHA-256 of the bytes that were read, and then read back from the archive; null until then."),
+        Column("data", "STRING", "For an archive, the location of the copy below the folder of the archive. Equal files share one copy."),
         Column("etag", "STRING", "ETag of this state of the object in the store."),
         Column("version", "STRING", "Version of the object, if the store keeps versions."),
         Column("storage_class", "STRING", "Storage class when it was planned."),
-        Column("modified_at", "TIMESTAMP", "When it was written to its original place."),
-        Column("reason", "STRING", "Why it stopped in this state; null otherwise."),
+        Column("modified_at", "TIMESTAMP", "When the object was written to its original location."),
+        Column("reason", "STRING", "Why the object stays in this state; null otherwise."),
     ),
     period_column="month",
     sort=("archive_id", "key"),
@@ -1421,16 +1460,20 @@ SOURCES = Table(
     "Freshness of every source of the pipeline.",
     (
         _key("source", "STRING", "Name in runspend.yaml; the root URI for stores."),
-        _key("kind", "STRING", "tracking, bill, store or splits (it is not a bill, but splits lines of bills)."),
+        _key("kind", "STRING", "tracking, bill, store or splits (a source that splits lines of bills)."),
         Column("state", "STRING", "ok, late, refused or unreachable."),
-        Column("covered_until", "TIMESTAMP", "Time up to which its data are complete."),
-        Column("usual_lag_seconds", "FLOAT64", "Median time between covered_until and the reads of the last good pipeline runs, seconds."),
-        Column("late_after_seconds", "FLOAT64", "Age at which its data count as late, seconds."),
-        Column("row_count", "INT64", "Rows of the last good read."),
-        Column("experiment_count", "INT64", "Experiments of a tracking server at the last good read."),
-        Column("last_error", "STRING", "Error of the last read; null when it was good."),
-        _own("last_good_at", "TIMESTAMP", "Last good read."),
-        _own("last_tried_at", "TIMESTAMP", "Last read, good or not."),
+        Column("covered_until", "TIMESTAMP", "Time up to which the data of the source are complete."),
+        Column(
+            "usual_lag_seconds",
+            "FLOAT64",
+            "Median time between covered_until and the read, over the last successful pipeline runs, seconds.",
+        ),
+        Column("late_after_seconds", "FLOAT64", "Age at which the data of the source count as late, seconds."),
+        Column("row_count", "INT64", "Number of rows at the last successful read."),
+        Column("experiment_count", "INT64", "Number of experiments of a tracking server at the last successful read."),
+        Column("last_error", "STRING", "Error of the last read; null if it was successful."),
+        _own("last_good_at", "TIMESTAMP", "Time of the last successful read."),
+        _own("last_tried_at", "TIMESTAMP", "Time of the last read, successful or not."),
     ),
     is_public=True,
     period_column=None,
@@ -1441,7 +1484,7 @@ SOURCES = Table(
 BUILDS = Table(
     "builds",
     "one row per step and period",
-    "Inputs of the tables of a period. Only the comparison of digests decides what is built again.",
+    "The inputs from which the tables of a period were built. A period is built again only if the digest of an input has changed.",
     (
         _key("step", "STRING", "allocate (bill periods), summarize (start months) or estimate (the month of the pipeline run)."),
         _key("month", "DATE", "First day of the period."),
@@ -1449,7 +1492,7 @@ BUILDS = Table(
         Column("inputs", "STRING", "JSON object: input -> digest."),
         Column("outputs", "STRING", "JSON object: table -> content digest."),
         _own("now", "TIMESTAMP", "Time of the pipeline run (`now`)."),
-        _own("built_at", "TIMESTAMP", "When it was published."),
+        _own("built_at", "TIMESTAMP", "When the tables were published."),
     ),
     period_column="month",
     sort=("step",),
@@ -1467,5 +1510,5 @@ TABLES: dict[str, Table] = {
 
 
 def public_tables() -> Iterator[Table]:
-    """Yield the tables that are a contract with analysts; the rest are internal."""
+    """Yield the public tables, which are the contract with analysts. All other tables are internal."""
     return (t for t in TABLES.values() if t.is_public)

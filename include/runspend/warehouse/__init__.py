@@ -1,1 +1,1 @@
-"""Keeps the tables: `base` is the interface of every engine, `factory` opens one; `parquet` and `bigquery` are the engines."""
+"""The warehouse, which stores the tables. `base` is the interface, `parquet` and `bigquery` implement it, and `factory` opens one."""

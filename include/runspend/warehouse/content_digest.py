@@ -1,9 +1,11 @@
-"""Content digests of rows that are equal on any engine: one GoogleSQL query per table, the same on DuckDB and BigQuery.
+"""Content digests of rows that are equal on every engine. DuckDB and BigQuery run the same GoogleSQL query.
 
-Each row becomes a string: every value is preceded by its length, so that different rows give different strings. The text becomes its
-MD5, and the MD5 becomes four numbers of 28 bits, which are summed. Parts of a table add up to the whole, in any order of rows. Money
-counts with all its decimals, times in microseconds, floats in millionths: sums of floats differ in their last bits between
-engines, and no cost is computed from a float.
+Each row becomes a string in which every value is preceded by its length, so that different rows give different strings. The MD5 of this
+string gives four numbers of 28 bits, and these are summed over all rows. So the order of rows does not matter, and the sums of two parts
+can be added.
+
+Money counts with all its decimals, and times count in microseconds. Floats count in millionths, because sums of floats differ in their last
+bits between engines. No cost is computed from a float.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from dataclasses import dataclass
 
 from runspend.schema.tables import Column, Table
 
-PIECES = tuple(range(4))  # of 28 bits each: sums of 34 billion rows fit an INT64
+PIECES = tuple(range(4))  # each has 28 bits, so that the sum over 34 billion rows fits into an INT64
 PREFIX = "sums:"
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Number of rows, and the sums of the pieces of their hashes."""
+    """The number of rows, and the sum of each piece of their hashes."""
 
     rows: int
     pieces: tuple[int, ...]
@@ -29,12 +31,15 @@ class Sums:
 
     @property
     def digest(self) -> str:
-        """The content as one text, with a prefix that names this method."""
+        """The digest as text. Its prefix names the method of this module."""
         return PREFIX + hashlib.sha256(",".join(map(str, (self.rows, *self.pieces))).encode()).hexdigest()
 
 
 def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
-    """Return the query for rows and sums of `source` (a table, or a query in parentheses); with `group_by`, per value of it."""
+    """Return the query for the number of rows and the sums of `source`, which is a table or a query in parentheses.
+
+    With `group_by`, the query returns one row per value of this column.
+    """
     types = {c.name: c for c in table.columns}
     text = ", ".join(
         f"coalesce(concat(cast(length({t}) as string), ':', {t}), '-')" for t in (_text(types[name]) for name in table.content)
@@ -48,7 +53,7 @@ def sums_sql(table: Table, source: str, *, group_by: str | None = None) -> str:
 
 
 def _text(column: Column) -> str:
-    """Return SQL for the value as a string that is the same on every engine; null for null."""
+    """Return SQL for the value of a column as a string that is the same on every engine. The string of null is null."""
     name = f"t.{column.name}"
     match column.type:
         case "STRING":
@@ -59,6 +64,6 @@ def _text(column: Column) -> str:
             return f"cast(safe_cast(round({name} * 1e6) as int64) as string)"
         case "ARRAY<STRING>":
             return f"concat(cast(coalesce(array_length({name}), 0) as string), '[', coalesce(array_to_string({name}, ',', '-'), ''))"  # BigQuery stores a null list as an empty one
-        case "BIGNUMERIC":  # 1.50 on one engine, 1.5 on the other
+        case "BIGNUMERIC":  # one engine writes 1.50 and the other 1.5, so trailing zeros are removed
             return f"if(strpos(cast({name} as string), '.') > 0, rtrim(rtrim(cast({name} as string), '0'), '.'), cast({name} as string))"
     return f"cast({name} as string)"

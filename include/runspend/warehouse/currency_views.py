@@ -1,8 +1,8 @@
 """Views of the cost tables with their money in one currency, for reports, budgets and `runspend costs`.
 
-The views shadow the tables on a separate connection. The arithmetic is exact: an amount is an integer count of its last
-decimal, multiplied and divided as integers, and rounded once. The ledger itself is never converted. `config/exchange_rates.py`
-decides which rates apply.
+On one connection, the views replace the tables of the same names. The stored tables are never converted. The arithmetic is exact: an
+amount is an integer number of its last decimal, it is multiplied and divided as an integer, and it is rounded once.
+`config/exchange_rates.py` decides which rates apply.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import duckdb
 
 
-# Tables whose rows each belong to one day.
+# Tables in which each row is of one day.
 DATED = ("cost_daily", "run_costs_daily", "cost_allocations", "run_estimates", "estimate_errors")
-# Tables whose rows are sums over days: (source table of the sums, filter on it, key on both sides).
+# Tables in which each row is a sum over days: (the table with the days, a filter on it, the key in both tables).
 SUMMED = {
     "run_costs": ("run_costs_daily", "true", {c: c for c in ("tracking_server", "workspace", "run_id")}),
     "unallocated_costs": (
@@ -31,11 +31,11 @@ SUMMED = {
     ),
 }
 MACROS = (
-    # a decimal(38, 22) as an integer count of its last decimal, and back
+    # Convert a decimal(38, 22) to an integer number of its last decimal, and back.
     "units(cost) as cast(replace(cast(cost as varchar), '.', '') as hugeint)",
     "from_units(units) as cast(cast(units // 100000000000 as decimal(27, 0)) * cast('0.00000000001' as decimal(11, 11)) as decimal(38, 22))"
     " + cast(units % 100000000000 as decimal(11, 0)) * cast('0.0000000000000000000001' as decimal(22, 22))",
-    # units x multiplier / divisor without a product beyond 128 bits, rounded half away from zero
+    # units x multiplier / divisor, rounded half away from zero. No product needs more than 128 bits.
     "in_units(units, multiplier, divisor) as sign(units)"
     " * ((abs(units) // divisor) * multiplier + ((abs(units) % divisor) * multiplier + divisor // 2) // divisor)",
     "exchanged(cost, multiplier, divisor) as"
@@ -44,7 +44,7 @@ MACROS = (
 
 
 def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequence[Stretch]) -> None:
-    """Create the views, which shadow the tables of `connection`."""
+    """Create the temporary views on `connection`. Queries on this connection then read the views instead of the tables."""
     database = connection.execute("select current_database()").fetchall()[0][0]
     for macro in MACROS:
         connection.execute(f"create or replace temp macro {macro}")
@@ -63,7 +63,7 @@ def exchange(connection: duckdb.DuckDBPyConnection, currency: str, rates: Sequen
 
 
 def money(table: Table) -> list[str]:
-    """Return the columns of a cost table that hold money."""
+    """Return the names of the money columns of a cost table."""
     return [c.name for c in table.columns if c.type == "BIGNUMERIC" and "cost" in c.name]
 
 
@@ -77,7 +77,10 @@ def _dated(table: Table, database: str, currency: str) -> str:
 
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], database: str, currency: str) -> str:
-    """Sum rows of another currency again from their days. A row with a day without a rate stays as it is."""
+    """Return the query that sums rows of another currency again from their converted days.
+
+    A row is not converted if one of its days has no rate.
+    """
     known = money(TABLES[rows])
     amounts = {c: c for c in money(table) if c in known}
     if table is RUN_COSTS:

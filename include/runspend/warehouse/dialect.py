@@ -1,6 +1,6 @@
-"""Cached facts about GoogleSQL statements. Imports sqlglot only when the first statement is parsed: storing rows does not need it.
+"""Cached facts about GoogleSQL statements. sqlglot is imported only when the first statement is parsed, because storing rows does not need it.
 
-`googlesql.py` translates statements to DuckDB's SQL, and to PostgreSQL's.
+`googlesql.py` translates statements to the SQL of DuckDB and PostgreSQL.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ def _statement(sql: str) -> Statement:
 
 
 def duckdb_sql(sql: str) -> str:
-    """Return the SQL that DuckDB runs for a GoogleSQL query. Anything that sqlglot cannot translate is an error, not a warning."""
+    """Return the SQL that DuckDB runs for a GoogleSQL query. Raises SqlRefused if sqlglot cannot translate a part of it."""
     return _statement(sql).duckdb
 
 
 def has_no_rows(sql: str, empty: Collection[str]) -> bool:
-    """Whether a query certainly has no rows if the tables of these names have none. False: it may have some."""
+    """Whether a query certainly has no rows if these tables are empty. False means that it may have rows."""
     return _statement(sql).has_no_rows(empty)
 
 
 def postgres_sql(sql: str) -> str:
-    """Return the SQL that PostgreSQL runs for one of our own GoogleSQL queries."""
+    """Return the SQL that PostgreSQL runs for one of Runspend's own GoogleSQL queries."""
     return _statement(sql).postgres
 
 
 def table_names(sql: str) -> frozenset[str]:
-    """Return the bare names of the tables that a query reads, without its own CTEs."""
+    """Return the names of the tables without a schema that a query reads. Its CTEs are not included."""
     return _statement(sql).tables
 
 
 def names_read(sql: str) -> frozenset[str]:
-    """Return the last part of the name of everything that a query reads from: its own CTEs, tables with a schema, and bare ones."""
+    """Return the names of everything that a query reads from, without schemas: its CTEs and all tables."""
     return _statement(sql).names
 
 

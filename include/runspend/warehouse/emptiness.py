@@ -1,6 +1,6 @@
-"""Decide from a query alone whether it certainly has no rows if some tables have none: planning it would take longer.
+"""Decide whether a query certainly has no rows, from its text and from the names of empty tables. This is faster than planning the query.
 
-Only what is listed here is certain. For anything else the answer is no.
+For any part of a query that is not listed here, the answer is no.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from sqlglot import exp
 
-Rule = Callable[[Collection[str]], bool]  # from the names of tables without rows: whether a query certainly has no rows
-# Parts of a SELECT that add no row to those of its FROM and joins.
+Rule = Callable[[Collection[str]], bool]  # takes the names of empty tables, returns whether a query certainly has no rows
+# Parts of a SELECT that do not add rows to the rows of its FROM and joins.
 _KNOWN_PARTS = frozenset((
     "with_", "expressions", "distinct", "from_", "joins", "where", "group", "having", "qualify", "windows", "order", "limit", "offset",
 ))  # fmt: skip
 
 
 def emptiness(query: exp.Expr) -> Rule:
-    """Return the rule of a query."""
+    """Return the function that decides whether this query certainly has no rows."""
     return _of_query(query, {})
 
 
@@ -36,7 +36,10 @@ def _of_query(query: exp.Expr, known: Mapping[str, Rule]) -> Rule:
 
 
 def _has_only_rows_of_its_source(select: exp.Select) -> bool:
-    """An aggregate without GROUP BY has one row even of nothing, and so may grouping sets. An unknown function may be an aggregate."""
+    """Whether the SELECT has no rows if its FROM and joins have none.
+
+    An aggregate without GROUP BY returns one row even for no input, and grouping sets may do so too. An unknown function may be an aggregate.
+    """
     if _parts(select) - _KNOWN_PARTS:
         return False
     if group := select.args.get("group"):
@@ -66,7 +69,7 @@ def _of_join(left: Rule, right: Rule, join: exp.Expr) -> Rule:
 
 
 def _of_source(source: exp.Expr, known: Mapping[str, Rule]) -> Rule:
-    """Return the rule of a table's name or of a query in parentheses."""
+    """Return the rule of a table or of a query in parentheses."""
     name = source.name
     if isinstance(source, exp.Subquery) and _parts(source) <= {"this", "alias"}:
         return _of_query(source.this, known)

@@ -1,4 +1,4 @@
-"""Open the warehouse of a configuration: a folder, an S3 bucket, or BigQuery."""
+"""Open the warehouse of a configuration, which is in a folder, an S3 bucket or BigQuery."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def mend_warehouse(settings: Settings) -> dict[Unit, str]:
-    """Rebuild damaged bookkeeping of a warehouse in a folder from its files, and add checksums to that of older versions.
+    """Rebuild damaged bookkeeping of a warehouse in a folder, and add checksums to the bookkeeping of older versions.
 
-    Returns what was damaged and why; nothing if the user may only read.
+    Returns what was damaged, each with the reason. Does nothing if the warehouse is not in a folder, or if this user may only read it.
     """
     uri = settings.warehouse.uri
     if "://" in uri and not uri.startswith("file://"):
@@ -27,9 +27,9 @@ def mend_warehouse(settings: Settings) -> dict[Unit, str]:
 
 
 def open_warehouse(settings: Settings | str) -> Warehouse:
-    """Open the warehouse of a configuration, or the one in a folder. Finishes any publish that was killed.
+    """Open the warehouse of these settings or at this address. Finishes any publish that was killed.
 
-    With the settings of a viewer, it shows only what the viewer's teams see.
+    If the settings name a viewer who does not see all teams, the warehouse shows only the rows that the viewer's teams may see.
     """
     if not isinstance(settings, str) and settings.viewer is not None and settings.viewer.teams is not None:
         from runspend.warehouse.team_views import Restriction
@@ -54,7 +54,7 @@ def _open_whole(settings: Settings | str) -> Warehouse:
         return BigQueryWarehouse(settings.warehouse, settings.home / "cache" / hashlib.sha256(uri.encode()).hexdigest()[:16])
     if not uri.startswith("s3://") or isinstance(settings, str):
         raise ConfigError(
-            f"cannot open warehouse {uri!r}: this version keeps tables in a folder, an S3 bucket or BigQuery. Set warehouse.uri to one of them."
+            f"cannot open warehouse {uri!r}: the address must be a folder, an S3 bucket or a BigQuery dataset. Set warehouse.uri to one of them."
         )
     from runspend.storage.s3_warehouse import Bucket
     from runspend.warehouse.parquet.bucket import BucketWarehouse
@@ -65,9 +65,10 @@ def _open_whole(settings: Settings | str) -> Warehouse:
 
 
 def open_published(settings: Settings) -> Warehouse:
-    """Open the warehouse to answer questions from it.
+    """Open the warehouse for queries.
 
-    Raises SourceError if its folder is missing although a pipeline run has ended here: an unmounted disk must not look like costs of 0.
+    Raises SourceError if its folder is missing although the pipeline has run here before. Otherwise an unmounted disk would look like
+    costs of 0.
     """
     uri = settings.warehouse.uri
     if "://" not in uri or uri.startswith("file://"):
@@ -75,6 +76,6 @@ def open_published(settings: Settings) -> Warehouse:
         if not (folder / "_runspend").is_dir() and any((settings.home / name).is_dir() for name in ("reports", "records")):
             raise SourceError(
                 "warehouse",
-                f"cannot read the warehouse: {folder} is not there, or has no tables of Runspend. Mount it, or restore a backup.",
+                f"cannot read the warehouse: {folder} does not exist, or has no tables of Runspend. Mount it, or restore a backup.",
             )
     return open_warehouse(settings)

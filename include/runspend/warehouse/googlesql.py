@@ -1,7 +1,9 @@
-"""Translate GoogleSQL files to DuckDB's SQL: one dialect, two engines. tests/sql_lint.py finds SQL that cannot be translated.
+"""Translate GoogleSQL to DuckDB's SQL, so that the same SQL files run on both engines. tests/sql_lint.py finds SQL that cannot be translated.
 
-Money keeps its digits: BIGNUMERIC is DECIMAL(38, 22), NUMERIC is DECIMAL(38, 9). A `bignumeric '…'` literal becomes a
-decimal with only its own digits, so that int64 x literal fits. Running SQL and the meaning of tables do not belong here.
+Money keeps all its digits: BIGNUMERIC becomes DECIMAL(38, 22), and NUMERIC becomes DECIMAL(38, 9). A `bignumeric '…'` literal becomes a
+decimal with only as many digits as it has, so that the product of an INT64 and the literal fits into 38 digits.
+
+This module does not run SQL and does not know what the tables mean.
 """
 
 from __future__ import annotations
@@ -20,22 +22,22 @@ from runspend.core.errors import SqlRefused
 from runspend.warehouse.emptiness import Rule, emptiness
 from runspend.warehouse.engine_messages import in_one_line
 
-logging.getLogger("sqlglot").setLevel(logging.ERROR)  # its warnings about unreadable statements: they become errors with a message
+logging.getLogger("sqlglot").setLevel(logging.ERROR)  # hides warnings about unreadable statements; Runspend raises errors for them
 
 _BIGQUERY = BigQuery()
 _OPENING = {TokenType.L_PAREN, TokenType.L_BRACKET, TokenType.L_BRACE}
 _CLOSING = {TokenType.R_PAREN, TokenType.R_BRACKET, TokenType.R_BRACE}
 _TYPE_NAMES = BigQuery.Parser.TYPE_TOKENS
-_DEEPEST, _DEEPEST_OF_TYPES = 100, 12  # read in 0.3 s
+_DEEPEST, _DEEPEST_OF_TYPES = 100, 12  # maximum levels of nesting; such a statement is parsed in 0.3 s
 
-# DuckDB's own types of these names would lose digits of money.
+# DuckDB's types of the same names would lose digits of money.
 _TYPES = {exp.DType.BIGDECIMAL: "DECIMAL(38, 22)", exp.DType.DECIMAL: "DECIMAL(38, 9)"}
 
 
 def rewrite_for_duckdb(tree: exp.Expression) -> None:
-    """Change a tree in place where sqlglot would generate different SQL than DuckDB needs.
+    """Change a syntax tree in place, so that sqlglot generates the SQL that DuckDB needs.
 
-    sqlglot's generator cannot be customized: its compiled build cannot be subclassed.
+    The tree is changed because the generator cannot be: classes of sqlglot's compiled build cannot be subclassed.
     """
     for node in reversed(
         list(tree.find_all(exp.DataType, exp.CountIf, exp.Concat, exp.IntDiv, exp.TimestampDiff, exp.TimestampTrunc, exp.Date))
@@ -52,21 +54,23 @@ def rewrite_for_duckdb(tree: exp.Expression) -> None:
         elif isinstance(node, exp.Concat):
             _concat_at_once(node)
         elif isinstance(node, exp.IntDiv):
-            # sqlglot omits the parentheses: div(a + 1, 2) would be a + 1 // 2, and b * div(a, 2) be b * a // 2
+            # sqlglot omits the parentheses: div(a + 1, 2) would become a + 1 // 2, and b * div(a, 2) would become b * a // 2.
             whole = exp.IntDiv(this=_whole(node.this), expression=_whole(node.expression))
             node.replace(exp.paren(whole, copy=False))
         elif isinstance(node, exp.TimestampTrunc):
-            if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):  # date_trunc of a time with a zone also needs a calendar
+            # On a timestamp with time zone, DuckDB's date_trunc uses a calendar, which is slow. time_bucket does not.
+            if node.text("unit").upper() == "HOUR" and not node.args.get("zone"):
                 node.replace(
                     exp.func("TIME_BUCKET", exp.Interval(this=exp.Literal.number(1), unit=exp.var("HOUR")), node.this, dialect="duckdb")
                 )
         elif isinstance(node, exp.Date):
-            # As a cast, the date of a time with a zone also needs a calendar. Of a column, the type is not known here.
+            # A cast of a timestamp with time zone to a date uses a calendar too. The type of a column is not known here, so only results of
+            # timestamp_sub are rewritten.
             if isinstance(node.this, exp.TimestampSub) and not node.args.get("zone"):
                 without_zone = exp.func("MAKE_TIMESTAMP", exp.UnixMicros(this=node.this), dialect="duckdb")
                 node.replace(exp.cast(without_zone, "date"))
         elif node.text("unit").upper() == "MICROSECOND":
-            # date_diff of times with a zone needs a calendar: fifty times slower than a subtraction
+            # On timestamps with time zone, DuckDB's date_diff uses a calendar, which is fifty times slower than a subtraction.
             since = exp.Sub(this=exp.UnixMicros(this=node.this), expression=exp.UnixMicros(this=node.expression))
             node.replace(exp.paren(since, copy=False))
 
@@ -76,7 +80,7 @@ def _whole(node: exp.Expression) -> exp.Expression:
 
 
 def _count_cases(node: exp.CountIf) -> exp.Count:
-    """Return a count of cases: DuckDB's count_if is null where no row counts, and 128 bits wide."""
+    """Return count(case when … end) for countif(…). DuckDB's count_if has 128 bits, and is null if no row counts."""
     distinct = isinstance(node.this, exp.Distinct)
     condition = node.this.expressions[0] if distinct else node.this
     case = exp.Case().when(condition, condition if distinct else exp.Literal.number(1))
@@ -84,20 +88,21 @@ def _count_cases(node: exp.CountIf) -> exp.Count:
 
 
 def _concat_at_once(node: exp.Concat) -> None:
-    """Make a concatenation of columns one call. sqlglot writes a chain of ||, which copies the text once per piece.
+    """Replace a concatenation of columns by one call of DuckDB's concat.
 
-    DuckDB's concat skips nulls, but in GoogleSQL one null piece makes the whole text null.
+    sqlglot would generate a chain of ||, which copies the text once per piece. DuckDB's concat skips nulls. But in GoogleSQL, one null
+    piece makes the whole text null, so a CASE checks the pieces first.
     """
     pieces = {piece.sql(): piece.copy() for expression in node.expressions for piece in _nullable_pieces(expression)}
     if len(node.expressions) <= 2 or not all(isinstance(piece, exp.Column) for piece in pieces.values()):
-        return  # to name a longer expression twice could double its cost
+        return  # the CASE would repeat each piece, and computing a longer expression twice could double its cost
     is_null = [exp.Is(this=piece, expression=exp.Null()) for piece in pieces.values()]
     whole = exp.Concat(expressions=node.expressions, safe=True, coalesce=True)
     node.replace(exp.Case().when(exp.or_(*is_null), exp.Null()).else_(whole) if is_null else whole)
 
 
 def _nullable_pieces(node: exp.Expr) -> list[exp.Expr]:
-    """Return the parts of an expression of which any null makes it null; none if it is never null."""
+    """Return the parts of an expression that make it null if one of them is null. An empty list: it is never null."""
     if isinstance(node, exp.Literal):
         return []
     if isinstance(node, exp.Coalesce) and any(not _nullable_pieces(value) for value in (node.this, *node.expressions)):
@@ -110,12 +115,12 @@ def _nullable_pieces(node: exp.Expr) -> list[exp.Expr]:
 
 
 def _results(case: exp.Case) -> list[exp.Expr]:
-    """Return the values that a case may have."""
+    """Return the expressions for all possible results of a CASE."""
     return [*(branch.args["true"] for branch in case.args["ifs"]), case.args.get("default") or exp.Null()]
 
 
 class Statement:
-    """A statement's tables, names, parameters and DuckDB text, from parsing it once."""
+    """Facts about a GoogleSQL statement, which is parsed once: tables, names, parameters and its text for DuckDB."""
 
     def __init__(self, sql: str) -> None:
         self._sql = sql
@@ -129,7 +134,7 @@ class Statement:
 
     @cached_property
     def has_no_rows(self) -> Rule:
-        """Whether the query certainly has no rows, from the names of tables without rows."""
+        """A function of the names of empty tables. It returns whether the query certainly has no rows."""
         tree = self._take_tree()
         rule = emptiness(tree)
         self._trees.append(tree)
@@ -138,14 +143,14 @@ class Statement:
     def _take_tree(self) -> exp.Expression:
         try:
             return self._trees.pop()
-        except IndexError:  # another thread was faster
+        except IndexError:  # another thread has taken the tree
             return _read(self._sql)
 
     @cached_property
     def duckdb(self) -> str:
-        """The SQL that DuckDB runs for a query. Anything that sqlglot cannot translate is an error, not a warning.
+        """The SQL that DuckDB runs for a query. Raises SqlRefused if sqlglot cannot translate a part of it.
 
-        Generating it changes the tree, which is then discarded; a copy would take half as long as parsing.
+        Generating the SQL changes the tree, so the tree is not used again. Copying it first would take half as long as parsing.
         """
         tree = self._take_tree()
         if not isinstance(tree, exp.Query):
@@ -162,15 +167,15 @@ class Statement:
 
     @property
     def postgres(self) -> str:
-        """The SQL that PostgreSQL runs for one of Runspend's queries. Anything that sqlglot cannot translate is an error, not a warning."""
+        """The SQL that PostgreSQL runs for one of Runspend's own queries. Raises UnsupportedError if sqlglot cannot translate a part of it."""
         return str(_read(self._sql).sql(dialect="postgres", unsupported_level=ErrorLevel.RAISE, comments=False))
 
 
 def _check_nesting(tokens: Iterable[Token]) -> None:
-    """Raise SqlRefused for a statement that sqlglot would parse for hours without a possible interrupt.
+    """Raise SqlRefused for a statement that sqlglot could parse for hours. Its parser cannot be interrupted.
 
-    sqlglot parses the brackets after the name of a type twice, so that each further `struct(` doubles its time: 2.8 s for 18 nested
-    ones. The time of nested subqueries grows with the third power of their number: 3.5 s for 200.
+    sqlglot parses the brackets after the name of a type twice. So each further nested `struct(` doubles the time, which is 2.8 s for 18
+    levels. The time for nested subqueries grows with the third power of their number, and is 3.5 s for 200 levels.
     """
     opened: list[bool] = []  # whether each open bracket follows the name of a type
     of_types, before = 0, None
@@ -195,7 +200,7 @@ def _read(sql: str) -> exp.Expression:
     except RecursionError as error:
         raise SqlRefused("cannot read the SQL: it is nested too deeply to check. Write it in simpler steps.") from error
     if len(statements) != 1:
-        raise SqlRefused(f"cannot run the SQL: it holds {len(statements)} statements. Write exactly one SELECT.")
+        raise SqlRefused(f"cannot run the SQL: it contains {len(statements)} statements. Write exactly one SELECT.")
     statement = statements[0]
     if not isinstance(statement, exp.Expression):
         raise SqlRefused(f"cannot run the SQL: {statement!r} is not a statement. Write exactly one SELECT.")
@@ -204,12 +209,15 @@ def _read(sql: str) -> exp.Expression:
 
 @lru_cache(maxsize=256)
 def parse(sql: str) -> exp.Expression:
-    """Return the syntax tree of one GoogleSQL statement. All callers share it: change only a copy."""
+    """Return the syntax tree of one GoogleSQL statement. All callers share the tree, so change only a copy of it."""
     return _read(sql)
 
 
 def qualified(sql: str, prefix: str) -> str:
-    """Return the query's own text with `prefix` before each bare table name, as a view needs it. Nothing else changes."""
+    """Return the text of a query with `prefix` before each table name that has no schema. BigQuery needs this in views.
+
+    The rest of the text is unchanged.
+    """
     tree = parse(sql)
     own = {cte.alias_or_name for cte in tree.find_all(exp.CTE)}
     places = {t.this.meta["start"]: t.this.meta["end"] + 1 for t in tree.find_all(exp.Table) if t.name and not t.db and t.name not in own}
@@ -219,7 +227,10 @@ def qualified(sql: str, prefix: str) -> str:
 
 
 def _type_literal(node: exp.Expr) -> exp.Expr:
-    """Cast `bignumeric '0.000000000000000001'` to DECIMAL(18, 18): with (38, 22) its product would need 44 decimals."""
+    """Change the type of a literal to a decimal with only as many digits as it has. Raises SqlRefused if it is not a decimal number.
+
+    For example, `bignumeric '0.000000000000000001'` is cast to DECIMAL(18, 18). As DECIMAL(38, 22), its product with money would need 44 decimals.
+    """
     if is_decimal_literal(node) and not node.this.this.strip(" +-").lower().startswith(
         ("nan", "snan", "inf")
     ):  # Python accepts them as numbers; DuckDB refuses them
@@ -239,7 +250,7 @@ DECIMALS = (exp.DType.BIGDECIMAL, exp.DType.DECIMAL)
 
 
 def is_decimal_literal(node: exp.Expr) -> bool:
-    """Whether it is `bignumeric '…'` or `numeric '…'`."""
+    """Whether the node is a literal of the form `bignumeric '…'` or `numeric '…'`."""
     return (
         isinstance(node, exp.Cast)
         and isinstance(node.this, exp.Literal)

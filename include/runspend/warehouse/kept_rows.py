@@ -1,6 +1,6 @@
-"""Rows of answers, kept for further queries so that the warehouse is read once, on either engine.
+"""Keep the rows of an answer for further queries, so that the warehouse is read only once. Works with every engine.
 
-They are in the memory of a separate engine on this machine. The callers decide what is kept and queried.
+The rows are in the memory of a separate DuckDB engine on this machine.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class KeptRows(SqlReader):
-    """SQL over kept rows. Queries like a Reader."""
+    """Runs SQL over the kept rows, in the same way as a Reader."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
 
     def _show(self, names: Collection[str]) -> None:
-        """All rows are readable from the start."""
+        """Do nothing: all rows are readable from the start."""
 
     def _doubt(self) -> bool:
-        return False  # there is no file
+        return False  # there are no files to verify
 
 
 @contextmanager
 def keep(tables: Mapping[str, pa.Table]) -> Iterator[KeptRows]:
-    """Lend a reader of these rows, by table name. Names of tables of the warehouse are not allowed: `charges`, not `cost_daily`."""
+    """Lend a reader of these rows, by table name. The names must differ from the tables of the warehouse: `charges`, not `cost_daily`."""
     with tempfile.TemporaryDirectory(prefix="runspend-") as folder, empty_engine(Path(folder) / "spill") as connection:
         for name, rows in tables.items():
             connection.register(name, rows)

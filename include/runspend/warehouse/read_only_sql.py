@@ -1,9 +1,10 @@
-"""Check with DuckDB's own parser, at every depth, that a user-written statement only reads. Called before it runs.
+"""Check that a user-written statement only reads, before it runs. DuckDB's own parser provides the syntax tree.
 
-DuckDB calls a statement a SELECT even if its CTE writes (`with x as (copy … to …) select …`), so its kind is not enough. Its syntax
-tree is: every kind of node, table function and table in it must be on a list. Scalar functions are too many for a list. Those that
-reveal machine details, wait or keep a state are refused, and the engine judges the rest. The engine cannot write in any case: see
-`warehouse/parquet/read_only_files.py`.
+It is not enough that DuckDB calls a statement a SELECT, because a CTE may write: `with x as (copy … to …) select …`. So the whole syntax
+tree is checked. Every kind of node, every table function and every table in it must be on a list. There are too many scalar functions for a
+list of allowed ones. So those that reveal machine details, wait or keep a state are refused, and all others are allowed.
+
+This is not the only protection: the engine itself cannot write files (see `warehouse/parquet/read_only_files.py`).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import duckdb
 
 
-LONGEST = 200_000  # characters of a statement
+LONGEST = 200_000  # maximum characters of a statement
 
-# Parts of a statement, as DuckDB names them. Expressions have a class, other parts a type.
+# Allowed parts of a statement, by DuckDB's names. Expressions have a class, and other parts have only a type.
 EXPRESSIONS = frozenset((
     "BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT", "DEFAULT", "FUNCTION", "LAMBDA", "LAMBDA_REF",
     "OPERATOR", "PARAMETER", "POSITIONAL_REFERENCE", "STAR", "SUBQUERY", "TYPE", "WINDOW",
@@ -51,9 +52,9 @@ _EXPLAIN = re.compile(r"\s*explain\b(.*)", re.IGNORECASE | re.DOTALL)
 
 
 def text_to_run(sql: str, *, native: bool) -> str:
-    """Return DuckDB's SQL for a user-written statement in GoogleSQL or DuckDB's dialect (`native`).
+    """Return DuckDB's SQL for a user-written statement. The statement is GoogleSQL, or with `native` DuckDB's own dialect.
 
-    Raises SqlRefused unless it only reads.
+    Raises SqlRefused if the statement does not only read, or if it is too long.
     """
     if len(sql) > LONGEST:
         raise SqlRefused(f"cannot run the SQL: it has {len(sql):,} characters, {LONGEST:,} are allowed. Nothing was run.")
@@ -64,9 +65,9 @@ def text_to_run(sql: str, *, native: bool) -> str:
 
 
 def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
-    """Check that it is one statement of DuckDB's SQL that only reads tables by their names, or EXPLAIN of one.
+    """Check that the text is one statement in DuckDB's dialect that only reads, and reads tables only by their names.
 
-    Raises SqlRefused otherwise.
+    EXPLAIN of such a statement is allowed too. Raises SqlRefused otherwise.
     """
     explained = _EXPLAIN.fullmatch(sql)
     if explained is not None and explained[1].lstrip().startswith("("):
@@ -75,7 +76,7 @@ def check_only_reads(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise _refusal("EXPLAIN ANALYZE runs what it explains")
     trees = _trees(connection, sql if explained is None else explained[1])
     if len(trees) != 1:
-        raise _refusal(f"it holds {len(trees)} statements")
+        raise _refusal(f"it contains {len(trees)} statements")
     for part in _parts(trees[0]):
         _check(part)
 
@@ -84,7 +85,7 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
     import duckdb
 
     try:
-        # The text is a parameter, so none of it is run.
+        # The text is a parameter, so DuckDB does not run it.
         found = connection.execute("select json_serialize_sql($sql)", {"sql": sql}).fetchall()[0][0]
         read = json.loads(found)
     except duckdb.Error as error:
@@ -100,7 +101,7 @@ def _trees(connection: duckdb.DuckDBPyConnection, sql: str) -> list[Any]:
 
 
 def _parts(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Yield every object of a tree."""
+    """Yield every JSON object in a syntax tree."""
     waiting = [tree]
     while waiting:
         value = waiting.pop()
@@ -116,7 +117,7 @@ def _check(part: Mapping[str, Any]) -> None:
     if class_ is not None and class_ not in EXPRESSIONS:
         raise _refusal(f"a {str(class_).lower().replace('_', ' ')} is not known to be harmless")
     if class_ is None and isinstance(kind, str) and kind not in PARTS and not kind.endswith("_TYPE_INFO"):
-        raise _refusal(f"it holds {_named(kind)}")
+        raise _refusal(f"it contains {_named(kind)}")
     if kind == "TABLE_FUNCTION":
         name = str((part.get("function") or {}).get("function_name", "")).lower()
         if name not in TABLE_FUNCTIONS:
@@ -128,7 +129,10 @@ def _check(part: Mapping[str, Any]) -> None:
 
 
 def _check_table(part: Mapping[str, Any]) -> None:
-    """Check a table, even if a CTE has the same name: outside the CTE's scope, the name may mean the table."""
+    """Raise SqlRefused if this is not a table that may be read.
+
+    The names of CTEs are checked too, because outside the scope of the CTE the name may mean a table.
+    """
     name, schema = str(part.get("table_name", "")), str(part.get("schema_name", "")).lower()
     if schema == "information_schema" or name.lower() in CATALOG or name.lower() in TABLES:
         return

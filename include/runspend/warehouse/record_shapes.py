@@ -1,8 +1,10 @@
-"""Required forms of records of each kind, checked before Runspend acts on a record.
+"""The fields that a record of each kind must have, checked before Runspend acts on the record.
 
-Anyone who can write under home could have written a record. `Records` refuses a record, and names its file, if it lacks a required
-field or has a field of another type. It also refuses a place or an address in a form that Runspend never writes. Fields of later
-versions pass, except in the kinds of `CLOSED`. Fields that older versions did not write are optional (`?`).
+Everyone who can write to Runspend's home folder could have written a record. `Records` refuses a record if a required field is missing, if
+a field has another type, or if a path or an address has a form that Runspend never writes. The error names the file.
+
+Unknown fields are accepted, because a later version may have written them, except in the kinds of `CLOSED`. A name that ends in "?" is an
+optional field, which older versions did not write.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ from runspend.warehouse.plain_values import is_time as _time
 
 Test = Callable[[Any], bool]
 
-LONGEST = 100_000  # characters of a string, except the body of a mail
+LONGEST = 100_000  # maximum characters of a string, except the body of a mail
 STATEMENT_PARTS = ("direct", "models", "orphaned", "idle", "shared", "unallocated", "out of scope")
 ATTACHED = ("text/csv", "text/html", "application/pdf")
 _MESSAGE_ID = re.compile(r"<[!-;=?-~]{1,800}@[!-;=?-~]{1,200}>", re.ASCII)
-_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # of a statement: it is a name of files
+_NUMBER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)  # the number of a statement, which is part of file names
 _SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,59}", re.ASCII)
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])", re.ASCII)
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 
 
 def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with a record, in words; None if nothing is, or if its kind has no shape."""
+    """Return what is wrong with a record, or None if it is valid. Records of a kind that is not in SHAPES are not checked."""
     shape = SHAPES.get(kind)
     if shape is None:
         return None
@@ -52,7 +54,10 @@ def problem_of(kind: str, key: str, value: Mapping[str, Any]) -> str | None:
 
 
 def _problem_of_statement(key: str, value: Mapping[str, Any]) -> str | None:
-    """Check the number, which names the files: a prefix, then the parts of the key."""
+    """Return what is wrong with the key or the number of a statement, or None.
+
+    The number is part of file names. It ends with the parts of the key.
+    """
     if key != f"{value['period']}/{value['slug']}/{value['version']}":
         return f"it is the record of version {value['version']} of {value['slug']} in {value['period']}"
     if not value["number"].endswith(f"{value['period']}-{value['slug']}-{value['version']}"):
@@ -60,7 +65,7 @@ def _problem_of_statement(key: str, value: Mapping[str, Any]) -> str | None:
     return None
 
 
-# --- what a field may be -------------------------------------------------------------------------------------------------
+# --- tests of fields -----------------------------------------------------------------------------------------------------
 
 
 def _text(value: Any) -> bool:
@@ -68,7 +73,7 @@ def _text(value: Any) -> bool:
 
 
 def _line(value: Any) -> bool:
-    """Whether it is text that is safe in a mail header."""
+    """Whether the value is text without control characters, which is safe in a mail header."""
     return _text(value) and not CONTROL.search(value)
 
 
@@ -107,7 +112,7 @@ def _tuple_of(test: Test, length: int) -> Test:
 
 
 def _button(value: Any) -> bool:
-    """Whether it is a button's text and the address of a web page."""
+    """Whether the value is the text of a button, followed by the address of a web page."""
     return _tuple_of(_line, 2)(value) and re.match(r"https?://[^\s/]", value[1]) is not None
 
 
@@ -116,7 +121,7 @@ def _map_of(test: Test) -> Test:
 
 
 def _inputs(value: Any) -> bool:
-    """Whether it is a map of digests by input: a name, or the table/period/writer of a unit."""
+    """Whether the value maps inputs to digests. An input is a name, or the table/period/writer of a unit."""
     return _map_of(_or_none(_text))(value) and all(name.count("/") != 1 for name in value)
 
 
@@ -125,7 +130,7 @@ def _one_of(*words: str) -> Test:
 
 
 def _shaped(shape: Mapping[str, Test], *, is_closed: bool = False) -> Test:
-    """Return a test for a map with these fields; `is_closed`: and no others."""
+    """Return a test for a map with these fields. With `is_closed`, other fields are not allowed."""
     names = {name.removesuffix("?"): test for name, test in shape.items()}
     required = {name for name in shape if not name.endswith("?")}
 
@@ -145,12 +150,12 @@ def _message_id(value: Any) -> bool:
 
 
 def _place(value: Any) -> bool:
-    """Whether it is a folder below the root of a store that can be read in only one way."""
+    """Whether the value is an unambiguous path of a folder below the root of a store: no "", "." or ".." parts, no backslash."""
     return _text(value) and not CONTROL.search(value) and "\\" not in value and not {"", ".", ".."} & set(value.split("/"))
 
 
 def _object(value: Any) -> bool:
-    """Whether it is the key of an object below such a folder: "" and a trailing slash mean folders."""
+    """Whether the value is the key of an object below such a folder. "" and keys with a trailing slash are folders."""
     return value == "" or (isinstance(value, str) and _place(value.removesuffix("/")))
 
 
@@ -258,4 +263,4 @@ SHAPES: Mapping[str, Mapping[str, Test]] = {
     "archive_verifications": {"at": _time, "objects": _count, "read": _count, "damaged": _list_of(_text), "unknown": _list_of(_text)},
 }  # fmt: skip
 
-CLOSED = ("archives", "archive_objects", "archive_keeps")  # kinds whose fields are passed to a class
+CLOSED = ("archives", "archive_objects", "archive_keeps")  # kinds that may not have unknown fields, because a class gets all of them

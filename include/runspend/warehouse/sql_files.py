@@ -1,38 +1,55 @@
-"""Models, checks and views: SQL files in a folder and its subfolders, and the macros that they may use.
+"""Read SQL files of models, checks and views from a folder and its subfolders, and expand the macros in them.
 
-`exact_money(PRODUCT)` becomes the expression that turns a float into exact money, to 18 decimals. `price_money(PRODUCT)` does the same
-to 12 decimals, for estimated prices. A float never becomes money by a cast, because engines would round it differently. Here its whole
-part and its decimals become integers, which every engine adds up equally.
+Each macro is replaced by a GoogleSQL expression.
 
-`run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)` becomes the time at which a run ended. `run_end_rule` with the same arguments becomes
-the rule by which that time was found. KNOWN_UNTIL is the end of the billed hours, or now for estimates.
+Money:
 
-`at_most_a_day(START, END)` becomes the condition that a charge period has at most 25 hours, as many as a local day may have. Longer ones
-are not split by time. `months_around(MONTH)` becomes the list of the month before, the month, and the month after.
-`charge_month(DATE)` becomes the month of a date, or @period if that is earlier. The runs of a late line's own month decide how it is split.
+* `exact_money(PRODUCT)`: a float as exact money with 18 decimals. A plain cast is not used, because engines would round it differently.
+  Instead, the whole part and the decimals become integers, and every engine adds integers equally.
+* `price_money(PRODUCT)`: the same with 12 decimals, for estimated prices.
 
-Hours are numbered from 1970 (UTC). `hour_of(TIMESTAMP)` becomes the number of an hour, `start_of_hour(NUMBER)` its start, and
-`hours_between(START, END)` the array of the hours from START to before END.
+Ends of runs:
 
-`machine_time(BILLED, CHARGE_PERIOD)` becomes the machine time of a line, in the unit of both: the time billed, or else its charge period.
-Up to 5% more than the charge period is rounding, more is the time of several machines.
+* `run_end(STATED_END, LAST_SIGN, START, KNOWN_UNTIL)`: the time at which a run ended. KNOWN_UNTIL is the end of the billed hours, or the
+  current time for estimates.
+* `run_end_rule` with the same arguments: the rule by which that time was found.
 
-`is_unused(COMMITMENT_DISCOUNT_STATUS, CAPACITY_RESERVATION_STATUS)` becomes the condition that a line charges the unused part of
-one of them.
-`scale_set_of(RESOURCE_KEY)` becomes the Azure scale set of a machine, or null. `is_machine_set(RESOURCE_KEY)` becomes the condition that a
-resource is such a set or an Azure ML compute cluster: runs have some of its machines.
+Days and months:
 
-`purchase_option(PRICING_CATEGORY)` becomes 'spot', 'on_demand' or null, as runs state it.
+* `at_most_a_day(START, END)`: whether a charge period has at most 25 hours, the most that a local day can have. Charges of longer periods
+  are not split by time.
+* `months_around(MONTH)`: the list of the month before, the month, and the month after.
+* `charge_month(DATE)`: the month of a date, or @period if that is earlier. A late bill line is split among the runs of its own month.
 
-`is_byte_time(UNIT)` becomes the condition that a bill's unit is bytes over time, such as "GB-Mo" or "byte-seconds". The unit is in lower
-case. Requests, traffic ("GB - data") and retrieval are not.
+Hours, numbered from 1970 in UTC:
 
-`is_databricks(HOST_PROVIDER, SERVICE_PROVIDER, SERVICE)` becomes the condition that a bill line charges use of Databricks, which clouds and
-marketplaces name differently: "Databricks, Inc.", "Azure Databricks".
+* `hour_of(TIMESTAMP)`: the number of an hour. `start_of_hour(NUMBER)`: the start of an hour.
+* `hours_between(START, END)`: the array of the hours from START to before END.
 
-Calls of language models are matched to bills by cloud. `line_cloud(NAMES)` becomes the cloud of a bill line, from the lower-case names of its
-providers and service. `trace_cloud(PROVIDER, MODEL)` becomes the cloud of a call, from the lower-case names that MLflow has for its provider
-and model: 'any' if they do not tell. `is_on_cloud(CLOUD_OF_TRACE, CLOUD_OF_LINE)` becomes the condition that the line may bill the call.
+Machines:
+
+* `machine_time(BILLED, CHARGE_PERIOD)`: the machine time of a bill line: the billed time, or the charge period if no time was billed. If the
+  billed time is up to 5% longer than the charge period, the difference is rounding. If it is longer, it is the time of several machines.
+  All three times have the same unit.
+* `is_unused(COMMITMENT_DISCOUNT_STATUS, CAPACITY_RESERVATION_STATUS)`: whether a bill line charges the unused part of a commitment discount
+  or a capacity reservation.
+* `scale_set_of(RESOURCE_KEY)`: the Azure scale set of a machine, or null.
+* `is_machine_set(RESOURCE_KEY)`: whether a resource is an Azure scale set or an Azure ML compute cluster. Each run uses some of its machines.
+* `purchase_option(PRICING_CATEGORY)`: 'spot', 'on_demand' or null, the words that runs state.
+
+Bill lines:
+
+* `is_byte_time(UNIT)`: whether a unit of a bill, in lower case, is bytes over time, such as "gb-mo" or "byte-seconds". Units of requests,
+  traffic ("gb - data") and retrieval are not.
+* `is_databricks(HOST_PROVIDER, SERVICE_PROVIDER, SERVICE)`: whether a bill line charges the use of Databricks. Clouds and marketplaces give
+  it different names, such as "Databricks, Inc." and "Azure Databricks".
+
+Calls of language models, which are matched to bill lines by cloud:
+
+* `line_cloud(NAMES)`: the cloud of a bill line. NAMES are the lower-case names of its providers and its service.
+* `trace_cloud(PROVIDER, MODEL)`: the cloud of a call, from the lower-case names of provider and model in MLflow. 'any' if they do not
+  name one.
+* `is_on_cloud(CLOUD_OF_TRACE, CLOUD_OF_LINE)`: whether the bill line may charge the call.
 """
 
 from __future__ import annotations
@@ -50,28 +67,34 @@ def read_sql(folder: Path, name: str) -> str:
 
 
 def read_every_sql(folder: Path) -> dict[str, str]:
-    """Return the GoogleSQL of all files in a folder and its subfolders by name, with macros expanded. Looking for each by itself takes long."""
+    """Return the GoogleSQL of all files in a folder and its subfolders, by name, with macros expanded.
+
+    This is much faster than `read_sql` for each file, which searches the folder every time.
+    """
     return {name: expand_macros(path.read_text(encoding="utf-8")) for name, path in sql_files(folder).items()}
 
 
 def without_comments(text: str) -> str:
-    """Return SQL without the lines that only have a comment."""
+    """Return SQL without the lines that contain only a comment."""
     return "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("--"))
 
 
 def sql_files(folder: Path) -> dict[str, Path]:
-    """Return the SQL files of a folder and its subfolders by name. No two have the same name."""
+    """Return the SQL files of a folder and its subfolders by name. All names must be different."""
     return {path.stem: path for path in sorted(folder.rglob("*.sql"))}
 
 
 def _money(decimals: int, product: str) -> str:
-    """Return SQL for a float as exact money."""
+    """Return SQL that converts a float to exact money with this number of decimals."""
     unit = f"bignumeric '0.{'1':0>{decimals}}'"
     return f"cast(cast(trunc({product}) as int64) + cast(round(({product} - trunc({product})) * 1e{decimals}) as int64) * {unit} as bignumeric)"
 
 
 def _by_run_end(results: tuple[str, str, str, str, str], stated_end: str, last_sign: str, start: str, known_until: str) -> str:
-    """Return SQL for one of five results: the run has a stated end, is alive, has a last sign of activity, has just started, or is silent."""
+    """Return SQL that chooses one of five results by what is known of the run.
+
+    In this order: it has a stated end, it is alive, it has a last sign of activity, it has just started, it is silent.
+    """
     alive_from = f"timestamp_sub({known_until}, interval @alive_hours hour)"
     stated, alive, last_sign_only, started, silent = (
         result.format(stated_end=stated_end, last_sign=last_sign, start=start, known_until=known_until) for result in results
@@ -91,11 +114,12 @@ ENDS = (
     "greatest({known_until}, {start})",
     "timestamp_add({start}, interval @silent_hours hour)",
 )
-# Bedrock's autologging writes what is before the first dot of the model's id as its provider: "anthropic", or "us" for a group of regions.
+# As the provider, MLflow's autologging for Bedrock writes the part of the model's id before the first dot. This is a vendor, such as
+# "anthropic", or a group of regions, such as "us".
 BEDROCK_MODEL = r"r'^(?:[a-z-]+[.])?(?:ai21|amazon|anthropic|cohere|deepseek|luma|meta|mistral|moonshot|nvidia|openai|qwen|stability|twelvelabs|writer)[.]'"
-# OpenAI's client also calls gateways, which have models of others. Open weights (gpt-oss) are offered by many.
+# OpenAI's client can also call gateways with models of other vendors. Models with open weights (gpt-oss) are offered by several clouds.
 OPENAI_MODEL = r"r'^(?:openai/|ft:)*(?:gpt-[^o]|chatgpt|o[0-9]|text-embedding|codex|$)'"
-# One column at a time: an engine computes that once for each of a column's few values.
+# Each condition uses one column only, so that an engine can compute it once per distinct value of the column.
 IS_DATABRICKS = " or ".join(f"coalesce(strpos(lower({{{n}}}), 'databricks') > 0, false)" for n in range(3))
 LINE_CLOUD = (
     "case when strpos({0}, 'databricks') > 0 then 'databricks' when regexp_contains({0}, r'aws|amazon|bedrock') then 'aws'"
@@ -138,7 +162,7 @@ _MACRO = re.compile(rf"\b({'|'.join(MACROS)})\(")
 
 @lru_cache(maxsize=1024)
 def expand_macros(text: str) -> str:
-    """Return the text with each macro replaced by its expression. Arguments may have parentheses, but no macro."""
+    """Return the text with each macro replaced by its expression. Arguments may contain parentheses, but not another macro."""
     before, *uses = _MACRO.split(text)
     for name, rest in zip(uses[::2], uses[1::2], strict=True):
         arguments, end = _arguments(rest)
@@ -147,7 +171,7 @@ def expand_macros(text: str) -> str:
 
 
 def _arguments(text: str) -> tuple[list[str], int]:
-    """Return the arguments at the start of a string, and the position of the parenthesis that closes them."""
+    """Return the macro arguments at the start of a string, and the position of the closing parenthesis."""
     depth, begins, found = 1, 0, []
     for position, character in enumerate(text):
         depth += {"(": 1, ")": -1}.get(character, 0)

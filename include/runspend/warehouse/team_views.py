@@ -1,12 +1,14 @@
-"""The view that members of some teams have of each table: their own rows, and the cost of all others as one sum.
+"""What members of some teams see of each table: the rows of their own teams, and the cost of all other teams as sums.
 
-Every table and every column has a decision here, and `tests/warehouse/test_team_views.py` fails without one. A column that is not named
-is null. The text is GoogleSQL for both engines, so one rule applies to every page, program and statement. Who is in which team does not
-belong here: see `config/access.py`.
+A rule decides about every table and every column. `tests/warehouse/test_team_views.py` fails if a column has no rule. A column that a rule
+does not name is null. The rules are GoogleSQL for both engines, so the same rule applies to every page, program and statement.
+`config/access.py` decides who is in which team.
 
-* A run is a team's own if its team in `run_costs` is the viewer's; before it is in `run_costs`, the team in `runs` counts.
-* A machine is a team's own in the months in which its runs have a cost on it, or in which the bill's tag names the team.
-* Cost of others keeps its day, kind, target and currency. Its names are "other teams", or "no team" if no run and no tag has one.
+* A run belongs to a viewer if its team in `run_costs` is one of the viewer's teams. If the run is not in `run_costs` yet, its team in `runs`
+  counts.
+* A machine belongs to a viewer in the months in which the viewer's runs have a cost on it, or in which the bill's tag names the team.
+* The cost of others keeps its day, kind, target and currency. Its names become "other teams", or "no team" if neither a run nor a tag names
+  a team.
 """
 
 from __future__ import annotations
@@ -18,43 +20,39 @@ from dataclasses import dataclass, field
 from runspend.schema.tables import TABLES, Table
 
 OTHER_TEAMS = "other teams"
-OTHERS = "others"  # the server, workspace and id of their runs, as short as an explanation shows an id
+OTHERS = "others"  # replaces the tracking server, workspace and id of other teams' runs; as short as an id in an explanation
 NO_TEAM = "no team"
 
-Names = Mapping[str, str]  # what to read after FROM for each table
+Names = Mapping[str, str]  # table -> SQL to write after FROM
 
 
 @dataclass(frozen=True)
 class Restriction:
-    """The teams whose rows are seen, and the names and versions of their budgets."""
+    """The teams whose rows are visible, and the budgets of these teams."""
 
     teams: tuple[str, ...]
-    budgets: tuple[tuple[str, str], ...] = ()
+    budgets: tuple[tuple[str, str], ...] = ()  # (name, version)
 
 
 @dataclass(frozen=True)
 class Others:
-    """The rows of others (`where`) as sums: `keys` are grouped, `fixed` are constants, `added` are sums; other columns are null."""
+    """Rows of other teams, which are shown as sums. Columns that are not named here are null."""
 
-    where: str
-    keys: Mapping[str, str]
-    added: str
-    fixed: Mapping[str, str] = field(default_factory=dict)
+    where: str  # condition for the rows
+    keys: Mapping[str, str]  # column -> expression to group by
+    added: str  # columns that are summed
+    fixed: Mapping[str, str] = field(default_factory=dict)  # column -> constant
 
 
 @dataclass(frozen=True)
 class Rule:
-    """The visible part of one table.
+    """The visible part of one table."""
 
-    `source`: FROM, where `t` is the table. `where`: the rows that are seen. Columns: `shown` columns are unchanged, `masked` ones are an
-    expression, `hidden` ones are null.
-    """
-
-    shown: str = ""
-    source: str = "{table} t"
-    where: str = "true"
-    masked: Mapping[str, str] = field(default_factory=dict)
-    hidden: str = ""
+    shown: str = ""  # columns that are unchanged
+    source: str = "{table} t"  # the FROM clause, in which `t` is the table
+    where: str = "true"  # condition for the visible rows
+    masked: Mapping[str, str] = field(default_factory=dict)  # column -> expression that replaces it
+    hidden: str = ""  # columns that are null
     others: tuple[Others, ...] = ()
 
 
@@ -62,8 +60,9 @@ SAME_MACHINE = (
     "on m.source = {0}.source and m.billing_period = {0}.billing_period and m.sub_account_id = coalesce({0}.sub_account_id, '')"
     " and m.resource_id = {0}.resource_id"
 )
-# Sets of keys, each row once, and two wider queries. {name} is a table or a set above, {teams} the teams as literals.
-LEDGERS = ("ledger", "seen_ledger", "own_run_costs")  # as many rows as the table itself: not to be kept
+# Queries for sets of keys without duplicates, and the wider queries in LEDGERS. {name} is a table or an earlier set. {teams} is the list of
+# teams as SQL literals.
+LEDGERS = ("ledger", "seen_ledger", "own_run_costs")  # have about as many rows as the table itself, so engines must not store them
 SETS = {
     "own_runs": "(select c.tracking_server, c.workspace, c.run_id from {run_costs} c where c.team in ({teams})"
     " union distinct select r.tracking_server, r.workspace, r.run_id from {runs} r"
@@ -75,7 +74,7 @@ SETS = {
     "whole_experiments": "(select r.tracking_server, r.workspace, r.experiment_id from {runs} r"
     " left join {own_runs} o on o.run_id = r.run_id and o.tracking_server = r.tracking_server and o.workspace = r.workspace"
     " where r.experiment_id is not null group by 1, 2, 3 having countif(o.run_id is null) = 0)",
-    # servers on which a run of others is nested below a run of the teams: sums with nested runs would have its cost
+    # Servers on which a run of another team is nested below a run of the viewer's teams. Costs with nested runs would include its cost.
     "mixed_servers": "(select distinct r.tracking_server from {runs} r"
     " join {own_runs} p on p.run_id = r.parent_run_id and p.tracking_server = r.tracking_server"
     " left join {own_runs} o on o.run_id = r.run_id and o.tracking_server = r.tracking_server and o.workspace = r.workspace"
@@ -90,20 +89,20 @@ SETS = {
     "ledger": "(select a.*, (o.run_id is not null or (a.run_id is null and a.owner_id is null"
     " and coalesce(a.line_team in ({teams}), false))) as is_own from {cost_allocations} a"
     " left join {own_runs} o on o.run_id = a.run_id and o.tracking_server = a.tracking_server and o.workspace = a.workspace)",
-    # the rows of `ledger` that are own, found by a join with few runs
+    # The rows of `ledger` with is_own. This query is faster, because it only joins with the few own runs.
     "own_parts": "(select a.source, a.billing_period, a.sub_account_id, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
     " join {own_runs} o on o.run_id = a.run_id and o.tracking_server = a.tracking_server and o.workspace = a.workspace"
     " union all select a.source, a.billing_period, a.sub_account_id, a.charge_id, a.resource_id, a.pool_key from {cost_allocations} a"
     " where a.run_id is null and a.owner_id is null and a.line_team in ({teams}))",
     "own_charges": "(select distinct source, billing_period, charge_id from {own_parts} l)",
-    # of one bill and account: machines of two sites may have one name
+    # With bill and account in the key, because machines of two sites may have the same name.
     "own_resources": "(select distinct source, billing_period, coalesce(sub_account_id, '') as sub_account_id, resource_id"
     " from {own_parts} l where l.resource_id is not null)",
     "own_pools": "(select distinct billing_period, pool_key from {own_parts} l where l.pool_key is not null)",
     "own_bills": "(select distinct source from {cost_daily} where team in ({teams}))",
     "own_servers": "(select distinct tracking_server from {own_runs} o)",
-    # own: the team's; near: idle time of its machines; beside: others on its charges; rest: all other money
-    "seen_ledger": "(select a.*, case when a.run_id is null and a.allocated_to in ('idle', 'unallocated')"  # as unallocated_costs sums them
+    # own: cost of the teams; near: idle and unallocated cost of their machines; beside: cost of others on the same charges; rest: the rest
+    "seen_ledger": "(select a.*, case when a.run_id is null and a.allocated_to in ('idle', 'unallocated')"  # the rows of unallocated_costs
     " then case when m.resource_id is null then 'rest' when a.is_own then 'own' else 'near' end"
     " when a.is_own then 'own'"
     " when k.charge_id is not null then 'beside' else 'rest' end as seen from {ledger} a"
@@ -133,7 +132,7 @@ LINE_TEAM = "line_team line_project line_cost_center line_owner"
 
 
 def _label(team: str) -> str:
-    """Return SQL for the name of others' cost: that of other teams, and that without a team."""
+    """Return SQL for the name of a cost that is not the viewer's: "other teams", or "no team" if it has no team."""
     return f"case when t.allocated_to in ('run', 'logged_model') or {team} is not null then '{OTHER_TEAMS}' else '{NO_TEAM}' end"
 
 
@@ -142,13 +141,13 @@ def _only_others(team: str) -> str:
 
 
 def _if_tagged(columns: str) -> dict[str, str]:
-    """Return columns of bill lines that may name others, if the bill's tag does not give the line to the teams."""
+    """Return masked columns of bill lines that may name other teams. They are visible only if the line's tag names the viewer's team."""
     return {c: f"case when t.line_team in ({{teams}}) then t.{c} end" for c in columns.split()}
 
 
 WITHOUT_RUN = "(t.allocated_to in ('idle', 'unallocated'))"
 OF_OTHERS = "not coalesce(t.team in ({teams}), false)"
-# Whether a charge is longer than a day decides where its days are read (`ledger.sql`), so a sum keeps this information about its times.
+# Charges of more than a day are handled differently (`ledger.sql`). So a sum keeps the information whether its charges are longer than a day.
 LENGTH = {
     "charge_period_start": "cast(t.charge_date as timestamp)",
     "charge_period_end": "timestamp_add(cast(t.charge_date as timestamp), interval"
@@ -161,7 +160,7 @@ RULES: dict[str, Rule] = {
         shown="source billing_period charge_date service_provider_name billing_account_id sub_account_id region_id service_name charge_category"
         " cost_kind allocated_to team confidence"
         f" cost_status billing_currency is_spread {MEASURES} build_id",
-        # A tag of the bill may give a team the cost of another team's run, but not its names.
+        # The tag of a bill line may give a team the cost of another team's run. The names of that run stay hidden.
         source="{table} t left join {own_experiments} e on e.experiment_id = t.experiment_id and e.tracking_server = t.tracking_server"
         " and e.workspace = t.workspace left join {own_people} p on p.user_name = t.user_name left join {own_owners} n on n.owner = t.owner"
         " left join {own_projects} j on j.project = t.project left join {own_cost_centers} u on u.cost_center = t.cost_center",
@@ -210,7 +209,7 @@ RULES: dict[str, Rule] = {
             Others(
                 "t.seen = 'rest'",
                 {c: f"t.{c}" for c in "billing_period charge_date cost_kind allocated_to billing_currency cost_status".split()}
-                # as in unallocated_costs, so that both are sums of the same rows
+                # The same names as in unallocated_costs, so that sums of both tables are equal.
                 | {
                     "source": f"case when {WITHOUT_RUN} then '{NO_TEAM}' else {_label('t.line_team')} end",
                     "charge_id": f"case when t.line_team in ({{teams}}) then '{NO_TEAM}' else {_label('t.line_team')} end",
@@ -312,7 +311,7 @@ RULES: dict[str, Rule] = {
         " resource_type service_category service_name service_provider_name service_subcategory sku_id sku_meter sku_price_details sku_price_id"
         " sub_account_id sub_account_type charge_date resource_key instance_type machine_gpus machine_cpus machine_memory_gb billed_nanoseconds"
         " node_key node_instance_type node_gpus attached_to storage_key storage_class scope load_id",
-        # A line that is its own charge. Charges of a pool or an instance type have the machines of all teams.
+        # Only lines that are a charge of their own. The charges of a pool or an instance type contain machines of all teams.
         source="{table} t left join {own_charges} k on k.source = t.source and k.billing_period = t.billing_period and k.charge_id = t.line_id",
         where="k.charge_id is not null or t.line_team in ({teams})",
         masked=_if_tagged(
@@ -333,7 +332,7 @@ RULES: dict[str, Rule] = {
         source=OF_OWN_BILLS,
         hidden="bill_digest ignored_changes",
     ),
-    # How far every bill reaches shows how far the figures reach. Bills of others have no name.
+    # All bills are visible, because their dates show up to which day the figures are complete. Bills of other teams have no name.
     "sources": Rule(
         shown="kind state covered_until usual_lag_seconds late_after_seconds last_good_at last_tried_at",
         source="{table} t left join {own_bills} b on b.source = t.source left join {own_servers} s on s.tracking_server = t.source",
@@ -378,7 +377,7 @@ RULES: dict[str, Rule] = {
         " artifact_uri owner team state storage_class objects bytes unused_days monthly_saving action_cost payback_months rates_from"
         " currency announced_at earliest_at planned_at",
         source=OF_OWN_RUNS,
-        hidden="reason",  # it may name what uses the artifacts
+        hidden="reason",  # may name other runs or models that use the artifacts
     ),
     "archives": Rule(
         shown=f"month archive_id policy action state store prefix target folder owner_kind owner_id {RUN} experiment_id objects bytes"
@@ -386,7 +385,7 @@ RULES: dict[str, Rule] = {
         source=OF_OWN_RUNS,
         hidden="reason",
     ),
-    # Rows of these tables belong to no run, or sum those of all teams.
+    # Rows of these tables do not belong to a run, or are sums over all teams.
     "billing_quarantine": Rule(where=NOTHING, hidden="source billing_period line_id file_name row_number reason billed_cost raw load_id"),
     "bill_changes": Rule(
         where=NOTHING,
@@ -410,9 +409,9 @@ RULES: dict[str, Rule] = {
 
 
 def restricted_sql(table: Table, names: Names, seen: Restriction) -> str:
-    """Return the GoogleSQL query for the visible part of a table, with its columns in order.
+    """Return the GoogleSQL query for the visible part of a table. Its columns are in the order of the table.
 
-    `names`: what to read after FROM for each table, and for each set that an engine keeps instead of asking for it every time.
+    `names`: the SQL to write after FROM for each table, and for each set that an engine has stored in a table.
     """
     rule = RULES[table.name]
     own = {c: f"t.{c}" for c in rule.shown.split()} | dict(rule.masked)
@@ -431,19 +430,19 @@ def set_sql(name: str, names: Names, seen: Restriction) -> str:
 
 
 def tables_behind(name: str) -> frozenset[str]:
-    """Return the tables that the query of a table reads."""
+    """Return the tables that the query for the visible part of a table reads, including the table itself."""
     return frozenset({name, *(word for text in _texts_behind(name) for word in _words(text) if word in TABLES)})
 
 
 def sets_behind(name: str) -> list[str]:
-    """Return the sets that the query of a table reads, each after those that it reads itself."""
+    """Return the sets that the query for the visible part of a table reads. Each set is after the sets that it reads itself."""
     found = {word for text in _texts_behind(name) for word in _words(text)}
     return [one for one in SETS if one in found]
 
 
 def _texts_behind(name: str) -> list[str]:
     found = [RULES[name].source]
-    for text in found:  # grows
+    for text in found:  # the list grows during the loop
         found += [SETS[word] for word in _words(text) if word in SETS]
     return found
 
@@ -457,7 +456,7 @@ def _columns(table: Table, expressions: Mapping[str, str]) -> str:
 
 
 def _filled(text: str, words: Mapping[str, str], seen: Restriction) -> str:
-    """Replace {words}, including those in replacements, and last the names from settings, which may also contain braces."""
+    """Replace all {words}, also in the replacements. The names from settings are inserted last, because they may contain braces."""
     last = {"teams": _listed(seen.teams), "budgets": _listed(tuple(f"{version} {name}" for name, version in seen.budgets))}
     while set(_words(text)) - last.keys():
         text = re.sub(r"\{(\w+)\}", lambda found: found[0] if found[1] in last else words[found[1]], text)
@@ -465,6 +464,6 @@ def _filled(text: str, words: Mapping[str, str], seen: Restriction) -> str:
 
 
 def _listed(texts: tuple[str, ...]) -> str:
-    """Return literals of GoogleSQL. Settings refuse line breaks in names."""
+    """Return these texts as GoogleSQL literals. They contain no line breaks, because settings refuse them in names."""
     escaped = [text.replace("\\", "\\\\").replace("'", "\\'") for text in texts]
     return ", ".join(f"'{text}'" for text in escaped) or "cast(null as string)"

@@ -1,6 +1,6 @@
-"""The warehouse as some teams see it: for questions only. Everything else that a warehouse can do is refused.
+"""A warehouse that shows only the rows that some teams may see. It only runs queries and refuses all other operations.
 
-The visible part of each table is in `team_views.py`.
+`team_views.py` decides which rows are visible.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ if TYPE_CHECKING:
 
 
 class TeamWarehouse:
-    """The readers and answers of a warehouse, restricted to what teams see."""
+    """The readers and answers of a warehouse, restricted to the rows that some teams may see."""
 
     def __init__(self, whole: Warehouse, seen: Restriction) -> None:
         self._restricted = whole.restricted(seen)
 
     @contextmanager
     def reader(self) -> Iterator[Reader]:
-        """Open one consistent view."""
+        """Open a reader of one build that shows only the visible rows."""
         with _without_names(), self._restricted.reader() as reader:
             yield reader
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. Raises RunspendError for the engine's own dialect."""
+        """Return the rows of one user-written statement. Raises RunspendError if `native` is set."""
         if native:
             raise _refusal()
         with _without_names():
             return self._restricted.answer(sql, timeout=timeout, at_most=at_most)
 
     def restricted(self, seen: Restriction) -> Warehouse:
-        """Refuse: the visible part was decided before."""
+        """Refuse, because the warehouse is already restricted."""
         raise _refusal()
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Refuse: units are named after sources of all teams."""
+        """Refuse, because the names of units contain the bills and tracking servers of all teams."""
         raise _refusal()
 
     def read(self, unit: Unit) -> pa.Table | None:
@@ -70,7 +70,10 @@ class TeamWarehouse:
 
 @contextmanager
 def _without_names() -> Iterator[None]:
-    """Raise damage as an error that is only logged: its units are named after bills and servers of all teams."""
+    """Replace WarehouseDamaged by RunspendError, which is only logged and not shown.
+
+    The damaged units are named after the bills and tracking servers of all teams.
+    """
     try:
         yield
     except WarehouseDamaged as error:
@@ -78,4 +81,4 @@ def _without_names() -> Iterator[None]:
 
 
 def _refusal() -> RunspendError:
-    return RunspendError("cannot use the warehouse: its reader sees the rows of some teams only. Ask with a reader.")
+    return RunspendError("cannot use the warehouse directly: this viewer may see the rows of some teams only. Query it with a reader.")

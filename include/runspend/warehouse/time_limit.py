@@ -1,4 +1,4 @@
-"""A time limit for a query, which is interrupted from another thread. Works with any engine."""
+"""Limit the time of a query by interrupting it from another thread. Works with every engine."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from contextlib import contextmanager
 
 from runspend.core.errors import SqlRefused
 
-AGAIN = 0.2  # seconds until it is interrupted again: an engine ignores an interrupt that comes between two statements
+AGAIN = 0.2  # seconds between interrupts; they are repeated because an engine ignores an interrupt between two statements
 
 
 @contextmanager
 def time_limit(interrupt: Callable[[], None], seconds: float | None) -> Iterator[None]:
-    """Interrupt the code inside after this many seconds (None: never), and raise SqlRefused for any error that follows."""
+    """Interrupt the query in the context after this many seconds (None: never).
+
+    Raises SqlRefused if the context raises any error after that time.
+    """
     if seconds is None:
         yield
         return

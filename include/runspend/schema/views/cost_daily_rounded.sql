@@ -1,7 +1,7 @@
--- The rows of cost_daily, with each cost in whole cents beside it.
--- Rounding applies to the running sum of a billing period, so a cent lost in one row is gained in another, and sums have no drift. That sum
--- is the total of earlier days plus the running sum within the day of a bill, so each day can be computed alone.
--- The order of rows is that of the columns that sums are grouped by most. It has every column of the grain, so it never varies.
+-- The rows of cost_daily, plus each cost in whole cents.
+-- Not the cost itself is rounded, but the running sum over a billing period. A cent that is lost in one row is gained in another, so sums do
+-- not drift. The running sum is the total of earlier days plus the running sum within the day of a bill, so each day can be computed alone.
+-- The rows are sorted by the columns that people most often group by. The order contains every column of the grain, so it is always the same.
 with days as (
   select
     billing_period, billing_currency, source, charge_date,

@@ -1,4 +1,5 @@
--- One row per row of cost_daily_rounded, for dashboards: no text is null, and each cost is also there as a float. Each row is read by itself.
+-- One row per row of cost_daily_rounded, for dashboards. No string is null, and each cost is also available as a float. Each row is computed
+-- only from itself.
 select
   source, billing_period, charge_date, coalesce(service_provider_name, '(no provider)') as service_provider_name,
   coalesce(billing_account_id, '(no account)') as billing_account_id, coalesce(sub_account_id, '(no account)') as sub_account_id,

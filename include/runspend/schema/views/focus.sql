@@ -1,8 +1,9 @@
--- one row per charge and target: FOCUS Cost and Usage, split to runs. Rows of one origin charge have its x_OriginChargeId; their costs and
--- quantities add up to it, their ratios to 1. Cost outside the ML platform appears as sums. It has no parameters, so it can be a view
--- unchanged.
+-- One row per charge and target: FOCUS Cost and Usage, split among runs. Rows of one origin charge have the same x_OriginChargeId. Their costs
+-- and quantities add up to those of the origin charge, and their ratios add up to 1. Cost outside the ML platform appears as sums. The query
+-- has no parameters, so it can be used as a view without changes.
 with rests as (
-  -- Lines whose part before line_from belongs to runs that state the machine. The rest is part of a charge of several lines.
+  -- Lines that are divided at line_from. The part before it belongs to runs that state the machine. The rest is part of a charge that
+  -- combines several lines.
   select source, billing_period, line_id, line_from
   from charge_lines
   where line_from > 0
@@ -12,7 +13,7 @@ settled as (
     a.source, a.billing_period, a.charge_date, a.charge_id, a.target_id, a.charge_period_start, a.charge_period_end, a.billing_currency,
     a.charge_category, a.cost_kind, a.allocated_to, a.tracking_server, a.workspace, a.run_id, a.list_cost, a.contracted_cost, a.effective_cost, a.billed_cost, a.match_method, a.confidence, a.pool_key,
     a.reason, a.weight_kind, a.run_end_rule, a.cost_status, a.allocated_ratio,
-    -- An amount that `sharing` subtracts from a shared cost is a separate charge from the one it gives to the runs.
+    -- The amount that `sharing` subtracts from a shared cost is one charge. The amounts that it adds to runs are another charge.
     a.match_method = 'sharing' and a.allocated_to <> 'run' as is_pot,
     cast(round(coalesce(a.allocated_ratio, 1.0) / coalesce(r.line_from, 1.0) * 1e18) as int64) as units
   from cost_allocations a
@@ -25,7 +26,7 @@ ordered as (
     cast(sum(units) over (w rows between unbounded preceding and current row) as int64) as units_to,
     lead(target_id) over w is null as is_last
   from settled
-  -- The largest part comes last, so the rounding remainder never exceeds it.
+  -- The last part gets the rounding remainder. It is the largest part, so the remainder never exceeds it.
   window w as (partition by source, billing_period, charge_date, charge_id, is_pot order by allocated_ratio, target_id)
 ),
 parts as (
@@ -36,13 +37,14 @@ parts as (
   from ordered
 ),
 stored as (
-  -- Lines of buckets whose bytes are known: charges of the period, dated on its first day, regardless of the lines' days.
+  -- Lines of buckets whose bytes are known. They are charges of the whole period, and have the date of its first day.
   select source, billing_period, line_id, charge_id
   from charge_lines
   where starts_with(charge_id, 'artifact_bytes|')
 ),
 charged as (
-  -- Lines priced together, under the date of their charge. If an engine filters by day, it reads only the lines of those days' charges.
+  -- Lines that were priced together, with the date of their charge. So an engine that filters by day reads only the lines of that day's
+  -- charges.
   select c.charge_id, l.charge_date as origin_date, c.line_from, l.*
   from charge_lines c
   join billing_lines l on l.source = c.source and l.billing_period = c.billing_period and l.line_id = c.line_id
@@ -54,7 +56,7 @@ charged as (
   where l.storage_key is not null
 ),
 pooled as (
-  -- Lines priced together are one origin charge: values that all of them share, and null where they differ.
+  -- Lines that were priced together are one origin charge. A column has the value that all lines share, or null if they differ.
   select
     l.source, l.billing_period, l.origin_date as charge_date, l.charge_id, count(*) as line_count,
     case when min(l.availability_zone) = max(l.availability_zone) and count(l.availability_zone) = count(*) then min(l.availability_zone) end as availability_zone,
@@ -145,7 +147,7 @@ origins as (
 run_tags as (
   select
     tracking_server, workspace, run_id,
-    -- The run's own tags come after Runspend's, whose keys have a prefix.
+    -- The tags of the run come after those of Runspend, whose keys have a prefix.
     case when tags is null or tags = '{}' then '}' else concat(',', substr(tags, 2)) end as more_tags
   from runs
 ),
@@ -157,7 +159,7 @@ split as (
     p.units_from / 1e18 as ratio_from,
     case when p.units_own >= 1000000000000000000 then '1' else concat('0.', lpad(cast(p.units_own as string), 18, '0')) end as ratio_text,
     n.run_name, n.experiment_id, n.experiment_name, n.team, n.project, n.cost_center, n.owner, coalesce(t.more_tags, '}') as more_tags,
-    -- Amounts moved by `sharing` have no bill line.
+    -- Amounts that `sharing` distributes have no bill line.
     coalesce(o.billing_account_id, 'runspend') as billing_account_id, coalesce(o.billing_currency, p.billing_currency) as billing_currency,
     coalesce(o.billing_period_start, timestamp(p.billing_period)) as billing_period_start,
     coalesce(o.billing_period_end, timestamp(date_add(p.billing_period, interval 1 month))) as billing_period_end,
@@ -185,10 +187,11 @@ split as (
   left join run_tags t on t.tracking_server = p.tracking_server and t.workspace = p.workspace and t.run_id = p.run_id
 ),
 inside as (
-  -- Every line that is a charge of its day, or a part of one. Read again, so that an engine can filter by the requested days.
+  -- All lines that are a charge by themselves, or a part of one. They are read a second time, so that an engine can filter by the requested
+  -- days.
   select a.source, a.billing_period, a.charge_date, c.line_id
   from (
-    -- Each charge once, because lines times targets are many.
+    -- Each charge only once, because the number of lines times targets is large.
     select distinct source, billing_period, charge_date, charge_id
     from cost_allocations
     where match_method not in ('none', 'artifact_bytes')
@@ -200,7 +203,8 @@ inside as (
   where not (allocated_to = 'out_of_scope' and match_method = 'none')
 ),
 outside as (
-  -- Sums by all columns with few values. Prices, SKUs and eligibility only where all lines of a sum agree; resources and tags never.
+  -- Sums, grouped by all columns with few distinct values. Prices, SKUs and eligibility appear only if all lines of a sum agree. Resources and
+  -- tags never appear.
   select
     l.source, l.billing_period, l.charge_date, l.billing_account_id, l.billing_account_name, l.billing_currency, l.billing_period_start,
     l.billing_period_end, l.charge_category, l.charge_class, l.charge_frequency, l.host_provider_name, l.invoice_id, l.invoice_issuer_name,
@@ -242,7 +246,7 @@ select
   case when is_allocated and allocated_to in ('run', 'logged_model') then target_id end as AllocatedResourceId,
   case when is_allocated and allocated_to = 'run' then run_name end as AllocatedResourceName,
   case when is_allocated and allocated_to = 'run' then concat(
-    -- As JSON: control characters become blanks.
+    -- As JSON. Control characters become spaces.
     '{"runspend:tracking_server":"', tracking_server, '"',
     case when experiment_name is null then '' else concat(',"runspend:experiment":"', replace(replace(regexp_replace(experiment_name, r'[[:cntrl:]]', ' '), '\\', '\\\\'), '"', '\\"'), '"') end,
     case when team is null then '' else concat(',"runspend:team":"', replace(replace(regexp_replace(team, r'[[:cntrl:]]', ' '), '\\', '\\\\'), '"', '\\"'), '"') end,

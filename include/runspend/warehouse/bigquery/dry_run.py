@@ -1,7 +1,7 @@
-"""Bytes that queries on BigQuery would read, and their price on demand. Querying a folder costs nothing.
+"""Estimate the bytes that queries on BigQuery would read, and their on-demand price. Querying a folder costs nothing.
 
-Uses dry runs, which are free. Price: Google "BigQuery pricing", on-demand compute, 6.25 USD per TiB in the US (the first TiB of a
-month is free; other places and editions differ). At least 10 MiB are billed per table that a query reads.
+The estimate comes from dry runs, which are free. Price: Google "BigQuery pricing", on-demand compute, 6.25 USD per TiB in the US. The first
+TiB of a month is free. Other regions and editions have other prices. At least 10 MiB are billed per table that a query reads.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ TIB = 2**40
 
 @dataclass(frozen=True)
 class QueryCosts:
-    """(period, model, bytes) of queries that were not run."""
+    """The estimated bytes of queries: (period, model, bytes)."""
 
     sizes: list[tuple[str, str, int]]
 
     def lines(self) -> list[str]:
-        """Return lines for people: the largest first, then the total."""
+        """Return the lines to print: one per query, the largest first, then the total."""
         width = max((len(name) for _, name, _ in self.sizes), default=0)
         largest = sorted(self.sizes, key=lambda item: (-item[2], item[:2]))
         found = [f"{period}  {name:<{width}}  {size_words(size)}" for period, name, size in largest if size]
@@ -36,12 +36,15 @@ class QueryCosts:
         return [
             *found,
             f"{len(self.sizes)} models would read at least {size_words(total)} of the published tables; nothing was built.",
-            "Models also read what other models write, and this cannot be estimated: docs/scale.md has its share.",
+            "Models also read tables of other models, and their size cannot be estimated. docs/scale.md states their share.",
         ]
 
 
 def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """Yield the bytes that each model would read of the published tables. Raises UsageError for a warehouse that is not in BigQuery."""
+    """Yield each model's name and the bytes that it would read from the published tables.
+
+    Raises UsageError if the warehouse is not in BigQuery.
+    """
     from runspend.warehouse.bigquery.step import BigQueryStep
 
     if not isinstance(step, BigQueryStep):
@@ -50,7 +53,7 @@ def models_cost(step: Step, models: Sequence[Model], parameters: Mapping[str, An
 
 
 def question_bytes(settings: Settings, sql: str) -> int:
-    """Return the bytes that one query would read. Raises UsageError unless the warehouse is in BigQuery."""
+    """Return the bytes that one query would read. Raises UsageError if the warehouse is not in BigQuery."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
     warehouse = open_warehouse(settings)
@@ -60,7 +63,7 @@ def question_bytes(settings: Settings, sql: str) -> int:
 
 
 def size_words(size: int) -> str:
-    """Return bytes in words, with their on-demand price."""
+    """Return a number of bytes as text, such as "1.5 GiB", with its on-demand price."""
     amount = next(
         (f"{size / 2**power:,.1f} {unit}" for power, unit in ((40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")) if size >= 2**power),
         f"{size} bytes",

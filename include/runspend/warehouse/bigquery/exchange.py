@@ -1,7 +1,8 @@
-"""Query BigQuery's cost tables with their money in one currency: named subqueries are put before the query's own.
+"""Query the cost tables in BigQuery with their money in one currency. Named subqueries (CTEs) with converted money replace the tables.
 
-Uses the arithmetic of `warehouse/currency_views.py`, in GoogleSQL: an amount is an integer count of its last decimal, multiplied and
-divided as integers, rounded once, half away from zero. `config/exchange_rates.py` decides which rates apply; they are a parameter.
+The arithmetic is that of `warehouse/currency_views.py`, in GoogleSQL. An amount is an integer number of its last decimal. It is multiplied
+and divided as an integer, and rounded once, half away from zero. `config/exchange_rates.py` decides which rates apply. The rates are a
+query parameter.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ MATCHED = (
 def in_one_currency(
     sql: str, places: Places, currency: str, rates: Sequence[Stretch], names: Mapping[str, str] | None = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the query over exchanged tables and its additional parameters. A query without such tables is unchanged.
+    """Return the query over tables with converted money, and its additional parameters. A query that reads no such table is unchanged.
 
-    `names`: what to read for each table after FROM, by default the table itself.
+    `names`: the SQL to write after FROM for each table (default: the quoted name of the table).
     """
     names = names or {name: quoted(places.table(TABLES[name])) for name in (*DATED, *SUMMED)}
     tables = exchanged_tables(table_names(sql), names)
@@ -45,7 +46,10 @@ def in_one_currency(
 
 
 def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[str, str]:
-    """Return the query that replaces each of the requested cost tables, then of views over them. `names`: the tables' own names in it."""
+    """Return the queries that replace the requested cost tables, followed by those of the requested views.
+
+    `names`: the SQL to write after FROM for each table.
+    """
     views = {name: view for name, view in VIEWS.items() if name in asked}
     asked = asked.union(*(view.over for view in views.values()))
     found = {name: _dated(TABLES[name], names) for name in DATED if name in asked}
@@ -54,7 +58,7 @@ def exchanged_tables(asked: frozenset[str], names: Mapping[str, str]) -> dict[st
 
 
 def put_before(sql: str, subqueries: str) -> str:
-    """Return the text with named subqueries before its own."""
+    """Return the query with these named subqueries before its own ones."""
     tokens = sqlglot.tokenize(sql, read="bigquery")
     if tokens[0].text.lower() != "with":
         return f"with {subqueries}\n{sql}"
@@ -77,7 +81,10 @@ def _dated(table: Table, names: Mapping[str, str]) -> str:
 
 
 def _summed(table: Table, rows: str, which: str, key: dict[str, str], names: Mapping[str, str]) -> str:
-    """Sum rows of another currency again from their days. Rows with a day that has no rate are not converted."""
+    """Return the query that sums rows of another currency again from their converted days.
+
+    A row is not converted if one of its days has no rate.
+    """
     known = money(TABLES[rows])
     amounts = {c: f"t.{c}" for c in money(table) if c in known}
     if table is RUN_COSTS:
@@ -89,7 +96,7 @@ def _summed(table: Table, rows: str, which: str, key: dict[str, str], names: Map
         f"select {keys}, t.billing_currency as from_currency, logical_and(r.currency is not null) as is_whole, {by_day}"
         f" from {names[rows]} t {MATCHED} where {which} and t.billing_currency <> @{CURRENCY} group by {places}"
     )
-    # Money of several runs or days that the daily rows do not have is set to null, not shown in the wrong currency.
+    # Some money columns of the sums are not in the daily rows. They become null, because they would have the wrong currency.
     instead = {c: f"if(s.is_whole, {f's.{c}' if c in amounts else 'null'}, t.{c}) as {c}" for c in money(table)}
     instead["billing_currency"] = f"if(s.is_whole, @{CURRENCY}, t.billing_currency) as billing_currency"
     columns = ", ".join(instead.get(c.name, f"t.{c.name}") for c in table.columns)

@@ -1,9 +1,10 @@
-"""BigQuery jobs: queries, loads and scripts, each with a cost limit, labels, and an id where it matters.
+"""BigQuery jobs: queries, loads and scripts. All have labels, queries have a cost limit, and jobs that must not run twice have an id.
 
-Only this module and `tables.py`, which describes tables, know Google's client. If a job's reply is lost, Runspend finds the job by its id
-and waits for it. It never sends the job again. `warehouse.py` and its neighbors decide which queries run on which tables.
+Only this module and `tables.py`, which describes tables, use Google's client. If the reply to a job with an id is lost, Runspend finds the
+job by this id and waits for it, so the job runs only once. `warehouse.py` and the modules next to it decide which queries run on which
+tables.
 
-Sources: BigQuery "Managing jobs" (job ids are unique in a project, a second one of the same id is refused with 409), "Run
+Sources: BigQuery "Managing jobs" (job ids are unique in a project; a second job with the same id is refused with 409), "Run
 parameterized queries", "Work with sessions", "Control costs"; google-cloud-bigquery `Client.query`.
 """
 
@@ -22,36 +23,36 @@ from runspend.storage.google_clients import bigquery_clients, read_credentials
 from runspend.warehouse.bigquery.values import exact, parameter
 
 LABEL_LENGTH = 63
-ATTACH_TRIES = 3  # attempts of a load whose reply was lost before BigQuery knew the job
-# BigQuery's messages when two transactions change one table, or when it lacks capacity for a short time: a retry may succeed.
+ATTACH_TRIES = 3  # attempts to send a job if the connection fails and BigQuery does not know the job
+# Parts of BigQuery's messages if two transactions change one table, or if it lacks capacity for a short time. A retry may succeed.
 TRANSIENT = ("aborted due to concurrent update", "Could not serialize access", "rateLimitExceeded", "jobRateLimitExceeded", "backendError")
 
 
 class NotAllowed(ConfigError):
-    """BigQuery knows the account and refuses: it may be allowed to read but not to write."""
+    """BigQuery refused a request because the account lacks the permission. It may still be allowed to read."""
 
 
 class AlreadyThere(RunspendError):
-    """Another process created a dataset of that name."""
+    """A dataset or table of this name exists already."""
 
 
 class Changed(RunspendError):
-    """Another process changed the object since it was read."""
+    """Another process has changed the object since it was read."""
 
 
 class NotThere(RunspendError):
-    """A dataset, table or job that BigQuery does not know."""
+    """The dataset, table or job does not exist."""
 
 
 class Statement(NamedTuple):
-    """GoogleSQL and its named parameters. Parameters that it does not use are not sent."""
+    """A GoogleSQL statement and its named parameters."""
 
     sql: str
     parameters: Mapping[str, Any] = {}
 
 
 class Jobs:
-    """Jobs of one project and place. Creating the object contacts no service."""
+    """Runs jobs of one project in one location. Creating the object sends no request."""
 
     def __init__(self, settings: WarehouseSettings, project: str) -> None:
         self.place = settings.uri
@@ -62,7 +63,7 @@ class Jobs:
 
     @property
     def client(self) -> Any:
-        """Google's client, for requests that are not jobs: datasets, tables, lists of rows."""
+        """Google's client, for requests that are not jobs, such as creating datasets and tables and listing rows."""
         if self._clients is None:
             self._clients = self._connect()
         return self._clients[0]
@@ -77,9 +78,10 @@ class Jobs:
         at_most: int | None = None,
         timeout: float | None = None,
     ) -> pa.Table:
-        """Return the rows of one query: all of them over the Storage API as Arrow, or with `at_most` the first few without it.
+        """Return the rows of one query. With `at_most`, return only the first `at_most` rows.
 
-        Money is decimal128(38, 22). Raises SqlRefused when it takes longer than `timeout` seconds, and cancels the job.
+        All rows come over the Storage API, but a limited number of rows does not. Money is decimal128(38, 22).
+        If the query takes longer than `timeout` seconds, its job is canceled and SqlRefused is raised.
         """
         with self.translate_errors():
             rows = self._rows(statement, dataset, labels, session, at_most, timeout)
@@ -88,18 +90,18 @@ class Jobs:
     def stream(
         self, statement: Statement, *, dataset: str, labels: Mapping[str, str], session: str | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yield the same rows in batches, as BigQuery sends them."""
+        """Yield the rows of one query in batches, in the sizes that BigQuery sends."""
         with self.translate_errors():
             for batch in self._rows(statement, dataset, labels, session).to_arrow_iterable(bqstorage_client=self._storage):
                 yield from exact(pa.Table.from_batches([batch])).to_batches()
 
     def run(self, statement: Statement, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """Run a statement without rows and wait for it. Running it twice must do no harm."""
+        """Run a statement that returns no rows, and wait for it. It may run twice, so running it twice must do no harm."""
         with self.translate_errors():
             self.client.query(statement.sql, job_config=self._config(statement, dataset, labels), location=self.location).result()
 
     def run_once(self, statement: Statement, job_id: str, *, dataset: str, labels: Mapping[str, str]) -> None:
-        """Run a script that must not run twice. The job has an id; if the reply is lost, Runspend waits for the job with that id."""
+        """Run a script that must not run twice, and wait for it. If the reply is lost, Runspend waits for the job with this id."""
         config = self._config(statement, dataset, labels)
         with self.translate_errors():
             self.attach(
@@ -107,7 +109,7 @@ class Jobs:
             ).result()
 
     def begin_session(self, *, dataset: str, labels: Mapping[str, str]) -> str:
-        """Begin a session in a transaction: all its queries see the tables as they are now. Returns its id."""
+        """Begin a session with an open transaction and return its id. All queries in it see the tables as they are now."""
         config = self._config(Statement("begin transaction"), dataset, labels)
         config.create_session = True
         with self.translate_errors():
@@ -121,7 +123,7 @@ class Jobs:
             self._rows(Statement("call bq.abort_session()"), dataset, labels, session)
 
     def bytes_of(self, statement: Statement, *, dataset: str) -> tuple[str, int, Any]:
-        """Return the kind of statement, the bytes it would read, and its result columns, by a dry run, which costs nothing."""
+        """Return the type of a statement, the bytes that it would read, and its result columns. Uses a dry run, which costs nothing."""
         config = self._config(statement, dataset, {})
         config.dry_run, config.use_query_cache = True, False
         with self.translate_errors():
@@ -129,7 +131,7 @@ class Jobs:
             return str(job.statement_type), int(job.total_bytes_processed or 0), job.schema
 
     def load(self, file: Path, table: str, schema: Sequence[Any], job_id: str, labels: Mapping[str, str]) -> None:
-        """Load a Parquet file into a table that does not exist yet, and wait for it."""
+        """Load a Parquet file into a new table, and wait for it."""
         from google.cloud.bigquery import LoadJobConfig, SourceFormat
         from google.cloud.bigquery.format_options import ParquetOptions
 
@@ -141,7 +143,7 @@ class Jobs:
             write_disposition="WRITE_EMPTY",
             labels=_labels(labels),
             parquet_options=options,
-            decimal_target_types=["BIGNUMERIC"],  # otherwise money with more than nine decimals is refused
+            decimal_target_types=["BIGNUMERIC"],  # NUMERIC would refuse money with more than nine decimals
         )
 
         def send() -> Any:
@@ -152,7 +154,7 @@ class Jobs:
             self.attach(job_id, send).result()
 
     def find(self, job_id: str) -> Any | None:
-        """Return the job with that id; None if there never was one."""
+        """Return the job with this id, or None if it was never sent."""
         try:
             with self.translate_errors():
                 return self.client.get_job(job_id, location=self.location)
@@ -165,7 +167,7 @@ class Jobs:
             return job.exception() is not None
 
     def find_table(self, name: str) -> Any | None:
-        """Return the description of a table; None if there is none."""
+        """Return the description of a table, or None if the table does not exist."""
         try:
             with self.translate_errors():
                 return self.client.get_table(name)
@@ -173,7 +175,7 @@ class Jobs:
             return None
 
     def attach(self, job_id: str, send: Callable[[], Any]) -> Any:
-        """Send the job with that id, or find it if an earlier request, whose reply was lost, reached BigQuery."""
+        """Send the job with this id and return it. If an earlier request already reached BigQuery, return the job of that request."""
         from google.api_core.exceptions import Conflict, NotFound, RetryError, ServerError
         from requests.exceptions import ConnectionError as ConnectionLost
         from requests.exceptions import Timeout
@@ -189,7 +191,7 @@ class Jobs:
                 RetryError,
                 ServerError,
                 NotFound,
-            ):  # not found: Runspend continued an upload that had already ended
+            ):  # NotFound: the client continued an upload that had already ended
                 job = self.find(job_id)
                 if job is not None:
                     return job
@@ -199,7 +201,7 @@ class Jobs:
 
     @contextmanager
     def translate_errors(self) -> Iterator[None]:
-        """Translate errors of Google's client to Runspend's, in words."""
+        """Translate errors of Google's client to Runspend's errors, with advice."""
         try:
             from google.api_core.exceptions import BadRequest, Conflict, Forbidden, GoogleAPIError, NotFound, PreconditionFailed
             from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
@@ -247,7 +249,7 @@ class Jobs:
             except (OSError, ValueError) as error:
                 raise ConfigError(
                     f"cannot open warehouse {settings.uri}: {settings.credentials} is not the key file of a service account ({type(error).__name__}). "
-                    "Set warehouse.credentials to one, or leave it out to take the credentials of the environment."
+                    "Set warehouse.credentials to a key file, or leave it out to use the credentials of the environment."
                 ) from error
             return bigquery_clients(credentials, self._project, endpoint=settings.endpoint, location=settings.region)
 
@@ -294,17 +296,17 @@ class Jobs:
 
 def is_transient(error: Exception) -> bool:
     """Whether the error means that a retry shortly afterwards may succeed."""
-    messages = f"{error} {error.__cause__}"  # Runspend's error omits the reason
+    messages = f"{error} {error.__cause__}"  # Runspend's message omits Google's reason, but the cause has it
     return any(text in messages for text in TRANSIENT)
 
 
 def _labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return labels in Google's form: lower-case letters, digits, dashes and underscores."""
+    """Return the labels with values that Google accepts: lower-case letters, digits and dashes, at most LABEL_LENGTH characters."""
     kept = {name: "".join(c if c.isalnum() and c.isascii() else "-" for c in value.lower()) for name, value in labels.items()}
     return {"runspend": "warehouse", **{name: value[:LABEL_LENGTH] for name, value in kept.items()}}
 
 
 def _first_line(error: Exception) -> str:
-    """Return Google's message without the address of its service and without the request."""
+    """Return the first line of Google's message, without the address of the request and without the reason code."""
     text = str(getattr(error, "message", "") or error).splitlines()[0]
     return text.split("; reason:")[0].rstrip(".")

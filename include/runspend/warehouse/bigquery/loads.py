@@ -1,7 +1,7 @@
-"""Load files into BigQuery: the id of a load job identifies its content, so the same file is sent only once, even by other processes.
+"""Load files into BigQuery. The id of a load job contains a digest of the file, so the same file is sent only once, by any process.
 
-The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. n is the smallest number that is
-not taken by a finished job without its table: a failed id can never be reused, and tables expire.
+The job's id is runspend-<step>-<unit>-<digest>-<n>, and its staging table has the same name. `n` counts up from 1, past every job that
+failed or whose table is gone or expires soon. BigQuery does not allow the id of such a job to be used again.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from runspend.warehouse.bigquery.jobs import Jobs
 from runspend.warehouse.bigquery.tables import Places, schema_of
 from runspend.warehouse.parquet.verification import sha256_of
 
-NEEDED = timedelta(hours=12)  # minimum time to a staging table's expiration, for the longest step
+NEEDED = timedelta(hours=12)  # a staging table must exist at least this long, because a long step still needs it
 
 
 def stage_file(jobs: Jobs, places: Places, step: str, unit: Unit, file: Path, rows: int, labels: Mapping[str, str]) -> str:
-    """Return the staging table that holds the file, loaded now or by an earlier attempt whose result was lost."""
+    """Return the name of a staging table with the rows of the file. Loads the file unless an earlier attempt already loaded it.
+
+    `rows`: the number of rows in the file. Raises RunspendError if the table is gone after the load, or has another number of rows.
+    """
     table = TABLES[unit.table]
     key = hashlib.sha256("/".join((*unit, sha256_of(file))).encode()).hexdigest()[:24]
     base = f"runspend-{step}-{re.sub('[^A-Za-z0-9]+', '_', '-'.join(unit))}-{key}"

@@ -1,8 +1,8 @@
-"""The transaction that makes a step's units visible, in every table at once.
+"""The transaction that makes the units of a step visible in all tables at once.
 
-The head row of `published` counts publishes. The transaction fails if the number differs from the one that was read together with
-the inputs' digests, and otherwise increases it. So nothing that was read can have changed, and a second request finds another
-number. Two concurrent transactions change the same table, and BigQuery lets only one through.
+The head row of `published` counts publishes. This number is read together with the digests of the inputs. The transaction fails if the
+number has changed since, and otherwise increases it. So no input can have changed, and the same request cannot succeed twice. Two
+concurrent transactions change the same table, and BigQuery commits only one of them.
 
 Source: BigQuery "Multi-statement transactions", "Transaction concurrency".
 """
@@ -43,7 +43,10 @@ def swap(
     inputs: Mapping[Unit, str | None],
     labels: Mapping[str, str],
 ) -> bool:
-    """Replace the units. Returns False, with nothing changed, if an input's digest has changed."""
+    """Replace the units. Returns False, and changes nothing, if the digest of an input has changed.
+
+    Raises RunspendError if other processes published first TRIES times in a row.
+    """
     publish_id = uuid.uuid4().hex
     for number in range(1, TRIES + 1):
         head = read_head(jobs, places)
@@ -69,12 +72,12 @@ def swap(
 
 
 def _is_done(head: Head, staged: StagedUnits, publish_id: str) -> bool:
-    """Whether an earlier attempt, whose reply was lost, succeeded."""
+    """Whether an earlier attempt succeeded although its reply was lost."""
     return any(head.publish_ids.get(unit) == publish_id for unit in staged)
 
 
 def _script(places: Places, number: int, publish_id: str, build_id: str, staged: StagedUnits, gone: list[Unit]) -> Statement:
-    """Return the transaction, with its values as parameters."""
+    """Return the transaction as one script. All values are parameters."""
     published = quoted(places.published)
     given: dict[str, Any] = {"number": number, "next_number": number + 1, "publish_id": publish_id, "build_id": build_id}
     statements = [

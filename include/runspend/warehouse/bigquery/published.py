@@ -1,4 +1,4 @@
-"""Reads what is published in BigQuery: the state of every unit, and the rows of one."""
+"""Read the state of all published units in BigQuery, and the rows of one unit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAGE = 50_000  # rows of `published` per request
 
 @dataclass(frozen=True)
 class Head:
-    """The content of `published` at one moment. `number` counts the publishes so far."""
+    """The content of the table `published` at one moment. `number` is the number of publishes so far."""
 
     number: int
     extra: Mapping[str, Any]
@@ -34,7 +34,10 @@ class Head:
 
 
 def read_head(jobs: Jobs, places: Places) -> Head:
-    """Return what is published now: one free read of a small table. Refuses a warehouse newer than this version."""
+    """Return the current state of all published units. Lists the rows of a small table, which costs nothing if they fit on one page.
+
+    Raises ConfigError if a newer version of Runspend wrote the warehouse.
+    """
     try:
         with jobs.translate_errors():
             pages = iter(jobs.client.list_rows(places.published, page_size=PAGE).pages)
@@ -46,7 +49,7 @@ def read_head(jobs: Jobs, places: Places) -> Head:
         if "may not exist" not in str(error) or _is_there(jobs, places):
             raise
         return head_of([], jobs.place)
-    if is_more:  # pages may show different times
+    if is_more:  # two pages may show two different states of the table, but one query shows one state
         rows = jobs.ask(published_rows(places), dataset=places.internal, labels=READING).to_pylist()
     return head_of(rows, jobs.place)
 
@@ -57,14 +60,17 @@ def published_rows(places: Places) -> Statement:
 
 
 def _is_there(jobs: Jobs, places: Places) -> bool:
-    """Whether the project has the dataset, for accounts that may not request it by name before it exists."""
+    """Whether the project lists the internal dataset.
+
+    For a dataset that does not exist, BigQuery may answer that the account has no access. The list tells the two cases apart.
+    """
     internal = places.internal.rpartition(".")[2]
     with jobs.translate_errors():
         return any(item.dataset_id == internal for item in jobs.client.list_datasets())
 
 
 def head_of(rows: Sequence[Mapping[str, Any]], warehouse: str) -> Head:
-    """Return the head from the rows of `published`. Raises ConfigError for a warehouse newer than this version."""
+    """Return the head from the rows of `published`. Raises ConfigError if a newer version of Runspend wrote the warehouse."""
     heads = [row for row in rows if not row["table_name"]]
     extra = json.loads(heads[0]["extra"]) if heads else {}
     if extra.get("schema_version", 0) > SCHEMA_VERSION:
@@ -82,7 +88,7 @@ def head_of(rows: Sequence[Mapping[str, Any]], warehouse: str) -> Head:
 
 
 def unit_rows(places: Places, unit: Unit) -> Statement:
-    """Return the query for the rows of one unit, in the table's order."""
+    """Return the query for the rows of one unit, in the sort order of the table."""
     table = TABLES[unit.table]
     where, parameters = rows_of(unit)
     order = f" order by {', '.join(table.sort)}" if table.sort else ""
@@ -90,7 +96,7 @@ def unit_rows(places: Places, unit: Unit) -> Statement:
 
 
 def fetch_rows(jobs: Jobs, places: Places, unit: Unit, folder: Path, *, session: str | None = None) -> Path:
-    """Copy the rows of one unit to a new Parquet file in `folder`, which the caller keeps."""
+    """Copy the rows of one unit to a new Parquet file in `folder` and return it. The file belongs to the caller."""
     own, schema = folder / f"{uuid.uuid4().hex}.parquet", TABLES[unit.table].arrow_schema()
     with pq.ParquetWriter(own, schema, compression="zstd") as file:
         for batch in jobs.stream(unit_rows(places, unit), dataset=places.internal, labels=READING, session=session):

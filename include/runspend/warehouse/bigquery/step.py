@@ -1,11 +1,12 @@
-"""A step in BigQuery, which replaces units together: staged, filled by models, checked, then swapped in by one transaction.
+"""A step in BigQuery: stage rows, run models and checks, and publish all new units in one transaction.
 
-    put      a load job uploads a local Parquet file into a staging table; its rows are counted
-    run      models make tables in the step's own dataset, whose views show every table as it would be after the swap
+    put      a load job uploads a local Parquet file into a staging table and counts its rows
+    run      models make tables in the step's own dataset; its views show every table as it would be after publishing
     check    checks read the same views
-    publish  one script: increase the head's number, delete and insert each table's units, record their content, commit
+    publish  one script increases the head's number, deletes and inserts the units of each table, records their state and commits
 
-A kill before the commit changes nothing. If a reply is lost after it, the job is looked up by its id. `tables.py` defines the tables.
+If the step is killed before the commit, nothing is changed. If the reply to the commit is lost, the job is found by its id. `tables.py`
+defines the tables.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ from runspend.warehouse.parquet.files import conform, difference, rename_rows
 from runspend.warehouse.parquet.units import checked_unit
 from runspend.warehouse.sql_files import read_every_sql
 
-SHOWN = 20  # maximum rows of a failed check
+SHOWN = 20  # maximum number of rows in the error of a failed check
 
 
 @dataclass(frozen=True)
 class StagedUnit:
-    """A unit's new rows and their state. `sums` is None for rows from outside: their digest was computed locally."""
+    """A unit's new rows and their state. `sums` is None for rows from `put`, because their digest was computed locally."""
 
     parts: tuple[StagedTable, ...]
     state: UnitState
@@ -53,7 +54,7 @@ class StagedUnit:
 
 
 class BigQueryStep:
-    """Units being replaced together. Nothing is visible to readers before `publish`."""
+    """Replaces several units together. Readers see no change before `publish`."""
 
     def __init__(self, jobs: Jobs, places: Places, name: str, build_id: str, *, folder: Path, models: Path, checks: Path) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or not re.fullmatch(r"[A-Za-z0-9_.:-]+", build_id):
@@ -67,7 +68,7 @@ class BigQueryStep:
         self._name = name
         self._before = self._head()  # the head that the step's views show
         self._staged: dict[Unit, StagedUnit] = {}
-        self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # already published: loaded only if they change meanwhile
+        self._kept: dict[Unit, tuple[UnitState, Path]] = {}  # rows that are already published; loaded only if that changes meanwhile
         self._dropped: set[Unit] = set()
         self._fresh: set[str] = set()  # tables whose view in the step's dataset shows the current staged rows
         self._dataset: str | None = None
@@ -77,9 +78,9 @@ class BigQueryStep:
         self._folder = folder
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
-        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is moved), or an Arrow table.
+        """Stage rows that no model makes. `rows` is an Arrow table, or a Parquet file with the columns of `schema/tables.py`.
 
-        Rows that are already published, with only another load id, are left in place.
+        A file is moved, not copied. If the same rows are already published and only the load id differs, they are not loaded again.
         """
         unit = checked_unit(table, period, writer)
         if isinstance(rows, Path):
@@ -113,9 +114,9 @@ class BigQueryStep:
         self._fresh.discard(table)
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
-        """Stage a published unit under another writer, with values renamed in some columns.
+        """Stage the rows of a published unit under another writer, and rename values in some columns.
 
-        names: {column: (old, new)}; an old that ends in / is a prefix.
+        `names`: {column: (old value, new value)}. An old value that ends in "/" is a prefix.
         """
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         if not self._before.units[unit].digest.startswith(PREFIX):
@@ -132,10 +133,10 @@ class BigQueryStep:
         return self._accept_part(target, part, None, extra)
 
     def _rename_here(self, unit: Unit, target: Unit, names: Mapping[str, tuple[str, str]], extra: Mapping[str, Any]) -> UnitState:
-        """Rename rows from outside locally, where their digest was computed: the next load of them must find the same digest."""
+        """Rename values in rows from `put` on this machine. Their digest is computed locally, so that the next load finds the same digest."""
         if unit not in self._head().units:
             raise RunspendError(
-                f"cannot rename {' '.join(unit)}: it is gone. Run it again when the pipeline is not running. Nothing was changed."
+                f"cannot rename {' '.join(unit)}: it no longer exists. Nothing was changed. Run the command again while the pipeline does not run."
             )
         file = fetch_rows(self._jobs, self._places, unit, self._folder)
         with empty_engine(self._folder / "spill") as connection:
@@ -145,9 +146,9 @@ class BigQueryStep:
         return self.put(*target, renamed_file, extra=extra)
 
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> None:
-        """Run `allocation/models/*.sql` in order over published and staged rows, each on all rows.
+        """Run `allocation/models/*.sql` in order over published and staged rows.
 
-        Shards are only for engines with little memory.
+        Each model runs over all rows at once. Shards are only for engines with little memory.
         """
         for model in models:
             if model.into is None and model.target in TABLES:
@@ -163,7 +164,10 @@ class BigQueryStep:
             self._accept_part(unit, part, before, {})
 
     def cost_of(self, models: Sequence[Model], parameters: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-        """Yield the bytes that each model would read of the published tables, by free dry runs. Tables made by earlier models are empty."""
+        """Yield each model's name and the bytes that it would read from the published tables. Uses dry runs, which cost nothing.
+
+        Tables of earlier models are created without rows.
+        """
         for model in models:
             text = self._read(self._models[model.name])
             _, size, schema = self._jobs.bytes_of(Statement(text, used(text, parameters)), dataset=self._scratch())
@@ -175,28 +179,33 @@ class BigQueryStep:
                     self._jobs.client.create_table(empty_table(made, schema))
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
-        """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        """Run `allocation/checks/*.sql` over the rows as they would be after publishing. Raises CheckFailed with up to 20 failing rows."""
         for name in names:
             text = self._read(self._checks[name])
             rows = self._jobs.ask(Statement(text, used(text, parameters)), dataset=self._scratch(), labels=self._labels(), at_most=SHOWN)
             if not rows.num_rows:
                 continue
             if self._head().units != self._before.units:
-                self._is_stale = True  # published meanwhile: the views may have mixed two builds, and this one is not published
+                # Another process published meanwhile, so the views may have mixed two builds. `publish` then refuses this step.
+                self._is_stale = True
                 return
             period = parameters.get("period")
             raise CheckFailed(name, rows.to_pylist(), period=None if period is None else str(period)[:7])
 
     def state(self, unit: Unit) -> UnitState:
-        """Return the state of a unit staged so far."""
+        """Return the state of a unit that this step has staged."""
         if unit in self._kept:
             return self._kept[unit][0]
         if unit not in self._staged:
-            raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
+            raise ValueError(f"cannot return the state of {unit}: the step has not staged it.")
         return self._staged[unit].state
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
-        """Make all staged units visible at once. Returns False ("superseded", nothing changed) if an input's digest has changed."""
+        """Make all staged units visible at once.
+
+        `inputs`: the digest that each unit had when the step read it. If one has changed, the step is superseded: nothing is changed, and
+        the result is False.
+        """
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
@@ -221,16 +230,19 @@ class BigQueryStep:
                 self._jobs.client.delete_dataset(self._dataset, delete_contents=True, not_found_ok=True)
 
     def _head(self) -> Head:
-        """Return what is published now."""
+        """Return the current state of all published units."""
         return read_head(self._jobs, self._places)
 
     def _read(self, text: str) -> str:
-        """Return the SQL, after making its tables queryable."""
+        """Return the SQL after creating the views of the tables that it reads."""
         self._show(table_names(text))
         return text
 
     def _load_what_moved(self, asked: Mapping[Unit, str | None]) -> None:
-        """Load rows that were published at the time of `put` but no longer are, except those that the caller requires unchanged."""
+        """Load rows that were already published when `put` was called but no longer are.
+
+        Skips the units in `asked`: if one of them has changed, the step is superseded.
+        """
         units = self._head().units if self._kept else {}
         for unit, (state, file) in list(self._kept.items()):
             if unit not in asked and (unit not in units or units[unit].digest != state.digest):
@@ -242,7 +254,7 @@ class BigQueryStep:
         return self._accept(unit, StagedUnit((StagedTable(staged, tuple(c.name for c in TABLES[unit.table].columns)),), state))
 
     def _scratch(self) -> str:
-        """Return the step's own dataset, created when the first model needs it."""
+        """Return the step's own dataset. The first call creates it."""
         if self._dataset is None:
             sweep_steps(self._jobs, self._places, datetime.now(timezone.utc) - timedelta(days=1))
             name = self._places.step(uuid.uuid4().hex[:16])
@@ -251,7 +263,7 @@ class BigQueryStep:
         return self._dataset
 
     def _show(self, names: Iterable[str]) -> None:
-        """Create views of these tables as they would be after the swap."""
+        """Create views of these tables that show the rows as they would be after publishing."""
         for name in sorted(set(names) & TABLES.keys() - self._fresh):
             table = TABLES[name]
             replaced = sorted(unit for unit in {*self._staged, *self._dropped} if unit.table == name)  # by month
@@ -278,7 +290,10 @@ class BigQueryStep:
         )
 
     def _make_part(self, text: str, parameters: Mapping[str, Any], table: str, model: str | None = None) -> StagedTable:
-        """Write the rows of a query to a table of the step. It must have the columns of the table that they are for."""
+        """Write the rows of a query to a new table in the step's dataset.
+
+        Raises RunspendError if the query does not have the columns of `table`, or has floats where that table has money.
+        """
         self._parts += 1
         name = f"{self._scratch()}.part_{self._parts}_{table}"
         self._create(name, text, parameters)
@@ -293,12 +308,12 @@ class BigQueryStep:
         floats = [c.name for c in TABLES[table].columns if c.type == "BIGNUMERIC" and types.get(c.name) == "FLOAT64"]
         if floats:
             raise RunspendError(
-                f"cannot fill {table} from model {model or table}: {floats} are floats, and a float never becomes money by a cast."
+                f"cannot fill {table} from model {model or table}: {floats} are floats, and Runspend does not cast floats to money."
             )
         return StagedTable(name, tuple(types))
 
     def _accept_part(self, unit: Unit, part: StagedTable, before: StagedUnit | None, extra: Mapping[str, Any]) -> UnitState:
-        """Measure the rows that a query made, and stage them after those of another model in the same unit."""
+        """Measure the rows in `part` and stage them. `before`: the rows of another model for the same unit, which are kept."""
         table = TABLES[unit.table]
         sums = Sums(0, (0,) * len(PIECES)) if before is None or before.sums is None else before.sums
         rows = f"({columns_of(table, part, self.build_id)})"
@@ -310,7 +325,7 @@ class BigQueryStep:
         return self._accept(unit, StagedUnit((*(before.parts if before is not None else ()), part), state, sums))
 
     def _refuse_strays(self, unit: Unit, rows: str) -> None:
-        """Raise RunspendError for rows of another month: the next replace would lose them."""
+        """Raise RunspendError if a row is of another month, because the next replacement of the unit would lose it."""
         column = TABLES[unit.table].period_column
         first, after = month_of(unit.period)
         sql = f"select count(*) as row_count, countif({column} is null or {column} < @first or {column} >= @after) as strays from {rows}"

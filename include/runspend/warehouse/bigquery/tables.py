@@ -1,13 +1,14 @@
-"""Datasets and tables of a warehouse in BigQuery, made and widened from `schema/tables.py`.
+"""Create the datasets and tables of a warehouse in BigQuery from `schema/tables.py`, and bring them to a new schema version.
 
     <dataset>             public tables, and the views of `schema/public_views.py`
-    <dataset>_internal    the other tables, views of the public ones, `schema/views/*.sql`, and `published`: the state of every unit
-    <dataset>_staging     rows being loaded; its tables expire by themselves
-    <dataset>_step_<hex>  tables that the models of one step make; deleted when it ends, and they expire as well
+    <dataset>_internal    internal tables, views of the public ones, `schema/views/*.sql`, and `published`: the state of every unit
+    <dataset>_staging     rows that are being loaded; its tables expire by themselves
+    <dataset>_step_<hex>  tables that the models of one step make; deleted at the end of the step, and they expire too
 
-Every table has one column that is not in `schema/tables.py`: the writer of each row, because units are replaced by writer. New columns are
-added, and former names and values (`schema/former_names.py`) changed in place; any other difference is refused, with the statement that would
-correct it.
+Every table has one column that is not in `schema/tables.py`: the writer of each row. Steps need it to replace the rows of one writer.
+
+For a new schema version, new columns are added, and former names and values (`schema/former_names.py`) are changed in place. Any other
+difference is refused. The error contains the SQL statement that would correct it.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ WRITER = Column(
 )
 LABELS = {"runspend": "warehouse"}
 STEP_LABEL = "step"  # marks datasets of steps
-CLUSTERED = 4  # BigQuery's maximum number of columns
+CLUSTERED = 4  # BigQuery's maximum number of clustering columns
 NO_CLUSTER = ("FLOAT64", "ARRAY<STRING>")
 
-# One row per unit. The head row, with an empty table_name, counts publishes: each increases it, so that concurrent ones collide.
+# One row per unit. The head row has an empty table_name and counts publishes. Each publish changes it, so that concurrent ones conflict.
 PUBLISHED = Table(
     "published",
     "one row per unit, and one (table_name empty) for all",
@@ -62,14 +63,14 @@ PUBLISHED = Table(
 
 @dataclass(frozen=True)
 class Places:
-    """Names of a warehouse's datasets and tables, unquoted."""
+    """The unquoted names of a warehouse's datasets and tables."""
 
     project: str
     dataset: str
 
     @classmethod
     def parse(cls, uri: str) -> Places:
-        """Parse an address such as bigquery://project/dataset."""
+        """Parse an address such as bigquery://project/dataset. Raises ConfigError if it is not one."""
         found = ADDRESS.fullmatch(uri)
         if found is None:
             raise ConfigError(
@@ -95,7 +96,7 @@ class Places:
         return f"{self.internal}.{PUBLISHED.name}"
 
     def step(self, token: str) -> str:
-        """Return the dataset of one step."""
+        """Return the name of the dataset of one step."""
         return f"{self.public}_step_{token}"
 
     def table(self, table: Table) -> str:
@@ -104,17 +105,17 @@ class Places:
 
 
 def quoted(name: str) -> str:
-    """Return a table's or dataset's full name quoted for SQL."""
+    """Return the full name of a table or dataset in backquotes, for SQL."""
     return f"`{name}`"
 
 
 def column_names(table: Table) -> str:
-    """Return the columns of `schema/tables.py` as a list in SQL."""
+    """Return the names of a table's columns in `schema/tables.py` as a SQL list."""
     return ", ".join(c.name for c in table.columns)
 
 
 def type_of(field: Any) -> str:
-    """Return GoogleSQL's type of a column as described by the client."""
+    """Return the GoogleSQL type of a column that Google's client describes."""
     kind = {"INTEGER": "INT64", "FLOAT": "FLOAT64", "BOOLEAN": "BOOL", "BIGDECIMAL": "BIGNUMERIC", "DECIMAL": "NUMERIC"}.get(
         field.field_type, field.field_type
     )
@@ -122,7 +123,7 @@ def type_of(field: Any) -> str:
 
 
 def schema_of(table: Table, *more: Column) -> list[Any]:
-    """Return the table's columns for Google's client, each with its meaning."""
+    """Return the columns of a table, and the columns `more`, for Google's client. Each has its meaning as description."""
     from google.cloud.bigquery import SchemaField
 
     def field(column: Column) -> Any:
@@ -134,7 +135,7 @@ def schema_of(table: Table, *more: Column) -> list[Any]:
 
 
 def schema_digest() -> str:
-    """Return a digest of everything that `make_tables` makes: if it changes, there is something to do."""
+    """Return a digest of everything that `make_tables` creates. If it differs from the stored one, `make_tables` must run."""
     tables = (PUBLISHED, *TABLES.values(), *VIEWS.values())
     texts = [repr((t.name, t.grain, t.meaning, t.columns, t.is_public, t.period_column, t.sort)) for t in tables]
     texts += [expand_macros(path.read_text(encoding="utf-8")) for path in _views()]
@@ -144,7 +145,7 @@ def schema_digest() -> str:
 def make_tables(jobs: Jobs, places: Places, version: int) -> None:
     """Create missing datasets and tables, add new columns, and replace former names and values.
 
-    `version`: the schema version that the tables have. Raises ConfigError for any other difference.
+    `version`: the schema version of the existing tables. Raises ConfigError if a table differs in any other way.
     """
     for name, expires in ((places.public, None), (places.internal, None), (places.staging, DAY_MS)):
         _make_dataset_once(jobs, name, expires)
@@ -166,12 +167,12 @@ def make_tables(jobs: Jobs, places: Places, version: int) -> None:
 
 
 def _make_view(jobs: Jobs, places: Places, head: str, text: str) -> None:
-    """Create or replace a view. `head`: its name with the closing quote, and its declarations."""
+    """Create or replace a view. `head`: its name, the closing backquote, and its declarations, if any."""
     jobs.run(Statement(f"create or replace view `{head} as\n{text}"), dataset=places.internal, labels={"step": "tables"})
 
 
 def _described(view: Table) -> str:
-    """Return the columns of a view and its description, as DDL declares them."""
+    """Return the columns and the description of a view in the syntax of CREATE VIEW."""
     columns = ",\n  ".join(f"{c.name} options (description = {_bigquery_text(c.meaning)})" for c in view.columns)
     return f"(\n  {columns}\n) options (description = {_bigquery_text(view.description)})"
 
@@ -181,7 +182,7 @@ def _bigquery_text(text: str) -> str:
 
 
 def _rename_values(jobs: Jobs, places: Places) -> None:
-    """Replace former values. Rows without former values are not touched, so this can run any number of times."""
+    """Replace former values in all tables. Rows without former values do not change, so this may run any number of times."""
     for table, columns in VALUE_COLUMNS.items():
         full = quoted(places.table(TABLES[table]))
         for column in columns:
@@ -191,12 +192,15 @@ def _rename_values(jobs: Jobs, places: Places) -> None:
 
 
 def _views() -> list[Path]:
-    """Return the queries that are stored as views: `schema/views/*.sql`, without parameters."""
+    """Return the files with the queries of the views: `schema/views/*.sql`. These have no parameters."""
     return sorted((Path(__file__).parents[2] / "schema" / "views").glob("*.sql"))
 
 
 def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -> None:
-    """Create a dataset that does not exist yet."""
+    """Create a dataset. Raises AlreadyThere if it exists.
+
+    `expires_ms`: lifetime of its tables in milliseconds (None: unlimited).
+    """
     from google.cloud import bigquery
 
     dataset = bigquery.Dataset(name)
@@ -210,7 +214,10 @@ def make_dataset(jobs: Jobs, name: str, expires_ms: int | None, **labels: str) -
 
 
 def _make_dataset_once(jobs: Jobs, name: str, expires_ms: int | None) -> None:
-    """Create a dataset if the project has none of that name. Google answers accounts without access that it may not exist."""
+    """Create a dataset unless it exists.
+
+    For a dataset that does not exist, Google may answer that the account has no access, so NotAllowed also leads to an attempt.
+    """
     try:
         with jobs.translate_errors():
             jobs.client.get_dataset(name)
@@ -259,19 +266,19 @@ def _make_table(jobs: Jobs, table: Table, full: str, schema: list[Any]) -> None:
         try:
             with jobs.translate_errors():
                 jobs.client.update_table(found, ["schema", "description"])
-        except Changed:  # by another task of the same version, to the same strings
+        except Changed:  # another process of the same version has just written the same descriptions
             return
 
 
 def _clustering(table: Table) -> list[str]:
-    """Return the day, then the sort columns of a folder's files: the columns that users filter on."""
+    """Return the clustering columns: the charge date and the sort columns of the table, because users filter on them."""
     types = {c.name: c.type for c in table.columns}
     wanted = [name for name in ("charge_date", *table.sort) if name in types and types[name] not in NO_CLUSTER]
     return list(dict.fromkeys(wanted))[:CLUSTERED]
 
 
 def _lacking(table: Table, full: str, found: Any, schema: Sequence[Any]) -> Iterator[Any]:
-    """Yield columns to add. Raises ConfigError for any other difference."""
+    """Yield the columns that the existing table lacks. Raises ConfigError if it differs in any other way."""
     there = {f.name: f for f in found.schema}
     for field in schema:
         if field.name not in there:
@@ -299,11 +306,13 @@ def _lacking(table: Table, full: str, found: Any, schema: Sequence[Any]) -> Iter
 
 
 def _differs(full: str, what: str, statement: str) -> ConfigError:
-    return ConfigError(f"cannot use table {full}: {what}. Nothing was changed. If nothing else needs it as it is, run: {statement}")
+    return ConfigError(
+        f"cannot use table {full}: {what}. Nothing was changed. If no other program needs the table as it is, run: {statement}"
+    )
 
 
 def _mark(jobs: Jobs, places: Places) -> None:
-    """Record that the tables match this version; the first time, start counting publishes."""
+    """Record in the head row that the tables match this version. Creates the head row, which counts publishes, if it does not exist."""
     head = json.dumps({"schema_version": SCHEMA_VERSION, "schema": schema_digest()})
     table, labels = quoted(places.published), {"step": "tables"}
     first = (
@@ -319,7 +328,7 @@ def _mark(jobs: Jobs, places: Places) -> None:
 
 
 def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
-    """Delete datasets of killed steps, once their tables have expired."""
+    """Delete the datasets of killed steps that were created before `older_than`. By then, their tables have expired."""
     name = re.compile(re.escape(places.step("").rpartition(".")[2]) + "[0-9a-f]{16}")
     with jobs.translate_errors():
         found = [item.reference for item in jobs.client.list_datasets() if name.fullmatch(item.dataset_id) and STEP_LABEL in item.labels]
@@ -328,5 +337,5 @@ def sweep_steps(jobs: Jobs, places: Places, older_than: datetime) -> None:
             with jobs.translate_errors():
                 if jobs.client.get_dataset(reference).created < older_than:
                     jobs.client.delete_dataset(reference, delete_contents=True, not_found_ok=True)
-        except (NotAllowed, NotThere):  # another account's, or swept by another process
+        except (NotAllowed, NotThere):  # it belongs to another account, or another process has just deleted it
             continue

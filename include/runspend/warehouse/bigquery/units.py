@@ -1,7 +1,7 @@
-"""SQL conditions for a unit's rows in a BigQuery table.
+"""SQL conditions for the rows of a unit in a BigQuery table.
 
-Views take no parameters. So a unit's names, which are letters, digits, dots and dashes (`checked_unit`), and a build's id, which is a
-hash, are part of the SQL text.
+Views cannot have parameters. So the text of a view contains the names of units and the id of a build. This is safe: `checked_unit` allows
+only letters, digits, dots, dashes and underscores in these names, and the step checks the id.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from runspend.warehouse.parquet.engine import FILLED, month_of
 
 
 class StagedTable(NamedTuple):
-    """A table with rows of a unit, and its columns."""
+    """A staging table with rows of a unit, and the names of its columns."""
 
     table: str
     columns: tuple[str, ...]
 
 
 def digest_identifies_rows(table: Table) -> bool:
-    """Whether equal digests mean equal rows, except for the ids of loads and builds."""
+    """Whether two units of this table with equal digests have equal rows, apart from the ids of loads and builds."""
     return not table.digest_columns and all(c.name in FILLED for c in table.columns if c.bookkeeping)
 
 
 def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit]) -> str:
-    """Return a condition for rows of no replaced unit of a month.
+    """Return a condition that excludes the rows of all replaced units of a month.
 
-    If all units of the month are replaced, the condition uses only the month, so the whole partition is skipped.
+    If all published units of the month (`standing`) are replaced, the condition excludes the month, so that BigQuery skips its partition.
     """
     if {unit for unit in standing if unit.period == period} - replaced:
         return " and ".join(f"not ({is_of(table, unit)})" for unit in sorted(replaced))
@@ -40,7 +40,7 @@ def is_left(table: Table, period: str, replaced: set[Unit], standing: set[Unit])
 
 
 def is_of(table: Table, unit: Unit) -> str:
-    """Return a condition for rows of the unit."""
+    """Return a condition for the rows of the unit, without parameters."""
     condition = f"{WRITER.name} = '{unit.writer}'"
     if table.period_column is None:
         return condition
@@ -49,7 +49,7 @@ def is_of(table: Table, unit: Unit) -> str:
 
 
 def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
-    """Return a condition for the unit's rows, with parameters."""
+    """Return a condition for the rows of the unit, and its parameters."""
     column, writer = TABLES[unit.table].period_column, f"{WRITER.name} = @writer"
     if column is None:
         return writer, {"writer": unit.writer}
@@ -58,13 +58,13 @@ def rows_of(unit: Unit) -> tuple[str, dict[str, Any]]:
 
 
 def columns_of(table: Table, part: StagedTable, build_id: str) -> str:
-    """Return a query for the part's rows in the table's columns and types."""
+    """Return a query for the rows of a staging table, with the columns and types of `table`."""
     columns = [f"cast({c.name} as {c.type}) as {c.name}" if c.name in part.columns else f"'{build_id}' as {c.name}" for c in table.columns]
     return f"select {', '.join(columns)} from {quoted(part.table)}"
 
 
 def renamed(column: str, old: str) -> str:
-    """Return SQL for a column in which @old_column becomes @new_column."""
+    """Return SQL for a column in which the value of the parameter @old_COLUMN is replaced by @new_COLUMN."""
     if old.endswith("/"):
         return f"if(starts_with({column}, @old_{column}), concat(@new_{column}, substr({column}, length(@old_{column}) + 1)), {column}) as {column}"
     return f"if({column} = @old_{column}, @new_{column}, {column}) as {column}"

@@ -13,7 +13,7 @@ MONEY = pa.decimal128(38, 22)
 
 
 def parameter(name: str | None, value: Any) -> Any:
-    """Return a query parameter for Google's client. A list becomes an array, of structs if its items are mappings."""
+    """Return a query parameter for Google's client. A list becomes an array. A list of mappings becomes an array of structs."""
     from google.cloud.bigquery import ArrayQueryParameter, ScalarQueryParameter, StructQueryParameter
 
     if isinstance(value, list):
@@ -25,7 +25,7 @@ def parameter(name: str | None, value: Any) -> Any:
 
 
 def _kind(value: object) -> str:
-    """Return GoogleSQL's type of a parameter; STRING for null, whose type is unknown."""
+    """Return the GoogleSQL type of a parameter. Null has no type of its own, so it gets STRING."""
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "BOOL"),
         (int, "INT64"),
@@ -38,7 +38,7 @@ def _kind(value: object) -> str:
 
 
 def exact(rows: pa.Table) -> pa.Table:
-    """Return money with 22 decimals, as the other engine does. A user's query may return more."""
+    """Return the rows with money as decimal128(38, 22), as DuckDB returns it. More decimals are rounded, half away from zero."""
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type != MONEY:
             column = rows.column(index)

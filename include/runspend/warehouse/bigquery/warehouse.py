@@ -1,10 +1,10 @@
-"""The warehouse in BigQuery: the same tables, models and checks, at any size.
+"""The warehouse in BigQuery. It has the same tables, models and checks as a folder, for data of any size.
 
-Rows are read back for reports, for comparisons by the extract, and to move them elsewhere. `published` holds the state of every unit,
-and is replaced in the same transaction as the rows. A reader queries inside a session with an open transaction, so that all its
-answers show one moment. `tables.py` names datasets and tables, `step.py` runs steps, `jobs.py` runs jobs.
+The table `published` contains the state of every unit. It changes in the same transaction as the rows. A reader runs its queries in a
+session with an open transaction, so that all answers show the same moment. `tables.py` names datasets and tables, `step.py` runs
+steps, `jobs.py` runs jobs.
 
-Source: BigQuery "Multi-statement transactions": snapshot isolation; of two transactions that change one table, one fails.
+Source: BigQuery "Multi-statement transactions". They have snapshot isolation, and if two of them change one table, one fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from runspend.warehouse.team_views import Restriction, restricted_sql
 
 
 class BigQueryWarehouse:
-    """Tables in a dataset and its related datasets. Opening it contacts no service."""
+    """Tables in a BigQuery dataset and the datasets that belong to it. Opening the warehouse sends no request."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class BigQueryWarehouse:
         checks: Path = ALLOCATION / "checks",
     ) -> None:
         self.places = Places.parse(settings.uri)
-        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # files being loaded; a sweep removes old ones
+        self.folder = Folder(cache or Path(tempfile.gettempdir()) / "runspend-bigquery")  # for files that are being loaded
         self.folder.recover()
         self.jobs = Jobs(settings, self.places.project)
         self.models = models
@@ -60,13 +60,13 @@ class BigQueryWarehouse:
         self._reading = threading.local()
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
+        """Return the published units of these tables, or of all tables if none is named. Inside a reader, return the units that it sees."""
         reader: BigQueryReader | None = getattr(self._reading, "reader", None)
         head = self.head() if reader is None else reader.head()
         return {unit: state for unit, state in head.units.items() if not tables or unit.table in tables}
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """Return the rows of one published unit, in the table's order; None if it does not exist."""
+        """Return the rows of one published unit in the sort order of the table, or None if the unit does not exist."""
         if unit not in self.states(unit.table):
             return None
         return self.jobs.ask(unit_rows(self.places, unit), dataset=self.places.internal, labels=READING).cast(
@@ -74,8 +74,9 @@ class BigQueryWarehouse:
         )
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`, inside a reader as it sees it; None if it does not exist. The caller keeps
-        the file.
+        """Copy one published unit to a Parquet file in `folder`. Return None if the unit does not exist.
+
+        Inside a reader, the rows are those that the reader sees. The file belongs to the caller.
         """
         if unit not in self.states(unit.table):
             return None
@@ -84,12 +85,13 @@ class BigQueryWarehouse:
 
     @contextmanager
     def reader(self) -> Iterator[BigQueryReader]:
-        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
+        """Open a reader of one moment. It never shows a half-done publish, and it does not block publishers."""
         try:
             self.make_ready()
         except NotAllowed:
             if not self.head().extra:
-                raise  # otherwise the user may only read tables of another version
+                raise
+            # The tables exist, and this user may read them but not change them to this version.
         reader = BigQueryReader(self.jobs, self.places, self._seen_by)
         outer = getattr(self._reading, "reader", None)
         self._reading.reader = reader
@@ -100,13 +102,16 @@ class BigQueryWarehouse:
             reader.close()
 
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of one user-written statement, or its first `at_most` rows. Only a SELECT runs, for at most `timeout` seconds."""
+        """Return the rows of one user-written statement, or its first `at_most` rows.
+
+        Raises SqlRefused if the statement is not a SELECT, or takes longer than `timeout` seconds.
+        """
         with self.reader() as reader:
             return reader.answer(sql, native=native, timeout=timeout, at_most=at_most)
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[BigQueryStep]:
-        """Begin replacing units. Leaving without `publish` discards the staged rows."""
+        """Begin a step, which replaces units. If the context ends without `publish`, the staged rows are discarded."""
         self.make_ready()
         with self.folder.stage(name) as stage:
             step = BigQueryStep(self.jobs, self.places, name, build_id, folder=stage.path, models=self.models, checks=self.checks)
@@ -118,29 +123,35 @@ class BigQueryWarehouse:
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> dict[Unit, str]:
-        """Return nothing: BigQuery stores and verifies the bytes itself."""
+        """Return an empty mapping, because BigQuery itself stores and verifies the bytes."""
         return {}
 
     def without(self, units: set[Unit]) -> BigQueryWarehouse:
-        """Return the warehouse itself: no unit is ever found damaged."""
+        """Return the warehouse itself. Callers leave out damaged units, and `find_damage` never finds any here."""
         return self
 
     def restricted(self, seen: Restriction) -> BigQueryWarehouse:
-        """Return the same warehouse, whose readers show only what some teams see. It does not answer their own statements."""
+        """Return the same warehouse, with readers that show only the rows that some teams may see.
+
+        It does not run user-written statements.
+        """
         other = copy.copy(self)
         other._seen_by = seen
         return other
 
     def head(self) -> Head:
-        """Return what is published now: one free read of a small table. Refuses a warehouse newer than this version."""
+        """Return the current state of all published units (see `read_head`).
+
+        Raises ConfigError if a newer version of Runspend wrote the warehouse.
+        """
         return read_head(self.jobs, self.places)
 
     def cost_of(self, sql: str) -> int:
-        """Return the bytes that a query would read, by a dry run, which costs nothing."""
+        """Return the bytes that a query would read. Uses a dry run, which costs nothing."""
         return self.jobs.bytes_of(Statement(sql), dataset=self.places.internal)[1]
 
     def make_ready(self) -> None:
-        """Create or widen the tables, unless they already match this version."""
+        """Create the tables or bring them to this version, unless that is already done."""
         if not self._is_ready:
             extra = self.head().extra
             if extra.get("schema") != schema_digest():
@@ -153,33 +164,36 @@ class BigQueryReader:
 
     def __init__(self, jobs: Jobs, places: Places, seen: Restriction | None = None) -> None:
         self._jobs = jobs
-        self._seen = seen  # what teams may see, or None for everything
+        self._seen = seen  # the rows that teams may see; None: all rows
         self._places = places
         self._session: str | None = None
         self._is_over = False
 
     def head(self) -> Head:
-        """Return the state of publishing at the reader's moment."""
+        """Return the state of all published units at the reader's moment."""
         with self._moment() as session:
             rows = self._jobs.ask(published_rows(self._places), dataset=self._places.internal, labels=READING, session=session)
         return head_of(rows.to_pylist(), self._jobs.place)
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Return the rows of one GoogleSQL statement, sent as written (`native`: without parsing it first). Money is decimal128(38, 22)."""
+        """Return the rows of one GoogleSQL statement. With `native`, Runspend does not parse the statement first.
+
+        Money is decimal128(38, 22).
+        """
         statement = self._only_reading(sql, parameters or {}, native)
         with self._moment() as session:
             return _public_columns(self._jobs.ask(statement, dataset=self._places.internal, labels=READING, session=session), sql)
 
     def names(self) -> dict[str, str]:
-        """Return what to read for each table after FROM: its name, or a query for the rows that are seen."""
+        """Return the SQL to write after FROM for each table: its quoted name, or a query for the visible rows."""
         whole = {name: quoted(self._places.table(table)) for name, table in TABLES.items()}
         if self._seen is None:
             return whole
         return {name: f"({restricted_sql(table, whole, self._seen)})" for name, table in TABLES.items()}
 
     def answer(self, sql: str, *, native: bool, timeout: float | None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of one user-written statement. BigQuery itself determines its kind, independently of Runspend's parser."""
-        if self._seen is not None:  # a statement may name a table with its dataset
+        """Return the rows of one user-written statement. BigQuery itself decides if it is a SELECT, independently of Runspend's parser."""
+        if self._seen is not None:  # a statement could name a table with its dataset, and would then see all rows
             raise SqlRefused("cannot run the SQL: with BigQuery, only users who see all teams can run SQL. Nothing was run.")
         statement = self._only_reading(sql, {}, native)
         if not native:
@@ -191,7 +205,7 @@ class BigQueryReader:
             )
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of `query`, at most `rows` at a time."""
+        """Yield the rows of a query in batches of at most `rows` rows."""
         statement = self._only_reading(sql, parameters or {}, False)
         with self._moment() as session:
             for batch in self._jobs.stream(statement, dataset=self._places.internal, labels=READING, session=session):
@@ -204,14 +218,14 @@ class BigQueryReader:
             return fetch_rows(self._jobs, self._places, unit, folder, session=session)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """Return this view with the money of the cost tables in one currency.
+        """Return a reader that shows the money of the cost tables in one currency.
 
-        Converts by charge date, exact to 22 decimals; money without a rate keeps its currency.
+        Money is converted by charge date, exact to 22 decimals. Money without a rate keeps its currency.
         """
         return ExchangedReader(self, self._places, currency, rates)
 
     def close(self) -> None:
-        """End the session; failure is ignored because all queries are answered and sessions expire."""
+        """End the session. An error is ignored, because all queries are answered and sessions expire."""
         if self._session is not None:
             with suppress(RunspendError):
                 self._jobs.end_session(self._session, dataset=self._places.internal, labels=READING)
@@ -219,7 +233,11 @@ class BigQueryReader:
 
     @contextmanager
     def _moment(self) -> Iterator[str]:
-        """Yield the session to query in. A failed query may end its transaction, and later answers would show another moment."""
+        """Yield the id of the reader's session.
+
+        After a failed query, the reader refuses further ones: the failure may have ended the transaction, so that later answers would show
+        another moment.
+        """
         if self._is_over:
             raise RunspendError(
                 "cannot query: an earlier query of this reader failed, and its snapshot may have expired. Open another reader."
@@ -235,7 +253,7 @@ class BigQueryReader:
     def _only_reading(self, sql: str, parameters: Mapping[str, Any], native: bool) -> Statement:
         if native:
             if self._seen is not None:
-                raise RunspendError("cannot run native SQL: this reader may see the rows of some teams only. Use GoogleSQL.")
+                raise RunspendError("cannot run native SQL: this reader shows the rows of some teams only. Use GoogleSQL.")
             return self._refuse_all_but_select(Statement(sql, parameters))
         sql = self._restricted(sql)
         tree = parse(sql)
@@ -244,7 +262,7 @@ class BigQueryReader:
         return Statement(sql, used(sql, parameters))
 
     def _restricted(self, sql: str) -> str:
-        """Return a query of Runspend's own over the rows that are seen."""
+        """Return one of Runspend's own queries, changed so that it reads only the visible rows."""
         asked = table_names(sql) & {*TABLES, *VIEWS} if self._seen is not None else frozenset()
         if not asked:
             return sql
@@ -257,13 +275,13 @@ class BigQueryReader:
         kind, _, _ = self._jobs.bytes_of(statement, dataset=self._places.internal)
         if kind != "SELECT":
             raise SqlRefused(
-                f"cannot run the SQL: the warehouse is read-only here, and BigQuery calls it {kind}. Write exactly one SELECT. Nothing was run."
+                f"cannot run the SQL: the warehouse is read-only here, but the statement is of type {kind}. Write exactly one SELECT. Nothing was run."
             )
         return statement
 
 
 class ExchangedReader:
-    """A reader's view with the money of the cost tables in one currency."""
+    """The tables of a reader, with the money of the cost tables in one currency."""
 
     def __init__(self, reader: BigQueryReader, places: Places, currency: str, rates: Sequence[Stretch]) -> None:
         self._reader = reader
@@ -277,12 +295,12 @@ class ExchangedReader:
         return self._reader.query(text, {**(parameters or {}), **given}, native=native)
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of `query`, at most `rows` at a time."""
+        """Yield the rows of a query in batches of at most `rows` rows."""
         text, given = in_one_currency(sql, self._places, self._currency, self._rates, self._reader.names())
         yield from self._reader.batches(text, {**(parameters or {}), **given}, rows=rows)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """Return the view in another currency."""
+        """Return a reader that shows the money in another currency."""
         return self._reader.in_currency(currency, rates)
 
 

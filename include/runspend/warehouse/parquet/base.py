@@ -1,4 +1,4 @@
-"""The common part of the warehouse in a folder and in a bucket: what a step reads from them, and what it returns."""
+"""The interface between a step and a warehouse of files, which is in a folder or in a bucket."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StagedFiles:
-    """A unit's new file (until the step is published: its parts, in order), its content and its record."""
+    """The new file of a unit, with its content and its record."""
 
-    parts: tuple[Path, ...]
+    parts: tuple[Path, ...]  # files to be joined in this order; a single file once the step is published
     content: Content
     record: dict[str, Any]
 
     @property
     def file(self) -> Path:
-        """The single file that is published."""
+        """The file that is published. Raises ValueError if the parts are not joined yet."""
         [file] = self.parts
         return file
 
 
 class Pinned(NamedTuple):
-    """The published files of one moment under stable names, their columns, and the guard that refuses damaged ones."""
+    """The published files of one build, their columns, and the guard that refuses damaged files.
+
+    Later publishes do not change the content at these paths.
+    """
 
     files: dict[Unit, Path]
     columns: dict[str, list[str]]
@@ -38,17 +41,17 @@ class Pinned(NamedTuple):
 
 
 class FileWarehouse(Protocol):
-    """The place where a step reads published files and puts its own: this folder, or the bucket of `bucket.py`."""
+    """A warehouse from which a step reads published files and to which it publishes new ones (`warehouse.py` and `bucket.py`)."""
 
     models: Path
     checks: Path
 
     def pin(self, folder: Path) -> Pinned:
-        """Pin the currently published files under stable names in `folder`."""
+        """Return the currently published files under names in `folder` that later publishes do not change."""
         ...
 
     def replace(
         self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
-        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
+        """Make all units of a step visible at once. Returns False, and changes nothing, if the digest of an input has changed."""
         ...

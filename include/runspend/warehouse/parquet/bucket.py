@@ -1,19 +1,28 @@
-"""The warehouse in a bucket: the same files under the same names as in a folder, so readers of a folder can read the bucket.
+"""The warehouse in a bucket. File names and contents are the same as in a folder, so other tools can read either one.
 
     <prefix>/<table>/period=YYYY-MM/<writer>.parquet              public tables
-    <prefix>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
-    <prefix>/_runspend/head.json                                  what is published: one object, only replaced conditionally
-    <prefix>/_runspend/stage/<step>/…                             files not yet copied to their names
+    <prefix>/_internal/<table>/period=YYYY-MM/<writer>.parquet    internal tables
+    <prefix>/_runspend/head.json                                  the head: the list of published units, in one object
+    <prefix>/_runspend/stage/<step>/…                             uploaded files that are not yet copied to their names
 
-The head lists every unit with the SHA-256 of its file, and has a number that grows with each put. A publish uploads its files to
-the stage, then replaces exactly the head that it checked its inputs against. That put is the commit point; the store refuses
-a publisher that comes too late. Until the files are copied to their names, the head lists the copies, and Runspend's readers take
-these files from the stage: they see one build and never wait. The list of copies is also a lease. The next publish waits until
-the copies are done. If the number was not renewed for `LEASE` seconds of the store's clock, it finishes them itself. A publisher
-that lost the lease without noticing cannot do harm: its copies are gone from the stage, and its removals have another ETag.
+The head lists every unit with the SHA-256 of its file. It is only replaced by conditional puts, and each put increases its number.
 
-SQL runs on this machine over a cache of files named by their SHA-256. `reader.py` and `step.py` run SQL; `storage/s3_warehouse.py`
-makes requests.
+A publish works in three steps:
+
+1. Upload the files to the stage.
+2. Replace the head, but only the version that the inputs were checked against. This put is the commit point. If another publisher
+   replaced the head first, the store refuses the put.
+3. Copy the files from the stage to their names.
+
+Until step 3 is done, the head lists the remaining copies. Runspend reads these files from the stage, so a reader sees one complete
+build and never waits.
+
+The list of copies is also a lease. The next publisher waits until the copies are done. If the head was not renewed for `LEASE` seconds
+(measured by the store's clock), the next publisher makes the copies itself. A publisher that lost its lease without noticing does no
+harm: its staged files are gone, and its removals name an ETag that no longer matches.
+
+SQL runs on this machine over a cache of files named by their SHA-256. `reader.py` and `step.py` run SQL. `storage/s3_warehouse.py`
+sends the requests to the store.
 """
 
 from __future__ import annotations
@@ -79,47 +88,48 @@ if TYPE_CHECKING:
 HEAD = "_runspend/head.json"
 STAGE = "_runspend/stage"
 UNSEALED_HEAD = {"number", "put", "schema", "units", "copies", "removals"}  # written by a version without checksums
-LEASE = 30.0  # seconds without a renewal until other publishers finish a publish
+LEASE = 30.0  # seconds without a renewal after which another publisher may finish the publish
 DAY = 86_400.0
 AT_ONCE = 8  # parallel transfers
 OBJECT_ALTERED = "its object was changed or removed after it was published"
 NANO = 1_000_000_000
-MARK = 271_828_183  # nanoseconds in the time of a copy that was hashed when it was kept; a write changes them
-_OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names in the cache
+# Nanoseconds of the modification time of a cached file. They show that the file was hashed when it was cached. Any write changes them.
+MARK = 271_828_183
+_OWN = re.compile(r"[0-9a-f]{64}\.parquet|[0-9a-f]{32}\.tmp", re.ASCII)  # names of files in the cache
 
 
 @dataclass(frozen=True)
 class _Head:
-    """What is published, and the files still to be copied to their names."""
+    """The published units, and the files that still have to be copied to their names."""
 
     number: int = 0
     units: Mapping[Unit, Mapping[str, Any]] = field(default_factory=dict)
     version: int = SCHEMA_VERSION
     columns: Mapping[str, list[str]] = field(default_factory=lambda: {t.name: [c.name for c in t.columns] for t in TABLES.values()})
-    copies: tuple[tuple[str, str, int], ...] = ()  # (from the stage, to its name, bytes)
-    removals: tuple[tuple[str, str], ...] = ()  # (name, ETag)
+    copies: tuple[tuple[str, str, int], ...] = ()  # (key in the stage, final key, bytes)
+    removals: tuple[tuple[str, str], ...] = ()  # (key, ETag)
     etag: str | None = None
     age: float = 0.0
 
     @property
     def is_settled(self) -> bool:
-        """Whether every file is at its name."""
+        """Whether all copies and removals of the last publish are done."""
         return not self.copies and not self.removals
 
     @cached_property
     def stored(self) -> dict[str, list[str]]:
-        """The columns of the published files, by table; those with former values are marked (`schema/former_names.py`)."""
+        """The columns of the published files, by table. Columns with former values are marked (see `schema/former_names.py`)."""
         return published_columns(self.version, self.columns)
 
     @cached_property
     def staged(self) -> dict[str, str]:
-        """Name -> place in the stage, for files that are not copied yet."""
+        """Final key -> key in the stage, for files that are not copied yet."""
         return {target: source for source, target, _ in self.copies}
 
     def body(self) -> bytes:
         value = {
             "number": self.number,
-            "put": uuid.uuid4().hex,  # makes every head, and so every ETag, unique
+            "put": uuid.uuid4().hex,  # makes the content of every head unique, and so its ETag
             "schema": {"version": self.version, "tables": self.columns},
             "units": {"/".join(unit): record for unit, record in sorted(self.units.items())},
             "copies": self.copies,
@@ -129,7 +139,7 @@ class _Head:
 
 
 class BucketWarehouse(QueriedFiles):
-    """Tables in a bucket, with a cache in a folder. Opening it finishes a publish that was killed."""
+    """Tables in a bucket, with a cache in a local folder. Opening the warehouse finishes a publish that was killed."""
 
     def __init__(
         self,
@@ -145,17 +155,18 @@ class BucketWarehouse(QueriedFiles):
         self._lease = lease
         self._files = cache / "files"
         self._verified = VerificationNotes(cache)
-        head = self._head()  # refuses a warehouse newer than this version
+        head = self._head()  # raises ConfigError if a newer version of Runspend wrote it
         try:
             self._prove_conditions(cache)
             if not head.is_settled and head.age > self._lease:
                 self._finish(head)
         except NotAllowed:
             if head.etag is None:
-                raise  # otherwise the user may only read
+                raise
+            # The warehouse exists, and this user may only read it.
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
+        """Return the published units of these tables, or of all tables if none is named. Inside a reader, return the units that it sees."""
         units = self._seen().units
         return {
             unit: state_of(record) for unit, record in units.items() if (not tables or unit.table in tables) and unit not in self._left_out
@@ -184,9 +195,10 @@ class BucketWarehouse(QueriedFiles):
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> dict[Unit, str]:
-        """Return damaged units (of these or of all), with the problem of each. An unchanged ETag identifies a verified object.
+        """Return the damaged units among `units` (None: all), each with the reason.
 
-        Downloads objects that were not verified at `since` or later (seconds of the epoch; None: all).
+        Downloads and hashes every object that was not verified at `since` or later (Unix seconds; None: every object).
+        An object with the ETag of its last verification counts as unchanged.
         """
         since = time.time() if since is None else since
         damaged, whole = {}, {}
@@ -205,15 +217,15 @@ class BucketWarehouse(QueriedFiles):
                     whole[unit] = (signature, record["sha256"])
                 else:
                     damaged[unit] = "its object is gone" if found is None else ALTERED
-        newer = self._head() if damaged else head  # a unit that was replaced meanwhile is not damaged
+        newer = self._head() if damaged else head  # a unit that another publisher replaced meanwhile is not damaged
         damaged = {unit: why for unit, why in damaged.items() if newer.units.get(unit) == head.units[unit]}
         self._verified.note(whole, damaged)
         return damaged
 
-    # What `ParquetStep` uses.
+    # Used by `ParquetStep`.
 
     def pin(self, folder: Path) -> Pinned:
-        """Pin the currently published files under stable names in `folder`."""
+        """Return the currently published files under names in `folder` that later publishes do not change."""
         units, head = self._pin(folder, self._head())
         return Pinned(units, head.stored, self._guard(units, head))
 
@@ -221,25 +233,25 @@ class BucketWarehouse(QueriedFiles):
         return Guard({unit: (path, head.units[unit]) for unit, path in files.items()}, self._known_copies(head, files))
 
     def _known_copies(self, head: _Head, files: Mapping[Unit, Path]) -> KnownDamage:
-        """Return the copies on this machine that were not changed since they were hashed. `_keep` leaves a mark in their time."""
+        """Return notes about the local copies that are unchanged since they were hashed. `_keep` marks these by their modification time."""
         signatures = {unit: signature_of(path) for unit, path in files.items() if path.exists()}
         return KnownDamage(
             {"/".join(u): (s, head.units[u]["sha256"], time.time()) for u, s in signatures.items() if s[-1] % NANO == MARK}, {}
         )
 
     def _drop_rotten_copy(self, sha256: str) -> None:
-        """Hash the local copy, if there is one, and delete it if the disk changed it, so that the bucket's object is used."""
+        """Delete the cached copy if its hash no longer matches, so that Runspend downloads the object again."""
         path = self._files / f"{sha256}.parquet"
         try:
             if sha256_of(path) != sha256:
                 path.unlink(missing_ok=True)
-        except FileNotFoundError:  # there is none, or another process is sweeping it
+        except FileNotFoundError:  # the cache has no copy, or another process has just removed it
             return
 
     def replace(
         self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
-        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
+        """Make all units of a step visible at once. Returns False, and changes nothing, if the digest of an input has changed."""
         if not _hold(self._head(), inputs, self._left_out):
             return False
         place, uploaded = f"{STAGE}/{uuid.uuid4().hex}", time.time()
@@ -262,7 +274,7 @@ class BucketWarehouse(QueriedFiles):
                 copies=(*new.copies, *copies),
                 removals=tuple((file_name(unit), etag) for unit in gone if (etag := self.bucket.etag(file_name(unit))) is not None),
             )
-            if time.time() - uploaded > DAY / 2:  # other publishers sweep the stage after a day
+            if time.time() - uploaded > DAY / 2:  # other publishers delete staged files that are older than a day
                 raise RunspendError(
                     f"cannot publish to {self.bucket.where}: it took longer than half a day. Nothing was changed. Run again."
                 )
@@ -286,7 +298,7 @@ class BucketWarehouse(QueriedFiles):
         if found is None:
             if (unit := self._any_unit()) is None:
                 return _Head()
-            if (found := self.bucket.get(HEAD)) is None:  # otherwise the first publish has just happened
+            if (found := self.bucket.get(HEAD)) is None:  # read again: the first publish may have just happened
                 raise WarehouseDamaged({HEAD: f"the object is missing, but {unit} exists; restore the object's previous version"})
         try:
             value = json_value(found.body, where)
@@ -317,27 +329,27 @@ class BucketWarehouse(QueriedFiles):
         )
 
     def _any_unit(self) -> str | None:
-        """Return the name of any object that is a unit's file. A warehouse that was never published to has none."""
-        with suppress(NotAllowed):  # the user may not list
+        """Return the key of one object that is a unit's file, or None. None means that nothing was ever published."""
+        with suppress(NotAllowed):  # the user may not be allowed to list objects
             for place in ("_internal", *(name for name, table in TABLES.items() if table.is_public)):
                 if (found := next((key for key, _ in self.bucket.ages(f"{place}/") if is_unit_name(key)), None)) is not None:
                     return found
         return None
 
     def _seen(self) -> _Head:
-        """Return the head of the reader that is open in this thread, otherwise the current one."""
+        """Return the head of the reader that this thread has open, or the current head if it has none open."""
         head: _Head | None = getattr(self._reading, "head", None)
         return self._head() if head is None else head
 
     def _put(self, old: _Head, new: _Head) -> _Head | None:
-        """Replace exactly that head; None when another publisher was faster."""
+        """Replace the head `old`. Returns None if another publisher has replaced it already."""
         new = replace(new, number=old.number + 1, age=0.0)
         body = new.body()
         etag = self.bucket.create(HEAD, body) if old.etag is None else self.bucket.replace(HEAD, body, old.etag)
         return None if etag is None else replace(new, etag=etag)
 
     def _settled(self) -> _Head:
-        """Return the head once nothing is left to copy: wait for the holder of the lease, or take it over."""
+        """Return the head once all its copies are done. Waits for the publisher that makes them, or makes them if its lease has ended."""
         while not (head := self._head()).is_settled:
             if head.age > self._lease:
                 self._finish(head)
@@ -346,7 +358,7 @@ class BucketWarehouse(QueriedFiles):
         return head
 
     def _finish(self, head: _Head) -> None:
-        """Copy the files of a committed head to their names. Stops when another publisher has taken over."""
+        """Copy the files of a committed head to their names. Stops if another publisher has taken over the lease."""
         taken = self._put(head, head)
         renewed = time.monotonic()
         for number, (source, target, size) in enumerate(head.copies):
@@ -354,7 +366,7 @@ class BucketWarehouse(QueriedFiles):
                 taken, renewed = self._put(taken, taken), time.monotonic()
             if taken is None:
                 return
-            self.bucket.copy(source, target, size)  # if it is gone from the stage, it was copied before a kill
+            self.bucket.copy(source, target, size)  # does nothing if the staged file is gone: then it was copied already
             if number == 0:
                 crash_point("publish.after_first_move")
         if taken is None:
@@ -362,15 +374,16 @@ class BucketWarehouse(QueriedFiles):
         for key, etag in head.removals:
             self.bucket.delete(key, etag=etag)
         crash_point("publish.after_moves")
-        for source, _, _ in head.copies:  # before the lease ends: a former holder then finds nothing to copy
+        for source, _, _ in head.copies:  # while this process holds the lease, so that a former holder finds nothing left to copy
             self.bucket.delete(source)
         self._put(taken, replace(taken, copies=(), removals=()))
         crash_point("publish.after_journal_dropped")
 
     def _upgraded(self, head: _Head, replaced: set[Unit], place: str, stage: Path) -> _Head:
-        """Return the head with files of an older version brought to today's columns and values.
+        """Return the head, with all files of an older schema rewritten with the current columns and values.
 
-        A damaged file is skipped. It is refused until it is replaced, or restored and upgraded by the next publish.
+        A damaged file is skipped and stays unreadable. It becomes readable once it is replaced, or once someone restores it and the
+        next publish upgrades it.
         """
         is_old = {
             table: head.version != SCHEMA_VERSION and head.stored[table] != [c.name for c in TABLES[table].columns] for table in TABLES
@@ -389,7 +402,7 @@ class BucketWarehouse(QueriedFiles):
         return replace(head, version=SCHEMA_VERSION, columns=_Head().columns, units={**head.units, **damaged, **records}, copies=copies)
 
     def _prove_conditions(self, cache: Path) -> None:
-        """Refuse a store that ignores the conditions of a put: two publishers would overwrite each other there."""
+        """Raise ConfigError if the store ignores the conditions of a put. Two publishers could then overwrite each other's work."""
         proven = cache / "conditions-hold"
         if proven.exists():
             return
@@ -412,10 +425,10 @@ class BucketWarehouse(QueriedFiles):
     # Files.
 
     def _pin(self, folder: Path, head: _Head, *only: Unit) -> tuple[dict[Unit, Path], _Head]:
-        """Return the files of one head (only the units of `only`, if given) under names in `folder`, and that head.
+        """Return the files of one head under names in `folder`, and that head. `only`: the units to return (default: all).
 
-        Returns a newer head if it was replaced meanwhile. A unit whose object is damaged gets a name without a file, and the head
-        says why: `_guard` refuses to return its rows.
+        If the head was replaced meanwhile, the newer head is used. A unit with a damaged object gets a path without a file. The
+        returned head holds the reason, and `_guard` then refuses to read that unit.
         """
         while True:
             wanted = [unit for unit in head.units if (not only or unit in only) and unit not in self._left_out]
@@ -432,7 +445,7 @@ class BucketWarehouse(QueriedFiles):
             head = newer
 
     def _fetch(self, folder: Path, head: _Head, unit: Unit) -> Path | None:
-        """Return a name in `folder` for the file of a unit; None when the store no longer has it."""
+        """Return a path in `folder` for the file of a unit, or None if the store no longer has these bytes."""
         sha256 = head.units[unit]["sha256"]
         cached = self._files / f"{sha256}.parquet"
         pin = folder / unit.table / f"{unit.period}+{unit.writer}+{sha256[:16]}.parquet"
@@ -446,7 +459,7 @@ class BucketWarehouse(QueriedFiles):
         else:
             if why_damaged(unit, pin, as_published(head.units[unit]), self._known_copies(head, {unit: pin}), since=None) is None:
                 return pin
-            pin.unlink()  # the local copy is damaged: use the bucket's object
+            pin.unlink()  # the cached copy is damaged: download the object again
             cached.unlink(missing_ok=True)
         for key in (head.staged.get(file_name(unit)), file_name(unit)):
             if key is not None and self.bucket.download(key, pin) == sha256:
@@ -456,14 +469,14 @@ class BucketWarehouse(QueriedFiles):
         return None
 
     def _keep(self, file: Path, sha256: str) -> None:
-        """Link a finished file of a step or reader into the cache. It is never written to."""
+        """Link a finished file into the cache. The file must never be written to afterwards."""
         own_folder(self._files)
         fsync_path(file)
         scratch = self._files / f"{uuid.uuid4().hex}.tmp"
         _link(file, scratch)
         os.utime(scratch, ns=(time.time_ns(), time.time_ns() // NANO * NANO + MARK))
         os.replace(scratch, self._files / f"{sha256}.parquet")
-        scratch.unlink(missing_ok=True)  # needed if both were already the same file
+        scratch.unlink(missing_ok=True)  # `os.replace` leaves it if both names already link to the same file
 
     def _upload(self, place: str, files: Mapping[Unit, Path]) -> tuple[tuple[str, str, int], ...]:
         copies = {
@@ -474,7 +487,7 @@ class BucketWarehouse(QueriedFiles):
         return tuple(copies.values())
 
     def _sweep(self) -> None:
-        """Remove leftovers of killed publishers from the stage and unneeded files from the cache, after a day."""
+        """Remove files older than a day that are no longer needed, from the stage and from the cache."""
         head = self._head()
         needed = {source for source, _, _ in head.copies}
         for key, age in self.bucket.ages(f"{STAGE}/"):
@@ -488,7 +501,7 @@ class BucketWarehouse(QueriedFiles):
 
 
 def _hold(head: _Head, inputs: Mapping[Unit, str | None], left_out: Collection[Unit]) -> bool:
-    """Whether every input still has the digest that the build read."""
+    """Whether every input still has the digest that it had when the build read it."""
     return all(
         (head.units[unit]["digest"] if unit in head.units and unit not in left_out else None) == digest for unit, digest in inputs.items()
     )
@@ -499,7 +512,7 @@ def _signature(etag: str | None) -> Signature:
 
 
 def _link(file: Path, name: Path) -> None:
-    """Link a file that is never written to; copy it where the file system has no hard links."""
+    """Give a file a second name by a hard link, or copy it if the file system cannot link. The file is never written to."""
     try:
         os.link(file, name)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Join Parquet files end to end without decoding a row: copy bytes and shift the offsets in the footers.
+"""Join Parquet files without decoding any row: copy the bytes of each file and shift the offsets in the footers.
 
-DuckDB writes one file per shard, but a unit is one file. Writing the rows a second time would cost as much as the models.
-A footer is a Thrift compact-protocol structure (Apache Parquet, parquet.thrift); this module only uses its offsets.
+DuckDB writes one file per shard, but a unit is one file. Writing the rows a second time would take as long as running the models.
+A footer is a structure in Thrift's compact protocol (see parquet.thrift of Apache Parquet). This module only changes its offsets, its row
+count and the numbers of its row groups.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Struct = dict[int, tuple[int, Any]]  # field number -> (type, value)
 
 
 def splice(parts: Sequence[Path], target: Path) -> None:
-    """Write the row groups of all parts, in order, to one file. The parts must have the same schema; they are kept."""
+    """Write the row groups of all parts, in order, to one file. Raises RunspendError if the schemas differ. The parts are not deleted."""
     whole: Struct | None = None
     with target.open("wb") as out:
         out.write(MAGIC)
@@ -61,7 +62,7 @@ def _copy(source: Any, out: Any, length: int) -> None:
     while length:
         block = source.read(min(length, 1 << 22))
         if not block:
-            raise RunspendError(f"cannot read {source.name}: the file is shorter than its footer says.")
+            raise RunspendError(f"cannot read {source.name}: the file is shorter than its footer states.")
         out.write(block)
         length -= len(block)
 
@@ -76,12 +77,12 @@ def _move(group: Struct, shift: int) -> None:
 
 
 def _add(fields: Struct, number: int, shift: int) -> None:
-    if number in fields and fields[number][1] > 0:  # 0: the writer omitted a deprecated offset
+    if number in fields and fields[number][1] > 0:  # 0 means that the writer omitted a deprecated offset
         fields[number] = (I64, fields[number][1] + shift)
 
 
 def _read_footer(path: Path) -> tuple[Struct, int]:
-    """Return the footer and its offset."""
+    """Return the footer and its offset in the file."""
     with path.open("rb") as file:
         size = file.seek(0, 2)
         file.seek(size - 8)
@@ -94,7 +95,7 @@ def _read_footer(path: Path) -> tuple[Struct, int]:
 
 
 class _Footer:
-    """A reader of Thrift's compact protocol that keeps every field, known or not."""
+    """A reader of Thrift's compact protocol. It keeps all fields, including unknown ones."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -126,7 +127,7 @@ class _Footer:
             head = self._byte()
             size = head >> 4 if head >> 4 < 15 else self._varint()
             item = head & 15
-            # A bool in a list is its own byte; elsewhere it is encoded in its field's type.
+            # In a list, each bool is one byte. Outside lists, the type of the field is the value.
             return item, [self._byte() if item in (TRUE, FALSE) else self._value(item) for _ in range(size)]
         raise RunspendError(f"cannot read a Parquet footer: it has a field of Thrift type {kind}.")
 

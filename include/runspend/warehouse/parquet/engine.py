@@ -1,6 +1,6 @@
 """DuckDB over the warehouse's Parquet files: connections, views, types, content digests.
 
-Where files are, and when they become visible, does not belong here.
+This module does not know where the files are or when they become visible.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ except ImportError as missing:
     raise MissingExtra(missing.name or "duckdb", "pipeline") from missing
 
 
-MEMORY = "2600MB"  # of a step or a reader, before DuckDB spills to disk
-ROW_GROUP = 122_880
-MOST_BYTES = 64_000_000  # of an answer whose rows are limited
-FILLED = ("build_id", "load_id")  # bookkeeping columns that the warehouse fills if a model does not
+MEMORY = "2600MB"  # a step or a reader uses at most this much before DuckDB spills to disk
+ROW_GROUP = 122_880  # rows
+MOST_BYTES = 64_000_000  # maximum size of an answer with limited rows
+FILLED = ("build_id", "load_id")  # bookkeeping columns; the warehouse fills them if a model does not
 
 
 def _open() -> duckdb.DuckDBPyConnection:
@@ -49,7 +49,7 @@ def _open() -> duckdb.DuckDBPyConnection:
         }
     )
     engine.execute("set global TimeZone = 'UTC'")
-    # A checkpoint tidies up a file. In memory it only costs time, while all other queries wait.
+    # A checkpoint compacts a database file. This database is in memory, so a checkpoint would only block all other queries.
     engine.execute("set global checkpoint_threshold = '1TB'")
     return engine
 
@@ -70,20 +70,20 @@ def _open_for_people() -> duckdb.DuckDBPyConnection:
 
 
 def empty_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """Lend an empty database in UTC that spills into the folder `spill` and never downloads anything."""
+    """Lend an empty database with the time zone UTC. It spills into the folder `spill` and never downloads an extension."""
     return borrow_connection("warehouse", _open_for_steps, spill, memory=MEMORY)
 
 
 def guarded_engine(spill: Path) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """Lend an engine for user-written statements: empty, reads files only by names of `read_only_files.offered`.
+    """Lend an empty engine for user-written statements. It opens published files by the names from `read_only_files.offered`.
 
-    `restrict` it before use.
+    Call `restrict` before running a statement, so that the engine can open no other file.
     """
     return borrow_connection("people", _open_for_people, spill, memory=MEMORY)
 
 
 def parser() -> AbstractContextManager[duckdb.DuckDBPyConnection]:
-    """Lend an engine that only parses statements: it opens no file, and must not run anything."""
+    """Lend an engine that only parses statements. It has no files, and callers must not run a statement on it."""
     return borrow_parser(_open_parser)
 
 
@@ -101,14 +101,14 @@ def _open_parser() -> duckdb.DuckDBPyConnection:
 
 @lru_cache(maxsize=1024)
 def parsed(sql: str) -> duckdb.Statement:
-    """Return one statement, parsed once per process: parsing would take a tenth of a small pipeline run."""
+    """Return the parsed statement. Results are cached, because parsing would otherwise take a tenth of a small pipeline run."""
     with parser() as connection:
         (statement,) = connection.extract_statements(sql)
     return statement
 
 
 def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> None:
-    """Limit the engine to these file names. The limit cannot be lifted."""
+    """Allow the engine to open only these files. The limit cannot be removed from this engine."""
     connection.execute(f"set allowed_paths = {file_list(names)}")
     connection.execute("set enable_external_access = false")
     connection.execute("set lock_configuration = true")
@@ -117,10 +117,10 @@ def restrict(connection: duckdb.DuckDBPyConnection, names: Iterable[str]) -> Non
 def create_view(
     connection: duckdb.DuckDBPyConnection, table: Table, files: Sequence[Path | str], present: Iterable[str], *, name: str | None = None
 ) -> None:
-    """Create the view of a table over these files, by default under its own name. Columns that the files do not have (`present` lists those
-    they have) are null.
+    """Create the view of a table over these files. `name`: the name of the view (default: the table's name).
 
-    Former names and values are translated to today's.
+    `present` lists the columns of the files. Columns that are missing there are null. Former names and values are translated to the
+    current ones.
     """
     known = set(present)
     if files:
@@ -133,7 +133,7 @@ def create_view(
 
 
 def _stored(table: Table, column: Column, present: Collection[str]) -> str:
-    """Return SQL for a column of published files, which may hold it under a former name or with former values."""
+    """Return SQL for a column of published files. The files may have it under a former name or with former values."""
     if column.name in present:
         return sql_name(column.name)
     if has_former_values(column, present):
@@ -144,26 +144,26 @@ def _stored(table: Table, column: Column, present: Collection[str]) -> str:
 
 
 def column_types(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, str]:
-    """Return the columns of a table with their types."""
+    """Return the columns of a table: name -> DuckDB type."""
     return dict(connection.execute(f"select column_name, column_type from (describe main.{sql_name(name)})").fetchall())
 
 
 def copy_parquet(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], target: Path) -> None:
-    """Write the rows of a query, which has exactly the table's columns, in the table's order."""
-    # DuckDB marks a column as required if it can prove that it holds no null; files of one table would then have different schemas.
-    # It cannot prove that never.rows has no row with number 2, so the row of nulls below keeps every column nullable.
+    """Write the rows of a query to a Parquet file, in the sort order of the table. The query has exactly the table's columns."""
+    # DuckDB marks a column as required if it can prove that the column contains no null. Files of one table would then have different
+    # schemas. DuckDB cannot prove that never.rows has no row with number 2, so the row of nulls below keeps every column nullable.
     nothing = ", ".join("null" for _ in table.columns)
     order = f"order by {', '.join(sql_name(c) for c in table.sort)}" if table.sort else ""
     connection.execute(
         f"copy (select * from ({sql} union all select {nothing} from never.rows where number = 2) {order}) "
-        # level 3: 20 % more time, 3 % fewer bytes; dictionaries of any length: 20 % more time, 1 % more bytes
+        # Compression level 3 takes 20% more time and saves 3% of the bytes. Unlimited dictionaries take 20% more time and 1% more bytes.
         f"to {sql_text(target)} (format parquet, compression zstd, compression_level 1, dictionary_size_limit 5000, row_group_size {ROW_GROUP})",
         parameters,
     )
 
 
 def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, parameters: Mapping[str, Any], build_id: str, name: str) -> str:
-    """Return the query with exactly the columns and types of the table. Missing or extra columns are an error."""
+    """Return the query with exactly the columns and types of the table. Raises RunspendError for missing, extra or float money columns."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     wanted = {c.name for c in table.columns}
     missing = [c.name for c in table.columns if c.name not in types and c.name not in FILLED]
@@ -171,18 +171,21 @@ def declared(connection: duckdb.DuckDBPyConnection, table: Table, sql: str, para
     if missing or extra:
         raise RunspendError(
             f"cannot fill {table.name} from model {name}: it lacks {missing or 'nothing'} and has {extra or 'nothing'} in addition. "
-            f"Select exactly the columns of tables.py; {' and '.join(FILLED)} are filled by the warehouse."
+            f"Select exactly the columns in tables.py. The warehouse fills {' and '.join(FILLED)}."
         )
     floats = [c.name for c in table.columns if c.type == "BIGNUMERIC" and types.get(c.name) in ("DOUBLE", "FLOAT")]
     if floats:
-        raise RunspendError(f"cannot fill {table.name} from model {name}: {floats} are floats, and a float never becomes money by a cast.")
+        raise RunspendError(f"cannot fill {table.name} from model {name}: {floats} are floats, and Runspend does not cast floats to money.")
     build = f"cast({sql_text(build_id)} as {_numbers([build_id])})"
     columns = [f"{_exact(c, types[c.name]) if c.name in types else build} as {sql_name(c.name)}" for c in table.columns]
     return f"select {', '.join(columns)} from ({sql})"
 
 
 def _exact(column: Column, found: str) -> str:
-    """Cast a column to its table's type. Low-cardinality strings become ENUMs: they sort and write faster; Parquet still stores text."""
+    """Return SQL that casts a column to the type of its table.
+
+    Strings with a fixed list of values become ENUMs, which are faster to sort and write. The Parquet file still contains text.
+    """
     name = sql_name(column.name)
     if column.type == "STRING" and found.startswith("ENUM"):
         return name
@@ -190,13 +193,13 @@ def _exact(column: Column, found: str) -> str:
 
 
 def _numbers(texts: Sequence[str]) -> str:
-    """Return an ENUM type of these strings, in their order. Any other text is a conversion error."""
+    """Return an ENUM type of these strings in sorted order. Casting any other text to it is a conversion error."""
     return f"enum ({', '.join(sql_text(text) for text in sorted(texts))})"
 
 
 @dataclass(frozen=True)
 class Content:
-    """A digest of rows that ignores their order. The contents of parts add up to the content of the whole."""
+    """A summary of rows that does not depend on their order. The contents of two sets of rows can be added."""
 
     rows: int
     hash_sum: int
@@ -207,12 +210,15 @@ class Content:
 
     @property
     def digest(self) -> str:
-        """The content as one hex string."""
+        """The SHA-256 of the content, in hex."""
         return hashlib.sha256(f"{self.rows},{self.hash_sum},{self.hash_xor}".encode()).hexdigest()
 
 
 def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path, period: str) -> Content:
-    """Return the content of a file. Rows of a month other than `period` are an error: the next replace would lose them."""
+    """Return the content of a file.
+
+    Raises RunspendError if a row is of a month other than `period`, because the next replacement of the unit would lose such a row.
+    """
     outside = "0"
     if table.period_column is not None:
         column = sql_name(table.period_column)
@@ -232,7 +238,7 @@ def measure_rows(connection: duckdb.DuckDBPyConnection, table: Table, file: Path
 
 
 def used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return only the parameters in the statement: DuckDB refuses unknown ones."""
+    """Return the parameters that the statement uses, because DuckDB refuses others. Raises SqlRefused if one of them has no value."""
     names = parameter_names(sql)
     missing = sorted(names - parameters.keys())
     if missing:
@@ -241,7 +247,7 @@ def used(sql: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """Return all rows of a query."""
+    """Return all rows of a query. Raises SqlRefused if the statement returns no rows."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
         raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
@@ -249,7 +255,7 @@ def fetch(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str,
 
 
 def fetch_first(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> pa.Table:
-    """Return the first rows of a query, without computing the others. Raises SqlRefused if they are larger than MOST_BYTES."""
+    """Return the first `rows` rows of a query without computing the others. Raises SqlRefused if they are larger than MOST_BYTES."""
     batches, found, size = [], 0, 0
     reader = connection.sql(sql)
     if reader is None:
@@ -267,7 +273,7 @@ def fetch_first(connection: duckdb.DuckDBPyConnection, sql: str, rows: int) -> p
 
 
 def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a query, about `rows` at a time."""
+    """Yield the rows of a query in batches of about `rows` rows."""
     relation = connection.sql(sql, params=parameters) if parameters else connection.sql(sql)
     if relation is None:
         raise SqlRefused("cannot run the SQL: it returns no rows. Write a SELECT.")
@@ -275,7 +281,10 @@ def stream(connection: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str
 
 
 def narrow(rows: pa.Table) -> pa.Table:
-    """Cast DuckDB's 38-digit integers (countif, sums of integers) to GoogleSQL's INT64. Values that do not fit stay as they are."""
+    """Cast DuckDB's 38-digit integers (from countif or sums of integers) to GoogleSQL's INT64.
+
+    A column with a value that does not fit keeps its type.
+    """
     for index, field in enumerate(rows.schema):
         if pa.types.is_decimal(field.type) and field.type.scale == 0:
             with suppress(pa.ArrowInvalid):
@@ -284,7 +293,7 @@ def narrow(rows: pa.Table) -> pa.Table:
 
 
 def file_list(files: Iterable[Path | str]) -> str:
-    """Return a list of files for read_parquet."""
+    """Return a SQL list of these files, for read_parquet."""
     return "[" + ", ".join(sql_text(f) for f in files) + "]"
 
 

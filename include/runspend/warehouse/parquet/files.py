@@ -1,4 +1,4 @@
-"""Convert one Parquet file of a table: today's columns, other names, rows in the table's order.
+"""Convert one Parquet file of a table: bring it to the current columns, rename values, sort rows in the table's order.
 
 `warehouse.py` knows which file belongs to which unit.
 """
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 def rename_rows(
     connection: duckdb.DuckDBPyConnection, table: Table, source: Path, names: Mapping[str, tuple[str, str]], target: Path
 ) -> Path:
-    """Write a file with values renamed in some columns: {column: (old, new)}; an old that ends in / is a prefix."""
+    """Copy the rows of a file to `target`, and rename values in some columns. Return `target`.
+
+    `names`: {column: (old value, new value)}. An old value that ends in "/" is a prefix.
+    """
     parameters = {f"{side}_{name}": value for name, values in names.items() for side, value in zip(("old", "new"), values, strict=True)}
     sql = ", ".join(_renamed(c.name, names[c.name][0]) if c.name in names else sql_name(c.name) for c in table.columns)
     rows = f"select {sql} from read_parquet({file_list([source])}, hive_partitioning = false)"
@@ -38,7 +41,7 @@ def rename_rows(
 
 
 def _renamed(column: str, old: str) -> str:
-    """Return SQL for a column in which $old_column becomes $new_column."""
+    """Return SQL for a column in which the value of the parameter $old_COLUMN is replaced by $new_COLUMN."""
     name = sql_name(column)
     if old.endswith("/"):
         return f"case when starts_with({name}, $old_{column}) then $new_{column} || substr({name}, length($old_{column}) + 1) else {name} end as {name}"
@@ -46,7 +49,7 @@ def _renamed(column: str, old: str) -> str:
 
 
 def difference(found: pa.Schema, wanted: pa.Schema) -> str:
-    """Describe how a file's columns differ from the table's."""
+    """Describe how the columns of a file differ from the columns of its table."""
     lacking = [f.name for f in wanted if f.name not in found.names]
     extra = [f.name for f in found if f.name not in wanted.names]
     if lacking or extra:
@@ -57,7 +60,7 @@ def difference(found: pa.Schema, wanted: pa.Schema) -> str:
 
 
 def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
-    """Return the rows in the table's columns, types and order."""
+    """Return the rows with the table's columns, types and sort order. Raises RunspendError if the columns do not fit."""
     schema = table.arrow_schema()
     for name in ("build_id", "load_id"):
         if name in schema.names and name not in rows.column_names:
@@ -72,7 +75,7 @@ def conform(rows: pa.Table, table: Table, build_id: str) -> pa.Table:
 
 
 def add_columns(source: Path, target: Path, table: Table) -> None:
-    """Copy a file with the columns and values of today's schema; new columns are null."""
+    """Copy a file and bring its rows to the current columns and values. New columns are null."""
     schema = table.arrow_schema()
     with pq.ParquetFile(source) as old, pq.ParquetWriter(target, schema, compression="zstd") as new:
         for batch in old.iter_batches():
@@ -81,7 +84,7 @@ def add_columns(source: Path, target: Path, table: Table) -> None:
 
 
 def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) -> Path:
-    """Copy a published file to the caller's folder, with the columns of today's schema."""
+    """Copy a published file to the caller's folder, with the current columns. `present`: the columns of the published file."""
     own = folder / f"{uuid.uuid4().hex}.parquet"
     if list(present) == [c.name for c in table.columns]:
         shutil.copyfile(file, own)
@@ -91,7 +94,7 @@ def as_own_file(file: Path, folder: Path, table: Table, present: Sequence[str]) 
 
 
 def with_columns(rows: pa.Table, table: Table) -> pa.Table:
-    """Return the rows in today's columns, with former names and values translated; columns that the file lacks are null."""
+    """Return the rows with the current columns. Former names and values are translated. Missing columns are null."""
     schema = table.arrow_schema()
     columns = [_stored(rows, table, c) for c in table.columns]
     return pa.table(
@@ -100,7 +103,7 @@ def with_columns(rows: pa.Table, table: Table) -> pa.Table:
 
 
 def _stored(rows: pa.Table, table: Table, column: Column) -> pa.ChunkedArray | None:
-    """Return a column of a file, which may hold it under a former name or with former values; None if it lacks the column."""
+    """Return a column of a file, or None if the file does not have it. The file may have it under a former name or with former values."""
     name = column.name if column.name in rows.column_names else former_name(table, column, rows.column_names)
     if name is None:
         return None

@@ -1,8 +1,8 @@
-"""A folder in which several files change at once: one lock, one journal, staging folders that are removed when their owner dies.
+"""A folder in which a publish replaces several files at once, by means of one lock, one journal and staging folders.
 
-Every file is either the old or the new one, never a mix. A step stages finished files, writes the moves to the journal (the commit point),
-makes the moves, and drops the journal. The next process finishes the moves of a publish that was killed. What the files hold does not
-belong here.
+Readers see either all old files or all new files, never a mix. A step first stages finished files. It then writes the moves to the
+journal, which is the commit point. Then it makes the moves and deletes the journal. If a publish is killed, the next process finishes its
+moves and removes its staging folder. This module does not know what the files contain.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from runspend.warehouse.parquet.locks import Locks, SharedLock, open_lock
 from runspend.warehouse.parquet.units import is_staged_name
 
 __all__ = ["Folder", "Stage", "read_json", "write_json"]
-LOCK_NAME = "owner.lock"  # of a staging folder
-REFUSED_JOURNAL = "Find out who can write there, then move the journal out of the folder and run the pipeline: it builds again what a publish may have left undone."
+LOCK_NAME = "owner.lock"  # the lock file in a staging folder
+REFUSED_JOURNAL = "Find out who can write there. Then move the journal out of the folder and run the pipeline, which rebuilds tables that the publish may not have finished."
 
 
 def write_json(path: Path, value: object) -> None:
@@ -38,20 +38,20 @@ def write_json(path: Path, value: object) -> None:
 
 
 class Stage:
-    """A folder of one step's unfinished files. Its lock shows that the owner is alive."""
+    """A folder for the unfinished files of one step. While its lock is held, the owner is alive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         own_folder(path.parent)
         path.mkdir()
         self._lock = open_lock(path / LOCK_NAME, create=True)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # cannot block: the lock is new; a sweep is kept out until this returns
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # cannot block: the lock is new, and the caller's shared lock keeps out a sweep
 
     def close(self, *, keep: bool) -> None:
-        """Release the folder. With `keep`, it stays for the process that finishes the journal that names its files.
+        """Release the lock and remove the folder. With `keep`, the folder stays, because a journal still needs its files.
 
-        The lock is removed last: until then the folder is not swept, so no other lock is needed. A sweep between removing the lock
-        and removing the folder only removes the empty folder.
+        The lock file is removed after all other files. Until then no sweep removes the folder, so no other lock is needed. A sweep that
+        runs after the lock file is removed only removes the empty folder.
         """
         try:
             if not keep:
@@ -74,7 +74,7 @@ def _remove(path: Path) -> None:
 
 
 def _remove_folder(path: Path) -> None:
-    """Remove an empty folder. If a sweep has just created its own lock in it, leave it to that sweep."""
+    """Remove an empty folder. If a sweep has just created its own lock file in it, leave the folder to that sweep."""
     try:
         path.rmdir()
     except OSError as error:
@@ -83,19 +83,18 @@ def _remove_folder(path: Path) -> None:
 
 
 def no_target(_: str) -> bool:
-    """Refuse every target: for folders in which a journal never publishes."""
+    """Refuse every target. Used for folders that have no journal."""
     return False
 
 
-_holding = threading.local()  # shared locks of each thread, by folder
+_holding = threading.local()  # the shared locks that each thread holds, by folder
 
 
 class Folder:
-    """The bookkeeping of a warehouse folder, all of it under `<root>/_runspend/`.
+    """The lock, the journal and the staging folders of a warehouse folder, all under `<root>/_runspend/`.
 
-    `is_target`: whether a journal may move a file to a name below the root. `is_removable`: whether it may remove one. Anyone who
-    can write to the folder may have forged the journal, so only moves from the stage to such names are accepted. Otherwise
-    nothing is done.
+    `is_target`: whether a journal may move a file to this name below the root. `is_removable`: whether it may remove a file of this name.
+    Anyone who can write to the folder may have forged the journal. So a journal with any other move or removal is refused as a whole.
     """
 
     def __init__(
@@ -109,16 +108,16 @@ class Folder:
         self._stages = self.home / "stage"
 
     def hold(self) -> SharedLock | None:
-        """Take the shared lock while no publish is half done.
+        """Return the shared lock, taken when no publish is half done. Finishes a publish that was killed.
 
-        A lock that this thread already has is returned: a waiting publisher would block a second one.
+        If this thread already holds the shared lock, that lock is returned. A second one could block behind a waiting publisher.
 
-        Returns None if nothing was ever published: then no lock is needed.
+        Returns None if nothing was ever published, because then no lock is needed.
         """
         for lock in self._held():
             if lock.is_held:
                 return lock
-        while os.path.lexists(self.locks.file):  # a broken link is refused; it does not count as a folder without a lock
+        while os.path.lexists(self.locks.file):  # `lexists`, so that a broken link is refused and does not count as a missing lock
             lock = self.locks.shared()
             if not os.path.lexists(self._journal):
                 return lock
@@ -132,7 +131,7 @@ class Folder:
 
     @contextmanager
     def keeping(self, lock: SharedLock | None) -> Iterator[None]:
-        """Hold that lock for the duration of the context."""
+        """Register the lock for this thread, and release it at the end. Does nothing if the thread already registered it."""
         mine = self._held()
         if lock is None or lock in mine:
             yield
@@ -146,27 +145,27 @@ class Folder:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Hold the shared lock: nothing is published meanwhile, and no publish is half done.
+        """Hold the shared lock. Meanwhile nothing is published, and no publish is half done.
 
-        Publishers wait for it: open files while holding it, read them afterwards.
+        Publishers wait for this lock. So hold it only to open files, and read them after releasing it.
         """
         with self.keeping(self.hold()):
             yield
 
     def _held(self) -> list[SharedLock]:
-        """Return the locks of this folder that this thread has, taken through any object."""
+        """Return the shared locks of this folder that this thread holds, even if it took them through another Folder object."""
         if not hasattr(_holding, "locks"):
             _holding.locks = {}
         held: dict[Path, list[SharedLock]] = _holding.locks
         return held.setdefault(self.home, [])
 
     def is_reading(self) -> bool:
-        """Whether this thread has the shared lock already."""
+        """Whether this thread holds the shared lock."""
         return any(lock.is_held for lock in self._held())
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Hold the exclusive lock: nothing is read or published meanwhile. A killed publish is finished first."""
+        """Hold the exclusive lock. Meanwhile no other process opens files or publishes. A killed publish is finished first."""
         if self.is_reading():
             raise RunspendError(
                 "cannot publish: this thread still holds a reader of the same warehouse. Close the reader first. Nothing was changed."
@@ -178,14 +177,14 @@ class Folder:
             yield
 
     def recover(self) -> None:
-        """Finish a publish that was killed and sweep the staging folders of dead processes."""
+        """Finish a publish that was killed, and remove the staging folders of dead processes."""
         if self.home.is_symlink():
             raise refused(
                 self.home,
                 "it is a link, and Runspend moves and removes files in it",
                 do="Make it a folder, or set warehouse.uri to the place that it leads to.",
             )
-        if not os.access(self.home, os.W_OK):  # nothing is there yet, or the user may only read
+        if not os.access(self.home, os.W_OK):  # the folder does not exist yet, or this user may only read it
             return
         if os.path.lexists(self._journal):
             with self.exclusive():
@@ -193,7 +192,7 @@ class Folder:
             return
         if not os.path.lexists(self.locks.file) or not self._has_abandoned_stage():
             return
-        with self.locks.at_once() as is_ours:  # otherwise there are readers or a publisher: the next call sweeps
+        with self.locks.at_once() as is_ours:  # if there are readers or a publisher, the next call sweeps
             if is_ours:
                 self._finish_journal()
                 self._sweep()
@@ -205,29 +204,29 @@ class Folder:
             raise ValueError(f"cannot name a step {name!r}: use letters, digits, dots and dashes.")
         self.home.mkdir(parents=True, exist_ok=True)
         self.locks.make()
-        with self.shared():  # a sweep holds the exclusive lock, so it cannot see the folder before it is locked
+        with self.shared():  # a sweep holds the exclusive lock, so it cannot see the new folder before that folder is locked
             stage = Stage(self._stages / f"{name}-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             yield stage
         finally:
-            keep = True  # also where the journal cannot be read
+            keep = True  # also if reading the journal fails
             try:
                 keep = self._journal_names(stage)
             finally:
                 stage.close(keep=keep)
 
     def commit(self, moves: Sequence[tuple[Path, Path]], removals: Sequence[Path], note: dict[str, Any]) -> None:
-        """Make all moves and removals, or none. The caller holds the exclusive lock; every source is fsynced."""
+        """Make all moves and removals, or none of them. The caller holds the exclusive lock and has fsynced every source file."""
         relative = [[str(source.relative_to(self.root)), str(target.relative_to(self.root))] for source, target in moves]
         journal = {**note, "moves": relative, "removals": [str(p.relative_to(self.root)) for p in removals]}
-        self._check(journal)  # finds a folder that was replaced by a link before anything is committed
+        self._check(journal)  # before the commit, because a folder may have been replaced by a link
         crash_point("publish.before_journal")
         write_json(self._journal, journal)
         crash_point("publish.after_journal")
         self._finish_journal()
 
     def _finish_journal(self) -> None:
-        """Make the moves of a journal, after checking all of them. Raises RecordRefused, with nothing done."""
+        """Check all moves and removals of the journal, then make them. Raises RecordRefused, and changes nothing, if one is refused."""
         journal = read_json(self._journal)
         if journal is None:
             return
@@ -243,15 +242,15 @@ class Folder:
             folders.add(_folder_of(target))
         crash_point("publish.after_moves")
         for folder in sorted(folders):
-            inside.settle(folder)  # a dropped unit may leave it empty
+            inside.settle(folder)  # the removal of a unit may have left the folder empty
         self._journal.unlink()
         fsync_path(self.home)
         crash_point("publish.after_journal_dropped")
 
     def _check(self, journal: Any) -> None:
-        """Check that every move is from the stage to a unit's name, and that every removal is of one.
+        """Check that every move is from the stage to an allowed name, and that every removal is of an allowed name.
 
-        Raises RecordRefused otherwise, and PermissionError where this user may not make a change.
+        Raises RecordRefused if one is not, and PermissionError if this user may not change one of the folders.
         """
         if not isinstance(journal, dict) or not {"moves", "removals"} <= journal.keys() <= {"moves", "removals", "build_id", "upgrade"}:
             raise self._refused("it is not a list of moves and removals")
@@ -271,19 +270,21 @@ class Folder:
             raise self._refused("it names a file twice")
         inside, folders = Inside(self.root), set[str]()
         for source, target in moves:
-            is_there, is_moved = inside.is_file(source), inside.is_file(target)  # checks both, so that a link is refused in either place
+            # Both calls are always made, so that a link is refused in either place.
+            is_there, is_moved = inside.is_file(source), inside.is_file(target)
             if not is_there and not is_moved:
                 raise self._refused(f"it moves {source!r}, which is neither there nor moved already")
             folders |= {_folder_of(source), _folder_of(target)} if is_there else set()
         folders |= {_folder_of(name) for name in removals if inside.is_file(name)}
-        for folder in sorted(folders):  # folders of another account may be closed to this one, and half of the moves would block everyone
+        # This account may lack access to folders of another account. If it made only half of the moves, all readers would be blocked.
+        for folder in sorted(folders):
             inside.check_may_change(folder)
 
     def _refused(self, why: str) -> RecordRefused:
         return refused(self._journal, why, do=REFUSED_JOURNAL)
 
     def _journal_names(self, stage: Stage) -> bool:
-        """Whether a journal still needs files of the stage; assumed for an unreadable journal."""
+        """Whether a journal still needs files of this staging folder. True if the journal cannot be read."""
         prefix = str(stage.path.relative_to(self.root)) + "/"
         try:
             journal = read_json(self._journal)
@@ -295,13 +296,13 @@ class Folder:
         return any(source.startswith(prefix) for source, _ in journal["moves"])
 
     def _has_abandoned_stage(self) -> bool:
-        """Whether a staging folder looks abandoned. A sweep, which blocks readers, checks again."""
+        """Whether any staging folder looks abandoned. A sweep blocks readers, so it only runs if this is True. The sweep checks again."""
         for path in self._stages.iterdir() if self._stages.exists() else ():
             try:
                 descriptor = open_lock(path / LOCK_NAME)
-            except RunspendError:  # not made by a step, or of another account, which sweeps its own
+            except RunspendError:  # not made by a step, or owned by another account, which sweeps its own folders
                 continue
-            except OSError:  # not locked yet: the sweep decides
+            except OSError:  # has no lock file yet; the sweep decides
                 return True
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -314,9 +315,9 @@ class Folder:
         return False
 
     def _sweep(self) -> None:
-        """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and no journal is left.
+        """Remove staging folders whose owner is gone. The caller holds the exclusive lock, and there is no journal.
 
-        Only real folders with their own lock were made by a step. Everything else stays.
+        Removes only what a step can have made: real folders with their own lock file. Everything else stays.
         """
         try:
             stages = os.open(self._stages, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -330,7 +331,8 @@ class Folder:
             ) from error
         try:
             for name in os.listdir(stages):
-                with suppress(FileNotFoundError, PermissionError):  # being removed by its owner, or of another account, which sweeps it
+                # The owner may be removing the folder now. Or it belongs to another account, which sweeps it.
+                with suppress(FileNotFoundError, PermissionError):
                     if stat.S_ISDIR(os.stat(name, dir_fd=stages, follow_symlinks=False).st_mode):
                         _sweep_one(name, stages)
         finally:
@@ -356,6 +358,6 @@ def _sweep_one(name: str, stages: int) -> None:
     except BlockingIOError:  # its owner is alive
         return
     else:
-        shutil.rmtree(name, dir_fd=stages)  # follows no link, at the top or below
+        shutil.rmtree(name, dir_fd=stages)  # does not follow links, neither `name` itself nor any below it
     finally:
         os.close(descriptor)

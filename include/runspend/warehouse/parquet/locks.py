@@ -1,14 +1,14 @@
-"""The locks of a warehouse folder: who may read or publish now, in which order, and which holder is named when a process waits.
+"""The locks of a warehouse folder. They decide which process may read or publish now, and which process is next.
 
-There are two files. Readers hold `lock` shared, a publisher holds it exclusively; `turn` is a turnstile in front of it. A process that
-waits for the lock passes the turnstile first and keeps it until it has the lock. So a publisher at the turnstile is next, and later
-readers wait behind it. `at_once` does not wait and does not use the turnstile. The order is always turnstile before lock, so
-two processes cannot wait for each other.
+There are two lock files. Readers hold `lock` shared, and a publisher holds it exclusively. `turn`, the turnstile, sets the order:
+a process takes `turn` before it waits for `lock`, and releases `turn` once it has `lock`. So a publisher that holds `turn` is next, and
+later readers wait behind it. Every process takes `turn` before `lock`, so two processes cannot wait for each other. `at_once` does not
+wait and does not use `turn`.
 
-Locks are voluntary: flock(2) only requires that a process can open the file. So an account that may read the warehouse can hold its
-lock, even exclusively. The file mode keeps all other accounts out. Every wait has an end and names the holder.
+The locks are advisory: flock(2) only requires that a process can open the file. So every account that may read the warehouse can hold its
+lock, even exclusively. The file mode keeps all other accounts out. Every wait is limited, and its error names the holder.
 
-Work under a lock does not belong here; `lock_holders.py` names the holders.
+`lock_holders.py` names the holders.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from runspend.core.errors import RunspendError
 from runspend.core.lock_holders import Patience, sign
 from runspend.core.own_files import refused
 
-LOCK_MODE = 0o660  # minus the umask; other accounts cannot open a lock, so they cannot hold it
-READ_WAIT = 300.0  # seconds a reader waits for a publisher …
-WRITE_WAIT = 1800.0  # … and a publisher for readers and other publishers
+LOCK_MODE = 0o660  # minus the umask; accounts outside the group cannot open a lock file, so they cannot hold the lock
+READ_WAIT = 300.0  # seconds that a reader waits for a publisher
+WRITE_WAIT = 1800.0  # seconds that a publisher waits for readers and other publishers
 NOT_A_FILE = (errno.ELOOP, errno.EISDIR, errno.ENXIO)
 
 
 def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int:
-    """Open a lock file; read-only if it cannot be written to. Removes access for other accounts that an older version granted.
+    """Return the descriptor of a lock file. It is read-only if this user may not write to the file.
 
-    Errors: FileNotFoundError; RecordRefused for a link or anything other than a file; RunspendError if this user may not open it at all.
+    If an older version gave accounts outside the group access to the file, this access is removed.
+
+    Raises FileNotFoundError if the file does not exist, RecordRefused if it is a link or not a regular file, and RunspendError if this
+    user may not open it.
     """
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # do not wait for a pipe
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK, so that opening a pipe does not wait
     try:
         descriptor = os.open(path, os.O_RDWR | flags | (os.O_CREAT if create else 0), mode)
     except FileNotFoundError:
@@ -51,13 +54,13 @@ def open_lock(path: Path, *, create: bool = False, mode: int = LOCK_MODE) -> int
         os.close(descriptor)
         raise _not_a_file(path)
     if found.st_mode & 0o007 and found.st_uid == os.geteuid():
-        with suppress(OSError):  # a file system without modes, or one that cannot be written to
+        with suppress(OSError):  # the file system may have no modes or be read-only
             os.fchmod(descriptor, found.st_mode & 0o770)
     return descriptor
 
 
 def _open_to_read(path: Path, flags: int, error: OSError) -> int:
-    """Open a lock that belongs to another account, or is on a read-only disk. It can still be locked."""
+    """Open a lock file for reading, because it belongs to another account or is on a read-only disk. It can still be locked."""
     try:
         return os.open(path, os.O_RDONLY | flags)
     except PermissionError:
@@ -72,36 +75,39 @@ def _not_a_file(path: Path) -> RunspendError:
 
 
 class Locks:
-    """The lock of one folder, with its turnstile."""
+    """The two lock files of one folder."""
 
     def __init__(self, home: Path) -> None:
         self.file = home / "lock"
         self._turn = home / "turn"
 
     def make(self) -> None:
-        """Create the files if they do not exist."""
+        """Create the lock files if they do not exist."""
         for path in (self.file, self._turn):
             os.close(open_lock(path, create=True))
 
     def shared(self, wait: float = READ_WAIT) -> SharedLock:
-        """Take the lock shared: nothing is published until it is released. Many readers may hold it. Release it soon: publishers wait."""
+        """Take the lock shared. Nothing is published until it is released. Several readers may hold it at the same time.
+
+        Release it soon, because publishers wait for it.
+        """
         return SharedLock(self._take(fcntl.LOCK_SH, wait, "read"))
 
     @contextmanager
     def exclusive(self, wait: float = WRITE_WAIT) -> Iterator[None]:
-        """Hold the lock exclusively: nothing is read or published meanwhile."""
+        """Hold the lock exclusively. Meanwhile no other process opens files or publishes."""
         descriptor = self._take(fcntl.LOCK_EX, wait, "publish")
         try:
             sign(descriptor)
             yield
         finally:
-            with suppress(OSError):  # opened for reading only
+            with suppress(OSError):  # the descriptor may be read-only
                 os.ftruncate(descriptor, 0)
             os.close(descriptor)
 
     @contextmanager
     def at_once(self) -> Iterator[bool]:
-        """Yield True with the exclusive lock if it is free now; False, without a lock, if it is not."""
+        """Yield True and hold the exclusive lock if it is free now. Otherwise yield False without a lock."""
         descriptor = open_lock(self.file)
         try:
             try:
@@ -114,12 +120,12 @@ class Locks:
             os.close(descriptor)
 
     def _take(self, kind: int, wait: float, purpose: str) -> int:
-        """Wait for a turn and take the lock. Raises RunspendError that names the holder after `wait` seconds."""
+        """Take `turn`, then the lock. Raises RunspendError, which names the holder, after `wait` seconds."""
         patience = Patience(f"{purpose} {self.file.parent.parent}", wait)
         with self._turn_taken(patience):
             descriptor = open_lock(self.file)
             try:
-                # Only the process at the turnstile polls for the lock, so polling is as fair as a queue.
+                # Only the process that holds `turn` polls for the lock, so a later process cannot get the lock first.
                 patience.until_locked(descriptor, kind, self.file)
             except BaseException:
                 os.close(descriptor)
@@ -138,7 +144,7 @@ class Locks:
                 os.close(turn)
 
     def _open_turn(self) -> int | None:
-        """Open the turnstile; None in a read-only folder of an older version, where publishing is impossible too."""
+        """Open `turn`. Returns None in a read-only folder of an older version, which has no such file and cannot be published to."""
         try:
             return open_lock(self._turn, create=True)
         except FileNotFoundError:
@@ -146,7 +152,7 @@ class Locks:
 
 
 class SharedLock:
-    """A lock that is held. Releasing it twice, or from another thread, is harmless."""
+    """A shared lock that is held. It may be released twice, and from another thread."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor

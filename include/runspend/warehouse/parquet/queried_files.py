@@ -1,4 +1,4 @@
-"""The common part of the warehouses in a folder and in a bucket: reading, asking, and beginning a step.
+"""The common part of the warehouses in a folder and in a bucket: read units, run queries, and begin a step.
 
 Opening a warehouse and listing its units needs no engine, so this module does not import one at the top.
 """
@@ -32,7 +32,7 @@ Own = TypeVar("Own", bound="QueriedFiles")
 
 
 class QueriedFiles(FileWarehouse, ABC):
-    """Tables in Parquet files that DuckDB queries on this machine. `folder` has the tables, or the cache of a bucket."""
+    """Tables in Parquet files that DuckDB queries on this machine. `folder` contains the tables, or the cache of a bucket."""
 
     def __init__(self, folder: Folder, models: Path, checks: Path) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class QueriedFiles(FileWarehouse, ABC):
         self.folder.recover()
 
     def read(self, unit: Unit) -> pa.Table | None:
-        """Return the rows of one published unit, in today's columns; None if it does not exist."""
+        """Return the rows of one published unit with the current columns, or None if the unit does not exist."""
         with self._one(unit) as found:
             if found is None:
                 return None
@@ -56,9 +56,9 @@ class QueriedFiles(FileWarehouse, ABC):
                 return with_columns(file.read(), TABLES[unit.table])
 
     def fetch(self, unit: Unit, folder: Path) -> Path | None:
-        """Copy one published unit to a Parquet file in `folder`, in today's columns; None if it does not exist.
+        """Copy one published unit to a Parquet file in `folder`, with the current columns. Return None if the unit does not exist.
 
-        The caller keeps the file.
+        The file belongs to the caller.
         """
         with self._one(unit) as found:
             if found is None:
@@ -69,7 +69,7 @@ class QueriedFiles(FileWarehouse, ABC):
 
     @contextmanager
     def reader(self) -> Iterator[ParquetReader]:
-        """Open one consistent view: a half-done publish is never visible. It does not block publishers."""
+        """Open a reader of one build. It never shows a half-done publish, and it does not block publishers."""
         from runspend.warehouse.parquet.engine import empty_engine
 
         with self._reader(empty_engine) as reader:
@@ -78,7 +78,7 @@ class QueriedFiles(FileWarehouse, ABC):
     def answer(self, sql: str, *, native: bool = False, timeout: float | None = None, at_most: int | None = None) -> pa.Table:
         """Return the rows of one user-written statement, or its first `at_most` rows.
 
-        It can read only the published tables, for at most `timeout` seconds.
+        The statement can read only the published tables. Raises SqlRefused if it takes longer than `timeout` seconds.
         """
         from runspend.warehouse.parquet.engine import guarded_engine
         from runspend.warehouse.parquet.reader import answer
@@ -87,28 +87,34 @@ class QueriedFiles(FileWarehouse, ABC):
 
     @contextmanager
     def step(self, name: str, build_id: str) -> Iterator[ParquetStep]:
-        """Begin replacing units. Leaving without `publish` discards the staged rows."""
+        """Begin a step, which replaces units. If the context ends without `publish`, the staged rows are discarded."""
         from runspend.warehouse.parquet.step import begin
 
         with self.folder.stage(name) as stage, begin(self, stage, build_id) as step:
             yield step
 
     def without(self: Own, units: set[Unit]) -> Own:
-        """Return the same warehouse without these units, for a caller that replaces them. A replaced unit leaves the set."""
+        """Return the same warehouse without these units, for a caller that replaces them.
+
+        When a step publishes or drops one of them, it is removed from the set `units`.
+        """
         other = copy.copy(self)
         other._left_out = units
         return other
 
     def restricted(self: Own, seen: Restriction) -> Own:
-        """Return the same warehouse, whose readers and answers show only what some teams see."""
+        """Return the same warehouse, with readers and answers that show only the rows that some teams may see."""
         other = copy.copy(self)
         other._seen_by = seen
         return other
 
     @abstractmethod
     def _one(self, unit: Unit) -> AbstractContextManager[tuple[Path, list[str]] | None]:
-        """Give a name to the file of one unit, and its columns: as an open reader of this thread sees it, otherwise the current one."""
+        """Yield the path of a unit's file and its columns, or None if the unit does not exist.
+
+        Inside a reader of this thread, the file is the one that the reader sees. Otherwise it is the current one.
+        """
 
     @abstractmethod
     def _reader(self, engine: Callable[[Path], AbstractContextManager[duckdb.DuckDBPyConnection]]) -> AbstractContextManager[ParquetReader]:
-        """Open one consistent view in an engine."""
+        """Open a reader of one build on an engine. `engine` lends one that spills into the given folder."""

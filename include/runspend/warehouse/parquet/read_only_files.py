@@ -1,7 +1,7 @@
-"""Files that DuckDB can read but not write, for engines that answer user-written statements.
+"""A file system for DuckDB in which files can only be read. Engines that run user-written statements use it.
 
-DuckDB opens these names through this module instead of the file system. So even a statement that passes every check cannot
-write: opening for writing, creating, moving and removing are errors here. Each reader gets new names.
+DuckDB opens published files through this module and not from the disk. Here, opening for writing, creating, moving and removing are
+errors. So a statement cannot write, even if it passes all other checks. Each reader gets new file names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _offered: dict[str, Path] = {}
 
 @contextmanager
 def offered(files: Iterable[Path]) -> Iterator[dict[Path, str]]:
-    """Yield a name for each file. Engines with `ReadOnlyFiles` can read it by that name until the context ends."""
+    """Yield a name for each file. An engine with `ReadOnlyFiles` can read the file by that name until the context ends."""
     place = uuid.uuid4().hex
     names = {file: f"{SCHEME}://{place}/{number}-{file.name}" for number, file in enumerate(files)}
     own = {name.partition("://")[2]: file for file, name in names.items()}
@@ -42,13 +42,13 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     cachable = False
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> io.RawIOBase:
-        """Open one file, for reading only."""
+        """Open one file for reading. Raises PermissionError for any mode other than "rb"."""
         if mode != "rb":
             raise PermissionError(f"{path} can only be read")
         return _File(_file(path))
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Return the name itself: there are no patterns here."""
+        """Return the name itself if it was offered. Patterns are not supported."""
         return [path] if path.partition("://")[2] in _offered else []
 
     def exists(self, path: str, **_: Any) -> bool:
@@ -58,11 +58,11 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
     isfile = exists
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Return name, size and kind."""
+        """Return the name, the size in bytes and the type of a file."""
         return {"name": path, "size": _file(path).stat().st_size, "type": "file"}
 
     def modified(self, path: str) -> datetime:
-        """Return when the file was written."""
+        """Return the time of the last write to the file, in UTC."""
         return datetime.fromtimestamp(_file(path).stat().st_mtime, timezone.utc)
 
     def _refuse(self, *_: Any, **__: Any) -> Any:
@@ -72,7 +72,7 @@ class ReadOnlyFiles(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no 
 
 
 class _File(io.RawIOBase):
-    """One open file. Reading does not hold Python's lock."""
+    """One open file. `os.pread` releases Python's global lock, so other threads run during a read."""
 
     def __init__(self, file: Path) -> None:
         self._descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)

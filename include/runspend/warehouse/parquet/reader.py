@@ -1,6 +1,6 @@
-"""SQL over the published Parquet files of one build.
+"""Run SQL over the published Parquet files of one build.
 
-`warehouse.py` knows what is published; `engine.py` runs DuckDB.
+`warehouse.py` knows which files are published. `engine.py` runs DuckDB.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ NAMES = frozenset((*TABLES, *VIEWS))
 
 
 def tables_asked(sql: str) -> Collection[str]:
-    """Return the tables and views that a GoogleSQL statement may read. If it names an unknown one, return all, so that DuckDB suggests
-    similar names.
+    """Return the names of the tables and views that a GoogleSQL statement may read.
+
+    If the statement contains an unknown name, return all names, so that DuckDB can suggest similar ones.
     """
     if table_names(sql) - NAMES:
         return NAMES
@@ -52,7 +53,7 @@ def tables_asked(sql: str) -> Collection[str]:
 
 
 def with_tables(names: Collection[str]) -> Collection[str]:
-    """Return the names, and those of the tables that their views read."""
+    """Return these names, plus the names of the tables that the views among them read."""
     return {*names, *(table for name in VIEWS.keys() & names for table in VIEWS[name].over)}
 
 
@@ -66,34 +67,37 @@ def answer(
 ) -> pa.Table:
     """Return the rows of one user-written statement, or its first `at_most` rows.
 
-    The reader, on a `guarded_engine`, is opened only after the statement proves read-only.
+    The statement is checked to be read-only first. Only then is the reader opened, on a `guarded_engine`.
     """
     text = text_to_run(sql, native=native)
     if not native:
-        used(sql, {})  # refuses parameters: there are no values for them
+        used(sql, {})  # raises SqlRefused if the statement has parameters, because they have no values
     with open_reader() as reader:
         rows = reader.answer(text, NAMES if native else tables_asked(sql), timeout=timeout, at_most=at_most)
     return rows if native else narrow(rows)
 
 
 class SqlReader:
-    """SQL over the tables that one connection shows."""
+    """Runs SQL over the tables that one connection can read."""
 
     _connection: duckdb.DuckDBPyConnection
 
     def _show(self, names: Collection[str]) -> None:
-        """Make these tables readable; other names are ignored."""
+        """Make these tables readable. Ignores other names."""
         raise NotImplementedError
 
     def _doubt(self) -> bool:
-        """After an error that a file may have caused: raise WarehouseDamaged if a file caused it.
+        """Verify the files that were read, after an error that a file may have caused. Raises WarehouseDamaged if one is damaged.
 
         Returns whether there was time to verify all files.
         """
         raise NotImplementedError
 
     def query(self, sql: str, parameters: Mapping[str, Any] | None = None, *, native: bool = False) -> pa.Table:
-        """Return the rows of one GoogleSQL statement (`native`: DuckDB's own dialect). Money is decimal128(38, 22)."""
+        """Return the rows of one GoogleSQL statement. With `native`, the statement is in DuckDB's own dialect.
+
+        Money is decimal128(38, 22).
+        """
         with self._translate_errors():
             if native:
                 self._refuse_native()
@@ -104,14 +108,14 @@ class SqlReader:
             return narrow(fetch(self._connection, duckdb_sql(sql), used(sql, parameters or {})))
 
     def batches(self, sql: str, parameters: Mapping[str, Any] | None = None, *, rows: int) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of `query`, about `rows` at a time. Rows that the engine must keep are spilled to disk."""
+        """Yield the rows of a query in batches of about `rows` rows. Rows that DuckDB must buffer are spilled to disk."""
         with self._translate_errors():
             self._show(tables_asked(sql))
             yield from stream(self._connection, duckdb_sql(sql), used(sql, parameters or {}), rows)
 
     @contextmanager
     def _translate_errors(self) -> Iterator[None]:
-        """Translate DuckDB's errors: a mistake in the statement, or unreadable files."""
+        """Translate a DuckDB error: raise WarehouseDamaged if a damaged file caused it, otherwise a RunspendError or SqlRefused."""
         import duckdb
 
         self._check()
@@ -124,33 +128,39 @@ class SqlReader:
             raise _in_words(error, are_whole) from error
 
     def _check(self) -> None:
-        """Raise RunspendError if this reader can no longer answer."""
+        """Raise RunspendError if this reader can no longer run queries."""
 
     def _refuse_native(self) -> None:
-        """Raise RunspendError if only some rows are visible, because DuckDB's own dialect could name the others."""
+        """Raise RunspendError if only some rows are visible: a statement in DuckDB's own dialect could read the other rows."""
 
 
 def _may_come_from_a_file(error: Exception) -> bool:
-    """Whether damaged files may explain an error. Unknown names and wrong types are the statement's fault: no files are hashed for them."""
+    """Whether a damaged file may have caused this error.
+
+    Unknown names and wrong types are mistakes in the statement, so no files are hashed after them.
+    """
     return type(error).__name__ in ENGINE_ERRORS or "Parquet" in str(error) or "magic bytes" in str(error)
 
 
 def _in_words(error: Exception, are_whole: bool) -> RunspendError:
-    """Return DuckDB's error as one of Runspend's. Paths are left out: they are local, and their names last for one query only."""
+    """Return DuckDB's error as a Runspend error.
+
+    Folders are removed from paths in the message, because they are local and exist for one query only.
+    """
     if (failed := machine_failed(error, "run the SQL")) is not None:
         return failed
     text = re.sub(r"(?:(?<![\w:/])/|published://)[^\s'\"]*/([^\s'\"/]+)", r"\1", in_one_line(error))
     if type(error).__name__ in ENGINE_ERRORS:
         files = " The files that it reads were verified: they are whole." if are_whole else ""
         return RunspendError(
-            f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Ask in another way, or report this statement."
+            f"cannot run the SQL: the database engine failed: {text}.{files} Nothing was changed. Write the statement differently, or report it."
         )
     return SqlRefused(f"cannot run the SQL: {text}. `runspend sql --tables` lists tables and columns.")
 
 
 @contextmanager
 def _temporary_files_bounded() -> Iterator[None]:
-    """Report a query that needs more temporary files than the disk can hold as too large, not as a machine fault."""
+    """Raise SqlRefused, and not a machine fault, if the temporary files of a query do not fit on the disk."""
     import duckdb
 
     try:
@@ -159,7 +169,8 @@ def _temporary_files_bounded() -> Iterator[None]:
         if not has_no_room_to_spill(error):
             raise
         raise SqlRefused(
-            "cannot answer: its temporary files need more room than the disk has. Nothing was changed. Ask for less, or set TMPDIR to a folder on a larger disk."
+            "cannot answer: its temporary files need more space than the disk has. Nothing was changed. "
+            "Ask for less, or set TMPDIR to a folder on a larger disk."
         ) from error
 
 
@@ -176,20 +187,20 @@ class ParquetReader(SqlReader):
         hold: Hold | None = None,
         seen: Restriction | None = None,
     ) -> None:
-        self._seen = seen  # what teams may see, or None for everything
+        self._seen = seen  # the rows that teams may see; None: all rows
         self._restricted: set[str] = set()  # tables whose restricted view exists
-        self._sets: set[str] = set()  # sets of `team_views` that are kept
+        self._sets: set[str] = set()  # sets of `team_views` that are stored in tables
         self._made: set[str] = set()  # views of `public_views` that exist
         self._hidden: dict[str, dict[Unit, Path]] = {name: {} for name in TABLES}  # tables not queried yet, and their files
         for unit, path in units.items():
             self._hidden[unit.table][unit] = path
-        self._names: Mapping[Path, str] = {}  # names by which the engine opens files, if not by their paths
+        self._names: Mapping[Path, str] = {}  # the names under which the engine opens files, if these are not their paths
         self._shown: list[Unit] = []
         self._guard = guard
         self._columns = columns
         self._connection = connection
         self._second = self._connection.cursor()  # for `in_currency`
-        self._views = self._connection.cursor()  # never has a pending result, unlike the others
+        self._views = self._connection.cursor()  # creates views; unlike the other cursors, it never has a pending result
         self._interruptible = ExitStack()
         for cursor in (self._second, self._views):
             self._interruptible.enter_context(let_ctrl_c_interrupt(cursor))
@@ -199,9 +210,10 @@ class ParquetReader(SqlReader):
             hold.interrupt = connection.interrupt
 
     def answer(self, text: str, names: Collection[str], *, timeout: float | None, at_most: int | None = None) -> pa.Table:
-        """Return the rows of the one user-written statement of this reader: `text` comes from `text_to_run`, `names` are its tables.
+        """Return the rows of a user-written statement. Call this only once per reader, because it locks the engine's configuration.
 
-        Its engine is a `guarded_engine`. Raises SqlRefused when it takes longer than `timeout` seconds.
+        `text` comes from `text_to_run`. `names` are the tables and views that it may read. The reader's connection is a `guarded_engine`.
+        Raises SqlRefused if the statement takes longer than `timeout` seconds.
         """
         from runspend.warehouse.parquet.read_only_files import offered
 
@@ -219,10 +231,10 @@ class ParquetReader(SqlReader):
             return fetch(self._connection, text, {}) if at_most is None else fetch_first(self._connection, text, at_most)
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """Return this view with the money of the cost tables in one currency.
+        """Return a reader that shows the money of the cost tables in one currency.
 
-        Converts by charge date, exact to 22 decimals; money without a rate keeps its currency. Only one at a time: a second call
-        also changes the readers of earlier calls.
+        Money is converted by charge date, exact to 22 decimals. Money without a rate keeps its currency. Only one currency is possible at a
+        time: a second call also changes the currency of the readers from earlier calls.
         """
         self._show((*DATED, *SUMMED))
         exchange(self._second, currency, rates)
@@ -241,12 +253,13 @@ class ParquetReader(SqlReader):
             return
         self._open({behind for name in names if name in TABLES for behind in tables_behind(name)})
         for name in sorted((TABLES.keys() & names) - self._restricted):
-            kind = "table" if name == "cost_daily" else "view"  # a page queries this table often, and it is small because others are sums
+            # A page queries cost_daily often. Its visible part is small, because the cost of other teams is summed.
+            kind = "table" if name == "cost_daily" else "view"
             self._views.execute(f"create {kind} main.{sql_name(name)} as {self._restricted_to(self._seen, name)}")
             self._restricted.add(name)
 
     def _keep(self, seen: Restriction, names: Collection[str]) -> None:
-        """Copy the visible rows of these tables, and forget the files, so that the engine of a statement has nothing else."""
+        """Copy the visible rows of these tables and drop the views over the files, so that a statement can read nothing else."""
         names = with_tables(names)
         asked = TABLES.keys() & names
         opened = {behind for name in asked for behind in tables_behind(name)}
@@ -261,7 +274,7 @@ class ParquetReader(SqlReader):
             self._views.execute(f"create view main.{sql_name(name)} as {duckdb_sql(VIEWS[name].sql)}")
 
     def _restricted_to(self, seen: Restriction, name: str) -> str:
-        """Return SQL for the visible rows of a table. The sets that it reads are stored in tables."""
+        """Return SQL for the visible rows of a table. First stores the sets that this SQL reads in tables."""
         names = {table: f"`{_whole(table)}`" for table in TABLES}
         for one in sets_behind(name):
             if one in LEDGERS:
@@ -273,7 +286,7 @@ class ParquetReader(SqlReader):
         return duckdb_sql(restricted_sql(TABLES[name], names, seen))
 
     def _open(self, names: Collection[str]) -> None:
-        """Create the views over the files of these tables, under names of their own if not everything is seen."""
+        """Create the views over the files of these tables. If only some rows are visible, the views get names from `_whole`."""
         import duckdb
 
         for name in sorted(self._hidden.keys() & names):
@@ -281,7 +294,7 @@ class ParquetReader(SqlReader):
             files = [self._names.get(path, path) for path in self._hidden[name].values()]
             try:
                 create_view(self._views, TABLES[name], files, self._columns[name], name=None if self._seen is None else _whole(name))
-            except duckdb.Error:  # the view only names columns of an intact file, so the statement is not the cause
+            except duckdb.Error:  # not caused by the statement: a view over intact files always has these columns
                 self._guard.doubt(self._hidden[name], self._doubt_until)
                 raise
             self._shown += self._hidden.pop(name)
@@ -295,7 +308,7 @@ class ParquetReader(SqlReader):
 
     def _refuse_native(self) -> None:
         if self._seen is not None:
-            raise RunspendError("cannot answer in DuckDB's own dialect: the reader sees the rows of some teams only.")
+            raise RunspendError("cannot run a statement in DuckDB's own dialect: this reader shows the rows of some teams only.")
 
     def close(self) -> None:
         """Close the reader's own cursors."""
@@ -305,24 +318,24 @@ class ParquetReader(SqlReader):
 
 
 def _whole(name: str) -> str:
-    """Return the name of the view of all rows of a table, if only some rows are visible. No statement that is parsed can mean it."""
+    """Return the name of the view over all rows of a table, used if only some rows are visible. No parsed statement can contain it."""
     return f"every row of {name}"
 
 
 def _kept(name: str) -> str:
-    """Return the name of the table that keeps a set of `team_views`."""
+    """Return the name of the table that stores a set of `team_views`."""
     return f"set {name}"
 
 
 class ExchangedReader(SqlReader):
-    """A reader's view with the money of the cost tables in one currency."""
+    """The tables of a reader, with the money of the cost tables in one currency."""
 
     def __init__(self, reader: ParquetReader, connection: duckdb.DuckDBPyConnection) -> None:
         self._reader = reader
         self._connection = connection
 
     def in_currency(self, currency: str, rates: Sequence[Stretch]) -> ExchangedReader:
-        """Return the view in another currency."""
+        """Return a reader that shows the money in another currency."""
         return self._reader.in_currency(currency, rates)
 
     def _show(self, names: Collection[str]) -> None:

@@ -1,6 +1,6 @@
-"""Rebuild a warehouse folder's bookkeeping from its files: `schema.json`, the index of units, checksums of older state files.
+"""Repair the bookkeeping of a warehouse folder: rebuild `schema.json` and the index of units, and add checksums to old state files.
 
-Never changes table data. `verification.py` finds damage.
+This module does not change rows; it only upgrades restored files to the current columns. `verification.py` finds damage.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ SCHEMA = Unit("_runspend", "all", "schema.json")
 
 
 def mend_folder(root: Path) -> dict[Unit, str]:
-    """Repair everything that is damaged, and return a list of it with reasons. Takes the exclusive lock only if there is something to do."""
+    """Repair the bookkeeping of a warehouse folder. Return what was damaged, each with the reason.
+
+    Takes the exclusive lock only if there is something to repair. Returns {} if the folder is not a warehouse or this user may only read.
+    """
     root = root.absolute()
     home = root / "_runspend"
     if not (home / "units").is_dir() or not os.access(home, os.W_OK):
@@ -42,22 +45,22 @@ def mend_folder(root: Path) -> dict[Unit, str]:
     mended: dict[Unit, str] = {}
     if _is_to_mend(*read_sealed(home / "schema.json", SCHEMA_KEYS)):
         with open_folder(root).exclusive():
-            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # again: another process may have upgraded it meanwhile
+            schema, why = read_sealed(home / "schema.json", SCHEMA_KEYS)  # read again: another process may have upgraded it meanwhile
             if _is_to_mend(schema, why):
                 write_json(home / "schema.json", seal(_schema_of(root) if schema is None else schema))
             if why is not None:
-                mended[SCHEMA] = f"{why}; it was made again from the files"
+                mended[SCHEMA] = f"{why}; it was rebuilt from the Parquet files"
     warehouse = ParquetWarehouse(root)
     listed, why = warehouse.verified.units()
     with warehouse.folder.shared():
         records = warehouse.records()
     if any(BEHIND in record for record in records.values()):
         warehouse.widen_restored()
-    unlisted = records.keys() - listed  # left by a publish that was killed before it wrote the index
+    unlisted = records.keys() - listed  # units of a publish that was killed before it updated the index
     if why is None and not unlisted and not any(_is_unsealed(record) for record in records.values()):
         return mended
     if why is not None:
-        mended[INDEX] = f"{why}; it was made again from the state files"
+        mended[INDEX] = f"{why}; it was rebuilt from the state files"
     with warehouse.folder.exclusive():
         records = warehouse.records()
         for unit, record in records.items():
@@ -68,17 +71,17 @@ def mend_folder(root: Path) -> dict[Unit, str]:
 
 
 def _is_to_mend(schema: Any, why: str | None) -> bool:
-    """Whether `schema.json` is damaged, or is from before it had a checksum."""
+    """Whether `schema.json` is damaged, or was written by a version without checksums."""
     return why is not None or (schema is not None and "check" not in schema)
 
 
 def _is_unsealed(record: Mapping[str, Any]) -> bool:
-    """Whether a state is from before states had a checksum. The existence of an index does not rule that out."""
+    """Whether a state file was written by a version without checksums. Such files may exist even if there is an index."""
     return "why" not in record and record.keys() <= UNSEALED
 
 
 def _schema_of(root: Path) -> dict[str, object]:
-    """Return the columns of the files, and the schema version with these columns. All files of a table have the same columns."""
+    """Return the content of `schema.json`, derived from the Parquet files. All files of a table have the same columns."""
     import pyarrow.parquet as pq
 
     columns = {}
@@ -93,7 +96,7 @@ def _schema_of(root: Path) -> dict[str, object]:
 
 
 def _intact_files(root: Path, table: Table) -> Iterator[Path]:
-    """Yield a table's intact files: in any other, a flipped bit may be in a name."""
+    """Yield the intact files of a table. In a damaged file, a flipped bit may have changed the name of a column."""
     place = root / table.name if table.is_public else root / "_internal" / table.name
     for path in sorted(place.glob("period=*/*.parquet")):
         unit = Unit(table.name, path.parent.name.removeprefix("period="), path.stem)
@@ -103,7 +106,7 @@ def _intact_files(root: Path, table: Table) -> Iterator[Path]:
 
 
 def _holds_former_values(path: Path, columns: Sequence[str]) -> bool:
-    """Whether these columns of a file have values that were renamed since."""
+    """Whether these columns of a file contain values that were renamed in a later version."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq

@@ -1,7 +1,7 @@
-"""Run models on shards, two at a time, so that memory stays small even for a long bill.
+"""Run models on shards, two at a time, so that memory use stays small even for a long bill.
 
-A shard is a range of a column's values. All shards have about the same number of rows. A file sorted by the column is then read only
-once: its row groups are split among the shards. With a hash of the column, every shard would read the whole file.
+A shard is a range of a column's values. All shards have about the same number of rows. If a file is sorted by that column, each of its
+row groups is read for about one shard only. If shards were made by a hash of the column, every shard would read the whole file.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 
 ROWS_PER_SHARD = 1_000_000
-FEW_ROWS = 10_000  # of a table: making a shard of it takes longer than running the models
+FEW_ROWS = 10_000  # up to this many rows, making shards takes longer than running the models
 SHARDS_AT_ONCE = 2
-SUMS_FACTOR = 4  # times as many rows per shard if the models aggregate first
-# Text columns that models pass through or join by, usually with few distinct values. A column with more than about MAX_ENUM_TEXTS stays text.
+SUMS_FACTOR = 4  # a shard has this many times more rows if the models aggregate first
+# Text columns that models pass through or join by. They usually have few distinct values. A column with more than about MAX_ENUM_TEXTS
+# distinct values is not converted.
 ENUM_COLUMNS = frozenset((
     "source", "service_provider_name", "billing_account_id", "sub_account_id", "region_id", "service_name", "charge_category", "resource_id", "resource_key",
     "invoice_id", "billing_currency", "cost_kind", "allocated_to", "confidence", "cost_status", "tracking_server", "workspace",
@@ -41,23 +42,23 @@ MAX_ENUM_TEXTS = 10_000
 
 @dataclass(frozen=True)
 class Shard:
-    """A file with the rows of one shard, and the range of the column that they were made from."""
+    """A file with the rows of one shard, and the shard's range of column values."""
 
-    low: Any  # None: open
-    high: Any  # exclusive
+    low: Any  # inclusive; None: no lower limit
+    high: Any  # exclusive; None: no upper limit
     file: Path
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Rows stored shard by shard."""
+    """The rows of a table, stored in one file per shard."""
 
-    column: str
-    columns: str  # select list for the files
+    column: str  # that the shards are ranges of
+    columns: str  # select list for reading the files
     shards: Sequence[Shard]
 
     def between(self, low: Any, high: Any) -> str:
-        """Return a query over the files that may hold rows of this range."""
+        """Return a query over the files that may hold rows of the range from `low` to below `high`."""
         files = [
             s.file
             for s in self.shards
@@ -67,7 +68,7 @@ class Kept:
 
 
 class ShardStep(Protocol):
-    """The part of a step that `run_in_shards` needs."""
+    """The attributes and methods of a step that `run_in_shards` uses."""
 
     connection: duckdb.DuckDBPyConnection
     kept: dict[str, Kept]
@@ -77,39 +78,39 @@ class ShardStep(Protocol):
         ...
 
     def refresh_views(self, names: Collection[str]) -> None:
-        """Update the views of these tables: published rows, replaced by staged ones. Other names are ignored."""
+        """Update the views of these tables to show published rows, with staged units in place of published ones. Ignores other names."""
         ...
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
-        """Return SQL for the rows that a model is likely to read of a table."""
+        """Return SQL for the rows of a table that a model is likely to read."""
         ...
 
     def part_file(self, name: str) -> Path:
-        """Return a new path for the rows of a model in one shard, unique for each call, in every thread."""
+        """Return a new path for a model's rows of one shard. Each call returns another path; safe to call from several threads."""
         ...
 
     def copy_sorted(
         self, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
     ) -> None:
-        """Write the rows of a model that fills a table, in the table's types and order."""
+        """Write the rows of a model that fills a table, with the column types and the sort order of that table."""
         ...
 
     def show_made(self, name: str, sql: str, kept: Kept) -> None:
-        """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
+        """Make the rows of a query readable under the name of a model without `into`. They replace earlier rows with that name."""
         ...
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
-        """Stage a model's rows."""
+        """Stage the files in `parts` as the rows of a model."""
         ...
 
 
 def have_few_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[str, Any]) -> bool:
-    """Whether no table that models read has many rows. Making a shard would then take longer than running them."""
+    """Whether all tables that the models read are small. Making shards would then take longer than running the models."""
     return max(_count_rows(step, models, parameters).values(), default=0) <= min(FEW_ROWS, ROWS_PER_SHARD)
 
 
 def _count_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[str, Any]) -> dict[str, int]:
-    """Return the rows that models are likely to read of each table that they do not make."""
+    """Return, for each table that the models read but do not make, how many rows they are likely to read."""
     read = set[str]().union(*(table_names(step.read_model(model)) for model in models)) - {model.target for model in models}
     step.refresh_views(read)
     sources = {name: step.rows_source(name, parameters) for name in sorted(read)}
@@ -119,7 +120,11 @@ def _count_rows(step: ShardStep, models: Sequence[Model], parameters: Mapping[st
 def run_in_shards(
     step: ShardStep, models: Sequence[Model], column: str, parameters: Mapping[str, Any], later: Mapping[str, Collection[str] | None]
 ) -> None:
-    """Run all models shard by shard. `later`: tables of these models that later models read, with their columns (None: all) among other words."""
+    """Run all models shard by shard.
+
+    `later`: the tables of these models that later models read, each with a set of words that contains the columns read (None: all
+    columns).
+    """
     connection = step.connection
     sqls = {model.name: step.read_model(model) for model in models}
     rows = _count_rows(step, models, parameters)
@@ -150,7 +155,10 @@ def run_in_shards(
 
 
 def _show_kept(step: ShardStep, column: str, kept: Mapping[str, Sequence[Shard]]) -> None:
-    """Show the rows in the files of a group's models. Tables of one group share their ENUMs, so that a union of them keeps these."""
+    """Make the rows in the files of a group's models readable.
+
+    All tables of a group share their ENUM types, so that a union of two tables keeps them.
+    """
     connection = step.connection
     sources = {name: f"read_parquet({file_list(shard.file for shard in shards)})" for name, shards in kept.items()}
     texts = {
@@ -164,22 +172,22 @@ def _show_kept(step: ShardStep, column: str, kept: Mapping[str, Sequence[Shard]]
 
 @dataclass(frozen=True)
 class _Input:
-    """A table from outside that has the column: a shard sees some of its rows."""
+    """A table that the group reads but does not make, and that has the shard column. Each shard sees only its range of the rows."""
 
-    type: str  # of the column
+    type: str  # of the shard column
     source: str  # SQL for the rows that models are likely to read
     texts: Mapping[str, str]  # columns that may become ENUMs, with their types
 
 
 @dataclass(frozen=True)
 class _Query:
-    """A model, and what is the same for it in every shard."""
+    """A model, with the values that are the same in every shard."""
 
     model: Model
-    sql: str  # DuckDB's
+    sql: str  # in DuckDB's dialect
     parameters: Mapping[str, Any]
     is_kept: bool  # models after the group read its rows
-    kept_columns: Collection[str] | None  # those that they read, among other words; None: all
+    kept_columns: Collection[str] | None  # a set of words that contains the columns those models read; None: all columns
     is_read: bool  # later models of the group read its rows
     unread: Collection[str]  # tables of the group, up to this model, that later models do not read
 
@@ -188,15 +196,15 @@ class _Query:
 class _Group:
     """Models that run together in each shard."""
 
-    column: str
-    inputs: Mapping[str, _Input]  # by table
+    column: str  # that the shards are ranges of
+    inputs: Mapping[str, _Input]  # by table name
     queries: Sequence[_Query]
 
 
 def _plan(
     models: Sequence[Model], sqls: Mapping[str, str], parameters: Mapping[str, Any], later: Mapping[str, Collection[str] | None]
 ) -> list[_Query]:
-    """Return the queries of a group, in running order."""
+    """Return the queries of a group, in the order in which they run."""
     read_by = {name: table_names(text) for name, text in sqls.items()}
     kept = {model.target for model in models if model.into is None and model.target in later}
     for model, after in pairwise(models):
@@ -222,10 +230,10 @@ def _plan(
 
 
 def _run_each(step: ShardStep, group: _Group, ranges: Sequence[tuple[object, object]]) -> list[dict[str, Path]]:
-    """Run the group for every range. Return the files of each, by model.
+    """Run the group for every range. Return one mapping per range: model name -> file.
 
-    Two shards run at the same time: many queries use only one processor, and the other shard uses the rest. If memory is too small for two,
-    the shards that are left run one after another.
+    Two shards run at the same time, because many queries use only one processor. If the memory is too small for two shards, the remaining
+    shards run one after another.
     """
     import duckdb
 
@@ -244,9 +252,9 @@ def _run_each(step: ShardStep, group: _Group, ranges: Sequence[tuple[object, obj
 def _run_beside(
     step: ShardStep, group: _Group, ranges: Sequence[tuple[object, object]], made: dict[int, dict[str, Path]], at_once: int
 ) -> None:
-    """Add the files of the ranges that `made` lacks, by their number. `at_once` threads run a shard each, in a schema of its own.
+    """Run the ranges whose number is not in `made`, and add their files to it.
 
-    The first error of a shard, or Ctrl-C, stops all of them.
+    `at_once` threads run one shard each, every thread in its own schema. The first error in a shard, or Ctrl-C, stops all threads.
     """
     waiting: SimpleQueue[int] = SimpleQueue()
     results: SimpleQueue[tuple[int, dict[str, Path] | BaseException]] = SimpleQueue()
@@ -261,14 +269,14 @@ def _run_beside(
                 number = waiting.get_nowait()
                 try:
                     results.put((number, _run_shard(step, connection, schema, group, *ranges[number])))
-                except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                except BaseException as error:  # noqa: BLE001 - the waiting thread raises it
                     results.put((number, error))
                     return
 
     with ExitStack() as stack:
         workers = {f"shard_{place}": stack.enter_context(step.connection.cursor()) for place in range(at_once)}
         for schema, connection in workers.items():
-            connection.execute(f"drop schema if exists {schema} cascade")  # of a group that failed
+            connection.execute(f"drop schema if exists {schema} cascade")  # may remain from a group that failed
             connection.execute(f"create schema {schema}")
             connection.execute(f"set search_path = '{schema},main'")
         running = [threading.Thread(target=work, args=(connection, schema)) for schema, connection in workers.items()]
@@ -276,7 +284,8 @@ def _run_beside(
             for thread in running:
                 thread.start()
             while len(made) < len(ranges):
-                with suppress(Empty):  # in a long-lived process, Python was seen to notice Ctrl-C only between two waits
+                # The wait is short because in a long-lived process, Python sometimes noticed Ctrl-C only between two waits.
+                with suppress(Empty):
                     number, found = results.get(timeout=0.2)
                     if isinstance(found, BaseException):
                         raise found
@@ -291,10 +300,13 @@ def _run_beside(
 
 
 def _end(running: Sequence[threading.Thread], connections: Sequence[duckdb.DuckDBPyConnection], stopped: threading.Event) -> None:
-    """Interrupt threads until they have ended, whatever Ctrl-C says. A shard that is between two queries is met in its next."""
+    """Interrupt the threads until all have ended, even if the user presses Ctrl-C again.
+
+    An interrupt has no effect between two queries of a shard, so it is repeated until it reaches the next query.
+    """
     has_ended = False
     while not has_ended:
-        with suppress(KeyboardInterrupt):  # the error that led here is raised afterwards
+        with suppress(KeyboardInterrupt):  # the caller raises the first error afterwards
             stopped.set()
             while any(thread.is_alive() for thread in running):
                 for connection in connections:
@@ -306,12 +318,12 @@ def _end(running: Sequence[threading.Thread], connections: Sequence[duckdb.DuckD
 def _run_shard(
     step: ShardStep, connection: duckdb.DuckDBPyConnection, schema: str, group: _Group, low: object, high: object
 ) -> dict[str, Path]:
-    """Run the group's models over the rows of one range. Return their files, by model."""
+    """Run the group's models over the rows of one range. Return their files, by model name."""
     conditions = {name: _range(group.column, table.type, low, high) for name, table in group.inputs.items()}
     stored = {name: kept.between(low, high) for name, kept in step.kept.items() if name in group.inputs and kept.column == group.column}
     rows = {name: f"(from {stored.get(name, table.source)} where {conditions[name]})" for name, table in group.inputs.items()}
-    # DuckDB may convert rows of other ranges or periods before the filters of the view and the model remove them. Strings that only
-    # these have are not in the ENUMs and become null. So a model must not read another period.
+    # DuckDB may cast rows of other ranges or periods before the view's filter and the model's filter remove them. Strings that occur only
+    # in such rows are not in the ENUMs and become null. This is why a model must not read another period.
     selects = _select_with_enums(connection, schema, {name: (table.texts, rows[name]) for name, table in group.inputs.items()}, "try_cast")
     for name, condition in conditions.items():
         source = stored.get(name, f"main.{sql_name(name)}")
@@ -338,7 +350,10 @@ def _run_shard(
 
 
 def _ranges(connection: duckdb.DuckDBPyConnection, source: str, rows: int, column: str, size: int) -> list[tuple[object, object]]:
-    """Return ranges (at least, below) of about `size` of a source's rows; None is open. Nulls go to the lowest range."""
+    """Return ranges (low, high) of column values with about `size` rows each. `low` is inclusive, `high` exclusive; None means no limit.
+
+    The lowest range includes null.
+    """
     count = -(-rows // size)
     if count <= 1:
         return [(None, None)]
@@ -361,7 +376,7 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
     name = sql_name(column)
     if low is None and high is None:
         return "true"
-    if type_.startswith("ENUM"):  # naming the type would list all its strings
+    if type_.startswith("ENUM"):  # the name of an ENUM type would list all its strings
         name, type_ = f"cast({name} as varchar)", "varchar"
     below = f"{name} < cast({sql_text(high)} as {type_})"
     if low is None:
@@ -373,12 +388,13 @@ def _range(column: str, type_: str, low: object, high: object) -> str:
 def _select_with_enums(
     connection: duckdb.DuckDBPyConnection, family: str, sources: Mapping[str, tuple[Mapping[str, str], str]], cast: str
 ) -> dict[str, str]:
-    """Return a select list for each table in which low-cardinality text columns are ENUMs: sorting and writing them takes half the time.
+    """Return a select list for each table that casts low-cardinality text columns to ENUMs. Sorting and writing ENUMs takes half the time.
 
-    sources: table -> (its columns with their types, its rows). A column of several tables gets one ENUM type, so that they can join
-    by number. In SQL, values still compare and sort as text, since the ENUM follows the order of the strings. `family` separates the
-    types of one call from those of others. `cast` is "cast", or "try_cast" if rows may have strings that `sources` lack. Each
-    such string makes "try_cast" slow, even one in a file's dictionary that no row uses.
+    `sources`: table -> (its columns with their types, SQL for its rows). A column that several tables have gets one ENUM type, so that
+    joins compare numbers. In SQL, values still compare and sort as text, because an ENUM lists its strings in sorted order.
+    `family`: prefix of the type names, so that two calls do not share types.
+    `cast`: "cast", or "try_cast" if rows may have strings that are not in `sources`. Every such string makes "try_cast" slow, even one
+    that is only in a file's dictionary and in no row.
     """
     texts = {name: [c for c, type_ in types.items() if type_ == "VARCHAR" and c in ENUM_COLUMNS] for name, (types, _) in sources.items()}
     many: set[str] = set()
@@ -409,16 +425,16 @@ def _select_with_enums(
 def _keep(
     connection: duckdb.DuckDBPyConnection, sql: str, parameters: Mapping[str, Any], wanted: Collection[str] | None, file: Path
 ) -> Path:
-    """Store the rows of a shard in a file for models that run after all shards, so that they take no memory until then."""
+    """Write the rows of a shard to a file for models that run after all shards, so that the rows use no memory until then."""
     types = dict(connection.execute(f"select column_name, column_type from (describe {sql})", parameters).fetchall())
     read = types.keys() & (types if wanted is None else wanted)
-    # Parquet has no 128-bit integers, which DuckDB returns for sums of integers.
+    # DuckDB returns 128-bit integers for sums of integers. Parquet has no such type.
     columns = ", ".join(
         f"cast({sql_name(c)} as bigint) as {sql_name(c)}" if type_ == "HUGEINT" else sql_name(c)
         for c, type_ in types.items()
         if c in (read or types)
     )
-    # The file is soon read once or twice. With snappy it would be a third smaller, but writing and reading take half as long again.
+    # The file is read only once or twice, and soon. Snappy would make it a third smaller, but writing and reading would take 50% longer.
     connection.execute(
         f"copy (select {columns} from ({sql})) to {sql_text(file)} (format parquet, compression uncompressed, dictionary_size_limit 5000)",
         parameters,

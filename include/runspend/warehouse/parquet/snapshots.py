@@ -1,6 +1,6 @@
-"""The published files of a folder at one moment, kept for as long as they are read.
+"""Keep the files of one build of a folder available while a reader reads them, even if others publish.
 
-`pins.py` keeps files; `reader.py` queries them.
+`pins.py` keeps single files. `reader.py` queries them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.journal import Folder
 from runspend.warehouse.parquet.pins import pin_by_descriptor, pin_by_link, room_for_descriptors
 
-HOLD = 120.0  # maximum seconds that a reader blocks publishers if it cannot keep files without the lock
+HOLD = 120.0  # maximum seconds that a reader blocks publishers if it can keep the files only by holding the lock
 
 log = logging.getLogger(__name__)
 
 
 class Published(Protocol):
-    """The parts of a warehouse that are read under its lock."""
+    """The parts of a warehouse that this module uses. They are read while the warehouse's lock is held."""
 
     folder: Folder
 
@@ -37,7 +37,7 @@ class Published(Protocol):
         ...
 
     def record(self, unit: Unit) -> dict[str, Any] | None:
-        """Return the record of one unit."""
+        """Return the record of one unit, or None if the unit does not exist."""
         ...
 
     def columns(self) -> dict[str, list[str]]:
@@ -47,7 +47,10 @@ class Published(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """One build: the records of its units, stable names of their files, and their columns."""
+    """One build: the records of its units, paths of their files, and the columns of those files.
+
+    Later publishes do not change the content at these paths.
+    """
 
     records: Mapping[Unit, Mapping[str, Any]]
     files: Mapping[Unit, Path]
@@ -57,10 +60,10 @@ class Moment:
 
 @contextmanager
 def moment_of(warehouse: Published, scratch: Path, only: Unit | None = None) -> Iterator[Moment]:
-    """Yield the currently published units, or only one unit.
+    """Yield the currently published units, or only the unit `only`.
 
-    The lock is held while files are opened, not while they are read, so readers do not block publishers. `scratch` is a folder of
-    the caller's own, for names of files.
+    The lock is held only while files are opened, not while they are read. So readers do not block publishers. `scratch` is an empty
+    folder of the caller, in which this function creates names of files.
     """
     pinned = scratch / "pinned"
     pinned.mkdir()
@@ -79,8 +82,11 @@ def _read(warehouse: Published, hold: Hold | None = None, only: Unit | None = No
 
 
 def _keep_many(warehouse: Published, scratch: Path, stack: ExitStack, only: Unit | None) -> tuple[Moment, dict[Unit, Path] | None]:
-    """Keep more files than a process may have open: by second names, otherwise with all available descriptors, otherwise under the lock."""
-    with suppress(OSError):  # the user may only read, or the disk is full: the next way needs no space
+    """Keep more files available than `pin_by_descriptor` keeps open by default.
+
+    Tries three ways in turn: hard links to the files, then all descriptors that this process has left, then holding the lock.
+    """
+    with suppress(OSError):  # if this user may only read or the disk is full, continue with the next way, which writes nothing there
         stage = stack.enter_context(warehouse.folder.stage("read"))
         with warehouse.folder.shared():
             moment = _read(warehouse, only=only)
@@ -95,11 +101,11 @@ def _keep_many(warehouse: Published, scratch: Path, stack: ExitStack, only: Unit
 
 
 class Hold:
-    """The shared lock for at most HOLD seconds, for files that cannot be kept in another way."""
+    """Holds the shared lock for at most HOLD seconds, for files that cannot be kept available in another way."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._is_ours = not folder.is_reading()  # otherwise the lock belongs to an outer reader of this thread, which releases it
+        self._is_ours = not folder.is_reading()  # if False, the lock belongs to an outer reader of this thread, which releases it
         self._lock = folder.hold()
         self._timer = threading.Timer(HOLD, self._end)
         self._timer.daemon = True
@@ -107,10 +113,10 @@ class Hold:
 
     @contextmanager
     def kept(self) -> Iterator[Hold]:
-        """Hold the lock until the context ends or time is up. Publishers wait meanwhile."""
+        """Hold the lock until the context ends, or for HOLD seconds. Publishers wait meanwhile."""
         self._timer.start()
         log.warning(
-            "publishers wait for this reader, %g s at most: %s allows neither so many open files nor second names of files.",
+            "publishers wait for this reader, %g s at most: it cannot open all files of %s at once, and cannot create hard links to them.",
             HOLD,
             self._folder.root,
         )
@@ -121,7 +127,7 @@ class Hold:
             self._timer.cancel()
 
     def check(self) -> None:
-        """Raise RunspendError when time is up."""
+        """Raise RunspendError if the lock was released because HOLD seconds have passed."""
         if self._lock is not None and not self._lock.is_held:
             raise RunspendError(
                 f"cannot continue reading {self._folder.root}: publishers waited {HOLD:g} s for it. Ask for less, or raise the limit of open files (ulimit -n)."

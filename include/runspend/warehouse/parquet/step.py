@@ -1,6 +1,6 @@
-"""A step over Parquet files, which replaces units together: rows from outside, models, checks, one publish.
+"""A step over Parquet files: stage rows, run models and checks, and publish all new units together.
 
-`warehouse.py` and `bucket.py` know where the files are and become visible; `engine.py` runs DuckDB.
+`warehouse.py` and `bucket.py` know where the files are and make them visible. `engine.py` runs DuckDB.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def begin(warehouse: FileWarehouse, stage: Stage, build_id: str) -> Iterator[ParquetStep]:
-    """Yield a step, as long as its engine is lent."""
+    """Yield a step with a borrowed DuckDB engine. The engine is returned at the end."""
     with empty_engine(stage.path / "spill") as connection:
         step = ParquetStep(warehouse, stage, build_id, connection)
         try:
@@ -61,7 +61,7 @@ def begin(warehouse: FileWarehouse, stage: Stage, build_id: str) -> Iterator[Par
 
 
 class ParquetStep:
-    """Units being replaced together. Nothing is visible to readers before `publish`."""
+    """Replaces several units together. Readers see no change before `publish`."""
 
     def __init__(self, warehouse: FileWarehouse, stage: Stage, build_id: str, connection: duckdb.DuckDBPyConnection) -> None:
         self.build_id = build_id
@@ -74,13 +74,16 @@ class ParquetStep:
         self._done = False
         self._file_numbers = count()  # `next` gives each number once, in every thread
         self._without_files: set[str] = set()  # tables whose view has no file
-        self._made: dict[str, Made] = {}  # by models without `into`, in the schema main
-        self.kept: dict[str, Kept] = {}  # made rows that are in files by ranges of a column
+        self._made: dict[str, Made] = {}  # tables and views of models without `into`, in the schema main
+        self.kept: dict[str, Kept] = {}  # those whose rows are in files, one file per range of a column
         self._joiner = ThreadPoolExecutor(1)
         self._joined: dict[tuple[Path, ...], Future[Path]] = {}
 
     def put(self, table: str, period: str, writer: str, rows: Path | pa.Table, *, extra: Mapping[str, Any] | None = None) -> UnitState:
-        """Stage rows from outside: a Parquet file with the columns of `schema/tables.py` (it is moved), or an Arrow table."""
+        """Stage rows that no model makes. `rows` is an Arrow table, or a Parquet file with the columns of `schema/tables.py`.
+
+        A file is moved, not copied.
+        """
         unit = checked_unit(table, period, writer)
         target = self._new_file(unit)
         if isinstance(rows, Path):
@@ -102,9 +105,9 @@ class ParquetStep:
         self._fresh.discard(table)
 
     def rename(self, unit: Unit, writer: str, names: Mapping[str, tuple[str, str]], *, extra: Mapping[str, Any]) -> UnitState:
-        """Stage a published unit under another writer, with values renamed in some columns.
+        """Stage the rows of a published unit under another writer, and rename values in some columns.
 
-        names: {column: (old, new)}; an old that ends in / is a prefix.
+        `names`: {column: (old value, new value)}. An old value that ends in "/" is a prefix.
         """
         table, target = TABLES[unit.table], checked_unit(unit.table, unit.period, writer)
         file = self._new_file(target)
@@ -120,7 +123,7 @@ class ParquetStep:
     def run(self, models: Sequence[Model], parameters: Mapping[str, Any], *, keep: Collection[str] = ()) -> None:
         """Run `allocation/models/*.sql` in order over published and staged rows.
 
-        Rows of a model without `into` exist until no later model of this call reads them; those in `keep` until the end.
+        The rows of a model without `into` are dropped once no later model of this call reads them. Tables in `keep` are not dropped.
         """
         for model in models:
             if model.into is None and model.target in TABLES:
@@ -141,7 +144,7 @@ class ParquetStep:
                 self._join_whole(models[place:])
 
     def _read_from(self, models: Sequence[Model]) -> list[set[str]]:
-        """Return, for each place, the tables that the models from there on read but do not make themselves."""
+        """Return, for each position in the list, the tables that the models from there on read but do not make themselves."""
         found: list[set[str]] = [set()]
         for model in reversed(models):
             made = {model.target} if model.into is None else set()
@@ -149,7 +152,10 @@ class ParquetStep:
         return found[::-1]
 
     def _columns_read(self, models: Sequence[Model], tables: Collection[str], keep: Collection[str]) -> dict[str, set[str] | None]:
-        """Return the words of the models that read each of these tables: its columns that they need are among them. None: all columns."""
+        """Return, for each table, all words in the models that read it. The columns that they need are among these words.
+
+        None means that they may need all columns, because a model selects `*` or the table is in `keep`.
+        """
         found: dict[str, set[str] | None] = {name: set() for name in tables} | dict.fromkeys(keep)
         for model in models:
             text = self.read_model(model)
@@ -161,7 +167,10 @@ class ParquetStep:
         return found
 
     def _join_whole(self, later: Sequence[Model]) -> None:
-        """Join the parts of units that these models do not add to. Runs in parallel with the computation, because it is disk-bound."""
+        """Start to join the parts of each unit that no model in `later` adds rows to.
+
+        A thread joins them while the models run, because joining is limited by the disk.
+        """
         growing = {model.into and _unit_of(model) for model in later}
         for unit, staged in self._staged.items():
             if len(staged.parts) > 1 and unit not in growing and staged.parts not in self._joined:
@@ -172,7 +181,7 @@ class ParquetStep:
             self.drop_made(name)
 
     def check(self, names: Sequence[str], parameters: Mapping[str, Any]) -> None:
-        """Run `allocation/checks/*.sql` over what would be published; raises CheckFailed with the failing rows."""
+        """Run `allocation/checks/*.sql` over the rows as they would be after publishing. Raises CheckFailed with up to 20 failing rows."""
         for name in names:
             text = self._checks[name]
             self.refresh_views(table_names(text))
@@ -184,13 +193,17 @@ class ParquetStep:
                 raise CheckFailed(name, rows, period=None if period is None else str(period)[:7])
 
     def state(self, unit: Unit) -> UnitState:
-        """Return the state of a unit staged so far."""
+        """Return the state of a unit that this step has staged."""
         if unit not in self._staged:
-            raise ValueError(f"cannot tell the state of {unit}: the step has not staged it.")
+            raise ValueError(f"cannot return the state of {unit}: the step has not staged it.")
         return state_of(self._staged[unit].record)
 
     def publish(self, inputs: Mapping[Unit, str | None] | None = None) -> bool:
-        """Make all staged units visible at once. Returns False ("superseded", nothing changed) if an input's digest has changed."""
+        """Make all staged units visible at once.
+
+        `inputs`: the digest that each unit had when the step read it. If one has changed, the step is superseded: nothing is changed, and
+        the result is False.
+        """
         if self._done:
             raise RunspendError("cannot publish a step twice: begin another step.")
         self._done = True
@@ -201,26 +214,26 @@ class ParquetStep:
         return self._warehouse.replace(self._staged, self._dropped, inputs or {}, stage=self.stage, build_id=self.build_id)
 
     def close(self) -> None:
-        """Wait for joins in progress."""
+        """Wait for the joins that have begun, and cancel the others."""
         self._joiner.shutdown(cancel_futures=True)
 
-    # What `shards.py` uses.
+    # Used by `shards.py`.
 
     def drop_made(self, name: str) -> None:
-        """Drop the rows of a model without `into`, if there are any with that name."""
+        """Drop the table or view of a model without `into`, if it exists."""
         self.kept.pop(name, None)
         if made := self._made.pop(name, None):
             self.connection.execute(f"drop {made.kind} main.{sql_name(name)}")
 
     def show_made(self, name: str, sql: str, kept: Kept) -> None:
-        """Show the rows of a query as those of a model without `into`, replacing any rows with that name."""
+        """Make the rows of a query readable under the name of a model without `into`. They replace earlier rows with that name."""
         self.drop_made(name)
         self.connection.execute(f"create view main.{sql_name(name)} as {sql}")
         self._made[name] = Made("view")
         self.kept[name] = kept
 
     def part_file(self, name: str) -> Path:
-        """Return a new path for the rows of a model in one shard, unique for each call, in every thread."""
+        """Return a new path for a model's rows of one shard. Each call returns another path; safe to call from several threads."""
         return self.stage / f"{next(self._file_numbers)}-{name}.part"
 
     def read_model(self, model: Model) -> str:
@@ -247,7 +260,7 @@ class ParquetStep:
     def copy_sorted(
         self, connection: duckdb.DuckDBPyConnection, model: Model, sql: str, parameters: Mapping[str, Any], target: Path
     ) -> None:
-        """Write the rows of a model that fills a table, in the table's types and order."""
+        """Write the rows of a model that fills a table, with the column types and the sort order of that table."""
         import duckdb
 
         table = TABLES[_unit_of(model).table]
@@ -261,7 +274,7 @@ class ParquetStep:
             ) from error
 
     def accept_parts(self, model: Model, parts: Sequence[Path]) -> None:
-        """Stage a model's rows. If the model has `fills`, they are added to those of another model in the same unit."""
+        """Stage a model's rows. If the model has `fills`, they are added to the rows that another model staged for the same unit."""
         unit = _unit_of(model)
         contents = [measure_rows(self.connection, TABLES[unit.table], part, unit.period) for part in parts]
         if model.fills is not None and unit in self._staged:
@@ -270,7 +283,10 @@ class ParquetStep:
         self._accept(unit, parts, sum(contents[1:], contents[0]), {})
 
     def rows_source(self, name: str, parameters: Mapping[str, Any]) -> str:
-        """Return SQL for the rows that a model is likely to read of a table: its units of the parameter `period`, if any."""
+        """Return SQL for the rows of a table that a model is likely to read: the units of the parameter `period`.
+
+        Returns the whole table if it has no unit of that period.
+        """
         period = str(parameters.get("period"))[:7]
         visible = {unit: parts for unit, parts in self._visible().items() if unit.table == name and unit.period == period}
         self._published.guard(visible.keys() - self._staged.keys())
@@ -278,7 +294,7 @@ class ParquetStep:
         return f"read_parquet({file_list(files)}, hive_partitioning = false)" if files else f"main.{sql_name(name)}"
 
     def refresh_views(self, names: Collection[str]) -> None:
-        """Update the views of these tables: published rows, replaced by staged ones. Other names are ignored."""
+        """Update the views of these tables to show published rows, with staged units in place of published ones. Ignores other names."""
         for name in sorted((TABLES.keys() & names) - self._fresh):
             table = TABLES[name]
             files = {unit: parts for unit, parts in self._visible().items() if unit.table == name}
@@ -308,7 +324,7 @@ class ParquetStep:
 
     @cached_property
     def _published(self) -> Pinned:
-        """The currently published files under the step's own names, so that the step reads one build even if others publish."""
+        """The currently published files, pinned in the step's folder. The step reads one build even if other processes publish."""
         return self._warehouse.pin(self.stage / "pinned")
 
     def _new_file(self, unit: Unit) -> Path:

@@ -1,7 +1,7 @@
-"""Names of units in a warehouse of files, and the valid content of the files next to them.
+"""The valid names of units in a warehouse of files, and the valid content of state files, `schema.json` and a bucket's head.
 
-Others may have written both. So names that `checked_unit` would not make, and states or schemas that Runspend would not
-write, are refused with the name of their file.
+Someone other than Runspend may have written these files. So this module refuses names that `checked_unit` would not accept, and content
+that Runspend would not write. The error names the file.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ _STAGED = re.compile(r"_runspend/stage/[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_-
 _IN_BUCKET = re.compile(r"_runspend/stage/[0-9a-f]{32}/(?:upgrade-[0-9]+/)?[0-9]+\.parquet", re.ASCII)
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,99}", re.ASCII)
-_TEXTS = ("settings", "bill_digest", "configuration")  # of `extra`: later steps act on them
+_TEXTS = ("settings", "bill_digest", "configuration")  # keys of `extra` with strings that later steps use
 _TIMES = ("first_start", "last_end")
 
 
 def checked_unit(table: str, period: str, writer: str) -> Unit:
-    """Return the unit of that name. Raises ValueError for a name that leads outside its place."""
+    """Return the unit with this name. Raises ValueError if a part of the name is not valid, such as one that leaves the table's folder."""
     if table not in TABLES:
-        raise ValueError(f"cannot write table {table!r}: tables.py does not know it.")
+        raise ValueError(f"cannot write table {table!r}: it is not in tables.py.")
     dated = TABLES[table].period_column is not None
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])" if dated else "all", period, re.ASCII):
-        raise ValueError(f"cannot write {table} for period {period!r}: it takes {'YYYY-MM' if dated else 'all'}.")
+        raise ValueError(f"cannot write {table} for period {period!r}: the period must be {'YYYY-MM' if dated else 'all'}.")
     if not _WRITER.fullmatch(writer):
-        raise ValueError(f"cannot write {table} as {writer!r}: a writer starts with a letter or digit; the rest may have ._- too.")
+        raise ValueError(
+            f"cannot write {table} as {writer!r}: a writer's name starts with a letter or digit, and has only letters, digits and ._-"
+        )
     return Unit(table, period, writer)
 
 
@@ -54,7 +56,7 @@ def state_of(record: Mapping[str, Any]) -> UnitState:
 
 
 def is_unit_name(name: str) -> bool:
-    """Whether a name below the root is that of a unit's file or state."""
+    """Whether a path below the root is the name of a unit's file or of its state file."""
     parts = name.split("/")
     try:
         if name.startswith("_runspend/units/") and len(parts) == 5 and name.endswith(".json"):
@@ -68,18 +70,18 @@ def is_unit_name(name: str) -> bool:
 
 
 def unit_of_file(name: str) -> Unit:
-    """Return the unit whose file has this name below the root: see `is_unit_name`."""
+    """Return the unit whose Parquet file has this path below the root. The caller has checked the path with `is_unit_name`."""
     table, period, writer = name.split("/")[-3:]
     return Unit(table, period.removeprefix("period="), writer.removesuffix(".parquet"))
 
 
 def is_staged_name(name: str) -> bool:
-    """Whether a name below the root is that of a finished file of a step."""
+    """Whether a path below the root can be a finished file in a step's staging folder."""
     return _STAGED.fullmatch(name) is not None
 
 
 def unit_of_text(text: str, where: object) -> Unit:
-    """Return the unit named "table/period/writer". Raises RecordRefused."""
+    """Return the unit named "table/period/writer". Raises RecordRefused if the name is not valid."""
     parts = text.split("/")
     try:
         if len(parts) == 3:
@@ -90,11 +92,14 @@ def unit_of_text(text: str, where: object) -> Unit:
 
 
 def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str, Any]:
-    """Check that a state belongs to that unit and that every field has the form that a step writes. Raises RecordRefused."""
+    """Return a unit's state after checking that it is of this unit and that its fields have the form that a step writes.
+
+    Raises RecordRefused otherwise.
+    """
     if not isinstance(value, dict):
         raise refused(where, "it is not the state of a unit")
     if unit is not None and value.get("unit") != list(unit):
-        raise refused(where, f"it is of the unit {value.get('unit')!r}")
+        raise refused(where, f"it is the state of another unit: {value.get('unit')!r}")
     for name in ("digest", "build_id"):
         if not _is_text(value.get(name)):
             raise refused(where, f"{name} is {value.get(name)!r}")
@@ -104,8 +109,8 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
     sha256 = value.get("sha256")
     if not isinstance(sha256, str) or not SHA256.fullmatch(sha256):
         raise refused(where, f"sha256 is {sha256!r}")
-    if "why" in value:  # only a damage record has it; it would be shown to people, also in mails
-        raise refused(where, "it states a reason for damage, which no state has")
+    if "why" in value:  # only `lost` adds this key; a forged reason would be shown to people, also in mails
+        raise refused(where, "it states a reason for damage, which a state file never contains")
     if not _are_columns(value.get("columns", [])):
         raise refused(where, "its columns are not names")
     _check_extra(value.get("extra"), where)
@@ -113,7 +118,7 @@ def check_state(value: Any, where: object, unit: Unit | None = None) -> dict[str
 
 
 def _check_extra(extra: Any, where: object) -> None:
-    """Check the facts that a step leaves for later steps: those that steps act on must have the right type."""
+    """Check the types of those values in `extra` that later steps use. Raises RecordRefused if one is wrong."""
     if not isinstance(extra, dict):
         raise refused(where, f"extra is {extra!r}")
     for name in (*_TEXTS, *_TIMES):
@@ -125,7 +130,7 @@ def _check_extra(extra: Any, where: object) -> None:
 
 
 def check_schema(value: Any, where: object) -> dict[str, Any]:
-    """Check version and columns of the published files, as written by `upgrade`. Raises RecordRefused."""
+    """Return the content of `schema.json` after checking its version and its columns. Raises RecordRefused if they are not valid."""
     if not isinstance(value, dict) or not is_count(value.get("version")) or not isinstance(value.get("tables"), dict):
         raise refused(where, "it is not a version and its tables")
     for table, columns in value["tables"].items():
@@ -135,7 +140,10 @@ def check_schema(value: Any, where: object) -> dict[str, Any]:
 
 
 def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str, int], ...]:
-    """Check the copies of a bucket's head: from objects of the stage to names of units in the head. Raises RecordRefused."""
+    """Return the copies in a bucket's head after checking them.
+
+    Each copy must be from an object in the stage to the name of a unit in the head. Raises RecordRefused otherwise.
+    """
     found = value if isinstance(value, list) else [value]
     targets = {file_name(unit) for unit in units}
     for copy in found:
@@ -148,20 +156,23 @@ def check_copies(value: Any, units: Collection[Unit], where: object) -> tuple[tu
         ):
             raise refused(where, f"{copy!r} is not a copy")
         if not _IN_BUCKET.fullmatch(copy[0]) or copy[1] not in targets:
-            raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, which is not from the stage to a unit")
+            raise refused(where, f"it copies {copy[0]!r} to {copy[1]!r}, but copies may only go from the stage to the name of a unit")
     if len({source for source, _, _ in found}) < len(found) or len({target for _, target, _ in found}) < len(found):
         raise refused(where, "it copies an object twice")
     return tuple((source, target, size) for source, target, size in found)
 
 
 def check_removals(value: Any, units: Collection[Unit], where: object) -> tuple[tuple[str, str], ...]:
-    """Check the removals of a bucket's head: names of units that are no longer in the head. Raises RecordRefused."""
+    """Return the removals in a bucket's head after checking them.
+
+    Each removal must name a unit that is no longer in the head. Raises RecordRefused otherwise.
+    """
     kept = {file_name(unit) for unit in units}
     for removal in value if isinstance(value, list) else [value]:
         if not isinstance(removal, list) or len(removal) != 2 or not all(isinstance(text, str) and text for text in removal):
             raise refused(where, f"{removal!r} is not a removal")
         if not is_unit_name(removal[0]) or not removal[0].endswith(".parquet") or removal[0] in kept:
-            raise refused(where, f"it removes {removal[0]!r}, which is not the name of a unit that is gone")
+            raise refused(where, f"it removes {removal[0]!r}, which is not the name of a removed unit")
     return tuple((key, etag) for key, etag in value)
 
 
@@ -171,7 +182,7 @@ def _are_columns(value: object) -> bool:
 
 @lru_cache(maxsize=1024)
 def _are_names(names: tuple[str, ...]) -> bool:
-    """Whether these are names of columns, each once. Cached: every read of a warehouse checks the columns of all its tables."""
+    """Whether these are valid column names without duplicates. Cached, because every read checks the columns of all tables."""
     return all(_COLUMN.fullmatch(name) for name in names) and len(set(names)) == len(names)
 
 

@@ -1,14 +1,15 @@
-"""Verification: whether the published files are still the files that were published.
+"""Verify that the published files still have the bytes that were published.
 
 Every unit has a state file with the size and the SHA-256 of its Parquet file. The state file, `schema.json` and the index of
-all units contain their own checksum. This finds any flipped bit and any file that is missing, cut off or swapped.
+all units contain their own checksum. Verification finds every flipped bit, and every file that is missing, truncated or swapped.
 
-docs/benchmarks.md shows the cost of hashing. A pipeline run hashes everything. A reader hashes a file only if its device, inode, size
-or modification time differs from the note in `_runspend/verified.json`. So the next reader finds a file that was written to or
-exchanged. Only the next pipeline run finds bits that rot on the disk, and a write that restores the time (`touch -r`).
-DuckDB neither writes nor checks the checksums of Parquet pages (`tests/faults/test_damage.py` flips bits), so they would not help.
+docs/benchmarks.md shows the cost of hashing. A pipeline run hashes all files. A reader hashes a file only if its device, inode, size
+or modification time differs from the note in `_runspend/verified.json`. A reader therefore finds every file that was written to or
+replaced. Two kinds of damage are found only by the next pipeline run: bits that changed on the disk, and a write that restored the
+modification time (`touch -r`). Checksums of Parquet pages would not help, because DuckDB neither writes nor checks them
+(`tests/faults/test_damage.py` flips bits).
 
-`warehouse.py` and `bucket.py` know where the files are; `pipeline/damage.py` decides what a pipeline run does about damage.
+`warehouse.py` and `bucket.py` know where the files are. `pipeline/damage.py` decides what a pipeline run does about damage.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from runspend.core.own_files import open_lock, read_bytes, try_lock, write_whole
 from runspend.warehouse.base import Unit
 from runspend.warehouse.parquet.units import check_schema, check_state, unit_of_text
 
-# Keys of a state file from before state files had a checksum. With any other key and no valid checksum, it is damaged.
+# Keys of a state file that was written before state files had a checksum. A state file with any other key and without a valid checksum
+# is damaged.
 UNSEALED = frozenset({"digest", "rows", "build_id", "extra", "unit", "bytes", "sha256"})
 SCHEMA_KEYS = ("version", "tables")
-INDEX = Unit("_runspend", "all", "index.json")  # represents the index in lists of damage
+INDEX = Unit("_runspend", "all", "index.json")  # the name of the index in lists of damage
 ALTERED = "its bytes are not those that were published"
-BEHIND = "columns"  # key of a record: the columns of a file that was damaged when its table got new ones
-_hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of files this process hashed
+BEHIND = "columns"  # key of a record: the columns of a file that was damaged when its table got new columns
+_hashed: dict[tuple[int, ...], str] = {}  # signature -> SHA-256, of the files that this process hashed
 _MOST = 100_000
 NOTE_WAIT = 5.0  # seconds to wait for other processes that write notes
 
@@ -46,7 +48,7 @@ Signature = tuple[int, ...]
 
 
 def name_of(unit: Unit) -> str:
-    """Return a unit's readable name: cost_daily 2026-10 all."""
+    """Return a unit's readable name, such as "cost_daily 2026-10 all"."""
     return " ".join(unit)
 
 
@@ -54,13 +56,13 @@ def name_of(unit: Unit) -> str:
 
 
 def seal(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value with its own checksum."""
+    """Return the value with its checksum under the key "check"."""
     plain = json.loads(_text({key: part for key, part in value.items() if key != "check"}))
     return {**plain, "check": hashlib.sha256(_text(plain).encode()).hexdigest()}
 
 
 def is_sealed(value: Any) -> bool:
-    """Whether the value is unchanged since it was sealed."""
+    """Whether the value has a checksum that matches its content."""
     return isinstance(value, dict) and isinstance(value.get("check"), str) and seal(value)["check"] == value["check"]
 
 
@@ -69,9 +71,10 @@ def _text(value: Any) -> str:
 
 
 def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]:
-    """Return (value, None), or (None, the reason for the damage); (None, None) if there is no such file.
+    """Read a JSON file that contains its own checksum.
 
-    `unsealed`: the keys of files older than checksums.
+    Returns (value, None) for an intact file, (None, reason) for a damaged one, and (None, None) if the file does not exist.
+    `unsealed`: the keys of files that were written before checksums existed. A file with only these keys needs no checksum.
     """
     try:
         found = read_bytes(path)
@@ -91,24 +94,24 @@ def read_sealed(path: Path, unsealed: Collection[str]) -> tuple[Any, str | None]
 
 
 def _is_as_written(value: Any, text: str) -> bool:
-    """Whether a sealed value's text is exactly the one that was written.
+    """Whether the text of a sealed value is exactly the text that was written.
 
-    Hashes the text as read, which is faster than serializing again.
+    Hashes the text as read, which is faster than serializing the value again.
     """
     check = value.get("check") if isinstance(value, dict) else None
     return isinstance(check, str) and hashlib.sha256(text.replace(f'"check": "{check}", ', "", 1).encode()).hexdigest() == check
 
 
 def read_schema(path: Path) -> tuple[dict[str, Any] | None, str | None]:
-    """Read `schema.json` in the same way. Raises RecordRefused for an undamaged one that Runspend would not write."""
+    """Read `schema.json` as `read_sealed` does. Raises RecordRefused if it is intact, but Runspend would never write this content."""
     value, why = read_sealed(path, SCHEMA_KEYS)
     return (None, why) if value is None else (check_schema(value, path), None)
 
 
 def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
-    """Return the state file of a unit, or a substitute for a damaged one; None if there is none. The caller must not change it.
+    """Return the content of a unit's state file, `lost(reason)` if it is damaged, or None if it does not exist.
 
-    Raises RecordRefused for an undamaged one that Runspend would not write.
+    The caller must not change the returned value. Raises RecordRefused if the file is intact, but Runspend would never write this content.
     """
     value, why = read_sealed(path, UNSEALED)
     if why is None and value is not None and (value.get("unit") != list(unit) or value.keys() < UNSEALED):
@@ -119,12 +122,12 @@ def read_state(path: Path, unit: Unit) -> dict[str, Any] | None:
 
 
 def as_published(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a unit's file as published, without the note about columns that its table got later."""
+    """Return the record of a unit as it was published, without the `BEHIND` key that an upgrade may have added."""
     return {key: value for key, value in record.items() if key != BEHIND}
 
 
 def lost(why: str) -> dict[str, Any]:
-    """Return a substitute for the lost state of a unit: no digest equals its digest, no file has its SHA-256."""
+    """Return a placeholder for the lost state of a unit. No unit has its digest, and no file has its SHA-256."""
     return {"digest": "damaged", "rows": 0, "build_id": "", "extra": {}, "bytes": -1, "sha256": "", "why": why}
 
 
@@ -141,22 +144,23 @@ def sha256_of(path: Path) -> str:
 
 
 def signature_of(path: Path) -> Signature:
-    """Return values that change when a file is written to or replaced. Another name of the same file has the same signature."""
+    """Return values that change when a file is written to or replaced. All hard links to one file have the same signature."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class KnownDamage:
-    """Earlier findings about units: the time at which each was intact, with its file's signature at that time, and the damaged units."""
+    """What earlier verifications found."""
 
-    whole: Mapping[str, tuple[Signature, str, float]]
-    damaged: Mapping[str, str]
+    whole: Mapping[str, tuple[Signature, str, float]]  # intact unit -> (signature, SHA-256, Unix seconds of its last hash)
+    damaged: Mapping[str, str]  # damaged unit -> reason
 
     def is_whole(self, unit: Unit, signature: Signature, sha256: str, since: float) -> bool:
-        """Whether the file with this signature was hashed to `sha256` at `since` or later (seconds of the epoch; 0: at any time).
+        """Whether the file with this signature was hashed at `since` or later, and had the hash `sha256`.
 
-        A note from the future does not count: either a clock was wrong, or the note is damaged.
+        `since`: Unix seconds; 0 accepts a hash of any time. Otherwise a note with a future time does not count: either a clock was
+        wrong, or the note is damaged.
         """
         found = self.whole.get("/".join(unit))
         if found is None or "/".join(unit) in self.damaged or found[:2] != (signature, sha256):
@@ -168,9 +172,10 @@ NOTHING = KnownDamage({}, {})
 
 
 def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: KnownDamage, *, since: float | None) -> str | None:
-    """Return why a unit's file must not be read; None when it is intact.
+    """Return why a unit's file must not be read, or None if the file is intact.
 
-    `since`: files hashed at that time or later are not hashed again. None: files that this process ever hashed are not hashed again either.
+    `since` (Unix seconds): a file that was noted as intact at that time or later is not hashed again. None: any note counts, and a
+    file that this process has hashed is not hashed again either.
     """
     if "why" in record:
         return str(record["why"])
@@ -201,7 +206,7 @@ def why_damaged(unit: Unit, path: Path, record: Mapping[str, Any], known: KnownD
 
 
 class Guard:
-    """Refuses damaged units before they are read. Remembers the units that it verified."""
+    """Refuses damaged units before they are read. Verifies each unit only once."""
 
     def __init__(self, files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: KnownDamage) -> None:
         self._files = files
@@ -209,14 +214,14 @@ class Guard:
         self._passed: set[Unit] = set()
 
     def __call__(self, units: Collection[Unit]) -> None:
-        """Raises WarehouseDamaged."""
+        """Verify these units. Raises WarehouseDamaged if any of them is damaged."""
         self._refuse(set(units) - self._passed, None)
         self._passed.update(units)
 
     def doubt(self, units: Collection[Unit], until: float | None = None) -> bool:
-        """Hash these units even if they were verified before. Raises WarehouseDamaged.
+        """Hash these units even if they were verified before. Raises WarehouseDamaged if any of them is damaged.
 
-        Returns False if not all were hashed by `until`, seconds of the monotonic clock.
+        Returns False if not all units were hashed by `until` (seconds of the monotonic clock).
         """
         return self._refuse(units, time.time(), until)
 
@@ -234,7 +239,10 @@ class Guard:
 
 
 class VerificationNotes:
-    """The notes in `_runspend/verified.json`, and the index of all units. Without them, more is hashed and less damage is found."""
+    """The notes in `_runspend/verified.json`, and the index of all units in `_runspend/index.json`.
+
+    Without the notes, more files are hashed. Without the index, a missing state file is not noticed.
+    """
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -242,13 +250,13 @@ class VerificationNotes:
         self._index = home / "index.json"
 
     def read(self) -> KnownDamage:
-        """Return the notes; empty if there are none or they cannot be read."""
+        """Return the notes. They are empty if the file does not exist or cannot be read."""
         try:
             value = json.loads(read_bytes(self._path) or b"")
             whole = {str(unit): (tuple(entry[0]), str(entry[1]), float(entry[2])) for unit, entry in value["whole"].items()}
             return KnownDamage(whole, {str(unit): str(why) for unit, why in value["damaged"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, RecordRefused):
-            return NOTHING  # only notes: without them, files are hashed
+            return NOTHING  # without notes, the files are hashed again
 
     def note(
         self,
@@ -258,11 +266,14 @@ class VerificationNotes:
         *,
         hashed_at: float | None = None,
     ) -> None:
-        """Record units as intact or damaged in their state when they were hashed (now), and forget those that are gone."""
+        """Record which units were intact or damaged when they were hashed, and remove the notes about units that are gone.
+
+        `hashed_at`: Unix seconds; None: now.
+        """
         if not (whole or damaged or gone) or not os.access(self._home, os.W_OK):
             return  # nothing new, or the user may only read
         moment = time.time() if hashed_at is None else hashed_at
-        with suppress(OSError), self._alone() as is_ours:  # for example a full disk: the file is hashed again later
+        with suppress(OSError), self._alone() as is_ours:  # if the disk is full, for example, the files are hashed again later
             if not is_ours:
                 return
             known = self.read()
@@ -274,7 +285,7 @@ class VerificationNotes:
             write_whole(self._path, _text({"whole": entries, "damaged": marks}).encode())
 
     def units(self) -> tuple[set[Unit], str | None]:
-        """Return all units in the index, and why it is damaged."""
+        """Return the units in the index, and the reason if the index is damaged (otherwise None)."""
         value, why = read_sealed(self._index, ())
         if value is None:
             return set(), why
@@ -284,15 +295,17 @@ class VerificationNotes:
             return set(), f"{self._index.name} is not a list of units"
 
     def missing(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]] | None:
-        """Return substitutes for indexed units of these tables that were not found; None if the index is empty."""
+        """Return a placeholder (see `lost`) for each indexed unit of these tables that is not in `found`. None if the index is empty."""
         listed, _ = self.units()
         return {unit: lost("its state file is gone") for unit in sorted(listed - set(found)) if unit.table in tables} if listed else None
 
     @contextmanager
     def indexing(self, known: Callable[[], Collection[Unit]], staged: Collection[Unit], dropped: Collection[Unit]) -> Iterator[None]:
-        """Update the index around the moves of a publish, so that after a kill it never lists a unit that was dropped on purpose.
+        """Update the index before and after the moves of a publish.
 
-        `known`: all units, if there is no index yet. The caller holds the exclusive lock.
+        Dropped units are removed before the moves, and new units are added after them. So even after a kill, the index never lists a
+        unit that was dropped on purpose.
+        `known` returns all units; it is called if the index is missing or damaged. The caller holds the exclusive lock.
         """
         listed, why = self.units()
         units = set(known()) if why is not None or not self._index.exists() else listed
@@ -308,7 +321,10 @@ class VerificationNotes:
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:
-        """Yield whether this process is the only one that writes notes meanwhile. The wait is short: notes only save hashing."""
+        """Yield True while this process is the only one that writes notes, or False if it cannot get the lock.
+
+        It waits at most NOTE_WAIT seconds, because a missing note only means that a file is hashed again.
+        """
         path = self._home / "verified.lock"
         try:
             opened = open_lock(path)
@@ -332,26 +348,27 @@ class VerificationNotes:
 def _signature_if_there(path: Path) -> Signature | None:
     try:
         return signature_of(path)
-    except OSError:  # hashing the file reports the error
+    except OSError:  # `why_damaged` meets the same error and reports it
         return None
 
 
 def judge(
     files: Mapping[Unit, tuple[Path, Mapping[str, Any]]], known: KnownDamage, since: float, progress: Callable[[str], None] = lambda _: None
 ) -> tuple[dict[Unit, tuple[Signature, str]], dict[Unit, str]]:
-    """Hash every file that was not hashed at `since` or later.
+    """Hash every file that was not hashed at `since` (Unix seconds) or later.
 
-    Returns (intact units that were hashed now, with their signature and SHA-256; damaged units and why).
+    Returns two mappings: intact units that were hashed now -> (signature, SHA-256), and damaged units -> reason.
     """
     whole, damaged = {}, {}
     for unit, (path, record) in files.items():
         progress(f"verifying {name_of(unit)}")
-        signature = _signature_if_there(path)  # before hashing: a file written to meanwhile must not be noted as intact
+        signature = _signature_if_there(path)  # before hashing, so that a file that is written to meanwhile is not noted as intact
         why = why_damaged(unit, path, record, known, since=since)
         if why is not None:
             damaged[unit] = why
             continue
         sha256 = str(record["sha256"])
-        if signature is not None and not known.is_whole(unit, signature, sha256, since):  # otherwise it keeps the time of its earlier hash
+        # A file that was not hashed now keeps the time of its earlier hash.
+        if signature is not None and not known.is_whole(unit, signature, sha256, since):
             whole[unit] = (signature, sha256)
     return whole, damaged

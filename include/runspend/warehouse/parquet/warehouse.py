@@ -1,11 +1,11 @@
 """The warehouse in a folder: one Parquet file per table, month and writer, read by DuckDB.
 
     <root>/<table>/period=YYYY-MM/<writer>.parquet              public tables
-    <root>/_internal/<table>/period=YYYY-MM/<writer>.parquet    the others
+    <root>/_internal/<table>/period=YYYY-MM/<writer>.parquet    internal tables
     <root>/_runspend/                                           journal, lock, staging, state of every unit, schema version
 
-A table's folder holds only finished files. `reader.py` reads, `step.py` replaces units, `journal.py` changes several files at
-once. Opening a warehouse and listing its units needs no engine, so this module does not import one at the top.
+The folder of a table contains only finished files. `reader.py` reads them, `step.py` replaces units, and `journal.py` changes several
+files at once. Opening a warehouse and listing its units needs no engine, so this module does not import one at the top.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ if TYPE_CHECKING:
 
 
 def open_folder(root: Path) -> Folder:
-    """Return the bookkeeping of a warehouse folder. Its journal may move and remove only the files of units."""
+    """Return the bookkeeping of a warehouse folder. Its journal may change only files of units and `schema.json`."""
     return Folder(root, is_target=lambda name: name == SCHEMA_NAME or is_unit_name(name), is_removable=is_unit_name)
 
 
 class ParquetWarehouse(QueriedFiles):
-    """Tables in a folder. Opening it finishes any publish that was killed."""
+    """Tables in a folder. Opening the warehouse finishes any publish that was killed."""
 
     def __init__(self, root: Path, *, models: Path = ALLOCATION / "models", checks: Path = ALLOCATION / "checks") -> None:
         self.root = root.absolute()
         super().__init__(open_folder(self.root), models, checks)
         self.verified = VerificationNotes(self.folder.home)
-        self.columns()  # refuses a warehouse newer than this version
+        self.columns()  # raises ConfigError if a newer version of Runspend wrote the warehouse
 
     def states(self, *tables: str) -> dict[Unit, UnitState]:
-        """Return published units of these tables (all tables when none is named); inside a reader, those that it sees."""
+        """Return the published units of these tables, or of all tables if none is named. Inside a reader, return the units that it sees."""
         if (seen := self._seen()) is not None:
             return {unit: state_of(record) for unit, record in seen.records.items() if not tables or unit.table in tables}
         with self.folder.shared():
@@ -87,7 +87,7 @@ class ParquetWarehouse(QueriedFiles):
         return moment.files[unit], moment.columns[unit.table]
 
     def _seen(self) -> Moment | None:
-        """Return the pinned state of the reader that is open in this thread."""
+        """Return the pinned state of the reader that this thread has open, or None if it has none open."""
         seen: Moment | None = getattr(self._reading, "moment", None)
         return seen
 
@@ -113,9 +113,9 @@ class ParquetWarehouse(QueriedFiles):
     def find_damage(
         self, units: Collection[Unit] | None = None, *, since: float | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> dict[Unit, str]:
-        """Return damaged units (of these or of all), with the problem of each, and record them for readers.
+        """Return the damaged units among `units` (None: all), each with the reason. Records the result for readers.
 
-        Hashes files that were not hashed at `since` or later (seconds of the epoch; None: all).
+        Hashes every file that was not hashed at `since` or later (Unix seconds; None: every file).
         """
         began = time.time()
         since = began if since is None else since
@@ -123,7 +123,7 @@ class ParquetWarehouse(QueriedFiles):
             files = {unit: (self.path(unit), record) for unit, record in self.records().items() if units is None or unit in units}
             known = self.verified.read()
         whole, suspects = judge(files, known, since, progress)  # without the lock, so publishers do not wait
-        with self.folder.shared():  # a unit that was replaced meanwhile is not damaged
+        with self.folder.shared():  # check again: a unit that another process replaced meanwhile is not damaged
             now = self.records(*{unit.table for unit in suspects}) if suspects else {}
             again = {unit: (self.path(unit), now[unit]) for unit in suspects if unit in now}
             more, damaged = judge(again, known, since)
@@ -141,7 +141,10 @@ class ParquetWarehouse(QueriedFiles):
         return self.root / state_name(unit)
 
     def records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
-        """Return the state of every published unit; a substitute where the state file is damaged or gone. The caller holds a lock."""
+        """Return the state of every published unit. The caller holds a lock.
+
+        If a state file is damaged or missing, the result has a placeholder for it (see `verification.lost`).
+        """
         return {unit: record for unit, record in self._all_records(*tables).items() if unit not in self._left_out}
 
     def _all_records(self, *tables: str) -> dict[Unit, dict[str, Any]]:
@@ -154,7 +157,10 @@ class ParquetWarehouse(QueriedFiles):
         return found | self._without_state(found, tables or TABLES.keys())
 
     def _without_state(self, found: Collection[Unit], tables: Collection[str]) -> dict[Unit, dict[str, Any]]:
-        """Return substitutes for units without a state file: from the index, or from the files if the index is gone or damaged too."""
+        """Return placeholders for units whose state file is missing.
+
+        The index lists all units. If it is missing or damaged too, the names of the Parquet files do.
+        """
         if (missing := self.verified.missing(found, tables)) is not None:
             return missing
         names = (
@@ -166,7 +172,7 @@ class ParquetWarehouse(QueriedFiles):
         return {unit: lost("its state file is gone") for unit in sorted(units - set(found))}
 
     def record(self, unit: Unit) -> dict[str, Any] | None:
-        """Return the state of one unit, as in `records`; None if there is no such unit. The caller holds a lock."""
+        """Return the state of one unit as `records` does, or None if the unit does not exist. The caller holds a lock."""
         if unit in self._left_out:
             return None
         return read_state(self.state_path(unit), unit) or self._without_state((), (unit.table,)).get(unit)
@@ -175,7 +181,10 @@ class ParquetWarehouse(QueriedFiles):
         return Guard({unit: (file, moment.records[unit]) for unit, file in moment.files.items()}, self.verified.read())
 
     def columns(self) -> dict[str, list[str]]:
-        """Return the columns that the published files of every table have; those with former values are marked (`schema/former_names.py`)."""
+        """Return the columns of the published files of every table. Columns with former values are marked (see `schema/former_names.py`).
+
+        Raises WarehouseDamaged if `schema.json` is damaged, and ConfigError if a newer version of Runspend wrote it.
+        """
         schema, why = read_schema(self.root / SCHEMA_NAME)
         if why is not None:
             raise WarehouseDamaged({SCHEMA_NAME: why})
@@ -189,10 +198,10 @@ class ParquetWarehouse(QueriedFiles):
         return published_columns(schema["version"], {table: schema["tables"].get(table, []) for table in TABLES})
 
     def upgrade(self, stage: Path) -> None:
-        """Bring files of an older version to today's columns and values. The caller holds the exclusive lock.
+        """Rewrite files of an older version with the current columns and values. The caller holds the exclusive lock.
 
-        A damaged file is skipped, so that it does not block publishing. It is refused until it is replaced, or restored and
-        upgraded by `widen_restored`.
+        A damaged file is skipped, so that it does not block publishing. It stays unreadable until it is replaced, or until someone
+        restores it and `widen_restored` upgrades it.
         """
         target = self.root / SCHEMA_NAME
         schema, why = read_schema(target)
@@ -206,7 +215,7 @@ class ParquetWarehouse(QueriedFiles):
             file = stage / f"upgrade-{number}.parquet"
             if why_damaged(unit, self.path(unit), record, known, since=None) is None:
                 moves += self._widened(unit, record, file)
-            elif "why" not in record:  # otherwise its state would be lost, so it is refused unchanged
+            elif "why" not in record:  # a record with "why" is a placeholder for a lost state, so there is nothing to write
                 write_json(file.with_suffix(".json"), seal({BEHIND: [name.removeprefix(FORMER) for name in have[unit.table]], **record}))
                 moves += [(file.with_suffix(".json"), self.state_path(unit))]
         note = stage / "schema.json"
@@ -214,7 +223,7 @@ class ParquetWarehouse(QueriedFiles):
         self.folder.commit([*moves, (note, target)], [], {"upgrade": SCHEMA_VERSION})
 
     def widen_restored(self) -> None:
-        """Upgrade files that were damaged during the upgrade and are intact again. Holds the exclusive lock."""
+        """Upgrade files that were damaged during the upgrade and are intact again. Takes the exclusive lock."""
         with self.folder.stage("restored") as stage, self.folder.exclusive():
             moves, known = [], self.verified.read()
             for number, (unit, record) in enumerate(self._all_records().items()):
@@ -223,14 +232,14 @@ class ParquetWarehouse(QueriedFiles):
             self.folder.commit(moves, [], {"upgrade": SCHEMA_VERSION})
 
     def _widened(self, unit: Unit, record: Mapping[str, Any], file: Path) -> list[tuple[Path, Path]]:
-        """Write a unit's file with today's columns and values; return the moves that put it in place."""
+        """Write a unit's rows to `file` with the current columns and values. Return the moves that publish it."""
         from runspend.warehouse.parquet.files import add_columns
 
         add_columns(self.path(unit), file, TABLES[unit.table])
         return [(file, self.path(unit)), (_write_state(file, unit, as_published(record)), self.state_path(unit))]
 
     def pin(self, folder: Path) -> Pinned:
-        """Pin the currently published files under stable names in `folder`."""
+        """Return the currently published files under names in `folder` that later publishes do not change."""
         pinned: dict[Unit, Path] = {}
         with self.folder.shared():
             columns, records, known = self.columns(), self.records(), self.verified.read()
@@ -243,7 +252,7 @@ class ParquetWarehouse(QueriedFiles):
     def replace(
         self, staged: Mapping[Unit, StagedFiles], dropped: set[Unit], inputs: Mapping[Unit, str | None], *, stage: Path, build_id: str
     ) -> bool:
-        """Make a step's units visible, all at once. Returns False, with nothing changed, if an input's digest has changed."""
+        """Make all units of a step visible at once. Returns False, and changes nothing, if the digest of an input has changed."""
         moves: list[tuple[Path, Path]] = []
         for unit, one in staged.items():
             fsync_path(one.file)
