@@ -1,1 +1,1 @@
-"""Files in folders and buckets: list, read, write, move and delete them."""
+"""List, read, write, move and delete files in local folders and buckets."""

@@ -1,6 +1,7 @@
-"""Archive objects in an Azure container: every change is conditional (If-None-Match, If-Match), and every reply is checked.
+"""The archive's objects in an Azure container. Changes have a condition (If-None-Match, If-Match), and every reply is checked.
 
-If blobs keep versions, nothing is deleted: the bytes would stay as a version and still be billed.
+Only a change of the access tier has no condition, because Azure offers none. If the account keeps versions, nothing is deleted: the bytes
+would stay as a version and still be billed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-BLOCK_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
-BLOCKS = 50_000  # Azure allows no more
+BLOCK_BYTES = 64 << 20  # size of a block; objects up to this size are written with one request
+BLOCKS = 50_000  # Azure's maximum number of blocks
 
 
 class AzureObjects(CloudObjects):
-    """Objects below a prefix of one container."""
+    """Objects below a prefix of one container. See `ObjectStore` for the methods."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         super().__init__(store.uri, root)
@@ -52,7 +53,7 @@ class AzureObjects(CloudObjects):
                     yield name[len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """Return the current object; None when Azure answers 404."""
+        """Return the current object, or None if Azure answers 404."""
         with self._translate_errors(f"look at {key!r}"):
             found = self._container.look(self._name(key))
         if found is None:
@@ -65,7 +66,7 @@ class AzureObjects(CloudObjects):
         )
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of the object while it has that etag."""
+        """Yield the bytes of the object. Raises NotDone if it no longer has the same etag."""
         yield from self._whole(obj, self._container.read(self._name(obj.key), obj.etag))
 
     def write(
@@ -78,7 +79,7 @@ class AzureObjects(CloudObjects):
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Send one put, or many blocks and their list, on condition that the key is free."""
+        """Write an object with one put request, or with many blocks and a list of them. Raises NotDone if the key already exists."""
         block_size = max(BLOCK_BYTES, -(-size // BLOCKS))
         blocks = exactly(self.uri, key, in_pieces(chunks, block_size), size)
         with self._change(f"write {key!r}", key) as blob:
@@ -90,7 +91,7 @@ class AzureObjects(CloudObjects):
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
-        """Delete on condition of the etag."""
+        """Delete the object if it still has the same etag. Raises NotDone if the account keeps versions."""
         if obj.version is not None:
             raise NotDone(
                 self.uri,
@@ -105,13 +106,19 @@ class AzureObjects(CloudObjects):
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Write the blob's own properties again, on condition of its etag, so that it gets a new etag ("Set Blob Properties")."""
+        """Write the blob's own properties again, which changes its etag (Azure's reference, "Set Blob Properties").
+
+        Raises NotDone if the blob no longer has the old etag.
+        """
         with self._change(f"renew {obj.key!r}", obj.key) as blob:
             blob.set_http_headers(blob.get_blob_properties(**if_match(obj.etag)).content_settings, **if_match(obj.etag))
         return self._written(obj.key)
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Set the access tier. Azure has no condition for this. Bytes written meanwhile would be in that tier, and complete."""
+        """Set the access tier of the object.
+
+        Azure has no condition for this request. If the object is rewritten at the same time, its new bytes are complete, but in this tier.
+        """
         found = self.head(obj.key)
         if found is None or found.etag != obj.etag:
             raise NotDone(self.uri, f"cannot move {obj.key!r} in {self.uri} to {storage_class}: it has changed. Nothing was done.")
@@ -120,7 +127,7 @@ class AzureObjects(CloudObjects):
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """The time in the headers of a reply."""
+        """Return the time of Azure, from the headers of a reply."""
         with self._translate_errors("ask for the time"):
             return self._time(self._container.date())
 
@@ -128,7 +135,7 @@ class AzureObjects(CloudObjects):
 
     @contextmanager
     def _change(self, what: str, key: str) -> Iterator[Any]:
-        """The client of one blob, for a change."""
+        """Yield the client of one blob for a change. `what` is the action in error messages, as a verb phrase."""
         with self._translate_errors(what):
             blob = self._container.blob(self._name(key))
             with translated():
@@ -141,7 +148,7 @@ class AzureObjects(CloudObjects):
             return StandardBlobTier(storage_class.capitalize())
         except ValueError:
             raise NotDone(
-                self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has none of that name. Nothing was done."
+                self.uri, f"cannot use storage class {storage_class} in {self.uri}: Azure has no such access tier. Nothing was done."
             ) from None
 
     def _stored(self, key: str, blob: Blob, metadata: dict[str, str]) -> StoredObject:
@@ -150,7 +157,7 @@ class AzureObjects(CloudObjects):
         return StoredObject(key, blob.size, blob.etag, blob.version, blob.tier, blob.modified.astimezone(timezone.utc), metadata)
 
     def _write_blocks(self, blob: Any, blocks: Iterator[bytes], options: dict[str, Any]) -> None:
-        """Blocks that no list names are gone after a week by themselves."""
+        """Write the blocks, then the list that turns them into a blob. Azure discards blocks without a list after a week."""
         from azure.core import MatchConditions
         from azure.storage.blob import BlobBlock
 
@@ -167,7 +174,7 @@ def _metadata_of(found: Any) -> dict[str, str]:
 
 
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The properties and metadata that a write sets on the blob. Headers are ASCII."""
+    """Return the properties and metadata as request options of a write. Values that are not ASCII are left out: headers must be ASCII."""
     from azure.storage.blob import ContentSettings
 
     plain = {name: value for name, value in metadata.items() if value.isascii()}

@@ -1,6 +1,7 @@
-"""The common part of the archive's objects at S3, Google and Azure: keys below a prefix, checked names, counted replies.
+"""The common part of the archive's objects in S3, Google Cloud Storage and Azure.
 
-Conditions, classes and versions are each service's own and stay in its module.
+Belongs here: keys below a prefix, checks of names, and checks that all bytes arrived. Conditions, storage classes and versions differ
+between the services and are in their own modules.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from runspend.storage.uris import Root
 
 
 class CloudObjects(ABC):
-    """Objects below a prefix of one bucket or container. `head` is the service's own."""
+    """Objects below a prefix of one bucket or container. Each service implements `head`."""
 
     def __init__(self, uri: str, root: Root) -> None:
         self.uri = uri
@@ -26,18 +27,18 @@ class CloudObjects(ABC):
 
     @abstractmethod
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now."""
+        """Return the current object, or None if the service answers that it does not exist."""
 
-    def prune(self, folder: str) -> None:  # noqa: B027 - nothing to do here is the whole of it
-        """There are no folders that could remain."""
+    def prune(self, folder: str) -> None:  # noqa: B027 (not abstract: it has nothing to do)
+        """Do nothing, because cloud stores have no empty folders."""
 
     @property
     def _keeps_versions(self) -> bool:
-        """Whether a change of the storage class leaves the old bytes as a version. At Azure it does not; the others are asked once."""
+        """Whether changing the storage class leaves the old bytes as a version. False for Azure; the other services are asked once."""
         return False
 
     def why_no_tier(self) -> str | None:
-        """Return why `set_class` is refused for every object here; None if it is not."""
+        """Return why `set_class` is refused for all objects in this store, or None if it is allowed."""
         return KEEPS_VERSIONS if self._keeps_versions else None
 
     def _refuse_if_versions(self, obj: StoredObject, storage_class: str) -> None:
@@ -48,13 +49,16 @@ class CloudObjects(ABC):
         return f"{self._prefix}{folder}/" if folder else self._prefix
 
     def _name(self, key: str) -> str:
-        """The name of a key in the bucket; one that ends in "/" is the marker of a folder."""
+        """Return the full name of a key in the bucket. A name that ends in "/" marks an empty folder.
+
+        Raises NotDone if the key has an empty part, "." or "..".
+        """
         if any(part in ("", ".", "..") for part in key.removesuffix("/").split("/")):
             raise NotDone(self.uri, f"cannot use {key!r} in {self.uri}: a service may read it ambiguously. Nothing was done.")
         return self._prefix + key
 
     def _own(self, name: str, prefix: str) -> str:
-        """The key of a name that a listing of `prefix` gave."""
+        """Return the key of a full name in a listing of `prefix`. Raises SourceRefused if the name does not begin with `prefix`."""
         if not name.startswith(prefix):
             raise SourceRefused(
                 self.uri, f"cannot trust the listing of {self.uri}: it contains {name!r}, which was not requested. Nothing was moved."
@@ -62,7 +66,7 @@ class CloudObjects(ABC):
         return name[len(self._prefix) :]
 
     def _whole(self, obj: StoredObject, pieces: Iterable[bytes]) -> Iterator[bytes]:
-        """All bytes of an object."""
+        """Yield the pieces of an object. Raises OutcomeUnknown at the end if fewer or more bytes arrived than the object has."""
         size = 0
         with self._translate_errors(f"read {obj.key!r}"):
             for piece in pieces:
@@ -74,7 +78,7 @@ class CloudObjects(ABC):
             )
 
     def _after(self, key: str, unknown: str) -> StoredObject:
-        """Return the object after a successful change. `unknown`: the error if it is not there."""
+        """Return the object after a successful change. Raises OutcomeUnknown with the text `unknown` if it does not exist."""
         found = self.head(key)
         if found is None:
             raise OutcomeUnknown(self.uri, unknown)
@@ -87,14 +91,17 @@ class CloudObjects(ABC):
         return self._after(key, f"cannot find {key!r} in {self.uri} after it was moved to {storage_class}.")
 
     def _time(self, date: str | None) -> datetime:
-        """The time of a Date header."""
+        """Return the time of a Date header in UTC. Raises NotDone if the header is missing."""
         if not date:
             raise NotDone(self.uri, f"cannot get the time of {self.uri}: its replies have no date.")
         return parsedate_to_datetime(date).astimezone(timezone.utc)
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
-        """NotDone if the service refused or was not asked, OutcomeUnknown if its answer does not say."""
+        """Turn an error of the service into NotDone if it refused or no request was sent, otherwise into OutcomeUnknown.
+
+        `what` is the action, as a verb phrase.
+        """
         try:
             yield
         except CannotReach as error:
@@ -106,5 +113,5 @@ class CloudObjects(ABC):
 
 
 def refusal_status(error: NotDone) -> int | None:
-    """The status with which a service refused; None where none did."""
+    """Return the HTTP status of the service's refusal, or None if the error does not come from the service."""
     return error.__cause__.status if isinstance(error.__cause__, StoreError) else None

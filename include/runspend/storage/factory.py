@@ -1,4 +1,4 @@
-"""Open the objects of an artifact store: a folder, S3, Azure or Google Cloud Storage."""
+"""Open the objects of an artifact store, which is a local folder or is in S3, Azure or Google Cloud Storage."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def open_objects(store: ArtifactStore, purpose: Purpose) -> ObjectStore:
-    """Return the objects of a store of the allow-list. Contacts no server yet.
+    """Return access to the objects of a configured store. No request is sent yet.
 
-    Raises NotDone for purpose "delete" when the store has no `delete_credentials`, and SourceRefused for an unknown kind of store.
+    Raises NotDone if the purpose is "delete" and the store has no `delete_credentials`. Raises SourceRefused for an unsupported kind of
+    store.
     """
     root = parse_root(store)
     if purpose == "delete" and store.delete_credentials is None:

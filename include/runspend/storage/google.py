@@ -1,7 +1,8 @@
-"""One bucket of Google Cloud Storage through Google's own client (extra `gcs`).
+"""Access one bucket of Google Cloud Storage through Google's own client (extra `gcs`).
 
-Every failure becomes a StoreError with a status and a code, because Google's messages quote addresses. Pages of a listing are requested again
-where the store is busy. Other requests are sent once, because a repeated change would conflict with its first attempt.
+Every failure becomes a StoreError with a status and a code. Google's own messages are not passed on, because they quote addresses. Pages of
+a listing are requested again if the store is busy. All other requests are sent once, because a repeated change would conflict with its
+first attempt.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from runspend.storage.google_clients import storage_credentials
 from runspend.storage.store_errors import PIECE_BYTES, CannotReach, StoreError
 
 GOOGLE = "https://storage.googleapis.com"
-RETRY_SECONDS = 60.0  # within which a page is requested again
+RETRY_SECONDS = 60.0  # a page of a listing is requested again for this long
 READER = "Storage Object Viewer on the bucket"  # the role that reading needs
 _FIELDS = "nextPageToken,prefixes,items(name,size,storageClass,md5Hash,etag,updated,timeDeleted,generation)"
-# Metadata of an object. A rewrite keeps only what the request repeats ("Objects: rewrite").
+# The metadata fields of an object. A rewrite keeps only the fields that the request repeats (Google's reference, "Objects: rewrite").
 _PROPERTIES = ("cache_control", "content_disposition", "content_encoding", "content_language", "content_type", "custom_time", "metadata")
 
 
 class GoogleBucket:
-    """A bucket. Creating the client makes no request. Raises StoreError, and CannotReach for credentials that cannot be used."""
+    """One bucket. Creating the client sends no request.
+
+    Raises CannotReach if the credentials cannot be used, and StoreError if a request fails.
+    """
 
     def __init__(self, name: str, *, endpoint: str | None, credentials: str | None, setting: str = "stores[]") -> None:
         self.name = name
@@ -35,8 +39,9 @@ class GoogleBucket:
     def pages(
         self, prefix: str, *, token: str = "", page_size: int = 1000, delimiter: str = "", versions: bool = True
     ) -> Iterator[tuple[Any, str]]:
-        """Yield pages and the position of the next one: `raw_page` is Google's own description, which is twice as fast as the objects that
-        a page yields.
+        """Yield each page of a listing with the position of the next page.
+
+        `raw_page` of a page is Google's JSON. Reading it is twice as fast as iterating over the page, which creates objects.
         """
         with translated():
             found = self._client.list_blobs(
@@ -56,12 +61,12 @@ class GoogleBucket:
             token = following
 
     def look(self, name: str) -> Any:
-        """Return the object as it is now, or None if Google answers that there is none."""
+        """Return the current object, or None if Google answers that it does not exist."""
         with translated():
             return self._bucket.get_blob(name, retry=None)
 
     def read(self, name: str, generation: str, size: int, start: int = 0) -> Iterator[bytes]:
-        """Yield the bytes of that generation as they are stored, piece by piece: compressed ones are not unpacked."""
+        """Yield the stored bytes of this generation in pieces. Compressed objects are not decompressed."""
         blob = self._bucket.blob(name, generation=generation)
         while start < size:
             with translated():
@@ -74,7 +79,7 @@ class GoogleBucket:
             yield piece
 
     def upload(self, name: str, pieces: Iterable[bytes], size: int, properties: Mapping[str, Any]) -> None:
-        """Write an object if the name is free. An upload that ends early leaves no object."""
+        """Write an object if the name does not exist yet. An upload that is interrupted leaves no object."""
         blob = self._bucket.blob(name, chunk_size=PIECE_BYTES)
         _say(blob, properties)
         with translated():
@@ -83,7 +88,10 @@ class GoogleBucket:
             )
 
     def rewrite(self, name: str, generation: str, storage_class: str) -> None:
-        """Copy an object onto itself in another class, both ends on condition of the generation. Large ones take several calls."""
+        """Copy an object onto itself with another storage class. Source and target must still have this generation.
+
+        A large object needs several requests.
+        """
         with translated():
             source, target = self._bucket.blob(name), self._bucket.blob(name)
             source.reload(retry=None)
@@ -95,7 +103,7 @@ class GoogleBucket:
                     return
 
     def delete(self, name: str, *, is_current: str | None = None, version: str | None = None) -> None:
-        """Delete the object: if its generation is still `is_current`, or permanently the one generation `version`."""
+        """Delete the object if its generation is still `is_current`. With `version`, delete only that generation, permanently."""
         with translated():
             self._bucket.blob(name, generation=version).delete(if_generation_match=is_current, retry=None)
 
@@ -107,7 +115,7 @@ class GoogleBucket:
         return bool(bucket.versioning_enabled)
 
     def date(self) -> str | None:
-        """Return the date in the headers of a reply."""
+        """Return the Date header of a reply, or None if it is missing."""
         next(self.pages("", page_size=1))
         return self._date
 
@@ -126,16 +134,16 @@ class GoogleBucket:
         session = untyped(credentials)
         session.resolve_redirects = lambda *_, **__: iter(())  # redirects of a store are not followed
         session.hooks["response"].append(self._note)
-        # The endpoint is always given: otherwise variables of the environment name one.
+        # The endpoint is always given. Otherwise, environment variables could change it.
         options = {"api_endpoint": self._endpoint}
         untyped = ClientInfo
         try:
             client = Client(
                 project="none", credentials=credentials, client_options=options, client_info=untyped(user_agent="runspend"), _http=session
             )
-        except ValueError:  # a key of another universe than Google's own cloud
+        except ValueError:  # the key belongs to another universe domain than Google's own cloud
             raise CannotReach("its credentials cannot be used", f"Check {self._setting}.credentials") from None
-        client._bucket_metadata_cache = None  # it requests the bucket on its own, for traces that are not used
+        client._bucket_metadata_cache = None  # it would request the bucket for tracing, which Runspend does not use
         return client
 
     @cached_property
@@ -147,15 +155,16 @@ class GoogleBucket:
 
 
 class _Stream:
-    """Pieces of bytes, `size` in all, as a file that is read once, from start to end. The pieces are asked to end before the last byte is
-    read.
+    """A file object over pieces of bytes with `size` bytes in total. It can be read once, from start to end.
+
+    The iterator of the pieces is exhausted before the last byte is returned. So a check at its end can still stop the upload.
     """
 
     def __init__(self, pieces: Iterable[bytes], size: int) -> None:
         self._pieces, self._size, self._held, self._at = iter(pieces), size, bytearray(), 0
 
     def read(self, size: int) -> bytes:
-        """Return that many bytes, fewer only at the end."""
+        """Return `size` bytes, or fewer at the end."""
         while len(self._held) < size or self._at + size >= self._size:
             piece = next(self._pieces, None)
             if piece is None:
@@ -167,7 +176,7 @@ class _Stream:
         return found
 
     def tell(self) -> int:
-        """Return how many bytes were read."""
+        """Return the number of bytes that were read."""
         return self._at
 
 
@@ -188,13 +197,13 @@ def translated() -> Iterator[None]:
             raise StoreError(int(cause.code or 0) or None, str(reasons[0] or "") if reasons else "") from None
         if isinstance(cause, GoogleAuthError) and not isinstance(cause, TransportError):
             raise StoreError(401, "Google refused the credentials") from None
-        if isinstance(cause, ValueError):  # a reply that is not JSON
+        if isinstance(cause, ValueError):  # the reply is not JSON
             raise StoreError(200, "an answer that is not in the form of this kind of store") from None
         raise StoreError(None, type(cause).__name__) from None
 
 
 def microseconds(text: str | None) -> int | None:
-    """Return a time of Google's in microseconds since 1970."""
+    """Return a time in Google's ISO 8601 format as microseconds since 1970, or None without a text."""
     if not text:
         return None
     at = datetime.fromisoformat(text.replace("Z", "+00:00"))

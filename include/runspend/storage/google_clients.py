@@ -1,6 +1,6 @@
-"""Credentials for Google, and its clients of BigQuery, for bills in tables and for the warehouse.
+"""Read Google credentials, and create BigQuery clients for bills in tables and for the warehouse.
 
-The queries do not belong here.
+Queries do not belong here.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from runspend.core.errors import MissingExtra
 from runspend.core.outside_json import parse_json
 from runspend.storage.store_errors import ANONYMOUS, ENVIRONMENT, CannotReach
 
-LENT_TYPE = "runspend_lent"  # a file with a token that another process renews: {type, token, expiry, project_id}, or {type, error}
+# The type of a file with a token that another process renews. It contains {type, token, expiry, project_id} or {type, error}.
+LENT_TYPE = "runspend_lent"
 
 SCOPES = ("https://www.googleapis.com/auth/bigquery", "https://www.googleapis.com/auth/cloud-platform")
 
 
 def read_credentials(given: str | None) -> tuple[Any, str | None]:
-    """Return credentials and, if stated, their project: from a service account's key file, or by default from the environment.
+    """Return credentials and their project, which is None if it is not stated.
 
-    Raises OSError or ValueError for a file that is not a key, and google.auth's GoogleAuthError if the environment has none.
+    They come from the key file `given` of a service account, or without one from the environment. Raises OSError or ValueError if the
+    file is not a key file, and google.auth's GoogleAuthError if the environment has no credentials.
     """
     try:
         import google.auth
@@ -42,9 +44,10 @@ def read_credentials(given: str | None) -> tuple[Any, str | None]:
 
 
 def storage_credentials(given: str | None, *, setting: str) -> Any:
-    """Return credentials for Google Cloud Storage: from a key file, a gcloud login, anonymous, or from the environment.
+    """Return credentials for Google Cloud Storage: from a key file, a file of a gcloud login, anonymous, or from the environment.
 
-    Raises CannotReach for a file or an environment that has none. `setting` is their place in runspend.yaml ("stores[]").
+    `setting` is the part of runspend.yaml that contains the credentials, for error messages ("stores[]"). Raises CannotReach if the file
+    or the environment has no usable credentials.
     """
     try:
         import google.auth
@@ -63,7 +66,7 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
     kind = _kind_of_key(path, setting) if path else ""
     try:
         if kind == "service_account":
-            # The account's own signature, without a request for a token.
+            # The client signs its tokens itself with the account's key and does not request one.
             return service_account.from_service_account_file(path, scopes=SCOPES[1:]).with_always_use_jwt_access(True)
         return login.from_authorized_user_file(path) if kind else default(scopes=SCOPES[1:])[0]
     except (GoogleAuthError, OSError, ValueError):
@@ -73,7 +76,10 @@ def storage_credentials(given: str | None, *, setting: str) -> Any:
 
 
 def _lent_token(path: Path) -> tuple[Any, str | None] | None:
-    """Return credentials that read their token from this file again and again, and their project; None if it is another kind of file."""
+    """Return credentials whose token another process renews in this file, and their project. Returns None for another kind of file.
+
+    The credentials read the file again each time they need a new token.
+    """
     from datetime import datetime
 
     from google.auth.credentials import Credentials
@@ -91,7 +97,7 @@ def _lent_token(path: Path) -> tuple[Any, str | None] | None:
         return None
 
     class LentToken(Credentials):
-        """A token that another process renews."""
+        """Credentials with a token that another process renews in a file."""
 
         def refresh(self, request: Any) -> None:
             found = read()
@@ -104,7 +110,7 @@ def _lent_token(path: Path) -> tuple[Any, str | None] | None:
 
 
 def _kind_of_key(path: Path, setting: str) -> str:
-    """Return the kind of credentials in a file of Google's."""
+    """Return the type of a Google key file: "service_account" or "authorized_user". Raises CannotReach for any other file."""
     try:
         kind = parse_json(path.read_bytes())["type"]
     except (OSError, ValueError, LookupError, TypeError):
@@ -119,7 +125,10 @@ def _kind_of_key(path: Path, setting: str) -> str:
 
 
 def bigquery_clients(credentials: Any, project: str, *, endpoint: str | None, location: str | None = None) -> tuple[Any, Any]:
-    """Return a client, and one of the Storage API, which reads rows several times as fast; None for a custom server (`endpoint`)."""
+    """Return a BigQuery client, and a client of the Storage API, which reads rows several times as fast.
+
+    The second client is None if `endpoint` names a custom server.
+    """
     try:
         from google.cloud import bigquery, bigquery_storage
     except ImportError as error:

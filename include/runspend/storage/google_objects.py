@@ -1,6 +1,6 @@
-"""Archive objects in a Google bucket: every change is conditional on a generation, and every reply is checked.
+"""The archive's objects in a Google bucket. Every change has a generation as its condition, and every reply is checked.
 
-If a bucket keeps versions, deleting turns the object into a noncurrent version, which is then removed permanently.
+If a bucket keeps versions, a delete has two steps. The object first becomes a noncurrent version, which is then removed permanently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 
 class GoogleObjects(CloudObjects):
-    """Objects below a prefix of one bucket. An object's etag is its generation, which changes whenever its bytes do."""
+    """Objects below a prefix of one bucket. See `ObjectStore` for the methods.
+
+    The etag of an object is its generation, which changes with every write of its bytes.
+    """
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         super().__init__(store.uri, root)
@@ -45,14 +48,14 @@ class GoogleObjects(CloudObjects):
                     yield name[len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """The object as it is now; None when Google says 404."""
+        """Return the current object, or None if Google answers 404."""
         with self._translate_errors(f"look at {key!r}"):
             found = self._bucket.look(self._name(key))
         return None if found is None else self._stored(key, found)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """The bytes of that generation, as they are stored."""
-        if not obj.size and self.head(obj.key) != obj:  # for an empty object, no byte is requested
+        """Yield the stored bytes of this generation. Raises NotDone if it no longer exists."""
+        if not obj.size and self.head(obj.key) != obj:  # no bytes are requested for an empty object, so it is looked up instead
             raise NotDone(self.uri, f"cannot read {obj.key!r} in {self.uri}: it has changed. Nothing was done.")
         yield from self._whole(obj, self._bucket.read(self._name(obj.key), obj.etag, obj.size))
 
@@ -66,14 +69,14 @@ class GoogleObjects(CloudObjects):
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Upload on condition that the key is free. An upload that ends early leaves no object."""
+        """Upload an object. Raises NotDone if the key already exists. An upload that is interrupted leaves no object."""
         pieces = exactly(self.uri, key, in_pieces(chunks, CHUNK_BYTES), size)
         with self._translate_errors(f"write {key!r}"):
             self._bucket.upload(self._name(key), pieces, size, _write_options(metadata or {}) | {"storage_class": storage_class})
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
-        """Delete on condition of the generation; if the bucket kept it as a version, remove that version permanently."""
+        """Delete the object if it still has the same generation. If the bucket keeps it as a version, remove that version permanently."""
         try:
             with self._translate_errors(f"delete {obj.key!r}"):
                 self._bucket.delete(self._name(obj.key), is_current=obj.etag)
@@ -88,20 +91,20 @@ class GoogleObjects(CloudObjects):
                 raise
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Rewrite the object in place, with both ends on condition of its generation."""
+        """Rewrite the object in place, which changes its generation. Source and target must still have the old generation."""
         with self._translate_errors(f"renew {obj.key!r}"):
             self._bucket.rewrite(self._name(obj.key), obj.etag, obj.storage_class)
         return self._written(obj.key)
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Rewrite the object in place, with both ends on condition of its generation."""
+        """Rewrite the object in place with another storage class. Source and target must still have the old generation."""
         self._refuse_if_versions(obj, storage_class)
         with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             self._bucket.rewrite(self._name(obj.key), obj.etag, storage_class)
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """The time in the headers of a reply."""
+        """Return the time of Google, from the headers of a reply."""
         with self._translate_errors("ask for the time"):
             return self._time(self._bucket.date())
 
@@ -113,7 +116,7 @@ class GoogleObjects(CloudObjects):
             return self._bucket.keeps_versions()
 
     def _stored(self, key: str, found: Any) -> StoredObject:
-        """An object as Google's client describes it."""
+        """Return an object from the description by Google's client. Raises SourceRefused if it lacks a size, generation or time."""
         if found.size is None or not found.generation or found.updated is None:
             raise SourceRefused(
                 self.uri, f"cannot trust the answer of {self.uri}: {key!r} has no size, generation or time. Nothing was moved."
@@ -130,7 +133,7 @@ def _metadata_of(found: Any) -> dict[str, str]:
 
 
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The properties that an upload sets on the object, by the names of Google's client."""
+    """Return the properties that an upload sets on the object, with the field names of Google's client."""
     own = {name.removeprefix("meta."): value for name, value in metadata.items() if name.startswith("meta.")}
     options: dict[str, Any] = {name.replace("-", "_"): metadata[name] for name in HEADERS if name in metadata}
     if at := metadata.get("custom-time"):

@@ -1,4 +1,4 @@
-"""Totals and pages of a flat listing of any store. Each store's module does the listing."""
+"""The data types of a listing: totals of folders, and pages. Each kind of store has its own module for listing."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# ETags that are MD5, or MD5 of the parts' MD5s and their number, are checksums. Others (Azure's, of encrypted objects) are not.
+# An ETag is a checksum if it is an MD5, or the MD5 of the parts' MD5s with the number of parts. Other ETags (Azure's, and those of
+# encrypted objects) are not checksums.
 _CHECKSUM = re.compile(r"[0-9a-f]{32}(?:-\d{1,5})?")
 
 
 class FolderTotals(NamedTuple):
-    """Objects directly in one folder, of one storage class. A folder may occur several times; its rows add up.
+    """Totals of the objects directly in one folder with one storage class. A folder may have several rows, whose totals add up.
 
-    `bytes` is None when any size is unknown. Times are microseconds since 1970, None when unknown. A row with a checksum is one
-    object. Noncurrent versions are not included in other counts; None when the store does not report them.
+    `bytes` is None if any size is unknown. Times are microseconds since 1970, or None if unknown. A row with a checksum describes one
+    object. Noncurrent versions are counted only in their own two fields, which are None if the store does not report them.
     """
 
-    folder: str  # below the store's root, without slashes at its ends; "" is the root itself
+    folder: str  # relative to the store's root, without a slash at either end; "" is the root itself
     storage_class: str
     objects: int
     bytes: int | None
@@ -31,7 +32,7 @@ class FolderTotals(NamedTuple):
 
 
 class Page(NamedTuple):
-    """The result of one request, and where the listing continues after it; None where it cannot continue."""
+    """The result of one request. `after` is the position from which a listing can continue after this page, or None."""
 
     rows: list[FolderTotals]
     after: dict[str, str] | None = None
@@ -39,29 +40,29 @@ class Page(NamedTuple):
 
 @dataclass
 class Listing:
-    """The counts of a listing in progress."""
+    """The counts and findings of a listing in progress."""
 
     objects: int = 0
-    bytes: int | None = 0  # None as soon as one size is unknown
+    bytes: int | None = 0  # None if any size is unknown
     requests: int = 0
     links: list[str] = field(default_factory=list)  # symbolic links that lead out of the root
-    keeps_versions: bool | None = None  # whether the bucket keeps versions, where it was asked
-    notes: list[str] = field(default_factory=list)  # properties that the store does not report, in words
+    keeps_versions: bool | None = None  # whether the bucket keeps versions; None if unknown
+    notes: list[str] = field(default_factory=list)  # sentences about facts that the store does not report
 
     def count(self, totals: FolderTotals) -> None:
-        """Add a folder's totals."""
+        """Add the totals of a folder to the counts."""
         self.objects += totals.objects
         self.bytes = None if self.bytes is None or totals.bytes is None else self.bytes + totals.bytes
 
 
 def checksum_of(etag: str | None) -> str | None:
-    """Return the checksum in an ETag, if it is one."""
+    """Return the checksum that an ETag contains, or None if it is not a checksum."""
     text = (etag or "").strip('"').lower()
     return text if _CHECKSUM.fullmatch(text) else None
 
 
 def md5_of(text: str | None) -> str | None:
-    """Return an MD5 in hexadecimal that a store gives in Base64; None without one, as composite objects of Google have none."""
+    """Return an MD5 in hexadecimal from the store's Base64 text. Returns None without an MD5: Google's composite objects have none."""
     try:
         return b64decode(text, validate=True).hex() if text else None
     except binascii.Error:

@@ -1,6 +1,7 @@
-"""Flat listing of a local folder with `os.scandir`. It never follows symbolic links, and reports those that leave the root.
+"""List a local folder and all folders below it with `os.scandir`.
 
-pyarrow lists as fast, but follows a link to a file outside the root.
+Symbolic links are never followed, and those that leave the root are reported. pyarrow is as fast, but follows links to files outside the
+root.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ STORAGE_CLASS = "LOCAL"
 
 
 def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
-    """Yield one page per folder that has files. Raises SourceUnreachable when any folder cannot be read: a partial sum is wrong."""
+    """Yield one page for each folder that has files.
+
+    Raises SourceUnreachable if any folder cannot be read, because a partial sum would be wrong.
+    """
     top = os.path.realpath(f"/{root.folder}")
     if not os.path.isdir(top):
         raise SourceUnreachable(source, f"cannot list {top}: there is no such folder. Mount it, or correct `stores` in runspend.yaml.")
@@ -31,7 +35,7 @@ def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
                 raise SourceUnreachable(
                     source, f"cannot list {top}: it disappeared during the listing. Mount it and measure again."
                 ) from None
-            continue  # deleted meanwhile, so it has no files
+            continue  # the folder was deleted during the listing, so it has no files
         except OSError as error:
             raise SourceUnreachable(
                 source,
@@ -43,7 +47,7 @@ def list_folder(source: str, root: Root, listing: Listing) -> Iterator[Page]:
 
 
 def _list_one(top: str, folder: str, below: list[str], listing: Listing) -> FolderTotals | None:
-    """Return the totals of the files directly in `folder`; add its subfolders to `below`."""
+    """Return the totals of the files directly in `folder`, or None if there are none. Add its subfolders to `below`."""
     objects, size, is_sized, times = 0, 0, True, []
     with os.scandir(os.path.join(top, folder)) as entries:
         for entry in entries:
@@ -57,8 +61,8 @@ def _list_one(top: str, folder: str, below: list[str], listing: Listing) -> Fold
                 try:
                     found = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
-                    continue  # deleted meanwhile
-                except PermissionError:  # the folder can be read but not entered: a name without a size
+                    continue  # deleted during the listing
+                except PermissionError:  # the folder's names can be read, but not the sizes of its files
                     objects, is_sized = objects + 1, False
                     continue
                 if stat.S_ISREG(found.st_mode):
@@ -77,7 +81,7 @@ def _leaves(top: str, link: str) -> bool:
 
 
 def _as_text(name: str) -> str:
-    """Return a file name as text. Names are bytes; those that are not UTF-8 get escapes, since tables hold text."""
+    """Return a file name as valid UTF-8 text for the tables. Bytes that are not UTF-8 are written as escapes."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

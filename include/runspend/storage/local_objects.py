@@ -1,10 +1,14 @@
-"""Archive objects in a local folder, by `openat`. It never follows a link, so replacing a folder by a link has no effect.
+"""The archive's objects in a local folder. All paths are opened part by part and links are never followed.
 
-* In a run's folder, new folders get the mode of their parent, because MLflow reads them, and a restored file gets its old mode.
-* In the archive, the umask of the process decides.
-* An etag is made of inode, times and size.
-* A file appears whole or not at all. It is moved aside before it is removed, so that the file removed is the file that was compared.
-* Empty folders are objects of their own, with a key that ends in "/".
+So a folder that is replaced by a link during the work cannot redirect it.
+
+* In a run's folder, new folders get the mode of their parent folder, because MLflow must be able to read them. A restored file gets its
+  old mode.
+* In the archive folder, the umask of the process decides.
+* An etag consists of a file's inode, times and size.
+* A file is written completely or not at all. Before a file is deleted, it is moved aside and compared again, so that no other file is
+  deleted.
+* An empty folder is an object with a key that ends in "/".
 """
 
 from __future__ import annotations
@@ -31,21 +35,24 @@ if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
 _SCRATCH = re.compile(r"\.runspend-write-[0-9a-f]{32}\.tmp")
-_OWN = re.compile(
-    _SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}"
-)  # temporary files of Runspend: the second is a file that a killed delete moved aside
-_SCRATCH_SECONDS = 86_400  # longer than any write lasts
+# Temporary files of Runspend: files being written, and files that an interrupted delete moved aside.
+_OWN = re.compile(_SCRATCH.pattern + r"|\.runspend-delete-[0-9a-f]{32}")
+_SCRATCH_SECONDS = 86_400  # a temporary file older than this belongs to an interrupted write
 
 
 class LocalObjects:
-    """Files below one folder."""
+    """The files and empty folders below one folder. See `ObjectStore` for the methods."""
 
     def __init__(self, store: ArtifactStore, root: Root) -> None:
         self.uri = store.uri
         self._top = os.path.realpath(f"/{root.folder}")
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Yield files and empty folders below a folder. Raises SourceRefused for any other entry, which could not be restored."""
+        """Yield all files and empty folders below a folder.
+
+        Raises SourceRefused for a link or a device, because it could not be restored. Raises SourceUnreachable if a folder cannot be read
+        or changes while it is listed.
+        """
         below = [folder]
         while below:
             path = below.pop()
@@ -64,7 +71,7 @@ class LocalObjects:
                         else:
                             yield found
             except FileNotFoundError as error:
-                raise SourceUnreachable(self.uri, f"cannot list {self.uri}: {path!r} changes while it is listed. Try again.") from error
+                raise SourceUnreachable(self.uri, f"cannot list {self.uri}: {path!r} changed while it was listed. Try again.") from error
             except OSError as error:
                 raise SourceUnreachable(self.uri, f"cannot list {path!r} in {self.uri}: {error.strerror}. Nothing was moved.") from error
 
@@ -79,7 +86,10 @@ class LocalObjects:
         yield from found
 
     def head(self, key: str) -> StoredObject | None:
-        """Return the current file, or the current folder for a key that ends in "/". Raises NotDone for a link."""
+        """Return the current file, or the current folder if the key ends in "/". Returns None if it does not exist.
+
+        Raises NotDone for a link or a device.
+        """
         folder, name = self._split(key)
         try:
             with self._open(folder) as parent:
@@ -93,7 +103,7 @@ class LocalObjects:
         return _stored(key, found)
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """Yield the file's bytes. Raises NotDone when the file was replaced, or changes while it is read."""
+        """Yield the bytes of the file. Raises NotDone if the file has changed since it was looked up, or changes while it is read."""
         if obj.key.endswith("/"):
             if self.head(obj.key) is None:
                 raise self._changed(obj.key)
@@ -131,9 +141,9 @@ class LocalObjects:
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Write a file of exactly these bytes; it is on disk when this returns. Every new file has a unique etag.
+        """Write a file with exactly these bytes and flush it to disk. Every new file has a unique etag.
 
-        From `metadata` it uses `mode` and `modified` (ISO 8601).
+        Only `mode` and `modified` (ISO 8601) of `metadata` are used. Raises NotDone if the file already exists or cannot be written.
         """
         folder, name = self._split(key)
         if storage_class is not None:
@@ -153,7 +163,10 @@ class LocalObjects:
         return _stored(key, found)
 
     def delete(self, obj: StoredObject) -> None:
-        """Move the file aside, check that it is the expected one, then remove it. A folder must be empty."""
+        """Delete a file or an empty folder. Raises NotDone if it has changed.
+
+        A file is first moved aside and compared, then deleted.
+        """
         folder, name = self._split(obj.key)
         try:
             with self._open(folder) as parent:
@@ -168,7 +181,7 @@ class LocalObjects:
             raise NotDone(self.uri, f"cannot delete {obj.key!r} in {self.uri}: {error.strerror}. It stays.") from error
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Set the file's time to now."""
+        """Set the modification time of the file to now, which changes its etag."""
         folder, name = self._split(obj.key)
         try:
             with self._open(folder) as parent:
@@ -189,21 +202,21 @@ class LocalObjects:
             os.close(descriptor)
 
     def why_no_tier(self) -> str | None:
-        """Return the reason: folders have no storage classes."""
+        """Return why `set_class` is refused: folders have no storage classes."""
         return f"{self.uri} is a folder, which has no storage classes"
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Raise NotDone: folders have no storage classes."""
+        """Raise NotDone, because folders have no storage classes."""
         raise NotDone(self.uri, f"cannot move {obj.key!r} to {storage_class}: {self.uri} is a folder, which has no storage classes.")
 
     def prune(self, folder: str) -> None:
-        """Remove empty folders below, and files left behind by writes that were killed long ago."""
+        """Delete the empty folders below a folder, and temporary files of writes that were interrupted more than a day ago."""
         with self._open(folder) as top:
             if top is not None:
                 self._prune_below(top)
 
     def clock(self) -> datetime:
-        """Return the time of this machine."""
+        """Return the current time of this machine."""
         return datetime.now(timezone.utc)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
@@ -216,7 +229,10 @@ class LocalObjects:
 
     @contextmanager
     def _open(self, folder: str, *, make: bool = False) -> Iterator[int | None]:
-        """Open the folder, one part at a time; None when it does not exist. Raises NotDone when a part is a link or a file."""
+        """Open the folder one part at a time and yield its descriptor, or None if it does not exist. `make`: create missing folders.
+
+        Raises NotDone if a part of the path is a link or a file.
+        """
         try:
             descriptor = os.open(self._top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -263,7 +279,7 @@ class LocalObjects:
         return descriptor
 
     def _kind(self, key: str, found: os.stat_result) -> StoredObject | None:
-        """Return the file; None for a folder."""
+        """Return the file as an object, or None for a folder. Raises SourceRefused for a link or a device."""
         if stat.S_ISDIR(found.st_mode):
             return None
         if stat.S_ISREG(found.st_mode):
@@ -280,7 +296,7 @@ class LocalObjects:
 
     def _make_folder(self, parent: int, name: str, key: str, metadata: Mapping[str, str]) -> os.stat_result:
         os.mkdir(name, dir_fd=parent)
-        descriptor = os.open(name, OPEN_FOLDER, dir_fd=parent)  # chmod by name would follow a link that was created since
+        descriptor = os.open(name, OPEN_FOLDER, dir_fd=parent)  # chmod by name would follow a link that has replaced the folder
         try:
             if mode := metadata.get("mode"):
                 os.fchmod(descriptor, int(mode, 8) | stat.S_IRWXU)
@@ -318,16 +334,16 @@ class LocalObjects:
                 os.link(scratch, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             finally:
                 os.unlink(scratch, dir_fd=parent)
-            return os.fstat(descriptor)  # after the last change of its names, which are part of the etag's time
+            return os.fstat(descriptor)  # read last, because creating and removing names changes a time in the etag
         finally:
             os.close(descriptor)
 
     def _remove_file(self, parent: int, name: str, obj: StoredObject) -> None:
         aside = f".runspend-delete-{hashlib.sha256(f'{obj.key} {obj.etag}'.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
         before = _look(parent, aside)
-        if before is not None and _is_same(before, obj):  # a delete that was killed here
+        if before is not None and _is_same(before, obj):  # an earlier delete of this file was interrupted after moving it aside
             os.unlink(aside, dir_fd=parent)
-        elif before is not None:  # a killed delete that had moved another file aside
+        elif before is not None:  # an interrupted delete had moved another file aside: restore it
             os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             os.unlink(aside, dir_fd=parent)
         found = _look(parent, name)
@@ -336,7 +352,7 @@ class LocalObjects:
         if not stat.S_ISREG(found.st_mode) or _etag(found) != obj.etag:
             raise self._changed(obj.key)
         os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
-        if not _is_same(os.stat(aside, dir_fd=parent, follow_symlinks=False), obj):  # replaced since it was checked: put it back
+        if not _is_same(os.stat(aside, dir_fd=parent, follow_symlinks=False), obj):  # the file was replaced after the check: restore it
             os.link(aside, name, src_dir_fd=parent, dst_dir_fd=parent, follow_symlinks=False)
             os.unlink(aside, dir_fd=parent)
             raise self._changed(obj.key)
@@ -374,7 +390,7 @@ class LocalObjects:
 
 
 def _is_archive(key: str) -> bool:
-    """Whether a key or folder is below the folder that only Runspend writes to."""
+    """Return whether a key or folder is in the archive folder, to which only Runspend writes."""
     return key.partition("/")[0] == ARCHIVE_TOP
 
 
@@ -390,13 +406,13 @@ def _etag(found: os.stat_result) -> str:
 
 
 def _is_same(found: os.stat_result, obj: StoredObject) -> bool:
-    """Compare like `_etag`, but without the change time, which renaming updates."""
+    """Return whether a file has the object's etag, without comparing the change time, which renaming updates."""
     inode, modified, _, size = obj.etag.split("-")
     return [f"{found.st_ino:x}", f"{found.st_mtime_ns:x}", f"{found.st_size:x}"] == [inode, modified, size]
 
 
 def _stored(key: str, found: os.stat_result) -> StoredObject:
     size = 0 if key.endswith("/") else found.st_size
-    # To the microsecond and never later: a float of seconds would round.
+    # Whole microseconds, rounded down. A float of seconds could round up.
     modified = datetime.fromtimestamp(found.st_mtime_ns // 10**9, timezone.utc).replace(microsecond=found.st_mtime_ns // 1000 % 10**6)
     return StoredObject(key, size, _etag(found), None, STORAGE_CLASS, modified, {"mode": f"{found.st_mode & 0o777:03o}"})

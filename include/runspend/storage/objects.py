@@ -1,8 +1,12 @@
-"""Single objects of the archive: list, look up, read, write, delete, change the storage class. One protocol, and one module per store.
+"""The interface to the archive's objects: list, look up, read, write, delete, and change the storage class.
 
-Every call ends in one of three ways. It returns (done). It raises NotDone: the call was refused, or the object is not the expected one, and
-nothing happened. It raises OutcomeUnknown: there was no reply, or a broken one. The change may have happened, so check before you try
-again. This module retries nothing blindly and decides nothing.
+Each kind of store has its own module. Every call ends in one of three ways:
+
+* It returns. The work is done.
+* It raises NotDone. The store refused the call, or the object is not the expected one. Nothing was changed.
+* It raises OutcomeUnknown. There was no reply, or a broken one. The change may have happened, so check the object before you try again.
+
+A change is never repeated without checking the object first. What to change is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -17,37 +21,43 @@ from runspend.core.errors import NotDone
 
 Purpose = Literal["read", "archive", "delete"]
 ARCHIVE_TOP = "runspend-archive"  # the folder of a store that only Runspend writes to
-CHUNK_BYTES = 1 << 20  # of the chunks of `read`
-# Properties of an object other than its bytes, which a restored copy has again; `portable_metadata` selects them.
+CHUNK_BYTES = 1 << 20  # size of the chunks of `read`
+# Properties of an object other than its bytes. A restored copy gets them again. `portable_metadata` selects them.
 HEADERS = ("cache-control", "content-disposition", "content-encoding", "content-language", "content-type")
 _PROPERTIES = (*HEADERS, "custom-time", "mode")
 _META = re.compile(r"meta\.[A-Za-z0-9!#$%&'*+.^_`|~-]{1,200}", re.ASCII)
 _MODE = re.compile(r"[0-7]{3}", re.ASCII)
-METADATA_CHARACTERS = 8192  # in total, the clouds' limit per object
+METADATA_CHARACTERS = 8192  # limit for all names and values of one object, as in the clouds
 KEEPS_VERSIONS = "its bucket keeps versions, so the old bytes would stay and be billed as well: use a lifecycle rule of the bucket"
 
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object as it was when it was looked up. A key that ends in "/" is an empty folder of 0 bytes."""
+    """The state of an object when it was looked up. A key that ends in "/" is an empty folder of 0 bytes."""
 
-    key: str  # below the store's root
+    key: str  # relative to the store's root
     size: int  # bytes
-    etag: str  # compared by conditional calls; a folder's is made of inode, time and size
-    version: str | None  # for a store that keeps versions
+    etag: str  # changes compare it; in a local folder, it consists of inode, times and size
+    version: str | None  # None if the store does not keep versions
     storage_class: str
     modified: datetime  # UTC
-    # From `head`: properties such as the content type by the names in `_PROPERTIES`, custom metadata as `meta.NAME`, a file's mode (644).
+    # Set by `head`: properties by their names in `_PROPERTIES` (such as content-type), custom metadata as `meta.NAME`, a file's mode (644).
     metadata: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 class ObjectStore(Protocol):
-    """One root, with the rights of one purpose. Keys and folders are relative to the root; a folder has no slash at its ends."""
+    """The objects below one root, with the credentials for one purpose.
+
+    Keys and folders are relative to the root. A folder's name neither begins nor ends with a slash.
+    """
 
     uri: str
 
     def list(self, folder: str) -> Iterator[StoredObject]:
-        """Yield every object below the folder, in any order; `run1` never lists `run10`. A failed page raises, so a listing is complete."""
+        """Yield every object below the folder, in any order. The folder `run1` does not include `run10`.
+
+        If a page cannot be read, an error is raised, so a listing that ends is complete.
+        """
         ...
 
     def folders(self, folder: str) -> Iterator[str]:
@@ -55,11 +65,11 @@ class ObjectStore(Protocol):
         ...
 
     def head(self, key: str) -> StoredObject | None:
-        """Return the current object; None only if the store answers that it does not exist."""
+        """Return the current object. Returns None only if the store answers that the object does not exist."""
         ...
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """Yield the object's bytes in that state, all of them or an error. Raises NotDone when the object has changed."""
+        """Yield all bytes of the object. Raises NotDone if the object has changed since it was looked up."""
         ...
 
     def write(
@@ -72,43 +82,50 @@ class ObjectStore(Protocol):
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Create an object of exactly `size` bytes; it survives a power failure when this returns. Raises NotDone if the key is taken.
+        """Create an object of exactly `size` bytes and return it. The object is stored durably when this returns.
 
-        storage_class: None means the store's own. unlike: an etag that the object must not get, where a store derives etags from
-        the bytes; then a pending delete of the object with that etag fails. metadata: the object's properties; unknown ones are left
-        out.
+        `storage_class`: None means the store's default. `unlike`: an etag that the object must not get, for stores that derive etags
+        from the bytes; a pending delete of the object with that etag then fails. `metadata`: the object's properties; unknown names are
+        left out. Raises NotDone if the key already exists.
         """
         ...
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Rewrite the object in place so that its ETag changes and pending deletes fail, if it is still in that state. No bytes leave the
-        store.
+        """Rewrite the object in place so that its etag changes and pending deletes fail. No bytes leave the store.
+
+        Raises NotDone if the object has changed since it was looked up.
         """
         ...
 
     def delete(self, obj: StoredObject) -> None:
-        """Remove the object if it is still in that state; with versions, permanently. Succeeds if the object is already gone."""
+        """Delete the object if it has not changed. If the store keeps versions, remove that version permanently.
+
+        An object that is already gone counts as deleted. Raises NotDone if the object has changed.
+        """
         ...
 
     def why_no_tier(self) -> str | None:
-        """Return why `set_class` is refused for every object here; None if it is not."""
+        """Return why `set_class` is refused for all objects in this store, or None if it is allowed."""
         ...
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Move the object to another storage class in place if it is still in that state; return the changed object."""
+        """Change the storage class of the object in place, and return the changed object. Raises NotDone if the object has changed."""
         ...
 
     def prune(self, folder: str) -> None:
-        """Remove empty folders below (not the folder itself). Stores without folders do nothing."""
+        """Delete the empty folders below this folder, but not the folder itself. Stores without folders do nothing."""
         ...
 
     def clock(self) -> datetime:
-        """Return the store's current time, UTC."""
+        """Return the store's current time in UTC."""
         ...
 
 
 def portable_metadata(found: Mapping[str, str | None]) -> dict[str, str]:
-    """Return the metadata that an archive keeps and restores: known names, and values without line breaks."""
+    """Return the metadata that the archive stores and restores.
+
+    Only known names with printable values are included, up to METADATA_CHARACTERS in total.
+    """
     kept, left = dict[str, str](), METADATA_CHARACTERS
     for name, value in sorted(found.items()):
         is_known = bool(value and _MODE.fullmatch(value)) if name == "mode" else name in _PROPERTIES or _META.fullmatch(name)
@@ -119,7 +136,7 @@ def portable_metadata(found: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Split the bytes into pieces of `size`; the last one may be shorter."""
+    """Yield the bytes in pieces of `size` bytes. The last piece may be shorter."""
     held = bytearray()
     for chunk in chunks:
         held += chunk
@@ -131,7 +148,7 @@ def in_pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
 
 
 def exactly(uri: str, key: str, pieces: Iterator[bytes], size: int) -> Iterator[bytes]:
-    """Yield the pieces. Raises NotDone before the last piece is used if the pieces do not add up to `size` bytes."""
+    """Yield the pieces unchanged. Raises NotDone before it yields the last one if all pieces together do not have `size` bytes."""
     came = 0
     held: bytes | None = None
     for piece in pieces:

@@ -1,7 +1,7 @@
-"""Flat listing of a bucket or prefix: one request per 1,000 objects, storage classes included.
+"""Connect to S3, and list a bucket or a prefix with the storage classes of its objects. One request returns up to 1,000 objects.
 
-Uses `list_object_versions` if the bucket keeps versions, otherwise `list_objects_v2`. Credentials never come from runspend.yaml: a profile
-name of ~/.aws, or the SDK's own chain of credentials.
+The listing uses `list_object_versions` if the bucket keeps versions, otherwise `list_objects_v2`. runspend.yaml never contains the
+credentials themselves. They come from a named profile in ~/.aws, or from the SDK's default chain of credentials.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-# Error codes that a retry does not fix: a person must act.
+# Error codes that a retry does not fix, because someone must change a setting or a permission.
 _REFUSALS = {
     "AccessDenied",
     "AllAccessDisabled",
@@ -40,8 +40,9 @@ _ADVICE = {
 def list_bucket(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Yield pages of objects below the root, continuing after `after`. Raises SourceUnreachable or SourceRefused, possibly after some
-    pages.
+    """Yield pages of the objects below the root. If `after` is given, continue after that position.
+
+    Raises SourceUnreachable or SourceRefused if the bucket cannot be listed, possibly after some pages.
     """
     client, client_errors = connect(store)
     prefix = f"{root.folder}/" if root.folder else ""
@@ -54,7 +55,7 @@ def list_bucket(
         first = start.get("StartAfter", "")
         while True:
             page = ask(**asked, **start)
-            if first:  # a server that does not know it starts over
+            if first:  # a server that does not support StartAfter lists all objects again
                 page["Contents"] = [found for found in page.get("Contents", []) if found["Key"] > first]
             pages += 1
             listing.requests += 1
@@ -75,7 +76,7 @@ def list_bucket(
 
 
 def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
-    """Whether the bucket keeps, or once kept, versions; None, with a note, if the bucket does not report it."""
+    """Return whether the bucket keeps versions now, or did so before. If the bucket does not report it, add a note and return None."""
     from botocore.exceptions import ClientError
 
     try:
@@ -89,7 +90,7 @@ def _keeps_versions(client: Any, root: Root, listing: Listing) -> bool | None:
 
 
 def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]:
-    """Return the position from which an interrupted listing continues, even if the bucket has begun to keep versions meanwhile."""
+    """Return the request parameters that continue an interrupted listing, even if the bucket has begun to keep versions since then."""
     if not after:
         return {}
     if not keeps_versions:
@@ -98,14 +99,14 @@ def _start(after: dict[str, str], keeps_versions: bool | None) -> dict[str, str]
 
 
 def _following(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str]:
-    """Return the parameters of the next request."""
+    """Return the parameters that request the page after this one."""
     names = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
     names = names if keeps_versions else {"ContinuationToken": "NextContinuationToken"}
     return {name: page[given] for name, given in names.items() if page.get(given)}
 
 
 def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] | None:
-    """Return the position after this page, valid for hours: tokens expire, names do not."""
+    """Return the position after this page as names of objects and versions. Unlike a continuation token, it does not expire."""
     if keeps_versions:
         found = {"key": page.get("NextKeyMarker"), "version": page.get("NextVersionIdMarker")}
         return {name: value for name, value in found.items() if value} if found["key"] else None
@@ -113,7 +114,10 @@ def _last(page: dict[str, Any], keeps_versions: bool | None) -> dict[str, str] |
 
 
 def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_versions: bool | None) -> Iterator[FolderTotals]:
-    """Yield one row per object, and one per folder and class for noncurrent versions."""
+    """Yield one row for each object, and one row for the noncurrent versions of each folder and storage class.
+
+    Raises SourceRefused if a key is outside the requested prefix.
+    """
     unknown = None if keeps_versions is None else 0
     noncurrent: dict[tuple[str, str], list[int | None]] = {}
     for found in page.get("Versions" if keeps_versions else "Contents", []):
@@ -138,9 +142,10 @@ def _rows(store: ArtifactStore, page: dict[str, Any], prefix: str, keeps_version
 
 
 def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None, tries: int = 5) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the S3 client for all of Runspend's work there, and the exceptions that it raises on purpose. Creating the client makes no request.
+    """Return an S3 client with Runspend's settings, and the exception types that it raises. Creating the client sends no request.
 
-    `profile` is of the AWS configuration; None or `(env)` is the SDK's own chain. Raises ValueError for settings that cannot be used.
+    `profile` is the name of a profile in the AWS configuration. None or `(env)` means the SDK's default chain of credentials. Raises
+    ValueError if the settings cannot be used.
     """
     try:
         import boto3
@@ -168,9 +173,9 @@ def connect_s3(*, endpoint: str | None, region: str | None, profile: str | None,
 
 
 def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[type[Exception], ...]]:
-    """Return the client of an artifact store. is_once: whether it sends each request only once, without retries.
+    """Return the S3 client of an artifact store, and the exception types that it raises. `is_once`: send each request only once.
 
-    Raises SourceUnreachable for credentials or an endpoint that cannot be used.
+    Raises SourceUnreachable if the credentials, region or endpoint of the store cannot be used.
     """
     profile = None if store.credentials is None else str(store.credentials)
     try:
@@ -182,12 +187,15 @@ def connect(store: ArtifactStore, *, is_once: bool = False) -> tuple[Any, tuple[
 
 
 def _stay_at_endpoint(context: dict[str, Any], **_: object) -> None:
-    """Make the SDK treat requests as already redirected. Its search for the bucket's region never ends when a server answers 302 or 307."""
+    """Make the SDK treat the request as already redirected.
+
+    Otherwise, if a server answers 302 or 307, the SDK searches for the bucket's region without end.
+    """
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _explain(store: ArtifactStore, root: Root, error: Any, pages: int) -> SourceError:
-    """Explain a failed request, with the fix."""
+    """Return the error to raise for a failed request. Its message contains the cause and the fix."""
     where = f"bucket {root.bucket}" + (f" at {store.endpoint}" if store.endpoint else "")
     after = f" after {pages} pages of 1,000" if pages else ""
     response = getattr(error, "response", None)

@@ -1,7 +1,7 @@
-"""Archive objects in an S3 bucket: every change is conditional (If-None-Match, If-Match, a version), and every reply is checked.
+"""The archive's objects in an S3 bucket. Every change has a condition (If-None-Match, If-Match, a version), and every reply is checked.
 
-If a bucket keeps versions, deleting hides the object behind a marker on condition of its etag, then removes that one version
-permanently. Older versions stay hidden, and objects written meanwhile are never touched.
+If a bucket keeps versions, a delete has two steps. The first hides the object behind a delete marker, provided that its etag is unchanged.
+The second removes that one version permanently. Older versions stay hidden, and objects written in the meantime are never touched.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from runspend.storage.uris import Root
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-PART_BYTES = 64 << 20  # of a write in several parts; smaller objects are one request
-PARTS = 9_000  # S3 allows 10,000
+PART_BYTES = 64 << 20  # size of a part; objects up to this size are written with one request
+PARTS = 9_000  # parts at most; S3 allows 10,000
 ONE_COPY = 5_000_000_000  # bytes; S3 copies larger objects only in parts
 COPY_PART = 1 << 30
 _PARTS = re.compile(r'-(\d{1,5})"?$', re.ASCII)
 _MD5 = re.compile(r'"[0-9a-f]{32}"', re.ASCII)
-# Properties that a copy onto itself must repeat: some stores refuse one that changes only the class.
-_PROPERTIES = {header.title().replace("-", ""): header for header in HEADERS}  # by S3's names: CacheControl
+# Properties that are sent again when an object is copied onto itself. Some stores refuse a copy that changes only the storage class.
+_PROPERTIES = {header.title().replace("-", ""): header for header in HEADERS}  # S3's name of each header, for example CacheControl
 _KEPT = (*_PROPERTIES, "Metadata")
 
 Parts = list[dict[str, Any]]
 
 
 class S3Objects(CloudObjects):
-    """Objects below a prefix of one bucket."""
+    """Objects below a prefix of one bucket. See `ObjectStore` for the methods."""
 
     def __init__(self, store: ArtifactStore, root: Root, purpose: Purpose) -> None:
         super().__init__(store.uri, root)
         profile = store.delete_credentials if purpose == "delete" else store.credentials
-        # A retry of a delete would use a check that is minutes old by then.
+        # A delete is sent only once: when it is retried, the check before it could be minutes old.
         self._client, self._errors = connect(store.model_copy(update={"credentials": profile}), is_once=purpose == "delete")
         self._bucket = root.bucket
 
@@ -66,7 +66,7 @@ class S3Objects(CloudObjects):
                 yield found["Prefix"][len(prefix) :].rstrip("/")
 
     def head(self, key: str) -> StoredObject | None:
-        """Return the current object; None when S3 answers 404."""
+        """Return the current object, or None if S3 answers 404."""
         try:
             with self._translate_errors(f"look at {key!r}"):
                 found = self._client.head_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -77,7 +77,10 @@ class S3Objects(CloudObjects):
         return self._stored(key, found, found.get("ContentLength"))
 
     def read(self, obj: StoredObject) -> Iterator[bytes]:
-        """Yield the bytes of that version, or of the object while it has that etag."""
+        """Yield the bytes of the object while it has the same etag; if it has a version, those of that version.
+
+        Raises NotDone if the object has changed, and OutcomeUnknown if bytes are missing or do not match the checksum.
+        """
         request = {"Bucket": self._bucket, "Key": self._prefix + obj.key, "IfMatch": obj.etag}
         if obj.version is not None:
             request["VersionId"] = obj.version
@@ -87,7 +90,8 @@ class S3Objects(CloudObjects):
         for chunk in self._whole(obj, reply["Body"].iter_chunks(CHUNK_BYTES)):
             md5.update(chunk)
             yield chunk
-        # "Checking object integrity": the etag of a single put, unencrypted or with S3's own keys, is the MD5 of the bytes.
+        # S3 User Guide, "Checking object integrity": the etag is the MD5 of the bytes if the object was written with one put request and is
+        # not encrypted, or is encrypted with S3's own keys.
         is_md5 = _MD5.fullmatch(obj.etag) and reply.get("ServerSideEncryption") in (None, "AES256") and "SSECustomerAlgorithm" not in reply
         if is_md5 and obj.etag != f'"{md5.hexdigest()}"':
             raise OutcomeUnknown(
@@ -104,7 +108,7 @@ class S3Objects(CloudObjects):
         unlike: str | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> StoredObject:
-        """Send one put, or an upload in many parts, on condition that the key is free."""
+        """Write an object with one put request or an upload in parts. Raises NotDone if the key already exists."""
         part_size, is_one = _part_size(size, unlike)
         parts = exactly(self.uri, key, in_pieces(chunks, part_size), size)
         first = next(parts, b"")
@@ -115,7 +119,7 @@ class S3Objects(CloudObjects):
         )
         with self._translate_errors(f"write {key!r}"):
             if size <= part_size:
-                next(parts, None)  # so that the size is compared before anything is sent
+                next(parts, None)  # this compares the size before anything is sent
             if is_one:
                 self._client.put_object(**target, Body=first, IfNoneMatch="*")
             else:
@@ -123,7 +127,7 @@ class S3Objects(CloudObjects):
         return self._written(key)
 
     def delete(self, obj: StoredObject) -> None:
-        """Delete on condition of the etag; with versions, remove that version permanently."""
+        """Delete the object if it still has the same etag. If it has a version, remove that version permanently."""
         target = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         try:
             with self._translate_errors(f"delete {obj.key!r}"):
@@ -136,7 +140,10 @@ class S3Objects(CloudObjects):
                 self._client.delete_object(**target, VersionId=obj.version)
 
     def renew(self, obj: StoredObject) -> StoredObject:
-        """Copy the object onto itself in a different number of parts, with both ends on condition of its etag."""
+        """Copy the object onto itself in a different number of parts, which changes its etag.
+
+        Source and target must still have the old etag. Raises NotDone if they have not.
+        """
         part_size, is_one = _part_size(obj.size, obj.etag)
         with self._translate_errors(f"renew {obj.key!r}"):
             target, source = self._onto_itself(obj, obj.storage_class)
@@ -147,7 +154,7 @@ class S3Objects(CloudObjects):
         return self._after(obj.key, f"cannot find {obj.key!r} in {self.uri} after it was renewed.")
 
     def set_class(self, obj: StoredObject, storage_class: str) -> StoredObject:
-        """Copy the object onto itself, with both ends on condition of its etag."""
+        """Copy the object onto itself with another storage class. Source and target must still have the old etag."""
         self._refuse_if_versions(obj, storage_class)
         with self._translate_errors(f"move {obj.key!r} to {storage_class}"):
             target, source = self._onto_itself(obj, storage_class)
@@ -158,7 +165,7 @@ class S3Objects(CloudObjects):
         return self._moved(obj.key, storage_class)
 
     def clock(self) -> datetime:
-        """Return the time in the headers of a reply."""
+        """Return the time of S3, from the headers of a reply."""
         with self._translate_errors("ask for the time"):
             headers = self._client.head_bucket(Bucket=self._bucket)["ResponseMetadata"]["HTTPHeaders"]
         return self._time(headers.get("date"))
@@ -219,14 +226,14 @@ class S3Objects(CloudObjects):
             self._client.complete_multipart_upload(**upload, MultipartUpload={"Parts": done}, IfNoneMatch="*")
 
     def _onto_itself(self, obj: StoredObject, storage_class: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the parameters of the target and the source for a copy of an object onto itself."""
+        """Return the request parameters of target and source for copying an object onto itself."""
         target: dict[str, Any] = {"Bucket": self._bucket, "Key": self._prefix + obj.key}
         source = {"CopySource": {**target}, "CopySourceIfMatch": obj.etag}
         found = self._client.head_object(**target, IfMatch=obj.etag)
         return target | {"StorageClass": storage_class, **{name: found[name] for name in _KEPT if found.get(name)}}, source
 
     def _copy_parts(self, target: dict[str, Any], source: dict[str, Any], obj: StoredObject, part_size: int) -> None:
-        """Copy an object onto itself in parts."""
+        """Copy an object onto itself in parts. Raises NotDone if it has tags, because such a copy would lose them."""
         if self._client.get_object_tagging(Bucket=target["Bucket"], Key=target["Key"])["TagSet"]:
             raise NotDone(
                 self.uri,
@@ -243,7 +250,7 @@ class S3Objects(CloudObjects):
 
     @contextmanager
     def _upload(self, target: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Parts]]:
-        """Upload in parts; abort a failed upload, since its parts are billed."""
+        """Start an upload in parts. If it fails, abort it, because its parts would be billed."""
         started = self._client.create_multipart_upload(**target)
         upload = {"Bucket": target["Bucket"], "Key": target["Key"], "UploadId": started["UploadId"]}
         try:
@@ -254,7 +261,10 @@ class S3Objects(CloudObjects):
 
     @contextmanager
     def _translate_errors(self, what: str) -> Iterator[None]:
-        """Raise NotDone if the store refused, OutcomeUnknown if it did not answer clearly."""
+        """Turn an error of the S3 client into NotDone if the store refused the request, otherwise into OutcomeUnknown.
+
+        `what` is the action, as a verb phrase.
+        """
         try:
             yield
         except self._errors as error:
@@ -270,17 +280,17 @@ def _status(error: object) -> int | None:
 
 
 def _write_options(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the object's properties as parameters of a write. Headers are ASCII; S3 itself encodes other text."""
+    """Return an object's properties as request parameters of a write. Values that are not ASCII are left out, as headers must be ASCII."""
     plain = {name: value for name, value in metadata.items() if value.isascii()}
     own = {name.removeprefix("meta."): value for name, value in plain.items() if name.startswith("meta.")}
     return {field: plain[name] for field, name in _PROPERTIES.items() if name in plain} | ({"Metadata": own} if own else {})
 
 
 def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:
-    """Return the bytes of a part, and whether the object is a single put.
+    """Return the size of a part in bytes, and whether the object is written with one put request.
 
-    "Checking object integrity": the etag of a single put is the MD5 of its bytes; an etag of parts ends in their number. So equal
-    bytes get a different etag when they are written in a different number of parts.
+    With `unlike`, the number of parts differs from that of the object with this etag. Then equal bytes get another etag: that of one put
+    request is the MD5 of the bytes, and that of an upload in parts ends in their number (S3 User Guide, "Checking object integrity").
     """
     part_size = max(PART_BYTES, -(-size // PARTS))
     parts = 0 if size <= part_size else -(-size // part_size)
@@ -290,6 +300,6 @@ def _part_size(size: int, unlike: str | None) -> tuple[int, bool]:
 
 
 def _parts_of(etag: str) -> int:
-    """Return the number of parts of an object, 0 for a single put."""
+    """Return the number of parts that an etag states, or 0 if the object was written with one put request."""
     found = _PARTS.search(etag)
     return int(found[1]) if found else 0

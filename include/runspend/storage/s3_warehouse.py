@@ -1,7 +1,7 @@
-"""One bucket prefix: whole objects, put on a condition. The only module of the warehouse that knows S3.
+"""Read and write the warehouse's objects below one prefix of an S3 bucket. No other module of the warehouse uses S3.
 
-A failed condition is a result (None or False). Every other problem is an error in words. `warehouse/parquet/bucket.py` defines the
-objects.
+Objects are always written as a whole, most of them with a condition. If a condition fails, a method returns None or False. Every other
+failure is raised as an error with cause and fix. `warehouse/parquet/bucket.py` defines what the objects contain.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from runspend.storage.s3 import connect_s3
 BLOCK = 1 << 20
 ONE_COPY = 5_000_000_000  # bytes; larger objects are copied in parts
 ADVICE = {
-    "NoSuchBucket": "Make the bucket, or correct warehouse.uri.",
+    "NoSuchBucket": "Create the bucket, or correct warehouse.uri.",
     "InvalidAccessKeyId": "Correct the credentials.",
     "SignatureDoesNotMatch": "Correct the credentials.",
     "ExpiredToken": "Log in again.",
-    "NotImplemented": "The store lacks conditional puts: set warehouse.uri to a folder, or to a store that has them.",
+    "NotImplemented": "The store does not support conditional writes. Set warehouse.uri to a folder, or to a store that supports them.",
 }
 
 
 class NotAllowed(ConfigError):
-    """The store knows the caller and refuses: it may allow reading but not writing."""
+    """The store refused the request because the credentials lack the right. It may still allow reading."""
 
 
 @dataclass(frozen=True)
 class Object:
-    """A small object that was read; `age` in seconds is by the store's clock, which all machines share."""
+    """A small object that was read. `age` is its age in seconds by the store's clock, which is the same for all machines."""
 
     body: bytes
     etag: str
@@ -45,7 +45,7 @@ class Object:
 
 
 class Bucket:
-    """Objects under `s3://bucket/prefix`. Keys are given without the prefix."""
+    """The objects below `s3://bucket/prefix`. All keys are relative to the prefix."""
 
     def __init__(self, uri: str, *, endpoint: str | None = None, region: str | None = None, credentials: str | None = None) -> None:
         found = re.fullmatch(r"s3://([^/]+)(?:/(.*?))?/*", uri)
@@ -63,7 +63,7 @@ class Bucket:
             ) from error
 
     def get(self, key: str) -> Object | None:
-        """Return a small object; None when it does not exist."""
+        """Return a small object, or None if it does not exist. Raises an error if it is larger than MOST_BYTES."""
         with self._translate_errors(f"read {key}"):
             try:
                 answer = self._client.get_object(Bucket=self.name, Key=self.prefix + key)
@@ -80,7 +80,7 @@ class Bucket:
                 raise
 
     def etag(self, key: str) -> str | None:
-        """Return the ETag of the current object; None when it does not exist."""
+        """Return the ETag of the current object, or None if it does not exist."""
         with self._translate_errors(f"read {key}"):
             try:
                 return str(self._client.head_object(Bucket=self.name, Key=self.prefix + key)["ETag"])
@@ -90,20 +90,23 @@ class Bucket:
                 raise
 
     def create(self, key: str, body: bytes) -> str | None:
-        """Create an object and return its ETag; None when the key is taken."""
+        """Create an object and return its ETag, or None if another object with this key exists."""
         return self._put_if(key, body, {"IfNoneMatch": "*"})
 
     def replace(self, key: str, body: bytes, etag: str) -> str | None:
-        """Replace exactly that version of an object and return the new ETag; None when it has changed. All bodies must differ."""
+        """Replace an object if it still has this ETag, and return the new ETag. Returns None if the object has changed.
+
+        Every body that is written under a key must be different from all others, because a body identifies its writer.
+        """
         return self._put_if(key, body, {"IfMatch": etag})
 
     def upload(self, key: str, path: Path) -> None:
-        """Upload a file, overwriting any object there."""
+        """Upload a file. An existing object is overwritten."""
         with self._translate_errors(f"write {key}"):
             self._client.upload_file(str(path), self.name, self.prefix + key)
 
     def download(self, key: str, path: Path) -> str | None:
-        """Download an object to a file and return its SHA-256; None when it does not exist."""
+        """Download an object to a file and return the SHA-256 of its bytes, or None if the object does not exist."""
         digest = hashlib.sha256()
         with self._translate_errors(f"read {key}"):
             try:
@@ -119,7 +122,7 @@ class Bucket:
         return digest.hexdigest()
 
     def copy(self, source: str, target: str, size: int) -> bool:
-        """Copy inside the store; False when the source does not exist."""
+        """Copy an object of `size` bytes inside the store. Returns False if the source does not exist."""
         origin = {"Bucket": self.name, "Key": self.prefix + source}
         with self._translate_errors(f"write {target}"):
             try:
@@ -134,7 +137,7 @@ class Bucket:
         return True
 
     def delete(self, key: str, *, etag: str | None = None) -> None:
-        """Remove an object; with `etag` only that version of it. Does nothing if it is gone or has changed."""
+        """Delete an object; with `etag`, only if it still has this ETag. Does nothing if the object is gone or has changed."""
         with self._translate_errors(f"remove {key}"):
             try:
                 self._client.delete_object(Bucket=self.name, Key=self.prefix + key, **({"IfMatch": etag} if etag else {}))
@@ -143,7 +146,7 @@ class Bucket:
                     raise
 
     def ages(self, prefix: str) -> Iterator[tuple[str, float]]:
-        """Yield keys under a prefix and their ages in seconds."""
+        """Yield the keys that begin with a prefix, and the ages of their objects in seconds."""
         with self._translate_errors(f"list {prefix}"):
             for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=self.prefix + prefix):
                 for entry in page.get("Contents", []):
@@ -156,7 +159,7 @@ class Bucket:
             except self._errors as error:
                 if _code(error) not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
                     raise
-        there = self.get(key)  # a put that was retried because its answer was lost finds its own object
+        there = self.get(key)  # if a put was retried because its answer was lost, the object may be its own
         return there.etag if there is not None and there.body == body else None
 
     @contextmanager
@@ -167,20 +170,20 @@ class Bucket:
             code = _code(error)
             text = f"cannot use warehouse {self.where}: could not {what}: {error}"
             if code in ("AccessDenied", "403"):
-                raise NotAllowed(f"{text}. Give the key the right to do that, or use another key.") from error
+                raise NotAllowed(f"{text}. Give the credentials the right to do this, or use other credentials.") from error
             if code in ADVICE:
                 raise ConfigError(f"{text}. {ADVICE[code]}") from error
-            advice = "Check endpoint and network, then run again: it continues from there."
+            advice = "Check endpoint and network, then run the command again. It continues where it stopped."
             raise SourceUnreachable("warehouse", f"{text}. {advice}") from error
 
 
 def _code(error: Exception) -> str:
-    response = getattr(error if hasattr(error, "response") else error.__context__, "response", None)  # a failed upload wraps it
+    response = getattr(error if hasattr(error, "response") else error.__context__, "response", None)  # upload errors wrap the response
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def _age(answer: Any, modified: datetime) -> float:
-    """Return the seconds since an object was put, by the clock of the store."""
+    """Return the seconds since an object was written, by the clock of the store."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     now = datetime.now(timezone.utc) if date is None else parsedate_to_datetime(date)
     return (now - modified).total_seconds()

@@ -1,18 +1,18 @@
-"""Errors of the Google and Azure stores, in words.
+"""Errors of the Google and Azure stores, and sentences that explain them.
 
-Neither text nor traceback of their clients is passed on: they quote addresses, which may contain a token, and from a damaged key file the
-key.
+The texts and tracebacks of the stores' clients are not passed on. They quote addresses, which may contain a token, and they quote a damaged
+key file with its key.
 """
 
 from __future__ import annotations
 
-ANONYMOUS = "anonymous"  # `credentials` of a public bucket, or of an emulator
-ENVIRONMENT = "(env)"  # the same as no `credentials`; where leaving them out means something else
-PIECE_BYTES = 8 << 20  # of an object, in one request
+ANONYMOUS = "anonymous"  # the value of `credentials` for a public bucket or an emulator
+ENVIRONMENT = "(env)"  # the value of `credentials` for those of the environment, where leaving them out means something else
+PIECE_BYTES = 8 << 20  # bytes of an object that one request reads or writes
 
 
 class StoreError(Exception):
-    """A request that failed: the status and code that the store answered with; status None if it did not answer."""
+    """A failed request, with the HTTP status and the code of the store's answer. The status is None if the store did not answer."""
 
     def __init__(self, status: int | None, code: str) -> None:
         super().__init__(f"{status or 'no answer'} {code}".strip())
@@ -20,12 +20,12 @@ class StoreError(Exception):
 
     @property
     def is_refusal(self) -> bool:
-        """Whether the store answered that it did nothing."""
+        """Whether the store refused the request and so changed nothing."""
         return self.status is not None and (300 <= self.status < 500 or self.status == 501)
 
 
 class CannotReach(Exception):
-    """Why a store cannot be used, and what to do about it; neither ends in a full stop."""
+    """A store cannot be used. `why` is the cause and `advice` the fix; both are given without a full stop at the end."""
 
     def __init__(self, why: str, advice: str) -> None:
         super().__init__(f"{why}. {advice}.")
@@ -33,10 +33,10 @@ class CannotReach(Exception):
 
 
 def explain(error: StoreError, what: str, reader: str, setting: str) -> CannotReach:
-    """Return what a store answered, in words.
+    """Return an error that explains the store's answer and what to do.
 
-    `what` is the bucket or container, `reader` the right that reading needs, `setting` the key of the address in runspend.yaml
-    ("billing[]").
+    `what` names the bucket or container. `reader` is the right that reading needs. `setting` is the part of runspend.yaml that contains the
+    address ("billing[]").
     """
     if error.status in (401, 403):
         return CannotReach(

@@ -1,8 +1,8 @@
-"""Decides which URIs are inside a store: scheme, bucket and folder, compared as text, without a connection.
+"""Decide whether a URI is inside a configured artifact store, by comparing scheme, bucket and folder as text.
 
-This module decides whether a URI may be touched at all; it reads nothing. A URI is never repaired: an ambiguous one (with dots,
-doubled slashes, encoded separators, backslashes, `?` or `#`) is outside. Azure's three spellings (abfss, wasbs, https) of one
-container are one place.
+Runspend reads or changes only what is inside a store, and this module makes that decision without a connection. An ambiguous URI (with
+`.` or `..`, doubled slashes, encoded separators, backslashes, `?` or `#`) is never repaired; it counts as outside. Azure's three
+spellings of a container (abfss, wasbs and https) count as the same location.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from runspend.core.redaction import HIDDEN
 if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
-# `.`, `/`, `\`, NUL, `?` and `#` behind any number of percent-encodings.
+# `.`, `/`, `\`, NUL, `?` and `#` that are percent-encoded any number of times.
 _ENCODED_SEPARATOR = re.compile(r"%(?:25)*(?:2e|2f|5c|00|3f|23)", re.IGNORECASE)
 _AMBIGUOUS = re.compile(r"[\x00-\x1f\x7f-\x9f\\?#\u2028\u2029]")
-# Hosts of storage accounts in all of Azure's clouds ("Azure Storage: endpoints"); other hosts are not accounts.
+# The hosts of storage accounts in all of Azure's clouds (Microsoft's documentation, "Azure Storage: endpoints").
 _ACCOUNT = re.compile(r"([a-z0-9]{3,24})\.(?:blob|dfs)\.(core\.(?:windows\.net|chinacloudapi\.cn|usgovcloudapi\.net|cloudapi\.de))")
-# The remains of a login or a signature that extraction leaves in an address are not part of the location. A query is removed only if it is
-# a signed one, entirely.
+# An extract replaces a login or a signature in a URI by ***. What is left of them is not part of the location, so it is removed. A query is
+# removed only if all of its parameters belong to a signature.
 _LOGIN = re.compile(r"^(s3|gs|https)://\*\*\*@")
 _SIGNED_PARAMETER = (
     r"(?:[Xx]-(?:[Aa]mz|[Gg]oog)-[A-Za-z-]+|sv|ss|srt|sp|se|st|spr|sip|si|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses|"
@@ -39,16 +39,19 @@ _BEGINNINGS = {"s3": ("s3:",), "gs": ("gs:",), "azure": ("abfss:", "wasbs:", "ht
 
 @dataclass(frozen=True)
 class Root:
-    """A store's root: `bucket` is empty for folders, `folder` has no slash at its ends."""
+    """The root of a store. `bucket` is empty for a local folder. `folder` neither begins nor ends with a slash."""
 
     scheme: str  # "s3", "gs", "azure" or "file"
-    bucket: str  # for Azure: CONTAINER@ACCOUNT.core.windows.net, however the URI spells it
+    bucket: str  # for Azure: CONTAINER@ACCOUNT.core.windows.net, for every spelling of the URI
     folder: str
-    other_folder: str | None = None  # the same local folder with its links resolved, if that differs
+    other_folder: str | None = None  # a local folder's path with its links resolved, if that path differs
 
 
 def parse_root(store: ArtifactStore) -> Root:
-    """Return the root of a configured store. Raises SourceRefused for a scheme this version cannot list."""
+    """Return the root of a configured store.
+
+    Raises SourceRefused if the URI does not name a bucket, is ambiguous, or has a scheme that cannot be listed.
+    """
     uri = store.uri
     if uri.startswith("s3://"):
         bucket, _, folder = uri.removeprefix("s3://").partition("/")
@@ -76,7 +79,7 @@ def parse_root(store: ArtifactStore) -> Root:
 
 
 def folder_within(uri: str | None, root: Root) -> str | None:
-    """Return the folder of `uri` below `root` ("" for the root itself); None when it is outside or ambiguous."""
+    """Return the folder of `uri` relative to `root` ("" for the root itself), or None if the URI is outside or ambiguous."""
     parts = _split(uri)
     if parts is None or parts[:2] != (root.scheme, root.bucket):
         return None
@@ -92,21 +95,22 @@ def folder_within(uri: str | None, root: Root) -> str | None:
 
 
 def is_ambiguous(uri: str, scheme: str) -> bool:
-    """Whether a URI of this scheme is refused for its spelling, not for its location."""
+    """Return whether a URI of this scheme is refused because its spelling is ambiguous."""
     return uri.startswith(_BEGINNINGS[scheme]) and _split(uri) is None
 
 
 def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore | None:
-    """Return the store that contains `uri` (the innermost of nested stores), or None: then it must not be contacted.
+    """Return the store that contains `uri`, or None. Runspend must not read or change a URI outside all stores.
 
-    Local folders are also resolved: a folder that leaves its root through a symbolic link is outside.
+    If several stores contain the URI, the innermost one is returned. A local folder that leaves its root through a symbolic link is
+    outside.
     """
     found: tuple[int, ArtifactStore] | None = None
     for store in stores:
         try:
             root = parse_root(store)
         except SourceRefused:
-            continue  # a kind of store that this version cannot read allows nothing
+            continue  # nothing is allowed in a store that Runspend cannot read
         folder = folder_within(uri, root)
         if folder is None or (root.scheme == "file" and not _stays_inside(root, folder)):
             continue
@@ -116,10 +120,11 @@ def allowed(uri: str | None, stores: Iterable[ArtifactStore]) -> ArtifactStore |
 
 
 def resolve_artifact_uri(uri: str | None, server_artifacts: str | None) -> str | None:
-    """Resolve an artifact URI of MLflow: `mlflow-artifacts:` becomes a folder of the server's own store.
+    """Return an artifact URI of MLflow with `mlflow-artifacts:` replaced by `server_artifacts`.
 
-    Other URIs stay as they are. None when there is no URI, or the server's store is not configured. The host of
-    `mlflow-artifacts://host/path` is ignored: it names the server, not a place. The result is not checked: see `allowed`.
+    `server_artifacts` is the location to which the server resolves such URIs. Other URIs are returned unchanged. Returns None without a
+    URI, or if `server_artifacts` is needed but not configured. The host in `mlflow-artifacts://host/path` is ignored, because it names the
+    server. Check the result with `allowed` before you use it.
     """
     if not uri:
         return None
@@ -134,13 +139,13 @@ def resolve_artifact_uri(uri: str | None, server_artifacts: str | None) -> str |
 
 
 def store_slug(uri: str) -> str:
-    """Return a stable name for the store that is safe in file names and unique per URI."""
+    """Return a name for the store that is stable, unique for each URI, and safe in file names."""
     readable = re.sub(r"[^a-z0-9]+", "-", uri.lower()).strip("-")[:48].strip("-")
     return f"{readable or 'store'}-{hashlib.sha256(uri.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}"
 
 
 def _split(uri: str | None) -> tuple[str, str, str] | None:
-    """Return (scheme, bucket, folder) of an unambiguous URI, without redacted logins and signatures."""
+    """Return scheme, bucket and folder of a URI, without redacted logins and signatures. Returns None if the URI is ambiguous."""
     uri = _SIGNATURE.sub("", _LOGIN.sub(r"\1://", uri)) if uri and HIDDEN in uri else uri
     if not uri or _AMBIGUOUS.search(uri) or _ENCODED_SEPARATOR.search(uri):
         return None
@@ -159,7 +164,7 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
     elif uri.startswith("file:"):
         path = uri[7:] if uri.startswith("file://") else uri[5:]
         if not path.startswith("/"):
-            return None  # a host, or relative to another process's working directory
+            return None  # the URI names a host, or is relative to the working directory of another process
         try:
             path = unquote(path[1:], errors="strict")
         except UnicodeDecodeError:
@@ -177,12 +182,15 @@ def _split(uri: str | None) -> tuple[str, str, str] | None:
 
 
 def _split_azure(uri: str) -> tuple[str, str] | None:
-    """Return (CONTAINER@ACCOUNT.core.…, path): abfss:// and wasbs:// have the container before the account, https:// has it in the path."""
+    """Return CONTAINER@ACCOUNT.core.… and the path of an Azure URI, or None if it does not name both.
+
+    abfss:// and wasbs:// have the container before the account. https:// has it at the beginning of the path.
+    """
     place, _, path = uri.partition("://")[2].partition("/")
     container, _, host = place.rpartition("@")
     if uri.startswith("https://"):
         if container:
-            return None  # a user's name, which MLflow never writes
+            return None  # the text before @ is a user name, which MLflow never writes
         container, _, path = path.partition("/")
     account = _ACCOUNT.fullmatch(host)
     if account is None or not container:
@@ -191,7 +199,7 @@ def _split_azure(uri: str) -> tuple[str, str] | None:
 
 
 def _stays_inside(root: Root, folder: str) -> bool:
-    """Whether a local folder is still under its root after its links are resolved."""
+    """Return whether a local folder is inside its root after all symbolic links are resolved."""
     top = os.path.realpath(f"/{root.folder}")
     target = os.path.realpath(os.path.join(top, folder))
     return target == top or target.startswith(top.rstrip("/") + "/")

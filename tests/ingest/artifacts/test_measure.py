@@ -222,7 +222,7 @@ def test_no_run_owns_the_whole_store_and_odd_uris_own_nothing(store: Store) -> N
     assert not {"root", "dots", "elsewhere", "nowhere"} & {r["owner_id"] for r in store.rows()}
     assert found.warnings == [
         f"1 artifact URIs are ambiguous and own nothing, e.g. '{store.root}/1/../1/{RUN1}'.",
-        "1 owners have the root of the store as their folder, so no bytes count as theirs. Give each owner a separate folder.",
+        "1 owners have the root of the store as their folder, so they own no bytes. Give each owner a separate folder.",
     ]
 
 

@@ -345,7 +345,7 @@ def test_workspaces_are_read_both_ways(tmp_path: Path) -> None:
         assert sorted(r["workspace"] for r in by_api[("runs", "2026-11")].to_pylist()) == ["default", "speech"]
         some, tables = extract(server.settings("api"), tmp_path / "default")
         assert [r["workspace"] for r in tables[("runs", "2026-11")].to_pylist()] == ["default"]
-        assert some.warnings == ["prod: only workspace default was read; it has speech too. Set `workspaces: all`."]
+        assert some.warnings == ["prod: only workspace default was read; the server has speech too. Set `workspaces: all`."]
         assert (
             extract(server.settings("api", workspaces=["speech"]), tmp_path / "s1")[1]
             == extract(server.settings("database", workspaces=["speech"]), tmp_path / "s2")[1]

@@ -303,7 +303,7 @@ def test_the_database_is_asked_who_used_and_made_what(mlflow: Served) -> None:
     )
     assert uses.users_of([ids["checkpoint"]]) == uses.made_by([ids["judge"]]) == frozenset()
     assert uses.made_by([ids["short"], ids["long"]]) == {ids["net"], ids["gone"], ids["checkpoint"]}
-    with pytest.raises(SourceUnreachable, match="it leaves out run"):
+    with pytest.raises(SourceUnreachable, match="is missing, which it had before"):
         DatabaseUses("prod", mlflow.database, "f" * 32).users_of([ids["net"]])
     elsewhere = mlflow.database.replace("mlflow.db", "none.db").replace("/registry", "/none")
     with pytest.raises(SourceUnreachable, match="cannot ask the database of prod"):

@@ -109,7 +109,10 @@ def test_a_pruned_run_is_deleted_softly_and_comes_back(mlflow: FaultyProxy, clie
         assert client.get_run(run.run_id).info.lifecycle_stage == "deleted"
     assert client.get_run(run.run_id).data.tags["runspend.pruned"] == "policy old-runs"
     assert client.get_run(other.run_id).info.lifecycle_stage == "active"
-    assert teller(mlflow).archived(run, "s3://cold/x") == f"prod: run {run.run_id} is deleted in MLflow and accepts no tags, so it has none"
+    assert (
+        teller(mlflow).archived(run, "s3://cold/x")
+        == f"prod: run {run.run_id} is deleted in MLflow and does not accept tags, so none were written"
+    )
     for _ in range(2):
         assert teller(mlflow).restore_run(run) is None
         assert client.get_run(run.run_id).info.lifecycle_stage == "active"
@@ -139,4 +142,4 @@ def test_a_tag_that_cannot_be_written_is_reported(
     assert "cannot write to MLflow for run" in (teller(mlflow, uri="http://127.0.0.1:1").archived(run, "x") or "")
     assert "cannot write to MLflow for run" in (teller(mlflow).archived(replace(run, run_id="f" * 32), "x") or "")
     assert "has no page in MLflow" in (teller(mlflow).archived(Owner("orphan", "7/x"), "x") or "")
-    assert "it has no workspace speech" in (teller(mlflow).archived(replace(run, workspace="speech"), "x") or "")
+    assert "the server has no workspace speech" in (teller(mlflow).archived(replace(run, workspace="speech"), "x") or "")

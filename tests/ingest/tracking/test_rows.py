@@ -190,7 +190,7 @@ def test_lists_and_times_that_cannot_be_read_are_counted(world: World) -> None:
     assert world.night().extract.warnings == [
         "prod: 1 runs state runspend.resources or runspend.resource_ids that are not a JSON list; they were ignored.",
         "prod: 1 runs have a start or end that is not a time; it was ignored.",
-        "prod: 1 machines are stated with a `from` or `to` that is not a time; the run's own was used.",
+        "prod: 1 machines are stated with a `from` or `to` that is not a time; the run's start or end was used.",
     ]
 
 

@@ -1,15 +1,15 @@
-"""Measures the bytes in artifact stores, and their owners. Contacts nothing outside the configured stores.
+"""Measure the bytes in artifact stores and find their owners. Only the configured stores are contacted.
 
-    blobs.py           listing of Google Cloud Storage and Azure
-    s3_inventory.py    Amazon S3 Inventory in place of a listing
-    summary.py         the result of a measurement, in a sentence
-    staging.py         a listing in progress, kept when it is interrupted
-    carry_forward.py   earlier rows, carried forward to the month of the pipeline run
-    measure.py     listing -> owners -> stretches of time, the rows of `artifact_bytes` and `dangling_owners`
-    ownership.sql  longest prefix wins; duplicate objects
-    intervals.sql  changes since the last measurement; confirmed orphans
-    dangling.sql   owners with nothing in their folder
-    unknown.sql    owners with unknown bytes, after an interrupted listing
+    measure.py         one measurement: from a listing to the rows of `artifact_bytes` and `dangling_owners`
+    blobs.py           lists Google Cloud Storage and Azure
+    s3_inventory.py    reads Amazon S3 Inventory instead of listing a bucket
+    staging.py         stores a listing in progress, so that it can continue after an interruption
+    carry_forward.py   carries earlier rows forward to the month of the pipeline run
+    summary.py         describes the result of a measurement in a sentence
+    ownership.sql      finds the owner of each folder (the longest matching prefix), and duplicate objects
+    intervals.sql      finds the changes since the last measurement, and confirms orphans
+    dangling.sql       finds owners whose folder is empty
+    unknown.sql        finds owners whose bytes are unknown after an interrupted listing
 
 The cost of bytes, and the decision to move them, do not belong here.
 """

@@ -1,5 +1,6 @@
-"""Flat listing of an Azure container or a Google bucket, with classes, checksums and versions. An interrupted listing continues where it
-stopped.
+"""List an Azure container or a Google bucket, with storage classes, checksums and versions.
+
+An interrupted listing can continue where it stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ _REFUSALS = ("lack the rights", "not a Google key file", "are of type", "cannot 
 def list_blobs(
     store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str] | None = None, *, page_size: int = 1000
 ) -> Iterator[Page]:
-    """Yield pages of objects below the root. Raises SourceUnreachable or SourceRefused, possibly after some pages."""
+    """Yield pages of the objects below the root. If `after` is given, continue after that position.
+
+    Raises SourceUnreachable or SourceRefused if the store cannot be listed, possibly after some pages.
+    """
     try:
         yield from (_list_azure if root.scheme == "azure" else _list_google)(store, root, listing, after or {}, page_size)
     except CannotReach as error:
@@ -33,7 +37,10 @@ def list_blobs(
 
 
 def _list_azure(store: ArtifactStore, root: Root, listing: Listing, after: dict[str, str], page_size: int) -> Iterator[Page]:
-    """List with versions if the account gives them. If it refuses, versions are unknown, and the first page is requested again."""
+    """List a container with its versions.
+
+    If the account refuses to list versions, the first page is requested again without them, and noncurrent versions are unknown.
+    """
     container = AzureContainer(store.uri, endpoint=store.endpoint, credentials=store.credentials)
     prefix, marker = f"{root.folder}/" if root.folder else "", after.get("marker", "")
     tells_versions = after.get("versions", "yes") == "yes"
@@ -82,7 +89,7 @@ def _object_row(store: ArtifactStore, prefix: str, found: dict[str, Any]) -> Fol
 
 
 def _folder(store: ArtifactStore, prefix: str, key: str) -> str:
-    """Return the folder of a key below the root. A key outside the root is refused."""
+    """Return the folder of a key relative to the root. Raises SourceRefused for a key outside the root."""
     if not key.startswith(prefix):
         raise SourceRefused(
             store.uri,

@@ -1,6 +1,6 @@
-"""Carries the earlier rows of an artifact store forward to the month of the pipeline run.
+"""Carry the earlier rows of an artifact store forward to the month of the pipeline run.
 
-Figures are valid until the next measurement, even across months. The new measurement does not belong here.
+A figure is valid until the next measurement, even if that is in a later month. The new measurement itself does not belong here.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
 
-_MONTHS_BACK = 24  # longest gap in measurements that is carried forward
+_MONTHS_BACK = 24  # rows that are older than this are not carried forward
 
 
 def roll_forward(con: duckdb.DuckDBPyConnection, now: datetime, previous: Callable[[str], pa.Table | None]) -> dict[str, pa.Table] | None:
-    """Fill table `prior` with the month's rows before this measurement; return the earlier months that it had to close.
+    """Fill the table `prior` with the rows that the month has before this measurement.
 
-    Returns None if the store was already measured later than `now`.
+    Returns the rows of the earlier months whose open rows had to be closed at the end of their month. Returns None if the store was
+    already measured at a time later than `now`.
     """
     month = now.astimezone(timezone.utc).date().replace(day=1)
     if previous(f"{month_after(month, 1):%Y-%m}") is not None:
@@ -61,6 +62,6 @@ def _replace_prior(con: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
 
 
 def select_bytes(con: duckdb.DuckDBPyConnection, sql: str, parameters: dict[str, Any]) -> pa.Table:
-    """Return the rows of a query, in the columns of `artifact_bytes`."""
+    """Return the result of a query with the column types of `artifact_bytes`."""
     rows: Any = con.sql(sql, params=parameters).to_arrow_table()
     return rows.cast(ARTIFACT_BYTES.arrow_schema())

@@ -1,7 +1,8 @@
--- DuckDB. Owners with empty folders after a complete listing: their files are gone, or, for a model, were never there. Runs need no
--- artifacts, so a run that never had any is not listed. Runs that MLflow no longer shows are not checked. An inventory file is older than
--- the newest models, so it says nothing about them. ancestors: folders with content and the claims above them. prior: artifact_bytes before
--- this measurement. known: the rows of this table before it.
+-- DuckDB. The owners whose folders are empty after a complete listing. Either their files are gone, or a model never had any.
+-- A run does not need artifacts, so a run that never had any is not included. Runs that MLflow no longer shows are not checked.
+-- An inventory file may be older than the newest models, so models that never had files are not reported from an inventory.
+-- ancestors: the folders with content, each with the claims above it. prior: artifact_bytes before this measurement.
+-- known: dangling_owners before this measurement.
 with empty as (
   select distinct on (owner_kind, owner_id, tracking_server, workspace)
     owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix
@@ -11,7 +12,7 @@ with empty as (
   order by owner_kind, owner_id, tracking_server, workspace, prefix
 ),
 had as (
-  -- Without the server: the folder's rows may have another server's name if two servers read one MLflow.
+  -- The server is not compared. If two configured servers read one MLflow, the rows may have the other server's name.
   select owner_kind, owner_id, sum(objects)::bigint as objects, sum(bytes)::bigint as bytes
   from prior
   where objects > 0 and (valid_to is null or valid_to = $now) and valid_from < $now

@@ -1,8 +1,9 @@
--- DuckDB. The month's rows after a measurement at $now: changed rows are closed and new ones opened; the rest stay as they are.
--- prior: the month's rows before it. measured: figures of this listing. $is_complete: whether the listing finished.
--- $read_at: the time since which every tracking server has been read; null if one never was. $servers: the number of servers.
+-- DuckDB. The month's rows after a measurement at $now. A changed row is closed and a new one is opened. All other rows stay unchanged.
+-- prior: the month's rows before the measurement. measured: the figures of this listing. $is_complete: whether the listing finished.
+-- $read_at: every tracking server has been read at this time or later; null if a server was never read. $servers: the number of servers.
 with settled as (
-  -- If $now is repeated, undo what it wrote, so that measuring twice changes nothing. An incomplete listing undoes nothing.
+  -- If an earlier measurement has the same $now, undo its changes, so that measuring twice gives the same rows.
+  -- An incomplete listing undoes nothing.
   select * replace (if($is_complete and valid_to = $now, null, valid_to) as valid_to)
   from prior
   where not ($is_complete and valid_from = $now)
@@ -17,8 +18,8 @@ orphans as (
   group by owner_id
 ),
 found as (
-  -- A read may miss an owner. An orphan counts only if a second read, a day or more later, does not show its owner either.
-  -- If servers are no longer read, it counts after 30 days.
+  -- One read of a tracking server may miss an owner. So an orphan is confirmed only if a read at least a day later does not show its
+  -- owner either. If the servers are no longer read, an orphan is confirmed after 30 days.
   select
     m.*,
     if(m.owner_kind = 'orphan', coalesce(o.unowned_since, $now), null) as unowned_since,
@@ -48,7 +49,7 @@ month_rows as (
   from settled
   where valid_to is not null
   union all
-  -- Unchanged: same row, although its owner's name may differ. Also rows about which an incomplete listing says nothing.
+  -- Unchanged rows, in which only the details of the owner are updated. After an incomplete listing, all earlier rows stay.
   select
     s.owner_kind, s.owner_id, if(remains, m.tracking_server, s.tracking_server), if(remains, m.workspace, s.workspace),
     if(remains, m.experiment_id, s.experiment_id), if(remains, m.prefix, s.prefix), s.storage_class, s.valid_from, null,

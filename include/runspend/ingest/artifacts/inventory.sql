@@ -1,6 +1,7 @@
--- DuckDB. The columns of FolderTotals from one file of an S3 inventory: one row per object, one per noncurrent version.
--- rows_given: (bucket, key, size, is_latest, is_delete_marker, last_modified_date, e_tag, storage_class), null where the file lacks it.
--- $is_encoded: keys in CSV are URL-encoded, a blank as %20 or +. $tells_versions: whether the file states which version is current.
+-- DuckDB. The columns of FolderTotals from one file of an S3 inventory: one row for each object and each noncurrent version.
+-- rows_given: (bucket, key, size, is_latest, is_delete_marker, last_modified_date, e_tag, storage_class), null if the file lacks a column.
+-- $is_encoded: whether keys are URL-encoded, as in CSV (a blank as %20 or +).
+-- $tells_versions: whether the file states which version is current.
 with objects as (
   select
     if($is_encoded, url_decode(replace(key, '+', ' ')), key) as key,

@@ -1,7 +1,7 @@
-"""Turns one listing of one artifact store into the month's rows of `artifact_bytes`.
+"""Turn one listing of one artifact store into the month's rows of `artifact_bytes` and `dangling_owners`.
 
-The listing is streamed into Parquet files of folder totals (`staging.py`). SQL finds the owners and the changes since the last
-measurement. Code that lists a kind of store belongs in its own module.
+The listing is streamed into Parquet files of folder totals (`staging.py`). SQL then finds the owners of the bytes, and the changes since
+the last measurement. Code that lists one kind of store does not belong here.
 """
 
 from __future__ import annotations
@@ -34,29 +34,35 @@ if TYPE_CHECKING:
     from runspend.config.settings import ArtifactStore
 
 _SQL = Path(__file__).parent
-_PAGE = 1000  # objects per request; stores do not give more
+_PAGE = 1000  # objects per request; S3 and Google return no more
 _OWNER_COLUMNS = ("owner_kind", "owner_id", "tracking_server", "workspace", "experiment_id", "is_purged")
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """The contents of a store. `tables` is empty if there is nothing to publish. A failed listing leaves good rows unchanged."""
+    """The result of measuring one store. `tables` is empty if there is nothing to publish.
+
+    If the listing failed, `tables` keeps the earlier rows unchanged, and adds rows without figures for owners that had none.
+    """
 
     tables: dict[str, pa.Table] = field(default_factory=dict)  # "YYYY-MM" -> rows of artifact_bytes
-    dangling: pa.Table | None = None  # rows of dangling_owners; None: those in place stay
-    objects: int | None = None  # None when the listing did not finish
-    bytes: int | None = None  # None when unknown
+    dangling: pa.Table | None = None  # rows of dangling_owners; None if the earlier rows stay
+    objects: int | None = None  # None if the listing did not finish
+    bytes: int | None = None  # None if unknown
     requests: int = 0
-    as_of: datetime | None = None  # the time the listing describes: an inventory file is older than the pipeline run
+    as_of: datetime | None = None  # the time that the listing describes; an inventory file is older than the pipeline run
     is_complete: bool = False
-    found: str | None = None  # in one sentence, when it finished
+    found: str | None = None  # one sentence about the result, if the listing finished
     error: SourceError | None = None
     warnings: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Readings:
-    """How current the owners are: the oldest last read of a tracking server (None: one was never read), and the number of servers."""
+    """How current the owners are.
+
+    `read_at` is the oldest of the servers' last reads, or None if a server was never read. `servers` is the number of tracking servers.
+    """
 
     read_at: datetime | None = None
     servers: int = 0
@@ -72,11 +78,14 @@ def measure_store(
     readings: Readings = Readings(),
     kept: Path | None = None,
 ) -> Measurement:
-    """List a store once and find the owners of its bytes, for the month of `job.now` and the months that still had open rows.
+    """List a store once, find the owners of its bytes, and return the rows of the month of `job.now`.
 
-    owners: owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, uri, with `mlflow-artifacts:` already
-    resolved. previous(period): the store's rows of that month, or None. known_dangling: its rows of dangling_owners. kept: a
-    folder that keeps an interrupted listing for the next try. A store that cannot be read sets `error`; it does not raise.
+    If the last measurement was in an earlier month, the rows of the months since then are returned too.
+
+    `owners` has the columns owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged and uri. URIs that begin with
+    `mlflow-artifacts:` must already be resolved. `previous(period)` returns the store's rows of that month, or None. `known_dangling` are
+    the store's rows of `dangling_owners`. `kept` is a folder that keeps an interrupted listing for the next try. If the store cannot be
+    read, `error` of the result is set, and nothing is raised.
     """
     if store.measure == "none":
         return Measurement(warnings=[f"{store.uri} is not measured: measure is none."])
@@ -130,7 +139,7 @@ def measure_store(
 
 @dataclass(frozen=True)
 class _Measurement:
-    """The parameters of the SQL of one measurement."""
+    """The values that the SQL files of one measurement need."""
 
     store: ArtifactStore
     now: datetime
@@ -141,7 +150,7 @@ class _Measurement:
 
 
 def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
-    """Probe the store for `doctor`: its kind, and whether it is empty. Raises SourceError."""
+    """Read one page of the store and return a phrase for `doctor`: its kind, and whether it is empty. Raises SourceError if it fails."""
     root, listing = parse_root(store), Listing()
     if store.inventory:
         return describe_inventory(store, root, now or datetime.now(timezone.utc))
@@ -157,7 +166,10 @@ def probe_store(store: ArtifactStore, now: datetime | None = None) -> str:
 def _stage(
     store: ArtifactStore, root: Root, staging: Staging, listing: Listing, workdir: Path, now: datetime, progress: Progress
 ) -> tuple[datetime, SourceError | None]:
-    """Stage the listing, or the inventory file that replaces it. Return the time it describes, and the error if there was one."""
+    """Write the listing, or the inventory that replaces it, to the staging files.
+
+    Returns the time that the listing describes, and the error if it failed.
+    """
     try:
         if store.inventory:
             return stage_inventory(store, root, staging, listing, workdir, now=now, progress=progress), None
@@ -195,7 +207,7 @@ def _engine(workdir: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -> list[str]:
-    """Load the owners whose URI is in this store, with their folder, as table `owners`."""
+    """Create the table `owners`: the owners whose URI is in this store, with their folder as `prefix`. Return warnings."""
     import pyarrow as pa
 
     uris = owners.column("uri").to_pylist()
@@ -206,7 +218,7 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
         warnings.append(f"{len(odd)} artifact URIs are ambiguous and own nothing, e.g. {odd[0]!r}.")
     if claims := folders.count(""):
         warnings.append(
-            f"{claims} owners have the root of the store as their folder, so no bytes count as theirs. Give each owner a separate folder."
+            f"{claims} owners have the root of the store as their folder, so they own no bytes. Give each owner a separate folder."
         )
     table = owners.select(_OWNER_COLUMNS).append_column("prefix", pa.array([f or None for f in folders], pa.string()))
     con.register("all_owners", table)
@@ -216,7 +228,10 @@ def _load_owners(con: duckdb.DuckDBPyConnection, owners: pa.Table, root: Root) -
 
 
 def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Root, listing: Listing) -> SourceRefused | None:
-    """Refuse an empty local folder that had files before: it counts as an unmounted volume until a person accepts it."""
+    """Return an error for a local folder that is empty but had files before, otherwise None.
+
+    The volume may not be mounted. A user confirms that the folder is really empty by putting any file in it.
+    """
     if root.scheme != "file" or listing.objects:
         return None
     had = con.execute("select sum(objects) from prior where valid_to is null").fetchone()
@@ -230,7 +245,7 @@ def _refuse_empty(con: duckdb.DuckDBPyConnection, store: ArtifactStore, root: Ro
 
 
 def _rows(con: duckdb.DuckDBPyConnection, measurement: _Measurement) -> pa.Table:
-    """Return the month's rows, from `folders`, `owners` and `prior`."""
+    """Return the month's rows, computed from the tables `folders`, `owners` and `prior`."""
     if measurement.is_complete:
         con.execute((_SQL / "ownership.sql").read_text())
     else:
@@ -248,7 +263,7 @@ def _rows(con: duckdb.DuckDBPyConnection, measurement: _Measurement) -> pa.Table
 
 
 def _dangling(con: duckdb.DuckDBPyConnection, measurement: _Measurement) -> pa.Table:
-    """Return rows of `dangling_owners`. Needs table `ancestors` of the same listing."""
+    """Return the rows of `dangling_owners`. The table `ancestors` of the same listing must exist."""
     schema = DANGLING_OWNERS.arrow_schema()
     con.register(
         "known",

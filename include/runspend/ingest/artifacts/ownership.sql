@@ -1,6 +1,6 @@
--- DuckDB. One row per owner and storage class: the figures of one listing.
--- folders: as FolderTotals, folders of the store, any number of rows each; a row with a checksum is one object.
--- owners: (owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, prefix), prefix below the store's root.
+-- DuckDB. The figures of one listing: one row per owner and storage class.
+-- folders: rows of FolderTotals. A folder may have any number of rows. A row with a checksum is one object.
+-- owners: (owner_kind, owner_id, tracking_server, workspace, experiment_id, is_purged, prefix). The prefix is relative to the store's root.
 create or replace temp table totals as
 select
   folder,
@@ -37,18 +37,18 @@ join kept k on k.checksum = p.checksum and k.bytes = p.bytes
 group by p.folder, p.storage_class;
 
 create or replace temp table claims as
--- One claim per folder: an artifact store read by two servers must not count twice.
+-- One claim per folder, so that bytes do not count twice if two tracking servers claim the same folder.
 select distinct on (prefix) prefix, owner_kind, owner_id, tracking_server, workspace, experiment_id
 from owners
 order by prefix, tracking_server, workspace, owner_kind, owner_id;
 
 create or replace temp table paths as
--- MLflow's file store moves deleted experiments to .trash/ and leaves their URIs as they were
+-- MLflow's file store moves deleted experiments to .trash/ but does not change their URIs.
 select folder, string_split(regexp_replace(folder, '(^|/)\.trash/', '\1'), '/') as parts
 from (select distinct folder from totals);
 
 create or replace temp table ancestors as
--- Only whole path segments, so that run1 never owns files of run10.
+-- Only whole path segments are compared, so run1 never owns files of run10.
 select p.folder, d.depth, array_to_string(p.parts[1:d.depth], '/') as prefix
 from paths p
 join (select distinct len(string_split(prefix, '/')) as depth from claims) d on d.depth <= len(p.parts)
@@ -61,7 +61,8 @@ with nearest as (
   group by folder
 ),
 layout as (
-  -- where no claim reaches: MLflow's own layout, <experiment>/<run>, <experiment>/models/<model>, <experiment>/traces/<trace>
+  -- Folders without a claim are recognized by MLflow's own layout: <experiment>/<run>, <experiment>/models/<model> or
+  -- <experiment>/traces/<trace>, each with a folder "artifacts" below.
   select p.folder, rtrim(regexp_extract(
     p.folder || '/', '^(?:.*?/)??(?:[0-9a-f]{32}|models/m-[0-9a-f]{32}|traces/(?:tr-)?[0-9a-f]{32})/artifacts/'), '/') as prefix
   from paths p

@@ -1,7 +1,8 @@
-"""Amazon S3 Inventory in place of a listing, for buckets too large to list: the newest manifest, its files checked, their rows staged.
+"""Read Amazon S3 Inventory instead of listing a bucket, for buckets that are too large to list.
 
-`stores[].inventory` is the folder that holds the dated ones (s3://DESTINATION/PREFIX/SOURCE-BUCKET/CONFIG-ID/, or a copy of it on
-this machine). Nothing outside that folder is read, even if a manifest names it. An inventory is used as a whole or not at all.
+The newest manifest is read, its files are checked against it, and their rows are staged. `stores[].inventory` is the folder that contains
+the dated folders (s3://DESTINATION/PREFIX/SOURCE-BUCKET/CONFIG-ID/, or a local copy). Nothing outside that folder is read, even if a
+manifest names it. If any file of an inventory is missing or damaged, the whole inventory is refused.
 Source: "Amazon S3 Inventory", "Inventory manifest" in the S3 User Guide.
 """
 
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 _SQL = Path(__file__).parent
 _DATED = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\dZ")
-_MANIFEST_BYTES = 64_000_000  # a manifest of a hundred thousand files has 20 MB
+_MANIFEST_BYTES = 64_000_000  # largest accepted manifest; one with a hundred thousand files has 20 MB
 _CHUNK_BYTES = 4 << 20
-# Column names in manifests of CSV files -> names in Parquet files.
+# Column names in the manifests of CSV inventories, and the names of the same columns in Parquet inventories.
 _COLUMNS = {
     "Bucket": "bucket",
     "Key": "key",
@@ -44,13 +45,13 @@ _COLUMNS = {
 
 
 class Files(Protocol):
-    """The files of inventories. Names are relative to the folder of `stores[].inventory`."""
+    """Access to the files of inventories. File names are relative to the folder in `stores[].inventory`."""
 
-    prefix: str  # prefix of keys in a manifest; "" if none is required
-    bucket: str
+    prefix: str  # the prefix that all keys in a manifest must have; "" if there is none
+    bucket: str  # the bucket that contains the inventories; "" for a local copy
 
     def dated(self) -> list[str]:
-        """Return the names of the folders directly below it."""
+        """Return the names of the folders directly below the inventory folder."""
         ...
 
     def read(self, name: str) -> Iterator[bytes]:
@@ -65,8 +66,8 @@ class Manifest:
     name: str  # its dated folder
     created_at: datetime
     file_format: str
-    columns: list[str]  # of CSV files, in order, as Parquet files name them; empty for Parquet
-    files: list[tuple[str, int, str]]  # name below the inventory's folder, bytes, MD5
+    columns: list[str]  # the columns of CSV files in order, with the names of Parquet files; empty for Parquet
+    files: list[tuple[str, int, str]]  # name relative to the inventory folder, size in bytes, MD5
 
 
 def stage_inventory(
@@ -79,7 +80,10 @@ def stage_inventory(
     now: datetime,
     progress: Callable[[str], None],
 ) -> datetime:
-    """Stage the newest inventory that is not newer than `now`; return when it was made. Raises SourceRefused if damaged or incomplete."""
+    """Write the newest inventory that is not newer than `now` to the staging files. Return the time at which it was made.
+
+    Raises SourceRefused if the inventory is damaged or incomplete.
+    """
     files = _open(store, root)
     manifest = _read_manifest(store, root, files, now)
     copy = workdir / "inventory-file"
@@ -107,14 +111,14 @@ def stage_inventory(
 
 
 def describe_inventory(store: ArtifactStore, root: Root, now: datetime) -> str:
-    """Describe the newest inventory for `doctor`. Reads its manifest, but none of its files. Raises SourceError."""
+    """Return a phrase about the newest inventory for `doctor`. Only its manifest is read. Raises SourceError if it cannot be used."""
     manifest = _read_manifest(store, root, _open(store, root), now)
     hours = int((now - manifest.created_at).total_seconds() // 3600)
     return f"its inventory from {manifest.created_at:%Y-%m-%d %H:%M} UTC can be read, {hours} h old, {len(manifest.files):,} files ({manifest.file_format})"
 
 
 def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime) -> Manifest:
-    """Read the newest manifest and check it against its checksum and the store."""
+    """Return the newest manifest. Raises SourceRefused if it does not match its checksum, or belongs to another bucket."""
     names = sorted(name for name in files.dated() if _DATED.fullmatch(name) and name <= f"{now.astimezone(timezone.utc):%Y-%m-%dT%H-%MZ}")
     if not names:
         raise _refused(
@@ -127,7 +131,7 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
     except FileNotFoundError:
         raise _refused(store, f"{name} has no manifest with a checksum yet", "Measure again when it is delivered") from None
     if hashlib.md5(data, usedforsecurity=False).hexdigest() != checksum.lower():
-        raise _refused(store, f"{name}/manifest.json does not match its checksum", "Copy it again, or wait for the next")
+        raise _refused(store, f"{name}/manifest.json does not match its checksum", "Copy it again, or wait for the next inventory")
     try:
         parsed = parse_json(data)
         file_format, schema = str(parsed["fileFormat"]), str(parsed["fileSchema"])
@@ -152,9 +156,9 @@ def _read_manifest(store: ArtifactStore, root: Root, files: Files, now: datetime
 
 
 def _below(store: ArtifactStore, files: Files, key: str) -> str:
-    """Return the name of a data file below the inventory's folder. A manifest may not name any other file.
+    """Return the name of a data file relative to the inventory folder. Raises SourceRefused if the file is outside that folder.
 
-    A copy of an inventory is in another place than the manifest's keys say: there, the text after the last /data/ is the name.
+    In a local copy, the manifest's keys still name the original location, so only the text after the last /data/ is used.
     """
     name = key.removeprefix(files.prefix) if files.prefix else f"data/{key.rpartition('/data/')[2]}"
     if (files.prefix and not key.startswith(files.prefix)) or any(part in ("", ".", "..") for part in name.split("/")):
@@ -163,7 +167,7 @@ def _below(store: ArtifactStore, files: Files, key: str) -> str:
 
 
 def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, into: Path) -> None:
-    """Copy one file and check it against the manifest."""
+    """Copy one file to `into`. Raises SourceRefused if it is missing, or its size or MD5 differs from the manifest."""
     digest, copied = hashlib.md5(usedforsecurity=False), 0
     try:
         with into.open("wb") as out:
@@ -171,13 +175,15 @@ def _fetch(store: ArtifactStore, files: Files, name: str, size: int, md5: str, i
                 digest.update(chunk)
                 copied += out.write(chunk)
     except FileNotFoundError:
-        raise _refused(store, f"{name}, which its manifest names, is missing", "Copy it again, or wait for the next") from None
+        raise _refused(store, f"{name}, which its manifest names, is missing", "Copy it again, or wait for the next inventory") from None
     if copied != size or digest.hexdigest() != md5.lower():
-        raise _refused(store, f"{name} does not match its manifest ({copied:,} of {size:,} bytes)", "Copy it again, or wait for the next")
+        raise _refused(
+            store, f"{name} does not match its manifest ({copied:,} of {size:,} bytes)", "Copy it again, or wait for the next inventory"
+        )
 
 
 def _stage_file(con: Any, store: ArtifactStore, root: Root, manifest: Manifest, file: Path, part: Path) -> None:
-    """Turn one data file into a staging file."""
+    """Convert one data file of the inventory to a staging file. Raises SourceRefused if it cannot be read or has rows of another bucket."""
     import duckdb
 
     try:
@@ -224,7 +230,7 @@ def _open(store: ArtifactStore, root: Root) -> Files:
 
 
 class _FolderFiles:
-    """A copy of an inventory on this machine."""
+    """A local copy of inventories."""
 
     prefix = bucket = ""
 
@@ -241,7 +247,7 @@ class _FolderFiles:
 
 
 class _BucketFiles:
-    """Inventories in their bucket, read with the store's credentials."""
+    """Inventories in an S3 bucket, read with the credentials of the artifact store."""
 
     def __init__(self, store: ArtifactStore, bucket: str, prefix: str) -> None:
         from runspend.storage.s3 import connect

@@ -1,9 +1,9 @@
-"""Stages a listing in Parquet files, so that an interrupted listing continues where it stopped.
+"""Write a listing to Parquet files, so that an interrupted listing can continue where it stopped.
 
-Each file holds whole pages. `state.json`, replaced after each file, holds the number of valid files and where to continue. If the
-process is killed at any line, the next try has all files that the state names and requests the rest. Listings that cannot be
-resumed start over: local folders (a million files take seconds), and Azure, whose listing cannot start at a name. The listers
-decide what is listed.
+Each file contains whole pages. After each file, `state.json` is replaced; it contains the number of valid files and where to continue. If
+the process is killed at any time, the next try uses the files that the state counts, and requests only the rest. A listing without a
+position to continue from starts over: a local folder (listing a million files takes seconds), or an inventory. The modules that list a
+store decide what is listed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from runspend.storage.listing import FolderTotals, Listing, Page
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# A page this old still counts: listing a large bucket takes hours anyway, and the next pipeline run makes a new listing.
+# An interrupted listing that began longer ago than this starts over. Listing a large bucket takes hours anyway, so pages of this age are
+# still accepted.
 RESUME_WITHIN = timedelta(hours=12)
 _PART_ROWS = 50_000
 _OWN = re.compile(r"[0-9]{6}\.parquet|state\.json(\.new|\.tmp)?", re.ASCII)
@@ -33,7 +34,10 @@ _COUNTS = ("objects", "bytes", "oldest", "newest", "noncurrent_objects", "noncur
 
 
 class Staging:
-    """The files of one listing in a folder. `after`: where the listing continues. `resumed`: the number of objects it already has."""
+    """The files of one listing in a folder.
+
+    `after` is the position from which the listing continues. `resumed` is the number of objects that an interrupted try already listed.
+    """
 
     def __init__(self, folder: Path, listing: Listing, *, what: dict[str, Any], now: datetime) -> None:
         self.folder, self._listing = folder, listing
@@ -44,11 +48,14 @@ class Staging:
 
     @property
     def files(self) -> list[str]:
-        """Return the valid files, for DuckDB."""
+        """Return the paths of the valid files."""
         return [str(self._part(n)) for n in range(self.parts)]
 
     def fill(self, pages: Iterator[Page], tell: Callable[[Listing], None]) -> None:
-        """Write pages as they come. If a page fails, earlier pages are kept if the listing can continue after them."""
+        """Write the pages while they arrive, and call `tell` after each file.
+
+        If a page fails, the earlier pages are written first, provided that the listing can continue after them.
+        """
         rows: list[FolderTotals] = []
         try:
             for page in pages:
@@ -69,7 +76,7 @@ class Staging:
         tell(self._listing)
 
     def write(self, rows: list[FolderTotals]) -> None:
-        """Write one more file, and the state that names it."""
+        """Write one more file, then the state that counts it."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -83,11 +90,11 @@ class Staging:
             self._save()
 
     def keeps(self) -> bool:
-        """Return whether a later try could continue from here."""
+        """Return whether a later try can continue from here."""
         return self.after is not None and self.parts > 0
 
     def clear(self) -> None:
-        """Remove every file of this listing, and no file that it would not have made."""
+        """Delete the files of this listing. Files with other names than Runspend's own stay."""
         for path in self.folder.iterdir():
             if _OWN.fullmatch(path.name):
                 path.unlink()
@@ -96,7 +103,7 @@ class Staging:
         return self.folder / f"{number:06d}.parquet"
 
     def _save(self) -> None:
-        """Replace the state. The file it names is on the disk first: after a power cut, the state must not name a missing file."""
+        """Replace the state. The newest file is flushed to disk first, so that the state never counts a missing file after a power cut."""
         fsync_path(self._part(self.parts - 1))
         state = {
             **self._what,
@@ -109,7 +116,7 @@ class Staging:
         write_whole(self.folder / "state.json", json.dumps(state).encode(), is_alone=True)
 
     def _take_up(self, now: datetime) -> None:
-        """Continue with the files in the folder if they are of the same store and recent enough; otherwise start over."""
+        """Continue with the files in the folder if they belong to the same store and are recent enough. Otherwise start over."""
         state = self._read_state()
         if not (
             state
@@ -124,7 +131,7 @@ class Staging:
         self.resumed = self._listing.objects
 
     def _read_state(self) -> dict[str, Any]:
-        """Return the state as `_save` writes it. Empty if it is missing or not Runspend's: then the listing starts over."""
+        """Return the state that `_save` wrote, or an empty one if it is missing or invalid. The listing then starts over."""
         try:
             state = read_json(self.folder / "state.json", most_bytes=1 << 20) or {}
             counts = [state["parts"], state["objects"], *([state["bytes"]] if state["bytes"] is not None else [])]
@@ -138,11 +145,14 @@ class Staging:
 
 @contextmanager
 def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
-    """Lock the folder for this process. Gives `otherwise`, removed afterward, without a folder or if another process lists the store."""
+    """Lock `folder` and yield it.
+
+    If `folder` is None, or another process has locked it, yield the folder `otherwise`, and delete that folder afterward.
+    """
     if folder is not None:
         own_folder(folder)
         with open_lock(folder / ".lock") as lock:
-            if try_lock(lock.fileno()):  # otherwise each process makes its own listing
+            if try_lock(lock.fileno()):  # if another process has the lock, each process makes its own listing
                 yield folder
                 return
     otherwise.mkdir(parents=True, exist_ok=True)
@@ -153,7 +163,7 @@ def locked(folder: Path | None, otherwise: Path) -> Iterator[Path]:
 
 
 def folder_schema() -> pa.Schema:
-    """Return the columns of `FolderTotals`."""
+    """Return the Arrow schema of `FolderTotals`."""
     try:
         import pyarrow as pa
     except ImportError as error:

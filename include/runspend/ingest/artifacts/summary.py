@@ -1,4 +1,4 @@
-"""Describes the result of a measurement in one sentence. Figures for reports come from the tables."""
+"""Describe the result of a measurement in one sentence. Reports take their figures from the tables instead."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ if TYPE_CHECKING:
 
 
 def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
-    """Describe objects, bytes by class, and findings: noncurrent versions, duplicate bytes, orphans, owners without bytes.
+    """Return a sentence with the objects, the bytes by storage class, and the findings.
 
-    rows: of `artifact_bytes`; those that are still valid are counted.
+    The findings are noncurrent versions, duplicate bytes, orphaned bytes and owners without objects. `rows` are rows of `artifact_bytes`;
+    only those that are still valid are counted.
     """
     import pyarrow.compute as pc
 
@@ -34,7 +35,7 @@ def describe_found(uri: str, rows: pa.Table, dangling: pa.Table | None) -> str:
 
 
 def _bytes_in(column: Any, place: str) -> str:
-    """Describe a sum of bytes, or state that the store does not report it."""
+    """Return a phrase with the sum of a column in bytes, or "unknown" if the store does not report it."""
     is_known = len(column) > column.null_count or not len(column)
     return f"{_sum(column):,} bytes in {place}" if is_known else f"{place} unknown"
 

@@ -1,4 +1,4 @@
--- DuckDB. After an incomplete listing: owners without any figures yet. Owners that have figures keep them.
+-- DuckDB. After an incomplete listing, the owners that have no figures yet. Owners that have figures keep them.
 create or replace temp table measured as
 select distinct on (owner_kind, owner_id)
   owner_kind, owner_id, tracking_server, workspace, experiment_id, prefix, 'UNKNOWN' as storage_class,

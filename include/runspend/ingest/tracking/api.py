@@ -1,6 +1,6 @@
-"""Read MLflow through its own client, with any tracking URI that it supports.
+"""Read MLflow through its own client, with any tracking URI that the client supports.
 
-Belongs here: the paging and the choice of workspaces. `client.py` logs in; `runs.sql` decides what rows mean.
+Belongs here: paging and the choice of workspaces. `client.py` logs in. `runs.sql` defines what the rows mean.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PAGE_RUNS = 1_000
-MOST_SECONDS = 1_800  # of one request: by default, MLflow's client tries again for half of that
-LARGEST_PAGE = 50_000  # MLflow's limit
+MOST_SECONDS = 1_800  # limit of one request with its retries; by default, MLflow's client retries for half of that
+LARGEST_PAGE = 50_000  # MLflow's limit for one page of runs
 PAGE_EXPERIMENTS = 1_000
 PAGE_OWNERS = 500
 PAGE_POINTS = 25_000
 TRACES_PER_REQUEST = 50
-LONGEST_MODEL = 500  # the length that MLflow's database cuts it to
+LONGEST_MODEL = 500  # MLflow's database cuts names of models and providers to this length
 EXPERIMENTS_PER_REQUEST = 500
 
 
 class ApiReader:
-    """MLflow's rows from its client, one workspace after the other."""
+    """Read MLflow's rows through its client, one workspace after the other."""
 
     def __init__(self, server: TrackingServer, progress: Callable[[str], None]) -> None:
         self.name = server.name
@@ -46,8 +46,8 @@ class ApiReader:
         self._progress = progress
         self._client = Client(server, seconds=MOST_SECONDS)
         self._store: Any = None
-        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; the key None on a server without workspaces
-        self._workspace_of: dict[str, str | None] = {}  # of the runs that may be requested one by one
+        self._experiments: dict[str | None, list[str]] = {}  # ids by workspace; the key is None on a server without workspaces
+        self._workspace_of: dict[str, str | None] = {}  # workspace by run id, for runs that may be requested one by one
         self.links = ApiLinks(self._client, self._workspace_of)
         self._noted_at = time.monotonic()
 
@@ -60,7 +60,10 @@ class ApiReader:
         self._store = None
 
     def _list_workspaces(self) -> list[str | None]:
-        """Return the workspaces to read; [None] if the server has none, or if only the default one is wanted."""
+        """Return the workspaces to read, or [None] if the server has no workspaces.
+
+        Raises SourceRefused if a configured workspace does not exist or is hidden from the credentials.
+        """
         wanted = self._server.workspaces
         there = self._client.find_workspaces()
         if there is None:
@@ -73,7 +76,7 @@ class ApiReader:
             hidden = sorted(set(there) - {DEFAULT_WORKSPACE})
             if hidden:
                 self.warnings.append(
-                    f"{self.name}: only workspace default was read; it has {', '.join(hidden)} too. Set `workspaces: all`."
+                    f"{self.name}: only workspace default was read; the server has {', '.join(hidden)} too. Set `workspaces: all`."
                 )
             return [DEFAULT_WORKSPACE]
         if wanted == "all":
@@ -82,7 +85,7 @@ class ApiReader:
         if missing:
             raise SourceRefused(
                 self.name,
-                f"cannot read the workspaces {', '.join(missing)} of {self.name}: it shows {', '.join(there)}. Check their names and the permissions.",
+                f"cannot read the workspaces {', '.join(missing)} of {self.name}: the server shows {', '.join(there)}. Check their names and the permissions.",
             )
         return list(wanted)
 
@@ -144,7 +147,11 @@ class ApiReader:
         return sorted(months)
 
     def _months_from(self, after: int, find_first: Callable[[int], list[int]]) -> set[str]:
-        """Return the months of times. `find_first` returns a list with the first time from a given one on; an empty list if there is none."""
+        """Return the months from `after` on that have items.
+
+        `find_first` returns a list with the first time at or after the given one, or an empty list if there is none. Raises
+        SourceUnreachable if the server answers with an earlier time.
+        """
         months = set()
         while found := find_first(after):
             month = raw.month_of(found[0])
@@ -154,7 +161,7 @@ class ApiReader:
             if found[0] < after:  # would repeat without end
                 raise SourceUnreachable(
                     self.name,
-                    f"cannot read {self.name}: it was asked for later runs and answers with earlier ones. Check the server.",
+                    f"cannot read {self.name}: Runspend asked for later runs, and the server answered with earlier ones. Check the server.",
                 )
             after = raw.month_bounds(month)[1]
         return months
@@ -163,13 +170,13 @@ class ApiReader:
         return sum(batch.num_rows for batch in self.read_runs(None, raw.Keys((), ())))
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
-        return wanted  # runs come with all their tags and params, and the API has no query for keys
+        return wanted  # the API returns runs with all their tags and params, and has no query for keys
 
     def read_runs(self, months: Sequence[str] | None, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
         for month in self.list_months() if months is None else months:
             first, after = raw.month_bounds(month)
             for workspace, ids in self._chunks():
-                # Entered for each request, not around the loop: another thread may consume this generator.
+                # `_read_range` enters the workspace for each request: another thread may consume this generator.
                 if month == raw.NO_START:
                     yield from self._read_range(workspace, ids, -(2**62), after, keys)
                     yield from self._read_range(workspace, ids, raw.LAST_MS, 2**62, keys)
@@ -177,13 +184,13 @@ class ApiReader:
                     yield from self._read_range(workspace, ids, first, after, keys)
 
     def _read_range(self, workspace: str | None, ids: list[str], first: int, after: int, keys: raw.Keys) -> Iterator[pa.RecordBatch]:
-        """Yield runs that started in [first, after), each once, even if runs are created or removed meanwhile.
+        """Yield the runs that started in [first, after), each once, even if runs are created or removed while they are read.
 
-        MLflow's page tokens are offsets: a run that disappears shifts the rest. So each page starts at the time where the previous
-        one ended, and grows while all its runs started in the same millisecond. A token is used only if one millisecond has
-        more runs than MLflow's largest page.
+        MLflow's page tokens are offsets, so a run that disappears shifts all later runs. Therefore each page starts at the start time
+        of the previous page's last run. If all runs of a page started in the same millisecond, the page is read again with twice the size.
+        A token is used only if more runs started in one millisecond than fit into MLflow's largest page.
         """
-        done: set[str] = set()  # runs of the millisecond in which the next page starts
+        done: set[str] = set()  # runs already yielded that started in the first millisecond of the next page
         token: str | None = None
         tokens = PageTokens(self.name)
         limit = PAGE_RUNS
@@ -219,20 +226,23 @@ class ApiReader:
             self._progress(f"{self.name}: {count} runs of the month")
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """Yield the chosen points of system metrics, with one request per metric of a run and page: the API cannot select steps."""
+        """Yield the chosen points of utilization metrics.
+
+        Each page of each metric of each run costs one request, because the API cannot select steps.
+        """
         for metric in wanted:
             yield raw.rows_to_batch([(metric.run_id, metric.key, point.value) for point in self._points(metric, 100)], raw.use_schema())
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """Yield the chosen points of power metrics, with their times."""
+        """Yield the chosen points of power metrics with their times."""
         for metric in wanted:
             points = self._points(metric, raw.LARGEST_WATTS)
             yield raw.rows_to_batch([(metric.run_id, metric.key, point.timestamp, point.value) for point in points], raw.power_schema())
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
-        """Yield when metrics were logged at the chosen steps, with one request per metric of a run and page."""
+        """Yield the times at which metrics were logged at the chosen steps. Each page of each metric of each run costs one request."""
         for metric in wanted:
-            found: dict[int, tuple[int, int, int]] = {}  # stride -> its first step, and when that was first and last logged
+            found: dict[int, tuple[int, int, int]] = {}  # stride -> its first logged step, and when that step was first and last logged
             for p in self._history(metric.run_id, metric.key):
                 if metric.first_step <= p.step <= metric.last_step:
                     stride = (p.step - metric.first_step) // metric.stride
@@ -286,7 +296,7 @@ class ApiReader:
         return sorted(months)
 
     def _search_traces(self, ids: list[str], condition: str, limit: int, token: str | None = None) -> tuple[list[Any], str | None]:
-        """Return one page of traces, oldest first; none if the server is too old to have traces."""
+        """Return one page of traces, oldest first, and the next token. The page is empty if the server is too old to have traces."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -331,7 +341,7 @@ class ApiReader:
     def _owners(
         self, ask: Callable[[str | None], Any], to_row: Callable[[Any], tuple[str, str, str, str]]
     ) -> list[tuple[str, str, str, str]]:
-        """Return owners of one kind; none if the server is too old for that kind."""
+        """Return all owners of one kind. The list is empty if the server is too old for that kind."""
         from mlflow.exceptions import MlflowException
 
         rows: list[tuple[str, str, str, str]] = []
@@ -356,7 +366,10 @@ def _raise(error: Exception) -> None:
 
 
 def _trace_row(trace: Any, *, has_tokens: bool) -> tuple[Any, ...] | None:
-    """Return a trace as in `raw.trace_schema`; None if MLflow computed no cost for it and, with `has_tokens`, if it has no tokens either."""
+    """Return a trace as a row of `raw.trace_schema`, or None if it is not needed.
+
+    A trace is needed if MLflow computed a cost for it. With `has_tokens`, a trace that has tokens is needed too.
+    """
     metadata = trace.trace_metadata
     cost = _finite(_figures(metadata.get("mlflow.trace.cost")).get("total_cost"))
     tokens = _figures(metadata.get("mlflow.trace.tokenUsage"))
@@ -369,7 +382,7 @@ def _trace_row(trace: Any, *, has_tokens: bool) -> tuple[Any, ...] | None:
 
 
 def _figures(text: str | None) -> dict[str, Any]:
-    """Return a JSON object from a trace's metadata; empty if it is not one."""
+    """Return the JSON object in a trace's metadata, or an empty one if the text is not a JSON object."""
     try:
         found = parse_json(text or "{}")
     except ValueError:
@@ -382,19 +395,19 @@ def _finite(value: Any) -> float | None:
 
 
 def _document(values: dict[str, Any]) -> str:
-    """Return a map as JSON text, keys in byte order: the same document that the database builds."""
+    """Return a map as JSON text with its keys in byte order."""
     known = {str(k): str(v) for k, v in values.items() if v is not None}
     return json.dumps({k: known[k] for k in sorted(known, key=lambda k: k.encode("utf-8", "surrogatepass"))}, ensure_ascii=False)
 
 
 def _use_keys(run: Any) -> str:
-    """Return the run's metrics of utilization and power with their last steps, in the form of `raw.RUN_TEXT`."""
+    """Return the run's utilization and power metrics with their last steps, in the form described at `raw.RUN_TEXT`."""
     found = {m.key: m.step for m in run.data._metric_objs if m.key.startswith("system/") and m.key.endswith((raw.USE_KEY, raw.POWER_KEY))}
     return raw.AFTER.join(f"{key}{raw.BETWEEN}{step}" for key, step in found.items())
 
 
 def _step_keys(run: Any) -> str:
-    """Return the metrics of a long run that show whether it was stopped in between, in the form of `raw.RUN_TEXT`."""
+    """Return metrics that show whether a long run was stopped and resumed, in the form described at `raw.RUN_TEXT`."""
     start, end = run.info.start_time or 0, run.info.end_time or 0
     if end and end - start <= raw.LONG_MS:
         return ""
@@ -406,7 +419,7 @@ def _step_keys(run: Any) -> str:
 
 
 def _last_metric_ms(run: Any, believed_ms: int) -> int:
-    """Return the newest accepted time of a metric; 0 if the run's end is accepted, or if it has no metrics."""
+    """Return the newest accepted time of the run's metrics, in epoch milliseconds; 0 if its end is accepted or it has no metrics."""
     if 0 != (run.info.end_time or 0) <= believed_ms:
         return 0
     times = (m.timestamp or 0 for m in run.data._metric_objs if not is_cost_metric(m.key, m.step))

@@ -1,9 +1,9 @@
-"""Normalize artifact URIs to folders, in any spelling, so that owners of artifacts can be compared.
+"""Normalize artifact URIs to folders, so that the owners of artifacts can be compared even if their URIs are spelled differently.
 
 People and clients spell one location in many ways: `s3a://`, `file:` with one slash or three, `%20`, doubled slashes, dots, a bucket in
-capitals. Belongs here: how all of them become one text. A spelling that can be read in two ways means both locations: a possible
-owner protects the artifacts in each. `storage/uris.py` decides whether a folder may be touched at all. It does not repair
-such spellings but refuses them.
+capitals. Belongs here: how all spellings of a location become one text. An ambiguous spelling gives all locations that it may mean,
+because a possible owner protects the artifacts in each of them. `storage/uris.py` decides whether a folder may be read or changed at all.
+It does not repair ambiguous spellings but refuses them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import unicodedata
 from collections.abc import Iterator
 from urllib.parse import unquote
 
-# Folders that match are already spelled as `find_folders` would spell them, as most are, so SQL compares them directly. No escapes, no `.`
-# or `..` as a part, no `?` or `#`, only ASCII (an accent may be one character or two). In RE2's syntax, which has no lookahead.
+# A URI that matches is already spelled as `find_folders` would spell it, so SQL can compare it directly. Most URIs match. A match has no
+# escapes, no part `.` or `..`, no `?` or `#`, and only ASCII characters (an accented letter may be one character or two). The pattern uses
+# RE2's syntax, which has no lookahead.
 REGULAR = (
     r"^(?:(?:s3|gs)://[a-z0-9][a-z0-9._-]*|abfss://[a-z0-9-]+@[a-z0-9]+[.]dfs[.]core[.]windows[.]net)?"
     r'(?:/(?:[.]?[]@-[^-~ !"$&-,0->-]|[.][.][]@-[^-~ !"$&-.0->])[]@-[^-~ !"$&-.0->]*)*$'
@@ -24,33 +25,33 @@ _SAME = {"s3a": "s3", "s3n": "s3", "abfs": "abfss", "wasb": "abfss", "wasbs": "a
 _ACCOUNT = re.compile(r"([a-z0-9]+)\.(?:blob|dfs)\.(core\..+)")
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
 _BEFORE_PATH, _WORD = re.compile(r"[A-Za-z0-9+.-]+:(?://[^/]*)?"), re.compile(r"[A-Za-z0-9-]+")
-_MOST_ESCAPED = 5  # times that one name may be escaped repeatedly
+_MOST_ESCAPED = 5  # a name may be escaped several times over; this many levels are decoded
 
 
 def find_folders(uri: str | None, behind: str | None = None) -> frozenset[str]:
-    """Return every folder that the URI may mean, each as text without a trailing slash: usually one, none without a URI.
+    """Return every folder that the URI may mean, as text without a trailing slash. Usually this is one folder; without a URI, none.
 
-    behind: the location behind `mlflow-artifacts:` of its server; without it, such a URI is its own location.
+    `behind` is the location to which the tracking server resolves `mlflow-artifacts:`. Without it, such a URI is its own location.
     """
     return frozenset(_read(uri, behind)) if uri else frozenset()
 
 
 def main_folder(uri: str) -> str:
-    """Return the folder of a URI as the configuration reads it: escapes are decoded only after `file:`."""
+    """Return the one folder that a URI means in the configuration, where escapes are decoded only after `file:`."""
     head, path = _split(_plain(uri), None)
     return head + _clean(unquote(path) if uri.startswith("file:") else path)
 
 
 def is_same_or_inside(folder: str, around: str) -> bool:
-    """Whether a folder of `find_folders` equals another, or is inside it: run1 never contains run10."""
+    """Return whether a folder equals another one or is inside it. Both come from `find_folders`. The folder run1 does not contain run10."""
     return folder == around or folder.startswith(f"{around}/")
 
 
 def like_pattern(uri: str, run_id: str) -> str:
-    """Return a LIKE pattern for the spellings of a run's folder.
+    """Return a LIKE pattern that matches the different spellings of a run's folder.
 
-    It contains the run's id if the URI has it, otherwise the plain words of its path, in order. It does not find a word whose plain letters
-    are escaped.
+    If the URI contains the run's id, the pattern does too. Otherwise it consists of the words of the URI's path, in order. A spelling
+    that escapes letters of these words is not found.
     """
     if run_id in uri:
         return f"%{run_id}%"
@@ -58,7 +59,7 @@ def like_pattern(uri: str, run_id: str) -> str:
 
 
 def _read(uri: str, behind: str | None) -> Iterator[str]:
-    """Yield the readings of a URI: unchanged, with possible escapes decoded, and without a possible query or fragment."""
+    """Yield each possible reading of a URI: unchanged and with escapes decoded, and each of these without a query or fragment."""
     head, path = _split(_plain(uri), behind)
     paths = [path]
     while _ESCAPE.search(paths[-1]) and len(paths) <= _MOST_ESCAPED:
@@ -73,7 +74,7 @@ def _plain(text: str) -> str:
 
 
 def _split(uri: str, behind: str | None) -> tuple[str, str]:
-    """Return the part before the path, in one spelling, and the path. A local path has nothing before it."""
+    """Return scheme and host of a URI in one spelling, and its path. For a local path, the first text is empty."""
     found = _SCHEME.fullmatch(uri)
     if found is None:
         return "", uri
@@ -88,7 +89,7 @@ def _split(uri: str, behind: str | None) -> tuple[str, str]:
     container, _, name = host.rpartition("@")
     name = name.lower()
     if (account := _ACCOUNT.fullmatch(name)) and scheme in ("abfss", "https"):
-        if scheme == "https":  # there, the container is the first part of the path
+        if scheme == "https":  # in these URIs, the container is the first part of the path
             container, _, path = path.lstrip("/").partition("/")
         return f"abfss://{container.lower()}@{account[1]}.dfs.{account[2]}", f"/{path}"
     return f"{scheme}://{name if scheme in ('s3', 'gs') else host.lower()}", f"/{path}"
@@ -100,7 +101,7 @@ def _join(behind: str, path: str) -> tuple[str, str]:
 
 
 def _clean(path: str) -> str:
-    """Return a path without empty parts and dots; `..` at the top is ignored."""
+    """Return a path without empty parts, `.` and `..`. A `..` removes the part before it, and is ignored at the top."""
     parts: list[str] = []
     for part in path.split("/"):
         if part == "..":

@@ -1,7 +1,7 @@
-"""MLflow's own client for one configured server: its tracking store, registry and workspaces, with errors in Runspend's words.
+"""Open MLflow's own client for one configured server: its tracking store, registry and workspaces. Errors become Runspend's errors.
 
-Credentials are passed to the client per server. They are never put into the process environment and never taken from it, so
-credentials of one server cannot reach another. What is read or written through a store does not belong here.
+Each server's credentials are passed to its client directly. They are never written to or read from the process environment, so
+the credentials of one server cannot reach another. What is read or written through a store does not belong here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class NotInMlflow(SourceUnreachable):
-    """MLflow answered that this run, model or experiment does not exist. It may also be hidden."""
+    """MLflow answered that the run, model or experiment does not exist. It may exist but be hidden from the credentials."""
 
 
 class RequestRefused(SourceUnreachable):
@@ -36,27 +36,27 @@ class RequestRefused(SourceUnreachable):
 
 
 class PageTokens:
-    """The page tokens of one list. A server that repeats a token would be queried forever."""
+    """The page tokens of one list. They are remembered because a server that repeats a token would be queried forever."""
 
     def __init__(self, server: str) -> None:
         self._server = server
         self._given: set[str] = set()
 
     def follow(self, token: str | None) -> str | None:
-        """Return the token, or None after the last page. Raises SourceUnreachable for a repeated token."""
+        """Return the token, or None after the last page. Raises SourceUnreachable if the server has already sent this token."""
         if not token:
             return None
         if token in self._given:
             raise SourceUnreachable(
                 self._server,
-                f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy before it.",
+                f"cannot read {self._server}: it answers with the same page again and again. Check the server, or the proxy in front of it.",
             )
         self._given.add(token)
         return token
 
 
 def pages(server: str, ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """Yield the pages of one list. `ask` returns the page of a token: with its own `token`, or as a pair with the next token."""
+    """Yield all pages of one list. `ask` returns the page of a token: with an attribute `token`, or as a pair of page and next token."""
     tokens, token = PageTokens(server), None
     while True:
         answer = ask(token)
@@ -67,10 +67,10 @@ def pages(server: str, ask: Callable[[str | None], Any]) -> Iterator[Any]:
 
 
 class Client:
-    """One server as MLflow's client sees it. `token`, if given, replaces the configured login, and is used for writing.
+    """MLflow's client for one server. `token` replaces the configured login; it is given for writing.
 
-    `seconds`: the time limit of one call over HTTP, including all retries of MLflow's client. The client's own limits apply to each piece
-    of an answer, so a server that sends a byte a second would never time out. None: no limit.
+    `seconds` limits the time of one call over HTTP, including all retries of MLflow's client; None means no limit. MLflow's own timeout
+    applies to each part of an answer, so it would never stop a server that sends one byte per second.
     """
 
     def __init__(self, server: TrackingServer, token: SecretStr | None = None, *, seconds: float | None = None) -> None:
@@ -86,12 +86,12 @@ class Client:
 
     @property
     def store(self) -> Any:
-        """The tracking store, opened on first use. At that time, the server has answered."""
+        """The tracking store. The first use opens it and raises SourceError if the server does not answer."""
         if self._store is None:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             os.environ.setdefault("DO_NOT_TRACK", "true")
             try:
-                import mlflow.exceptions  # noqa: F401 (is it there at all?)
+                import mlflow.exceptions  # noqa: F401 (checks that MLflow is installed)
             except ImportError as error:
                 raise MissingExtra(str(error.name), "pipeline") from error
             self._store = self._open_store()
@@ -99,18 +99,22 @@ class Client:
 
     @property
     def registry(self) -> Any:
-        """The store of registered models: the server's own, or that of `registry`."""
+        """The store of registered models: that of the `registry` setting, or the server's own if it is not set."""
         if self._registry is None:
             self._registry = self._open_registry()
         return self._registry
 
     def list_items(self, ask: Callable[[str | None], Any]) -> Iterator[Any]:
-        """Yield the items of all pages of one list; `ask` as in `pages`."""
+        """Yield the items of all pages of one list. `ask` is the same as in `pages`, but its errors are converted as in `Client.ask`."""
         for page in pages(self.name, lambda token: self.ask(lambda: ask(token))):
             yield from page
 
     def ask(self, call: Callable[[], T], *, failed: str = "", then: str = "") -> T:
-        """Make one call of a store, with its errors in Runspend's words: what failed, why, and the consequence."""
+        """Call a store and return its answer. An error of MLflow's client becomes a SourceError.
+
+        Its message consists of `failed` (what failed), the cause, and `then` (the consequence). Raises SourceRefused if the server refuses
+        the credentials, NotInMlflow if the object does not exist, RequestRefused for HTTP 400 and 409, and otherwise SourceUnreachable.
+        """
         from google.protobuf.json_format import ParseError  # type: ignore[import-untyped]  # no types of its own
         from mlflow.exceptions import MlflowException
 
@@ -130,7 +134,7 @@ class Client:
             ValueError,
             RecursionError,
             SystemError,
-        ) as error:  # not a valid answer (SystemError: protobuf's, of a name that is not text)
+        ) as error:  # no answer, or an invalid one (protobuf raises SystemError for a name that is not text)
             raise SourceUnreachable(self.name, f"{failed}: {redact_error(error, self._secrets)}.{then}") from None
 
     def find(self, call: Callable[[], T]) -> T | None:
@@ -145,11 +149,11 @@ class Client:
             return nullcontext()
         from mlflow.utils.workspace_context import ServerWorkspaceContext
 
-        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # unlike WorkspaceContext, leaves the environment alone
+        context: AbstractContextManager[Any] = ServerWorkspaceContext(workspace)  # WorkspaceContext would change environment variables
         return context
 
     def find_workspaces(self) -> list[str] | None:
-        """Return the workspaces that the server shows; None if it has none."""
+        """Return the names of the workspaces that the server shows, or None if it does not support workspaces."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -197,7 +201,7 @@ class Client:
         from mlflow.utils.rest_utils import http_request
 
         creds = self._creds(self._server.uri, is_own=True)
-        # By default, the client waits minutes for an unreachable server.
+        # By default, the client waits for minutes if a server is unreachable.
         response = self.ask(
             lambda: http_request(creds, "/version", "GET", max_retries=1, backoff_factor=0, timeout=15, raise_on_status=False)
         )
@@ -207,7 +211,7 @@ class Client:
         return RestStore(lambda: creds)
 
     def _creds(self, uri: str, *, is_own: bool) -> Any:
-        """Return the login for `uri`. The server's own secrets go only to that server; another registry uses those of its URI."""
+        """Return the login for `uri`. The server's secrets are sent only to that server. A registry elsewhere gets the login in its URI."""
         from mlflow.environment_variables import MLFLOW_TRACKING_INSECURE_TLS, MLFLOW_TRACKING_SERVER_CERT_PATH
         from mlflow.utils.rest_utils import MlflowHostCreds
 
@@ -231,7 +235,7 @@ class Client:
 
     def _existing_folder(self, uri: str) -> str:
         path = Path(uri.removeprefix("file://").removeprefix("file:"))
-        if not path.is_dir():  # the client would create it
+        if not path.is_dir():  # MLflow's client would create the folder
             raise SourceUnreachable(self.name, f"cannot read {self.name}: there is no folder {path}. Check `uri` in runspend.yaml.")
         os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         return str(path.resolve())
@@ -244,14 +248,17 @@ class Client:
 
 
 def _call_within(seconds: float, call: Callable[[], T]) -> T:
-    """Return what the call returns, or raise what it raises. Raises TimeoutError if it takes longer; then its thread ends with the process."""
+    """Return the result of the call, which runs in its own thread. Exceptions of the call are raised unchanged.
+
+    Raises TimeoutError if the call takes longer than `seconds`. Its thread then goes on until the call or the process ends.
+    """
     answers: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
-    context = copy_context()  # the workspace is in it
+    context = copy_context()  # it contains the workspace
 
     def answer() -> None:
         try:
             answers.put((context.run(call), None))
-        except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
+        except BaseException as error:  # noqa: BLE001 (raised again in the caller's thread)
             answers.put((None, error))
 
     Thread(target=answer, daemon=True).start()
@@ -265,7 +272,10 @@ def _call_within(seconds: float, call: Callable[[], T]) -> T:
 
 
 def _writer(secret: str) -> tuple[str | None, str | None, str | None]:
-    """Return user, password and token of a `write_token`. A token never has a colon (RFC 6750); user:password always has one."""
+    """Return the user, password and token that a `write_token` contains.
+
+    The text is either user:password or a token. A token never contains a colon (RFC 6750). "anonymous" means no login.
+    """
     if secret == "anonymous":
         return None, None, None
     user, colon, password = secret.partition(":")

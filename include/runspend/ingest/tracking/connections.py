@@ -1,9 +1,10 @@
-"""One open connection to MLflow's database: the copy of a SQLite file or PostgreSQL over ADBC, or MySQL over PyMySQL.
+"""Open connections to MLflow's database: ADBC for the copy of a SQLite file and for PostgreSQL, PyMySQL for MySQL and MariaDB.
 
-Belongs here: how a connection is opened and how results are read; `database.py` has the queries and interprets errors. SQLite is read
-through the drivers' low-level interface: their DB-API module imports pandas and polars if they are installed, which costs a third
-of a second of CPU time. PostgreSQL uses the DB-API, for the cause of an error (`sqlstate`) and Ctrl-C. ADBC has no driver for MySQL on
-PyPI. PyMySQL is the one that MLflow's own documentation names, and it is pure Python, so that it installs wherever Python does.
+Belongs here: how a connection is opened and how results are read. `database.py` has the queries and interprets errors.
+
+SQLite is read through ADBC's low-level interface. Its DB-API module imports pandas and polars if they are installed, which costs a
+third of a second of CPU time. PostgreSQL needs the DB-API module, because it reports the cause of an error (`sqlstate`) and allows Ctrl-C.
+ADBC has no MySQL driver on PyPI. MLflow's own documentation names PyMySQL, which is pure Python and installs wherever Python does.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from runspend.ingest.tracking.dialects import MYSQL, Dialect
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_BYTES = 8 * 2**20  # of PostgreSQL and MySQL
-BATCH_ROWS = 2_048  # of MySQL at most
-# MySQL cuts what an aggregate returns at `max_allowed_packet`, with a warning only.
+BATCH_BYTES = 8 * 2**20  # approximate size of a batch from PostgreSQL or MySQL
+BATCH_ROWS = 2_048  # maximum rows of a batch from MySQL
+# MySQL cuts the result of an aggregate at `max_allowed_packet` and gives only one of these warnings.
 CUT_WARNINGS = (1260, 1301, 3903)
 
 
 class Connection(Protocol):
-    """The interface that `database.py` needs of both."""
+    """The interface of all connections, as `database.py` uses it."""
 
     def read(self, sql: str) -> Iterator[pa.RecordBatch]: ...
 
@@ -40,27 +41,27 @@ class Connection(Protocol):
 
 
 def load_drivers(dialect: Dialect) -> tuple[type[Exception], ...]:
-    """Import an engine's drivers; return the errors that reading raises."""
+    """Import the drivers of an engine and return the exception types that they raise. Raises MissingExtra if a driver is not installed."""
     if dialect is MYSQL:
         try:
             import pymysql
         except ImportError as error:
             raise MissingExtra("pymysql", "mysql") from error
-        return OSError, RuntimeError, pymysql.Error  # RuntimeError: the server asks for a login that needs a package
+        return OSError, RuntimeError, pymysql.Error  # RuntimeError: the login method of the server needs another package
     try:
         import adbc_driver_manager
-        import adbc_driver_postgresql  # noqa: F401 (is it there?)
-        import adbc_driver_sqlite  # noqa: F401 (is it there?)
+        import adbc_driver_postgresql  # noqa: F401 (checks that it is installed)
+        import adbc_driver_sqlite  # noqa: F401 (checks that it is installed)
     except ImportError as error:
         raise MissingExtra(str(error.name), "pipeline") from error
     import pyarrow as pa
 
-    pa.scalar(0)  # Arrow imports pandas at its first Python value: do it now, while the kernel copies a SQLite file
+    pa.scalar(0)  # Arrow imports pandas when it converts the first Python value. This does it now, while a SQLite file is copied.
     return OSError, pa.ArrowException, adbc_driver_manager.Error
 
 
 class SqliteCopy:
-    """A read-only SQLite file, memory-mapped. `batch_rows`: rows per batch."""
+    """A read-only connection to the copy of a SQLite file, which is memory-mapped. `batch_rows`: rows per batch."""
 
     def __init__(self, path: Path, batch_rows: int) -> None:
         import adbc_driver_manager as adbc
@@ -87,7 +88,7 @@ class SqliteCopy:
         return [value for batch in self.read(sql) for value in batch.column(0).to_pylist()]
 
     def rollback(self) -> None:
-        """Do nothing: all queries see the same file."""
+        """Do nothing, because the copy never changes."""
 
     def close(self) -> None:
         self._connection.close()
@@ -95,7 +96,7 @@ class SqliteCopy:
 
 
 class Postgres:
-    """A read-only connection with one snapshot, as set in its URI (`database.postgres_uri`)."""
+    """A read-only connection to PostgreSQL with one snapshot. The URI sets both (see `database.postgres_uri`)."""
 
     def __init__(self, uri: str) -> None:
         import adbc_driver_postgresql.dbapi as postgres
@@ -118,7 +119,7 @@ class Postgres:
             return [row[0] for row in cursor.fetchall()]
 
     def let_scans(self, state: str) -> None:
-        """Set whether the planner may scan whole tables, "on" or "off", until the snapshot ends."""
+        """Allow ("on") or forbid ("off") that the planner scans whole tables, until the snapshot ends."""
         for kind in ("seqscan", "bitmapscan"):
             with self._executed(f"set local enable_{kind} = {state}"):
                 pass
@@ -131,7 +132,7 @@ class Postgres:
 
 
 class Mysql:
-    """A read-only connection with one snapshot to MySQL or MariaDB. Rows are streamed: none wait in this process."""
+    """A read-only connection with one snapshot to MySQL or MariaDB. Rows are streamed, so a result never has to fit into memory."""
 
     def __init__(self, options: Mapping[str, Any], timeout_ms: int) -> None:
         self._options = options
@@ -149,16 +150,16 @@ class Mysql:
             for statement in (
                 "set session transaction isolation level repeatable read",
                 "set session transaction read only",
-                # Quotes in a literal are doubled and nothing else is escaped, as in the other engines.
+                # In this mode, only quotes in a literal are escaped (by doubling them), as in the other engines.
                 "set session sql_mode = 'NO_BACKSLASH_ESCAPES'",
                 "set session group_concat_max_len = 4294967295",
-                f"set session net_write_timeout = {int(seconds) + 1}",  # for a reader that writes Parquet in between
+                f"set session net_write_timeout = {int(seconds) + 1}",  # Runspend may pause reading while it writes Parquet
                 f"set session max_statement_time = {seconds}" if is_mariadb else f"set session max_execution_time = {self._timeout_ms}",
-                # One row per chain and step, for all metrics of a query at once.
+                # The recursive queries produce one row per metric and step, for all metrics of a query together.
                 f"set session {'max_recursive_iterations' if is_mariadb else 'cte_max_recursion_depth'} = 1000000",
             ):
                 cursor.execute(statement)
-            # Literals are compared with keys in the keys' own collation, which an index needs.
+            # Literals get the collation of the key column. Otherwise a comparison of keys could not use the index.
             cursor.execute(
                 "select collation_name from information_schema.columns"
                 " where table_schema = database() and table_name = 'metrics' and column_name = 'key'"
@@ -178,7 +179,7 @@ class Mysql:
             yield cursor
         except BaseException:
             if cursor._result is not None:
-                cursor._result.unbuffered_active = False  # otherwise PyMySQL reads the rest of the result before it ends it
+                cursor._result.unbuffered_active = False  # otherwise PyMySQL would first read the rest of the result
             cursor.connection = None
             self.rollback()
             raise
@@ -193,9 +194,7 @@ class Mysql:
             cursor.execute("show warnings")
             cut = next((text for _, code, text in cursor.fetchall() if code in CUT_WARNINGS), None)
         if cut is not None:
-            raise pymysql.DataError(
-                f"a run's tags or params are larger than the server's max_allowed_packet, which has to be raised ({cut})"
-            )
+            raise pymysql.DataError(f"a run's tags or params are larger than the server's max_allowed_packet; raise it ({cut})")
 
     def read(self, sql: str) -> Iterator[pa.RecordBatch]:
         import pyarrow as pa
@@ -218,7 +217,7 @@ class Mysql:
             return [row[0] for row in cursor.fetchall()]
 
     def rollback(self) -> None:
-        """End the connection with its snapshot. The next query opens another one."""
+        """Close the connection, which ends its snapshot. The next query opens a new connection."""
         self.close()
 
     def close(self) -> None:
@@ -228,7 +227,7 @@ class Mysql:
 
 
 def mysql_options(uri: str) -> dict[str, Any]:
-    """Return PyMySQL's connection arguments, from a URI as SQLAlchemy writes it. Raises ValueError for a parameter that it does not know."""
+    """Return PyMySQL's connection arguments for a SQLAlchemy URI. Raises ValueError if a parameter of the URI is unknown or invalid."""
     parts = urlsplit(uri)
     options: dict[str, Any] = {
         "host": parts.hostname or "localhost",

@@ -1,7 +1,7 @@
-"""Read and write the costs that MLflow shows of its runs, experiments and model versions, at a bounded rate.
+"""Read and write the costs that MLflow shows for its runs, experiments and model versions, at a limited rate.
 
-Belongs here: the requests. `actions/annotate` decides what is written; `core/cost_keys.py` names the keys. Like `mlflow_writer.py`, it logs
-in with `write_token` of the tracking server. Deleted runs are read, and never written.
+Belongs here: the requests. `actions/annotate` decides what is written. `core/cost_keys.py` names the keys. Like `mlflow_writer.py`, this
+module logs in with the tracking server's `write_token`. Deleted runs are read but never written.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from runspend.core.cost_keys import FIRST_STEP, RECORD, is_cost_metric, may_be_c
 from runspend.core.errors import SourceRefused
 from runspend.ingest.tracking.client import DEFAULT_WORKSPACE, Client, NotInMlflow, pages
 
-READ_RUNS = 500  # of one request
+READ_RUNS = 500  # runs per request
 EXPERIMENTS_PER_REQUEST = 500
-# By default, MLflow's client tries a request again for four minutes, and waits as long as the server requests.
+# Shorter limits than MLflow's own. By default, its client retries a request for four minutes, and waits as long as the server asks it to.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_DATABRICKS_ENDPOINT_HTTP_RETRY_TIMEOUT": "60",
 }
-PAUSES = 30  # seconds, at most
+PAUSES = 30  # seconds: the longest time for all pauses between the tries of one request
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ShownCost:
-    """The newest value of a cost metric; NaN if it was withdrawn. `is_ours`: Runspend wrote it."""
+    """The newest value of a cost metric; NaN if the cost was withdrawn. `is_ours`: whether Runspend wrote it."""
 
     value: float
     step: int
@@ -43,7 +43,10 @@ class ShownCost:
 
 @dataclass(frozen=True)
 class AnnotatedRun:
-    """What MLflow shows of a run. `time_ms`: its end; its start while it has none; never negative. `costs`: by key of the metric."""
+    """The tags and costs that MLflow shows for a run. `costs` has the metrics' keys as keys.
+
+    `time_ms` is the run's end, or its start if it has no end, in epoch milliseconds. It is never negative.
+    """
 
     run_id: str
     experiment_id: str
@@ -58,27 +61,31 @@ class AnnotatedRun:
 
 
 class CostAnnotations:
-    """One server. Every write may be repeated. Calls raise SourceError if the server does not answer, or refuses."""
+    """Read and write costs on one server. Every write may be repeated. Calls raise SourceError if the server does not answer or refuses."""
 
     def __init__(self, server: TrackingServer, requests_per_second: float) -> None:
         for variable, value in PATIENCE.items():
             os.environ.setdefault(variable, value)
         self.name = server.name
-        self.has_own_registry = server.registry is None  # another registry is listed once, and may also serve other servers
-        self.place = f"{server.name} {server.uri}"  # a server of the same name elsewhere is another one
+        self.has_own_registry = server.registry is None  # a separate registry is listed only once, and other servers may share it
+        self.place = f"{server.name} {server.uri}"  # a server with the same name but another URI counts as another server
         self._client = Client(server, server.write_token, seconds=_most_seconds())
         self._pace = _Pace(requests_per_second)
         self._has_workspaces: bool | None = None
 
     def read_runs(self, workspace: str, experiments: Collection[str], run_ids: Sequence[str]) -> dict[str, AnnotatedRun]:
-        """Return those of at most READ_RUNS runs that MLflow still has. `experiments` must hold the runs' own."""
+        """Return the runs that MLflow still has, by id.
+
+        `run_ids` has at most READ_RUNS ids. `experiments` must include the experiments of these runs.
+        """
         listed = ", ".join(f"'{run_id}'" for run_id in run_ids)
         found = self._search(workspace, sorted(experiments), f"attributes.run_id IN ({listed})", len(run_ids), None)
         return {run.run_id: run for run in found}
 
     def read_annotated_runs(self, workspace: str, experiments: Iterable[tuple[str, ...]]) -> Iterator[list[AnnotatedRun]]:
-        """Yield pages of the runs of these experiments, as listed, that carry a record of costs. Records must not be removed meanwhile,
-        because that would shift the pages.
+        """Yield pages of the runs that have a record of costs, from experiments as `list_experiments` returns them.
+
+        The caller must not remove records before the last page is read, because that would shift the pages.
         """
         ids = [names[0] for names in experiments]
         for start in range(0, len(ids), EXPERIMENTS_PER_REQUEST):
@@ -86,7 +93,7 @@ class CostAnnotations:
             yield from pages(self.name, lambda token: self._search(workspace, some, f"tags.`{RECORD}` LIKE '%'", READ_RUNS, token))  # noqa: B023
 
     def write_run(self, workspace: str, run: AnnotatedRun, costs: Mapping[str, float], tags: Mapping[str, str]) -> None:
-        """Write metrics, at the run's own time, and tags of a run in one request."""
+        """Write the cost metrics and tags of a run in one request. The metrics get the time `run.time_ms`."""
         from mlflow.entities import Metric, RunTag
 
         metrics = [Metric(key, value, run.time_ms, run.next_step(key)) for key, value in costs.items()]
@@ -99,7 +106,7 @@ class CostAnnotations:
                 self._write(workspace, lambda store: store.delete_tag(run_id, key))  # noqa: B023 (called at once)
 
     def list_experiments(self, workspace: str, *, are_deleted: bool = False) -> dict[tuple[str, ...], dict[str, str]]:
-        """Return the tags of all active or all deleted experiments, by id (a tuple of one)."""
+        """Return the tags of all active (or all deleted) experiments. The key is a tuple with the experiment's id."""
         from mlflow.entities import ViewType
 
         view = ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY
@@ -107,7 +114,7 @@ class CostAnnotations:
         return {(experiment.experiment_id,): dict(experiment.tags) for page in read for experiment in page}
 
     def write_experiment(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
-        """Set tags of an experiment (`names`: its id), and delete those that are None."""
+        """Set the tags of an experiment, and delete the tags whose value is None. `names` contains only the experiment's id."""
         from mlflow.entities import ExperimentTag
 
         [experiment_id] = names
@@ -120,7 +127,7 @@ class CostAnnotations:
                     self._write(workspace, lambda store: store.delete_experiment_tag(experiment_id, key))  # noqa: B023 (called at once)
 
     def list_model_versions(self, workspace: str) -> dict[tuple[str, ...], dict[str, str]]:
-        """Return the tags of all versions, by model and version."""
+        """Return the tags of all registered versions. The key is the model's name and the version."""
 
         def ask(token: str | None) -> Any:
             return self._ask(workspace, lambda registry: registry.search_model_versions(None, 1_000, page_token=token), is_registry=True)
@@ -128,7 +135,7 @@ class CostAnnotations:
         return {(version.name, str(version.version)): dict(version.tags) for page in pages(self.name, ask) for version in page}
 
     def write_model_version(self, workspace: str, names: Sequence[str], tags: Mapping[str, str | None]) -> None:
-        """Set tags of a model version (`names`: the model and its version), and delete those that are None."""
+        """Set the tags of a model version, and delete the tags whose value is None. `names`: the model's name and the version."""
         from mlflow.entities.model_registry import ModelVersionTag
 
         model, version = names
@@ -141,7 +148,7 @@ class CostAnnotations:
                     self._write(workspace, lambda registry: registry.delete_model_version_tag(model, version, key), is_registry=True)  # noqa: B023 (called at once)
 
     def check_login(self) -> None:
-        """Read one experiment. Raises SourceError if the server does not answer, or refuses the login."""
+        """Check the login by reading one experiment. Raises SourceError if the server does not answer or refuses the login."""
         from mlflow.entities import ViewType
 
         workspace = self.list_workspaces()[0]
@@ -152,7 +159,7 @@ class CostAnnotations:
         )
 
     def list_workspaces(self) -> list[str]:
-        """Return the workspaces of the server; the default one if it has none."""
+        """Return the workspaces of the server, or only the default one if it has none."""
         self._pace.wait()
         return self._client.ask(self._client.find_workspaces) or [DEFAULT_WORKSPACE]
 
@@ -174,7 +181,10 @@ class CostAnnotations:
         self._ask(workspace, call, is_registry=is_registry, failed=f"cannot write costs to {self.name}")
 
     def _place(self, workspace: str) -> str | None:
-        """Return the workspace to enter. Raises SourceRefused if the server lacks it."""
+        """Return the workspace to send requests to, or None if the server has no workspaces.
+
+        Raises SourceRefused if the server has no workspaces and `workspace` is not the default one.
+        """
         if self._has_workspaces is None:
             self._client.ask(lambda: self._client.store)
             self._has_workspaces = self._client.find_workspaces() is not None
@@ -184,10 +194,10 @@ class CostAnnotations:
 
 
 def _most_seconds() -> float:
-    """Return how long one request may take: all its tries, and the pauses between them."""
+    """Return the longest time in seconds that one request may take: all its tries and the pauses between them."""
     try:
         return (int(os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]) + 1) * float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) + PAUSES
-    except ValueError:  # MLflow's client says so, and names the variable
+    except ValueError:  # a variable is not a number: MLflow's client raises an error that names it
         return float(PAUSES)
 
 
@@ -198,7 +208,7 @@ class _Page(list[AnnotatedRun]):
 
 
 class _Pace:
-    """The maximum number of requests per second, for all threads together."""
+    """Limit the number of requests per second, for all threads together."""
 
     def __init__(self, per_second: float) -> None:
         self._seconds = 1 / per_second
@@ -218,7 +228,7 @@ def _annotated(run: Any) -> AnnotatedRun:
     costs = {
         m.key: ShownCost(float(m.value), int(m.step), is_cost_metric(m.key, int(m.step)))
         for m in run.data._metric_objs
-        if may_be_cost(m.key) and not m.key.endswith("_estimated")  # these belong to the run, and stay
+        if may_be_cost(m.key) and not m.key.endswith("_estimated")  # the run itself logs its estimates, so they are left alone
     }
-    time_ms = max(info.end_time or info.start_time or 0, 0)  # MLflow accepts runs that start before 1970, but no such metrics
+    time_ms = max(info.end_time or info.start_time or 0, 0)  # MLflow accepts runs that start before 1970, but not such metrics
     return AnnotatedRun(info.run_id, info.experiment_id, time_ms, dict(run.data.tags), costs, info.lifecycle_stage != "deleted")

@@ -1,9 +1,9 @@
-"""Read MLflow's database: SQLite (a copy), PostgreSQL and MySQL, read-only, in one snapshot.
+"""Read MLflow's database (a copy of a SQLite file, PostgreSQL or MySQL) read-only, in one snapshot.
 
-Belongs here: how rows are fetched, and the guards: known revisions only, `latest_metrics` only by run, `metrics` only by
-run, key and step. All engines build a run's wanted tags and params as one JSON object each, so that a run is one row on
-the wire. Only keys that some run has are requested. `dialects` has what differs between the engines, `runs.sql` decides what the
-rows mean.
+Belongs here: how rows are fetched, and three guards. Only known schema revisions are read. `latest_metrics` is searched only by run.
+`metrics` is searched only by run, key and step. Every engine returns a run as one row, with its wanted tags as one JSON object and its
+wanted params as another. Only keys that at least one run has are requested. `dialects` contains the differences between the engines.
+`runs.sql` defines what the rows mean.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ Looked = TypeVar("Looked", raw.UseKey, raw.StepRange)
 
 USE_KEYS_PER_QUERY = 200
 POINTS_PER_QUERY = 500_000
-CHUNK_ROWS = 4_096  # SQLite runs per query: two whole vectors of DuckDB
-READERS = 2  # … and concurrent queries: building the maps is the slowest part of an extract
+CHUNK_ROWS = 4_096  # runs per query of a SQLite copy: two full vectors of DuckDB
+READERS = 2  # concurrent queries of a SQLite copy: building the JSON objects is the slowest part of an extract
 STATEMENT_TIMEOUT_MS = 600_000
-PIECE_BYTES = 2**23, 2**27  # of one copy call, at first and at most: after each call, the copy waits for the interpreter
-COPY_BYTES = 2**18  # fits into the processor's cache: four times as fast as 4 MB
-LOCK_SECONDS = 1.0  # maximum time that one copy call blocks a writer; MLflow's writers wait for 5
+PIECE_BYTES = 2**23, 2**27  # first and largest size of one copy call; after each call, the copy waits for the interpreter
+COPY_BYTES = 2**18  # fits into the processor's cache, which makes it four times as fast as 4 MB
+LOCK_SECONDS = 1.0  # a waiting writer is blocked no longer than about this; MLflow's writers wait for 5 s
 STEP_PAGES = 25_000
 COPY_SECONDS = 900
 COPY = "mlflow-copy.db"
-TABLE_CHANGED = 1412  # of MySQL: a table was altered after the snapshot began
-# PostgreSQL cancels a reader on a replica (40001, 57014 "conflict with recovery"); a new snapshot usually gets through.
+TABLE_CHANGED = 1412  # MySQL's error number if a table was altered after the snapshot began
+# A PostgreSQL replica may cancel a reader (40001, or 57014 "conflict with recovery"). Reading again in a new snapshot usually succeeds.
 RETRIES = 3
 
 INDEXES = {"tags": "run_uuid", "params": "run_uuid", "latest_metrics": "run_uuid"}
@@ -76,8 +76,8 @@ from trace_info i join trace_tags t on t.request_id = i.request_id
 where {t_key} = 'mlflow.artifactLocation' and t.value <> ''
 """
 
-# A trace's user is in a tag with some clients and in metadata with others. -1 and '' mean null: SQLite's driver infers types from
-# the first rows.
+# Some clients write a trace's user to a tag, others to its metadata. -1 and '' replace null, because SQLite's driver infers column types
+# from the first rows.
 TRACE_COSTS = """
 select cast(i.request_id as {text}), coalesce(cast(i.experiment_id as {text}), ''),
        coalesce((select cast(m.value as {text}) from trace_request_metadata m where m.request_id = i.request_id and {m_key} = 'mlflow.sourceRun'), ''),
@@ -97,11 +97,11 @@ from trace_info i join spans s on s.trace_id = i.request_id where {wanted} {mont
 
 
 class SnapshotLost(SourceUnreachable):
-    """The database gave up the snapshot; reading again from the start usually works."""
+    """The database ended the snapshot while it was read. Reading again from the start usually succeeds."""
 
 
 class DatabaseReader:
-    """MLflow's rows in one snapshot. Leaving the context ends the snapshot and removes the copy."""
+    """Read MLflow's rows from one snapshot of its database. Leaving the context ends the snapshot and deletes the copy of a SQLite file."""
 
     def __init__(self, server: TrackingServer, uri: str, workdir: Path, progress: Callable[[str], None]) -> None:
         self.name = server.name
@@ -135,7 +135,7 @@ class DatabaseReader:
         self._close()
 
     def _open(self) -> None:
-        with ThreadPoolExecutor(1) as beside:  # the kernel copies while Python imports the drivers
+        with ThreadPoolExecutor(1) as beside:  # the operating system copies the file while Python imports the drivers
             if self.dialect is SQLITE:
                 self._copy = self._workdir / COPY
                 copying = beside.submit(copy_sqlite, self.name, sqlite_path(self._uri), self._copy, self._progress)
@@ -167,7 +167,7 @@ class DatabaseReader:
             remove_copy(self._copy)
 
     def _check_revision(self) -> str:
-        """Return the revision of the schema. Refuses anything other than exactly one known revision before a row is read."""
+        """Return the schema revision of the database. Raises SourceRefused unless it has exactly one revision, and Runspend supports it."""
         try:
             found = sorted(str(r) for r in self._scalars(f"select cast(version_num as {self.dialect.text}) from alembic_version"))
         except SourceError:
@@ -208,7 +208,7 @@ class DatabaseReader:
         return int(self._scalars(f"select cast(count(*) as {self.dialect.integer}) from runs")[0])
 
     def narrow_keys(self, wanted: raw.Keys) -> raw.Keys:
-        """Return the wanted keys that some run has, with one search of the primary key each."""
+        """Return those of the wanted keys that at least one run has, with one index search per key."""
         return replace(
             wanted,
             tags=self._present("tags", wanted.tags),
@@ -286,15 +286,15 @@ class DatabaseReader:
         yield from self._read_side_by_side(chunks, schema)
 
     def read_use(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """Yield the chosen points of system metrics, by the index on run, key and step; none from a database without that index."""
+        """Yield the chosen points of utilization metrics, by the index on run, key and step. A database without it yields nothing."""
         return self.read_points(wanted, raw.use_schema(), logged_ms="", most=100)
 
     def read_power(self, wanted: Sequence[raw.UseKey]) -> Iterator[pa.RecordBatch]:
-        """Yield the chosen points of power metrics, with their times."""
+        """Yield the chosen points of power metrics with their times. Add a warning if the database lacks the index for them."""
         if wanted and not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             self.warnings.append(
                 f"{self.name}: power that runs measured cannot be read from a database older than revision {revisions.METRIC_INDEX_SINCE}: "
-                "its metrics have no index. Those hours have `idle_watts`. Run `mlflow db upgrade`, or set `via: api`."
+                "its metrics have no index. `idle_watts` is used for those hours. Run `mlflow db upgrade`, or set `via: api`."
             )
         logged_ms = f"cast(m.timestamp as {self.dialect.integer}),"
         return self.read_points(wanted, raw.power_schema(), logged_ms=logged_ms, most=raw.LARGEST_WATTS)
@@ -302,9 +302,9 @@ class DatabaseReader:
     def read_points(
         self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
     ) -> Iterator[pa.RecordBatch]:
-        """Yield points of metrics between `least` and `most`, each by an index search; none from a database without the index.
+        """Yield points of metrics whose values are between `least` and `most`, each found by an index search.
 
-        `logged_ms`: the columns before the value.
+        A database without the index on run, key and step yields nothing. `logged_ms` is SQL of the columns before the value.
         """
         if not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
@@ -317,7 +317,10 @@ class DatabaseReader:
             self._connection.let_scans("on")
 
     def read_times(self, wanted: Sequence[raw.StepRange]) -> Iterator[pa.RecordBatch]:
-        """Yield when metrics were logged at the chosen steps, by the index on run, key and step; nothing from a database without it."""
+        """Yield the times at which metrics were logged at the chosen steps, by the index on run, key and step.
+
+        A database without that index yields nothing.
+        """
         if not wanted or not revisions.is_at_least(self.revision, revisions.METRIC_INDEX_SINCE):
             return
         if isinstance(self._connection, Postgres):  # even if its planner prefers scans for a small or never analyzed table
@@ -331,7 +334,7 @@ class DatabaseReader:
             self._connection.let_scans("on")
 
     def _among(self, column: str, keys: Sequence[str] | None, has_further: bool) -> str:
-        """Return a condition on wanted keys; `has_further`: and on those of further machines."""
+        """Return SQL that restricts `column` to the wanted keys. If `has_further` is set, the keys of further machines are included."""
         if keys is None:
             return ""
         wanted = [self.dialect.among(column, keys)] if keys else []
@@ -340,7 +343,7 @@ class DatabaseReader:
         return f"and ({' or '.join(wanted) or 'false'})"
 
     def _read_side_by_side(self, queries: Iterator[str], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """Yield the batches of many queries over the copy, in order. A few are read ahead on separate connections."""
+        """Yield the batches of many queries of the copy, in the order of the queries. A few queries run ahead on their own connections."""
         free: SimpleQueue[Connection] = SimpleQueue()
         connections = [self._connect_copy() for _ in range(READERS)]
         for connection in connections:
@@ -383,7 +386,7 @@ class DatabaseReader:
         return sorted({raw.month_of(int(d) * 86_400_000 + 1) for d in days})
 
     def _token_columns(self) -> dict[str, str]:
-        """Return which traces are wanted, and the columns of a span that are needed to price its tokens."""
+        """Return SQL that selects the wanted traces, and SQL of the span's token usage, which is empty unless tokens are priced."""
         if not self._prices_tokens:
             return {"wanted": "i.total_cost is not null", "usage": "''"}
         usage = f"case when s.content like '%mlflow.chat.tokenUsage%' then {self.dialect.token_usage} end"
@@ -404,7 +407,7 @@ class DatabaseReader:
         return tables[0], tables[1]
 
     def fill(self, sql: str, **parts: str) -> str:
-        """Return a query that all engines share, in this one's words."""
+        """Return a query that all engines share, with the SQL types and operators of this engine."""
         words = self.dialect
         exact = {"m_key": words.exact.format("m.key"), "t_key": words.exact.format("t.key")}
         return sql.format(text=words.text, real=words.real, integer=words.integer, **exact, **parts)
@@ -428,8 +431,8 @@ class DatabaseReader:
             raise self._failed(asked, error) from None
 
     def _failed(self, asked: Connection, error: BaseException) -> SourceUnreachable:
-        """End the snapshot, so that the next query begins another one, and return what went wrong."""
-        with suppress(*self._failures):  # the connection may be lost too
+        """End the snapshot and return the error to raise. The next query begins a new snapshot."""
+        with suppress(*self._failures):  # the connection may already be lost
             asked.rollback()
         return self._unreadable(error)
 
@@ -445,7 +448,10 @@ class DatabaseReader:
 
 
 def _parts(wanted: Sequence[Looked]) -> Iterator[list[Looked]]:
-    """Yield the metrics of each query: a few hundred, with no more points than the statement timeout allows."""
+    """Split the metrics into one list per query: at most USE_KEYS_PER_QUERY metrics, and about POINTS_PER_QUERY points at most.
+
+    With more points, a query could exceed the statement timeout.
+    """
     part: list[Looked] = []
     points = 0
     for metric in wanted:
@@ -472,7 +478,7 @@ def sqlite_path(uri: str) -> Path:
 
 
 def postgres_uri(uri: str) -> str:
-    """Return the URI for libpq: no SQLAlchemy driver, read-only transactions, one snapshot, a statement timeout."""
+    """Return the URI for libpq: without SQLAlchemy's driver name, with read-only transactions, one snapshot and a statement timeout."""
     parts = urlsplit(uri)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     ours = f"-c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read -c statement_timeout={STATEMENT_TIMEOUT_MS}"
@@ -482,15 +488,15 @@ def postgres_uri(uri: str) -> str:
 
 
 def open_server(uri: str) -> Connection:
-    """Open a PostgreSQL or MySQL database read-only, in one snapshot. Raises the driver's errors."""
+    """Open a PostgreSQL or MySQL database read-only, in one snapshot. Errors of the driver are raised unchanged."""
     return Mysql(mysql_options(uri), STATEMENT_TIMEOUT_MS) if dialect_of(uri) is MYSQL else Postgres(postgres_uri(uri))
 
 
 def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], None]) -> None:
-    """Make a private copy, because a reader that holds a snapshot would block MLflow's writers.
+    """Copy a SQLite database to `target`, because a reader that holds a snapshot of the original would block MLflow's writers.
 
-    SQLite here and SQLite in ADBC are two builds that do not see each other's locks. So only this function opens the
-    original, and ADBC opens the copy only after it has returned.
+    Python's SQLite and ADBC's SQLite are two builds in one process that do not see each other's locks. So only this function opens the
+    original, and ADBC opens the copy only after this function has returned. Raises SourceUnreachable if the database cannot be copied.
     """
     if not path.is_file():
         raise SourceUnreachable(
@@ -532,28 +538,29 @@ def copy_sqlite(name: str, path: Path, target: Path, progress: Callable[[str], N
 
 
 def _copy_piece(original: int, copy: int, at: int, most: int) -> int:
-    """Copy at most `most` bytes at an offset; return the number of bytes.
+    """Copy at most `most` bytes from and to the offset `at`, and return the number of copied bytes.
 
-    The kernel copies if it can: the import of the drivers keeps the interpreter busy meanwhile, and each piece would wait for it.
+    If possible, the operating system copies the bytes itself. Copying in Python would compete with the import of the drivers, which
+    keeps the interpreter busy at the same time.
     """
     try:
         if size := os.copy_file_range(original, copy, most, at, at):
             return size
-    except (AttributeError, OSError):  # another operating system, or two file systems
+    except (AttributeError, OSError):  # the operating system does not support it, or the files are on two file systems
         pass
     return os.pwrite(copy, os.pread(original, COPY_BYTES, at), at)
 
 
 def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
-    """Copy the file's bytes while SQLite's shared lock keeps writers out: three times as fast as the backup.
+    """Copy the bytes of the file while SQLite's shared lock blocks writers. This is three times as fast as SQLite's backup.
 
-    Returns False if the backup has to copy in steps: when copying takes long and a writer is waiting (its journal exists), and in WAL
-    mode, where pages are moved into the file under this lock. Closing any descriptor of the file drops the process's
-    POSIX locks on it, so it stays open for as long as the lock is needed.
+    Returns False if SQLite's backup has to copy in steps instead. That is the case if copying takes long while a writer is waiting (its
+    journal exists). It is also the case in WAL mode, where this lock does not stop pages from being moved into the file. Closing any
+    descriptor of the file would release the process's POSIX locks on it, so the file stays open while the lock is needed.
     """
     source.execute("begin")
     try:
-        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock, and applies a journal left by a crash
+        source.execute("select count(*) from sqlite_master").fetchone()  # takes the lock; raises an error if a crash left a journal
         if source.execute("pragma journal_mode").fetchone()[0] == "wal":
             return False
         until = time.monotonic() + LOCK_SECONDS
@@ -572,7 +579,7 @@ def _copy_locked(source: sqlite3.Connection, path: Path, target: Path) -> bool:
 
 
 def _add_indexes(copy: sqlite3.Connection) -> None:
-    """Add the indexes that MLflow has had since 3.2. Without them, an older database would be scanned once per run."""
+    """Add to the copy the indexes that MLflow itself has had since 3.2. Without them, each run would scan whole tables."""
     tables = {row[0] for row in copy.execute("select name from sqlite_master where type = 'table'")}
     for table, column in INDEXES.items():
         indexed = any(
@@ -589,7 +596,7 @@ def remove_copy(target: Path) -> None:
 
 
 def database_uri(server: TrackingServer) -> str | None:
-    """Return the URI of the database to read a server from, or None for the API."""
+    """Return the URI of the database to read the server from, or None to use the API. Raises ConfigError for an unsupported URI."""
     if server.via == "api":
         return None
     uri = server.database.get_secret_value() if server.database else server.uri

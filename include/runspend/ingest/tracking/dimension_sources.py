@@ -1,8 +1,8 @@
-"""Sources of a run's dimensions, job and pool: the configuration as pieces of `runs.sql`.
+"""Turn the settings for a run's dimensions, job and pool into SQL expressions that are inserted into `runs.sql`.
 
-Belongs here: how a setting becomes a column. User text is not part of the SQL, except for pool names, which are restricted: strings are
-passed as variables of the connection, and the pieces refer to their positions. Nothing here reads a bill: values that a run got
-from a charge must not be used to match it to charges.
+Belongs here: how a setting becomes a column. User text is not inserted into the SQL. It is passed in variables of the connection, and the
+expressions refer to its position there. Only pool names are inserted, because their characters are restricted. Nothing here reads a bill:
+values that a run got from a charge must not be used to match the run to charges.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from runspend.ingest.tracking.settings import RowSettings
 from runspend.ingest.tracking.token_prices import price_source
 from runspend.schema.tables import DIMENSION_NAMES
 
-# Columns of `runs.sql` that selectors use; `tracking` is the server itself.
+# Columns of `runs.sql` by the name that selectors use. The selector `tracking` has no column: it selects the server.
 SELECTED = {"workspace": "workspace_name", "experiment": "experiment_name", "user": "user_name", "status": "status"}
 
 
 @dataclass(frozen=True)
 class UserLine:
-    """One line of a users file: person, value, and from when (inclusive) to when (exclusive) it is valid; None is open."""
+    """One line of a users file. It is valid from `valid_from` (inclusive) to `valid_to` (exclusive); None means no limit."""
 
     file: int
     person: str
@@ -56,12 +56,15 @@ class UserLine:
 
 
 def is_of_line(source: str | Mapping[str, str]) -> bool:
-    """Whether a source of a dimension applies to bill lines: a tag of theirs, or a file by their IAM principal."""
+    """Return whether a source of a dimension applies to bill lines: a tag of the line, or a file that maps its IAM principal to a value."""
     return source.startswith("line.") if isinstance(source, str) else "principal" in source
 
 
 class DimensionSources:
-    """Where dimensions and selectors look, each place once: run tags, run params, experiment tags, files by user, the user."""
+    """The sources from which dimensions and selectors get a run's values.
+
+    These are run tags, run params, experiment tags, users files, and the run's user. Each source is listed once.
+    """
 
     def __init__(self, settings: RowSettings) -> None:
         dims = settings.dimensions
@@ -80,7 +83,7 @@ class DimensionSources:
             *(f"file {f}" for f in self.files),
             "run.user",
         ]
-        # The form in `team_from` and similar columns: a file by its name, not by its path on this machine.
+        # The names stored in `team_from` and similar columns. A file is stored by its name, without its local path.
         self.names = [f"user:{Path(k.removeprefix('file ')).name}" if k.startswith("file ") else k for k in self._keys]
         self._of_dimension = {
             dimension: [self._keys.index(s if isinstance(s, str) else f"file {s['user']}") for s in wanted]
@@ -88,7 +91,7 @@ class DimensionSources:
         }
 
     def dimension_columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-        """Return SQL of `team`, `team_from` and so on. `tags` and `params` are the lists behind `t` and `p`."""
+        """Return SQL of the columns `team`, `team_from` and so on. `tags` and `params` are the keys of the elements of `t` and `p`."""
         expressions = [
             *(tag_sql(tags, k) for k in self.tags),
             *(param_sql(params, k) for k in self.params),
@@ -119,9 +122,10 @@ _KEY_READ = re.compile(r"\b(stated|tag_value)\('([^']+)'\)")
 
 
 def resolve_keys(sql: str, tags: Sequence[str], params: Sequence[str]) -> str:
-    """Return the SQL with `stated('key')` and `tag_value('key')` replaced by the key's element of the lists `t` and `p`, or by null.
+    """Return the SQL with each `stated('key')` and `tag_value('key')` replaced by the key's element of the lists `t` and `p`.
 
-    Keys that no run has then cost nothing, not even planning. `stated`: the tag, otherwise the param; blank text counts as not stated.
+    If no run has the key, the replacement is null, so the key costs nothing, not even planning. `tag_value` is the tag. `stated` is the
+    tag, or the param if the tag is blank or missing; blank text counts as not stated.
     """
 
     def value(found: re.Match[str]) -> str:
@@ -134,24 +138,30 @@ def resolve_keys(sql: str, tags: Sequence[str], params: Sequence[str]) -> str:
 
 
 def copied_sql(values: str, labels: str, places: Iterable[int]) -> str:
-    """Return SQL of a JSON object of a run's values at these places of a list; five times as fast as one made from a map."""
+    """Return SQL of a JSON object with the values at these positions of the list `values`.
+
+    The names of the keys come from the variable `labels`. This is five times as fast as a JSON object made from a map.
+    """
     parts = "".join(f", getvariable('{labels}')[{i + 1}] || cast(to_json({values}[{i + 1}]) as varchar)" for i in places)
     return f"'{{' || concat_ws(','{parts}) || '}}'" if parts else "'{}'"
 
 
 class PoolColumns:
-    """The pool of a run: the first one, in the configured order, whose `runs` selector matches it."""
+    """Build the SQL that finds the pool of a run: the first pool, in the configured order, whose `runs` selector matches the run."""
 
     def __init__(self, pools: Sequence[Pool], places: DimensionSources, server: str) -> None:
-        # The server is known at this point, so a pool of other servers cannot match these runs.
+        # All runs come from this server, so pools that select only other servers are left out.
         self._pools = [
             pool for pool in pools if all(any(matches(p, server) for p in texts) for key, texts in pool.runs.items() if key == "tracking")
         ]
         self._places = places
-        self.texts: list[str] = []  # patterns in the variable `pool_texts`
+        self.texts: list[str] = []  # the patterns of the selectors, for the variable `pool_texts`
 
     def columns(self, tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-        """Return SQL of `pool_number` and, once the dimensions are known, of `pool_key`: null if a value of `equal` is missing."""
+        """Return SQL of `pool_number` and of `pool_key`, which is null if the run lacks a value of a dimension in `equal`.
+
+        `pool_key` uses the dimensions, so it must be computed after them.
+        """
         self.texts = []
         numbers = [f"when {self._condition(pool, tags, params)} then {i}" for i, pool in enumerate(self._pools)]
         keys = [f"when {i} then {pool_key_sql(pool.name, [(d, d) for d in pool.equal])}" for i, pool in enumerate(self._pools)]
@@ -182,10 +192,11 @@ class PoolColumns:
 
 
 def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
-    """Return SQL of `stated_job`, the first stated job key (a tag before a param of the same name), and of its forms in bills.
+    """Return SQL of a run's job id in three forms: `stated_job`, `job_form` and `stated_job_key`.
 
-    `job_form` reads `stated_job`, and `stated_job_key` reads both. If the run states them, the key of a SLURM job includes its cluster,
-    and that of a Databricks job run or Azure ML job its workspace.
+    `stated_job` is the value of the first stated job key; a tag counts before a param of the same name. `job_form` is the same id as bills
+    write it. `stated_job_key` adds the cluster to a SLURM job, and the workspace to a Databricks job run or an Azure ML job, if the run
+    states them. `job_form` reads the column `stated_job`, and `stated_job_key` reads both.
     """
     stated = [sql for key in keys for sql in (tag_sql(tags, key), param_sql(params, key)) if not sql.startswith("null")]
 
@@ -209,7 +220,7 @@ def job_columns(keys: Sequence[str], tags: Sequence[str], params: Sequence[str])
 
 
 def digest_settings(server: TrackingServer, settings: RowSettings, places: DimensionSources, place_rules: Iterable[str]) -> str:
-    """Return a digest of everything, except MLflow, that run rows depend on. If it changes, every month is read again."""
+    """Return a digest of all settings and rules that run rows depend on. If it changes, every month is read from MLflow again."""
     rules = [
         file.read_text(encoding="utf-8")
         for file in sorted(resources.files("runspend.ingest.tracking").iterdir(), key=lambda f: f.name)
@@ -243,7 +254,10 @@ def digest_settings(server: TrackingServer, settings: RowSettings, places: Dimen
 
 
 def _read_users(number: int, path: Path) -> list[UserLine]:
-    """Read a CSV file with a header: user, value, and optionally `from` and `to`. The first line valid at a run's start counts."""
+    """Return the lines of a users file: a CSV file with a header and the columns user, value and, optionally, `from` and `to`.
+
+    The first line of a user that is valid at a run's start counts. Raises ConfigError if the file cannot be used.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [(reader.line_num, line) for reader in [csv.reader(file)] for line in reader if line]
@@ -258,7 +272,7 @@ def _read_users(number: int, path: Path) -> list[UserLine]:
         first, after = (_read_day(path, line_number, name, by_name.get(name, "")) for name in ("from", "to"))
         if first is not None and after is not None and first >= after:
             raise ConfigError(
-                f"cannot use {path} of `dimensions`, line {line_number}: `from` is not before `to`, the first moment after it. Correct the dates."
+                f"cannot use {path} of `dimensions`, line {line_number}: `from` is not before `to`. `to` is exclusive. Correct the dates."
             )
         found.append(UserLine(number, line[0].strip(), line[1].strip(), first, after))
     return found
@@ -277,7 +291,7 @@ def _read_day(path: Path, line: int, name: str, text: str) -> datetime | None:
 
 
 def keys_of(names: Iterable[str], prefix: str) -> set[str]:
-    """Return the keys among names like "tag.K"."""
+    """Return the keys of the names that start with `prefix`: "K" for the name "tag.K" and the prefix "tag."."""
     return {n[len(prefix) :] for n in names if n.startswith(prefix) and len(n) > len(prefix)}
 
 

@@ -1,6 +1,6 @@
--- One row per experiment, from `raw_experiments`. Text that looks like a secret is replaced everywhere.
+-- One row per experiment, from `raw_experiments`. In all texts, parts that look like a secret are replaced.
 insert into fresh_experiments by name
--- All strings of an experiment in one list: DuckDB plans the many patterns of `redacted` again for each mention.
+-- All strings of an experiment are in one list, because DuckDB plans the many patterns of `redacted` again for each use of it.
 with texts as (
   select
     e.*,

@@ -1,6 +1,7 @@
-"""One extract of a tracking server: which months, which reader, which changes are accepted, and which files are written.
+"""Run one extract of a tracking server: choose the reader and the months, refuse implausible changes, and write the files.
 
-Belongs here: the order of an extract and its refusals. `database.py` and `api.py` fetch rows; `rows.py` gives them meaning.
+Belongs here: the order of the steps, and when an extract is refused. `database.py` and `api.py` fetch rows. `rows.py` defines what they
+mean.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Previous = Callable[[str, str], "pa.Table | None"]
 
 @dataclass(frozen=True)
 class Extract:
-    """The result for one server: a Parquet file per unit, and refused months with their reasons."""
+    """The result for one server: a Parquet file for each unit (table and period), and the refused months with their reasons."""
 
     tables: dict[tuple[str, str], Path]
     covered_until: datetime
@@ -41,17 +42,18 @@ class Extract:
 
 @dataclass(frozen=True)
 class PublishedRuns:
-    """What the warehouse has of a server before an extract. `rows(table, "2026-10")` returns the rows of one unit, or None.
+    """The contents of the warehouse for one server before an extract. `rows(table, "2026-10")` returns the rows of one unit, or None.
 
-    A month whose runs are all gone from MLflow is read as empty. A month whose rows were written under other settings is read again.
+    If all runs of a month are gone from MLflow, the month is still written. A month whose rows were written with other settings is read
+    again.
     """
 
     rows: Previous
-    months: Sequence[str] = ()  # of `runs`
-    trace_months: Sequence[str] = ()  # of `trace_costs`
+    months: Sequence[str] = ()  # months of `runs`
+    trace_months: Sequence[str] = ()  # months of `trace_costs`
     settings_of: Mapping[str, str | None] = field(default_factory=dict)  # month -> `extras["settings"]`
     billed_months: Callable[[], Collection[str]] = (
-        tuple  # months that new bills reach; asked only for a server that is read through its API
+        tuple  # months that new bills cover; called only for a server that is read through its API
     )
 
 
@@ -66,14 +68,16 @@ def extract_server(
 ) -> Extract:
     """Read a server into Parquet files under the work folder.
 
-    `months` restricts the start months. None reads all of them from a database; through the API, those that `choose_months` chooses.
-    `selector_keys` of the settings ("tag.K", "param.K", "experiment_tag.K") are copied in addition to the allow-list, because pools,
-    budgets and policies select by them. `accept` names months, or "experiments", that are known to have shrunk. The power metrics of
-    `measured` machines are read too, and the facts that protect artifacts, if `links` requests them.
+    `months` restricts the start months to read. If it is None, a database is read completely, and through the API the months that
+    `choose_months` returns are read. `accept` names months, or "experiments", that may have lost rows without a refusal.
+
+    From `settings`: `selector_keys` ("tag.K", "param.K", "experiment_tag.K") are copied in addition to the allow-list, because pools,
+    budgets and policies select by them. The power metrics of `measured` machines are read too. The facts that protect artifacts are read
+    if `links` requests them. Raises SourceError if the server cannot be read or shows fewer experiments than before.
     """
     now, workdir, load_id, progress = job.now, job.workdir, job.load_id, job.progress
     previous, settings_of, links = published.rows, published.settings_of, settings.links
-    with ThreadPoolExecutor(1) as beside:  # DuckDB starts while a SQLite file is copied
+    with ThreadPoolExecutor(1) as beside:  # DuckDB starts in another thread while a SQLite file is copied
         making = beside.submit(Rows, server, settings, now=now, workdir=workdir, load_id=load_id)
         try:
             with open_reader(server, workdir, progress) as reader:
@@ -117,7 +121,7 @@ def extract_server(
 def _write_months(
     rows: Rows, months: Sequence[str], previous: Previous, accept: Collection[str], settings_of: Mapping[str, str | None]
 ) -> tuple[dict[tuple[str, str], Path], dict[tuple[str, str], dict[str, Any]], list[SourceRefused]]:
-    """Return the files of each month, the facts that its unit should store, and the months that are refused."""
+    """Return the files of each month, the facts that each month's unit should store, and the refusals."""
     tables: dict[tuple[str, str], Path] = {}
     extras: dict[tuple[str, str], dict[str, Any]] = {}
     refused: list[SourceRefused] = []
@@ -134,7 +138,7 @@ def _write_months(
 
 
 def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str], None]) -> raw.TrackingReader:
-    """Open the database if one is configured or implied by the URI, otherwise the API."""
+    """Return a reader of the database if one is configured or the URI is a database, otherwise a reader of the API."""
     uri = database.database_uri(server)
     if uri is not None:
         return database.DatabaseReader(server, uri, workdir, progress)
@@ -144,7 +148,10 @@ def open_reader(server: TrackingServer, workdir: Path, progress: Callable[[str],
 
 
 def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
-    """Return what `doctor` shows: version, experiments, runs, and whether the database can be read; `error` if not."""
+    """Return the facts that `doctor` shows: version, experiments, runs, and whether the database can be read.
+
+    If the server cannot be read, `error` contains the reason.
+    """
     found: dict[str, Any] = {
         "version": None,
         "experiments": None,
@@ -171,10 +178,10 @@ def probe_server(server: TrackingServer, workdir: Path) -> dict[str, Any]:
 def choose_months(
     found: Collection[str], known: Collection[str], *, now: datetime, open_months: Collection[str] = (), billed_months: Collection[str] = ()
 ) -> list[str]:
-    """Return the start months to read through the API, which cannot report changes.
+    """Return the start months to read through the API, which cannot report which months have changed.
 
-    These are the current and the previous month, months never read before, months with a run without an end, and months that a
-    bill covers. One seventh of the rest is added, so that each of them is read once in seven days.
+    These are the current and the previous month, months never read before, months in which a run has no end yet, and the months in
+    `billed_months`. One seventh of the other months is added each day, so that every month is read at least once in seven days.
     """
     current = now.astimezone(timezone.utc)
     last = current.replace(year=current.year - (current.month == 1), month=(current.month - 2) % 12 + 1, day=1)
@@ -205,7 +212,10 @@ def _months_to_read(
 def _trace_months_to_read(
     reader: raw.TrackingReader, months: Sequence[str] | None, known: Sequence[str], outdated: Collection[str], now: datetime
 ) -> list[str]:
-    """Return months of traces, by the same policy as months of runs. A known month without traces is read too: it may have lost them."""
+    """Return the months of traces to read, chosen like the months of runs.
+
+    A known month that has no traces in MLflow now is included, because its traces may have been deleted.
+    """
     found = [m for m in reader.list_trace_months() if m != raw.NO_START]
     if months is not None:
         return sorted(set(months) & {*found, *known})
@@ -223,7 +233,10 @@ def _has_open_runs(runs: pa.Table | None) -> bool:
 
 
 def _load_runs(reader: raw.TrackingReader, rows: Rows, months: list[str] | None, previous: Previous, unread: Collection[str]) -> None:
-    """Load the runs; start again if PostgreSQL cancels the snapshot. `unread`: months written by another version or configuration."""
+    """Load the runs with their metrics. If the database ends the snapshot, start again, with at most RETRIES attempts in total.
+
+    `unread`: months whose rows were written by another version or with other settings.
+    """
     for attempt in range(1, database.RETRIES + 1):
         try:
             keys = rows.expect(reader.narrow_keys(rows.wanted))
@@ -240,7 +253,10 @@ def _load_runs(reader: raw.TrackingReader, rows: Rows, months: list[str] | None,
 
 
 def _look_for_gaps(reader: raw.TrackingReader, rows: Rows) -> None:
-    """Find when long runs were stopped and resumed later: check one metric of each, and more where that metric was silent."""
+    """Find the gaps in long runs that were stopped and resumed.
+
+    One metric of each run is read first. If it has a long silence, more metrics of that run are read.
+    """
     wanted = rows.gaps_wanted()
     for start in range(0, len(wanted), raw.STEP_RUNS):
         rows.load_times(reader.read_times(wanted[start : start + raw.STEP_RUNS]), is_first_look=True)
@@ -255,5 +271,5 @@ def _check_experiments(server: TrackingServer, count: int, previous: pa.Table | 
         raise SourceRefused(
             server.name,
             f"cannot take the runs of {server.name}: it shows {count} experiments and had {before}. All its rows stay. Check the permissions and workspaces of the"
-            " credentials: MLflow hides what they may not see without an error.",
+            " credentials: MLflow does not report an error for experiments that they may not see.",
         )

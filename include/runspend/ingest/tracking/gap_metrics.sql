@@ -1,5 +1,6 @@
--- The metric of each long run to check for gaps, from `step_keys`: the one with the greatest last step. Fewer than ten points show no gap.
--- `stride` spreads at most $looks reads over the steps.
+-- For each long run, the metric whose times show gaps: the one in `step_keys` with the highest last step.
+-- Metrics with fewer than ten steps are left out, because they are too few to show a gap.
+-- `stride` is chosen so that about $looks steps at most are read, evenly spread.
 with long_runs as (
   select run_id, unnest(string_split(step_keys, chr(31))) as entry
   from fresh_runs r
@@ -11,6 +12,6 @@ parsed as (
 )
 select run_id, key, 0 as first_step, last_step, last_step // $looks + 1 as stride
 from parsed
-where last_step between 9 and 4611686018427387903  -- sums of larger ones do not fit into 64 bits
+where last_step between 9 and 4611686018427387903  -- sums of larger steps do not fit into 64 bits
 qualify row_number() over (partition by run_id order by last_step desc) = 1
 order by run_id

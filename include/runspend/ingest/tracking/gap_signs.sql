@@ -1,4 +1,4 @@
--- Points to read before a silence counts as a gap: the steps around it that the first read skipped, and the run's other metrics.
+-- The points to read before a silence counts as a gap: the steps around it that the first read skipped, and the run's other metrics.
 with points as (
   select run_id, key, logged_ms, min(step) as first_step, max(step) as last_step from times_in_run where is_first_look group by all
 ),

@@ -1,4 +1,5 @@
--- The gaps of each checked run: silences of more than $long_ms without any logged point, and more than ten times the run's usual distance.
+-- The gaps of each checked run. A gap is a time without any logged point that is longer than $long_ms, and longer than ten times the
+-- usual distance between the run's points.
 insert into fresh_gaps
 with spaced as (
   select run_id, lag(logged_ms) over (partition by run_id order by logged_ms) as from_ms, logged_ms as to_ms

@@ -1,4 +1,5 @@
--- The gaps found in earlier pipeline runs, for runs of one month that have not ended or continued since. From `previous_runs`.
+-- The gaps found in earlier pipeline runs, for runs of one month whose end or last sign of activity is still the same.
+-- From `previous_runs`.
 insert into fresh_gaps
 select r.run_id, p.gaps, p.gap_seconds
 from fresh_runs r

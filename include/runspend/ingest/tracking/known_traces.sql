@@ -1,4 +1,4 @@
--- `raw_traces` with values of their experiments, and their start
+-- `raw_traces` with the workspaces of their experiments, their users and their start times.
 create or replace temp table known_traces as
 select
   t.*,

@@ -1,4 +1,5 @@
--- The mean use averaged in an earlier pipeline run, for runs of one month that had ended and still have the same end. From `previous_runs`.
+-- The mean utilization found in an earlier pipeline run, for runs of one month that had ended and still have the same end.
+-- From `previous_runs`.
 insert into fresh_use
 select r.run_id, p.mean_use_percent
 from fresh_runs r

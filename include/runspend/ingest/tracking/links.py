@@ -1,9 +1,9 @@
 """Read the facts that protect artifacts: registered versions, models that runs made or used, and the metrics of keep-best policies.
-The metric that compares trials is read too.
 
-Belongs here: what is requested, in which order, and how it becomes `model_versions`, `model_uses`, `run_metrics` and
-`tracking_reads`; `links_api.py` and `links_database.py` fetch it. Only facts that some step needs are read: through the API, uses
-cost a request per new run. Failed reads are recorded, so that a plan protects those artifacts.
+The metric that compares the trials of a sweep is read too. Belongs here: what is requested, in which order, and how the answers become
+`model_versions`, `model_uses`, `run_metrics` and `tracking_reads`. `links_api.py` and `links_database.py` fetch the rows. Only facts
+that some step needs are read, because the API needs one request per new run for the models that it used. Failed reads are recorded, so
+that a plan protects the artifacts concerned.
 """
 
 from __future__ import annotations
@@ -29,19 +29,23 @@ if TYPE_CHECKING:
     from runspend.ingest.tracking.rows import Rows
 
 KINDS = ("model_versions", "model_uses", "run_metrics")
-ALL_STEPS = 1_000  # of a run's metric: up to this number every step is read, beyond it only the steps at which models were logged
+# A metric with its last step up to this number is read at every step, a longer one only at the steps at which the run logged models.
+ALL_STEPS = 1_000
 
 
 @dataclass
 class LinkFiles:
-    """Files by unit, and the reason for each kind that could not be read."""
+    """The file of each unit, and the reason for each kind of facts that could not be read."""
 
     tables: dict[tuple[str, str], Path] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
 
 def find_links(settings: Settings) -> LinkSettings:
-    """Return what policies need, the versions whose costs are written to MLflow, and the metric that compares trials."""
+    """Return the facts to read: all kinds if there are retention policies, otherwise only those that other settings need.
+
+    `annotate` needs the model versions, and `sweeps` needs the metric that compares trials.
+    """
     keys = {policy.keep.by for policy in settings.retention if policy.keep and policy.keep.by}
     of_sweeps = {settings.sweeps.metric} if settings.sweeps else set()
     wanted = {
@@ -54,7 +58,7 @@ def find_links(settings: Settings) -> LinkSettings:
 
 
 class Links:
-    """The set-based work, in the DuckDB of the extract, after its runs are loaded."""
+    """Build the tables of these facts in the DuckDB database of the extract, after its runs are loaded."""
 
     def __init__(self, rows: Rows, server: TrackingServer, settings: LinkSettings, load_id: str) -> None:
         self._rows = rows
@@ -65,7 +69,11 @@ class Links:
         self, reader: raw.LinkReader, owners: pa.Table, months: Sequence[str],
         previous: Callable[[str, str], pa.Table | None], outdated: Collection[str],
     ) -> LinkFiles:  # fmt: skip
-        """Read the files of these months. If one kind fails, it keeps its old rows, and the other kinds are still read."""
+        """Read the facts and write the files of these months.
+
+        If one kind of facts cannot be read, its old rows stay, and the other kinds are still read. Without `model_uses`, `run_metrics` is
+        not read either.
+        """
         found = LinkFiles()
         kinds = self._settings.kinds
         reads_uses = "model_uses" in kinds
@@ -91,7 +99,10 @@ class Links:
         return found
 
     def _find_asked(self, previous: Callable[[str, str], pa.Table | None], outdated: Collection[str]) -> None:
-        """Fill `asked_runs`: runs that are new, or whose end was missing or different when they were last requested."""
+        """Create the table `asked_runs`: the runs that are new, that have not ended, or whose end has changed since the last extract.
+
+        All runs of a month are included if the month is `outdated` or has no file of `model_uses` yet.
+        """
         con = self._rows.connection
         con.execute("create or replace table known_runs (run_id varchar)")
         for month in self._rows.months():

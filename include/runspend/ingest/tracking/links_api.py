@@ -1,7 +1,7 @@
-"""Read the facts that protect artifacts, through MLflow's client.
+"""Read the facts that protect artifacts through MLflow's client.
 
-Belongs here: what is noted while runs and models are paged, and what needs more requests: search results do not contain the models
-that a run used, so each run is requested once. `links.py` decides what the rows mean.
+Belongs here: the facts collected while the pages of runs and models are read, and the facts that need more requests. Search results do not
+contain the models that a run used, so each run is requested once. `links.py` defines what the rows mean.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ApiLinks:
         self._has_models = False
 
     def note_runs(self, runs: Iterable[Any], metrics: Sequence[str] | None) -> None:
-        """Note the needed facts of a page of runs. `metrics` is None if none are needed."""
+        """Collect the needed facts from a page of runs. `metrics` is None if no facts are needed."""
         if metrics is None:
             return
         self._metrics = frozenset(metrics)
@@ -46,7 +46,7 @@ class ApiLinks:
             self._last += [(run.info.run_id, "", m.key, m.step, m.timestamp, m.value) for m in newest]
 
     def note_model(self, model: Any) -> None:
-        """Note the needed facts of a logged model."""
+        """Collect the needed facts of a logged model."""
         self._has_models = True
         if self._metrics is None:
             return
@@ -59,7 +59,10 @@ class ApiLinks:
         return read_versions(self._client, self.workspaces)
 
     def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
-        """Return uses, with one request per run; none on a server without logged models, whose runs cannot have used any."""
+        """Return the models that runs made or used, with one request for each run in `run_ids`.
+
+        On a server without logged models, no run can have used one, so no request is sent.
+        """
         used: list[tuple[str, str, str, int]] = []
         for run_id in run_ids if self._has_models or self._uses else ():
             with self._client.in_workspace(self._workspace_of.get(run_id)):
@@ -71,7 +74,10 @@ class ApiLinks:
         return raw.rows_to_table(self._last, raw.point_schema())
 
     def read_points(self, wanted: Sequence[raw.UseKey]) -> pa.Table:
-        """Return points, with one request per metric of a run and page: the API cannot select steps."""
+        """Return the points of metrics at the chosen steps.
+
+        Each page of each metric of each run costs one request, because the API cannot select steps.
+        """
         by_metric: dict[tuple[str, str], list[raw.UseKey]] = {}
         for metric in wanted:
             by_metric.setdefault((metric.run_id, metric.key), []).append(metric)

@@ -1,7 +1,7 @@
 """Read the facts that protect artifacts from MLflow's database.
 
-Belongs here: the queries. `links.py` decides what the rows mean. `metrics` is searched only by run, key and step, `latest_metrics` by its
-key.
+Belongs here: the queries. `links.py` defines what the rows mean. The table `metrics` is searched only by run, key and step, and
+`latest_metrics` only by key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runspend.ingest.tracking.registry import read_versions
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Like the client's list: without deleted versions, and without prompts, which MLflow marks with a tag of a version.
+# The same versions that MLflow's client lists: without deleted versions, and without prompts, which MLflow marks with a tag of the version.
 VERSIONS = """
 select {workspace}, cast(v.name as {text}), coalesce(cast(v.run_id as {text}), ''), coalesce(cast(v.source as {text}), ''),
        {storage},
@@ -32,7 +32,8 @@ where coalesce(v.current_stage, 'None') <> 'Deleted_Internal'
     select 1 from model_version_tags t where t.name = v.name {same_workspace_t} and {t_key} = 'mlflow.prompt.is_prompt' and lower(t.value) = 'true'
   )
 """
-# The location of a copy of another version, whose model may be called m-fraud; models:/m-0123… is a logged model.
+# The storage location of a version that is a copy of another version. Its source is models:/NAME/VERSION, and NAME may begin with "m-".
+# The source models:/m-0123… is a logged model, not a copy.
 STORAGE = (
     "case when v.source like 'models:/%' and (v.source not like 'models:/m-%' or v.source like 'models:/%/%' or v.source like '%@%')"
     " then coalesce(cast(v.storage_location as {text}), '') else '' end"
@@ -67,17 +68,17 @@ class Snapshot(Protocol):
     only_workspaces: list[str] | None
 
     def fill(self, sql: str, **parts: str) -> str:
-        """Return a query that all engines share, in this one's words."""
+        """Return a query that all engines share, with the SQL types and operators of this engine."""
         ...
 
     def batches(self, sql: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of a query, with valid UTF-8."""
+        """Yield the rows of a query as batches with valid UTF-8."""
         ...
 
     def read_points(
         self, wanted: Sequence[raw.UseKey], schema: pa.Schema, *, logged_ms: str, least: float = 0, most: float
     ) -> Iterator[pa.RecordBatch]:
-        """Yield points of metrics between `least` and `most`, each by an index search."""
+        """Yield points of metrics whose values are between `least` and `most`, each found by an index search."""
         ...
 
 
@@ -139,12 +140,12 @@ class DatabaseLinks:
         if wanted and not self._since(revisions.METRIC_INDEX_SINCE):
             raise SourceUnreachable(
                 self._server.name,
-                f"cannot read the metrics of {self._server.name} that policies keep the best by: a database older than revision {revisions.METRIC_INDEX_SINCE} has no"
+                f"cannot read the metrics of {self._server.name} that policies compare runs by: a database older than revision {revisions.METRIC_INDEX_SINCE} has no"
                 " index for them. Run `mlflow db upgrade`, or set `via: api`.",
             )
         step = self._snapshot.fill("cast(g.step as {integer}), cast(m.timestamp as {integer}),")
         found = pa.schema([f for f in raw.point_schema() if f.name != "model_id"])
-        # MLflow stores an infinity as the largest float.
+        # MLflow stores infinity as the largest float.
         points = raw.to_table(
             self._snapshot.read_points(wanted, found, logged_ms=step, least=-sys.float_info.max, most=sys.float_info.max), found
         )
@@ -159,9 +160,9 @@ class DatabaseLinks:
         )
 
     def _among(self, column: str, keys: Sequence[str]) -> dict[str, str]:
-        """Return the keys as literals, so that the database uses its index.
+        """Return the keys as SQL literals, which lets the database use its index on the key.
 
-        For MySQL, which ignores case, also return a condition for exact equality.
+        MySQL ignores case in this comparison, so for MySQL a second condition for exact equality is returned.
         """
         words = self._snapshot.dialect
         return {"keys": ", ".join(map(literal, keys)), "exactly": f"and {words.among(column, keys)}" if words is MYSQL and keys else ""}

@@ -1,5 +1,5 @@
--- Mean use of each run from the points in `raw_use`. Every metric (a GPU, a node) has the same weight, however often it was logged.
--- Sums whole millionths of a percent, so the order of the points does not matter.
+-- The mean utilization of each run from the points in `raw_use`. Every metric (of a GPU or a node) has the same weight, even if it was
+-- logged more often than others. The sums are integers (millionths of a percent), so the order of the points does not change them.
 insert into fresh_use
 with metrics as (
   select run_id, sum(cast(round(value * 1000000) as bigint)) // count(*) as mean_millionths

@@ -1,6 +1,6 @@
-"""Machines whose power is measured, and the pools whose runs use them: from `billing[].machines` and `pools`.
+"""Find the machines whose power is measured, and the pools whose runs use them, in `billing[].machines` and `pools`.
 
-`rows.py` reads the measurements of runs; `ingest/billing/` uses them for bills.
+`rows.py` reads the measurements that runs logged. `ingest/billing/` uses them for bills.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from runspend.ingest.tracking.settings import MeasuredMachines
 
 
 def find_measured(settings: Settings) -> MeasuredMachines:
-    """Return the machines of all bills whose power is measured, and the machines that the runs of each pool may use."""
+    """Return the machines whose power is measured, and for each pool with such a machine all machines that its runs may use."""
     measured = {machine.resource_id for bill in settings.billing for machine in bill.machines if machine.is_measured}
     if not measured:
         return MeasuredMachines()
@@ -24,7 +24,10 @@ def find_measured(settings: Settings) -> MeasuredMachines:
 
 
 def _has(pool: Pool, bill: BillSource, machine: Machine) -> bool:
-    """Whether a pool's `lines` select a machine's charges. A pool that names neither machine nor bill may include others."""
+    """Return whether a pool's `lines` select the charges of a machine.
+
+    False for a pool that names neither resources nor sources, because it may also select charges of other bills.
+    """
     if not {"resource", "source"} & pool.lines.keys():
         return False
     held: dict[str, list[str | None]] = {

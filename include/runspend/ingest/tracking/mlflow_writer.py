@@ -1,9 +1,8 @@
-"""Write to MLflow: where artifacts were moved, and that a run was pruned. `cost_annotations.py` writes costs; no other
-module here writes to MLflow.
+"""Write to MLflow where artifacts were moved, and soft-delete pruned runs and experiments.
 
-It logs in with `write_token` of the tracking server, never with the credentials for reading. Belongs here: what is written and how
-often; the archive decides when, and after which checks. Runs are only soft-deleted, and never with `mlflow gc`, which deletes more
-than requested.
+Apart from `cost_annotations.py`, which writes costs, no other module here writes to MLflow. This module logs in with the tracking
+server's `write_token`, never with the credentials for reading. Belongs here: what is written. The archive decides when to write, and
+after which checks. Runs are only soft-deleted. `mlflow gc` is never used, because it deletes more than requested.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ ARCHIVED, RESTORED, PRUNED = "runspend.archived", "runspend.restored", "runspend
 
 
 class TaggedOwner(Protocol):
-    """The owner to write to, for example an item of the archive."""
+    """The owner of artifacts that gets the tags, for example an item of the archive."""
 
     @property
     def workspace(self) -> str: ...
@@ -32,22 +31,25 @@ class TaggedOwner(Protocol):
 
 
 class MlflowWriter:
-    """Writes to one server. Every call may be repeated: existing values are not written again. Returns None, or why nothing was written."""
+    """Write to one server. The methods return None, or the reason why nothing was written.
+
+    Every call may be repeated: values that MLflow already has are not written again.
+    """
 
     def __init__(self, server: TrackingServer) -> None:
         self._server = server
         self._client = Client(server, server.write_token) if server.write_token is not None else None
 
     def archived(self, owner: TaggedOwner, where: str) -> str | None:
-        """Set the tag `runspend.archived`, which says where the artifacts were moved and how to restore them."""
+        """Set the tag `runspend.archived` to `where`, which tells where the artifacts were moved and how to restore them."""
         return self._write(owner, {ARCHIVED: where, RESTORED: None})
 
     def restored(self, owner: TaggedOwner, where: str) -> str | None:
-        """Remove the tag `runspend.archived` and set `runspend.restored`, which says where the artifacts are."""
+        """Remove the tag `runspend.archived`, and set `runspend.restored` to `where`, which tells where the artifacts are."""
         return self._write(owner, {RESTORED: where, ARCHIVED: None})
 
     def prune_run(self, owner: TaggedOwner, why: str) -> str | None:
-        """Soft-delete a run, as MLflow's page does, with the reason in the tag `runspend.pruned`. Its artifacts stay."""
+        """Soft-delete a run, as MLflow's web page does, and write the reason to the tag `runspend.pruned`. The run's artifacts stay."""
 
         def prune(client: Client) -> str | None:
             run = _run_of(client, owner)
@@ -64,7 +66,10 @@ class MlflowWriter:
         return self._with(owner, prune)
 
     def prune_experiment(self, workspace: str, experiment_id: str) -> str | None:
-        """Soft-delete an experiment without active runs. MLflow deletes an experiment's runs with it, so one with active runs is kept."""
+        """Soft-delete an experiment that has no active runs.
+
+        An experiment with active runs is kept, because MLflow deletes the runs together with the experiment.
+        """
         from mlflow.entities import ViewType
 
         def prune(client: Client) -> str | None:
@@ -79,7 +84,10 @@ class MlflowWriter:
         return self._in(workspace, f"experiment {experiment_id}", prune)
 
     def restore_run(self, owner: TaggedOwner) -> str | None:
-        """Restore a soft-deleted run if MLflow still has it. Inside a deleted experiment, the next `mlflow gc` would delete it."""
+        """Restore a soft-deleted run if MLflow still has it.
+
+        A run in a deleted experiment is not restored, because the next `mlflow gc` would delete it.
+        """
 
         def restore(client: Client) -> str | None:
             run = _run_of(client, owner)
@@ -100,7 +108,7 @@ class MlflowWriter:
     def _with(self, owner: TaggedOwner, write: Any) -> str | None:
         name = f"{owner.owner_kind.replace('_', ' ')} {owner.owner_id}"
         if owner.owner_kind == "orphan":
-            return f"{self._server.name}: {name} has no page in MLflow, so it got no tags"
+            return f"{self._server.name}: {name} has no page in MLflow, so no tags were written"
         return self._in(owner.workspace, name, write)
 
     def _in(self, workspace: str, name: str, write: Any) -> str | None:
@@ -111,7 +119,7 @@ class MlflowWriter:
             client.ask(lambda: client.store)
             there = workspace if client.find_workspaces() is not None else None
             if there is None and workspace not in ("", DEFAULT_WORKSPACE):
-                return f"{client.name}: cannot write to MLflow for {name}: it has no workspace {workspace}"
+                return f"{client.name}: cannot write to MLflow for {name}: the server has no workspace {workspace}"
             with client.in_workspace(there):
                 problem: str | None = write(client)
                 return problem
@@ -127,7 +135,10 @@ def _run_of(client: Client, owner: TaggedOwner) -> Any:
 
 
 def _set_tags(client: Client, owner: TaggedOwner, tags: dict[str, str | None]) -> str | None:
-    """Set these tags, and remove those that are None; leave tags that already match. A soft-deleted run accepts no tags."""
+    """Set the given tags, and remove the tags whose value is None. Tags that already match are not written.
+
+    Returns None, or the reason why nothing was written. A soft-deleted run does not accept tags.
+    """
     from mlflow.entities import LoggedModelTag, RunTag
 
     store, key = client.store, owner.owner_id
@@ -143,7 +154,7 @@ def _set_tags(client: Client, owner: TaggedOwner, tags: dict[str, str | None]) -
         if all(there.get(name) == value for name, value in tags.items()):
             return None
         if run.info.lifecycle_stage != "active":
-            return f"{client.name}: run {key} is deleted in MLflow and accepts no tags, so it has none"
+            return f"{client.name}: run {key} is deleted in MLflow and does not accept tags, so none were written"
         put, remove = lambda name, value: store.set_tag(key, RunTag(name, value)), store.delete_tag
     for name, value in tags.items():
         if value is not None and there.get(name) != value:

@@ -1,4 +1,4 @@
--- Models used by the runs of one start month: as read now, or, for runs that were not read again, as known before.
+-- The models that the runs of one start month made or used. Uses of runs that were not read again come from the earlier rows.
 -- From `raw_uses`, `previous_links`, `fresh_runs`, `asked_runs`.
 with runs as (
   select workspace, run_id, start_month from fresh_runs where start_month = cast($month as date)

@@ -1,5 +1,5 @@
--- One row per registered version, from `raw_versions`. A version of a logged model is in the model's folder, which `raw_owners` knows;
--- `storage` is the location that a copy of another version resolves to.
+-- One row per registered version, from `raw_versions`. The files of a version of a logged model are in the model's folder, which is in
+-- `raw_owners`. If a version is a copy of another version, `storage` is the location of its files.
 with found as (
   select
     *,

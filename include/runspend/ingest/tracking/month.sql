@@ -1,6 +1,6 @@
--- The runs of one start month: those in MLflow now, and those that only the warehouse has.
+-- The runs of one start month: the runs in MLflow, and runs that MLflow no longer has but the warehouse does.
 -- From `fresh_runs`, `fresh_resources`, `previous_runs`.
--- `now_there` is evaluated twice on purpose: materializing it would make one more copy.
+-- `now_there` is evaluated twice, because materializing it would need one more copy of the rows.
 with now_there as not materialized (
   select * from fresh_runs where start_month = $month
 ),
@@ -14,7 +14,7 @@ there as (
   left join machines m using (workspace, run_id)
   left join fresh_use u using (run_id)
   left join fresh_gaps g using (run_id)
-  -- An end time that was rejected when it was read stays rejected after that time has come.
+  -- An end time that was in the future when it was read stays rejected, even when that time has passed.
   left join (select workspace, run_id, end_time, future_end_time from previous_runs where future_end_time is not null) k
     on k.workspace = r.workspace and k.run_id = r.run_id and k.future_end_time = r.end_time and $keeps_ends
 ),

@@ -1,4 +1,4 @@
--- The points of runs' metrics to read: all points of a short metric; of a long one, those at steps where the run logged a model.
+-- The points of metrics to read: all points of a short metric, and the points of a long metric at steps where the run logged a model.
 -- From `raw_last`, `raw_uses`, `asked_runs`.
 with newest as (
   select l.run_id, l.metric, l.step as last_step from raw_last l semi join asked_runs a using (run_id) where l.step > 0 and list_contains($stepped, l.metric)

@@ -1,9 +1,10 @@
--- The power of each metric per hour, from the stream `raw_power`. MLflow logs at the end of a measurement, so a measurement covers the time since
--- the previous one, or since the run's start; each covers at most ten minutes. NVML counts whole milliwatts and MLflow keeps tenths of a watt.
--- Rounding to milliwatts restores the value behind the float. From there on, all sums use integers.
+-- The energy of each power metric per hour, from the stream `raw_power`. MLflow logs at the end of a measurement. So a measurement covers
+-- the time since the previous one, or since the run's start, but ten minutes at most.
+-- NVML measures whole milliwatts, and MLflow keeps tenths of a watt. Rounding to milliwatts restores the exact value of the float, and
+-- all sums then use integers.
 insert into fresh_power by name
 with points as (
-  -- Values logged twice at one moment count once.
+  -- Several values with the same time count as one, with their mean.
   select run_id, key as metric, logged_ms, sum(cast(round(value * 1000) as bigint)) // count(*) as milliwatts
   from raw_power
   where is_instant(logged_ms)

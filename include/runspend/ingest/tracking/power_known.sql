@@ -1,4 +1,5 @@
--- Values read in an earlier pipeline run, for metrics of one month without new points since, at the same steps. From `previous_power`.
+-- The rows from an earlier pipeline run, for metrics of one month that have no new points and would be read at the same steps.
+-- From `previous_power`.
 insert into known_power
 select p.*
 from previous_power p

@@ -1,5 +1,5 @@
--- The power of the runs of one start month: read now, read before and still the same, and of runs that MLflow no longer has.
--- Deleted runs used power too. From `fresh_power`, `known_power`, `previous_power`.
+-- The power of the runs of one start month: rows read now, earlier rows that are still valid, and rows of runs that MLflow no longer has
+-- (they used power too). From `fresh_power`, `known_power`, `previous_power`.
 select {columns} from (
   select {columns} from fresh_power where start_month = $month
   union all

@@ -1,5 +1,5 @@
--- Inputs and outputs of `power_wanted.sql`: machines with measured power, machines that the runs of a pool may use, and
--- metrics of runs on a measured machine.
+-- The inputs and the output of `power_wanted.sql`: machines with measured power, machines that the runs of a pool may use, and the power
+-- metrics of runs on measured machines.
 create table measured_machines (machine varchar);
 create table pool_machines (pool varchar, machine varchar);
 create table power_wanted (

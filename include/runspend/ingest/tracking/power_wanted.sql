@@ -1,6 +1,6 @@
--- The power metrics of runs on measured machines, one row per run and metric, from `use_keys`. A run is on the machines it states;
--- a run that states none is on those of its pool. Only the node in the metric's name shows which of several machines a GPU is in.
--- `step_stride` spreads the reads over the steps: $per_hour for each hour of the run, $points at most.
+-- The power metrics of runs on measured machines, one row per run and metric, from `use_keys`. A run uses the machines that it states.
+-- If it states none, it uses those of its pool. If there are several machines, only the node in the metric's name shows which of them has
+-- the GPU. `step_stride` is chosen so that $per_hour points are read for each hour of the run, $points at most, evenly spread.
 insert into power_wanted by name
 with logged as (
   select

@@ -1,6 +1,6 @@
-"""Tags that protect artifacts: one rule for runs, experiments, models and traces.
+"""Find the tags that protect artifacts. The rule is the same for runs, experiments, models and traces.
 
-The archive's `plan.sql` has the same rule in SQL.
+The archive's `plan.sql` implements the same rule in SQL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ NO = ("false", "no", "0")
 
 
 def holding_tag(tags: Mapping[str, str], whose: str, today: date) -> str | None:
-    """Return which tag protects the artifacts, in words; `whose` is "its" or "its experiment's". A date in runspend.keep is inclusive."""
+    """Return the tag that protects the artifacts as a phrase, or None. `whose` begins the phrase: "its" or "its experiment's".
+
+    A date in `runspend.keep` protects the artifacts until the end of that day.
+    """
     stated = {key: tags[key].strip().lower() for key in ("runspend.hold", "runspend.keep", "stage") if key in tags}
     if stated.get("runspend.hold", "no") not in NO:
         return f"legal hold: {whose} tag runspend.hold"

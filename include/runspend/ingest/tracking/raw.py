@@ -1,8 +1,8 @@
-"""The rows that both readers of MLflow return: runs, experiments and owners as Arrow, with MLflow's values.
+"""The raw rows that both readers of MLflow return as Arrow tables, with MLflow's own values.
 
-Belongs here: the shape of raw rows and the repair of their text. `runs.sql` and its neighbors decide what they mean; `database.py` and
-`api.py` read them. Empty text and 0 mean "not stated", since neither MLflow's API nor SQLite's driver reliably distinguishes
-them from null.
+Belongs here: the schemas of raw rows and the repair of their text. `database.py` and `api.py` read the rows. `runs.sql` and the other SQL
+files define what they mean. Empty text and 0 mean "not stated", because neither MLflow's API nor SQLite's driver reliably
+distinguishes them from null.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# `tags` and `params` are JSON objects with at least the requested keys. `param_list` has all params: elements KEY US-ASCII-30 VALUE, in any
-# order, joined by US-ASCII-31. `use_keys` has the same form: the utilization metrics of the run (and its power metrics, if requested), each
-# with its last step. `step_keys`, in that form too, shows whether a run without an end, or one longer than `LONG_MS`, was stopped in
-# between: at most `STEP_KEYS` of its metrics, no two with the same last step, greatest first.
+# `tags` and `params` are JSON objects with at least the requested keys.
+# `param_list` has all params in any order. Each is written as its key, the character 30 and its value; the character 31 separates them.
+# `use_keys` has the same form: the run's utilization metrics (and its power metrics, if requested), each with its last step.
+# `step_keys` has the same form too. It shows whether a run was stopped and resumed, if the run has no end or is longer than `LONG_MS`:
+# at most `STEP_KEYS` of its metrics, each with another last step, the highest first.
 RUN_TEXT = (
     "run_id", "experiment_id", "run_name", "user_id", "status", "lifecycle_stage", "artifact_uri", "tags", "params", "param_list", "use_keys", "step_keys",
 )  # fmt: skip
@@ -28,40 +29,41 @@ EXPERIMENT_TEXT = ("workspace", "experiment_id", "experiment_name", "lifecycle_s
 EXPERIMENT_TIMES = ("creation_ms", "last_update_ms")
 OWNER_TEXT = ("owner_kind", "owner_id", "experiment_id", "uri")
 
-# Traces with a token cost (with tokens, on a server with `token_prices`), and all their spans: a parent's cost may include that of a span.
+# Traces for which MLflow computed a cost, and their spans. On a server with `token_prices`, traces with tokens are read too.
+# All spans of these traces are needed, because the cost of a parent span may include that of a span below it.
 TRACE_TEXT = ("trace_id", "experiment_id", "source_run", "trace_user", "mlflow_user")
 TRACE_FIGURES = ("start_ms", "input_tokens", "output_tokens", "total_cost")
-# `usage` (mlflow.chat.tokenUsage as JSON) is empty unless the server has `token_prices`; a missing cost is -1.
+# `usage` is mlflow.chat.tokenUsage as JSON; it is empty unless the server has `token_prices`. A missing cost is -1.
 SPAN_TEXT = ("trace_id", "span_id", "parent_id", "model", "provider", "usage")
 
-# Records that protect artifacts. `aliases` is a JSON list; `storage` is the location of a version registered from another version.
+# Facts that protect artifacts. `aliases` is a JSON list. `storage` is the location of a version that was registered from another version.
 VERSION_TEXT = ("workspace", "model_name", "run_id", "source", "storage", "stage", "aliases", "status")
 VERSION_FIGURES = ("version", "creation_ms")
 USE_TEXT = ("run_id", "model_id", "direction")
 
 BETWEEN, AFTER = "\x1e", "\x1f"
 USE_KEY, POWER_KEY = "utilization_percentage", "power_usage_watts"
-USE_POINTS = 250  # of one metric of one run, evenly spread over its steps: enough for a mean, few enough to look up each one
-POWER_POINTS_PER_HOUR = 60  # of a run; MLflow logs one every ten seconds
-POWER_POINTS = 50_000  # of one metric of one run: about a month of them
+USE_POINTS = 250  # read per metric and run, evenly spread over its steps: enough for a mean, few enough to look up each one
+POWER_POINTS_PER_HOUR = 60  # read per metric and hour of a run; MLflow logs one every ten seconds
+POWER_POINTS = 50_000  # at most, per metric and run: about a month of points
 LONG_MS = 6 * 3_600_000  # a shorter run has no gaps, and a shorter silence is not a gap
 STEP_KEYS = 10
-STEP_RUNS = 2_000  # runs whose times are kept at a time
-STEP_LOOKS = 1_000  # of one metric of one run, evenly spread over its steps
-LARGEST_WATTS = 100_000  # of one GPU: a larger value is not a measurement
+STEP_RUNS = 2_000  # runs whose gaps are searched at a time
+STEP_LOOKS = 1_000  # steps read per metric and run, evenly spread
+LARGEST_WATTS = 100_000  # a higher power of one GPU is not a valid measurement
 
-# Runs without a start, or with one outside the calendar, are stored under this month.
+# The month under which runs without a valid start time are stored.
 NO_START = "1970-01"
 LAST_MS = 253_402_300_800_000  # the year 10000
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The tags and params of runs to return; None means all.
+    """What to read of each run. `tags` and `params` list the keys to return; None means all.
 
-    `power`: whether `use_keys` includes power metrics. `metrics`: metrics whose newest values will be requested; None if nothing
-    about models will be requested. `believed_ms`: the latest end or metric time that is accepted. `has_further_machines`: whether to return
-    the tags under `machine_tags.FURTHER` too.
+    `power`: whether `use_keys` includes power metrics. `metrics`: the metrics whose newest values will be requested later, or None if
+    no facts about models and metrics will be. `believed_ms`: the latest run end or metric time that is accepted, in epoch milliseconds.
+    `has_further_machines`: whether to return the tags under `machine_tags.FURTHER` too.
     """
 
     tags: Sequence[str] | None
@@ -77,7 +79,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class UseKey:
-    """One metric of one run to average, from its points at every `stride`-th step up to the last."""
+    """The points to read of one metric of one run: those at every `stride`-th step from 0 to `last_step`."""
 
     run_id: str
     key: str
@@ -92,9 +94,9 @@ class UseKey:
 
 @dataclass(frozen=True)
 class StepRange:
-    """Steps of one metric of one run whose times are read.
+    """The steps of one metric of one run whose times are read.
 
-    These are the first logged step of every `stride` steps, from `first_step` to `last_step`.
+    The range from `first_step` to `last_step` is split into intervals of `stride` steps. The first logged step of each interval is read.
     """
 
     run_id: str
@@ -110,34 +112,37 @@ class StepRange:
 
 
 class LinkReader(Protocol):
-    """Reads the facts that protect artifacts on one open tracking server. Called after its runs and owners are read."""
+    """Read the facts that protect artifacts from one open tracking server. Its runs and owners must be read first."""
 
     @property
     def asks_each_run(self) -> bool:
-        """Whether the inputs of a run cost a request."""
+        """Whether reading the models that a run used costs one request per run."""
 
     def read_versions(self) -> pa.Table:
-        """Return every registered version that is not deleted, without the prompts that MLflow stores in the same place."""
+        """Return every registered version that is not deleted. Prompts, which MLflow stores in the same table, are left out."""
 
     def read_uses(self, run_ids: Sequence[str]) -> pa.Table:
-        """Return the models that runs made or used. If each run needs a request, what they used is read for these runs only."""
+        """Return the models that runs made or used.
+
+        If `asks_each_run` is true, the used models are read only for the runs in `run_ids`.
+        """
 
     def read_last(self, metrics: Sequence[str]) -> pa.Table:
-        """Return the newest value of each of the metrics, for each run."""
+        """Return the newest value of each of these metrics in each run."""
 
     def read_points(self, wanted: Sequence[UseKey]) -> pa.Table:
-        """Return values of runs' metrics at the chosen steps."""
+        """Return the values of metrics of runs at the chosen steps."""
 
     def read_model_points(self, metrics: Sequence[str]) -> pa.Table:
-        """Return values that runs logged for logged models."""
+        """Return the values of these metrics that runs logged for logged models."""
 
 
 class TrackingReader(Protocol):
-    """One open tracking server. All calls of one reader see the same rows if the server can guarantee that."""
+    """One open tracking server. All calls of one reader see the same state of the server if it can guarantee that."""
 
     version: str
     warnings: list[str]
-    repaired: int  # values that were not UTF-8
+    repaired: int  # number of values that were not valid UTF-8
 
     @property
     def links(self) -> LinkReader: ...
@@ -170,14 +175,14 @@ class TrackingReader(Protocol):
 
 
 def raw_schema(text: Sequence[str], times: Sequence[str] = ()) -> pa.Schema:
-    """Return a schema of text columns, then epoch milliseconds."""
+    """Return a schema with the given text columns, followed by the given columns of 64-bit integers."""
     import pyarrow as pa
 
     return pa.schema([(name, pa.string()) for name in text] + [(name, pa.int64()) for name in times])
 
 
 def rows_to_batch(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.RecordBatch:
-    """Return rows, in the order of the schema's columns, as one batch."""
+    """Return rows as one batch. The values of each row must be in the order of the schema's columns."""
     import pyarrow as pa
 
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
@@ -185,7 +190,7 @@ def rows_to_batch(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Reco
 
 
 def rows_to_table(rows: Iterable[tuple[Any, ...]], schema: pa.Schema) -> pa.Table:
-    """Return rows, in the order of the schema's columns, as a table."""
+    """Return rows as a table. The values of each row must be in the order of the schema's columns."""
     import pyarrow as pa
 
     return pa.Table.from_batches([rows_to_batch(rows, schema)])
@@ -196,7 +201,7 @@ def run_schema() -> pa.Schema:
 
 
 def use_kinds(keys: Keys) -> tuple[str, ...]:
-    """Return the suffixes of the system metrics in `use_keys`."""
+    """Return the name endings of the system metrics that belong in `use_keys`."""
     return (USE_KEY, POWER_KEY) if keys.power else (USE_KEY,)
 
 
@@ -207,14 +212,14 @@ def use_schema() -> pa.Schema:
 
 
 def power_schema() -> pa.Schema:
-    """Return the schema of watts and when they were logged, in epoch milliseconds."""
+    """Return the schema of power points: the watts in `value`, and their time in epoch milliseconds in `logged_ms`."""
     import pyarrow as pa
 
     return pa.schema([("run_id", pa.string()), ("key", pa.string()), ("logged_ms", pa.int64()), ("value", pa.float64())])
 
 
 def time_schema() -> pa.Schema:
-    """Return the schema of when a metric was first and last logged at a step, in epoch milliseconds."""
+    """Return the schema of step times: when a metric was first and last logged at a step, in epoch milliseconds."""
     import pyarrow as pa
 
     figures = [(name, pa.int64()) for name in ("step", "first_ms", "last_ms")]
@@ -226,12 +231,12 @@ def version_schema() -> pa.Schema:
 
 
 def link_schema() -> pa.Schema:
-    """Return the schema of run, model and direction, and the step at which a model was logged, -1 for none."""
+    """Return the schema of model uses: run, model, direction, and the step at which the model was logged (-1 if there is none)."""
     return raw_schema(USE_TEXT, ("step",))
 
 
 def point_schema() -> pa.Schema:
-    """Return the schema of a metric's value of a run, or of the model it was logged for; logged_ms in epoch milliseconds."""
+    """Return the schema of metric values. `model_id` is empty unless a value was logged for a model. `logged_ms` is epoch milliseconds."""
     import pyarrow as pa
 
     figures = [("step", pa.int64()), ("logged_ms", pa.int64()), ("value", pa.float64())]
@@ -252,7 +257,7 @@ def span_schema() -> pa.Schema:
 
 
 def to_batch(columns: Sequence[Any], schema: pa.Schema) -> tuple[pa.RecordBatch, int]:
-    """Return columns as one batch of `schema` that is valid UTF-8, and how many values were repaired."""
+    """Return the columns as one batch of `schema` with valid UTF-8, and the number of repaired values."""
     import pyarrow as pa
 
     arrays: list[pa.Array] = []
@@ -266,13 +271,16 @@ def to_batch(columns: Sequence[Any], schema: pa.Schema) -> tuple[pa.RecordBatch,
             text.validate(full=True)
         except pa.ArrowInvalid:
             text, changed = repair_text(text)
-            repaired += changed if field.name != "param_list" else 0  # its invalid text is not stored, or is counted in `params` too
+            repaired += changed if field.name != "param_list" else 0  # its text is not stored, and `params` counts the same values
         arrays.append(text)
     return pa.RecordBatch.from_arrays(arrays, schema=schema), repaired
 
 
 def repair_text(text: pa.Array) -> tuple[pa.Array, int]:
-    """Replace bytes that are not UTF-8 (a lone surrogate, a cut character) by U+FFFD; the rest of the value stays."""
+    """Replace bytes that are not valid UTF-8 by U+FFFD. Return the repaired text and the number of changed values.
+
+    Such bytes come from a lone surrogate or a cut character. The rest of a value stays unchanged.
+    """
     import pyarrow as pa
 
     values: list[str | None] = []
@@ -290,14 +298,14 @@ def repair_text(text: pa.Array) -> tuple[pa.Array, int]:
 
 
 def month_bounds(month: str) -> tuple[int, int]:
-    """Return the first epoch millisecond of a month, and the one after its last."""
+    """Return the first epoch millisecond of a month ("2026-10"), and that of the next month."""
     first = datetime(int(month[:4]), int(month[5:7]), 1, tzinfo=timezone.utc)
     after = first.replace(year=first.year + first.month // 12, month=first.month % 12 + 1) if month != "9999-12" else None
     return int(first.timestamp()) * 1000, int(after.timestamp()) * 1000 if after else LAST_MS
 
 
 def month_of(start_ms: int | None) -> str:
-    """Return the start month of a run, by the rule of `runs.start_month`."""
+    """Return the start month of a run as text ("2026-10"), by the same rule as `runs.start_month`; NO_START for an invalid time."""
     if not start_ms or not 0 < start_ms < LAST_MS:
         return NO_START
     return datetime.fromtimestamp(start_ms / 1000, timezone.utc).strftime("%Y-%m")

@@ -1,4 +1,4 @@
-"""Registered model versions, read through MLflow's client from the server's own registry or another one.
+"""Read registered model versions through MLflow's client, from the server's own registry or from a separate one.
 
 Belongs here: how versions and their aliases are listed. What they protect does not belong here.
 """
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
 PAGE_VERSIONS = 10_000
 PAGE_MODELS = 1_000
 READINGS = 3
-OF_MODEL = re.compile(r"models:/m-[^/@]+")  # models:/m-fraud/1 is a version of a registered model
+OF_MODEL = re.compile(r"models:/m-[^/@]+")  # a logged model; models:/m-fraud/1 is not one, but a version of a registered model
 
 
 def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
-    """Return every version of the registry as in `raw.version_schema`. Raises SourceError if it cannot be read, or keeps changing."""
+    """Return all versions in the registry as rows of `raw.version_schema`.
+
+    Raises SourceError if the registry cannot be read, or if it changes every time it is read.
+    """
     rows: list[tuple[Any, ...]] = []
     for workspace in workspaces:
         with client.in_workspace(workspace):
@@ -35,7 +38,8 @@ def read_versions(client: Client, workspaces: Sequence[str | None]) -> pa.Table:
 def _settled(client: Client, workspace: str) -> list[tuple[Any, ...]]:
     """Return the versions of one workspace.
 
-    Pages are offsets, so a removal shifts the rest: several pages are read until two readings agree.
+    MLflow's page tokens are offsets, so a removed version shifts all later ones. A list with several pages is therefore read again until
+    two readings agree.
     """
     before, count = _read_once(client, workspace)
     for _ in range(READINGS if count > 2 else 0):

@@ -1,7 +1,7 @@
-"""A run's requested account, region, zone and purchase option, in addition to the machine type, as pieces of `runs.sql`.
+"""Build the SQL that reads a run's account, region, zone and purchase option from its tags and params, for `runs.sql`.
 
-Belongs here: which keys are read and how a value becomes comparable with a bill. A plain word such as `region` has many uses, so
-those keys count only if the value looks like a cloud's. `allocation/models/3_machines/type_claims.sql` decides what the values mean.
+Belongs here: which keys are read, and how a value gets the form that bills use. A general word such as `region` has many other uses. Such a
+key counts only if its value has the form of a cloud's value. `allocation/models/3_machines/type_claims.sql` decides what the values mean.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from runspend.core import machine_tags
 from runspend.ingest.tracking.dimension_sources import param_sql, tag_sql
 
-# The first stated key counts. For keys with a generic name, the value must have a certain shape.
+# The first key that the run states counts. Keys in SHAPED_ lists have a general name, so their value must have the form of a cloud's value.
 ACCOUNT_KEYS = (
     "runspend.account",
     "cloud.account.id",
@@ -60,7 +60,7 @@ PLACE_KEYS = (
 def place_columns(tags: Sequence[str], params: Sequence[str]) -> dict[str, str]:
     """Return SQL of `stated_account`, `stated_region`, `stated_zone` and `stated_option`.
 
-    Each is the value of the first usable key, a tag before a param of the same name.
+    Each is the value of the first key that has a usable value. A tag counts before a param of the same name.
     """
 
     def first(*groups: tuple[Sequence[str], str]) -> str:

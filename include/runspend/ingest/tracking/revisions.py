@@ -1,22 +1,22 @@
-"""The schema revisions of MLflow's database that the queries of `database.py` support, oldest first.
+"""The schema revisions of MLflow's database that Runspend knows, oldest first, and the revisions that its queries depend on.
 
-Copied from MLflow's own migration scripts (`mlflow/store/db_migrations/versions`); a test compares them. A database at
-any other revision is not read: a renamed column would give wrong figures, not an error. To support a newer MLflow, read
-its migrations, adapt the queries if needed, and add the revisions here.
+They are copied from MLflow's own migration scripts (`mlflow/store/db_migrations/versions`), and a test compares the two. A database with
+any other revision is not read, because a changed column could give wrong figures without an error. To support a newer MLflow, read its
+migrations, adapt the queries if needed, and add the revisions here.
 """
 
 from __future__ import annotations
 
-# Older tables lack columns that runs are read from.
+# Older schemas lack columns that the queries of runs and experiments need.
 OLDEST_SUPPORTED = "97727af70f4d"
 LOGGED_MODELS_SINCE = "400f98739977"
-STEPS_SINCE = "6953534de441"  # the step at which a model was logged
+STEPS_SINCE = "6953534de441"  # the step at which a run logged a model
 ALIASES_SINCE = "3500859a5d39"
-STORAGE_SINCE = "acf3f17fdcc7"  # of model versions
+STORAGE_SINCE = "acf3f17fdcc7"  # the storage location of a model version
 TRACES_SINCE = "867495a8f9d4"
-TRACE_COSTS_SINCE = "75868b020152"  # costs and models in separate columns
+TRACE_COSTS_SINCE = "75868b020152"  # costs and models of traces in their own columns
 WORKSPACES_SINCE = "1b5f0d9ad7c1"
-METRIC_INDEX_SINCE = "a5b4c3d2e1f0"  # on run, key and step
+METRIC_INDEX_SINCE = "a5b4c3d2e1f0"  # the index of metrics on run, key and step
 NEWEST_MLFLOW = "3.17"
 OLDEST_MLFLOW = "2.0"
 
@@ -92,10 +92,10 @@ REVISIONS = (
 
 
 def is_at_least(revision: str, since: str) -> bool:
-    """Whether a known revision includes the change of `since`."""
+    """Return whether a known revision includes the change that `since` introduced. Raises ValueError if either revision is unknown."""
     return REVISIONS.index(revision) >= REVISIONS.index(since)
 
 
 def describe_range() -> str:
-    """Return the supported range, as in errors and `doctor`."""
+    """Return the range of supported revisions, as shown in error messages and by `doctor`."""
     return f"{OLDEST_SUPPORTED} (MLflow {OLDEST_MLFLOW}) to {REVISIONS[-1]} (MLflow {NEWEST_MLFLOW})"

@@ -1,7 +1,7 @@
-"""Turn raw rows into the tables `runs`, `run_resources`, `machine_power`, `experiments` and `artifact_owners`, with DuckDB.
+"""Turn raw rows into the tables `runs`, `run_resources`, `machine_power`, `experiments`, `artifact_owners` and `trace_costs`, with DuckDB.
 
-Writes one Parquet file per unit. Belongs here: what a run's row means, and how a month combines MLflow's current and earlier rows; the
-rules are in the `.sql` files in this folder. `database.py` and `api.py` fetch the rows.
+Each unit (one table and one period) becomes one Parquet file. Belongs here: what a run's row means, and how one month combines the
+runs that MLflow has now with runs read earlier. The rules are in the `.sql` files of this folder. `database.py` and `api.py` fetch the rows.
 """
 
 from __future__ import annotations
@@ -82,27 +82,27 @@ PRINCIPAL_KEYS = ("runspend.iam_principal", "iam_principal")
 STATED_KEYS = RESOURCE_KEYS + REQUEST_KEYS + PLACE_KEYS + PRINCIPAL_KEYS
 MLFLOW_KEYS = ("mlflow.user", "mlflow.runName", "mlflow.parentRunId", "mlflow.source.name", "mlflow.source.git.commit")
 
-# Allowed clock difference before an end or a metric's time counts as being in the future …
+# The clock of a client may be ahead by this much. A run's end or a metric's time beyond it counts as being in the future and is rejected.
 BELIEVED_AHEAD_MS = 3_600_000
-# … and how long a run with such an end counts as alive after its last sign of activity, like a run without an end.
+# A run whose end was rejected counts as alive for this long after its last sign of activity, like a run without an end.
 ALIVE_HOURS = 6
 
-# Stored in place of a month's settings if an end was rejected that the real clock has already passed: the pipeline ran as of an earlier
-# day, on a current store. The next pipeline run reads the month again, and accepts ends that are then in the past.
+# Stored instead of a month's settings digest if a rejected end is no longer in the future by the real clock. This happens when the
+# pipeline ran as of an earlier day but read today's MLflow. The next pipeline run reads the month again and accepts such ends.
 REPLAYED = "as of an earlier day"
 
-# A month that lost fewer runs than this at once is accepted.
+# Losing fewer runs of a month than this at once is always accepted.
 MIN_VANISHED = 10
 MEMORY_LIMIT = "1GB"
-MODELS_NAMED = 5  # in a warning
+MODELS_NAMED = 5  # maximum number of models that a warning names
 ROW_GROUP = 122_880
 
 
 class Rows:
-    """The set-based work of one extract, in its own DuckDB that spills to `workdir`.
+    """Load the raw rows of one extract into a DuckDB database and write the tables from it.
 
-    `wanted` lists the tags and params whose values the rows need. Before `load_runs`, call `expect` with those that the server
-    has at all: a key that no run has then costs nothing.
+    The database belongs to this extract and spills to `workdir`. `wanted` lists the tags and params whose values the rows need.
+    Call `expect` before `load_runs`, with those wanted keys that at least one run on the server has. Keys that no run has then cost nothing.
     """
 
     def __init__(self, server: TrackingServer, settings: RowSettings, *, now: datetime, workdir: Path, load_id: str) -> None:
@@ -153,11 +153,11 @@ class Rows:
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
-        """The connection with the runs and experiments that were read, as `fresh_runs` and `fresh_experiments`."""
+        """The connection to the loaded runs and experiments, in the tables `fresh_runs` and `fresh_experiments`."""
         return self._con
 
     def close(self) -> None:
-        """Return the engine to the pool. While an error is handled, close it instead."""
+        """Return the engine to the pool. If an exception is being handled, close the engine instead."""
         self._lent.__exit__(*sys.exc_info())
 
     def _create(self, name: str, table: Table, *more: str) -> None:
@@ -165,7 +165,10 @@ class Rows:
         self._con.execute(f"create table {name} ({', '.join([*columns, *more])})")
 
     def _create_power(self, measured: MeasuredMachines) -> None:
-        """Create `fresh_power` and `known_power`: rows of this pipeline run, and rows of earlier ones that would be the same."""
+        """Create the tables for measured power.
+
+        `fresh_power` holds the rows read in this pipeline run. `known_power` holds rows of earlier pipeline runs that are still valid.
+        """
         self._create("fresh_power", TABLES["machine_power"])
         self._create("known_power", TABLES["machine_power"])
         self._con.execute(_sql("power_tables.sql"))
@@ -194,7 +197,10 @@ class Rows:
             self._con.executemany("insert into user_lines values (?, ?, ?, ?, ?, ?)", lines)
 
     def expect(self, keys: raw.Keys) -> raw.Keys:
-        """Set the tags and params that some run has, and return the keys to read: None if all of a kind are copied."""
+        """Prepare the SQL for the tags and params that at least one run has, and return the keys to read.
+
+        The returned `tags` (or `params`) are None if the server's `copy` setting copies all of them.
+        """
         tags, params = list(keys.tags or ()), list(keys.params or ())
         self._keys = tags, params
         self._set("tag_paths", [_pointer(k) for k in tags])
@@ -207,7 +213,7 @@ class Rows:
             **self._pools.columns(tags, params),
             **job_columns(self._job_keys, tags, params),
             "principal_key": principal_key_sql("stated_principal"),
-            # Only where one of them may be copied, because the search for them takes time.
+            # Remove the cost tags only if one of them may be copied, because searching for them takes time.
             "tags_of_people": "without_costs(tags)" if every_tag or {*COST_TAGS, RECORD, NOTE} & set(tags) else "tags",
             **place_columns(tags, params),
             "copied_tags": _every_pair("tags")
@@ -233,11 +239,11 @@ class Rows:
         return len(experiments)
 
     def load_runs(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Load all batches, or none. Their exceptions are raised unchanged."""
+        """Load all batches, or none if one fails. Exceptions of the reader are raised unchanged."""
         self._con.execute(
             "delete from fresh_use; delete from fresh_gaps; delete from fresh_times; delete from fresh_runs; delete from fresh_resources"
         )
-        # A stream has no row count. By default, DuckDB would hash all of it and do the work after the last row, on one core.
+        # A stream has no row count, so DuckDB's default plan would first hash the whole stream, and then do the work on one core.
         self._con.execute("set disabled_optimizers = 'join_order,build_side_probe_side'")
         try:
             with self._streamed("raw_runs", raw.run_schema(), batches):
@@ -248,7 +254,10 @@ class Rows:
         self._con.execute(_sql("run_resources.sql", resource_key=resource_key_sql("resource_id")))
 
     def know_metrics(self, previous: Callable[[str], pa.Table | None], unread: Collection[str]) -> None:
-        """Reuse metrics that an earlier pipeline run read, for runs with the same end. `unread`: months whose gaps are searched again."""
+        """Reuse mean utilization and gaps that an earlier pipeline run found, for runs whose end has not changed since.
+
+        `unread`: months whose gaps are searched again.
+        """
         months = self._con.execute(
             "select distinct strftime(start_month, '%Y-%m') from fresh_runs where use_keys <> '' or step_keys <> ''"
         ).fetchall()
@@ -259,9 +268,9 @@ class Rows:
                 self._con.execute(_sql("known_gaps.sql"), {"month": first_day(month)})
 
     def use_wanted(self) -> list[raw.UseKey]:
-        """Return the utilization metrics to average: of GPUs if the run has any, otherwise of CPUs.
+        """Return the utilization metrics to average: those of the run's GPUs, or those of its CPUs if it has no GPU metrics.
 
-        An ended run is read once, since it is complete.
+        The metrics of an ended run are read only once, because they no longer change.
         """
         found = self._con.execute(_sql("use_keys.sql"), {"points": raw.USE_POINTS}).fetchall()
         return [raw.UseKey(*row) for row in found]
@@ -274,27 +283,36 @@ class Rows:
         self._con.unregister("raw_use")
 
     def gaps_wanted(self) -> list[raw.StepRange]:
-        """Return the metric of each long run that was logged at the most steps: its times show whether the run was stopped in between."""
+        """Return one metric for each long run: the one with the highest last step.
+
+        The times at which it was logged show whether the run was stopped and resumed.
+        """
         found = self._con.execute(_sql("gap_metrics.sql"), {"looks": raw.STEP_LOOKS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
     def gaps_doubted(self) -> list[raw.StepRange]:
-        """Return further evidence of when runs with a silence were active: the steps around it, and the run's other metrics."""
+        """Return more metrics to read for runs whose first metric has a long silence.
+
+        These are the skipped steps around the silence, and the run's other metrics. They show whether the run was active in that time.
+        """
         found = self._con.execute(_sql("gap_signs.sql"), {"looks": raw.STEP_LOOKS, "long_ms": raw.LONG_MS}).fetchall()
         return [raw.StepRange(*row) for row in found]
 
     def load_times(self, batches: Iterator[pa.RecordBatch], *, is_first_look: bool) -> None:
-        """Load all batches, or none. Their exceptions are raised unchanged."""
+        """Load all batches, or none if one fails. Exceptions of the reader are raised unchanged."""
         with self._streamed("raw_times", raw.time_schema(), batches):
             self._con.execute(_sql("gap_times.sql"), {"is_first_look": is_first_look})
 
     def find_gaps(self) -> None:
-        """Find the gaps of each run from the times that were read, then drop the times."""
+        """Find the gaps of each run in the loaded times, then delete the times."""
         self._con.execute(_sql("gaps.sql"), {"long_ms": raw.LONG_MS})
         self._con.execute("delete from fresh_times")
 
     def power_wanted(self, previous: Callable[[str], pa.Table | None]) -> list[raw.UseKey]:
-        """Return the power metrics to read, of runs on measured machines. Metrics already read at the same steps are left out."""
+        """Return the power metrics to read for runs on machines with measured power.
+
+        Metrics that an earlier pipeline run read at the same steps are left out.
+        """
         if not self.reads_power:
             return []
         for table in ("power_wanted", "known_power", "fresh_power"):
@@ -310,13 +328,16 @@ class Rows:
         return [raw.UseKey(*row) for row in found]
 
     def load_power(self, batches: Iterator[pa.RecordBatch]) -> None:
-        """Load all batches, or none. Their exceptions are raised unchanged."""
+        """Load all batches, or none if one fails. Exceptions of the reader are raised unchanged."""
         with self._streamed("raw_power", raw.power_schema(), batches):
             self._con.execute(_sql("power.sql"), self._names)
 
     @contextmanager
     def _streamed(self, name: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[None]:
-        """Show the batches as a table that can be read once. Their exceptions are raised unchanged: DuckDB would raise only their text."""
+        """Register the batches in DuckDB as a table that can be read once.
+
+        Exceptions of the batches are raised unchanged. DuckDB itself would pass on only their text.
+        """
         import pyarrow as pa
 
         guarded = _Guarded(batches)
@@ -344,7 +365,7 @@ class Rows:
             self._con.unregister(name)
 
     def _price_tokens(self) -> None:
-        """Add the list price of calls without a cost, and keep the models without a price for a warning."""
+        """Add the list price of calls without a cost. Remember the models without a list price for a warning."""
         self._con.execute(_sql("token_prices.sql"))
         calls = self._con.execute("select distinct model, provider, day, usage from unpriced_calls order by all").fetchall()
         self._con.register("call_prices", token_prices.price_calls(token_prices.Call(*call) for call in calls))
@@ -356,7 +377,7 @@ class Rows:
         self._con.unregister("call_prices")
 
     def write_trace_month(self, month: str, previous: pa.Table | None) -> Path:
-        """Write the file of `trace_costs`: costs of the current traces, and of those that no longer exist."""
+        """Write one month of `trace_costs`: the costs of the traces in MLflow, and of traces that MLflow no longer has."""
         table = TABLES["trace_costs"]
         self._register("previous_trace_costs", table, previous)
         return self.write(
@@ -367,13 +388,13 @@ class Rows:
         )
 
     def warnings(self) -> list[str]:
-        """Return one sentence for each kind of value that could not be used."""
+        """Return one sentence for each kind of stated value that could not be used."""
         bad_lists, bad_times = self._one("select count(*) filter (has_bad_resources), count(*) filter (has_bad_time) from fresh_runs")
         (bad_stated,) = self._one("select count(*) filter (has_bad_time) from fresh_resources")
         found = [
             (bad_lists, "runs state runspend.resources or runspend.resource_ids that are not a JSON list; they were ignored"),
             (bad_times, "runs have a start or end that is not a time; it was ignored"),
-            (bad_stated, "machines are stated with a `from` or `to` that is not a time; the run's own was used"),
+            (bad_stated, "machines are stated with a `from` or `to` that is not a time; the run's start or end was used"),
         ]
         sentences = [f"{self._server.name}: {count} {what}." for count, what in found if count]
         if self._unknown_models:
@@ -398,7 +419,7 @@ class Rows:
         return self.write(table, "all", f"select {_columns(table)} from fresh_experiments order by experiment_id, workspace", {})
 
     def write_owners(self, owners: pa.Table) -> Path:
-        """Write `artifact_owners` of the experiments that were read."""
+        """Write `artifact_owners` for the loaded experiments."""
         table = TABLES["artifact_owners"]
         self._con.register("raw_owners", owners)
         select = (
@@ -419,9 +440,10 @@ class Rows:
         accept: bool,
         written: str | None = None,
     ) -> tuple[dict[str, Path], dict[str, Any]]:
-        """Write the files of `runs` and its companion tables; return them, and the facts that the unit should store.
+        """Write one month of `runs`, `run_resources` and, if power is read, `machine_power`.
 
-        Raises SourceRefused if too many runs vanished. `written`: the settings that the unit stores.
+        Returns the file of each table, and the facts that the unit of `runs` should store. `written` is the settings digest that the unit
+        stores now. Raises SourceRefused if more runs than `max_vanish` allows are gone from MLflow, unless `accept` is set.
         """
         parameters = {"month": first_day(month)}
         self._register("previous_runs", TABLES["runs"], previous_runs)
@@ -431,8 +453,8 @@ class Rows:
         runs, resources = TABLES["runs"], TABLES["run_resources"]
         joined = ("end_time", "future_end_time", "gaps", "gap_seconds", "resource_ids", "mean_use_percent", "purged_at")
         there = [c.name for c in runs.columns if c.name not in joined]
-        # An earlier version may have copied what looks like a secret. Planning the replacement takes 50 ms, so this happens only if there
-        # are such rows.
+        # An earlier version of Runspend may have stored text that looks like a secret in rows whose runs are gone from MLflow.
+        # Planning the replacement takes 50 ms, so it is done only if there are such rows.
         keeps_runs, keeps_resources = (self._keeps(name, parameters) for name in ("previous_runs", "previous_resources"))
         select = _sql(
             "month.sql",
@@ -466,7 +488,7 @@ class Rows:
         return files, self._extra(files["runs"])
 
     def _register(self, name: str, table: Table, rows: pa.Table | None) -> None:
-        """Show the warehouse's rows with today's columns: a file of an older version may lack some."""
+        """Register the warehouse's rows in DuckDB with the current columns. Columns that a file of an older version lacks are null."""
         import pyarrow as pa
 
         schema = table.arrow_schema()
@@ -476,7 +498,7 @@ class Rows:
         self._con.register(name, pa.table(columns, schema=schema))
 
     def _keeps(self, previous: str, parameters: dict[str, Any]) -> bool:
-        """Return whether the warehouse has rows in this table whose runs MLflow no longer has."""
+        """Return whether the table `previous` has rows whose runs MLflow no longer has."""
         return bool(self._one(f"select exists (select 1 from {previous} p where {_GONE})", parameters)[0])
 
     def _check_vanished(self, month: str, parameters: dict[str, Any]) -> None:
@@ -488,14 +510,15 @@ class Rows:
             raise SourceRefused(
                 self._server.name,
                 f"cannot take the runs of {self._server.name} that started in {month}: {vanished} of {known} vanished at once, more than max_vanish"
-                f" ({self._server.max_vanish:.0%}). The month keeps its rows. Check the permissions and workspaces of the credentials; if the runs were deleted on"
+                f" ({self._server.max_vanish:.0%}). The month keeps its rows. Check the permissions and workspaces of the credentials. If the runs were deleted on"
                 f" purpose, raise max_vanish for one pipeline run.",
                 period=month,
             )
 
     def _extra(self, path: Path) -> dict[str, Any]:
-        """Return facts that allocation needs without reading the rows: the first and last time at which this month's runs may have used
-        machines.
+        """Return the facts about a month's file that other steps need without reading its rows.
+
+        They include the first and the last time at which the month's runs may have used machines.
         """
         first, last, is_open, count, is_replayed = self._one(
             "select min(start_time), max(coalesce(end_time, last_sign_at, start_time + interval 31 days)), coalesce(bool_or(end_time is null and purged_at is null), false),"
@@ -506,10 +529,11 @@ class Rows:
         return {"first_start": _iso(first), "last_end": _iso(last), "has_open_runs": is_open, "runs": count, "settings": settings}
 
     def write(self, table: Table, period: str, select: str, parameters: dict[str, Any]) -> Path:
-        """Write the rows of a query, which has the table's columns, types and order, to a file."""
+        """Write the result of a query to a Parquet file and return its path. The query must return the table's columns, types and order."""
         target = self._workdir / f"{table.name}-{period}.parquet"
         unfinished = target.with_suffix(".unfinished")
-        # DuckDB marks a column as required if it can prove that it holds no null, but the files of one table must have the same schema.
+        # All files of one table must have the same schema. By default, DuckDB marks a column as required if it can prove that the column
+        # contains no null.
         self._con.execute("set disabled_optimizers = 'statistics_propagation'")
         try:
             self._con.execute(
@@ -539,7 +563,7 @@ def _make_engine() -> duckdb.DuckDBPyConnection:
 
 
 class _Guarded:
-    """An iterator that remembers its exception: Arrow's C interface passes on only the text of an exception."""
+    """An iterator that keeps its exception. Arrow's C interface passes on only the text of an exception."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         self._batches = iter(batches)
@@ -563,7 +587,7 @@ def _listed(keys: Sequence[str] | str) -> Sequence[str]:
 
 
 def _pointer(key: str) -> str:
-    """Return a key as JSON pointer (RFC 6901), the only path syntax that can name any key."""
+    """Return a key as a JSON pointer (RFC 6901), the only one of DuckDB's path syntaxes that can name every key."""
     return "/" + key.replace("~", "~0").replace("/", "~1")
 
 
@@ -571,7 +595,7 @@ def _columns(table: Table) -> str:
     return ", ".join(c.name for c in table.columns)
 
 
-# Values that Runspend made itself contain no secret.
+# Columns whose values cannot contain a secret, so they are not searched for one.
 _OWN_TEXTS = ("tracking_server", "workspace", "run_id", "experiment_id", "load_id", "params_digest")
 _GONE = "not exists (select 1 from fresh_runs n where n.start_month = $month and n.workspace = p.workspace and n.run_id = p.run_id)"
 _CLEANERS = {"tags": "redacted_document", "params": "redacted_document", "artifact_uri": "redacted_place"}
@@ -582,20 +606,22 @@ def _plain_texts(table: Table, names: Sequence[str]) -> list[str]:
 
 
 def _clean(table: Table, names: Sequence[str]) -> str:
-    """Return SQL for `clean`, the list from which `_cleaned` takes the strings. Written once for all strings, it is planned once. For one
-    run, 30 separate plans took a second."""
+    """Return SQL for `clean`, a list of all strings with secrets replaced. `_cleaned` reads the single strings from it.
+
+    With one expression for all strings, DuckDB plans the replacement once. Planning 30 separate expressions took a second.
+    """
     return f"list_transform([{', '.join(_plain_texts(table, names))}], lambda text: redacted(text)) as clean"
 
 
 def _cleaned(table: Table, names: Sequence[str]) -> str:
-    """Return SQL for these columns of `r`, with everything that looks like a secret replaced in every text."""
+    """Return SQL for these columns of `r`. In every text, parts that look like a secret are replaced."""
     cleaned = {name: f"r.clean[{at}]" for at, name in enumerate(_plain_texts(table, names), start=1)}
     cleaned |= {name: f"{cleaner}(r.{name})" for name, cleaner in _CLEANERS.items() if name in names}
     return ", ".join(f"{cleaned.get(name, f'r.{name}')} as {name}" for name in names)
 
 
 def _plain(names: Sequence[str]) -> str:
-    """Return SQL for these columns of `r`, as they are."""
+    """Return SQL for these columns of `r`, unchanged."""
     return ", ".join(f"r.{name}" for name in names)
 
 
@@ -614,7 +640,7 @@ def _text(name: str) -> str:
 
 
 def _sql(name: str, **parts: str) -> str:
-    """Return a SQL file with its {parts} filled in. A part must never come from MLflow or a user."""
+    """Return the text of a SQL file with its {parts} replaced. A part must never contain text from MLflow or a user."""
     text = _text(name)
     for part, sql in parts.items():
         text = text.replace("{" + part + "}", sql)

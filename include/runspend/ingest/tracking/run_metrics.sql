@@ -1,6 +1,5 @@
--- Metrics of the runs of one start month, one row per step: the newest values, those read now,
--- and earlier ones of runs that were not read again.
--- If a step has several values, the newest counts, as in MLflow.
+-- The metrics of the runs of one start month, one row per step: the newest values, the other values read now, and the earlier values
+-- of runs that were not read again. If a step has several values, the newest counts, as in MLflow.
 -- From `raw_last`, `raw_points`, `raw_model_points`, `previous_links`, `fresh_runs`, `asked_runs`.
 with runs as (
   select workspace, run_id, start_month from fresh_runs where start_month = cast($month as date)

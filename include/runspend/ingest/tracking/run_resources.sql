@@ -1,4 +1,4 @@
--- One row per run and machine it states, from `fresh_runs`.
+-- One row for each machine that a run states, and for each time range in which the run used it, from `fresh_runs`.
 insert into fresh_resources by name
 with elements as (
   select tracking_server, workspace, run_id, start_month, load_id, unnest(cast(json_extract(resource_text, '$[*]') as json[])) as element

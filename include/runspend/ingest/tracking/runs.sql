@@ -1,16 +1,17 @@
--- One row per run, from the stream `raw_runs` and `fresh_experiments`. `t` and `p` are the tags and params that some run has.
--- `resolve_keys` replaces `stated('key')` and `tag_value('key')` by the key's element of them. MLflow writes user_id 'unknown' if no user
--- is known. `dimension_sources.py` writes the sources of the dimensions ({team} and so on), the job and the pool. `resource_kind` and
--- `resource_text` go to `run_resources.sql`, `use_keys` to `use_keys.sql`, `step_keys` to `gap_metrics.sql`.
+-- One row per run, from the stream `raw_runs` and `fresh_experiments`. The lists `t` and `p` contain the run's wanted tags and params.
+-- `resolve_keys` replaces `stated('key')` and `tag_value('key')` by an element of these lists. MLflow writes user_id 'unknown' if it does
+-- not know the user. `dimension_sources.py` provides the SQL of the dimensions ({team} and so on), the job and the pool.
+-- `run_resources.sql` reads `resource_kind` and `resource_text`, `use_keys.sql` reads `use_keys`, and `gap_metrics.sql` reads `step_keys`.
 insert into fresh_runs by name
--- Text that looks like a secret is replaced first. `all_but_secrets` chooses from `stated_tags` and `stated_params`.
+-- Text that looks like a secret is replaced first. `stated_tags` and `stated_params` keep the original text, from which `all_but_secrets`
+-- selects the pairs to copy.
 with looked_at as (
   select
     r.* replace ({tags_of_people} as tags),
     is_suspect(concat_ws(chr(10), run_name, user_id, artifact_uri, tags, params)) as is_suspected
   from raw_runs r
 ),
--- All strings of a suspected run in one list: DuckDB plans the many patterns of `redacted` again for each mention.
+-- All strings of a suspected run are in one list, because DuckDB plans the many patterns of `redacted` again for each use of it.
 texts as (
   select
     l.*,
@@ -68,8 +69,8 @@ named as (
   left join user_periods u on u.person = n.person
   where e.experiment_id is not null or not getvariable('only_listed_workspaces')
 ),
--- The run's statements about its machines, one column per key, so that every text is parsed once. No column names another one: DuckDB
--- would plan the other's expression again for each mention.
+-- What the run states about its machines, with one column per key, so that every text is parsed once. No column refers to another one,
+-- because DuckDB would plan the other column's expression again for each use of it.
 says as (
   select
     n.*,
@@ -78,10 +79,10 @@ says as (
     coalesce(
       stated('runspend.instance_id'), stated('instance_id'), stated('resource_id'),
       stated('cloud.instance_id'), stated('mlflow.databricks.cluster.id'),
-      -- Serverless has no cluster; its usage names the notebook.
+      -- Serverless compute has no cluster. Its bill lines name the notebook.
       stated('mlflow.databricks.notebookID')
     ) as one_id,
-    -- Written by the plug-in; counts only if nothing else is stated.
+    -- Runspend's plug-in writes this tag. It counts only if the run states no other machine.
     stated('runspend.machine.id') as first_machine,
     further_machines(tags) as further_machines,
     coalesce(stated('instance_type'), stated('runspend.machine.type')) as stated_instance_type,
@@ -132,7 +133,7 @@ typed as (
     nullif(status, '') as run_status,
     nullif(lifecycle_stage, '') as lifecycle_stage,
     instant(start_ms) as start_time,
-    -- An end time later than the read is rejected: the run ends at its last sign of activity plus $alive_ms.
+    -- An end time in the future is rejected. The run then ends $alive_ms after its last sign of activity, but not after the stated end.
     instant(case when end_ms > $believed_ms then least(end_ms, greatest(start_ms, last_metric_ms) + $alive_ms) else end_ms end) as end_time,
     case when end_ms > $believed_ms then instant(end_ms) end as future_end_time,
     case when end_ms is null or not is_instant(end_ms) then instant(last_metric_ms) end as last_sign_at,
@@ -149,7 +150,8 @@ typed as (
     {cost_center_from} as cost_center_from,
     {owner_from} as owner_from,
     stated_instance_type as instance_type,
-    -- PyTorch's data loaders have a `num_workers` too. On Databricks it counts the machines in addition to the driver.
+    -- On Databricks, `num_workers` does not count the driver, so one machine is added. Elsewhere, it is used as it is stated, although
+    -- PyTorch's data loaders have a parameter of the same name.
     coalesce(whole_number(stated_nodes), whole_number(stated_workers) + if(is_on_databricks, 1, 0)) as num_nodes,
     stated_gpu_type as gpu_type,
     exact_gpus(coalesce(
@@ -169,8 +171,8 @@ typed as (
     {stated_job_key} as job_key,
     stated_principal as iam_principal,
     {principal_key} as principal_key,
-    -- Not JSON: params come in the order in which they were logged, and joined text is cheaper to build and sort.
-    -- `nullif`, because with `case` every list is built and sorted twice.
+    -- The digest is made from `param_list`, not from JSON: params come in the order in which they were logged, and joined text is cheaper
+    -- to build and sort. `nullif` is used because with `case` every list would be built and sorted twice.
     md5(array_to_string(list_sort(string_split(nullif(param_list, ''), chr(31))), chr(31))) as params_digest,
     {copied_tags} as tags,
     {copied_params} as params,

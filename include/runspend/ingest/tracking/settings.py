@@ -11,9 +11,10 @@ from runspend.core.resource_keys import RUN_JOB_KEYS
 
 @dataclass(frozen=True)
 class LinkSettings:
-    """What to read about models (`links.KINDS`), and the metrics of runs, sorted: those by which policies keep the best, and that of sweeps.
+    """The facts that `links.py` reads: their `kinds` (of `links.KINDS`), and the `metrics`, sorted.
 
-    Of `only_last`, the last value of each run is enough.
+    The metrics are those by which policies compare runs or models, and the metric of `sweeps`. For the metrics in `only_last`, only the
+    last value of each run is needed.
     """
 
     kinds: tuple[str, ...] = ()
@@ -22,13 +23,13 @@ class LinkSettings:
 
     @property
     def stepped(self) -> tuple[str, ...]:
-        """The metrics whose values at earlier steps count too."""
+        """The metrics whose values at earlier steps are needed too."""
         return tuple(metric for metric in self.metrics if metric not in self.only_last)
 
 
 @dataclass(frozen=True)
 class MeasuredMachines:
-    """Machines whose bill depends on measured watts, as the bill lists them, and for each pool the machines that its runs may use."""
+    """The resource ids of machines whose bill depends on measured watts, and for each pool the machines that its runs may use."""
 
     resource_ids: tuple[str, ...] = ()
     of_pool: tuple[tuple[str, tuple[str, ...]], ...] = ()

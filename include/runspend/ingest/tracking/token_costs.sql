@@ -1,4 +1,4 @@
--- LLM cost at list price per day, experiment, run, user, model and provider, from `unpriced_calls` and their prices in `call_prices`
+-- The LLM cost at list price per day, experiment, run, user, model and provider. From `unpriced_calls` and their prices in `call_prices`.
 insert into fresh_trace_costs by name
 select
   cast(date_trunc('month', c.day) as date) as month,

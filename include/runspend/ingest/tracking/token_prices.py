@@ -1,7 +1,7 @@
-"""Price the tokens of LLM calls for which MLflow has no cost, by the list prices that come with the package `genai-prices`.
+"""Price the tokens of LLM calls for which MLflow has no cost, with the list prices in the package `genai-prices`.
 
-Belongs here: how a call becomes a price. The prices are those of the installed version, on the day of the call; no request is sent over the
-network. `token_prices.sql` decides which calls are priced.
+Belongs here: how the price of a call is found. The installed version of the package contains the prices, and the prices on the day of the
+call are used. No request is sent over the network. `token_prices.sql` decides which calls are priced.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PACKAGE = "genai-prices"
 
 @dataclass(frozen=True)
 class Call:
-    """Equal calls of a model on one day. `usage`: `mlflow.chat.tokenUsage` as JSON. `provider` may be empty."""
+    """One group of equal LLM calls of a day. `usage` is `mlflow.chat.tokenUsage` as JSON. `provider` may be empty."""
 
     model: str
     provider: str
@@ -35,20 +35,23 @@ class Call:
 
 
 def load_prices() -> None:
-    """Raise MissingExtra without the package."""
+    """Import the package with the prices. Raises MissingExtra if it is not installed."""
     try:
-        import genai_prices  # noqa: F401 (is it there?)
+        import genai_prices  # noqa: F401 (checks that it is installed)
     except ImportError as error:
         raise MissingExtra(PACKAGE, "prices") from error
 
 
 def price_source() -> str:
-    """Return the value of `trace_costs.price_source` for these prices: the package with its version."""
+    """Return the value of `trace_costs.price_source` for these prices: the name and version of the package."""
     return f"{PACKAGE} {version(PACKAGE)}"
 
 
 def price_calls(calls: Iterable[Call]) -> pa.Table:
-    """Return each call with its tokens, and with provider and cost in USD. The cost is null where the list has no such model."""
+    """Return each call with its tokens, the provider that priced it, and its cost in USD.
+
+    The cost is null if the list has no price for the model.
+    """
     import pyarrow as pa
 
     rows = [(call, *_price(call)) for call in calls]
@@ -67,16 +70,16 @@ def price_calls(calls: Iterable[Call]) -> pa.Table:
 
 
 def _price(call: Call) -> tuple[int, int, str, Decimal | None]:
-    """Return input and output tokens, the provider, and the cost."""
+    """Return the input tokens, the output tokens, the provider that priced the call, and the cost in USD (None if there is no price)."""
     from genai_prices import Usage, calc_price
 
     tokens = _tokens(call.usage)
     cached, written = tokens.get("cache_read_input_tokens", 0), tokens.get("cache_creation_input_tokens", 0)
-    # In this list cached tokens are a part of the input; some clients count them beside it.
+    # The package counts cached tokens as a part of the input tokens. Some clients report them separately.
     given, made = max(tokens.get("input_tokens", 0), cached + written), tokens.get("output_tokens", 0)
     usage = Usage(input_tokens=given, output_tokens=made, cache_read_tokens=cached or None, cache_write_tokens=written or None)
     noon = datetime.combine(call.day, time(12), timezone.utc)
-    for provider in (call.provider, None) if call.provider else (None,):  # MLflow's name of a provider may differ from the list's
+    for provider in (call.provider, None) if call.provider else (None,):  # the package may use another name for the provider than MLflow
         try:
             found = calc_price(usage, call.model, provider_id=provider, genai_request_timestamp=noon)
         except (LookupError, ValueError):

@@ -1,6 +1,6 @@
--- The calls with tokens but without a cost in MLflow, from `raw_traces` and `raw_spans`. One row per span with a model and tokens.
--- Its trace has no cost, or a cost that comes from other spans. A span below a span with a cost or with tokens is part of
--- that span, as in MLflow's own sum. A span above a span with a cost is not priced: its tokens may include those of the span below.
+-- The calls with tokens but without a cost in MLflow, from `raw_traces` and `raw_spans`: one row per span with a model and tokens.
+-- The trace of such a span has no cost, or a cost that comes from other spans. A span below a span with a cost or tokens is part of that
+-- span, as in MLflow's own sum. A span above a span with a cost is not priced, because its tokens may include those of the span below.
 create or replace temp table unpriced_calls as
 with recursive down as (
   select s.trace_id, s.span_id, s.model, s.provider, s.usage, s.cost, false as is_covered

@@ -1,7 +1,8 @@
--- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. MLflow deletes old traces, but their cost remains.
--- A day of a run (or of an experiment's traces without a run) that shows fewer traces than before keeps its rows.
+-- The LLM costs of one month, from `fresh_trace_costs` and `previous_trace_costs`. Old traces may be deleted in MLflow, but their costs
+-- stay. The earlier rows of a day of a run are kept if MLflow shows fewer traces for them now. Traces without a run are compared per
+-- experiment.
 with previous as (
-  -- Files of older versions state no source. Estimates stay only while they are wanted.
+  -- Files of older versions do not state the price source. Estimated costs are kept only while `token_prices` is set.
   select p.* replace (coalesce(price_source, 'mlflow') as price_source, coalesce(provider, '') as provider) from previous_trace_costs p
   where $is_priced or coalesce(price_source, 'mlflow') = 'mlflow'
 ),

@@ -1,6 +1,7 @@
--- LLM cost per day, experiment, run, user, model and provider, from `raw_traces`, `raw_spans` and `fresh_experiments`.
--- A span whose ancestor has a cost is part of that cost, as in MLflow's own sum. A trace whose spans have no cost has its own cost, and no model.
--- A cost becomes a decimal by its shortest decimal text, so that both ways of reading and every row order give the same digits.
+-- The LLM cost per day, experiment, run, user, model and provider, from `raw_traces`, `raw_spans` and `fresh_experiments`.
+-- A span below a span with a cost is part of that cost, as in MLflow's own sum. If no span of a trace has a cost, the cost of the trace
+-- itself counts, without a model.
+-- A cost is converted to a decimal by its shortest decimal text. So the API, the database and every order of rows give the same digits.
 insert into fresh_trace_costs by name
 with recursive priced as (
   select s.trace_id, s.span_id, s.model, s.provider, s.cost, s.cost >= 0 as is_covered, s.cost >= 0 as counts
@@ -13,7 +14,7 @@ with recursive priced as (
 by_model as (
   select trace_id, model, provider, sum(money(cost)) as cost from priced where counts group by trace_id, model, provider
 ),
--- Tokens are counted for a whole trace, so they go to the model with the highest cost in it.
+-- MLflow counts tokens per trace, so all tokens of a trace are assigned to the model with the highest cost in it.
 parts as (
   select t.trace_id, redacted(coalesce(m.model, '')) as model, redacted(coalesce(m.provider, '')) as provider, coalesce(m.cost, money(t.total_cost)) as cost,
     row_number() over (partition by t.trace_id order by m.cost desc, m.model, m.provider) = 1 as is_dearest

@@ -1,4 +1,5 @@
--- Whether each kind could be read, for every workspace with experiments. `reasons` matches `kinds` by position; null: it could.
+-- Whether each kind of facts could be read, for every workspace with experiments. `reasons` has one element for each of `kinds`: the reason
+-- for the failure, or null if the kind was read.
 with kinds as (
   select unnest($kinds) as kind, unnest(cast($reasons as varchar[])) as reason
 )

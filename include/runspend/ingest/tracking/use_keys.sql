@@ -1,6 +1,6 @@
--- The metrics to average, one row per run and metric, from `use_keys` of the runs whose mean is not in `fresh_use`:
--- those of GPUs, or those of the CPU if there are none.
--- `stride` spreads at most $points reads over the steps.
+-- The utilization metrics to average, one row per run and metric, from `use_keys` of the runs whose mean is not in `fresh_use`.
+-- These are the metrics of GPUs, or those of the CPU if a run has no GPU metrics.
+-- `stride` is chosen so that about $points points at most are read, evenly spread.
 with logged as (
   select run_id, unnest(string_split(use_keys, chr(31))) as entry
   from fresh_runs r

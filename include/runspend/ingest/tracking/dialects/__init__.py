@@ -1,8 +1,9 @@
-"""The SQL in which SQLite, PostgreSQL and MySQL differ: one `Dialect` for each, the only place where a query depends on the engine.
+"""The SQL that differs between SQLite, PostgreSQL and MySQL, with one `Dialect` for each engine.
 
-`database.py` and `links_database.py` fill these queries and read their rows. Whole queries are in the .sql files of this folder, one for each
-engine and purpose; `str.format` fills them, so a brace is written twice. MariaDB counts as MySQL: all its queries are understood by
-MySQL 8.0 and by MariaDB 10.5, so they use nothing that only one of them has (LATERAL, VALUES ROW, an ordered JSON_ARRAYAGG).
+`database.py` and `links_database.py` fill in these queries and read their rows. The .sql files of this folder contain whole queries, one
+file for each engine and purpose. `str.format` fills them in, so a literal brace is written twice. MariaDB uses the MySQL dialect. Its
+queries run on MySQL 8.0 and on MariaDB 10.5, so they avoid features that only one of them has (LATERAL, VALUES ROW, an ordered
+JSON_ARRAYAGG).
 """
 
 from __future__ import annotations
@@ -19,41 +20,42 @@ __all__ = ["MYSQL", "POSTGRES", "SQLITE", "Dialect", "dialect_of", "is_database_
 
 @dataclass(frozen=True)
 class Dialect:
-    """One engine's queries, and the words that are inserted into the shared queries."""
+    """The queries of one engine, and the SQL fragments that are inserted into the queries that all engines share."""
 
     name: str
     text: str  # type names in casts
     real: str
     integer: str
-    exact: str  # a column that is compared byte for byte: MySQL's own comparison ignores case, accents and trailing spaces
-    day: str  # the day of epoch milliseconds
-    listed: Callable[[Sequence[tuple[str, ...]]], str]  # rows of literals as a table with the columns column1, column2, …
-    from_run: str  # whether a point of metric m is the run's own
+    exact: str  # compares a column byte for byte; MySQL's own comparison ignores case, accents and trailing spaces
+    day: str  # converts epoch milliseconds to a day number
+    listed: Callable[[Sequence[tuple[str, ...]]], str]  # returns rows of literals as a table with the columns column1, column2, …
+    from_run: str  # true if the run itself logged a point of metric m, false for a cost that Runspend wrote
     aliases: str
-    token_usage: str  # the tokens of span s, as JSON
+    token_usage: str  # the token usage of span s as JSON
 
     def sql(self, purpose: str) -> str:
-        """Return the query for runs, experiments, points or times."""
+        """Return the query for a purpose: "runs", "experiments", "points" or "times"."""
         return Path(__file__).with_name(f"{self.name}_{purpose}.sql").read_text(encoding="utf-8")
 
     def among(self, column: str, keys: Sequence[str]) -> str:
-        """Return whether a column is one of the keys, exactly."""
+        """Return SQL that is true if a column equals one of the keys byte for byte."""
         return f"{self.exact.format(column)} in ({', '.join(map(literal, keys))})"
 
 
 def literal(text: str) -> str:
-    """Return text as a SQL literal. A literal cannot hold a NUL, and neither can a key in a database that stores C strings."""
+    """Return text as a SQL literal, without NUL characters. A literal cannot contain NUL, and neither can a key in these databases."""
     return sql_text(text.replace("\0", ""))
 
 
-# Leaves out costs that Runspend wrote (core/cost_keys.py): they do not show that a run is alive.
+# These conditions exclude cost metrics that Runspend wrote (core/cost_keys.py), because they do not show that a run is alive.
 SQLITE_FROM_RUN = (
     f"(m.step < {FIRST_STEP} or m.step >= {STEPS_END}"
     " or (m.key not glob 'cost_[a-z][a-z][a-z]' and m.key not glob 'cost_[a-z][a-z][a-z]_estimated'))"
 )
 POSTGRES_FROM_RUN = f"(step < {FIRST_STEP} or step >= {STEPS_END} or key !~ '^cost_[a-z]{{3}}(_estimated)?$')"
 
-# Use the index on the run: with the keys in the condition, SQLite would use the primary key, one search per key (`+` prevents that).
+# SQLite must use the index on the run. With a plain condition on the keys, it would use the primary key, with one search per key.
+# `+t.key` in that condition prevents this.
 SQLITE_MAP = """(select json_group_object(cast(t.key as text), cast(t.value as text)) from {table} t
         where t.run_uuid = r.run_uuid and t.value is not null {among})"""
 SQLITE_USE_KEYS = """coalesce((select group_concat(cast(m.key as text) || char(30) || cast(m.step as integer), char(31)) from latest_metrics m
@@ -67,8 +69,8 @@ SQLITE_ALIASES = """(select json_group_array(alias) from (select cast(a.alias as
 POSTGRES_ALIASES = """coalesce((select json_agg(a.alias::text order by a.alias::text collate "C")::text from registered_model_aliases a
         where a.name = v.name {same_workspace_a} and a.version = v.version), '[]')"""
 
-# No LATERAL and no outer column in a derived table: MariaDB has neither. The data of every run are read by their own subquery, through the
-# index on the run. So rows are sent as they are found, and the server keeps no table of them.
+# MariaDB supports neither LATERAL nor outer columns in a derived table. So subqueries read the data of each run through the index on the
+# run. The server then sends each row when it is found and does not build a temporary table.
 MYSQL_FROM_RUN = (
     f"(m.step < {FIRST_STEP} or m.step >= {STEPS_END} or m.key not regexp '(?-i)^cost_[a-z]{{3}}(_estimated)?\\z')"  # (?-i): case counts
 )
@@ -101,12 +103,12 @@ MYSQL = Dialect(
 )  # fmt: skip
 
 
-# A scheme without its driver -> its engine.
+# The dialect of each URI scheme, without the name of a driver.
 ENGINES = {"sqlite": SQLITE, "postgresql": POSTGRES, "postgres": POSTGRES, "mysql": MYSQL, "mariadb": MYSQL}
 
 
 def is_database_uri(uri: str) -> bool:
-    """Whether `uri` names a database that can be read, with or without a driver in its scheme."""
+    """Return whether `uri` names a database that Runspend can read. Its scheme may include a driver, for example mysql+pymysql."""
     return _scheme(uri) in ENGINES
 
 

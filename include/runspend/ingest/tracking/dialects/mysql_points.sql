@@ -1,4 +1,4 @@
--- The points of metrics at every stride of steps.
+-- The points of each metric at every stride-th step, up to its last step.
 with recursive wanted as (
   select column1 as run_uuid, column2 as metric, cast(column3 as signed) as last_step, cast(column4 as signed) as stride from {listed} w
 ),

@@ -1,4 +1,4 @@
--- One row per run, with its tags and params as JSON, the keys of its usage metrics and its last sign of life.
+-- One row per run, with its tags and params as JSON, the names of its utilization metrics, and its last sign of activity.
 with last_steps as (
   select m.run_uuid, convert(min(cast(m.key as binary)) using utf8mb4) as metric, m.step,
          row_number() over (partition by m.run_uuid order by m.step desc) as place

@@ -1,4 +1,4 @@
--- The time of one logged step per stride.
+-- The times of one logged step in each interval of stride steps: the first one of the interval.
 with recursive wanted as (
   select column1 as run_uuid, column2 as metric, cast(column3 as signed) as first_step, cast(column4 as signed) as last_step,
          cast(column5 as signed) as stride

@@ -1,4 +1,4 @@
--- The points of metrics at every stride of steps.
+-- The points of each metric at every stride-th step, up to its last step.
 select w.run_uuid, w.key, {logged_ms} m.value::float8
 from {listed} w (run_uuid, key, last_step, stride)
 cross join lateral generate_series(0, w.last_step, w.stride) g (step)

@@ -1,4 +1,4 @@
--- One row per run, with its tags and params as JSON, the keys of its usage metrics and its last sign of life.
+-- One row per run, with its tags and params as JSON, the names of its utilization metrics, and its last sign of activity.
 with chosen as materialized (select r.* from runs r {where}),
 tag_maps as ({tags}),
 param_maps as ({params}),

@@ -1,4 +1,4 @@
--- The time of one logged step per stride.
+-- The times of one logged step in each interval of stride steps: the first one of the interval.
 with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
   select w.run_uuid, w.key, n.step, w.first_step, w.last_step, w.stride
   from {listed} w (run_uuid, key, first_step, last_step, stride)

@@ -1,5 +1,5 @@
--- The points of metrics at every stride of steps.
--- One index search per step: the grid drives the join, independent of the planner's statistics.
+-- The points of each metric at every stride-th step, up to its last step.
+-- The grid of steps drives the join, with one index search per step, even if the planner's statistics suggest another plan.
 with wanted (run_uuid, key, last_step, stride) as {listed},
 grid (run_uuid, key, step, last_step, stride) as (
   select run_uuid, key, 0, last_step, stride from wanted

@@ -1,4 +1,4 @@
--- One row per run, with its tags and params as JSON, the keys of its usage metrics and its last sign of life.
+-- One row per run, with its tags and params as JSON, the names of its utilization metrics, and its last sign of activity.
 select cast(r.run_uuid as text), coalesce(cast(r.experiment_id as text), ''), coalesce(cast(r.name as text), ''),
        coalesce(cast(r.user_id as text), ''), coalesce(cast(r.status as text), ''), coalesce(cast(r.lifecycle_stage as text), ''),
        coalesce(cast(r.artifact_uri as text), ''),

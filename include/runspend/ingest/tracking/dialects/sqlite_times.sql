@@ -1,6 +1,6 @@
--- The time of one logged step per stride.
--- From one logged step to the first one of the next stride, with one index search each. A step may have been logged twice, before and
--- after a run was stopped.
+-- The times of one logged step in each interval of stride steps: the first one of the interval.
+-- Each index search goes from one such step to the first logged step of the next interval. A step may have been logged several times,
+-- before and after a run was stopped, so its first and last time are returned.
 with recursive walk (run_uuid, key, step, first_step, last_step, stride) as (
   select w.column1, w.column2, (
     select min(m.step) from metrics m indexed by index_metrics_run_uuid_key_step where m.run_uuid = w.column1 and m.key = w.column2 and m.step >= w.column3

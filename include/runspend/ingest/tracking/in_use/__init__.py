@@ -1,1 +1,1 @@
-"""Runs, models and artifacts that are in use right now, checked before bytes are deleted."""
+"""Check right before bytes are deleted whether a run, a model or a registered version still needs them."""

@@ -1,7 +1,7 @@
-"""Query MLflow's database, right before bytes are deleted, for the runs that used a logged model and the models that a run made.
+"""Find the runs that used a logged model, and the models that a run logged, in MLflow's database right before bytes are deleted.
 
-Each query opens its own connection and reads a few rows by index. Nothing is copied or kept. `ingest/tracking/database.py` reads
-for an extract.
+Each question opens its own connection and reads a few rows by index. Nothing is copied or stored. The database reader of an extract is in
+`ingest/tracking/database.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from runspend.ingest.tracking.connections import load_drivers
 from runspend.ingest.tracking.database import open_server, sqlite_path
 from runspend.ingest.tracking.dialects import SQLITE, dialect_of, literal
 
-IDS_ASKED = 500  # per query
-WAIT_SECONDS = 5.0  # maximum wait for a writer of a SQLite file
+IDS_ASKED = 500  # ids per query
+WAIT_SECONDS = 5.0  # how long to wait at most while another process writes to a SQLite file
 USERS = "select source_id from inputs where source_type = 'RUN_INPUT' and destination_type = 'MODEL_INPUT' and destination_id in ({ids})"
 OUTPUTS = (
     "select destination_id from inputs where source_type = 'RUN_OUTPUT' and destination_type = 'MODEL_OUTPUT' and source_id in ({ids})"
@@ -45,17 +45,20 @@ class _Sqlite:
 
 
 class DatabaseUses:
-    """One database. The run `newest` of the last extract must be in it, so that neither a lagging copy nor another database gives answers."""
+    """Query one database. It must contain `newest`, the newest run of the last extract.
+
+    This check rejects a replica that lags behind, and a wrong database.
+    """
 
     def __init__(self, name: str, uri: str, newest: str | None) -> None:
         self._name, self._uri, self._newest = name, uri, newest
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Return runs that have any of the models as an input. Raises SourceUnreachable."""
+        """Return the runs that have any of the models as an input. Raises SourceUnreachable if the database cannot be read."""
         return self._ask((USERS,), model_ids)
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return models that any of the runs logged. Raises SourceUnreachable."""
+        """Return the models that any of the runs logged. Raises SourceUnreachable if the database cannot be read."""
         return self._ask((OUTPUTS, SOURCES), run_ids)
 
     def _ask(self, queries: Collection[str], ids: Collection[str]) -> frozenset[str]:
@@ -71,9 +74,9 @@ class DatabaseUses:
             )
 
     def _has_models(self, connection: _Connection) -> bool:
-        """Return whether this MLflow version has logged models.
+        """Return whether the database's schema has logged models.
 
-        Raises SourceUnreachable for a database other than the one that was read.
+        Raises SourceUnreachable if the schema revision is unknown, or if the newest run of the last extract is missing.
         """
         known = [str(found) for found in connection.scalars("select version_num from alembic_version")]
         if len(known) != 1 or known[0] not in revisions.REVISIONS:
@@ -83,7 +86,7 @@ class DatabaseUses:
             )
         if self._newest is not None and not connection.scalars(f"select run_uuid from runs where run_uuid = {literal(self._newest)}"):
             raise SourceUnreachable(
-                self._name, f"cannot ask the database of {self._name}: it leaves out run {self._newest}, which it had before."
+                self._name, f"cannot ask the database of {self._name}: run {self._newest} is missing, which it had before."
             )
         return revisions.is_at_least(known[0], revisions.LOGGED_MODELS_SINCE)
 

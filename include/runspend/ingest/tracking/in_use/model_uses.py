@@ -1,8 +1,8 @@
-"""Runs that used a logged model, and what they made, right before bytes are deleted.
+"""Find the runs that used a logged model, and the models that they logged, right before bytes are deleted.
 
-Belongs here: how both ways of reading provide this. MLflow's API has no query for the runs that use a model. So Runspend
-starts from the last extract. Then it asks for each run that was active since and may have begun to use the model. The database
-has such a query, and is queried if Runspend reads the database. `server.py` and, here, `find_live_version` decide what a use protects.
+Belongs here: how the API and the database answer this. MLflow's API has no query for the runs that used a model. So Runspend
+starts from the last extract, and then requests each run that was active since then and may have used the model. If Runspend reads the
+database, it queries the database directly. `server.py` and `find_live_version` (in this module) decide what a use protects.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from runspend.ingest.tracking.client import Client
 from runspend.ingest.tracking.in_use.database import DatabaseUses
 
 PAGE_RUNS = 1_000
-MOST_RUNS = 5_000  # more would take too long before every delete
-TRUSTED_SECONDS = 2.0  # how long answers about running runs are reused: items are checked one after the other
+MOST_RUNS = 5_000  # checking more runs before every delete would take too long
+TRUSTED_SECONDS = 2.0  # answers about running runs are reused for this long, because items are checked one after the other
 AT_ONCE = 8  # parallel requests
-DEEPEST = 10  # levels of models made with other models that are followed, as in `plan.sql`
+DEEPEST = 10  # how many levels of models made from other models are followed, as in `plan.sql`
 
 T = TypeVar("T")
 S = TypeVar("S")
 
 
 class Registry(Protocol):
-    """Where versions are queried: `registry.RegistryQuestions`."""
+    """The interface of `registry.RegistryQuestions` that `find_live_version` needs."""
 
     def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None: ...
 
 
 class Used(NamedTuple):
-    """The models of a recent run."""
+    """The ids of the models that a recent run used (`inputs`) and logged (`outputs`)."""
 
     has_ended: bool
-    inputs: frozenset[str]  # models
+    inputs: frozenset[str]
     outputs: frozenset[str]
 
 
@@ -46,7 +46,10 @@ NOTHING = Used(True, frozenset(), frozenset())
 
 
 class LiveUses:
-    """Uses in one workspace. `users_of` and `made_by` come from the last extract; `recent` and `database` are queried unless None."""
+    """Model uses in one workspace. The functions `users_of` and `made_by` answer from the last extract.
+
+    `recent` (the API) and `database` are queried for newer uses, unless they are None.
+    """
 
     def __init__(
         self,
@@ -59,20 +62,20 @@ class LiveUses:
         self._recent, self._database = recent, database
 
     def look(self, experiment_ids: Callable[[], list[str]]) -> None:
-        """Refresh the runs that may now use something. Raises SourceUnreachable if there are too many."""
+        """Read the recent runs again if the last answers are too old. Raises SourceUnreachable if there are too many."""
         if self._recent is not None:
             self._recent.look(experiment_ids)
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Return runs that have used any of the models. Raises SourceUnreachable."""
+        """Return the runs that have used any of the models. Raises SourceUnreachable if the database cannot be read."""
         return self._known_users(model_ids) | self._asked_users(model_ids)
 
     def users_since(self, model_id: str) -> frozenset[str]:
-        """Return runs that have used the model since the last extract, or that it did not see."""
+        """Return the runs that use the model but were not known to do so at the last extract."""
         return self._asked_users([model_id]) - self._known_users([model_id])
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return models that any of the runs logged. Raises SourceUnreachable."""
+        """Return the models that any of the runs logged. Raises SourceUnreachable if the database cannot be read."""
         found = self._known_made(run_ids)
         if self._recent is not None:
             found |= self._recent.made_by(run_ids)
@@ -84,7 +87,10 @@ class LiveUses:
 
 
 def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Registry) -> str | None:
-    """Find a registered version that was made from one of the models, directly or through other runs and their models."""
+    """Return a registered version that was made from any of the models, directly or through further runs and their models, or None.
+
+    Raises SourceUnreachable if more than MOST_RUNS runs would have to be checked.
+    """
     models, runs, newest = set(model_ids), set[str](), frozenset(model_ids)
     for _ in range(DEEPEST):
         users = uses.users_of(newest) - runs if newest else frozenset()
@@ -95,13 +101,13 @@ def find_live_version(model_ids: Collection[str], uses: LiveUses, registry: Regi
         models |= newest
         if len(runs) > MOST_RUNS:
             raise SourceUnreachable(
-                "mlflow", f"cannot ask the registry about everything made with {min(model_ids)}: {len(runs):,} runs and more."
+                "mlflow", f"cannot ask the registry about everything made with {min(model_ids)}: at least {len(runs):,} runs are involved."
             )
     return registry.ask_any(runs, models - set(model_ids)) if runs else None
 
 
 def ask_side_by_side(ask: Callable[[S], T], whom: Iterable[S]) -> list[T]:
-    """Return the answers, in order, with several parallel requests in the caller's workspace."""
+    """Call `ask` for each element of `whom`, several in parallel, and return the answers in order. The caller's workspace is used."""
     asked = [(copy_context(), one) for one in whom]
     if len(asked) < 2:
         return [ask(one) for _, one in asked]
@@ -110,9 +116,10 @@ def ask_side_by_side(ask: Callable[[S], T], whom: Iterable[S]) -> list[T]:
 
 
 class RecentUses:
-    """Recent runs, through the API. Ended runs are requested once.
+    """The models of recent runs, read through the API. An ended run is requested only once.
 
-    `newest` and `open_runs` existed at the last extract, so the answers must include them.
+    `newest` and `open_runs` are runs known from the last extract. They prove that an answer is complete: it must include `newest`, and
+    those of `open_runs` that are still running.
     """
 
     def __init__(self, client: Client, since: datetime, newest: tuple[str, int] | None, open_runs: Collection[str]) -> None:
@@ -124,16 +131,16 @@ class RecentUses:
         self._asked_at = float("-inf")
 
     def users_of(self, model_ids: Collection[str]) -> frozenset[str]:
-        """Return recent runs that used any of the models."""
+        """Return the recent runs that used any of the models."""
         wanted = frozenset(model_ids)
         return frozenset(run_id for run_id, used in self._used.items() if used.inputs & wanted)
 
     def made_by(self, run_ids: Collection[str]) -> frozenset[str]:
-        """Return models that any of the runs logged, among recent runs."""
+        """Return the models that those of the runs that are recent have logged."""
         return frozenset().union(*(self._used.get(run_id, NOTHING).outputs for run_id in run_ids))
 
     def look(self, experiment_ids: Callable[[], list[str]]) -> None:
-        """Refresh if older than TRUSTED_SECONDS."""
+        """Read the recent runs again if the last answers are older than TRUSTED_SECONDS."""
         if time.monotonic() - self._asked_at > TRUSTED_SECONDS:
             asked_at = time.monotonic()
             self._refresh(experiment_ids())
@@ -152,7 +159,7 @@ class RecentUses:
         if len(found) > MOST_RUNS:
             raise SourceUnreachable(
                 self._client.name,
-                f"cannot ask {self._client.name} which runs use a model: {len(found)} started since the last extract or run. Run runspend extract first.",
+                f"cannot ask {self._client.name} which runs use a model: {len(found)} runs are running or started since the last extract. Run runspend extract first.",
             )
         again = sorted(run_id for run_id in found if not self._used.get(run_id, NOTHING._replace(has_ended=False)).has_ended)
         self._used |= dict(zip(again, ask_side_by_side(self._ask_run, again), strict=True))
@@ -163,7 +170,7 @@ class RecentUses:
 
     def _ask_run(self, run_id: str) -> Used:
         run = self._client.find(lambda: self._client.store.get_run(run_id))
-        if run is None:  # deleted since
+        if run is None:  # deleted since then
             return NOTHING
         if run.info.run_id != run_id:
             raise SourceUnreachable(self._client.name, f"cannot ask {self._client.name} for run {run_id}: its answer has no run.")

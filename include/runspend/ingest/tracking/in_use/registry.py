@@ -1,6 +1,6 @@
-"""Query the registry, right before bytes are deleted, for the registered versions that need a run's or a model's files.
+"""Find the registered versions that need the files of a run or a model, right before bytes are deleted.
 
-Belongs here: the queries and the detection of incomplete answers. Other protection does not belong here.
+Belongs here: the queries of the registry, and the detection of incomplete answers. Other protection does not belong here.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from runspend.ingest.tracking.client import Client
 from runspend.ingest.tracking.registry import OF_MODEL
 
 PAGE_VERSIONS = 1_000
-IDS_ASKED = 100  # in one request, whose URL contains the filter
+IDS_ASKED = 100  # ids per request; the request's URL contains them
 _IDS = re.compile(r"m-[0-9a-f]{32}|[0-9a-f]{32}")
-CLOCKS = timedelta(hours=1)  # tolerance for a server clock behind this machine's
+CLOCKS = timedelta(hours=1)  # the server's clock may be behind this machine's clock by this much
 
 
 class RegistryQuestions:
-    """Queries for registered versions.
+    """Search the registry for versions that depend on a run or a model.
 
-    Versions from before `since` that name a run are searched by run; those that do not are in `loose`, as (label, source). Versions
-    since then are listed. `control` is a run that some version is known to name: an answer without it is not accepted.
+    Older versions (registered before `since`) that name a run are searched by run. Older versions that do not name a run are given in
+    `loose`, as (label, source). Newer versions are all listed. `control` is a run for which a version is known to exist. Each search by run
+    includes it, and an answer without its versions counts as incomplete.
     """
 
     def __init__(self, client: Client, since: datetime, control: str | None, loose: Sequence[tuple[str, str]]) -> None:
@@ -34,9 +35,9 @@ class RegistryQuestions:
         self._loose = loose
 
     def ask(self, *, run_id: str | None, model_id: str | None, is_run: bool) -> str | None:
-        """Return a registered version that depends on the run or the model, in words; one with an alias first.
+        """Return the label of a registered version that depends on the run or the model, or None. Versions with an alias come first.
 
-        `is_run`: whether the question is about the whole run, even if a version names another model.
+        `is_run`: whether every version of the run counts, even a version that names another model.
         """
         ids = [text for text in (run_id if is_run else None, model_id) if text is not None]
         found = [v for v in self._of_runs([] if run_id is None else [run_id]) if is_run or _may_be(v, model_id)]
@@ -44,7 +45,10 @@ class RegistryQuestions:
         return self._first(found, [label for label, source in self._loose if any(text in source for text in ids)])
 
     def ask_any(self, run_ids: Collection[str], model_ids: Collection[str]) -> str | None:
-        """Return a registered version that names any of the runs or models, or is in their folders, in words; one with an alias first."""
+        """Return the label of a registered version that names any of the runs or models, or whose source contains their id, or None.
+
+        Versions with an alias come first.
+        """
         ids = {*run_ids, *model_ids}
         found = self._of_runs(run_ids)
         found += [v for v in self._registered_since() if v.run_id in ids or not ids.isdisjoint(_IDS.findall(v.source or ""))]
@@ -55,8 +59,9 @@ class RegistryQuestions:
         return min(labels, key=lambda label: (not label.startswith("alias "), label), default=None)
 
     def _of_runs(self, run_ids: Collection[str]) -> list[Any]:
-        """Return versions registered from the runs. MLflow gives the same answer for an unknown run and a lost page, so the control run is
-        added.
+        """Return the versions registered from the runs. Raises SourceUnreachable if an answer lacks the versions of the control run.
+
+        Without the control run, an answer that lost a page would look the same as the answer for runs without versions.
         """
         asked, versions = sorted(run_ids), list[Any]()
         for start in range(0, max(len(asked), 1), IDS_ASKED):
@@ -84,7 +89,10 @@ class RegistryQuestions:
         return versions
 
     def _registered_since(self) -> Iterator[Any]:
-        """Yield the newest versions, back to the last extract. If a version is known, the list must not be empty."""
+        """Yield the versions registered since the last extract, newest first.
+
+        Raises SourceUnreachable if the server lists no version although one is known to exist.
+        """
         is_empty = True
         for version in self._client.list_items(
             lambda token: self._client.registry.search_model_versions(None, PAGE_VERSIONS, ["creation_timestamp DESC"], token)
@@ -99,7 +107,7 @@ class RegistryQuestions:
             )
 
     def _label(self, name: str, version: str) -> str:
-        """Return a version's label. Search results have no aliases, so the version is requested for them."""
+        """Return a version's label with its aliases and stage. Search results do not contain aliases, so the version is requested again."""
         found = self._client.find(lambda: self._client.registry.get_model_version(name, version))
         aliases = sorted(found.aliases) if found is not None else []
         stage = found.current_stage if found is not None else None
@@ -108,6 +116,6 @@ class RegistryQuestions:
 
 
 def _may_be(version: Any, model_id: str | None) -> bool:
-    """Whether a version of the model's run may belong to the model: not if it names another model."""
+    """Return whether a version of the model's run may belong to the model. A version that names another model does not."""
     source = version.source or ""
     return model_id is None or model_id in source or OF_MODEL.fullmatch(source) is None

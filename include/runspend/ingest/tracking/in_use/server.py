@@ -1,8 +1,9 @@
-"""Ask the MLflow server, right before bytes are deleted, whether it still needs the artifacts of a plan.
+"""Check with the MLflow server, right before bytes are deleted, whether it still needs the artifacts of a plan.
 
-Belongs here: the questions about one owner of artifacts: is it unchanged since the last extract, and does anything live depend on it?
-`ingest/tracking/protection_tags.py` has the tags that protect, `registry.py` the registry's part, `model_uses.py` runs that use a model.
-A question without an answer protects, and so does an incomplete answer, because an empty page looks like an answer without findings.
+Belongs here: the checks of one owner of artifacts. Is the owner unchanged since the last extract? Does anything live depend on it?
+`ingest/tracking/protection_tags.py` defines the tags that protect. `registry.py` checks registered versions, and `model_uses.py` finds the
+runs that use a model. If the server does not answer a question, the artifacts are protected. An incomplete answer protects them too,
+because a lost page looks like an answer without findings.
 """
 
 from __future__ import annotations
@@ -31,10 +32,13 @@ RUN_ID, MODEL_ID, TRACE_ID = re.compile(r"[0-9a-f]{32}"), re.compile(r"m-[0-9a-f
 
 
 class LiveServer:
-    """One server, asked again each time. Caches only facts that cannot change."""
+    """Check artifacts with one server. Each check sends new requests.
+
+    The list of workspaces and the models of ended runs are read only once. The models of other runs are reused for TRUSTED_SECONDS.
+    """
 
     def __init__(self, server: TrackingServer, known: LastExtract, now: datetime) -> None:
-        # By default, the client retries for minutes. Here, a server that does not answer quickly protects.
+        # By default, the client retries for minutes. Here, artifacts are protected if the server does not answer quickly.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
         self.name = server.name
@@ -45,12 +49,12 @@ class LiveServer:
         self._has_asked = False
         self._has_own_registry = server.registry is None
         self._database = database_uri(server)
-        self._is_copy = server.database is not None  # may lag behind or be a replica, so MLflow is asked too
+        self._is_copy = server.database is not None  # a separate database may be a replica that lags behind, so MLflow is asked too
         self._behind = server.artifacts
         self._uses: dict[str, LiveUses] = {}  # by workspace
 
     def protects(self, owner: Owner) -> str | None:
-        """Return the reason that protects the owner's artifacts, in words like "alias champion on fraud/7"; None if nothing does."""
+        """Return why the owner's artifacts must stay, for example "alias champion on fraud/7". Returns None if nothing protects them."""
         try:
             if owner.owner_kind == "orphan":
                 return self._find_owner(owner.owner_id)
@@ -60,7 +64,10 @@ class LiveServer:
             return f"whether MLflow still needs it is unknown: {error}"
 
     def _in(self, workspace: str) -> str | None:
-        """Return the workspace to ask in; None if the server has none."""
+        """Return the workspace to send requests to, or None if the server has no workspaces.
+
+        Raises SourceUnreachable if the server does not have this workspace.
+        """
         there = self._list_workspaces()
         if there is None:
             if workspace not in ("", DEFAULT_WORKSPACE):
@@ -98,7 +105,7 @@ class LiveServer:
     # --- the run ------------------------------------------------------------------------------------------------------
 
     def _get_run(self, run_id: str) -> Any:
-        """Return the run, or None if MLflow answers that it does not have it. An answer about no run is an error."""
+        """Return the run, or None if MLflow answers that it does not exist. Raises SourceUnreachable if the answer has another run id."""
         run = self._client.find(lambda: self._client.store.get_run(run_id))
         if run is not None and run.info.run_id != run_id:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for run {run_id}: its answer has no run.")
@@ -108,8 +115,8 @@ class LiveServer:
         is_own = owner.owner_kind == "run"
         its = "its" if is_own else "its run's"
         run = self._get_run(run_id)
-        there = redact_place(run.info.artifact_uri or "") if run is not None else ""  # as extraction writes it
-        if run is None:  # objects that are only in the archive are deleted even after their run is gone
+        there = redact_place(run.info.artifact_uri or "") if run is not None else ""  # in the form that the extract stores
+        if run is None:  # objects that exist only in the archive may be deleted even if their run is gone
             return None if owner.action == "delete" else f"MLflow no longer shows run {run_id}: it may only be hidden"
         experiment = self._get_experiment(run.info.experiment_id)
         reasons = (
@@ -144,10 +151,10 @@ class LiveServer:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for experiment {experiment_id}: its answer has none.")
         return found
 
-    # --- who is near ---------------------------------------------------------------------------------------------------
+    # --- related runs --------------------------------------------------------------------------------------------------
 
     def _ask_family(self, run: Any) -> str | None:
-        """Check all ancestors, and the children."""
+        """Return why a parent run, a parent's parent (up to DEEPEST levels) or a child run protects the run's artifacts."""
         parent_id, seen = run.data.tags.get("mlflow.parentRunId"), {run.info.run_id}
         while parent_id and parent_id not in seen and len(seen) <= DEEPEST:
             seen.add(parent_id)
@@ -164,7 +171,8 @@ class LiveServer:
         children = {
             r.info.run_id: r for r in self._search([run.info.experiment_id], f"tags.`mlflow.parentRunId` = {_filter_text(run.info.run_id)}")
         }
-        for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):  # in other experiments, or missing in the answer
+        # The other known children are in other experiments, or missing in the answer.
+        for child_id in sorted(self._known.children_of(run.info.run_id) - set(children)):
             if (child := self._get_run(child_id)) is None:
                 return f"MLflow no longer shows its child run {child_id}: it may only be hidden"
             if child.info.experiment_id == run.info.experiment_id and child.data.tags.get("mlflow.parentRunId") == run.info.run_id:
@@ -180,7 +188,10 @@ class LiveServer:
         return None
 
     def _ask_sharing(self, run: Any) -> str | None:
-        """Find another run whose folder is this one or inside it, in any spelling. The run itself must be among the results."""
+        """Return a reason if another run's artifacts are in this run's folder or below it, in any spelling of the URI.
+
+        Raises SourceUnreachable if the answer does not contain the run itself.
+        """
         uri = redact_place(run.info.artifact_uri)
         folders = find_folders(uri, self._behind)
         found = {
@@ -222,11 +233,14 @@ class LiveServer:
             raise SourceUnreachable(self.name, f"cannot ask {self.name} for model {model_id}: its answer has no model.")
         if str(model.status) == "PENDING":
             return "the model is still being logged"
-        experiment = self._get_experiment(model.experiment_id)  # a model may have no run that would be checked for its experiment
+        experiment = self._get_experiment(model.experiment_id)  # checked here because a model may not have a run
         return holding_tag(model.tags, "its", self._today) or holding_tag(experiment.tags, "its experiment's", self._today)
 
     def _ask_uses(self, owner: Owner, model_id: str | None) -> str | None:
-        """Find runs that use the model, and registered versions made with it, directly or with what the run made."""
+        """Return a reason if a run uses the model, or if a live registered version was made from it.
+
+        For a run without a model of its own, the models that the run logged are checked for live versions.
+        """
         uses = self._get_uses(owner.workspace)
         if model_id:
             uses.look(self._experiment_ids)
@@ -241,7 +255,7 @@ class LiveServer:
         )
 
     def _ask_lineage(self, workspace: str, model_ids: Collection[str]) -> str | None:
-        """Find a registered version made with any of the models, through any number of runs."""
+        """Return a live registered version that was made from any of the models, directly or through further runs, or None."""
         if not model_ids:
             return None
         uses = self._get_uses(workspace)
@@ -258,7 +272,7 @@ class LiveServer:
         return self._uses[workspace]
 
     def _ask_users(self, uses: LiveUses, model_id: str) -> str | None:
-        """Find runs that used the model and are running, or that used it after the tables were read."""
+        """Return a reason if a run that used the model is still running, or if a run has used it since the tables were read."""
 
         def ask(run_id: str) -> str | None:
             run = self._get_run(run_id)
@@ -284,9 +298,10 @@ class LiveServer:
         return self._busy(run, "its run") or holding_tag(run.data.tags, "its run's", self._today)
 
     def _ask_experiment(self, experiment_id: str) -> str | None:
-        """Check an experiment before it is deleted in MLflow, which deletes its runs with it.
+        """Return why an experiment must not be deleted in MLflow. MLflow deletes an experiment's runs with it.
 
-        It must have no active runs and no traces: traces belong to no run, and a deleted experiment accepts no new ones.
+        An experiment with active runs must stay. One with traces must stay too: traces do not belong to runs, and a deleted experiment
+        does not accept new traces.
         """
         from mlflow.entities import ViewType
 
@@ -301,7 +316,7 @@ class LiveServer:
         return "it has traces" if traces else None
 
     def _find_owner(self, folder: str) -> str | None:
-        """Find a run, model or trace in MLflow that an orphan's folder is named after."""
+        """Return a reason if a part of an orphan's folder is the id of a run, model or trace in MLflow."""
         parts, there = folder.split("/"), self._list_workspaces()
         for workspace in [None] if there is None else there:
             with self._client.in_workspace(workspace):
@@ -311,7 +326,7 @@ class LiveServer:
         return None
 
     def _ask_owner(self, name: str, above: str) -> str | None:
-        """Find the run, model or trace that a folder below `above` is named after."""
+        """Return a reason if `name`, a folder inside the folder `above`, is the id of a run, model or trace in MLflow."""
         is_run = RUN_ID.fullmatch(name)
         if is_run and self._get_run(name) is not None:
             return f"it belongs to run {name} of {self.name}"
@@ -326,7 +341,10 @@ class LiveServer:
         return None
 
     def _ask_deleted(self, name: str, workspace: str) -> str | None:
-        """Find a version made with a run or model that is deleted: MLflow still allows registering one from its files."""
+        """Return a registered version that depends on a deleted run or model, or None.
+
+        MLflow allows registering a version from the files of a deleted run or model.
+        """
         if RUN_ID.fullmatch(name):
             return self._ask_registry(workspace).ask(run_id=name, model_id=None, is_run=True)
         if not MODEL_ID.fullmatch(name):
@@ -338,7 +356,10 @@ class LiveServer:
 
 
 def _filter_text(text: str) -> str:
-    """Return a string in MLflow's filter language, which has no escapes. Raises SourceUnreachable for a string that cannot be quoted."""
+    """Return a quoted string for MLflow's filter language, which has no escapes.
+
+    Raises SourceUnreachable if the text contains both kinds of quotes.
+    """
     if '"' not in text:
         return f'"{text}"'
     if "'" not in text:
