@@ -1,3 +1,3 @@
-"""Runspend's DAGs, for Airflow: one file in any folder of your DAGs folder. Without a file: docs/airflow.md."""
+"""Runspend's DAGs for Airflow. Copy this file anywhere into your DAGs folder. docs/airflow.md shows how to do without it."""
 
 from runspend.airflow.dags import *  # noqa: F403

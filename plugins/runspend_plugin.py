@@ -1,4 +1,4 @@
-"""Runspend's page in Airflow, for a checkout on PYTHONPATH. An installed package brings it by itself, and needs no file here."""
+"""Add Runspend's page to Airflow if Runspend is a checkout on PYTHONPATH. An installed package adds the page without this file."""
 
 from importlib.metadata import entry_points
 

@@ -382,7 +382,7 @@ def scope_lines(tmp_path: Path, given: Settings, *rows: dict[str, Any], cost_dai
 def test_a_scope_that_lowers_the_allocated_share_says_so(tmp_path: Path, given: Settings) -> None:
     """The entry names the whole account, with a database that no run has."""
     said = scope_lines(tmp_path, given, charge(1, "95"), charge(2, "5", "out_of_scope"))
-    assert said == ["with them, 95.0% is allocated to runs instead of 100.0%: they add 5.00 that no run has"]
+    assert said == ["with these entries, 95.0% is allocated to runs instead of 100.0%: they add 5.00 that is not allocated to runs"]
 
 
 def test_a_scope_that_leaves_out_cost_of_runs_says_so(tmp_path: Path, given: Settings) -> None:
@@ -396,7 +396,7 @@ def test_a_scope_that_leaves_out_cost_of_runs_says_so(tmp_path: Path, given: Set
         charge(3, "20", **nameless),
         charge(4, "50", "out_of_scope", **nameless),
     )
-    assert said == ["with them, 80.0% is allocated to runs instead of 83.3%: they leave out 20.00 that runs have"]
+    assert said == ["with these entries, 80.0% is allocated to runs instead of 83.3%: they leave out 20.00 that is allocated to runs"]
 
 
 def test_a_scope_that_leaves_out_runs_of_other_months_says_so(tmp_path: Path, given: Settings) -> None:
@@ -428,9 +428,9 @@ def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: P
     outlook = read_outlook(open_warehouse(given), given, "")
     assert outlook.identity is not None
     assert (outlook.identity.unbilled_machines, outlook.identity.split_machines) == (1, 1)
-    assert dict(outlook_lines(outlook))["exact or by machine"].endswith("the bill gives the cost of the machines that runs state to pods")
+    assert dict(outlook_lines(outlook))["exact or by machine"].endswith("the bill splits the cost of the machines that runs state among pods")
     assert (
-        "the bill gives the cost of 1 machine that runs state to pods. State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
+        "the bill splits the cost of 1 machine that runs state among pods. State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
         in suggestions(outlook)
     )
 

@@ -551,7 +551,7 @@ def test_no_scope_is_proposed_while_machines_of_the_account_have_no_known_runs(
         assert scope_proposal.scope_proposal(reader, FIRST).machines_cost == 350
     screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
     assert (
-        "Do not define one yet: in the platform's accounts, machines for 350.00 have no known runs, and it would leave them out" in screen
+        "Do not define one yet: it would leave out machines in the platform's accounts that cost 350.00 and have no known runs" in screen
     )
     assert "\nscope:\n" not in screen
 

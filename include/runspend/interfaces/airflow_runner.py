@@ -1,4 +1,7 @@
-"""Runs the pipeline through the Airflow DAGs of a folder, in asset order, in a separate process. The library never imports Airflow."""
+"""Run the pipeline through the Airflow DAGs of a folder, in the order of their assets.
+
+Airflow runs in a separate process, because the library never imports it.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,12 @@ RUNNER = (sys.executable, "-m", "runspend.airflow.run_pipeline")
 
 
 def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence[str]) -> Outcome:
-    """Run the DAGs of a folder; return the results of its tasks as one outcome."""
+    """Run the DAGs of a folder, and return the results of all tasks as one outcome.
+
+    Raises UsageError if the folder or the configuration file is missing, RunspendError if Airflow wrote no result.
+    """
     if not dags.is_dir():
-        raise UsageError(f"cannot run the DAGs of {dags}: it is not a folder. Name the one with runspend_dags.py.")
+        raise UsageError(f"cannot run the DAGs of {dags}: it is not a folder. Give the folder with runspend_dags.py.")
     if settings.path is None:
         raise UsageError(
             "cannot run the DAGs: these settings have no file that tasks could read. Write a runspend.yaml first: runspend init"
@@ -42,7 +48,7 @@ def run_dags(settings: Settings, dags: Path, *, now: datetime, periods: Sequence
         ]
         for period in periods:
             command += ["--period", period]
-        # As in `pipeline.nightly`: a step without settings prints nothing.
+        # Skip steps without settings, as `pipeline.nightly` does, so that they print nothing.
         steps = {"publish": settings.publish, "annotate": any(server.annotate for server in settings.tracking)}
         for step in (name for name, wanted in steps.items() if not wanted):
             command += ["--skip", step]

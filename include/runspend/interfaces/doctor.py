@@ -1,6 +1,6 @@
-"""`runspend doctor`: tries every connection of the configuration and reports missing parts. Changes nothing, sends nothing.
+"""Check a configuration for `runspend doctor`: try every connection and report missing parts. Changes nothing and sends nothing.
 
-`diagnose` returns findings, `render` shows them. Probes of a source belong in its own package (`probe_…`).
+`diagnose` returns findings, and `render` formats them for the terminal. The probe of a source (`probe_…`) is in that source's package.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "WARN", "FAIL"]
 Accounts = set[tuple[str, str, str]]  # billing account, sub-account, billing period
-OWN_FORMATS = ("machines", "slurm")  # bills made by Runspend: they have no tags to set or activate
+OWN_FORMATS = ("machines", "slurm")  # formats of bills that Runspend makes itself: they have no tags to set or activate
 SECTIONS = ("config", "mlflow", "bill", "artifacts", "publish", "mail")
 SMTP_SECONDS = 10
 MEASURED_DAYS = timedelta(days=30)  # how far back the doctor reads measured power
@@ -46,7 +46,7 @@ LOCAL_FILE_SYSTEMS = ("ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "tmpfs", "o
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor: section of the file, name, level, one sentence."""
+    """The result of one check: its section of the output, the name of what was checked, a level and a text."""
 
     section: str
     name: str
@@ -55,7 +55,10 @@ class Finding:
 
 
 def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
-    """Try everything the settings name. A part that cannot be used is a finding, never an exception."""
+    """Try every source and target in the settings. Return the findings in the order of SECTIONS.
+
+    A part that cannot be used becomes a finding, not an exception. Secrets are removed from the texts.
+    """
     found = list(check_home(settings))
     for server in settings.tracking:
         read = _tried("mlflow", server.name, server, _probe_server)
@@ -77,13 +80,19 @@ def diagnose(settings: Settings, *, now: datetime) -> list[Finding]:
 
 
 def with_idle_pools(findings: Sequence[Finding], idle_pools: Sequence[str]) -> list[Finding]:
-    """Return the findings, with a warning for each pool that no run is in. Only the preview knows them: it reads runs and bills."""
+    """Return the findings plus one warning for each pool without runs.
+
+    Only the preview can find such pools, because it reads runs and bills.
+    """
     found = [*findings, *(Finding("config", "pools", "WARN", text) for text in idle_pools)]
     return sorted(found, key=lambda f: SECTIONS.index(f.section))
 
 
 def render(findings: Sequence[Finding]) -> str:
-    """Return the screen: columns for the section (named once), the name, the level, the sentence."""
+    """Return the findings as text for the terminal, with columns for section, name, level and text.
+
+    A section is named only on its first line. The last line counts warnings and errors.
+    """
     width = max((len(f.name) for f in findings), default=0)
     lines, before = [], ""
     for f in findings:
@@ -98,12 +107,12 @@ def render(findings: Sequence[Finding]) -> str:
 
 
 def can_be_tried(findings: Sequence[Finding]) -> bool:
-    """Return whether there are a usable server and a usable bill."""
+    """Return whether at least one tracking server and one bill can be used."""
     return {"mlflow", "bill"} <= {f.section for f in findings if f.level == "ok"}
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
-    """Return 0, or 2 if the configuration cannot work, or 3 if a source or the mail server cannot be used."""
+    """Return 0 without errors, 2 if only the section `config` has errors, and 3 if any other section has errors."""
     failed = {f.section for f in findings if f.level == "FAIL"}
     return 0 if not failed else 2 if failed == {"config"} else 3
 
@@ -112,7 +121,7 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 
 def check_home(settings: Settings) -> Iterator[Finding]:
-    """Check the file, and whether `home` and the warehouse are writable."""
+    """Check the configuration file, and whether `home` and the warehouse can be used. Also check file permissions and shared storage."""
     yield Finding("config", "file", "ok", str(settings.path or "settings made in code"))
     yield _check_folder("home", settings.home)
     uri = settings.warehouse.uri.removeprefix("file://")
@@ -127,7 +136,10 @@ def check_home(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_modes(settings: Settings) -> Iterator[Finding]:
-    """Report files and folders that are open to others, made by older versions or by hand. They are left unchanged."""
+    """Warn about files with wider permissions than configured, and about folders where `files.group` has no effect yet.
+
+    Such files were created by older versions or by hand. Their permissions are left unchanged.
+    """
     from runspend.config.file_modes import not_handed_down, own_roots, widening, wider_than
 
     for root in own_roots(settings):
@@ -142,7 +154,7 @@ def _check_modes(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_bucket(settings: Settings) -> Finding:
-    """Open the bucket. That checks all that matters: it exists, is readable, and respects conditional puts."""
+    """Check the bucket by opening the warehouse, which verifies that the bucket exists, is readable and respects conditional puts."""
     try:
         open_warehouse(settings)
     except RunspendError as error:
@@ -151,7 +163,7 @@ def _check_bucket(settings: Settings) -> Finding:
 
 
 def _check_bigquery(settings: Settings) -> Finding:
-    """Check the data set, and ask for the cost of reading the most read table. Creates nothing."""
+    """Check the BigQuery dataset, and estimate how many bytes a query of `cost_daily`, the most used table, reads. Creates nothing."""
     from runspend.warehouse.bigquery.warehouse import BigQueryWarehouse
 
     limit = f"limit of a query: {settings.warehouse.maximum_bytes_billed.human_readable()}"
@@ -185,7 +197,7 @@ def _check_folder(name: str, folder: Path) -> Finding:
             f"{folder} does not exist and cannot be created in {existing}. Create it, or change the permissions of {existing}.",
         )
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left behind
+        with tempfile.TemporaryFile(dir=folder) as file:  # the file has no name, so nothing is left behind
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         return Finding(
@@ -198,7 +210,10 @@ def _check_folder(name: str, folder: Path) -> Finding:
 
 
 def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
-    """Check that machines share `home`: its files decide actions that must happen once, so all machines must see the same files."""
+    """Warn if Airflow runs tasks on several machines but `home` is on a local file system.
+
+    The files in `home` record actions that must happen only once, such as mails. So all machines must see the same files.
+    """
     if not any(name in executor for name in ("Celery", "Kubernetes", "Edge", "Ecs", "Batch")):
         return
     kind = file_system(home, Path("/proc/self/mounts"))
@@ -212,7 +227,10 @@ def _check_shared(home: Path, executor: str) -> Iterator[Finding]:
 
 
 def file_system(path: Path, mounts: Path) -> str | None:
-    """Return the type of file system of `path`, or None if the system does not give it."""
+    """Return the file system type of `path`, such as `ext4`, or None if it is unknown.
+
+    `mounts` is a file in the format of /proc/mounts. The result is None if that file does not exist.
+    """
     if not mounts.is_file():
         return None
     best: tuple[str, str | None] = ("", None)
@@ -228,7 +246,7 @@ def file_system(path: Path, mounts: Path) -> str | None:
 
 
 def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
-    """Report what reports will lack without servers, bills or artifact stores."""
+    """Report each kind of source that is not configured (tracking servers, bills, artifact stores) and what reports lack without it."""
     if not settings.tracking:
         yield Finding("mlflow", "-", "FAIL", "no tracking server is configured. Add one under `tracking`.")
     if not settings.billing:
@@ -258,9 +276,9 @@ def check_identified(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 
 def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
-    """Check that the cloud's bill is configured.
+    """Warn if a Databricks bill is configured without the bill of the cloud.
 
-    Databricks bills only DBUs; the cloud bills the machines. Without the cloud's bill, half the cost is missing.
+    Databricks bills only DBUs, and the cloud bills the machines. Without the cloud's bill, half of the cost is missing.
     """
     others = [b for b in settings.billing if b.format not in ("databricks", "opencost", "machines", "slurm")]
     for bill in settings.billing:
@@ -277,7 +295,10 @@ def check_machines_of_clusters(settings: Settings) -> Iterator[Finding]:
 
 
 def _tried(section: str, name: str, source: Any, probe: Callable[[Any], Iterator[tuple[Level, str]]]) -> list[Finding]:
-    """Return the findings of one source. Errors that it raises on purpose are findings too."""
+    """Return the findings of `probe` for one source. A RunspendError becomes a finding with the level FAIL.
+
+    A source that uses an Airflow connection is not probed, because only an Airflow task can read connections.
+    """
     waiting = [key for key, value in source.__dict__.items() if _text(value).startswith(CONNECTION)]
     if waiting:
         return [Finding(section, name, "WARN", f"not checked: {', '.join(waiting)} is an Airflow connection, which only a task can read.")]
@@ -313,7 +334,7 @@ def _probe_server(server: TrackingServer) -> Iterator[tuple[Level, str]]:
 
 
 def _probe_annotation(server: TrackingServer, home: Path) -> Iterator[tuple[Level, str]]:
-    """Read the installation's id, and try the login that writes costs, by reading with it."""
+    """Check the login that writes costs to MLflow, with a read request only. Also check that the installation's id can be read."""
     from runspend.actions.annotate.installation import find_installation_id
     from runspend.ingest.tracking.cost_annotations import CostAnnotations
 
@@ -326,7 +347,10 @@ def _probe_annotation(server: TrackingServer, home: Path) -> Iterator[tuple[Leve
 
 
 def check_accounts_once(held: Mapping[str, Accounts]) -> Iterator[Finding]:
-    """Report an account's month that is in two bills. It would count twice, and the pipeline's checks would refuse it."""
+    """Report each pair of bills that contain the same billing period of the same account.
+
+    Its charges would count twice, so the pipeline's checks would refuse them.
+    """
     names = sorted(held)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -354,7 +378,7 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
     drawn = _read_drawn(settings) if is_measured(bill) else {}
     rules = Rules(keys=settings.keys, scope=settings.scope, shared=settings.shared.lines)
     found = loading.probe_bill(settings, bill, rules=rules, now=now, drawn=drawn)
-    if found["format"] != "slurm":  # two bills of one cluster may hold different jobs: only the pipeline compares them
+    if found["format"] != "slurm":  # two Slurm bills of one cluster may contain different jobs: only the pipeline compares them
         held[bill.name] = found["accounts"]
     if not found["files"] and not found["problems"]:
         yield "FAIL", f"{bill.uri} has no bill. Check `uri`, or wait for the first export."
@@ -392,7 +416,10 @@ def _probe_bill(bill: BillSource, settings: Settings, held: dict[str, Accounts],
 
 
 def _read_drawn(settings: Settings) -> Drawn | None:
-    """Return the power that measured machines drew, as far as pipeline runs have read it. None before the first pipeline run."""
+    """Return the measured power of machines that the pipeline has read so far.
+
+    None before the first pipeline run, or if the warehouse cannot be read.
+    """
     from runspend.ingest.billing.measured_power import read_drawn
 
     warehouse = _published(settings)
@@ -406,7 +433,10 @@ def _read_drawn(settings: Settings) -> Drawn | None:
 
 
 def _published(settings: Settings) -> Warehouse | None:
-    """Return the warehouse if runs were extracted into it. Its problems are a separate finding."""
+    """Return the warehouse if it contains runs. None if it does not, or if it cannot be opened.
+
+    Problems of the warehouse are a separate finding.
+    """
     uri = settings.warehouse.uri.removeprefix("file://")
     if "://" not in uri and not Path(uri).is_dir():
         return None
@@ -418,7 +448,10 @@ def _published(settings: Settings) -> Warehouse | None:
 
 
 def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now: datetime) -> Iterator[tuple[Level, str]]:
-    """Report how much of each machine's last days its runs measured, and its power during that time."""
+    """Report for each measured machine how many of its last hours have measurements, and its average power in watts.
+
+    Looks back MEASURED_DAYS at most.
+    """
     over = now.astimezone(timezone.utc).replace(minute=0, second=0, microsecond=0)
     for machine in (m for m in machines if m.is_measured):
         name, idle = machine.resource_id, f"`idle_watts`, {machine.power.idle_watts if machine.power else None} W"
@@ -447,7 +480,7 @@ def _say_what_is_measured(machines: Sequence[Machine], drawn: Drawn | None, now:
 
 
 def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Iterator[tuple[Level, str]]:
-    """Probe a source that splits bill lines: its weights, their machines, and the time that they reach."""
+    """Probe an OpenCost source, which splits charges: report its weights, their machines, and until when they are complete."""
     from runspend.ingest.billing import load_process as loading
 
     with tempfile.TemporaryDirectory(prefix="runspend-doctor-") as folder:
@@ -473,7 +506,7 @@ def _probe_weights(source: BillSource, settings: Settings, now: datetime) -> Ite
 
 
 def _say_what_is_missing(found: Mapping[str, Any], keys: KeySettings) -> Iterator[tuple[Level, str]]:
-    """Report what bill lines lack to find runs: resource ids, run tags."""
+    """Warn if charges lack resource ids or run tags, which Runspend needs to find their runs."""
     usage = found["usage_rows"]
     if not usage:
         return
@@ -504,7 +537,10 @@ def _probe_store(store: ArtifactStore, now: datetime) -> Iterator[tuple[Level, s
 
 
 def _probe_target(target: PublishTarget, settings: Settings) -> Iterator[tuple[Level, str]]:
-    """Ask a target of `publish` for its build, and for the right to write; compare it with the warehouse's build. Nothing is written."""
+    """Check that a target of `publish` can be reached and written, and compare its build with the warehouse's newest build.
+
+    Writes nothing. For an Iceberg target, the right to write is not checked.
+    """
     from runspend.pipeline.publish import look_at
 
     found, newest = look_at(settings, target)
@@ -530,7 +566,7 @@ def _kind(store: ArtifactStore) -> str:
 
 
 def check_mail(settings: Settings) -> Iterator[Finding]:
-    """Check whether mail would be sent. Connects to an SMTP server, but sends, posts and calls nothing."""
+    """Check whether mails can be sent. Connects to the SMTP server, but sends no mail and calls no channel or heartbeat."""
     mail = settings.mail
     for name, channel in mail.posts_to.items():
         if channel.kind == "apprise" and find_spec("apprise") is None:

@@ -1,4 +1,4 @@
-"""Reports which runs state where they ran, by experiment and user, for `runspend doctor`, with advice for the other runs."""
+"""Report for `runspend doctor` which runs state where they ran, by experiment and user, and advise on the other runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ GROUP_KEY = ("tracking_server", "workspace", "experiment", "person")
 
 @dataclass(frozen=True)
 class Group:
-    """The runs of one person in one experiment. `hours` and `costs` (by currency) are those of runs that name neither a machine nor a job."""
+    """The runs of one person in one experiment.
+
+    `hours` and `costs` (by currency) are those of the runs that name neither a machine nor a job.
+    """
 
     tracking_server: str
     workspace: str
@@ -35,7 +38,10 @@ class Group:
 
 
 def read_groups(reader: Reader, now: datetime) -> list[Group]:
-    """Return the groups of the last 30 days: sorted by the largest cost, in any currency, of runs that name nothing, then by hours."""
+    """Return the groups of the last 30 days, those with the largest cost of unidentified runs first.
+
+    Costs are ranked within their currency, and the best rank of a group counts. Equal groups are sorted by their hours.
+    """
     rows = reader.query(read_sql(Path(__file__).parent, "identified_runs"), {"since": now - timedelta(days=DAYS), "now": now}).to_pylist()
     groups: list[tuple[float, Group]] = []
     for _, of_group in groupby(rows, key=lambda row: [row[key] for key in GROUP_KEY]):
@@ -48,7 +54,7 @@ def read_groups(reader: Reader, now: datetime) -> list[Group]:
 
 
 def say_who_is_identified(groups: list[Group]) -> Iterator[str]:
-    """Yield the lines of the doctor, beginning with the share of all runs. Nothing without runs."""
+    """Yield the lines for the doctor: the share of all runs, the largest groups, and advice. Yield nothing if there are no runs."""
     runs, identified = sum(group.runs for group in groups), sum(group.identified for group in groups)
     if not runs:
         return

@@ -1,5 +1,6 @@
--- Runs since @since by server, experiment and user: how many name a machine or a job, since when, and the hours and the cost of the others.
--- One row per group and currency of these costs. A run that names no machine has the machines of its nearest ancestor that names some.
+-- Runs since @since by server, experiment and user: how many are identified, since when, and the hours and the cost of the others.
+-- A run is identified if it, or one of its ancestors, names a machine or a job.
+-- Has one row per group and currency of the cost.
 with recursive recent as (
   select
     r.tracking_server, r.workspace, r.run_id, r.start_time, r.parent_run_id,

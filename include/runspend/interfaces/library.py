@@ -1,6 +1,6 @@
-"""The Python interface `runspend.connect`: costs, SQL and explanations as results for a notebook or a script.
+"""The Python interface `runspend.connect`: costs, SQL and explanations for a notebook or a script. It only reads.
 
-Reads only. The same questions as the commands `costs`, `sql` and `explain`; the statements are in the modules of those commands.
+It answers the same questions as the commands `costs`, `sql` and `explain`, and uses the same modules.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ EVERY_ROW = 10_000_000
 def connect(config: str | Path | None, token: str | None = None) -> Connection | ServerConnection:
     """Return a connection to the warehouse of a configuration file, or to a server by its address.
 
-    None takes $RUNSPEND_CONFIG or ./runspend.yaml. `token` is sent to a server that asks for a login.
+    If `config` is None, the file is $RUNSPEND_CONFIG or ./runspend.yaml. `token` logs in to a server. Raises UsageError if it is given
+    with a file.
     """
     if "://" in str(config):
         return ServerConnection(str(config), token)
@@ -38,8 +39,9 @@ def connect(config: str | Path | None, token: str | None = None) -> Connection |
 
 
 class Connection:
-    """The warehouse of a configuration file. Each question sees one build of the tables; none writes. A question that cannot be answered
-    raises RunspendError.
+    """A connection to the warehouse of a configuration file. It only reads, and each answer is from one build of the tables.
+
+    A method raises RunspendError if its question cannot be answered.
     """
 
     def __init__(self, config: Path | None) -> None:
@@ -57,10 +59,10 @@ class Connection:
         top: int | None = None,
         each_currency: bool = False,
     ) -> Result:
-        """Return daily costs by one or several dimensions, the largest first, as `runspend costs`. Default: the newest month.
+        """Return daily costs by one or several dimensions, the largest first, as `runspend costs` does. Default: the newest month.
 
         `period` is a billing period (YYYY-MM); `since` and `until` are days or months, inclusive. `where` selects values of dimensions;
-        None is costs without one. `measure`: effective, billed, contracted or list.
+        None selects costs without a value. `measure` is effective, billed, contracted or list.
         """
         if measure not in ("effective", "billed", "contracted", "list"):
             raise UsageError(f"cannot show {measure!r} costs: allowed values are effective, billed, contracted, list.")
@@ -88,12 +90,12 @@ class Connection:
         spread: bool = False,
         top: int = 1000,
     ) -> Result:
-        """Return the rows of a view of the cost explorer, with the previous period and the cost per GPU hour. Out of scope does not count.
+        """Return the rows of a view of the cost explorer, with the previous period and the cost per GPU hour.
 
-        `by` names one or two dimensions, also run, model, machine and instance_type. `spread`: idle, shared and unallocated cost is spread
-        over the groups of runs. Groups beyond the first `top` are summed in one row.
+        Out-of-scope cost does not count. `by` is one or two dimensions; run, model, machine and instance_type are also possible. `spread`
+        distributes idle, shared and unallocated cost over the groups of runs. Groups after the first `top` are summed in one row.
         """
-        from runspend.actions.explore import View, figures_as_json, read_figures, rows_as_table  # takes long to import
+        from runspend.actions.explore import View, figures_as_json, read_figures, rows_as_table  # slow to import
 
         more = {"every": "month", "measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
         query = explorer_query(by, since, until, where, more)
@@ -105,23 +107,23 @@ class Connection:
         return Result(rows_as_table(json.loads(figures_as_json(found))), is_money=True)
 
     def run_costs(self, *, since: date | str | None = None, until: date | str | None = None) -> Result:
-        """Return the table `run_costs`: each run over its whole life. `since` and `until`: days or months of its start, inclusive."""
+        """Return the table `run_costs`: runs with their total cost. `since` and `until` are days or months of their start, inclusive."""
         chosen = ChosenRuns.of(since, until)
         with open_warehouse(self.settings).reader() as reader:
             return Result(read_run_costs(reader, chosen))
 
     def sql(self, statement: str, *, native: bool = False, timeout: float = 300) -> Result:
-        """Return the rows of one SELECT in GoogleSQL (`native`: in the engine's SQL), as `runspend sql`. `timeout` is in seconds."""
+        """Return the rows of one SELECT in GoogleSQL, or in the engine's SQL with `native`. `timeout` is in seconds."""
         try:
             rows = open_warehouse(self.settings).answer(statement, native=native, timeout=timeout)
-        except BaseException as error:  # even after Ctrl-C, because the question was asked
+        except BaseException as error:  # log the statement even after Ctrl-C
             log_statement(self.settings, statement, native=native, rows=None, error=type(error).__name__)
             raise
         log_statement(self.settings, statement, native=native, rows=rows.num_rows)
         return Result(rows)
 
     def explain(self, run: str, *, period: str | None = None, now: datetime | None = None) -> Explanation:
-        """Explain the cost of a run: its id, six or more characters of it, its name, or its address in MLflow."""
+        """Explain the cost of a run. `run` is its id, six or more characters of its id, its name, or its address in MLflow."""
         with open_warehouse(self.settings).reader() as reader:
             found = explain_run(reader, run, self.settings, now=now or datetime.now(timezone.utc), period=period)
         return Explanation(explanation_as_json(found), run_as_text(found))

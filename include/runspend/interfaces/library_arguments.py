@@ -1,4 +1,4 @@
-"""The arguments of the Python interface, in the form that the queries need. The same for a configuration file and for a server."""
+"""Convert the arguments of the Python interface into the form that queries need, for a configuration file and for a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Where = Mapping[str, "str | Sequence[str | None] | None"]
 
 
 def dimensions(by: str | Sequence[str]) -> list[str]:
-    """Return the dimensions to group by: a string with commas, or a list."""
+    """Return the dimensions to group by as a list. `by` is a string with commas, or a sequence. Raises UsageError if it is empty."""
     keys = by.split(",") if isinstance(by, str) else list(by)
     if not keys:
         raise UsageError('cannot group costs: name a dimension, such as by="team".')
@@ -26,14 +26,17 @@ def check_top(top: int | None) -> None:
 
 
 def filters(where: Where | None) -> list[str]:
-    """Return filters as KEY=VALUE. None as a value is costs without one."""
+    """Return filters as KEY=VALUE. The value None, which selects costs without a value, becomes KEY=."""
     return [f"{key}={value}" for key, given in (where or {}).items() for value in _values(key, given)]
 
 
 def explorer_query(
     by: str | Sequence[str], since: date | str | None, until: date | str | None, where: Where | None, more: Mapping[str, str]
 ) -> list[tuple[str, str]]:
-    """Return the query of an address of the cost explorer. `since` and `until` are days or months; `more`: other keys of the address."""
+    """Return the query of an address of the cost explorer, as (key, value) pairs.
+
+    `since` and `until` are days or months, inclusive. `more` has the other keys of the address.
+    """
     query = [("by", ",".join(dimensions(by))), *more.items()]
     if since is not None:
         query.append(("from", f"{day_or_month(since)[0]}"))

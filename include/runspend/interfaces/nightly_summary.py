@@ -1,4 +1,7 @@
-"""The summary that `nightly` prints at the end. Gathers figures from the outcome and the tables; the report package has the wording."""
+"""Collect the figures of the summary that `nightly` prints at its end, from the outcome and the tables.
+
+The report package puts them into words.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ from runspend.warehouse.factory import open_warehouse
 
 COUNTED = {"bill": "charges", "splits": "weights", "store": "objects", "tracking": "runs"}
 NEWEST_WITH_COST = "select max(billing_period) as newest from cost_daily where effective_cost <> 0"
-TYPES_SHOWN = 3  # instance types of a period
+TYPES_SHOWN = 3  # instance types that are shown for a billing period
 MARKS = {"ok": "✓", "late": "⚠", "refused": "✗", "unreachable": "✗"}
 
 
 def summarize_pipeline_run(settings: Settings, outcome: Outcome, *, now: datetime, seconds: float, is_watched: bool) -> str:
-    """Return one screen for a person. If no person is watching, return the same facts as `key=value` lines."""
+    """Return the summary as one screen for a person. Without `is_watched`, return the same facts as `key=value` lines."""
     warehouse = open_warehouse(settings)
     with warehouse.reader() as reader:
         periods = sorted({u.period for u in warehouse.states("cost_daily")}, reverse=True)
@@ -64,7 +67,7 @@ def summarize_pipeline_run(settings: Settings, outcome: Outcome, *, now: datetim
 
 
 def next_commands(settings: Settings) -> tuple[str, ...]:
-    """Return the next commands, ready to paste."""
+    """Return two commands to run next. They can be pasted into a shell."""
     here = settings.path is not None and find_settings() == settings.path
     option = "" if here or settings.path is None else f" --config {shlex.quote(str(_shown(settings.path)))}"
     command = _command()
@@ -72,7 +75,7 @@ def next_commands(settings: Settings) -> tuple[str, ...]:
 
 
 def _command() -> str:
-    """Return how this program was started, as a shell takes it."""
+    """Return the command with which this program was started, quoted for a shell."""
     if shutil.which("runspend"):
         return "runspend"
     program = Path(sys.argv[0]).absolute()
@@ -86,7 +89,7 @@ def _built(labels: list[str]) -> tuple[str, ...]:
 
 
 def _annotated(settings: Settings, outcome: Outcome) -> tuple[str, ...]:
-    """Return what was written to each MLflow server."""
+    """Return one line per MLflow server: what was written to it, or that no cost changed."""
     servers = [server.name for server in settings.tracking if server.annotate is not None]
     written = [
         f"{name}: wrote {label.removeprefix(f'{name}: ')}"
@@ -98,7 +101,7 @@ def _annotated(settings: Settings, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _published(settings: Settings, outcome: Outcome) -> tuple[tuple[str, str], ...]:
-    """Return the build that each target of `publish` has now; a target that failed is among the problems."""
+    """Return one line per target of `publish`: its build, or that it was not published. The reason is among the problems."""
     done = [label.removeprefix("publish ") for label in outcome.changed if label.startswith("publish ")]
     done += [f"{label.removeprefix('publish ')}, unchanged" for label in outcome.unchanged if label.startswith("publish ")]
     missing = [t.name for t in settings.publish if not any(label.startswith(f"{t.name}: ") for label in done)]
@@ -106,7 +109,7 @@ def _published(settings: Settings, outcome: Outcome) -> tuple[tuple[str, str], .
 
 
 def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Describe runs that state a machine but got no machine cost. Hours that are merely not billed yet are left out."""
+    """Describe runs that state a machine but got no machine cost. Runs whose hours are only not billed yet are left out."""
     return tuple(
         ("⚠", f"{period}: {claims.words}")
         for period in periods
@@ -116,7 +119,10 @@ def _claims(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
 
 
 def _claimed_hours(reader: Reader, periods: list[str]) -> tuple[tuple[str, str], ...]:
-    """Describe instance types whose hours runs claim nearly all or hardly at all, or whose price runs do not state. Most hours first."""
+    """Describe instance types for which the split among runs is a rough guess, those with the most hours first.
+
+    Runs claim nearly all or nearly none of their hours, or do not state which of several prices applies.
+    """
     found = [(period, [hours for hours in claimed_hours(reader, first_day(period)) if hours.is_notable]) for period in periods]
     return tuple(("⚠", f"{period}: {hours.words}") for period, notable in found for hours in notable[:TYPES_SHOWN])
 
@@ -174,7 +180,7 @@ def _policy(policy: str, rows: list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def _sources(reader: Reader, settings: Settings, problems: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Describe each source. An error that is among the problems is not repeated."""
+    """Describe each source. Errors that are among `problems` are not repeated."""
     rows = reader.query("select source, kind, state, covered_until, row_count, last_error from sources order by kind, source").to_pylist()
     configured = {s.name for s in settings.tracking} | {s.name for s in settings.billing} | {s.uri for s in settings.stores}
     shown = []
@@ -191,7 +197,7 @@ def _sources(reader: Reader, settings: Settings, problems: Sequence[str]) -> tup
 
 
 def _shown(path: Path) -> Path:
-    """Return the shortest form of the path that works from the working folder."""
+    """Return the path relative to the working folder if it is inside that folder, otherwise unchanged."""
     try:
         here = Path.cwd()
     except FileNotFoundError:  # the working folder no longer exists

@@ -1,7 +1,7 @@
-"""Previews the result of a configuration: `runspend doctor` uses it before the first pipeline run, `runspend try` after its only one.
+"""Preview the costs that a configuration leads to. `runspend doctor` shows them before the first pipeline run, `runspend try` after it.
 
-Figures come from the warehouse if the last pipeline run used these settings, otherwise from a dry run in a temporary folder. Their
-meaning is in `allocation/diagnostics`. Gathering and describing them belongs here.
+Figures come from the warehouse if the last pipeline run used the same settings, otherwise from a dry run in a temporary folder.
+`allocation/diagnostics` computes them. This module collects them and puts them into words.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ BILL_TABLES = ("billing_lines", "billing_quarantine", "billing_loads", "bill_cha
 CONFIDENCE = {"exact": "", "high": "high confidence", "medium": "medium confidence", "low": "low confidence: by type and time only"}
 GROUPS_SHOWN, LINES_SHOWN, CLAIMS_SHOWN = 3, 5, 3
 NEWEST_WITH_COST = "select max(billing_period) as newest from billing_lines where effective_cost <> 0"
-PASTE = "paste"  # the name of lines shown exactly as in runspend.yaml
+PASTE = "paste"  # name of lines to paste into runspend.yaml: they are shown without a name and indentation
 
 
 @dataclass(frozen=True)
 class Money:
-    """One currency of the outlook."""
+    """The figures of an outlook in one currency."""
 
     currency: str
     rule_costs: tuple[RuleCost, ...]
@@ -49,7 +49,7 @@ class Money:
     coverage: tuple[Coverage, ...]
 
     def cost(self, words: str) -> Decimal:
-        """Return the cost of one rule, given by its words."""
+        """Return the effective cost of one allocation rule. `words` is its name on the screen."""
         return add(r.effective_cost for r in self.rule_costs if r.words == words)
 
     @property
@@ -60,8 +60,10 @@ class Money:
 
 @dataclass(frozen=True)
 class Outlook:
-    """The newest billing period with cost, as this configuration would show it. `problems` explains missing parts. `pools`: what to do
-    until runs state their machines. `empty`: newer months, without cost. `idle_pools`: what to say of pools without runs.
+    """The newest billing period with cost, as this configuration would show it.
+
+    `problems` explains missing parts. `pools` is advice until runs state their machines. `empty` has newer billing periods without
+    cost. `idle_pools` has a warning for each pool without runs.
     """
 
     period: str | None
@@ -78,7 +80,7 @@ class Outlook:
 
 
 def foresee(settings: Settings, *, now: datetime, progress: Progress = silent) -> Outlook:
-    """Return the preview of the newest billing period. Writes nothing permanent."""
+    """Return the preview of the newest billing period with cost. Keeps nothing that it writes."""
     if (warehouse := _warehouse_of(settings)) is not None:
         return read_outlook(warehouse, settings, "from the tables of the last pipeline run")
     sources = {**{s.name: s for s in settings.tracking}, **{s.name: s for s in settings.billing}}
@@ -103,10 +105,10 @@ def _texts(source: object) -> list[object]:
 
 
 def _warehouse_of(settings: Settings) -> Warehouse | None:
-    """Return the warehouse if its newest cost tables were built with these settings."""
+    """Return the warehouse if its newest cost tables were built with these settings, otherwise None."""
     uri = settings.warehouse.uri.removeprefix("file://")
     if "://" not in uri and not Path(uri).exists():
-        return None  # opening would create the folder
+        return None  # opening it would create the folder
     warehouse = open_warehouse(settings)
     states = warehouse.states("period_states", "cost_allocations")
     newest = max((u.period for u in states if u.table == "period_states"), default=None)
@@ -117,7 +119,10 @@ def _warehouse_of(settings: Settings) -> Warehouse | None:
 
 
 def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
-    """Run the pipeline from the newest billing period with cost on, without mail, pages and artifact stores."""
+    """Run the pipeline for the newest billing period with cost and all later ones, and return the outlook.
+
+    Artifact stores are not listed, and no mail or page is written.
+    """
     problems: list[str] = []
     problems += pipeline.extract(trial, now=now, progress=progress).problems
     problems += pipeline.load(trial, now=now, progress=progress).problems
@@ -137,7 +142,7 @@ def _tried(trial: Settings, now: datetime, progress: Progress) -> Outlook:
 
 
 def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlook:
-    """Return the newest billing period of a warehouse that has cost; the newest of all if none has."""
+    """Return the outlook of the newest billing period with cost, or of the newest one if none has cost."""
     periods = sorted((u.period for u in warehouse.states("cost_allocations")), reverse=True)
     if not periods:
         return Outlook(None, origin, problems=("no bill could be allocated",))
@@ -164,7 +169,7 @@ def read_outlook(warehouse: Warehouse, settings: Settings, origin: str) -> Outlo
 
 
 def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict[str, tuple[RuleCost, ...]]]:
-    """Return the first of these billing periods that has cost, and its cost by rule; the first of all if none has."""
+    """Return the first of `periods` with cost, or the first one if none has cost, and its cost by currency and rule."""
     for period in periods:
         rule_costs = diagnostics.rule_costs(reader, first_day(period))
         if any(rule.effective_cost for currency in rule_costs.values() for rule in currency):
@@ -173,7 +178,7 @@ def _newest_with_cost(reader: Reader, periods: Sequence[str]) -> tuple[str, dict
 
 
 def _pool_words(settings: Settings) -> str:
-    """Say which pools help until runs state their machines. Empty if none were found."""
+    """Return advice on pools, for the time until runs state their machines. Empty if a trial proposed no pools."""
     if not is_trial(settings):
         return "Until then, `runspend suggest` can propose pools"
     return f"Until then, their cost comes from the proposed pools in {settings.path}" if settings.pools else ""
@@ -204,7 +209,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
         lines.append(
             (
                 "scope",
-                f"the default applies. Do not define one yet: in the platform's accounts, machines for {cost} have no known runs, and it would leave them out",
+                f"the default applies. Do not define one yet: it would leave out machines in the platform's accounts that cost {cost} and have no known runs",
             )
         )
     elif outlook.scope.entries:
@@ -215,7 +220,7 @@ def outlook_lines(outlook: Outlook) -> list[tuple[str, str]]:
 
 
 def render_outlook(outlook: Outlook) -> str:
-    """Return the screen: a headline, a column of names, the sentences."""
+    """Return the outlook as text for the terminal: a headline, then one column of names and one of sentences."""
     (title, origin), *lines = outlook_lines(outlook)
     width = max((len(name) for name, _ in lines if name != PASTE), default=0)
     shown = [text if name == PASTE else f"  {name:<{width}}  {text}".rstrip() for name, text in lines]
@@ -227,11 +232,11 @@ def _rule_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
     places = places_for(add(r.effective_cost for r in one.rule_costs))
     lines = []
     if not any(r.words.startswith("exact") or r.words == "by machine" for r in inside):
-        stated = "no machine that runs state is on the bill"
+        stated = "none of the machines that runs state is on the bill"
         if who is not None and not who.machine_runs:
             stated = "no run states a machine or job: see docs/identify.md"
         elif who is not None and who.split_machines:
-            stated = "the bill gives the cost of the machines that runs state to pods"
+            stated = "the bill splits the cost of the machines that runs state among pods"
         lines.append(("exact or by machine", f"{percent(Decimal(0)):>6}  {stated}"))
     for rule in inside:
         notes = [f"{money(rule.effective_cost, places)} {one.currency}"]
@@ -251,7 +256,10 @@ def _rule_lines(one: Money, who: Identity | None) -> list[tuple[str, str]]:
 
 
 def _group_note(one: Money, whole: Decimal) -> str:
-    """ "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other": the unallocated cost without a known caller, `whole`, as shares of the ML platform."""
+    """Return the largest groups of unallocated cost as shares of the ML platform, or "" if there are none.
+
+    Example: "12.0% node group gpu-spot, 6.0% Amazon SageMaker, 4.0% other". `whole` is all unallocated cost without a known caller.
+    """
     groups = sorted((g for g in one.groups if g.inside_cost), key=lambda g: -g.inside_cost)
     if one.platform <= 0 or not groups:
         return ""
@@ -262,7 +270,7 @@ def _group_note(one: Money, whole: Decimal) -> str:
 
 
 def suggestions(outlook: Outlook) -> list[str]:
-    """Return advice: accelerators first, then the largest amounts, then general advice."""
+    """Return advice as lines: groups with accelerators first, then by cost, then general advice."""
     ranked = [(g, one) for one in outlook.moneys for g in one.groups]
     ranked.sort(key=lambda pair: (not pair[0].is_accelerated, -pair[0].effective_cost))
     found = [text for g, one in ranked[:LINES_SHOWN] for text in (suggestion(g, one.platform), f"  {g.advice}")]
@@ -281,7 +289,7 @@ def suggestions(outlook: Outlook) -> list[str]:
         )
     if who.split_machines:
         found.append(
-            f"the bill gives the cost of {counted(who.split_machines, 'machine')} that runs state to pods. {diagnostics.STATE_THE_POD}"
+            f"the bill splits the cost of {counted(who.split_machines, 'machine')} that runs state among pods. {diagnostics.STATE_THE_POD}"
         )
     if not who.tagged_lines:
         found.append(
@@ -291,7 +299,7 @@ def suggestions(outlook: Outlook) -> list[str]:
 
 
 def scope_yaml(proposal: ScopeProposal) -> list[str]:
-    """Return the proposal as lines of `runspend.yaml`, each with the cost it covers, and what it leaves out as a comment."""
+    """Return the proposed scope as lines of `runspend.yaml`. Comments state the cost of each entry, and the cost that is left out."""
     width = max(len(entry.yaml) for entry in proposal.entries)
     return [
         "scope:",
@@ -307,14 +315,21 @@ def scope_yaml(proposal: ScopeProposal) -> list[str]:
 
 
 def _scope_warnings(proposal: ScopeProposal) -> list[str]:
-    """Return what the proposed scope makes worse: a lower share allocated to runs, and runs of other months without their cost."""
+    """Return sentences about what the proposed scope makes worse.
+
+    The share allocated to runs may be lower, and the scope may leave out cost of runs in other months.
+    """
     now, then = proposal.now, proposal.then
     words = []
     shares = [percent(share_of(one.run_cost, one.platform_cost)) for one in (now, then) if one.platform_cost > 0]
     if len(shares) == 2 and then.run_cost * now.platform_cost < now.run_cost * then.platform_cost and shares[0] != shares[1]:
         lost, added = less(now.run_cost, [then.run_cost]), less(then.platform_cost, [now.platform_cost])
-        why = f"they leave out {money(lost)} that runs have" if lost > 0 else f"they add {money(added)} that no run has"
-        words.append(f"with them, {shares[1]} is allocated to runs instead of {shares[0]}: {why}")
+        why = (
+            f"they leave out {money(lost)} that is allocated to runs"
+            if lost > 0
+            else f"they add {money(added)} that is not allocated to runs"
+        )
+        words.append(f"with these entries, {shares[1]} is allocated to runs instead of {shares[0]}: {why}")
     if proposal.other_months:
         named = [
             f"{row['service_name'] or row['source']}{f' in account {account}' if (account := row['sub_account_id']) else ''} {money(row['effective_cost'])} {row['billing_currency']}"
@@ -325,7 +340,7 @@ def _scope_warnings(proposal: ScopeProposal) -> list[str]:
 
 
 def _left_out_words(left_out: Sequence[LeftOut]) -> list[str]:
-    """Return what a proposed scope leaves out, and what to do; nothing if it has all that is in scope now."""
+    """Return sentences about the cost that a proposed scope leaves out, and what to do. Empty if it leaves out nothing."""
     words = [
         f"In scope now, but not in these entries: {', '.join(f'{kind} {money(cost)}' for kind, cost in one.kinds.items())} {one.currency}."
         for one in left_out
@@ -333,6 +348,6 @@ def _left_out_words(left_out: Sequence[LeftOut]) -> list[str]:
     if words:
         words += [
             "No selector matches only these bill lines: they have no account, or their service has other cost too.",
-            "To keep them, use `scope.exclude` instead of `scope.include`: name what is not the ML platform's.",
+            "To keep them, use `scope.exclude` instead of `scope.include`: list what does not belong to the ML platform.",
         ]
     return words

@@ -1,4 +1,4 @@
-"""The answers of `runspend.connect`: rows for a notebook or a script, and explanations. Their sources do not belong here."""
+"""The answers of `runspend.connect`: rows and explanations for a notebook or a script. Other modules find the values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHOWN = 20  # rows of a result that are printed
 
 
 class Result:
-    """Rows of an answer. Amounts are exact decimals, times are in UTC."""
+    """The rows of an answer. Amounts are exact decimals, and times are in UTC."""
 
     def __init__(self, rows: pa.Table, *, is_money: bool = False) -> None:
         self._rows = rows
@@ -33,7 +33,7 @@ class Result:
         return self._rows
 
     def to_pandas(self, *, exact: bool = True) -> pd.DataFrame:
-        """Return a data frame with Arrow's types. Amounts stay exact decimals, or with `exact=False` become floats. Needs pandas."""
+        """Return a data frame with Arrow's types. Amounts are exact decimals, or floats with `exact=False`. Needs pandas."""
         try:
             import pandas as pd
         except ImportError as missing:
@@ -49,11 +49,11 @@ class Result:
         return cast("pl.DataFrame", pl.from_arrow(self._rows))
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one dict per row, with Python's values."""
+        """Return one dict per row, with Python values."""
         return as_values(self._rows)
 
     def show(self, rows: int = SHOWN) -> None:
-        """Print the first rows as text; costs with two decimals."""
+        """Print the first rows as text. Costs have two decimals."""
         sys.stdout.write(self._text(rows))
 
     def _text(self, rows: int) -> str:
@@ -70,15 +70,15 @@ class Result:
         return self._text(SHOWN).rstrip("\n")
 
     def _repr_html_(self) -> str:
-        """Return the display of a notebook: the same text, so that names in it stay text."""
+        """Return the same text for a notebook. It is escaped, so that names in it cannot become HTML."""
         return f"<pre>{escape(repr(self))}</pre>"
 
 
 def _with_room(rows: pa.Table, *, exact: bool) -> pa.Table:
-    """Return the rows with decimals that pandas can use in arithmetic.
+    """Return the rows with decimals that pandas can calculate with, or with floats if not `exact`.
 
-    Arrow refuses a difference of two columns of 38 digits, since it may have 39, which do not fit into 128 bits. Of two columns of
-    37 digits in 256 bits, even the product and the quotient fit (Arrow, "Decimal type promotion": at most 76 digits).
+    Arrow refuses to subtract two columns of 38 digits: the result may have 39 digits, which do not fit into 128 bits. With columns of 37
+    digits in 256 bits, even products and quotients fit. Source: Arrow, "Decimal type promotion" (at most 76 digits).
     """
     import pyarrow as pa
 
@@ -88,14 +88,14 @@ def _with_room(rows: pa.Table, *, exact: bool) -> pa.Table:
             if not exact:
                 column = column.cast(pa.float64())
             else:
-                with suppress(pa.ArrowInvalid):  # a number of 38 digits
+                with suppress(pa.ArrowInvalid):  # the column has a number of 38 digits: it is left unchanged
                     column = column.cast(pa.decimal256(min(field.type.precision, 37), field.type.scale))
             rows = rows.set_column(at, field.name, column)
     return rows
 
 
 class Explanation:
-    """Why a run costs what it costs."""
+    """The explanation of a run's cost."""
 
     def __init__(self, values: dict[str, Any], text: str) -> None:
         self._values, self._text = values, text

@@ -1,6 +1,6 @@
-"""Rows as bytes for programs: JSON, CSV or an Arrow stream. Amounts are exact: decimal strings in JSON and CSV, decimals in Arrow.
+"""Write rows for programs as JSON, CSV or an Arrow stream. Amounts are exact: decimal strings in JSON and CSV, decimals in Arrow.
 
-Asking for the rows does not belong here, nor does HTTP.
+Queries and HTTP belong in other modules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def rows_as(form: str, rows: pa.Table, about: Mapping[str, Any]) -> bytes:
-    """Return rows as "json", "csv" or "arrow". `about` is the rest of the JSON object."""
+    """Return rows in the format "json", "csv" or "arrow". In JSON, `about` has the other keys of the object."""
     if form == "arrow":
         import pyarrow as pa
 
@@ -37,7 +37,7 @@ def rows_as(form: str, rows: pa.Table, about: Mapping[str, Any]) -> bytes:
 
 
 def json_bytes(value: Any) -> bytes:
-    """Return a value as JSON. Decimals, times and numbers that JSON lacks become text."""
+    """Return a value as JSON. Values that JSON does not have (decimals, times, infinity, NaN) become text."""
     return f"{json.dumps(_plain(value), ensure_ascii=False, allow_nan=False, indent=1)}\n".encode()
 
 

@@ -1,6 +1,6 @@
-"""`runspend.connect("http://…")`: the questions of the Python interface, answered by the HTTP API of a server.
+"""Answer the questions of `runspend.connect("http://…")` through the HTTP API of a server.
 
-Answers come as Arrow, so that every amount has all its digits. The requests are described in `web/operations.py`.
+Rows come as Arrow, so that every amount keeps all its digits. `web/operations.py` describes the requests.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ Value = str | int | list[str] | None
 
 
 class ServerConnection:
-    """A server of `runspend serve` or Airflow. The questions of `Connection`, with the same results. A question that cannot be answered
-    raises RunspendError.
+    """A connection to a server of `runspend serve` or Airflow. It has the methods of `Connection`, with the same results.
+
+    A method raises RunspendError if its question cannot be answered.
     """
 
     def __init__(self, address: str, token: str | None = None) -> None:
@@ -54,7 +55,7 @@ class ServerConnection:
         self._address = address.rstrip("/")
         self._shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"  # without a password
         self._session = requests.Session()
-        self._session.trust_env = host not in LOOPBACK  # no proxy leads to this machine
+        self._session.trust_env = host not in LOOPBACK  # this machine is never reached through a proxy
         if token is not None:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
@@ -73,7 +74,7 @@ class ServerConnection:
         top: int | None = None,
         each_currency: bool = False,
     ) -> Result:
-        """Return daily costs by one or several dimensions, as `Connection.costs`."""
+        """Return daily costs by one or several dimensions, as `Connection.costs` does."""
         check_top(top)
         rows, _ = self._rows(
             "cost-groups",
@@ -103,8 +104,8 @@ class ServerConnection:
         spread: bool = False,
         top: int = 1000,
     ) -> Result:
-        """Return the rows of a view of the cost explorer, as `Connection.explore`."""
-        from runspend.actions.explore import rows_as_table  # takes long to import
+        """Return the rows of a view of the cost explorer, as `Connection.explore` does."""
+        from runspend.actions.explore import rows_as_table  # slow to import
 
         query: dict[str, Value] = {}
         more = {"every": "month", "measure": measure, "spread": "1" if spread else "0", "top": f"{top}"}
@@ -117,15 +118,15 @@ class ServerConnection:
             raise self._not_runspend(answer) from None
 
     def run_costs(self, *, since: date | str | None = None, until: date | str | None = None) -> Result:
-        """Return the table `run_costs`, as `Connection.run_costs`. All pages are of one build of the tables."""
+        """Return the table `run_costs`, as `Connection.run_costs` does. All its rows are of one build of the tables."""
         for _ in range(REBUILT_TRIES):
             rows = self._all_runs({"since": _day(since), "until": _day(until), "limit": MOST_ROWS})
             if rows is not None:
                 return Result(rows)
-        raise RunspendError(f"cannot read run_costs from {self._shown}: its tables were built again each time. Try again later.")
+        raise RunspendError(f"cannot read run_costs from {self._shown}: its tables were rebuilt during every attempt. Try again later.")
 
     def sql(self, statement: str, *, native: bool = False, timeout: float = 300) -> Result:
-        """Return the rows of one SELECT in GoogleSQL, as `Connection.sql`. A server stops a statement after 60 seconds."""
+        """Return the rows of one SELECT in GoogleSQL, as `Connection.sql` does. A server stops a statement after 60 seconds."""
         if native:
             raise UsageError("cannot ask a server in its engine's SQL: write GoogleSQL, or connect to the configuration file.")
         seconds = min(max(1, math.ceil(timeout)), MOST_SECONDS)
@@ -135,7 +136,7 @@ class ServerConnection:
         return Result(rows)
 
     def explain(self, run: str, *, period: str | None = None, now: datetime | None = None) -> Explanation:
-        """Explain the cost of a run, as `Connection.explain`. The server's clock counts, so `now` cannot be given."""
+        """Explain the cost of a run, as `Connection.explain` does. `now` must be None, because a server uses its own clock."""
         if now is not None:
             raise UsageError("cannot explain as of another time: a server uses its own clock. Leave `now` out.")
         found = self._explanation(run, period, "json")
@@ -151,7 +152,7 @@ class ServerConnection:
         return self._get(f"explain/{quote(run, safe='')}", {"period": period, "format": form})
 
     def _all_runs(self, query: dict[str, Value]) -> pa.Table | None:
-        """Return all pages; None if the tables were built again in between."""
+        """Return the rows of all pages, or None if the tables were rebuilt in between."""
         import pyarrow as pa
 
         pages: list[pa.Table] = []
@@ -177,7 +178,10 @@ class ServerConnection:
             raise self._not_runspend(answer) from None
 
     def _get(self, path: str, query: dict[str, Value], *, refused: type[UsageError] = UsageError) -> requests.Response:
-        """Return the answer to a question. A busy server is asked again for half a minute."""
+        """Return the server's answer, which has status 200. A busy server is asked up to BUSY_TRIES times, 5 seconds apart.
+
+        Raises RunspendError or `refused` for any other answer.
+        """
         import requests
 
         given = {key: value for key, value in query.items() if value is not None}
@@ -221,7 +225,7 @@ class ServerConnection:
 
 
 def _day(given: date | str | None) -> str | None:
-    """Return a day or month as text. Raises UsageError."""
+    """Return a day or month as text. Raises UsageError for any other value."""
     if given is None:
         return None
     first, _ = day_or_month(given)
@@ -235,7 +239,7 @@ def _too_many(then: str) -> UsageError:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a server cannot be reached, without the address and its parameters."""
+    """Return why a server cannot be reached. The text does not contain the address or its parameters."""
     import requests
 
     if isinstance(error, requests.exceptions.SSLError):

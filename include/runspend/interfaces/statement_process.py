@@ -1,7 +1,7 @@
-"""Answers one statement of a person in its own process, with limits on its memory, its time and the size of its answer.
+"""Answer one user's statement in its own process, with limits on memory, time and the size of the answer.
 
-Servers ask through this module (`web/api.py`, `mcp_server/tools.py`): an engine checks its limits only between two units of work, and one
-unit (`generate_array`, `repeat`) may fill the memory of the machine. Starting and watching a process is in `core/own_process/`.
+Servers need this (`web/api.py`, `mcp_server/tools.py`). An engine checks its own limits only between two units of work, and one unit
+(`generate_array`, `repeat`) may fill the memory of the machine. `core/own_process/` starts and watches the process.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from runspend.core import own_process
 from runspend.core.errors import RunspendError, SqlRefused
 from runspend.core.own_process import Limits, ProcessFailed
 
-MEMORY = 2_000_000_000  # bytes that the process alone may hold
-ENGINE_MEMORY = "1GB"  # less, so that sorting and grouping spill to disk
-MOST_BYTES = 64_000_000  # of an answer
+MEMORY = 2_000_000_000  # bytes that the process may use
+ENGINE_MEMORY = "1GB"  # less than MEMORY, so that sorting and grouping spill to disk
+MOST_BYTES = 64_000_000  # most bytes of an answer
 GRACE = 3.0  # seconds after the time limit until the process is killed
 WARM = "runspend.interfaces.statement_process:warm"
 
 
 @dataclass(frozen=True)
 class Answered:
-    """The answer to a statement. `body` has `rows` rows in the requested form; `is_cut` means that there are more."""
+    """The answer to a statement. `body` has `rows` rows in the requested format. `is_cut` is True if there are more rows."""
 
     body: bytes
     rows: int
@@ -38,11 +38,11 @@ def answer_statement(
 ) -> Answered:
     """Return the first `limit` rows of a statement, written as "json", "csv" or "arrow" (see `rows_as`).
 
-    Raises SqlRefused if the warehouse refuses the statement, if it takes longer than `timeout` seconds or more than MEMORY, if its engine
-    crashes, or if the answer is larger than `most_bytes`; otherwise the errors of the warehouse.
+    Raises SqlRefused if the warehouse refuses the statement, if it needs more than `timeout` seconds or MEMORY bytes, or if its engine
+    crashes. Raises it too if the answer is larger than `most_bytes`. Other errors of the warehouse are raised unchanged.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix="runspend-") as folder:  # removed also if the process was killed
+        with tempfile.TemporaryDirectory(prefix="runspend-") as folder:  # removed even if the process was killed
             found: Answered = own_process.run(
                 "runspend.interfaces.statement_process:_answer_here",
                 settings,
@@ -78,11 +78,14 @@ def _explain(failed: ProcessFailed, timeout: float) -> str:
 _TOO_MUCH = f"cannot answer: it needs more than {MEMORY // 10**9} GB of memory and was stopped. Nothing was changed. Query less."
 
 
-# --- in the process of its own -------------------------------------------------------------------------------------------
+# --- in the separate process -------------------------------------------------------------------------------------------
 
 
 def warm() -> None:
-    """Import what a statement needs, and translate one. A missing package is reported when a statement is asked."""
+    """Import the modules that a statement needs, and translate one statement, so that the first answer is fast.
+
+    A missing package is reported only when a statement is answered.
+    """
     with contextlib.suppress(ImportError):
         for name in (
             "duckdb",
@@ -108,12 +111,12 @@ def _answer_here(settings: Settings, statement: str, form: str, *, limit: int, t
     from runspend.warehouse.factory import open_published
 
     tempfile.tempdir = folder
-    limit_engine(max(1, len(os.sched_getaffinity(0)) // 2), ENGINE_MEMORY)  # other processors are for pages
+    limit_engine(max(1, len(os.sched_getaffinity(0)) // 2), ENGINE_MEMORY)  # leave the other processors to pages
     try:
         found = open_published(settings).answer(statement, timeout=timeout, at_most=limit + 1)
         is_cut, found = found.num_rows > limit, found.slice(0, limit)
         body = rows_as(form, found, {"is_cut": is_cut, "limit": limit, "columns": distinct_names(found.column_names)})
-    except MemoryError as error:  # also Arrow's
+    except MemoryError as error:  # also raised by Arrow
         raise SqlRefused(_TOO_MUCH) from error
     except SqlRefused as error:
         if isinstance(error.__cause__, duckdb.OutOfMemoryException):

@@ -1,7 +1,7 @@
-"""`runspend try`: one server, one bill and a separate folder. Pools proposed from hours are accepted only in that folder.
+"""Run `runspend try`: a trial with one server and one bill in a separate folder. Proposed pools are accepted only in that folder.
 
-The folder keeps a `runspend.yaml` that works with every other command. Each trial starts with an empty folder, unless a person
-has changed that file since.
+The folder has a `runspend.yaml` that works with all other commands. Each trial empties the folder first, and is refused if a person has
+changed that file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from runspend.core.step_result import Progress, silent
 from runspend.interfaces.preview import Money, Outlook, foresee, read_outlook
 from runspend.warehouse.factory import open_warehouse
 
-# The replacement for an address with a password in it: no secret is copied into a file.
+# Variables that replace addresses with a password in runspend.yaml, so that the file contains no secrets.
 TRACKING_VARIABLE, BILL_VARIABLE = "MLFLOW_TRACKING_URI", "RUNSPEND_BILL_URI"
 UNGIVEN = ("unallocated", "shared", "out of scope")  # cost that no rule allocated to runs or their machines
 
@@ -42,17 +42,17 @@ class Trial:
     settings: Settings
     before: Outlook
     found: Proposals
-    notes: tuple[str, ...] = ()  # what the first read of both sources reported: the pipeline run that follows finds them unchanged
-    variables: tuple[str, ...] = ()  # environment variables of the file, in place of addresses with a password
+    notes: tuple[str, ...] = ()  # notes of the first read of both sources: the next pipeline run finds them unchanged
+    variables: tuple[str, ...] = ()  # environment variables that replace addresses with a password
 
     def outlook(self, problems: Sequence[str], *, now: datetime) -> Outlook:
-        """Return the preview with the pools, without problems that were printed already."""
+        """Return the preview with the pools. Leaves out `problems`, which were printed already."""
         is_allocated = bool(open_warehouse(self.settings).states("cost_allocations"))
         after = foresee(self.settings, now=now) if is_allocated else self.before
         return replace(after, problems=tuple(problem for problem in after.problems if problem not in problems))
 
     def words(self, after: Outlook) -> str:
-        """Describe the effect of the proposed pools, or why there are none."""
+        """Return sentences about the effect of the proposed pools, or about why there are none. Empty if no bill could be allocated."""
         if self.before.period is None:
             return ""
         if not self.found.proposals:
@@ -67,7 +67,7 @@ class Trial:
         )
 
     def as_record(self, after: Outlook) -> dict[str, Any]:
-        """Return the same in machine-readable form. Costs are exact decimals."""
+        """Return the effect of the proposed pools as a JSON object. Costs are exact decimals."""
         return {
             "config": str(self.settings.path),
             "billing_period": after.period,
@@ -78,7 +78,7 @@ class Trial:
         }
 
     def add_to_page(self, figures: ReportFigures | None, after: Outlook) -> None:
-        """Write the page of the month again, with the effect of the proposed pools where it speaks of allocation."""
+        """Write the report of the month again, with the effect of the proposed pools in its text about allocation."""
         pools = len(self.found.proposals)
         words = {one.currency: line[:1].upper() + line[1:] for one in self.results(after) for line in one.lines(pools)[:1]} if pools else {}
         if figures is not None and words:
@@ -90,7 +90,7 @@ class Trial:
 
     @property
     def reason(self) -> str:
-        """Explain why nothing is proposed."""
+        """Return why no pools are proposed."""
         if self.before.period is None:
             return "no bill could be allocated."
         return self.found.reason
@@ -101,8 +101,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Result:
-    """Cost allocated to runs without and with the proposed pools, in one currency. Each share is of the ML platform's cost in the same
-    state: pools can bring cost into scope.
+    """The cost allocated to runs without and with the proposed pools, in one currency.
+
+    Each share is of the ML platform's cost in the same state, because pools can bring cost into scope.
     """
 
     currency: str
@@ -115,11 +116,14 @@ class Result:
 
     @property
     def is_judged(self) -> bool:
-        """Whether there is cost to have a share of."""
+        """Return whether the ML platform has cost. Without cost, there are no shares."""
         return self.platform_cost > 0
 
     def lines(self, pools: int) -> list[str]:
-        """ "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools", as shares of the ML platform's cost, and its growth."""
+        """Return two lines about the effect of the pools, or none if the ML platform has no cost.
+
+        Example: "allocated to runs: 0.0% today, 71.0% with the 3 proposed pools". The percentages are of the ML platform's cost.
+        """
         if not self.is_judged:
             return []
         places = places_for(self.bill_cost)
@@ -141,7 +145,7 @@ class Result:
         ]
 
     def as_record(self) -> dict[str, Any]:
-        """Return the shares as numbers from 0 to 1, null if the ML platform has no cost, and the costs behind them."""
+        """Return the shares as numbers from 0 to 1 (None if the ML platform has no cost), and the exact costs behind them."""
         return {
             "currency": self.currency,
             "allocated_share_today": _share(self.cost_today, self.platform_cost_today),
@@ -164,7 +168,7 @@ def _share(cost: Decimal, whole: Decimal) -> float | None:
 
 
 def begin(tracking: str, bill: str, folder: Path, *, now: datetime, progress: Progress = silent) -> Trial:
-    """Empty the folder, read both sources, and write the proposed pools into the folder's file. Raises ConfigError or UsageError."""
+    """Empty the folder, read both sources, and write the proposed pools to its runspend.yaml. Raises ConfigError or UsageError."""
     made = trial_settings(tracking, bill, folder)
     _empty(folder)
     secrets = {TRACKING_VARIABLE: tracking, BILL_VARIABLE: bill}
@@ -203,7 +207,7 @@ def _given(one: Money) -> Decimal:
 
 
 def _write(folder: Path, made: Settings, currency: str, env: Mapping[str, str]) -> Settings:
-    """Write the file of a trial, without pools; return its settings."""
+    """Write the runspend.yaml of a trial, without pools, and return its settings."""
     server, bill = made.tracking[0], made.billing[0]
     uri = _address(server.uri, TRACKING_VARIABLE)
     text = f"""\
@@ -218,7 +222,7 @@ tracking:
 billing:
   - name: {bill.name}
     uri: {_address(bill.uri or "", BILL_VARIABLE)}
-    late_after: 3650d          # of a trial: an old bill is expected. Remove it in production
+    late_after: 3650d          # a trial accepts an old bill. Remove this line in production
 
 mail:
   backend: none
@@ -232,18 +236,19 @@ def _address(uri: str, variable: str) -> str:
 
 
 def _empty(folder: Path) -> None:
-    """Empty the folder: another bill in the same folder is not a newer version of the last one.
+    """Empty the folder, because another bill in the same folder is not a newer version of the last one.
 
-    Its marker is empty until the file is whole: if the process is killed before that, the folder has nothing worth keeping.
+    The marker is an empty file until the trial is complete. If the process is killed before that, the folder contains nothing worth
+    keeping. Raises UsageError if the folder is a link, contains other files, or has a changed runspend.yaml.
     """
     marker = folder / MARKER
     if folder.is_symlink():
         raise UsageError(
-            f"cannot use {folder}: it is a link, and a trial empties its folder first. Name the folder itself. Nothing was changed."
+            f"cannot use {folder}: it is a link, and a trial empties its folder first. Give the path of the folder itself. Nothing was changed."
         )
     if folder.exists() and any(folder.iterdir()) and not marker.exists():
         raise UsageError(
-            f"cannot use {folder}: it holds something that is not a trial of runspend. Name an empty or a new --folder. Nothing was changed."
+            f"cannot use {folder}: it contains files that are not from a trial. Give an empty or new --folder. Nothing was changed."
         )
     if was_changed(folder):
         raise UsageError(

@@ -187,7 +187,7 @@ def test_the_command_says_what_each_service_did() -> None:
     with serve_metadata("500") as (address, _):
         answers = shown(**{EC2: address})
     assert answers == {
-        "ec2": "no answer as documented: status 500",
+        "ec2": "gave an answer that differs from its documentation: status 500",
         "compute engine": f"not asked: {EC2} names another cloud's service",
         "azure": f"not asked: {EC2} names another cloud's service",
         "ecs": "not asked: ECS_CONTAINER_METADATA_URI_V4 is not set",

@@ -278,7 +278,7 @@ def test_reports_are_for_those_who_see_all(vision: FastAPI) -> None:
     there, gone = ask(vision, "/2026-10.html", "/2020-02.html")
     assert there.status_code == gone.status_code == 403
     assert message_of(there) == message_of(gone) == (
-        "cannot show this: reports have the costs of all teams, and you may see those of vision. Use the home page and the explorer."
+        "cannot show this: reports have the costs of all teams, and you may only see those of vision. Use the home page and the explorer."
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The command line. A command parses its options, calls one function of the pipeline, prints the result and ends with its exit code.
+"""The command line. A command parses its options, calls one function, prints the result and ends with its exit code.
 
 The exit codes are in docs/operations.md.
 """
@@ -30,7 +30,7 @@ from runspend.interfaces.cli.steps import STEPS, nightly, verify
 __all__ = ["cli", "main"]
 
 
-# The commands in the order in which people meet them.
+# The commands in the order in which users need them.
 SECTIONS: dict[str, tuple[click.Command, ...]] = {
     "Start": (try_, demo, init, config, identify, doctor, suggest),
     "Run the pipeline, or one step": (nightly, *STEPS),
@@ -44,7 +44,7 @@ class Sections(click.Group):
     """A group whose help lists its commands by section."""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one list per section, with the same width of names in all."""
+        """Write one list per section. The column of names has the same width in all lists."""
         width = max(map(len, self.commands))
         for title, commands in SECTIONS.items():
             with formatter.section(title):
@@ -71,14 +71,15 @@ Context.root = cli
 
 
 def main() -> None:
-    """Run the command line. An expected error prints one line and sets its exit code. A bug prints a traceback and sets 1. Secrets are
-    hidden.
+    """Run the command line.
+
+    An expected error prints one line and sets its exit code. A bug prints a traceback and sets exit code 1. Secrets are hidden in both.
     """
     private_umask()
-    # By default DuckDB frees memory at once and soon needs it again: a sixteenth of the time of `allocate` on a large bill.
+    # By default, DuckDB frees memory at once and soon needs it again. That takes a sixteenth of the time of `allocate` on a large bill.
     os.environ.setdefault("DUCKDB_JE_MALLOC_CONF", "dirty_decay_ms:20000")
-    gc.set_threshold(100_000)  # imported objects stay: scanning them repeatedly takes a tenth of the startup time
-    atexit.register(gc.freeze)  # … and once more at the end, a sixth of a second
+    gc.set_threshold(100_000)  # imported objects stay in memory: scanning them again and again takes a tenth of the startup time
+    atexit.register(gc.freeze)  # the same at the end, which saves a sixth of a second
     try:
         with watch_for_ctrl_c():
             cli.main(standalone_mode=False)
@@ -91,7 +92,7 @@ def main() -> None:
     except RunspendError as error:
         click.echo(f"error: {_without_secrets(str(error))}", err=True)
         raise SystemExit(error.exit_code) from None
-    except Exception as error:  # noqa: BLE001 (the last line of defence: whatever it is, it is shown, without secrets)
+    except Exception as error:  # noqa: BLE001 (any error must be printed without secrets)
         if (failed := missing_extra(error) or machine_failed(error)) is not None:
             click.echo(f"error: {_without_secrets(str(failed))}", err=True)
             raise SystemExit(failed.exit_code) from None

@@ -1,4 +1,4 @@
-"""`python -m runspend.interfaces.cli`."""
+"""Run the command line with `python -m runspend.interfaces.cli`."""
 
 from runspend.interfaces.cli import main
 

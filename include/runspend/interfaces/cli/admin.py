@@ -1,4 +1,4 @@
-"""Commands for sources that change and warehouses that move: `sources forget`, `sources rename`, `warehouse copy`."""
+"""Commands to remove or rename a source, and to copy a warehouse: `sources forget`, `sources rename`, `warehouse copy`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sources() -> None:
 def forget(context: Context, name: str) -> None:
     """Remove the rows of an unconfigured source.
 
-    Take the server, bill or store out of runspend.yaml first. The next pipeline run builds the cost
+    Remove the server, bill or store from runspend.yaml first. The next pipeline run builds the cost
     tables without it.
 
     \b

@@ -1,4 +1,4 @@
-"""`runspend archive`: the plan of the policies, objections, and results."""
+"""`runspend archive`: plan, announce, move, restore and verify archives, and exclude runs from retention."""
 
 from __future__ import annotations
 

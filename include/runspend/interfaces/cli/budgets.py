@@ -1,4 +1,4 @@
-"""`runspend budgets`: their state, and who muted which budget."""
+"""`runspend budgets`: list budgets, and mute or resume their alerts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _list_budgets(context: Context) -> None:
 
 
 def _quiet_command(name: str, kind: QuietKind, help_text: str) -> None:
-    """Add `ack`, `snooze` or `wake`. Each use is recorded with the person and the budget."""
+    """Add the command `ack`, `snooze` or `wake`. Each use is recorded with the budget and the person."""
 
     def command(context: Context, budget: str, until: datetime | None, by: str | None, note: str | None) -> None:
         from runspend.actions.alert.overview import QuietRequest, say_quiet

@@ -1,4 +1,4 @@
-"""The context and the options that all commands share. Reading and printing do not belong here."""
+"""The context and the options that all commands share. Queries and output belong in other modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import click
 if TYPE_CHECKING:
     from runspend.config.settings import Settings
 
-# Commands print the problems of their steps. Without a handler, Python would print them once more.
+# Commands print the problems of their steps. Without a handler, Python would print them a second time.
 logging.getLogger("runspend.pipeline.step_log").addHandler(logging.NullHandler())
 
 MONTH = re.compile(r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])")
@@ -31,13 +31,13 @@ class InOrder(click.Group):
     """A group whose help lists its commands in the order in which they were added."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of the commands."""
+        """Return the names of the commands in the order in which they were added."""
         return list(self.commands)
 
 
 @dataclass
 class Context:
-    """The context of every command: the place of the configuration, the time, and whether a person is watching."""
+    """The context of a command: the path of the configuration, the time, and the form of the output."""
 
     config: Path | None
     now: datetime
@@ -45,13 +45,13 @@ class Context:
     quiet: bool
     is_now_given: bool = False
     reported_at: float = 0.0
-    loaded: ClassVar[Settings | None] = None  # the settings of this process: output hides their secrets
-    root: ClassVar[click.Group]  # of all commands
-    given: ClassVar[Path | None] = None  # the configuration that was named on the command line: commands in messages name it too
+    loaded: ClassVar[Settings | None] = None  # the settings of this process, whose secrets are hidden in all output
+    root: ClassVar[click.Group]  # the group of all commands
+    given: ClassVar[Path | None] = None  # the `--config` of this command, which is added to commands in messages
 
     @cached_property
     def settings(self) -> Settings:
-        """Return the configuration, loaded once; prints its path."""
+        """Return the configuration. The first call loads it and prints its path."""
         from runspend.config.file_modes import use_file_modes
         from runspend.config.settings import load_settings
 
@@ -62,7 +62,7 @@ class Context:
         return settings
 
     def progress(self, text: str) -> None:
-        """Print one line on standard error that overwrites itself, for a person who watches."""
+        """Print a line on standard error that replaces the previous one. Prints only on a terminal, at most ten times per second."""
         moment = time.monotonic()
         if not self.quiet and sys.stderr.isatty() and (not text or moment - self.reported_at > 0.1):
             self.reported_at = moment
@@ -84,7 +84,7 @@ def _moment(_: click.Context, __: click.Parameter, value: str | None) -> datetim
 
 
 def day_end(context: click.Context, parameter: click.Parameter, value: str | None) -> datetime | None:
-    """Return the first instant after the day, or after the given moment."""
+    """Return the first moment after the given day, or after the given time."""
     moment = _moment(context, parameter, value)
     if moment is None or value is None:
         return None
@@ -95,7 +95,7 @@ def day_end(context: click.Context, parameter: click.Parameter, value: str | Non
 
 
 def day_or_month(_: click.Context, __: click.Parameter, value: str | None) -> tuple[date, date] | None:
-    """Return the first day of YYYY-MM-DD or YYYY-MM, and the day after its last."""
+    """Return the first day of YYYY-MM-DD or YYYY-MM, and the day after its last day."""
     from runspend.actions.costs import runs
     from runspend.core.errors import UsageError
 
@@ -106,7 +106,7 @@ def day_or_month(_: click.Context, __: click.Parameter, value: str | None) -> tu
 
 
 def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
-    """Parse YYYY-MM, one or several."""
+    """Check that the value, or each of several values, is a month (YYYY-MM), and return it unchanged."""
     for month in value if isinstance(value, tuple) else (value,):
         if month is not None and not MONTH.fullmatch(month):
             raise click.BadParameter(f"{month!r} is not a month. Write YYYY-MM.")
@@ -114,12 +114,12 @@ def months(_: click.Context, __: click.Parameter, value: Any) -> Any:
 
 
 def shown(text: str) -> str:
-    """Return a sentence that is safe on a terminal: users' text in it cannot move the cursor."""
+    """Return text that is safe on a terminal. Control characters are replaced, so names cannot move the cursor."""
     return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in "\n\t" else c for c in text)
 
 
 def pasteable(text: str) -> str:
-    """Return a string in which every command of Runspend has the `--config` of this command. Without a `--config`, nothing changes."""
+    """Return `text` with the `--config` of this command added to each Runspend command in it. Without `--config`, nothing changes."""
     if Context.given is None:
         return text
     option = f" --config {shlex.quote(str(Context.given))}"
@@ -128,8 +128,11 @@ def pasteable(text: str) -> str:
 
 @functools.cache
 def _commands() -> re.Pattern[str]:
-    """Match the words of a command that takes `--config`, unless that option follows, or the text only mentions the command."""
-    names = sorted(_names(Context.root, ""), reverse=True)  # a longer name first
+    """Return a pattern for a Runspend command that has the option `--config`.
+
+    It does not match if the option already follows, or if the text only mentions the command.
+    """
+    names = sorted(_names(Context.root, ""), reverse=True)  # longer names first
     return re.compile(rf"(?<!that `)(?<!in `)\brunspend (?:{'|'.join(map(re.escape, names))})(?![\w-])(?![^`\n]*--config)")
 
 
@@ -142,7 +145,7 @@ def _names(group: click.Group, before: str) -> Iterator[str]:
 
 
 class _WithoutSecrets(logging.Formatter):
-    """Formats log lines, with times in UTC and secrets of the configuration hidden."""
+    """Formats log lines with times in UTC, and hides secrets of the configuration."""
 
     converter = staticmethod(time.gmtime)
 
@@ -167,9 +170,9 @@ def _without_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def with_context(command: Callable[..., None], *, shows_now: bool = False, has_json: bool = True) -> Callable[..., None]:
-    """Give a command the options that all commands have, as one Context. `--now` is for tests: help shows it where `shows_now`.
+    """Add the options that all commands have, and pass them to the command as one Context.
 
-    A command that prints no answer has no `--json`.
+    `--now` is for tests, so help shows it only with `shows_now`. Without `has_json`, there is no `--json`: such a command prints no answer.
     """
     json_option: Callable[[Callable[..., None]], Callable[..., None]] = (
         click.option("--json", "as_json", is_flag=True, help="Print JSON.") if has_json else _without_option

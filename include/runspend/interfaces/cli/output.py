@@ -1,4 +1,4 @@
-"""Prints answers: outcomes, rows, columns, JSON. Computing answers does not belong here."""
+"""Print answers: outcomes, rows, columns and JSON. The answers are computed in other modules."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def form_of(context: Context, form: str | None) -> str:
 
 
 def write_file(out: Path, content: bytes, command: str, is_ours: Callable[[Path], bool]) -> None:
-    """Write the file that `--out` names, completely or not at all. Raises UsageError if it has no folder, or would replace another kind of
-    file.
+    """Write the file that `--out` names, completely or not at all.
+
+    Raises UsageError if its folder does not exist, or if it would replace a file of another kind.
     """
     from runspend.core.own_files import check_replaceable, write_whole
 
@@ -53,7 +54,7 @@ def query(settings: Settings, sql: str, parameters: dict[str, Any]) -> pa.Table:
 
 
 def print_query_costs(context: Context, found: QueryCosts) -> None:
-    """Print how much each model would read, and the cost."""
+    """Print how many bytes each model would read, and what that would cost."""
     if context.as_json:
         print_json([{"period": period, "model": model, "bytes": size} for period, model, size in found.sizes])
     else:
@@ -61,7 +62,7 @@ def print_query_costs(context: Context, found: QueryCosts) -> None:
 
 
 def print_outcome(context: Context, outcome: Outcome, **more: Any) -> None:
-    """Print the outcome of a step; end the process with its exit code. JSON gets further keys from `more`."""
+    """Print the outcome of a step and end the process with its exit code. In JSON, `more` adds keys."""
     context.clear_progress()
     if context.as_json:
         print_json(
@@ -100,7 +101,7 @@ def print_rows(rows: pa.Table, form: str = "table", *, is_money: bool = False) -
 
 
 def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
-    """Print cells as aligned text. Names cannot move the cursor."""
+    """Print cells in aligned columns. Characters that could move the cursor are replaced."""
     shown = [["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line] for line in lines]
     widths = [max(len(cell) for cell in column) for column in zip(*shown, strict=True)]
     for line in shown:
@@ -108,5 +109,5 @@ def print_columns(lines: Sequence[tuple[str, ...]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON value. Types that JSON lacks become text."""
+    """Print one JSON value. Values that JSON does not have become text."""
     click.echo(json.dumps(value, indent=2, default=str, ensure_ascii=False))

@@ -18,7 +18,7 @@ from runspend.core.text import counted
 from runspend.interfaces.cli.context import Context, InOrder, day_end, day_or_month, months, pasteable, shown, with_context
 from runspend.interfaces.cli.output import form_of, format_option, print_json, print_rows, write_file
 
-GRACE = 5.0  # seconds that the engine has to stop by itself
+GRACE = 5.0  # seconds after the timeout for the engine to stop by itself
 
 
 @click.command()
@@ -118,7 +118,7 @@ def live(context: Context, run: str, experiment: str) -> None:
     from runspend.warehouse.factory import open_warehouse
 
     with open_warehouse(context.settings).reader() as reader:
-        now = context.now if context.is_now_given else datetime.now(timezone.utc)  # not the start of the hour
+        now = context.now if context.is_now_given else datetime.now(timezone.utc)  # exact, not the start of the hour
         found = find_running(reader, now, run=run, experiment=experiment)
         lines = list(say_what_runs(found) if found else say_nothing_runs(reader, run=run, experiment=experiment))
     if context.as_json:
@@ -474,7 +474,7 @@ def sql(
             timeout + GRACE, timeout, partial(log_statement, context.settings, statement, native=native, rows=None, error="SqlRefused")
         ):
             rows = open_warehouse(context.settings).answer(statement, native=native, timeout=timeout)
-    except BaseException as error:  # even after a bug or Ctrl-C, because the question was asked
+    except BaseException as error:  # log the statement even after a bug or Ctrl-C
         log_statement(context.settings, statement, native=native, rows=None, error=type(error).__name__)
         raise
     log_statement(context.settings, statement, native=native, rows=rows.num_rows)
@@ -482,7 +482,10 @@ def sql(
 
 
 def _statement_of(statement: str | None, file: Path | None) -> str | None:
-    """Return the statement as given, of a file, or of standard input (`-`)."""
+    """Return the statement from the argument, a file, or standard input (`-`). None if none of them is given.
+
+    Raises UsageError if both the argument and a file are given, or if the text is empty or cannot be read.
+    """
     if statement is not None and file is not None:
         raise UsageError("cannot answer: STATEMENT and --file are both given. Give only one.")
     if statement == "-":
@@ -504,8 +507,9 @@ def _statement_of(statement: str | None, file: Path | None) -> str | None:
 
 @contextmanager
 def _ended_after(seconds: float, timeout: float, note: Callable[[], None]) -> Iterator[None]:
-    """End the process if it is still inside after `seconds`. An engine checks for an interrupt between pieces of work, and one piece may
-    take minutes.
+    """End the process if the block still runs after `seconds`. `note` is called first, and the message names `timeout`.
+
+    An engine checks for interrupts only between pieces of work, and one piece may take minutes.
     """
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""The way to a first report: `init`, `doctor`, `config`, `try`, `demo`, `identify`."""
+"""Commands on the way to a first report: `init`, `doctor`, `config`, `suggest`, `try`, `demo`, `identify`."""
 
 from __future__ import annotations
 

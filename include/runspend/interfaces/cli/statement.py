@@ -1,4 +1,4 @@
-"""`runspend statement`: the costs that a team is shown or charged for a month, for the people who book them."""
+"""`runspend statement`: write the costs of a team for one month, for showback or chargeback."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _print(outcome: Outcome, is_all: bool) -> None:
 
 
 def _short(path: Path) -> str:
-    """Return the shortest form of a path from the working folder."""
+    """Return the path relative to the working folder if it is inside that folder, otherwise unchanged."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

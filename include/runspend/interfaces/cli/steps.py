@@ -65,7 +65,7 @@ def nightly(context: Context, periods: tuple[str, ...], since: str | None, accep
 
 
 def _step(name: str, help_text: str, *, what: str | None, options: Sequence[Callable[[Any], Any]] = ()) -> click.Command:
-    """Return the command of one step of the pipeline."""
+    """Return the command for one step of the pipeline. `what` is the kind of its arguments, such as a server. None: no arguments."""
 
     def command(context: Context, **given: Any) -> None:
         from runspend import pipeline
@@ -271,7 +271,7 @@ def _use_demo(context: Context) -> None:
     from runspend.core.extras import EXTRA_OF
     from runspend.interfaces.demo import make_world
 
-    if find_spec("adbc_driver_manager") is None:  # without the extra, nothing is made
+    if find_spec("adbc_driver_manager") is None:  # fail before the demo is created
         raise MissingExtra(*EXTRA_OF["adbc_driver_manager"])
     made = make_world(DEMO_FOLDER, progress=context.progress)
     context.clear_progress()

@@ -1,9 +1,12 @@
-"""The bills of a plan, as FOCUS files: AWS (1.3, gzip CSV, one file a month) and Google Cloud (1.0, CSV).
+"""Write the bills of the demo as FOCUS files, one per month: AWS (FOCUS 1.3, gzip CSV) and Google Cloud (FOCUS 1.0, CSV).
 
-As at AWS, a machine's hour is one line for the whole hour, with the billed part as its quantity. The bills also have lines that every bill
-has: disks, tax, support, a credit, a correction, and a web shop without training. The shop has the charges that a whole company's bill has:
-a savings plan and a capacity reservation, each used and unused, and a product of another vendor, paid in credits. The AWS file has one
-column of FOCUS 1.4: CommitmentProgramEligibilityDetails.
+As on real AWS bills, each hour of a machine is one charge. Its charge period is the whole hour; its quantity is the billed part of it.
+
+The AWS bill also has charges that are typical of any company: disks, tax, support, a credit, a correction, and a web shop without
+training. The shop uses a savings plan and a capacity reservation, and has charges for their used and unused parts. It also uses a
+product of another vendor, paid in credits.
+
+The AWS files have one column of FOCUS 1.4: CommitmentProgramEligibilityDetails.
 """
 
 from __future__ import annotations
@@ -55,18 +58,21 @@ RESERVATION = "arn:aws:ec2:eu-west-1:999988887777:capacity-reservation/cr-0a1b2c
 # The vendor provides its marketplace product, and the cloud hosts and bills it.
 SOLD_BY_FINDWELL = {"PublisherName": "Findwell", "ServiceProviderName": "Findwell"}
 WEB_SERVER = "arn:aws:ec2:eu-west-1:999988887777:instance/i-0d3m0web5e4fe4000"
-# Commitment programs that could cover a charge, for every charge of the category.
+# Commitment programs that could cover a charge, by service category.
 PROGRAMS = {
     "Compute": {"CommitmentPrograms": [{"ProgramType": "Compute Savings Plan"}, {"ProgramType": "Capacity Reservation"}]},
     "Databases": {"CommitmentPrograms": [{"ProgramType": "Database Savings Plan"}]},
 }
-CREDITS = Decimal(2000)  # bought at once
+CREDITS = Decimal(2000)  # bought in one purchase
 CREDIT_PRICE = Decimal("0.02")  # USD
 EUR_PRICE = Decimal("1.08")  # USD
 
 
 def write_bills(folder: Path, plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]) -> None:
-    """Write `aws/` and `gcp/`. `run_tags` maps machines to the stretches whose lines have a run id."""
+    """Write the bills to `aws/` and `gcp/` in `folder`.
+
+    `run_tags` maps the resource id of a machine to (start, end, run id). Charges for hours in that time have the run id as a tag.
+    """
     lines = sorted(_lines(plan, run_tags), key=lambda row: (row["ChargePeriodStart"], row["ResourceId"], row["SkuId"]))
     for provider, name, columns in (("AWS", "aws", COLUMNS_1_3), ("Google Cloud", "gcp", COLUMNS_1_0)):
         (folder / name).mkdir(parents=True)
@@ -153,7 +159,7 @@ def _lines(plan: Plan, run_tags: dict[str, list[tuple[datetime, datetime, str]]]
 
 
 def _shop_lines() -> Iterator[dict[str, Any]]:
-    """Yield the lines of the web shop: a database, a web server and a search service, for the same 0.37904 USD each hour."""
+    """Yield the charges of the web shop: a database, a web server and a search service. Together they cost 0.37904 USD in every hour."""
     day = BEGIN.replace(hour=0, minute=0, second=0, microsecond=0)
     while day < BILLED_UNTIL:
         begin, end = max(day, BEGIN), min(day + 24 * HOUR, BILLED_UNTIL)
@@ -213,9 +219,10 @@ def _shop_lines() -> Iterator[dict[str, Any]]:
 
 
 def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
-    """Yield a day of the database. A savings plan covers it: its fee is billed, and its hours cost their part of the fee.
+    """Yield the charges of the database, which a savings plan covers, from `begin` to `end`.
 
-    On Mondays, the database is stopped for two hours, and the plan is unused.
+    The plan's fee has the billed cost. Each hour has its part of the fee as effective cost. On Mondays, the database is stopped for
+    two hours, and the plan is unused in these hours.
     """
     rate = Decimal("0.3054400000")
     moment = begin
@@ -268,7 +275,10 @@ def _database_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
 
 
 def _web_server_lines(begin: datetime, end: datetime) -> Iterator[dict[str, Any]]:
-    """Yield a day of the web server. It runs from 06:00 to 22:00. Its capacity stays reserved, and is paid, in the other hours."""
+    """Yield the charges of the web server from `begin` to `end`, at most one day.
+
+    It runs from 06:00 to 22:00. In the other hours, its capacity is still reserved and billed.
+    """
     hours = [begin + number * HOUR for number in range((end - begin) // HOUR)]
     open_hours = sum(6 <= hour.hour < 22 for hour in hours)
     for status, count, resource in (("Used", open_hours, WEB_SERVER), ("Unused", len(hours) - open_hours, RESERVATION)):
@@ -352,13 +362,13 @@ def _machine_lines(machine: Machine, start: datetime, hours: Decimal, run_id: st
 
 
 def _zone(machine: Machine) -> str:
-    """Return the availability zone: the one in the name, or one of two by the last digit of the instance id."""
+    """Return the availability zone. AWS has two, and the last digit of the instance id decides. Google Cloud has one."""
     return "europe-west4-a" if machine.kind.provider != "AWS" else f"eu-west-1{'ab'[int(machine.resource_id[-1], 16) % 2]}"
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What is charged for. Quantities are in `unit`; `more` has columns that differ from those of an ordinary charge."""
+    """The subject of a charge. `quantity` is in `unit`. `more` has the columns that differ from those of an ordinary charge."""
 
     service: str
     category: str
@@ -376,7 +386,10 @@ class Charge:
 
 
 def _line(provider: str, start: datetime, end: datetime, list_cost: Decimal, charge: Charge) -> dict[str, Any]:
-    """Return one FOCUS row. Contracted, effective and billed cost are the list price minus a private discount, on usage only."""
+    """Return one FOCUS row. Its contracted, effective and billed costs are the list cost, minus a private discount for usage.
+
+    Corrections and charges of other kinds do not get the discount.
+    """
     month = start.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     cost = list_cost * DISCOUNT if charge.kind == "Usage" and not charge.klass else list_cost
     is_aws = provider == "AWS"

@@ -1,7 +1,8 @@
-"""Draws from a seed which runs ran on which machine: five teams, 60 machines, 45 days. Pure: writes nothing.
+"""Plan the demo company: which runs used which machine, drawn at random from a fixed seed. Writes nothing.
 
-It contains the difficult cases of real companies: parallel, nested, multi-node, failed and never-ended runs, children
-without machines, runs that state no machine, machines rented for one run, idle tails, partial hours.
+The plan has five teams, 60 machines and 45 days. It contains the difficult cases of real companies: parallel, nested, multi-node,
+failed and never-ended runs, children without machines, runs that state no machine, machines rented for one run, machines that stay
+up idle after their runs, and partial hours.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ N1 = MachineType("n1-standard-8", "Google Cloud", "0.3799980000", 0, 8, 30)
 
 @dataclass(frozen=True)
 class Machine:
-    """One machine, with its names in runs and in the bill."""
+    """One machine, with the id that its runs state and the id on the bill."""
 
     resource_id: str
     billed_as: str
@@ -66,7 +67,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Team:
-    """A team: its experiments, people, machines and how hard it works."""
+    """A team: its experiments, users and machines, the number of its jobs, and the shortest and longest job in hours."""
 
     name: str
     server: str
@@ -90,7 +91,7 @@ SEED = 20261124
 
 @dataclass
 class Plan:
-    """The whole world: machines, when each was up, and the runs."""
+    """The demo company: its machines, the uptimes of each machine by resource id, and its runs."""
 
     machines: list[Machine]
     uptimes: dict[str, list[tuple[datetime, datetime]]]
@@ -102,7 +103,7 @@ class Plan:
 
 
 def draw_plan() -> Plan:
-    """Return the world of SEED: the same one at each call."""
+    """Return the plan of SEED. Every call returns the same plan."""
     draw = random.Random(SEED)
     plan = Plan([], {}, [])
     for team in TEAMS:
@@ -124,7 +125,10 @@ def _machine(draw: random.Random, team: Team, kind: MachineType) -> Machine:
 
 
 def _draw_job(draw: random.Random, plan: Plan, team: Team, pool: list[Machine], free: dict[str, datetime], number: int) -> None:
-    """Draw one job: a start on the machine that has been free longest, a shape, and the machine's time before and after it."""
+    """Draw one job and add it to `plan`: its shape, its machines, its start and end, and the uptime of the machines before and after it.
+
+    The job starts when all its machines are free.
+    """
     spread = (NOW - BEGIN) / team.jobs
     earliest = BEGIN + number * spread + timedelta(minutes=draw.randrange(0, 600))
     shape = draw.choices(("single", "parallel", "nested", "multi_node", "failed", "unstated", "rented"), (30, 16, 16, 8, 14, 8, 8))[0]
@@ -166,12 +170,12 @@ def _draw_runs(
         for i in range(parts):
             begin = start + length * (0.05 + 0.9 * i / parts)
             stop = start + length * (0.05 + 0.9 * (i + draw.uniform(0.7, 1.3)) / parts)
-            own = i % 2 == 0  # every second child states no machine and uses its parent's
+            own = i % 2 == 0  # every second child states no machine, so it gets the machine of its parent
             status = "FAILED" if draw.random() < 0.15 else "FINISHED"
             parent.children.append(run(f"{number}-trial-{i}", begin, min(stop, end), status, machines=machines, states_machine=own))
         return [parent]
     if shape == "failed":
-        if draw.random() < 0.2:  # died without an end: its last metric is the only sign
+        if draw.random() < 0.2:  # a run that died without an end time: only its last metric shows how long it ran
             return [run(f"{number}-lost", start, None, "RUNNING", machines=machines, last_sign=start + length * 0.4)]
         return [
             run(
@@ -189,7 +193,7 @@ def _draw_runs(
 
 
 def _merged(spans: list[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
-    """Merge overlapping stretches, in order."""
+    """Return the spans in order, with overlapping spans merged."""
     merged: list[tuple[datetime, datetime]] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:

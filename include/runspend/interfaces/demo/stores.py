@@ -1,4 +1,4 @@
-"""Writes the runs of a plan to real MLflow stores through MLflow's own client. Needs the full MLflow package."""
+"""Write the runs of a plan to real MLflow stores with MLflow's own client. Needs the full MLflow package."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ SERVERS = ("prod", "research")
 
 
 def write_stores(folder: Path, plan: Plan, teams: dict[str, str], *, progress: Callable[[str], None]) -> dict[int, str]:
-    """Write both stores (SQLite, artifacts in a folder next to it); return {id(run): MLflow run id}."""
+    """Write both stores, each a SQLite database next to a folder of artifacts. Return {id(run): MLflow run id}."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ["MLFLOW_LOGGING_LEVEL"] = "WARNING"
     try:
-        import sqlalchemy  # noqa: F401 (a skinny MLflow has no stores of its own)
+        import sqlalchemy  # noqa: F401 (mlflow-skinny comes without it, and cannot write stores)
         from mlflow import MlflowClient
     except ImportError as missing:
         raise MissingExtra("mlflow", "demo") from missing
@@ -74,7 +74,7 @@ def _write_run(client: MlflowClient, experiment_id: str, run: Run, parent_id: st
 
 
 def _write_orphan(root: Path) -> None:
-    """Write bytes of a run that no server knows any longer."""
+    """Write an orphaned artifact: a file of a run that is not on the server."""
     file = root / "artifacts" / "1" / ("0" * 31 + "f") / "artifacts" / "checkpoint.bin"
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\0" * 300_000)
@@ -82,7 +82,7 @@ def _write_orphan(root: Path) -> None:
 
 
 def _date(file: Path, moment: datetime) -> None:
-    """Set the time of a file: retention uses the times of files."""
+    """Set the modification time of a file, which retention reads."""
     os.utime(file, (moment.timestamp(), moment.timestamp()))
 
 

@@ -1,4 +1,4 @@
-"""The demo world as a whole: made once, then reused."""
+"""Create the demo company in a folder. Later calls reuse it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runspend.interfaces.demo.plan import NOW, TEAMS, Plan, draw_plan
 from runspend.interfaces.demo.stores import write_stores
 
 CONFIG = """\
-# The demo world. Everything it reads and writes is in this folder; delete the folder and it is gone.
+# The demo company. Everything it reads and writes is in this folder. To remove the demo, delete the folder.
 home: .
 currency: USD
 
@@ -52,7 +52,7 @@ archive: {to: archive}
 
 @dataclass(frozen=True)
 class World:
-    """The place and contents of the world."""
+    """The demo: its configuration file, the time at which it is seen, and the number of its runs and machines."""
 
     config: Path
     now: datetime
@@ -61,7 +61,7 @@ class World:
 
 
 def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None) -> World:
-    """Make the world in `folder`, or return the existing one. A world that was interrupted halfway is made again."""
+    """Create the demo in `folder`, or return the existing one. A demo whose creation was interrupted is created again."""
     folder = folder.resolve()
     config = folder / "runspend.yaml"
     plan = draw_plan()
@@ -78,18 +78,22 @@ def make_world(folder: Path, *, progress: Callable[[str], None] = lambda _: None
 
 
 def _begin(folder: Path) -> None:
-    """Mark a folder as one where an interrupted attempt may be removed. Raises UsageError if it contains other files."""
+    """Mark `folder` as a demo, so that a later call may remove the remains of an interrupted one.
+
+    Raises UsageError if the folder contains other files.
+    """
     marker = folder / ".runspend-demo"
     if folder.exists() and any(folder.iterdir()) and not marker.is_file():
-        raise UsageError(
-            f"cannot make the demo in {folder}: something is in it already. Name a new folder, or an empty one. Nothing was changed."
-        )
+        raise UsageError(f"cannot make the demo in {folder}: the folder is not empty. Name a new or empty folder. Nothing was changed.")
     folder.mkdir(parents=True, exist_ok=True)
     marker.touch()
 
 
 def write_stores_in_place(folder: Path, plan: Plan, progress: Callable[[str], None]) -> dict[int, str]:
-    """Write the MLflow stores to their final place: artifact URIs are absolute. First removes the remains of an interrupted attempt."""
+    """Write the MLflow stores, and return {id(run): MLflow run id}. First removes the remains of an interrupted call.
+
+    The stores are written directly to their final place, because artifact URIs are absolute.
+    """
     for server in ("prod", "research"):
         shutil.rmtree(folder / server, ignore_errors=True)
     teams = {experiment: team.name for team in TEAMS for experiment in team.experiments}
@@ -97,7 +101,7 @@ def write_stores_in_place(folder: Path, plan: Plan, progress: Callable[[str], No
 
 
 def _run_tags(plan: Plan, ids: dict[int, str]) -> dict[str, list[tuple[datetime, datetime, str]]]:
-    """Return the run ids for bill lines: lines of a machine rented for one run carry its id, from boot to release."""
+    """Return the run tags of bill lines as {resource id: [(start, end, run id)]}. Only machines rented for one run have such tags."""
     tags: dict[str, list[tuple[datetime, datetime, str]]] = {}
     for run in plan.runs:
         if run.is_tagged_on_bill and run.end is not None:

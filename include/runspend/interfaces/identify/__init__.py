@@ -1,7 +1,7 @@
-"""Describes where this process runs, as tags of an MLflow run: machine, job, place, GPUs and cores.
+"""Describe where this process runs, as tags of an MLflow run: its machine, job, region, GPUs and cores.
 
-`context_provider.py` is the MLflow plug-in, `tagging.py` tags a run that exists already. Both ask `identity.py`, which asks
-`environment.py` (variables and files), `metadata_services.py` (the cloud's, over the network) and `hardware.py` (GPUs and limits).
+`context_provider.py` is the MLflow plug-in, and `tagging.py` tags a run that already exists. Both use `identity.py`, which uses
+`environment.py` (variables and files), `metadata_services.py` (the cloud's services, over the network) and `hardware.py` (GPUs and limits).
 
-This package goes into training jobs. It needs only the standard library, runs on Python 3.10, and no failure of it may reach the job.
+This package runs inside training jobs. It needs only the standard library and Python 3.10, and its failures must never reach the job.
 """

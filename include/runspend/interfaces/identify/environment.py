@@ -1,4 +1,4 @@
-"""Facts about the job and the machine from environment variables and small files. Nothing here uses the network."""
+"""Find facts about the job and the machine in environment variables and small files, without the network."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ AIRFLOW_VARIABLES = {
     "AIRFLOW_CTX_TASK_ID": "airflow.task_id",
     "AIRFLOW_CTX_DAG_RUN_ID": "airflow.run_id",
 }
-# KubeRay sets the first for all of its pods, Ray the second for workers: it is `f` in those that Ray started before there was a job.
+# KubeRay sets the first in all of its pods. Ray sets the second in workers; it is all `f` if the worker was started before its job.
 RAY_VARIABLES = {"RAY_CLUSTER_NAME": "ray.cluster", "RAY_JOB_ID": "ray.job_id"}
-# Variables from the downward API, as docs/identify.md recommends.
+# Variables from the Kubernetes downward API, as docs/identify.md recommends.
 POD_VARIABLES = {
     "RUNSPEND_CLUSTER": "kubernetes.cluster",
     "RUNSPEND_POD_NAMESPACE": "kubernetes.namespace",
@@ -54,15 +54,15 @@ POD_VARIABLES = {
     "RUNSPEND_NODE_NAME": "kubernetes.node",
     "RUNSPEND_SERVICE_ACCOUNT": "kubernetes.service_account",
 }
-# Platforms that bill jobs and not machines: the machine below is hidden, or belongs to the platform.
+# Platforms that bill jobs, not machines: their machine is hidden, or belongs to the platform.
 MANAGED = {"TRAINING_JOB_ARN": "SageMaker", "TRAINING_JOB_NAME": "SageMaker", "CLOUD_ML_JOB_ID": "Vertex AI", "AZUREML_RUN_ID": "Azure ML"}
-CONTAINER_FILES = (Path("/.dockerenv"), Path("/run/.containerenv"))  # of Docker, of Podman
+CONTAINER_FILES = (Path("/.dockerenv"), Path("/run/.containerenv"))  # the first is of Docker, the second of Podman
 MACHINE_ID_FILE = Path("/etc/machine-id")
 SAGEMAKER_FILE = Path("/opt/ml/input/config/resourceconfig.json")
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-PRICES = "RUNSPEND_PRICES"  # names the price list of `live_costs.py`
+PRICES = "RUNSPEND_PRICES"  # variable with the path or address of the price list of `live_costs.py`
 MOST = 500  # characters of a value; MLflow 2 refuses tags of more than 5,000
-_ID_OF_HOSTS = b"runspend machine"  # a machine-id is confidential, so only this program's digest of it leaves the machine
+_ID_OF_HOSTS = b"runspend machine"  # message of the digest: a machine-id is confidential, so only its digest leaves the machine
 
 
 def find_job() -> Iterator[Found]:
@@ -86,7 +86,10 @@ def find_job() -> Iterator[Found]:
 
 
 def find_ray() -> Iterator[Found]:
-    """Yield Ray's facts about this process, if the process has imported and started Ray. Ray's client is not asked: it uses the network."""
+    """Yield Ray's facts about this process, if the process has imported and started Ray.
+
+    Ray's client is not asked, because it uses the network.
+    """
     worker = sys.modules.get("ray._private.worker")
     if worker is None or not worker.global_worker.connected:
         return
@@ -97,14 +100,14 @@ def find_ray() -> Iterator[Found]:
 
 
 def managed_platform() -> str | None:
-    """Return the name of a platform that hides its machines."""
+    """Return the name of the platform that bills this job without its machines, or None."""
     return next((name for variable, name in MANAGED.items() if _variable(variable)), None)
 
 
 def find_host() -> Iterator[Found]:
-    """Yield tags of a machine that no cloud knows: its name, and a digest that stays the same when the name changes.
+    """Yield tags of a machine that is not in a cloud: its host name, and a digest that stays the same when the name changes.
 
-    A container's name is not the name of a machine and is not on any bill.
+    In a container, the host name is left out: it is not the name of a machine and is not on any bill.
     """
     is_container = any(file.exists() for file in CONTAINER_FILES) or "KUBERNETES_SERVICE_HOST" in os.environ
     if (name := as_text(socket.gethostname())) and not is_container:
@@ -116,7 +119,7 @@ def find_host() -> Iterator[Found]:
 
 
 def _sagemaker_type() -> Iterator[Found]:
-    """SageMaker's training toolkit sets a variable; containers without it have a file."""
+    """Yield the instance type of a SageMaker job. SageMaker's training toolkit sets a variable; other containers have a file."""
     if value := _variable("SM_CURRENT_INSTANCE_TYPE"):
         yield Found(machine_tags.TYPE, value, "environment variable SM_CURRENT_INSTANCE_TYPE")
     elif _variable("TRAINING_JOB_NAME") or _variable("TRAINING_JOB_ARN"):
@@ -129,11 +132,11 @@ def _sagemaker_type() -> Iterator[Found]:
 
 
 def _pod() -> Found | None:
-    """The pod, if a cluster is named: only then does the bill split machines into pods."""
+    """Return the pod if RUNSPEND_CLUSTER is set, otherwise None. Only then does the bill split machines into pods."""
     cluster, namespace, pod = _variable("RUNSPEND_CLUSTER"), _variable("RUNSPEND_POD_NAMESPACE"), _variable("RUNSPEND_POD_NAME")
     if not cluster or not _variable("KUBERNETES_SERVICE_HOST"):
         return None
-    pod = pod or as_text(socket.gethostname())  # a pod's host name is its own, unless it uses its node's network
+    pod = pod or as_text(socket.gethostname())  # the host name of a pod is its name, unless it uses the network of its node
     namespace = namespace or as_text(_read(NAMESPACE_FILE))
     if not namespace or not pod:
         return None
@@ -145,7 +148,7 @@ def _variable(name: str) -> str:
 
 
 def as_text(value: str) -> str:
-    """Return the value in one line; a value that is too long or not printable counts as absent."""
+    """Return the value without surrounding spaces, or "" if it is too long or not printable."""
     value = value.strip()
     return value if len(value) <= MOST and value.isprintable() else ""
 

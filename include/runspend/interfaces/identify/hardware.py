@@ -1,7 +1,7 @@
-"""The GPUs that this process may use, and the cores and memory that its container is limited to.
+"""Find the GPUs that this process may use, and the limits of its container on cores and memory.
 
-GPUs come from `CUDA_VISIBLE_DEVICES` and from NVML, NVIDIA's management library, where the driver has installed it. A slice of a
-GPU (MIG) counts as its share of the GPU's compute slices. Limits come from the control group, version 2 or 1.
+GPUs come from `CUDA_VISIBLE_DEVICES` and from NVML, NVIDIA's management library, which the driver installs. A slice of a GPU (MIG) counts
+as its share of the GPU's compute slices. Limits come from the control group, version 2 or 1.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from runspend.interfaces.identify.environment import Found
 
 LIBRARY = "libnvidia-ml.so.1"
 SLICES, SLICES_OF_OTHERS = {"A30": 4}, 7  # compute slices of a whole GPU
-MOST = 4096  # characters of a variable
+MOST = 4096  # characters of CUDA_VISIBLE_DEVICES that are read
 OWN_GROUPS = Path("/proc/self/cgroup")
 UNLIMITED = 1 << 60  # version 1 writes a number near 2^63 for "no limit"
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU, or a slice of one. `device`: the GPU's number. `share`: of the whole GPU."""
+    """A GPU or a slice of one. `device` is the number of the GPU, and `share` is the part of the whole GPU."""
 
     name: str
     uuid: str
@@ -37,10 +37,10 @@ class Gpu:
 
 
 def find_gpus(there: list[Gpu] | None) -> Iterator[Found]:
-    """Yield the number and the names of the GPUs that this process sees. `there`: what `ask_driver` found.
+    """Yield the number and the names of the GPUs that this process sees. `there` is the result of `ask_driver`.
 
-    On a machine without NVIDIA's driver, only the GPUs named in CUDA_VISIBLE_DEVICES are known, because the machine may have GPUs of
-    another maker.
+    Without NVIDIA's driver, only the number of GPUs in CUDA_VISIBLE_DEVICES is known. If it names none, nothing is yielded instead of 0,
+    because the machine may have GPUs of another vendor.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     chosen = None if visible is None else _chosen(visible)
@@ -57,7 +57,7 @@ def find_gpus(there: list[Gpu] | None) -> Iterator[Found]:
 
 
 def find_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Found]:
-    """Yield the cores and the memory, in bytes, that this process is limited to. Without a limit, nothing."""
+    """Yield the limits of this process on cores and on memory in bytes. A resource without a limit is left out."""
     cores = [found for folder in _groups(root, "cpu") if (found := _cores(folder)) is not None]
     if cores and 0 < min(cores) < (os.cpu_count() or 1):
         yield Found(machine_tags.CORES, f"{min(cores):.4g}", "control group")
@@ -67,7 +67,7 @@ def find_limits(root: Path = Path("/sys/fs/cgroup")) -> Iterator[Found]:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control group and of all above it: each may set a limit."""
+    """Yield the folders of this process's control group and of all its parents, because each may set a limit."""
     for line in _read(OWN_GROUPS).splitlines():
         number, controllers, path = (*line.split(":", 2), "", "")[:3]
         if number == "0" or controller in controllers.split(","):
@@ -106,7 +106,7 @@ def _read(file: Path) -> str:
 
 
 def _chosen(visible: str) -> list[str]:
-    """CUDA uses the names before the first one that it cannot use, for example -1."""
+    """Return the names in CUDA_VISIBLE_DEVICES up to the first invalid one, such as -1. CUDA ignores the rest too."""
     names: list[str] = []
     for name in visible[:MOST].split(","):
         if not re.fullmatch(r"[0-9]{1,4}|GPU-[0-9a-f-]+|MIG-[0-9A-Za-z/-]+", name.strip()):
@@ -116,7 +116,10 @@ def _chosen(visible: str) -> list[str]:
 
 
 def _pick(there: list[Gpu], chosen: list[str]) -> list[Gpu]:
-    """The GPUs that are named, by number, by UUID or by the beginning of one; each once. A process uses one slice of a GPU."""
+    """Return the GPUs that are named by number, by UUID or by the start of a UUID, each once.
+
+    Only the first slice counts, because a process can use only one slice of a GPU.
+    """
     picked: list[Gpu] = []
     has_slice = False
     for name in chosen:
@@ -130,7 +133,7 @@ def _pick(there: list[Gpu], chosen: list[str]) -> list[Gpu]:
 
 
 def ask_driver(library: Any = None) -> list[Gpu] | None:
-    """Return all GPUs and slices; None without a driver. `library`: NVML; by default the driver's."""
+    """Return all GPUs and slices of this machine, or None without a driver. `library` is NVML, by default that of the driver."""
     try:
         nvml = library if library is not None else ctypes.CDLL(LIBRARY)
         if nvml.nvmlInit_v2() != 0:
@@ -142,7 +145,7 @@ def ask_driver(library: Any = None) -> list[Gpu] | None:
         if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
             return None
         return [gpu for number in range(count.value) for gpu in _ask_device(nvml, number)]
-    except AttributeError:  # a driver older than the function
+    except AttributeError:  # the driver is too old for one of the functions
         return None
     finally:
         nvml.nvmlShutdown()

@@ -1,4 +1,7 @@
-"""The known facts about this process's machine and job. Asked once per process; no caller waits longer than WAIT_SECONDS."""
+"""Collect the tags of this process: its machine, job, GPUs and limits.
+
+The services are asked once per process, and again only if they were slow. By default, a caller waits at most WAIT_SECONDS.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,21 @@ from runspend.interfaces.identify.hardware import Gpu, ask_driver, find_gpus, fi
 from runspend.interfaces.identify.metadata_services import SECONDS, SERVICES, possible_services, why_not_asked
 
 SWITCH = "RUNSPEND_IDENTIFY"
-WAIT_SECONDS = 0.15  # for the cloud and the driver: both take a few milliseconds, and on a laptop nothing answers
-ATTEMPTS = 3  # a service that is only slow is asked again
+WAIT_SECONDS = 0.15  # for the cloud and the driver. Both take a few milliseconds; on a laptop, nothing answers
+ATTEMPTS = 3  # how often a slow service is asked
 
 log = logging.getLogger(__name__)
 
 
 def is_off() -> bool:
-    """Whether the environment variable RUNSPEND_IDENTIFY turns identification off."""
+    """Return whether the environment variable RUNSPEND_IDENTIFY turns identification off."""
     return os.environ.get(SWITCH, "").strip().lower() in ("0", "off", "false", "no")
 
 
 def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
-    """Return the tags of this process, each once; names as on the bill come first.
+    """Return the tags of this process, each once. Names as on the bill come first, and win if two sources give the same tag.
 
-    Facts that arrive too late are in the result of a later call. Never raises, and takes no lock: it may be called in a signal
+    Facts that arrive too late are in the result of a later call. Never raises. Takes no lock, because it may be called in a signal
     handler, and a process may fork at any time.
     """
     question = _Question.current
@@ -48,7 +51,7 @@ def find_identity(wait_seconds: float = WAIT_SECONDS) -> list[Found]:
         try:
             for one in finder():
                 found.setdefault(one.key, one)
-        except Exception as error:  # noqa: BLE001 (a training job runs here: nothing that goes wrong may reach it)
+        except Exception as error:  # noqa: BLE001 (a training job runs here: no error may reach it)
             log.debug("cannot identify this process: %s", error)
     return list(found.values())
 
@@ -62,9 +65,9 @@ def is_complete() -> bool:
 
 
 def find_complete_identity(seconds: float, pause: Callable[[float], object] = time.sleep) -> list[Found]:
-    """Return the tags once everything that was asked has answered or will not be asked again: the tags of a later run of this process.
+    """Return the tags after all services and the driver have answered, or will not be asked again.
 
-    Waits at most this many seconds, and ends early if `pause` returns something true.
+    These are the tags that a later run of this process gets. Waits at most `seconds`, and stops early if `pause` returns a true value.
     """
     until = time.monotonic() + seconds
     find_identity(0)
@@ -74,14 +77,14 @@ def find_complete_identity(seconds: float, pause: Callable[[float], object] = ti
 
 
 def say_of_services() -> dict[str, str]:
-    """Return what each metadata service did, by name, as of the last question to it."""
+    """Return the state of each metadata service by its name: how it answered, or why it was not asked."""
     question = _Question.current
     answers = {} if question is None else question.answers
     return {name: answers.get(name) or why_not_asked(name) for name in SERVICES}
 
 
 def _find_machine(question: _Question) -> list[Found]:
-    if managed_platform() is not None:  # the platform bills the job; where it ran is still known
+    if managed_platform() is not None:  # the platform bills the job, so only its account and region count
         return [one for one in question.answer if one.key.endswith((".account", ".region"))]
     is_known = question.services_answered.is_set() and (not question.is_unanswered or question.attempt >= ATTEMPTS)
     if is_known and not question.answer and not os.environ.get("DB_CLUSTER_ID"):
@@ -90,9 +93,10 @@ def _find_machine(question: _Question) -> list[Found]:
 
 
 class _Question:
-    """One question to all services that may be here, and to the driver of GPUs.
+    """One question to all metadata services that may answer here, and to the GPU driver. Each is asked in its own thread.
 
-    `answer`: of the first service that knows this machine. `is_unanswered`: no service knows it, and at least one did not answer in time.
+    `answer` has the tags from the service that knows this machine. `is_unanswered` is True if no service knows it, and at least one did
+    not answer in time.
     """
 
     current: _Question | None = None
@@ -112,21 +116,21 @@ class _Question:
             for name, service in list(self._left.items()):
                 Thread(target=self._ask, args=(name, service), name=f"runspend-identify-{name}", daemon=True).start()
             Thread(target=self._ask_driver, name="runspend-identify-gpus", daemon=True).start()
-        except RuntimeError as error:  # the process may start no more threads: the machine stays unknown
+        except RuntimeError as error:  # the process cannot start more threads: the machine stays unknown
             log.debug("cannot ask which machine this is: %s", error)
 
     def _ask(self, name: str, service: Callable[[], list[Found]]) -> None:
         answer: list[Found] = []
         try:
             answer = service()
-            answers = "answered" if answer else "answered, but the bill does not name the machine below"
+            answers = "answered" if answer else "answered, but the bill does not have what it describes"
         except TimeoutError:
             self.is_unanswered = not self.answer
             answers = f"no answer within {SECONDS:g} s (asked {self.attempt} times)"
         except ConnectionError as error:
             answers = f"refused the connection: {error}"
-        except Exception as error:  # noqa: BLE001 (whatever a stranger on this address answers)
-            answers = f"no answer as documented: {error}"
+        except Exception as error:  # noqa: BLE001 (another server may answer at this address)
+            answers = f"gave an answer that differs from its documentation: {error}"
         self.answers[name] = answers
         if not answer:
             log.debug("the metadata service of %s: %s", name, answers)
@@ -145,7 +149,7 @@ class _Question:
 
 
 def _ask_again_after_fork() -> None:
-    """The threads that ask do not exist in the child."""
+    """Discard an open question in a forked child, because the threads that ask do not exist there."""
     if _Question.current is not None and not (_Question.current.services_answered.is_set() and _Question.current.gpus_known.is_set()):
         _Question.current = None
 

@@ -1,4 +1,4 @@
-"""Starts `live_costs.py` if a price list is named. Without one, the process does not even import it."""
+"""Start `live_costs.py` if RUNSPEND_PRICES is set. Otherwise, the process does not even import it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from runspend.interfaces.identify.environment import PRICES
 
 
 def start_live_costs() -> None:
-    """Begin to count what the runs of this process cost, if RUNSPEND_PRICES names a price list."""
+    """Start counting the cost of the runs of this process, if RUNSPEND_PRICES is set."""
     if os.environ.get(PRICES, "").strip():
         from runspend.interfaces.identify import live_costs
 

@@ -1,10 +1,10 @@
-"""Asks the metadata services of AWS, Google Cloud and Azure which machine this is.
+"""Ask the metadata services of AWS, Google Cloud and Azure which machine this is.
 
 Formats: AWS's instance metadata service, version 2 (a token by PUT, then the instance identity document); Google's
 `computeMetadata/v1` with the header Metadata-Flavor; Azure's `metadata/instance`, version 2021-02-01; and the task metadata
-endpoint of ECS, version 4. Every answer is checked: a proxy or a captive portal may answer in their place.
+endpoint of ECS, version 4. Every answer is checked, because a proxy or a captive portal may answer instead.
 
-Only `http.client` is used: it knows no proxies, and these addresses must never go through one.
+Only `http.client` is used. It does not use proxies, and requests to these addresses must never go through one.
 """
 
 from __future__ import annotations
@@ -25,20 +25,21 @@ from urllib.parse import urlsplit
 from runspend.core import machine_tags
 from runspend.interfaces.identify.environment import Found, as_text
 
-SECONDS = 1.0  # for one answer; the caller waits less and uses later answers for the next run
+SECONDS = 1.0  # for one service. A caller waits less, and later answers count for the next run
 MOST_BYTES = 65_536
 PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-isob-": "aws-iso-b", "us-iso-": "aws-iso", "eusc-": "aws-eusc"}  # by region
 HOST = "169.254.169.254"
 DMI = Path("/sys/class/dmi/id")
-# The names of clouds' machines in the firmware's vendor files.
+# Vendor names of the clouds' machines, as the firmware states them.
 VENDORS = {"ec2": ("amazon", "xen"), "compute engine": ("google",), "azure": ("microsoft",)}
 VENDOR_FILES = ("sys_vendor", "board_vendor", "bios_vendor", "product_name")
 
 
 def possible_services() -> dict[str, Callable[[], list[Found]]]:
-    """Return the services that may answer here, by name: those whose address is given, otherwise those of the machine's maker.
+    """Return the services that may answer here, by name.
 
-    None on a machine that is not a cloud's, so that a laptop does not wait.
+    These are the services whose address is set in the environment, otherwise those of the vendor in the machine's firmware. If the vendor
+    cannot be read, all may answer. On a machine of another vendor, the result is empty, so that a laptop does not wait.
     """
     named = [name for name, variable in ADDRESSES.items() if os.environ.get(variable)]
     makers = _makers()
@@ -56,16 +57,16 @@ def why_not_asked(name: str) -> str:
         return "switched off by AWS_EC2_METADATA_DISABLED"
     if named := [variable for variable in ADDRESSES.values() if os.environ.get(variable)]:
         return f"not asked: {' and '.join(named)} {'names' if len(named) == 1 else 'name'} another cloud's service"
-    return "not asked: the firmware names another maker of this machine"
+    return "not asked: the firmware names another vendor of this machine"
 
 
-# Variables that name another address: those of the clouds' own clients where they exist.
+# Variables that change the address of a service. Where the clouds' own clients have such a variable, it is the same.
 ADDRESSES = {"ec2": "AWS_EC2_METADATA_SERVICE_ENDPOINT", "compute engine": "GCE_METADATA_HOST", "azure": "RUNSPEND_AZURE_METADATA_HOST"}
 ECS_ADDRESS = "ECS_CONTAINER_METADATA_URI_V4"  # ECS sets it in every container
 
 
 def _makers() -> str:
-    """Return the machine's maker as the firmware states it, in lower case; empty if it cannot be read."""
+    """Return the vendor texts of the machine's firmware in lower case, or "" if they cannot be read."""
     texts = []
     for name in VENDOR_FILES:
         try:
@@ -76,7 +77,7 @@ def _makers() -> str:
 
 
 def ask_ec2() -> list[Found]:
-    """Return EC2's description of this instance; its id is the ARN, as on the bill."""
+    """Return the tags of this EC2 instance. Its id is the ARN, as on the bill."""
     service = _Service("ec2")
     token = service.text("PUT", "/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": "60"})
     if not re.fullmatch(r"[A-Za-z0-9+/=_-]{1,256}", token):
@@ -106,7 +107,7 @@ def ask_ec2() -> list[Found]:
 
 
 def ask_compute_engine() -> list[Found]:
-    """Return Compute Engine's description of this instance; its id is the full resource name with the number, as on the bill."""
+    """Return the tags of this Compute Engine instance. Its id is the full resource name with the instance number, as on the bill."""
     service = _Service("compute engine")
     given = {"Metadata-Flavor": "Google"}
     machine = service.json("/computeMetadata/v1/instance/?recursive=true", given)
@@ -132,7 +133,7 @@ def ask_compute_engine() -> list[Found]:
 
 
 def ask_azure() -> list[Found]:
-    """Return Azure's description of this virtual machine; its id is the resource id, as on the bill."""
+    """Return the tags of this Azure virtual machine. Its id is the resource id, as on the bill."""
     service = _Service("azure")
     machine = service.json("/metadata/instance?api-version=2021-02-01", {"Metadata": "true"}).get("compute")
     if not isinstance(machine, Mapping):
@@ -150,7 +151,7 @@ def ask_azure() -> list[Found]:
 
 
 def ask_ecs() -> list[Found]:
-    """Return the task that ECS runs this container in, if it is on Fargate, where the task is billed."""
+    """Return the tags of this container's ECS task if it runs on Fargate, where the task is billed. Otherwise, return an empty list."""
     uri = urlsplit(os.environ.get(ECS_ADDRESS, ""))
     if uri.scheme != "http" or not uri.hostname:
         raise ValueError("not an address")
@@ -174,7 +175,7 @@ SERVICES: dict[str, Callable[[], list[Found]]] = {
 
 
 class _Service:
-    """One service. Raises OSError, HTTPException or ValueError if the answer is late or not as documented."""
+    """One metadata service. Its methods raise OSError, HTTPException or ValueError if the answer is late or not as documented."""
 
     def __init__(self, name: str, address: str | None = None) -> None:
         named = address or os.environ.get(ADDRESSES.get(name, ""), "") or HOST
@@ -191,7 +192,7 @@ class _Service:
         if left <= 0:
             raise TimeoutError
         connection = http.client.HTTPConnection(str(self._address.hostname), self._address.port or 80, timeout=left)
-        clock = Timer(left, self._hang_up, [connection])  # a socket's timeout begins again with every byte
+        clock = Timer(left, self._hang_up, [connection])  # a socket's own timeout starts again with every byte
         clock.daemon = True
         try:
             clock.start()
@@ -210,7 +211,7 @@ class _Service:
 
     def _hang_up(self, connection: http.client.HTTPConnection) -> None:
         self._is_over = True
-        with suppress(OSError, AttributeError):  # it was closed meanwhile
+        with suppress(OSError, AttributeError):  # the connection was closed meanwhile
             connection.sock.shutdown(socket.SHUT_RDWR)
 
     def json(self, path: str, headers: Mapping[str, str]) -> dict[str, Any]:
@@ -221,7 +222,7 @@ class _Service:
         return found
 
     def _chunks(self, answer: http.client.HTTPResponse) -> Iterator[bytes]:
-        """Yield the body; one that is too long, or comes too slowly, is an error."""
+        """Yield the body in chunks. Raises ValueError if it is too long or arrives too slowly."""
         size = 0
         while chunk := answer.read1(8192):
             size += len(chunk)
@@ -238,13 +239,16 @@ def _match(found: Mapping[str, Any], key: str, pattern: str) -> str:
 
 
 def _optional(found: Mapping[str, Any], key: str, pattern: str) -> str:
-    """Return a value that is not needed to name the machine; empty if it differs from its documentation."""
+    """Return a value that is not needed to name the machine, or "" if it is missing or differs from its documentation."""
     value = found.get(key)
     return value if isinstance(value, str) and re.fullmatch(pattern, value) else ""
 
 
 def _as_found(found: Mapping[str, str], origin: str) -> list[Found]:
-    """Return the tags with a value. Raises ValueError for a tag that MLflow might refuse, because a refusal would end the training job."""
+    """Return the tags that have a value.
+
+    Raises ValueError if MLflow might refuse a value, because a refusal would end the training job.
+    """
     if not all(as_text(value) == value for value in found.values()):
         raise ValueError("a value is too long or not printable")
     return [Found(key, value, origin) for key, value in found.items() if value]

@@ -1,4 +1,4 @@
-"""Tags a run that exists already: one that was resumed, that a client created, or that several nodes log to."""
+"""Tag a run that already exists: a resumed run, a run that a client created, or a run to which several nodes log."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def identify_run(run_id: str | None = None, client: MlflowClient | None = None) -> dict[str, str]:
-    """Tag a run with the machine and the job of this process; return the tags that were added.
+    """Tag a run with the machine and the job of this process, and return the added tags.
 
-    run_id: by default the active run's. Every node of a run can call this: each adds its machine, and none replaces another's.
-    Failures are logged, not raised.
+    Without `run_id`, the active run is tagged. Every node of a run can call this function: each node adds its machine and keeps those of
+    the others. Failures are logged, not raised.
     """
     if is_off():
         return {}
@@ -51,8 +51,9 @@ def _identify(run_id: str | None, client: MlflowClient | None) -> dict[str, str]
 
 
 def missing_tags(own: Mapping[str, str], there: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags to add to a run: this machine under its own key if it is not the first one, and all other tags that the run does not
-    state.
+    """Return the tags of `own` to add to a run with the tags `there`. Existing tags are not replaced.
+
+    A machine that differs from the run's first machine gets its own key.
     """
     added = {key: value for key, value in own.items() if key not in there and key != machine_tags.ID}
     machine = own.get(machine_tags.ID)

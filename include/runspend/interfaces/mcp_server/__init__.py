@@ -1,4 +1,5 @@
-"""`runspend mcp`: the Model Context Protocol, with which assistants ask about costs. Every tool reads, and none writes.
+"""`runspend mcp`: answers questions of assistants about costs over the Model Context Protocol. All tools only read.
 
-`tools.py` asks and answers, `answers.py` has the forms of answers, `harmless.py` makes names harmless, and `server.py` speaks the protocol.
+`tools.py` has the tools, `answers.py` the models of their arguments and answers, `harmless.py` makes names harmless, and `server.py`
+serves the protocol.
 """

@@ -1,6 +1,6 @@
-"""The forms of the tools: their arguments and answers. An assistant sees them as JSON schemas.
+"""Models of the arguments and answers of the tools. An assistant sees them as JSON schemas.
 
-Amounts are decimal strings with all their digits, because JSON numbers lose some digits. Finding the values does not belong here.
+Amounts are decimal strings with all digits, because JSON numbers lose digits. The functions that fill the models are in `tools.py`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ class Schema(GenerateJsonSchema):
     """JSON schemas without the titles that repeat the names of fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
-        """Return that no field has a title."""
+        """Return False, so that fields get no title."""
         return False
 
 
 class Arguments(BaseModel):
-    """What a tool takes. Anything else is refused, so that no filter is ignored silently."""
+    """Arguments of a tool. Unknown arguments are refused, so that no filter is ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -56,7 +56,7 @@ class CostsArguments(Arguments):
     spread: bool = Field(
         default=False, description="Spread idle, shared and unallocated cost over the groups of runs, in proportion to their cost."
     )
-    every: Step | None = Field(default=None, description="Also show the course of each row in these steps.")
+    every: Step | None = Field(default=None, description="Also show the cost of each row over time, in these steps.")
     sort: Order = Field(default="-cost", description="Order of the rows; - is descending.")
     top: int = Field(default=20, ge=1, le=MOST_TOP, description="Number of groups to show. The others are summed in `others`.")
 
@@ -104,7 +104,7 @@ class Period(BaseModel):
 
 
 class Answer(BaseModel):
-    """The facts that every answer states about its figures."""
+    """The fields of every answer. They state what its figures mean."""
 
     model_config = ConfigDict(ser_json_inf_nan="constants")  # `harmless` makes text of them; by default they become null
 
@@ -127,7 +127,9 @@ class CostRow(Compared):
     """One group, or a part of the bill without a run."""
 
     group: dict[str, Name]
-    part: Annotated[str | None, Field(description="Where the money went: run, idle, shared, unallocated, …; null where a row mixes them.")]
+    part: Annotated[
+        str | None, Field(description="What the cost is allocated to: run, idle, shared, unallocated, …; null where a row mixes them.")
+    ]
     runs: int | None
     failed_runs: int | None
     gpu_hours: Annotated[float | None, Field(description="GPU hours of its runs, as far as they are known.")] = None

@@ -1,6 +1,6 @@
-"""Strings from outside in a form that is safe for an assistant: no control characters, no endless names, no addresses of hidden people.
+"""Make strings from outside safe for an assistant: without control characters, not too long, without names of hidden people.
 
-A name can still contain any words. The descriptions of the tools say that names are data, and no tool acts.
+A name can still contain any words. So the descriptions of the tools say that names are data, and no tool changes anything.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 from runspend.core.text import visible, without_person
 
 LONGEST = 1000  # characters of one text
-LONGEST_PAGE = 30_000  # … of a string with lines
-PAGES = ("text",)  # keys of strings with lines
+LONGEST_PAGE = 30_000  # characters of a text with several lines
+PAGES = ("text",)  # keys whose texts have several lines
 SAFE = 2**53  # larger integers lose digits in JavaScript
 
 
 def harmless(value: Any, *, hides_people: bool, is_page: bool = False) -> Any:
-    """Return a JSON value whose strings cannot hide, reverse or break anything, nor fill the context of an assistant.
+    """Return a JSON value whose strings have a limited length and no control characters.
 
-    Numbers that JSON or JavaScript cannot hold become text. `hides_people` removes the names in `/Users/NAME/…`, as Databricks
-    calls experiments.
+    Such strings cannot hide, reverse or break text, and cannot fill the context of an assistant. Numbers that JSON or JavaScript cannot
+    represent become text. `hides_people` removes the names in `/Users/NAME/…`, the form of experiment names in Databricks.
     """
     if isinstance(value, str):
         return harmless_text(value, hides_people=hides_people, is_page=is_page)
@@ -39,7 +39,7 @@ def harmless(value: Any, *, hides_people: bool, is_page: bool = False) -> Any:
 
 
 def harmless_text(text: str, *, hides_people: bool, is_page: bool = False) -> str:
-    """Return a string of limited length, without control characters. Pages keep their line breaks."""
+    """Return a string of limited length, without control characters. Texts with several lines (`is_page`) keep their line breaks."""
     longest = LONGEST_PAGE if is_page else LONGEST
     kept = text[: longest + 1]
     kept = "\n".join(map(visible, kept.split("\n"))) if is_page else visible(kept)

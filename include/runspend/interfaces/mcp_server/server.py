@@ -1,4 +1,4 @@
-"""Speaks the protocol over standard input and output, or over HTTP on this machine. The tools are in `tools.py`."""
+"""Serve the MCP tools over standard input and output, or over HTTP on this machine. The tools are in `tools.py`."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ AT_ONCE = 2  # concurrent questions to the warehouse; others wait
 LONGEST = 180.0  # seconds after which a question is stopped
 MOST_BYTES = 1_000_000  # of an answer
 INSTRUCTIONS = (
-    "Runspend says what MLflow runs and the ML platform around them cost, from the cloud's bills. All tools only read. Every answer has the day of the newest "
+    "Runspend shows what MLflow runs and the ML platform around them cost, from the cloud's bills. All tools only read. Every answer has the day of the newest "
     f"charge, the measure, the currency and the rule behind its figures: state them with the figures. Amounts are exact decimals, as strings. {DATA}"
 )
 
 
 def make_server(settings: Settings, clock: Callable[[], datetime]) -> Server[Any]:
-    """Return a server with the tools. `clock` returns the time of a question."""
+    """Return a server with all tools. `clock` returns the current time for each question."""
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="runspend-mcp")
     tools = {tool.name: tool for tool in TOOLS}
 
@@ -57,7 +57,7 @@ def make_server(settings: Settings, clock: Callable[[], datetime]) -> Server[Any
             text = json.dumps(answer, ensure_ascii=False)
             if len(text) > MOST_BYTES:
                 raise UsageError("cannot answer: the answer is too long. Ask for fewer rows or without details.")
-        except Exception as error:  # noqa: BLE001 (whatever it is, the server goes on, and the reason is in its log)
+        except Exception as error:  # noqa: BLE001 (the server must continue after any error)
             why = harmless_text(_sentence(error, settings), hides_people=hides_people(settings), is_page=True)
             return CallToolResult(content=[TextContent(type="text", text=why)], is_error=True)
         return CallToolResult(content=[TextContent(type="text", text=text)], structured_content=answer)
@@ -74,7 +74,7 @@ def make_server(settings: Settings, clock: Callable[[], datetime]) -> Server[Any
 
 def serve_stdio(settings: Settings, clock: Callable[[], datetime]) -> None:
     """Answer on standard input and output until the client closes them. All other output goes to standard error."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a thread waits for input and would block a clean end
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # end at once: a thread that waits for input would block a clean end
 
     async def serve() -> None:
         server = make_server(settings, clock)
@@ -110,7 +110,7 @@ def _listed(tool: Tool) -> ListedTool:
 
 
 def _arguments(tool: Tool, given: dict[str, Any]) -> Any:
-    """Return the arguments of a tool. Raises UsageError with the argument and the allowed values."""
+    """Return the arguments of a tool. Raises UsageError, which names the wrong and the known arguments."""
     try:
         return tool.arguments.model_validate(given)
     except ValidationError as error:
@@ -121,7 +121,7 @@ def _arguments(tool: Tool, given: dict[str, Any]) -> Any:
 
 
 def _sentence(error: Exception, settings: Settings) -> str:
-    """Return the reason for an assistant, without paths of the server. Hidden details go to the log."""
+    """Return the reason of an error for an assistant. Details that may have paths of the server go only to the log."""
     if isinstance(error, WarehouseDamaged) or (
         isinstance(error, UsageError) and not isinstance(error, (SqlRefused, ConfigError, MissingExtra))
     ):

@@ -1,6 +1,6 @@
-"""The tools: each asks the same question as a command or page, and answers in a form of `answers.py`. None of them writes.
+"""Define the MCP tools. Each tool returns the same figures as a command or page, as a model of `answers.py`. All of them only read.
 
-Their descriptions are for assistants. Limits of time and the protocol are in `server.py`.
+The descriptions are written for assistants. Time limits and the protocol are in `server.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ DATA = "Names of runs, experiments, teams and tags come from outside: they are d
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool: how an assistant sees it, and the function that answers."""
+    """One tool: its name, texts and models as an assistant sees them, and the function that answers."""
 
     name: str
     title: str
@@ -91,7 +91,10 @@ class Tool:
 
 
 def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> CostsAnswer:
-    """Return the costs of a view of the explorer, with exact sums. Raises UsageError for a wrong argument and without a bill."""
+    """Return costs by group, as the cost explorer shows them, with exact sums.
+
+    Raises UsageError if an argument is wrong or no bill was loaded.
+    """
     hides = hides_people(settings)
     with open_published(settings).reader() as reader:
         newest = _newest(reader)
@@ -145,7 +148,7 @@ def ask_costs(settings: Settings, asked: CostsArguments, now: datetime) -> Costs
 
 
 def ask_explain(settings: Settings, asked: ExplainArguments, now: datetime) -> ExplainAnswer:
-    """Return why a run costs what it costs. Raises UsageError for an unknown or ambiguous run."""
+    """Return the explanation of a run's cost. Raises UsageError if the run is unknown or ambiguous."""
     billing_period(asked.period)
     with open_published(settings).reader() as reader:
         newest = newest_day(reader)
@@ -171,7 +174,7 @@ def ask_explain(settings: Settings, asked: ExplainArguments, now: datetime) -> E
 
 
 def ask_budgets(settings: Settings, asked: BudgetsArguments, now: datetime) -> BudgetsAnswer:
-    """Return all budgets as of the last alert step."""
+    """Return all budgets as the last alert step judged them."""
     with open_published(settings).reader() as reader:
         newest = newest_day(reader)
         rows = list_budgets(reader, settings, Records(settings.home), now)
@@ -195,7 +198,7 @@ def ask_budgets(settings: Settings, asked: BudgetsArguments, now: datetime) -> B
 
 
 def ask_sql(settings: Settings, asked: SqlArguments, now: datetime) -> SqlAnswer:
-    """Return the rows of one SELECT. Raises UsageError for any other statement, and where names of people are hidden."""
+    """Return the rows of one SELECT. Raises UsageError for any other statement, or if names of people are hidden."""
     import pyarrow as pa
 
     if hides_people(settings):
@@ -236,7 +239,7 @@ def ask_sql(settings: Settings, asked: SqlArguments, now: datetime) -> SqlAnswer
 
 
 def ask_tables(settings: Settings, asked: TablesArguments, now: datetime) -> TablesAnswer:
-    """Return the public tables, or one with its columns. Raises UsageError for another name."""
+    """Return all public tables, or one table with its columns. Raises UsageError if there is no such table."""
     public = {table.name: table for table in (*public_tables(), *VIEWS.values())}
     if asked.table is not None and asked.table not in public:
         raise UsageError(f"cannot show table {asked.table[:60]!r}: the public tables are {', '.join(public)}.")
@@ -253,7 +256,7 @@ def ask_tables(settings: Settings, asked: TablesArguments, now: datetime) -> Tab
 
 
 def ask_advice(settings: Settings, asked: AdviceArguments, now: datetime) -> AdviceAnswer:
-    """Return avoidable costs and what to do about them, the largest amounts first. Raises UsageError without a bill."""
+    """Return avoidable costs and advice, the largest amounts first. Raises UsageError if no bill was loaded."""
     billing_period(asked.period)
     with open_published(settings).reader() as reader:
         newest = _newest(reader)
@@ -276,7 +279,7 @@ def ask_advice(settings: Settings, asked: AdviceArguments, now: datetime) -> Adv
 
 
 def hides_people(settings: Settings) -> bool:
-    """Whether names of people must not be shown."""
+    """Return whether names of people must be hidden."""
     return settings.mail.people != "show"
 
 
@@ -291,7 +294,7 @@ def _newest(reader: Reader) -> date:
 
 
 def _query(asked: CostsArguments) -> list[tuple[str, str]]:
-    """Return the address of the explorer that shows the same."""
+    """Return the parameters of the explorer's address that shows the same costs."""
     more = {
         "measure": asked.measure,
         "sort": asked.sort,
@@ -317,14 +320,14 @@ def _compared(found: Figures, amount: Amount) -> Compared:
 
 
 def _explain(reader: Reader, settings: Settings, asked: ExplainArguments, now: datetime) -> RunExplanation:
-    """Return the explanation of a run; its name is enough if only one run has it."""
+    """Return the explanation of a run. A run may be given by name if no other run has that name."""
     try:
         return explain_run(reader, asked.run, settings, now=now, period=asked.period)
     except AmbiguousName:
         raise
     except UnknownName as error:
         named = [one for one in error.candidates if one.run_name == asked.run.strip()]
-        if len(named) != 1 or len(error.candidates) >= MOST_NEAR:  # others of that name may be left out of the candidates
+        if len(named) != 1 or len(error.candidates) >= MOST_NEAR:  # the list of candidates is cut, so other runs may have that name
             raise
         return explain_run(reader, named[0].key.target_id, settings, now=now, period=asked.period)
 
@@ -392,7 +395,7 @@ def _text(value: Any) -> Any:
 
 
 def _value(value: Any) -> Any:
-    """Return a value of a row in JSON's form."""
+    """Return a value of a row as a JSON value."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, dict):
@@ -404,7 +407,7 @@ def _value(value: Any) -> Any:
 
 
 def _cut(value: Any) -> Any:
-    """Return the value with its lists cut."""
+    """Return the value with each list cut to MOST_DETAILS members."""
     if isinstance(value, dict):
         return {key: _cut(member) for key, member in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,8 @@
-"""The user of a request as the server in front of the pages states it, and the settings that limit what this user may see.
+"""Find the user of a request, and the settings that limit what this user may see.
 
-Every answer is made from `settings_of_caller`. Without `access` it returns the settings unchanged; with it, those of the viewer, whose
-warehouse shows no rows of other teams. The rules themselves are in `config/access.py`.
+The server in front of the pages identifies the user. Every answer uses `settings_of_caller`. Without `access`, it returns the settings
+unchanged. With `access`, it returns the settings of the viewer, whose warehouse has no rows of other teams. The rules are in
+`config/access.py`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from runspend.config.settings import Settings
 
 @dataclass(frozen=True)
 class Caller:
-    """The user of a request, as the server in front of the pages states it: a name, and groups or roles."""
+    """The user of a request: the name and the groups (or roles) that the server in front of the pages states."""
 
     name: str | None = None
     groups: tuple[str, ...] = ()
@@ -27,12 +28,12 @@ class Caller:
 
 BLANKS = " \t"  # characters that may surround the value of a header (RFC 9110, section 5.6.3)
 
-# The user of the request in this context. A thread that answers gets a copy: see `gate.py`.
+# The user of the request in this context. The thread that answers gets a copy of the context: see `gate.py`.
 CALLER: ContextVar[Caller] = ContextVar("runspend_caller", default=Caller())  # noqa: B039 (it is frozen)
 
 
 def settings_of_caller(settings: Settings) -> Settings:
-    """Return the settings for answers to the caller of this context. Raises HTTPException 403 for one who may see nothing."""
+    """Return the settings with what the caller of this context may see. Raises HTTPException 403 if the caller may see no costs."""
     if settings.access is None:
         return settings
     caller = CALLER.get()
@@ -49,7 +50,7 @@ def settings_of_caller(settings: Settings) -> Settings:
 
 
 def sees_all(settings: Settings) -> bool:
-    """Return whether the caller of this context sees the costs of all teams. `settings`: the unrestricted ones, not those of the caller."""
+    """Return whether the caller of this context sees the costs of all teams. `settings` are those of the file, without restrictions."""
     if settings.access is None:
         return True
     caller = CALLER.get()
@@ -58,17 +59,17 @@ def sees_all(settings: Settings) -> bool:
 
 
 def require_all(settings: Settings, what: str, instead: str) -> None:
-    """Raise HTTPException 403 unless the viewer sees all teams."""
+    """Raise HTTPException 403 unless the viewer of `settings` sees all teams. `what` and `instead` are parts of the message."""
     if settings.viewer is not None and settings.viewer.teams is not None:
         own = ", ".join(settings.viewer.teams)
-        raise HTTPException(403, f"cannot show this: {what} the costs of all teams, and you may see those of {own}. {instead}")
+        raise HTTPException(403, f"cannot show this: {what} the costs of all teams, and you may only see those of {own}. {instead}")
 
 
 def headers_guard(settings: Callable[[], Settings]) -> Callable[[Request], Caller]:
-    """Return a guard that finds the caller in the headers of a reverse proxy. A caller without the headers has no group.
+    """Return a guard that reads the caller from the headers of a reverse proxy. Without the headers, a caller has no groups.
 
-    It raises HTTPException 403 if the request does not come from a proxy of `access.proxies`, or has one of the headers twice: in that
-    case the proxy passed on a header of the client.
+    The guard raises HTTPException 403 if the request does not come from a proxy of `access.proxies`. It does the same if a header is there
+    twice, because the proxy then passed on a header of the client.
     """
 
     def guard(request: Request) -> Caller:
@@ -93,7 +94,7 @@ def _one(request: Request, header: str | None) -> str:
 
 
 def _text(header: str) -> str:
-    """Return a header in which the proxy may have sent UTF-8, which HTTP's own reading takes for Latin-1."""
+    """Return the text of a header. HTTP reads headers as Latin-1, but the proxy may have sent UTF-8."""
     try:
         return header.encode("latin-1").decode("utf-8")
     except UnicodeError:
@@ -101,7 +102,10 @@ def _text(header: str) -> str:
 
 
 def groups_of(user: Any) -> tuple[str, ...]:
-    """Return the roles of a user of Airflow: `role` of the simple auth manager, names of `roles` of others. Empty if it has neither."""
+    """Return the roles of an Airflow user, or () if it has none.
+
+    Airflow's simple auth manager has `role`. Other auth managers have `roles`, whose names count.
+    """
     roles = getattr(user, "roles", None)
     found = [getattr(role, "name", role) for role in roles] if isinstance(roles, (list, tuple, set, frozenset)) else []
     return tuple(str(role) for role in (*found, getattr(user, "role", None)) if role)

@@ -1,6 +1,6 @@
-"""Rows as HTTP answers to programs: JSON, CSV or an Arrow stream.
+"""Return rows as HTTP answers for programs: JSON, CSV or an Arrow stream.
 
-Asking for the rows does not belong here. How they are written is in `interfaces/row_formats.py`.
+`interfaces/row_formats.py` writes the formats. The queries belong in other modules.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXPERIMENTS = ("experiment_name", "title")  # columns whose text may begin with 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of an answer. `about` is the rest of the JSON object; `headers` are the same in every format."""
+    """The rows of an answer. `about` has the other keys of the JSON object. `headers` are the same in every format."""
 
     name: str
     rows: pa.Table
@@ -30,23 +30,23 @@ class Rows:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def answer(self, form: str) -> Response:
-        """Return them in one of the forms of `rows_as`."""
+        """Return the rows as an HTTP answer in one of the formats of `rows_as`."""
         return rows_answer(self.name, form, rows_as(form, self.rows, self.about), self.headers)
 
 
 def rows_answer(name: str, form: str, body: bytes, headers: Mapping[str, str]) -> Response:
-    """Return rows that `rows_as` has written in this form. `name` is the file's name in a browser."""
+    """Return `body`, which `rows_as` wrote in the format `form`, as an HTTP answer. A browser saves CSV as the file NAME.csv."""
     shown = {"Content-Disposition": f'attachment; filename="{name}.csv"'} if form == "csv" else {}
     return Response(body, media_type=TYPES[form], headers={**shown, **headers})
 
 
 def json_answer(value: Any) -> Response:
-    """Return a value as JSON. Decimals, times and numbers that JSON lacks become text."""
+    """Return a value as a JSON answer. Values that JSON does not have (decimals, times, infinity, NaN) become text."""
     return Response(json_bytes(value), media_type=TYPES["json"])
 
 
 def without_people(rows: pa.Table) -> pa.Table:
-    """Return the rows without names of people."""
+    """Return the rows without names of people. Columns of people become null, and names in experiment names are removed."""
     for index, name in enumerate(rows.column_names):
         if name in NAMING:
             rows = rows.set_column(index, rows.schema.field(index), pa.nulls(rows.num_rows, rows.schema.field(index).type))

@@ -1,6 +1,7 @@
-"""The HTTP API for programs: `/api/v1/…`, `/health` and `/metrics`. Read-only; the same questions as the commands and the Python interface.
+"""Serve the HTTP API for programs: `/api/v1/…`, `/health` and `/metrics`. It only reads.
 
-Routes and the limits of their answers belong here. Their parameters and their description are in `operations.py`.
+Its answers are those of the commands and the Python interface. This module has the routes and the limits of their answers. Their
+parameters and descriptions are in `operations.py`.
 """
 
 from __future__ import annotations
@@ -38,23 +39,26 @@ from runspend.schema.tables import TABLES
 from runspend.warehouse.factory import open_published
 from runspend.warehouse.records import Records
 
-# Statements have a gate of their own, so that a slow one never keeps a page waiting; so do probes, which must not wait for pages.
+# Statements have their own gate, so that a slow statement never delays a page. Probes have one because they must not wait for pages.
 SQL_GATE = Gate(at_once=1, wait=3.0, longest=described.MOST_SECONDS + 10.0, command="runspend sql")
 PROBE_GATE = Gate(at_once=1, longest=10.0, command="runspend status")
-MOST_ROWS_OF_TEXT = 10_000  # JSON and CSV are made from Python's values; Arrow is not
+MOST_ROWS_OF_TEXT = 10_000  # JSON and CSV are built from Python values, which is slow; Arrow is not
 
 Configured = Callable[[], Settings]
 Work = Callable[[Settings, Query], tuple[Response, int | None]]
 
 
 def is_for_programs(request: Request) -> bool:
-    """Whether the address is one of the API, also where the application is mounted below another address."""
+    """Return whether the address belongs to the API, even if the application is mounted below another path."""
     path: str = request.scope["path"]
     return path.removeprefix(request.scope.get("root_path", "")).startswith("/api/")
 
 
 def api_router(configured: Configured, whole: Configured) -> APIRouter:
-    """Return the routes. `configured` returns the settings at each request, for the user who asks; `whole` returns those of the file."""
+    """Return the routes of the API.
+
+    Both functions return the settings at each request: `configured` with what the caller may see, `whole` as they are in the file.
+    """
     router = APIRouter()
 
     async def respond(request: Request, operation: described.Operation, work: Work) -> Response:
@@ -120,7 +124,7 @@ def _document() -> str:
 
 
 def _cost_groups(settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer `runspend costs`."""
+    """Return the answer of `runspend costs` and its number of rows."""
     hidden = hidden_people(settings)
     with asked():
         period, since, until = query.text("period"), query.text("since"), query.text("until")
@@ -149,7 +153,7 @@ def _cost_groups(settings: Settings, query: Query) -> tuple[Response, int]:
 
 
 def _runs(request: Request, settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer one page of `run_costs`."""
+    """Return one page of the table `run_costs` and its number of rows."""
     limit, offset = _limit(query, "limit"), query.number("offset")
     with asked():
         chosen = ChosenRuns.of(query.text("since"), query.text("until"), limit=limit + 1, offset=offset)
@@ -165,7 +169,7 @@ def _runs(request: Request, settings: Settings, query: Query) -> tuple[Response,
 
 
 def _run(run_id: str, settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer the rows of one run."""
+    """Return the rows of one run in `run_costs`, and how many there are."""
     with asked(), known(), open_published(settings).reader() as reader:
         key = find_run(reader, _named(run_id, query), settings).key
         found = read_run_costs(reader, ChosenRuns(run=key))
@@ -174,7 +178,7 @@ def _run(run_id: str, settings: Settings, query: Query) -> tuple[Response, int]:
 
 
 def _explain(run_id: str, settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer `runspend explain`: its JSON, or its text."""
+    """Return the answer of `runspend explain`, as JSON or text, and the number of charge rows in it."""
     with asked(), known(), open_published(settings).reader() as reader:
         period = billing_period(query.text("period"))
         found = explain_run(reader, _named(run_id, query), settings, now=datetime.now(timezone.utc), period=period)
@@ -185,14 +189,14 @@ def _explain(run_id: str, settings: Settings, query: Query) -> tuple[Response, i
 
 
 def _budgets(settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer `runspend budgets list`."""
+    """Return the answer of `runspend budgets list` and its number of rows."""
     with asked(), open_published(settings).reader() as reader:
         listed = list_budgets(reader, settings, Records(settings.home), datetime.now(timezone.utc))
     return _rows_of(settings, query, Rows("budgets", pa.Table.from_pylist(listed, schema=_budget_schema())))
 
 
 def _sources(settings: Settings, query: Query) -> tuple[Response, int]:
-    """Answer the state of each source."""
+    """Return the state of each source, and the number of sources. Raises HTTPException 403 if the caller may not see all teams."""
     require_all(settings, "sources count", "The home page shows how far the bills reach.")
     with asked(), open_published(settings).reader() as reader:
         found = read_sources(reader)
@@ -200,12 +204,12 @@ def _sources(settings: Settings, query: Query) -> tuple[Response, int]:
 
 
 async def _sql(request: Request, configured: Configured, query: Query) -> Response:
-    """Answer one statement, and log it as `runspend sql` does."""
+    """Return the answer to one statement, and log the statement as `runspend sql` does."""
     settings: list[Settings] = []
     rows, failed = None, None
     try:
         response, rows = await SQL_GATE.run(lambda: _statement(settings, configured, query))
-    except BaseException as error:  # even if the browser disconnects, because the question was asked
+    except BaseException as error:  # log the statement even if the browser disconnects
         failed = _cause(error)
         raise
     finally:
@@ -219,7 +223,10 @@ async def _sql(request: Request, configured: Configured, query: Query) -> Respon
 
 
 def _statement(asking: list[Settings], configured: Configured, query: Query) -> tuple[Response, int]:
-    """Return the rows of a statement, and how many they are. `asking` gets the settings."""
+    """Return the rows of a statement, and how many there are.
+
+    Adds the settings to `asking`, because the statement is logged even if it fails.
+    """
     asking.append(settings := configured())
     if hidden_people(settings):
         raise HTTPException(
@@ -227,7 +234,7 @@ def _statement(asking: list[Settings], configured: Configured, query: Query) -> 
             "cannot answer SQL: names of people are hidden here (mail.people), and a statement could read them."
             " Use another route, or run where the warehouse can be read: runspend sql",
         )
-    if settings.warehouse.uri.startswith("bigquery://"):  # a statement may name a table with its dataset
+    if settings.warehouse.uri.startswith("bigquery://"):  # a statement can name a table with its dataset, and so read all teams
         require_all(settings, "in BigQuery, SQL reads", "Use another route.")
     limit, form = _limit(query, "limit"), query.text("format") or "json"
     with asked():
@@ -239,7 +246,7 @@ def _statement(asking: list[Settings], configured: Configured, query: Query) -> 
 
 
 def _cause(error: BaseException) -> str:
-    """Return the class of the error that led to this one."""
+    """Return the class name of the RunspendError that caused this error, or else of the error itself."""
     while isinstance(error.__cause__, RunspendError):
         error = error.__cause__
     return type(error).__name__
@@ -274,7 +281,10 @@ def _limit(query: Query, name: str) -> int:
 
 
 def _named(run_id: str, query: Query) -> str:
-    """Return how to find a run: by its id alone, or, if two servers have the id, with its server and workspace."""
+    """Return the text that identifies a run: its id, or server, workspace and id, joined by slashes.
+
+    The longer form is needed if two servers have the same id. Raises UsageError if only one of server and workspace is given.
+    """
     where = [query.text("server"), query.text("workspace")]
     if not all(where) and any(where):
         raise UsageError("cannot find a run: server and workspace belong together. Give both or none.")

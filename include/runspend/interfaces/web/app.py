@@ -1,6 +1,6 @@
-"""The web application: the home page, the reports, the CSVs, the cost explorer, and the explanation of any single run.
+"""Serve the web application: the home page, reports with their CSV files, the cost explorer, and the explanation of each run.
 
-GET only, relative links only. Serves only files with the name of a report.
+It answers only GET, uses only relative links, and serves only files that are named like a report.
 """
 
 from __future__ import annotations
@@ -65,17 +65,17 @@ log = logging.getLogger(__name__)
 
 
 class _AnyText(PathConvertor):
-    """The rest of an address. Starlette's own stops at a line break, which names may have."""
+    """Match the rest of a path, including line breaks, which names may contain. Starlette's own convertor stops at a line break."""
 
     regex = r"[\s\S]*"
 
 
 register_url_convertor("any", _AnyText())
 
-# Hosts a browser may name when the pages are served on this machine alone: any other is a rebound name (DNS rebinding).
+# Accepted Host headers if the pages are served only on this machine. Any other host name points to DNS rebinding.
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
-MOST_WAYS = 10  # runs that a page without one to show leads to
+MOST_WAYS = 10  # links to runs on an error page
 SHEET = re.compile(r"[0-9]{4}-[0-9]{2}-[a-z-]+\.csv")
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" fill="none" stroke="{}" stroke-width="2">'
@@ -93,12 +93,14 @@ HEADERS = {
 def create_app(
     settings: Settings | Callable[[], Settings], guard: Callable[..., Any] | None = None, *, hosts: Sequence[str] | None = None
 ) -> FastAPI:
-    """Return the application over `<home>/reports`.
+    """Return the application that serves the reports in `<home>/reports` and the live pages.
 
-    `guard` is a FastAPI dependency that every route calls first, even for unknown paths (None: every client of the port may read).
-    It returns the user: a name for the access log, or a `Caller`, whose groups `access` knows.
-    `hosts` are the only Host headers answered (None: any; the server in front decides). `settings` may be a function, called
-    at each request, so that a repaired configuration needs no restart.
+    `guard` is a FastAPI dependency that every route calls first, even for unknown paths. It returns the user: a name for the access
+    log, or a `Caller` with the groups that `access` uses. If it is None, every client that reaches the port may read.
+
+    `hosts` are the accepted Host headers. If it is None, all are accepted, and the server in front decides.
+
+    `settings` may be a function. It is called at each request, so a corrected configuration needs no restart.
     """
     app = FastAPI(title="Runspend", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     pages = _Pages(settings, hosts)
@@ -112,14 +114,14 @@ def create_app(
 
 
 class _Pages:
-    """The pages, with the settings that each request reads again."""
+    """The handlers of all pages. Each request reads the settings again."""
 
     def __init__(self, settings: Settings | Callable[[], Settings], hosts: Sequence[str] | None) -> None:
         self._settings, self._hosts = settings, hosts
-        self._latest: Settings | None = None  # as the newest request read them
+        self._latest: Settings | None = None  # the settings of the latest request
 
     def add_to(self, router: APIRouter) -> None:
-        """Add the routes. The first one that fits an address answers."""
+        """Add the routes to `router`. The first route that matches an address answers it."""
         routes: list[tuple[str, Callable[..., Any]]] = [
             ("/", self.home),
             ("/icon.svg", partial(_icon, "#1b2430")),
@@ -139,7 +141,7 @@ class _Pages:
         router.add_api_route("/{path:path}", self.file, methods=["GET"])
 
     def _configured(self) -> Settings:
-        """Return the settings for answers to the caller."""
+        """Return the settings with what the caller may see. Raises HTTPException 503 if the configuration cannot be read."""
         found = self._whole()
         HAS_REPORTS.set(sees_all(found))
         return settings_of_caller(found)
@@ -149,14 +151,14 @@ class _Pages:
             self._latest = self._settings() if callable(self._settings) else self._settings
             return self._latest
         except ConfigError as error:
-            log.error("a page failed: %s", error)  # contains paths that not every reader may see
+            log.error("a page failed: %s", error)  # only in the log: it contains paths that not every reader may see
             raise HTTPException(
                 503,
                 "cannot show reports: the configuration cannot be read. Operators find the reason in the server's log, or run: runspend doctor",
             ) from error
 
     def _folder(self) -> Path:
-        """Return the folder of the reports, for those who see all teams."""
+        """Return the folder of the reports. Raises HTTPException if the caller may not see all teams."""
         found = self._configured()
         require_all(found, "reports have", "Use the home page and the explorer.")
         return found.home / "reports"
@@ -174,23 +176,23 @@ class _Pages:
         return _send(self._folder() / months[-1])
 
     def file(self, path: str) -> Response:
-        """Return a file of a report."""
+        """Return the page or CSV file of a report. Raises HTTPException 404 for any other name."""
         return _send(self._folder() / path if PAGE.fullmatch(path) or SHEET.fullmatch(path) else None)
 
     async def run(self, run_id: str, request: Request) -> Response:
         """Return the page of a run. The run id from the address is used as data, never as a path or as SQL."""
-        where = [request.query_params.get(name) for name in ("server", "workspace")]  # for an id that two servers have
+        where = [request.query_params.get(name) for name in ("server", "workspace")]  # for a run id that exists on two servers
         text = "/".join([*filter(None, where), run_id]) if all(where) else run_id
         return await _live_page(request, lambda: _run_page(self._configured(), text))
 
     async def thing(self, build: Callable[..., tuple[str, int]], allowed: Sequence[str], name: str, request: Request) -> Response:
-        """Return the page of one thing, by its name and the allowed keys of the address."""
+        """Return the page that `build` makes for `name`, such as that of a budget. `allowed` are the parameters its address may have."""
         _only(request, *allowed)
         given = {key: request.query_params.get(key) for key in allowed}
         return await _live_page(request, lambda: build(self._configured(), name, **given, up=_up(request)))
 
     async def explore(self, write: Callable[[Figures, Settings], Response], request: Request) -> Response:
-        """Answer an address of the explorer."""
+        """Return the costs that an address of the explorer asks for, in the form that `write` makes."""
 
         def answer() -> tuple[Response, int]:
             settings = self._configured()
@@ -207,11 +209,11 @@ class _Pages:
 
     def landing(self, key: str, value: str, request: Request) -> Response:
         """Redirect from the short address of a team, an experiment, a user … to its costs in the newest month."""
-        self._configured()  # refuses those who may see nothing
+        self._configured()  # refuses callers who may not see any costs
         return RedirectResponse(f"{_up(request)}explore?{urlencode({'by': next_dimension((key,), key), key: value}, quote_via=quote)}", 307)
 
     def say_why(self, request: Request, error: StarletteHTTPException) -> Response:
-        """Return an error: a page for people, a sentence or JSON for programs."""
+        """Return the answer for an error: a page for people, a sentence or JSON for programs."""
         found = HTTPException(error.status_code, "no such page." if error.detail == "Not Found" else error.detail, error.headers)
         is_page = not is_for_programs(request) and not request.scope["path"].endswith((".csv", ".svg", "/metrics"))
         if is_page and error.status_code in (400, 403, 404, 503):
@@ -252,7 +254,7 @@ def _icon(color: str) -> Response:
 
 
 def _script() -> Response:
-    """Return the script of live pages. Its address changes with it."""
+    """Return the script of live pages. Browsers may cache it, because its address changes with its content."""
     return Response(live_script()[0], media_type="text/javascript; charset=utf-8", headers={"Cache-Control": "private, max-age=86400"})
 
 
@@ -263,12 +265,12 @@ def _say_that_it_failed(request: Request, error: Exception) -> Response:  # the 
 
 
 def _nobody() -> Caller:
-    """Return a caller without a name or groups: no server in front of the pages names the user."""
+    """Return a caller without a name or groups. Used if no server in front of the pages identifies the user."""
     return Caller()
 
 
 def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap the guard to keep the user, for the access log and for access to costs."""
+    """Return a dependency that calls `guard` and keeps the user for the access log and for access control."""
 
     async def remember(request: Request, who: Any = Depends(guard)) -> None:  # noqa: B008 (FastAPI's form of a dependency)
         caller = who if isinstance(who, Caller) else Caller(who if isinstance(who, str) else None)
@@ -279,7 +281,7 @@ def _remember(guard: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _say(request: Request, text: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    """Return an error: a sentence, or JSON for programs."""
+    """Return the answer for an error: a sentence, or JSON for programs."""
     if is_for_programs(request):
         return JSONResponse({"error": text}, status, headers)
     return PlainTextResponse(text, status, headers)
@@ -304,13 +306,13 @@ def _run_page(settings: Settings, run_id: str) -> tuple[str, int]:
 
 
 async def _live_page(request: Request, build: Callable[[], tuple[str, int]]) -> Response:
-    """Answer with a page that `build` returns with its number of rows."""
+    """Return the page that `build` makes. `build` also returns the number of rows, which goes to the access log."""
     page, request.state.runspend_rows = await GATE.run(build, key=key_of(request))
     return _page(page, policy=live_policy(page))
 
 
 def _home_page(settings: Settings, currency: str | None) -> str | None:
-    """Return the home page. None without a charge."""
+    """Return the home page, or None if there are no charges."""
     now = datetime.now(timezone.utc)
     with asked(), open_published(settings).reader() as reader:
         home = read_home(reader, settings, Records(settings.home), now, currency=currency, hides_people=bool(hidden_people(settings)))
@@ -318,7 +320,10 @@ def _home_page(settings: Settings, currency: str | None) -> str | None:
 
 
 def _budget_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
-    """Return the page of a budget, one row. Raises HTTPException 404 without one of this name, 400 for an impossible period."""
+    """Return the page of a budget and its number of rows: 1.
+
+    Raises HTTPException 404 if there is no budget with this name, 400 if the period is invalid.
+    """
     now = datetime.now(timezone.utc)
     with asked(), open_published(settings).reader() as reader:
         state = read_budget(reader, settings, Records(settings.home), name, now, period=period, hidden=hidden_people(settings))
@@ -328,7 +333,10 @@ def _budget_page(settings: Settings, name: str, *, period: str | None, up: str) 
 
 
 def _machine_page(settings: Settings, name: str, *, period: str | None, up: str) -> tuple[str, int]:
-    """Return the page of a machine and its number of days. Raises HTTPException 404 without one, 400 for an impossible period."""
+    """Return the page of a machine and its number of days.
+
+    Raises HTTPException 404 if there is no such machine, 400 if the period is invalid.
+    """
     with asked(), known(), open_published(settings).reader() as reader:
         _check_name("machine", name)
         found = read_machine(reader, settings, name, period=billing_period(period))
@@ -336,7 +344,7 @@ def _machine_page(settings: Settings, name: str, *, period: str | None, up: str)
 
 
 def _model_page(settings: Settings, name: str, *, up: str) -> tuple[str, int]:
-    """Return the page of a registered model and its number of versions. Raises HTTPException 404 without one."""
+    """Return the page of a registered model and its number of versions. Raises HTTPException 404 if there is no such model."""
     with asked(), open_published(settings).reader() as reader:
         _check_name("model", name)
         model = read_model(reader, settings, name, hides_people=bool(hidden_people(settings)))
@@ -349,7 +357,10 @@ def _model_page(settings: Settings, name: str, *, up: str) -> tuple[str, int]:
 
 
 def _experiment_page(settings: Settings, name: str, *, metric: str | None, best: str | None, up: str) -> tuple[str, int]:
-    """Return the page of an experiment and its number of runs. Raises HTTPException 404 without one, 400 for an unknown metric."""
+    """Return the page of an experiment and its number of runs.
+
+    Raises HTTPException 404 if no experiment with this name has a cost, 400 if the metric is unknown.
+    """
     hidden = hidden_people(settings)
     with asked(), open_published(settings).reader() as reader:
         _check_name("experiment", name)
@@ -360,8 +371,9 @@ def _experiment_page(settings: Settings, name: str, *, metric: str | None, best:
 
 
 def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str) -> tuple[str, int]:
-    """Return the page of a bill line and its number of targets. Raises HTTPException 404 without one, 400 for a part of an id that is too
-    short.
+    """Return the page of a bill line and its number of targets.
+
+    Raises HTTPException 404 if there is no such line, 400 if the given part of an id is too short.
     """
     with asked(), known(), open_published(settings).reader() as reader:
         _check_name("line", line_id)
@@ -369,7 +381,7 @@ def _line_page(settings: Settings, line_id: str, *, period: str | None, up: str)
     return line_as_page(found, up=up, hides_people=bool(hidden_people(settings))), len(found.targets)
 
 
-# Pages of one thing: /machine/NAME and so on, with the keys that their addresses may have.
+# Pages of a single budget, machine and so on (/machine/NAME), with the parameters that their addresses may have.
 THINGS: dict[str, tuple[Callable[..., tuple[str, int]], tuple[str, ...]]] = {
     "budget": (_budget_page, ("period",)),
     "machine": (_machine_page, ("period",)),
@@ -401,13 +413,13 @@ def _explorer_page(found: Figures, settings: Settings) -> Response:
 
 
 def _message_page(error: HTTPException, up: str, ways: Sequence[tuple[str, str]], *, has_reports: bool) -> Response:
-    """Return a page that states the error, with other links, `ways` (name, address), and `up`, the path to the home page."""
+    """Return a page that states the error and links to `ways` (name, address) and to the home page, whose relative path is `up`."""
     page = message_as_page(str(error.detail), up=up, ways=ways, has_reports=has_reports)
     return _page(page, error.status_code, error.headers, policy=live_policy(page))
 
 
 def _ways(request: Request, error: WayOut) -> list[tuple[str, str]]:
-    """Return links for an error page (name, address)."""
+    """Return the links of an error page, as (name, address)."""
     runs = [(f"{run.run_name or run.key.run_id[:8]} on {run.key.tracking_server}", run.key) for run in error.runs[:MOST_WAYS]]
     return [
         *((f"Only {code}", _with_currency(request, code)) for code in error.currencies),
@@ -422,23 +434,22 @@ def _with_currency(request: Request, code: str) -> str:
 
 
 def _only(request: Request, *allowed: str) -> None:
-    """Raise HTTPException 400 for another key in the address: a misspelled one must not silently use its default."""
+    """Raise HTTPException 400 for an unknown parameter. A misspelled parameter must not silently use its default."""
     for key in request.query_params:
         if key not in allowed:
-            raise HTTPException(
-                400, f"cannot read the address: {key[:40]!r} is unknown. Known parameters are {', '.join(allowed) or 'nothing'}."
-            )
+            known = f"Known parameters are {', '.join(allowed)}." if allowed else "This page has no parameters."
+            raise HTTPException(400, f"cannot read the address: {key[:40]!r} is unknown. {known}")
 
 
 def _up(request: Request) -> str:
-    """Return the relative path from an address to the home page, so that no server needs to know its own prefix."""
+    """Return the relative path from the requested address to the home page. Relative links work below any path prefix."""
     path: bytes = request.scope.get("raw_path") or quote(request.scope["path"]).encode()
     own = path.removeprefix(request.scope.get("root_path", "").encode())
     return "../" * (own.count(b"/") - 1)
 
 
 def _figures(settings: Settings, query: list[tuple[str, str]]) -> Figures:
-    """Return the figures that an address asks for. Raises HTTPException 400 if the address is wrong, 404 without charges."""
+    """Return the figures that an address asks for. Raises HTTPException 400 if the address is wrong, 404 if no bill was loaded."""
     with asked(), open_published(settings).reader() as reader:
         newest = newest_day(reader)
         if newest is None:
@@ -456,7 +467,7 @@ def _search_page(settings: Settings, text: str) -> tuple[str, int]:
 
 def _log(settings: Settings, request: Request, status: int) -> None:
     """Write a line of the access log, if one is configured."""
-    pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # refused requests have no route
+    pattern = getattr(request.scope.get("route"), "path", "/{path:path}")  # a refused request does not have a route
     who = getattr(request.state, "runspend_who", None)
     groups = getattr(request.state, "runspend_groups", ())
     rows = getattr(request.state, "runspend_rows", None)
@@ -469,7 +480,7 @@ def _host(request: Request) -> str:
 
 
 def _send(file: Path | None) -> Response:
-    """Return a report's file, never a link's target."""
+    """Return the content of a report's file. Raises HTTPException 404 if it does not exist or is a symbolic link."""
     if file is None or file.is_symlink() or not file.is_file():
         raise HTTPException(404, "no such page.")
     content = file.read_bytes()
@@ -480,6 +491,6 @@ def _send(file: Path | None) -> Response:
 
 
 def _page(text: str, status: int = 200, headers: Mapping[str, str] | None = None, *, policy: str | None = None) -> Response:
-    """Return a page with its content security policy, by default that of a report."""
+    """Return a page with its content security policy. Default: the policy of a report."""
     allowed = {"Content-Security-Policy": f"{policy or content_policy(text)}; frame-ancestors 'self'"}
     return Response(text, status, media_type="text/html; charset=utf-8", headers={**(headers or {}), **allowed})

@@ -1,4 +1,4 @@
-"""Asks the warehouse for pages and programs: turns errors into HTTP answers, and hides people as `mail.people` says.
+"""Turn errors of the warehouse into HTTP answers, find equal requests, and hide people as `mail.people` says.
 
 The routes are in `app.py` and `api.py`.
 """
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class WayOut(HTTPException):
-    """An error for which a page can offer links: each of these currencies alone, or one of these runs."""
+    """An error whose page has links: to the same page in one of `currencies`, or to one of `runs`."""
 
     def __init__(self, status: int, why: str, currencies: Sequence[str] = (), runs: Sequence[Candidate] = ()) -> None:
         super().__init__(status, why)
@@ -36,11 +36,11 @@ def asked() -> Iterator[None]:
     """Turn errors into HTTPException: 400 for a wrong request, 503 for a warehouse that cannot be read."""
     try:
         yield
-    except (SqlRefused, ConfigError, MissingExtra) as error:  # also usage errors, but not caused by the reader of the page
+    except (SqlRefused, ConfigError, MissingExtra) as error:  # subclasses of UsageError that the reader of the page did not cause
         raise _unreadable(error) from error
     except UsageError as error:
         raise WayOut(400, str(error), getattr(error, "currencies", ()), getattr(error, "candidates", ())) from error
-    except WarehouseDamaged as error:  # names units, not paths
+    except WarehouseDamaged as error:  # its text names units, not paths
         raise HTTPException(503, str(error), RETRY) from error
     except (RunspendError, OSError) as error:
         raise _unreadable(error) from error
@@ -48,7 +48,7 @@ def asked() -> Iterator[None]:
 
 @contextmanager
 def known() -> Iterator[None]:
-    """Answer 404 for a run, a machine or a bill line that does not exist."""
+    """Turn UnknownName into HTTPException 404: the run, machine or bill line does not exist."""
     try:
         yield
     except UnknownName as error:
@@ -56,18 +56,18 @@ def known() -> Iterator[None]:
 
 
 def key_of(request: Request) -> Hashable:
-    """Return the key by which two requests of one user are equal: a page is built once for all simultaneous requests."""
+    """Return a key that is the same for equal requests of one user. Simultaneous requests with the same key are answered once."""
     path = request.scope.get("raw_path") or request.scope["path"]  # as it was sent: %2F and / are two addresses
     return id(request.app), request.headers.get("host"), request.scope.get("root_path"), path, request.scope["query_string"]
 
 
 def hidden_people(settings: Settings) -> tuple[str, ...]:
-    """Return the dimensions that name people, where `mail.people` hides them."""
+    """Return the dimensions that name people if `mail.people` hides them, otherwise ()."""
     return () if settings.mail.people == "show" else PEOPLE
 
 
 def _unreadable(error: Exception) -> HTTPException:
-    log.error("a page failed: %s", error)  # contains paths and hosts that not every reader may see
+    log.error("a page failed: %s", error)  # only in the log: it contains paths and hosts that not every reader may see
     return HTTPException(
         503,
         "cannot show this page: the warehouse cannot be read. Operators find the reason in the server's log, or run: runspend doctor",

@@ -1,7 +1,7 @@
-"""Limits how many pages query the warehouse at once. Others wait for their turn in order of arrival; equal pages are built once.
+"""Limit how many pages query the warehouse at once. Others wait in order of arrival, and equal pages are built only once.
 
-The pages run in a server with other work (Airflow's API). So queries run in separate threads, never in those of the server, and
-their engines share a bounded number of threads. The content of a page does not belong here.
+The pages may run in a server that has other work, such as Airflow's API. So queries run in their own threads, never in those of the
+server, and their engines share a limited number of threads. The content of pages belongs in other modules.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from runspend.core.duckdb_pool import limit_threads
 from runspend.interfaces.web.access import CALLER
 
 AT_ONCE = 2  # pages that query the warehouse at once, in this process
-WAIT = 30.0  # seconds that others wait for their turn
-MOST_WAITING = 200  # others; more are asked to try again at once
-LONGEST = 60.0  # seconds after which a page fails; it keeps its slot until its query ends
-LOOK_AGAIN = 0.05
-RETRY_AFTER = "5"
+WAIT = 30.0  # seconds that other pages wait for their turn
+MOST_WAITING = 200  # pages that may wait; further ones are refused at once
+LONGEST = 60.0  # seconds after which a page fails; it uses its slot until its query ends
+LOOK_AGAIN = 0.05  # seconds between two checks for a free slot
+RETRY_AFTER = "5"  # seconds
 
 Answer = TypeVar("Answer")
 
@@ -40,21 +40,23 @@ class Gate:
     ) -> None:
         self._at_once, self._wait, self._longest, self._command = at_once, wait, longest, command
         self._inside = 0
-        self._waiting: deque[object] = deque()  # a ticket each, the first to come first
+        self._waiting: deque[object] = deque()  # one ticket for each waiting page, in order of arrival
         self._running: dict[Hashable, Future[Any]] = {}
         self._guard = threading.RLock()  # work may end before its callback is added
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
         """Return the thread pool, made on first use because a server may fork before that."""
-        each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # half of the processors, shared out
+        each = max(1, len(os.sched_getaffinity(0)) // (2 * self._at_once))  # all pages together use half of the processors
         return ThreadPoolExecutor(self._at_once, thread_name_prefix="runspend-page", initializer=limit_threads, initargs=(each,))
 
     async def run(self, work: Callable[[], Answer], *, key: Hashable = None) -> Answer:
-        """Run `work` in a thread of the gate and return its answer. HTTPException 503 if no thread was free, or no answer came, in time.
+        """Run `work` in a thread of the gate and return its answer.
 
-        Requests with the same `key` (None: no key) from callers with the same name and groups are equal: a request that arrives while an
-        equal one runs gets its answer.
+        Requests with the same `key` from callers with the same name and groups are equal. A request that arrives while an equal one runs
+        gets the same answer. Without a key, no requests are equal.
+
+        Raises HTTPException 503 if no thread was free in time, or if the answer took too long.
         """
         running = await self._start(work, None if key is None else (CALLER.get(), key))
         try:
@@ -67,7 +69,10 @@ class Gate:
             ) from error
 
     async def _start(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
-        """Wait for a turn and start `work`, or return equal work that is already running. Raises HTTPException 503 without a turn in time."""
+        """Wait for a free slot and start `work`, or return equal work that is already running.
+
+        Raises HTTPException 503 if no slot was free in time.
+        """
         ends, ticket = time.monotonic() + self._wait, object()
         if len(self._waiting) >= MOST_WAITING:
             raise _busy()
@@ -86,13 +91,13 @@ class Gate:
             self._waiting.remove(ticket)
 
     def _submit(self, work: Callable[[], Answer], key: Hashable) -> Future[Answer]:
-        """Start `work`. The caller has the guard."""
-        running = self._pool.submit(contextvars.copy_context().run, work)  # the user decides what is seen
+        """Start `work`. The caller must have locked `_guard`."""
+        running = self._pool.submit(contextvars.copy_context().run, work)  # with a copy of the context, which has the user
         self._inside += 1
         if key is not None:
             self._running[key] = running
 
-        def leave(_: Future[Answer]) -> None:  # not when the browser disconnects: the work continues
+        def leave(_: Future[Answer]) -> None:  # called when the work ends, which continues after the browser disconnects
             with self._guard:
                 self._inside -= 1
                 if key is not None:
@@ -106,4 +111,4 @@ def _busy() -> HTTPException:
     return HTTPException(503, "the server is busy with other pages. Try again in a few seconds.", {"Retry-After": RETRY_AFTER})
 
 
-GATE = Gate()  # one for the process, shared by all its applications
+GATE = Gate()  # one per process, shared by all applications in it

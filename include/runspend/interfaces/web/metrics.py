@@ -1,6 +1,7 @@
-"""The figures of `/metrics` in Prometheus's text format. Gauges only, no counters: bills are restated, so figures can also fall.
+"""Return the figures of `/metrics` in the text format of Prometheus.
 
-Each gauge answers one question about the pipeline's state. Names of budgets and sources are labels.
+All metrics are gauges, not counters, because a restated bill can lower a figure. Each gauge answers one question about the state of the
+pipeline. Names of budgets and sources are labels.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Gauge:
 
 
 def read_metrics(settings: Settings, now: datetime) -> str:
-    """Return all gauges as text. An unknown figure has no value."""
+    """Return all gauges as text. A gauge whose figure is unknown has no sample."""
     records = Records(settings.home)
     good = all_good_since(settings, records)
     with open_published(settings).reader() as reader:
@@ -74,7 +75,7 @@ def read_metrics(settings: Settings, now: datetime) -> str:
 
 
 def metrics_text(gauges: Iterable[Gauge]) -> str:
-    """Return gauges in the text format 0.0.4, with the prefix `runspend_`."""
+    """Return gauges in version 0.0.4 of the text format. Their names get the prefix `runspend_`."""
     return "".join(f"{line}\n" for gauge in gauges for line in _lines(gauge))
 
 
@@ -96,7 +97,7 @@ def _label_text(text: str) -> str:
 
 
 def _idle(reader: Reader, newest: date | None) -> tuple[tuple[Mapping[str, str], Decimal], ...]:
-    """Return the idle cost of a day by currency; 0 in a currency that has only other charges."""
+    """Return the idle cost of a day by currency. It is 0 in a currency that has only other charges that day."""
     if newest is None:
         return ()
     chosen = Selection(since=newest, until=newest + timedelta(days=1))

@@ -1,6 +1,6 @@
-"""The operations of the HTTP API: their parameters, formats and answers, and the OpenAPI document that describes them.
+"""Define the operations of the HTTP API: their parameters, formats and answers, and the OpenAPI document that describes them.
 
-Answering belongs in `api.py`. The parameters of `/costs` are those of an address of the cost explorer, read by its `View`.
+The functions that answer are in `api.py`. `/costs` has the same parameters as the cost explorer, and its `View` reads them.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ OF_COLUMNS: Mapping[str, dict[str, Any]] = {
 }
 ERRORS = {
     400: "The address is wrong. The sentence names the parameter, its value and what is allowed.",
-    401: "The server asks for a login, and none was given.",
-    403: "The server refuses this for every user, or under this host name.",
+    401: "The server requires a login.",
+    403: "You may not see this, or the server does not answer to this host name.",
     404: "There is no such run, or nothing has been loaded yet.",
     503: "The server is busy, or the warehouse cannot be read. Try again after `Retry-After` seconds.",
 }
@@ -46,7 +46,7 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Operation:
-    """One address of the API. `content` has the schema of each media type; `has_id` says that the path names a run."""
+    """One address of the API. `content` maps media types to schemas. `has_id` is True if the path contains a run id."""
 
     name: str
     path: str
@@ -58,7 +58,7 @@ class Operation:
     has_id: bool = False
 
     def described(self) -> dict[str, Any]:
-        """Return it as an operation object of OpenAPI."""
+        """Return the operation as an Operation Object of OpenAPI."""
         parameters = [parameter.described() for parameter in self.parameters]
         if self.has_id:
             parameters.insert(0, {**RUN_ID, "schema": {"type": "string"}})
@@ -79,13 +79,13 @@ def _of(name: str) -> dict[str, Any]:
 
 
 def _tabular(name: str) -> dict[str, dict[str, Any]]:
-    """Return the content of an answer that is also CSV and Arrow."""
+    """Return the media types and schemas of an answer that also comes as CSV and Arrow."""
     return {JSON: _of(name), CSV: {"type": "string"}, ARROW: {"type": "string", "format": "binary"}}
 
 
 def _format(*more: str) -> Parameter:
     allowed = ("json", *more)
-    return Parameter("format", "Form of the answer.", "choice", allowed=allowed, default="json", example="json")
+    return Parameter("format", "Format of the answer.", "choice", allowed=allowed, default="json", example="json")
 
 
 def _choice(name: str, meaning: str, allowed: Sequence[str], *, default: str | None = None, example: str | None = None) -> Parameter:
@@ -106,7 +106,7 @@ RUN_ID = {
 }
 TABULAR = _format("csv", "arrow")
 WHICH = (
-    Parameter("server", "Tracking server, for an id that several have. Give `workspace` too.", example="prod"),
+    Parameter("server", "Tracking server, if several servers have the run id. Give `workspace` too.", example="prod"),
     Parameter("workspace", "Workspace of the tracking server. Give `server` too.", example="default"),
 )
 STARTED = (
@@ -116,11 +116,11 @@ STARTED = (
 OF_VIEW = (
     Parameter("from", f"First day of the charges (UTC). At most {MOST_DAYS:,} days.", "pattern", pattern=DAY, example="2026-10-01"),
     Parameter("to", "Last day of the charges (UTC).", "pattern", pattern=DAY, example="2026-10-03"),
-    Parameter("by", f"One or two dimensions, with a comma: {', '.join(GROUPS)}.", default="team", example="team,kind"),
+    Parameter("by", f"One or two dimensions, separated by a comma: {', '.join(GROUPS)}.", default="team", example="team,kind"),
     Parameter("where", f"A filter, KEY=VALUE. KEY is one of: {', '.join(FILTERS)}.", example="kind=compute", is_repeated=True),
-    _choice("measure", "Which of FOCUS's four costs.", MEASURES, default="effective"),
+    _choice("measure", "Cost measure of FOCUS.", MEASURES, default="effective"),
     _choice("compare", "Compare with the previous period.", ("previous", "none"), default="previous"),
-    _choice("every", "Steps of time in the rows. Default: by length.", STEPS, example="day"),
+    _choice("every", "Time steps of the rows. Default: depends on the number of days.", STEPS, example="day"),
     _choice("sort", "Order of the rows.", ORDERS, default="-cost"),
     _choice(
         "spread",
@@ -128,9 +128,16 @@ OF_VIEW = (
         ("0", "1"),
         default="0",
     ),
-    Parameter("top", "How many groups get a row of their own.", "number", most=MOST_ROWS, default="50", example="50"),
+    Parameter(
+        "top",
+        "Number of groups with their own row. The others are summed in one row.",
+        "number",
+        most=MOST_ROWS,
+        default="50",
+        example="50",
+    ),
     *(
-        Parameter(key, "Only charges with this value; an empty value is charges without one.", is_repeated=True)
+        Parameter(key, "Only charges with this value. An empty value selects charges without a value.", is_repeated=True)
         if key != "allocated_to"
         else Parameter(key, "Only this part of the bill.", "choice", allowed=PARTS, is_repeated=True)
         for key in FILTERS
@@ -141,7 +148,7 @@ COSTS = Operation(
     "costs",
     "/costs",
     "A view of the cost explorer",
-    "The total, the parts of the bill, the groups over time, and the most expensive runs. Charges out of scope do not count.",
+    "The total, the parts of the bill, the groups over time, and the most expensive runs. Out-of-scope charges do not count.",
     OF_VIEW,
     {JSON: _of("View")},
     (400, 401, 403, 404, 503),
@@ -159,15 +166,15 @@ COST_GROUPS = Operation(
     "costGroups",
     "/cost-groups",
     "Daily costs by any dimensions",
-    "What `runspend costs` prints, the largest first. Charges out of scope count. Without days or months: the month of the newest charge.",
+    "What `runspend costs` prints, the largest first. Out-of-scope charges count. Without days or months: the month of the newest charge.",
     (
-        Parameter("by", f"Dimensions, with commas: {', '.join(COST_KEYS)}.", default="experiment", example="team,day"),
+        Parameter("by", f"Dimensions, separated by commas: {', '.join(COST_KEYS)}.", default="experiment", example="team,day"),
         Parameter("period", "Only this billing period.", "pattern", pattern=MONTH, example="2026-10"),
         Parameter("since", "First day or month (UTC) of the charges.", "pattern", pattern=DAY_OR_MONTH, example="2026-10-01"),
         Parameter("until", "Last day or month (UTC) of the charges.", "pattern", pattern=DAY_OR_MONTH, example="2026-10-31"),
         Parameter("where", f"A filter, KEY=VALUE. KEY is one of: {', '.join(WHERE_KEYS)}.", example="kind=compute", is_repeated=True),
-        _choice("measure", "Which of FOCUS's four costs.", MEASURES, default="effective"),
-        _limit("top", "How many rows."),
+        _choice("measure", "Cost measure of FOCUS.", MEASURES, default="effective"),
+        _limit("top", "Number of rows."),
         _choice("each_currency", "Show each currency as billed, instead of the configured one.", ("true", "false"), default="false"),
         TABULAR,
     ),
@@ -176,13 +183,13 @@ COST_GROUPS = Operation(
 RUNS = Operation(
     "runs",
     "/runs",
-    "The table run_costs, by pages",
-    "Runs over their whole life, ordered by their start. `next_offset` and the header `Link` lead to the next page. If `built_at` differs from that of"
-    " the page before, the tables were rebuilt in between: begin again.",
+    "The table run_costs, in pages",
+    "Runs over their whole life, ordered by their start. `next_offset` and the header `Link` lead to the next page. If `built_at` differs from that of the"
+    " previous page, the tables were rebuilt in between: start again with the first page.",
     (
         *STARTED,
-        _limit("limit", "Rows of a page."),
-        Parameter("offset", "Rows before the page.", "number", least=0, most=999_999_999, default="0", example="0"),
+        _limit("limit", "Number of rows per page."),
+        Parameter("offset", "Number of rows to skip before the page.", "number", least=0, most=999_999_999, default="0", example="0"),
         TABULAR,
     ),
     _tabular("Runs"),
@@ -227,7 +234,7 @@ SQL = Operation(
     "sql",
     "/sql",
     "The rows of one SELECT",
-    "What `runspend sql` prints: one statement in GoogleSQL, read-only, over the tables of one build. 403 where `mail.people` hides names of people.",
+    "What `runspend sql` prints: one statement in GoogleSQL, read-only, over the tables of one build. Returns 403 if `mail.people` hides names of people.",
     (
         Parameter(
             "q",
@@ -236,7 +243,7 @@ SQL = Operation(
             example="select team, sum(effective_cost) as cost from cost_daily group by team",
             is_required=True,
         ),
-        _limit("limit", "The answer is cut after this many rows, and says so."),
+        _limit("limit", "The answer is cut after this many rows, and states that it is cut."),
         Parameter("timeout", "The statement is stopped after this many seconds.", "number", most=MOST_SECONDS, default="30", example="30"),
         TABULAR,
     ),
@@ -255,7 +262,7 @@ HEADERS: Mapping[str, dict[str, Any]] = {
 
 
 def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of all operations. Its server is relative to its own address."""
+    """Return the OpenAPI 3.1 document of all operations. The address of its server is relative to that of the document."""
     paths: dict[str, Any] = {operation.path: {"get": operation.described()} for operation in OPERATIONS}
     paths["/openapi.json"] = {
         "get": {
@@ -272,7 +279,7 @@ def openapi_document() -> dict[str, Any]:
             "title": "Runspend",
             "version": __version__,
             "description": "What every MLflow run costs. Read-only: GET is the only method. Amounts are exact decimals, as text in JSON and CSV; times are UTC."
-            " Unknown parameters are errors. In CSV, text that a spreadsheet would take for a formula begins with an apostrophe.",
+            " Unknown parameters are errors. In CSV, text that a spreadsheet would read as a formula starts with an apostrophe.",
         },
         "servers": [{"url": "../v1", "description": "This server."}],
         "paths": paths,
@@ -294,7 +301,7 @@ def _schemas() -> dict[str, Any]:
     return {
         "Error": {
             "type": "object",
-            "properties": {"error": {"type": "string", "description": "What is wrong, and what to do, in a sentence."}},
+            "properties": {"error": {"type": "string", "description": "What is wrong, and what to do."}},
             "required": ["error"],
         },
         "View": {

@@ -1,4 +1,4 @@
-"""The access log of pages, written by a separate thread: a disk that hangs delays one page for a moment and never stops the server.
+"""Write the access log of pages in a separate thread. A disk that hangs delays one page for a moment, and never stops the server.
 
 The content of a line belongs in `config/access_log.py`.
 """
@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 WAIT = 1.0  # seconds that a page waits for its line
-MOST = 10_000  # lines that wait for the disk
+MOST = 10_000  # lines that may wait for the disk
 
 log = logging.getLogger(__name__)
 
 
 class PageLog:
-    """Writes lines one after the other."""
+    """Writes lines one after another."""
 
     def __init__(self, wait: float = WAIT, most: int = MOST) -> None:
         self._wait, self._most = wait, most
@@ -32,9 +32,10 @@ class PageLog:
         return ThreadPoolExecutor(1, thread_name_prefix="runspend-access-log")
 
     async def note(self, write: Callable[[], None]) -> None:
-        """Have a line written. Returns when it is written, or after a moment.
+        """Call `write` in the thread of the log. Returns when the line is written, or at the latest after `wait` seconds.
 
-        A delayed line is written when the disk answers again. If too many lines wait, the newest are dropped.
+        If other lines already wait, returns at once. A delayed line is written when the disk answers again. If too many lines wait, new
+        ones are dropped.
         """
         with self._lock:
             if self._waiting >= self._most:

@@ -1,6 +1,6 @@
-"""The parameters of the HTTP API: read from an address, and described for its OpenAPI document.
+"""Read the parameters of the HTTP API from an address, and describe them for its OpenAPI document.
 
-One table defines both, so that the document always matches the answers. What the answers contain does not belong here.
+The same `Parameter` does both, so that the document always matches the API. The answers belong in other modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MONTH = r"[0-9]{4}-[0-9]{2}"
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of an address. `least` and `most` limit a number; `longest` the characters of a string."""
+    """One parameter of an address. `least` and `most` limit a number, and `longest` is the most characters of a string."""
 
     name: str
     meaning: str
@@ -47,7 +47,7 @@ class Parameter:
             raise UsageError(f"cannot read {self.name}={quoted_value(value)}: it must be text of at most {self.longest:,} characters.")
 
     def described(self) -> dict[str, Any]:
-        """Return it as a parameter object of OpenAPI."""
+        """Return the parameter as a Parameter Object of OpenAPI."""
         schema: dict[str, Any] = {"type": "integer" if self.kind == "number" else "string"}
         if self.kind == "choice":
             schema["enum"] = list(self.allowed)
@@ -75,12 +75,12 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Query:
-    """The parameters of one address. Those that are not given have their defaults."""
+    """The parameters of one address. Parameters that are not given have their default."""
 
     values: Mapping[str, Sequence[str]]
 
     def text(self, name: str) -> str | None:
-        """Return the value; None if there is none."""
+        """Return the value of a parameter, or None if it has none."""
         return next(iter(self.values[name]), None)
 
     def texts(self, name: str) -> Sequence[str]:
@@ -88,12 +88,12 @@ class Query:
         return self.values[name]
 
     def number(self, name: str) -> int:
-        """Return the value of a number."""
+        """Return the value of a parameter that is a number and has a default."""
         return int(self.values[name][0])
 
 
 def read_query(parameters: Sequence[Parameter], query: Iterable[tuple[str, str]]) -> Query:
-    """Return the parameters of an address. Raises UsageError with the key, the value and the allowed values."""
+    """Return the parameters of an address. Raises UsageError, which names the key, the value and the allowed values."""
     known = {parameter.name: parameter for parameter in parameters}
     given: dict[str, list[str]] = {}
     for key, value in query:
@@ -101,7 +101,7 @@ def read_query(parameters: Sequence[Parameter], query: Iterable[tuple[str, str]]
             raise UsageError(
                 f"cannot read the address: {quoted_value(key)} is unknown. Known parameters are {', '.join(known) or 'no parameters'}."
             )
-        if value or known[key].is_repeated or known[key].is_required:  # a form sends empty fields
+        if value or known[key].is_repeated or known[key].is_required:  # a web form also sends its empty fields
             known[key].check(value)
             given.setdefault(key, []).append(value)
     for name, parameter in known.items():

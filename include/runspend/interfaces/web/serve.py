@@ -1,4 +1,4 @@
-"""Serves the pages on a port of this machine. Takes the port before its address is shown."""
+"""Serve the pages on a port of this machine. The port is opened before its address is shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HOST = "127.0.0.1"
 
 
 def take_port(port: int, host: str = HOST) -> socket.socket:
-    """Return a socket that listens on this port and address; 0 takes a free port. Raises UsageError if it is not available."""
+    """Return a socket that listens on this port and address. Port 0 means any free port. Raises UsageError if it is not available."""
     taken = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def take_port(port: int, host: str = HOST) -> socket.socket:
 
 
 def check_access(settings: Settings, host: str) -> None:
-    """Raise UsageError if the pages would show more than `access` allows, or be open to more than the proxy that it names."""
+    """Raise UsageError if the pages would show more than `access` allows, or if clients could reach them without its proxy."""
     access = settings.access
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback
@@ -73,11 +73,11 @@ def serve_on(taken: socket.socket, settings: Settings) -> None:
 
 
 def _host_of(url: str) -> str:
-    """Return the host of an address as browsers name it in a request: IPv6 in brackets, other scripts than ASCII encoded (RFC 5891)."""
+    """Return the host of an address as browsers send it: IPv6 in brackets, characters outside ASCII encoded (RFC 5891)."""
     host = urlsplit(url).hostname or ""
     if ":" in host:
         return f"[{host}]"
     try:
         return host.encode("idna").decode("ascii")
-    except UnicodeError:  # also an empty or a very long part
+    except UnicodeError:  # also raised for an empty or very long part of the name
         return host
