@@ -342,7 +342,7 @@ def test_a_server_that_shows_costs_is_asked_with_the_login_that_writes_them(tmp_
     settings.home.mkdir(exist_ok=True)
     (settings.home / "installation").write_text("", encoding="utf-8")
     level, text = of(diagnose(settings, now=NOW), "mlflow")[-1]
-    assert level == "FAIL" and text.endswith("If nothing was ever annotated, delete the file.")
+    assert level == "FAIL" and text.endswith("If there is none, delete the file.")
 
 
 @pytest.mark.parametrize(("secret", "level"), [("ann:right", "ok"), ("ann:wrong", "FAIL")])

@@ -263,7 +263,7 @@ def check_nothing_missing(settings: Settings) -> Iterator[Finding]:
 
 
 def check_identified(settings: Settings, now: datetime) -> Iterator[Finding]:
-    """Report which runs name their machine or job, as far as pipeline runs have read them."""
+    """Report how many runs name their machine or job. Only runs that the pipeline has already read count."""
     warehouse = _published(settings)
     if warehouse is not None:
         try:
