@@ -428,7 +428,9 @@ def test_the_preview_says_that_pods_have_the_cost_of_stated_machines(tmp_path: P
     outlook = read_outlook(open_warehouse(given), given, "")
     assert outlook.identity is not None
     assert (outlook.identity.unbilled_machines, outlook.identity.split_machines) == (1, 1)
-    assert dict(outlook_lines(outlook))["exact or by machine"].endswith("the bill splits the cost of the machines that runs state among pods")
+    assert dict(outlook_lines(outlook))["exact or by machine"].endswith(
+        "the bill splits the cost of the machines that runs state among pods"
+    )
     assert (
         "the bill splits the cost of 1 machine that runs state among pods. State the pod (docs/identify.md#kubernetes), or set `pods: whole` on the bill"
         in suggestions(outlook)

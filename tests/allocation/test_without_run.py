@@ -550,9 +550,7 @@ def test_no_scope_is_proposed_while_machines_of_the_account_have_no_known_runs(
     with warehouse(tmp_path / "w", cost_allocations=rows, billing_lines=lines) as reader:
         assert scope_proposal.scope_proposal(reader, FIRST).machines_cost == 350
     screen = render_outlook(read_outlook(open_warehouse(given), given, "tried now"))
-    assert (
-        "Do not define one yet: it would leave out machines in the platform's accounts that cost 350.00 and have no known runs" in screen
-    )
+    assert "Do not define one yet: it would leave out machines in the platform's accounts that cost 350.00 and have no known runs" in screen
     assert "\nscope:\n" not in screen
 
 
