@@ -562,7 +562,7 @@ def test_a_damaged_object_does_not_prevent_publishing_new_columns(
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"uri": "s3://no-such-bucket/x"}, "Make the bucket"), ({"endpoint": "http://127.0.0.1:1"}, "Check endpoint and network"),
+    [({"uri": "s3://no-such-bucket/x"}, "Create the bucket"), ({"endpoint": "http://127.0.0.1:1"}, "Check endpoint and network"),
      ({"endpoint": "nonsense"}, "endpoint"), ({"credentials": "no-such-profile"}, "no-such-profile")],
 )  # fmt: skip
 def test_a_bucket_that_cannot_be_opened_is_a_sentence(
@@ -594,7 +594,7 @@ def test_an_account_that_may_only_read_can_read(opened: Open, s3_server: S3Serve
 
     for operation in ("PutObject", "CopyObject", "DeleteObject"):
         reading._client.meta.events.register(f"before-call.s3.{operation}", deny)
-    with pytest.raises(RunspendError, match="the right to do that"):
+    with pytest.raises(RunspendError, match="the right to do this"):
         BucketWarehouse(reading, tmp_path / "cache")
     publish_version(opened(), 1)
     killed_publish(s3_server, bucket, tmp_path, "publish.after_first_move")
@@ -602,7 +602,7 @@ def test_an_account_that_may_only_read_can_read(opened: Open, s3_server: S3Serve
     assert builds_seen(warehouse) == {"build-2"}
     with warehouse.step("fill", "b") as step:
         step.put(*UNIT, rows_of(LINES))
-        with pytest.raises(RunspendError, match="the right to do that"):
+        with pytest.raises(RunspendError, match="the right to do this"):
             step.publish()
 
 
